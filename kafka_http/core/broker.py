@@ -1,0 +1,96 @@
+"""What core asks of Apache Kafka. `kafka_http.broker` answers with the real thing, the tests with a fake as well.
+
+All methods block, may be called from any thread, and raise from `kafka_http.errors` alone: `BrokerUnavailable` where
+no broker can be reached, `TopicNotFound`, `PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`.
+None of them creates a topic but `Producer.produce`, where `auto_create_topics` is set. Times are in seconds.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Protocol
+
+from kafka_http.records import Fetched, GroupMember, NewRecord, Outcome, PartitionInfo, Positions
+
+Isolation = Literal["read_uncommitted", "read_committed"]
+EARLIEST: Literal["earliest"] = "earliest"
+LATEST: Literal["latest"] = "latest"
+
+OffsetAt = Literal["earliest", "latest"] | int
+"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
+
+
+class Producer(Protocol):
+    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+        """Write the records of one request and wait for Kafka's acknowledgement, at most `timeout`.
+
+        One outcome a record, in their order; those that got no answer in time are an `OutcomeUnknown`. Records with
+        neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
+        `PartitionNotFound`, `BrokerUnavailable`.
+        """
+
+    def close(self, timeout: float) -> None:
+        """Flush what was handed over, for `timeout` at most, and end."""
+
+
+class Log(Protocol):
+    def topics(self) -> list[str]:
+        """The names of the cluster's topics, sorted, internal ones left out."""
+
+    def partitions(self, topic: str) -> list[PartitionInfo]:
+        """A topic's partitions in their order, as the cluster has them now. Raises `TopicNotFound`."""
+
+    def offsets(
+        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+    ) -> dict[int, int]:
+        """The offset at a place of each partition; under `read_committed`, latest is the last stable offset."""
+
+    def fetch(
+        self,
+        topic: str,
+        positions: Positions,
+        *,
+        max_records: int,
+        max_bytes: int,
+        wait: float = 0,
+        isolation: Isolation = "read_uncommitted",
+    ) -> Fetched:
+        """Read from these positions: of each partition at most `max_records`, in all about `max_bytes`.
+
+        With nothing there, waits for at most `wait`. The partitions share the bytes evenly; one whose first batch is
+        larger gives it whole or, where it is not the first in `positions`, perhaps not before a later call.
+        May bring nothing though a partition has not ended: then call again from `next`.
+        """
+
+    def alive(self) -> None:
+        """Return where a broker answers, else raise `BrokerUnavailable` saying why."""
+
+    def close(self) -> None: ...
+
+
+class Groups(Protocol):
+    """Committed offsets of consumer groups: the offset of the next record to consume."""
+
+    def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        """The committed offsets, partitions that have none left out."""
+
+    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+        """Commit for a group without live members. Raises `GroupHasMembers`, which names them."""
+
+    def forget(self, group: str, topic: str) -> None:
+        """Remove the group's offsets on the topic; none is as good. Raises `GroupHasMembers`."""
+
+    def members(self, group: str) -> list[GroupMember]: ...
+
+    def close(self) -> None: ...
+
+
+class Broker(Protocol):
+    """The three together, as the composition root makes them."""
+
+    @property
+    def producer(self) -> Producer: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    @property
+    def groups(self) -> Groups: ...

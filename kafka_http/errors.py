@@ -1,0 +1,124 @@
+"""What can go wrong, one class and one code each.
+
+    KafkaHttpError
+    ├── InvalidRequest              400    the client's request is malformed
+    ├── NotAuthorized               40301  Kafka's ACLs refuse it
+    ├── TopicNotFound               40401
+    ├── PartitionNotFound           40402
+    ├── NotAcceptable               406    no answer of a type that the client takes
+    ├── GroupHasMembers             409    the group's own consumers are at work
+    ├── TooLarge                    413    the body, or a message for the broker
+    ├── UnsupportedFormat           415    no serialiser of that name
+    ├── OffsetOutOfRange            416
+    ├── InvalidValue                422    a serialiser or the broker refuses a record
+    ├── TooMuchInFlight             42901
+    ├── BrokerError                 50002  Kafka answered with an error
+    ├── RetriableBrokerError        50003  … that may pass
+    ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
+    └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
+
+The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+def status_of(code: int) -> int:
+    """The HTTP status of a code: its first three digits."""
+    return code // 100 if code > 999 else code
+
+
+class KafkaHttpError(Exception):
+    """An error with a place in an answer: `{"error": {"code": …, "message": …, **fields}}`.
+
+    `fields` are JSON values that say where the fault is (`record`, `field`, `partition`, …).
+    `retry_after` (seconds) becomes the header `Retry-After`.
+    """
+
+    code: ClassVar[int] = 500
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields: Mapping[str, Any] = fields
+
+    @property
+    def status(self) -> int:
+        return status_of(self.code)
+
+
+class InvalidRequest(KafkaHttpError):
+    code = 400
+
+
+class NotAuthorized(KafkaHttpError):
+    code = 40301
+
+
+class TopicNotFound(KafkaHttpError):
+    code = 40401
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"Topic not found: {topic}. GET /messages lists those there are.", topic=topic)
+
+
+class PartitionNotFound(KafkaHttpError):
+    code = 40402
+
+    def __init__(self, topic: str, partition: int, count: int) -> None:
+        last = f"0 to {count - 1}" if count > 1 else "0"
+        super().__init__(
+            f"Partition not found: {topic} has no partition {partition}, it has {count} ({last}).",
+            topic=topic,
+            partition=partition,
+            partitions=count,
+        )
+
+
+class NotAcceptable(KafkaHttpError):
+    code = 406
+
+
+class GroupHasMembers(KafkaHttpError):
+    code = 409
+
+
+class TooLarge(KafkaHttpError):
+    code = 413
+
+
+class UnsupportedFormat(KafkaHttpError):
+    code = 415
+
+
+class OffsetOutOfRange(KafkaHttpError):
+    code = 416
+
+
+class InvalidValue(KafkaHttpError):
+    code = 422
+
+
+class TooMuchInFlight(KafkaHttpError):
+    code = 42901
+    retry_after = 1
+
+
+class BrokerError(KafkaHttpError):
+    code = 50002
+
+
+class RetriableBrokerError(KafkaHttpError):
+    code = 50003
+    retry_after = 1
+
+
+class BrokerUnavailable(KafkaHttpError):
+    code = 50302
+    retry_after = 1
+
+
+class OutcomeUnknown(KafkaHttpError):
+    code = 504

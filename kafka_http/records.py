@@ -1,0 +1,83 @@
+"""What travels between the rooms: records on their way in and out, and what became of them.
+
+Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and values are the bytes that Kafka stores.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from kafka_http.errors import KafkaHttpError
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class NewRecord(Struct, frozen=True, gc=False):
+    """A record to publish, serialised: bytes as Kafka is to store them, None for null.
+
+    Without a partition it goes where Java's default partitioner puts its key; with neither, where the request's
+    other such records go.
+    """
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    timestamp: int | None = None
+    headers: Headers = []  # noqa: RUF012  msgspec copies it
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime."""
+
+    partition: int
+    offset: int
+    timestamp: int
+
+
+class Record(Struct, frozen=True, gc=False):
+    """A record that was read. `timestamp` is None where Kafka has none (-1)."""
+
+    partition: int
+    offset: int
+    timestamp: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+Positions = Mapping[int, int]
+"""partition -> the offset to read next."""
+
+Outcome = Delivery | KafkaHttpError
+"""What became of one record of a publish."""
+
+
+class Fetched(Struct, frozen=True):
+    """What one look at the log brought, of each partition asked for that the log could serve.
+
+    `records` are in offset order, at most as many as asked for; `next` is where to read on (behind control records,
+    aborted transactions and compaction's gaps as well). `ended` are the partitions that had nothing more to give.
+    `out_of_range` maps a partition that does not have the offset asked for to its (earliest, latest) offsets.
+    """
+
+    records: Mapping[int, Sequence[Record]]
+    next: Positions
+    ended: frozenset[int]
+    out_of_range: Mapping[int, tuple[int, int]]
+
+
+class PartitionInfo(Struct, frozen=True):
+    """A partition as the cluster's metadata has it. `leader` is None where there is none."""
+
+    partition: int
+    leader: int | None
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+class GroupMember(Struct, frozen=True):
+    """A live member of a consumer group."""
+
+    member_id: str
+    client_id: str
+    host: str
