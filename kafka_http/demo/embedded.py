@@ -1,0 +1,129 @@
+"""A real Apache Kafka in processes of our own, for the demo and for the tests."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from kafka_http.demo import directory, guard
+from kafka_http.demo.admin import count_brokers
+from kafka_http.demo.errors import DemoError
+from kafka_http.demo.jars import kafka_jars
+from kafka_http.demo.java import find_java
+from kafka_http.demo.ports import LOOPBACK, is_free
+from kafka_http.demo.settings import JAVA_FLAGS, Node
+
+_START_TIMEOUT = 60.0
+
+
+class EmbeddedKafka:
+    """One broker, its files in one directory, which it keeps through stops, kills and starts.
+
+    It ends with this process, whatever ends this one. With `announce`, its end is announced on stderr where nobody
+    here has asked for it. One thread at a time. Every method raises `DemoError`.
+    """
+
+    def __init__(self, node: Node, *, cluster_id: str | None = None, announce: bool = False) -> None:
+        self.node = node
+        self.bootstrap_servers = f"{LOOPBACK}:{node.port}"
+        self._cluster_id = cluster_id or directory.new_cluster_id()
+        self._announce = announce
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+        self.pid: int | None = None
+        """Kafka's own process, from a start until a stop."""
+
+    @property
+    def sasl_bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self.node.sasl_port}"
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start without waiting. Fetches and formats what has not been fetched and formatted yet."""
+        java, jars = find_java(), kafka_jars()
+        environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, jars))}
+        lock = directory.claim(self.node.directory)
+        try:
+            self._check_ports()
+            directory.prepare(self.node, java, environment, self._cluster_id)
+            self._start_guard(java, environment, lock)
+        finally:
+            os.close(lock)  # the guard has inherited it
+
+    def wait_until_ready(self, brokers: int = 1) -> None:
+        """Wait until the broker answers and knows of so many brokers, itself included; else stop it and say why."""
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not (self._listens() and count_brokers(self.bootstrap_servers) >= brokers):
+            reason = self._why_not(deadline)
+            if reason:
+                self.stop()
+                raise DemoError(f"Apache Kafka does not start: {reason} Its log is {self.node.log_file}.")
+            time.sleep(0.05)
+        if self._announce:
+            self._tell(guard.ANNOUNCE)
+
+    def stop(self) -> None:
+        """Let Kafka end in order, and wait until it has. Without effect where it does not run."""
+        self._tell(guard.STOP)
+        self._wait_for_guard()
+
+    def kill(self) -> None:
+        """End Kafka as kill -9 does, and wait until it is gone; `start()` brings it back."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self._wait_for_guard()
+
+    def _check_ports(self) -> None:
+        for port in self.node.ports:
+            if not is_free(port):
+                raise DemoError(f"Port {port} of {LOOPBACK} is in use: stop what listens there, or choose another.")
+
+    def _start_guard(self, java: Path, environment: dict[str, str], lock: int) -> None:
+        log = self.node.log_file
+        self._log_start = log.stat().st_size if log.exists() else 0
+        logging = f"-Dlog4j2.configurationFile={self.node.logging_file}"
+        kafka = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
+        self._guard = subprocess.Popen(
+            [sys.executable, "-IS", guard.__file__, str(os.getpid()), log, *kafka],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+        assert self._guard.stdout  # noqa: S101  for the type checker
+        self.pid = int(self._guard.stdout.readline())
+
+    def _listens(self) -> bool:
+        return not is_free(self.node.port)
+
+    def _why_not(self, deadline: float) -> str:
+        if self._guard is None or self._guard.poll() is not None:
+            return f"{self._last_words()}"
+        return f"it gave no answer within {_START_TIMEOUT:.0f} s." if time.monotonic() > deadline else ""
+
+    def _last_words(self) -> str:
+        with self.node.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def _tell(self, order: bytes) -> None:
+        if self._guard and self._guard.stdin:
+            with suppress(BrokenPipeError):
+                self._guard.stdin.write(order)
+
+    def _wait_for_guard(self) -> None:
+        if self._guard is None:
+            return
+        with self._guard as gone:  # closes the pipes, then waits
+            gone.wait(2 * guard.GRACE)
+        self._guard, self.pid = None, None

@@ -1,0 +1,76 @@
+"""A real Apache Kafka for whoever asks, started by the demo's own code.
+
+Where Java or Kafka's jars are missing, such tests are skipped; where the environment has CI set, they fail.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.errors import DemoError
+from kafka_http.demo.jars import kafka_jars
+from kafka_http.demo.java import find_java
+from kafka_http.demo.ports import free_ports
+from kafka_http.demo.settings import Node
+
+TopicFactory = Callable[..., str]
+"""`topic(partitions=1, configs={})` creates a topic of a name of its own, waits for its leaders and gives the name."""
+
+
+@pytest.fixture(scope="session")
+def kafka_parts() -> None:
+    """Java and Kafka's jars are there."""
+    try:
+        find_java()
+        kafka_jars()
+    except DemoError as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """The broker that all tests share: `kafka.bootstrap_servers`. Who stops it spoils it for the others."""
+    yield from _running(new_kafka(tmp_path_factory.mktemp("kafka")))
+
+
+@pytest.fixture
+def fresh_kafka(kafka_parts: None, tmp_path: Path) -> Iterator[EmbeddedKafka]:
+    """A broker for one test, which may `kill()`, `stop()` and `start()` it."""
+    yield from _running(new_kafka(tmp_path))
+
+
+def new_kafka(directory: Path) -> EmbeddedKafka:
+    port, controller_port = free_ports(2)
+    return EmbeddedKafka(Node(directory / "kafka", port, controller_port))
+
+
+def _running(kafka: EmbeddedKafka) -> Iterator[EmbeddedKafka]:
+    kafka.start()
+    try:
+        yield kafka
+    finally:
+        kafka.stop()
+
+
+@pytest.fixture(scope="session")
+def topic(kafka: EmbeddedKafka) -> Iterator[TopicFactory]:
+    """Makes topics on the shared broker."""
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+
+    def create(partitions: int = 1, configs: Mapping[str, str] | None = None) -> str:
+        name = f"topic-{uuid4().hex[:12]}"
+        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(configs or {})}})
+        admin.wait_for_topics([name])
+        return name
+
+    try:
+        yield create
+    finally:
+        admin.close()
