@@ -12,6 +12,22 @@ from kafka_http.errors import KafkaHttpError
 Headers = list[tuple[str, bytes | None]]
 
 
+class ProducerRecord(Struct, frozen=True, gc=False):
+    """A record to publish, as the client gave it.
+
+    `value` and `key` are JSON texts where a format is named, which serialises them; without one they are the bytes to
+    store. None is a null in Kafka whatever the format.
+    """
+
+    value: bytes | None
+    format: str | None = None
+    key: bytes | None = None
+    key_format: str | None = None
+    partition: int | None = None
+    timestamp: int | None = None
+    headers: Headers = []  # noqa: RUF012  msgspec copies it
+
+
 class NewRecord(Struct, frozen=True, gc=False):
     """A record to publish, serialised: bytes as Kafka is to store them, None for null.
 

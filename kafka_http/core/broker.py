@@ -27,9 +27,6 @@ class Producer(Protocol):
         `PartitionNotFound`, `BrokerUnavailable`.
         """
 
-    def close(self, timeout: float) -> None:
-        """Flush what was handed over, for `timeout` at most, and end."""
-
 
 class Log(Protocol):
     def topics(self) -> list[str]:
@@ -63,8 +60,6 @@ class Log(Protocol):
     def alive(self) -> None:
         """Return where a broker answers, else raise `BrokerUnavailable` saying why."""
 
-    def close(self) -> None: ...
-
 
 class Groups(Protocol):
     """Committed offsets of consumer groups: the offset of the next record to consume."""
@@ -80,8 +75,6 @@ class Groups(Protocol):
 
     def members(self, group: str) -> list[GroupMember]: ...
 
-    def close(self) -> None: ...
-
 
 class Broker(Protocol):
     """The three together, as the composition root makes them."""
@@ -94,3 +87,6 @@ class Broker(Protocol):
 
     @property
     def groups(self) -> Groups: ...
+
+    def close(self, timeout: float) -> None:
+        """Flush what was handed to the producer, for `timeout` at most, and close all connections."""

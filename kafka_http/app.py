@@ -1,0 +1,49 @@
+"""The composition root: builds what the settings ask for and puts it together."""
+
+from typing import cast
+
+from flask import Flask, Response, request
+
+from kafka_http.broker import KafkaBroker
+from kafka_http.config import Config
+from kafka_http.core import Core
+from kafka_http.core.broker import Broker
+from kafka_http.serializers import load_serializers
+from kafka_http.web.bodies import drain
+from kafka_http.web.health import Health
+from kafka_http.web.messages import Messages
+from kafka_http.web.paths import NormalizedPaths
+from kafka_http.web.proxies import TrustedProxies
+from kafka_http.web.responses import register_error_handlers
+
+EXTENSION = "kafka_http"
+
+
+def create_app(config: Config, broker: Broker | None = None) -> Flask:
+    """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
+
+    `app.extensions["kafka_http"]` is its broker, whose `close(timeout)` flushes what was handed to Kafka. Raises
+    `ConfigError`, `SerializerNotLoaded`.
+    """
+    broker = broker or KafkaBroker(config)
+    core = Core(broker, load_serializers(config.serializers))
+    app = Flask("kafka_http", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.url_map.strict_slashes = False
+    app.extensions[EXTENSION] = broker
+    app.register_blueprint(Messages(core, config).blueprint())
+    app.register_blueprint(Health(broker.log).blueprint())
+    app.after_request(_finish)
+    register_error_handlers(app)
+    app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
+    return app
+
+
+def _finish(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return drain(request, response)
+
+
+def close(app: Flask, timeout: float) -> None:
+    """Flush and close what the application holds."""
+    cast(Broker, app.extensions[EXTENSION]).close(timeout)

@@ -1,0 +1,121 @@
+"""Where to read from: what a client may ask for, and the offsets that it comes to."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+from kafka_http.core.broker import EARLIEST, Groups, Isolation, Log, OffsetAt
+from kafka_http.core.topics import Ends, Topics
+from kafka_http.errors import OffsetOutOfRange, PartitionNotFound
+
+Reset = Literal["earliest", "latest"]
+
+
+class Offset(Struct, frozen=True):
+    """This very offset."""
+
+    offset: int
+
+
+class Last(Struct, frozen=True):
+    """The last `count` offsets of a partition."""
+
+    count: int
+
+
+class Committed(Struct, frozen=True):
+    """Behind the last acknowledged record; the end `reset` names where there is none or retention has removed it."""
+
+    reset: Reset = EARLIEST
+
+
+class At(Struct, frozen=True):
+    """An end of the log, or the first record at or after a time in milliseconds."""
+
+    place: OffsetAt
+
+
+Place = Offset | Last | Committed | At
+
+
+class Start(Struct, frozen=True):
+    """A place in each partition: `partitions` name theirs, `rest` is that of all others (None: they are not read)."""
+
+    rest: Place | None = None
+    partitions: Mapping[int, Offset | At] = field(default_factory=dict)
+
+
+class Resolver:
+    """Turns places into offsets."""
+
+    def __init__(self, log: Log, groups: Groups, topics: Topics) -> None:
+        self._log = log
+        self._groups = groups
+        self._topics = topics
+
+    def resolve(
+        self,
+        topic: str,
+        group: str,
+        start: Start,
+        wanted: frozenset[int] | None = None,
+        isolation: Isolation = "read_uncommitted",
+    ) -> dict[int, int]:
+        """The offset to read next of each partition asked for. `wanted` narrows what `start.rest` applies to.
+
+        An `Offset` is taken as it is: whether the log has it shows when it is read. Raises `TopicNotFound`,
+        `PartitionNotFound`.
+        """
+        if start.rest is None:
+            places: dict[int, Place] = dict(start.partitions)
+        else:
+            places = dict.fromkeys(self._topics.select(topic, wanted), start.rest)
+            for partition, place in start.partitions.items():
+                if partition not in places:
+                    raise PartitionNotFound(topic, partition, len(places))
+                places[partition] = place
+        return self._offsets(topic, group, places, isolation)
+
+    def check_range(self, topic: str, positions: Mapping[int, int]) -> None:
+        """Raise `OffsetOutOfRange` where a partition's log does not have its offset; its end counts as there."""
+        ends = self._topics.ends(topic, list(positions))
+        missing = {p: ends[p] for p, offset in positions.items() if not ends[p].earliest <= offset <= ends[p].latest}
+        if missing:
+            raise out_of_range(topic, positions, missing)
+
+    def _offsets(
+        self, topic: str, group: str, places: Mapping[int, Place], isolation: Isolation
+    ) -> dict[int, int]:
+        known = {p: place.offset for p, place in places.items() if isinstance(place, Offset)}
+        at = {p: place.place for p, place in places.items() if isinstance(place, At)}
+        if at:
+            known.update(self._log.offsets(topic, at, isolation))
+        last = {p: place.count for p, place in places.items() if isinstance(place, Last)}
+        if last:
+            ends = self._topics.ends(topic, list(last), isolation)
+            known.update({p: max(ends[p].earliest, ends[p].latest - count) for p, count in last.items()})
+        resets = {p: place.reset for p, place in places.items() if isinstance(place, Committed)}
+        if resets:
+            known.update(self._committed(topic, group, resets))
+        return {partition: known[partition] for partition in places}
+
+    def _committed(self, topic: str, group: str, resets: Mapping[int, Reset]) -> dict[int, int]:
+        committed = self._groups.committed(group, topic, resets)
+        ends = self._topics.ends(topic, list(resets))
+        positions = {}
+        for partition, reset in resets.items():
+            offset = committed.get(partition, -1)
+            there = ends[partition].earliest <= offset <= ends[partition].latest
+            positions[partition] = offset if there else getattr(ends[partition], reset)
+        return positions
+
+
+def out_of_range(topic: str, positions: Mapping[int, int], ends: Mapping[int, Ends]) -> OffsetOutOfRange:
+    """The error for the partitions in `ends` that do not have the offsets asked for."""
+    listed = [
+        {"partition": partition, "offset": positions[partition], "earliest": there.earliest, "latest": there.latest}
+        for partition, there in sorted(ends.items())
+    ]
+    said = "; ".join("partition {partition} has {earliest} to {latest}, not {offset}".format(**each) for each in listed)
+    return OffsetOutOfRange(f"Offset out of range in {topic}: {said}.", topic=topic, partitions=listed)

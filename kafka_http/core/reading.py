@@ -1,0 +1,125 @@
+"""The one read path: positions in, records and the next positions out."""
+
+import random
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from kafka_http.core.broker import Isolation, Log
+from kafka_http.core.positions import out_of_range
+from kafka_http.core.topics import Ends
+from kafka_http.records import Fetched, Positions, Record
+
+
+class Page(Struct, frozen=True):
+    """Records, of one partition after another, and where to read on in every partition asked for."""
+
+    records: Sequence[Record]
+    next: Positions
+
+    @property
+    def last(self) -> dict[int, int]:
+        """The offset of the last record of each partition that the page has any of."""
+        return {record.partition: record.offset for record in self.records}
+
+
+class Limits(Struct, frozen=True):
+    """How much a page may hold: messages, and bytes of keys and values (but one message whatever its size)."""
+
+    records: int
+    size: int
+
+
+class Reader:
+    """Reads pages. Keeps nothing between two of them."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def read(
+        self,
+        topic: str,
+        positions: Positions,
+        limits: Limits,
+        *,
+        wait: float = 0,
+        isolation: Isolation = "read_uncommitted",
+    ) -> Page:
+        """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
+
+        An empty page means that every partition was at its end. The partitions share the page evenly as long as each
+        has records. Raises `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`.
+        """
+        page = _PageInMaking(positions, limits)
+        deadline = time.monotonic() + wait
+        active = list(positions)
+        random.shuffle(active)  # so that none is always the one left out where they do not all fit
+        while active and not page.is_full:
+            left = deadline - time.monotonic()
+            fetched = self._log.fetch(
+                topic,
+                {partition: page.next[partition] for partition in active},
+                max_records=page.share(len(active)),
+                max_bytes=page.bytes_left,
+                wait=0 if page.count else max(0, left),
+                isolation=isolation,
+            )
+            if fetched.out_of_range:
+                raise out_of_range(topic, page.next, {p: Ends(*ends) for p, ends in fetched.out_of_range.items()})
+            page.add(active, fetched)
+            active = [partition for partition in active if partition not in fetched.ended]
+            if not active and not page.count and deadline > time.monotonic():
+                active = list(positions)
+        return page.done()
+
+
+class _PageInMaking:
+    """A page while fetches are added to it."""
+
+    def __init__(self, positions: Positions, limits: Limits) -> None:
+        self.next = dict(positions)
+        self.bytes_left = limits.size
+        self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
+        self._records_left = limits.records
+        self._records: dict[int, list[Record]] = {partition: [] for partition in positions}
+        self.count = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._records_left <= 0 or (self.count > 0 and self.bytes_left <= self._enough)
+
+    def share(self, partitions: int) -> int:
+        """How many records each of that many partitions may still add."""
+        return -(-self._records_left // partitions)
+
+    def add(self, order: Sequence[int], fetched: Fetched) -> None:
+        """Take a fetch's records partition by partition in this order, until the page is full."""
+        for partition in order:
+            if partition not in fetched.next:
+                continue
+            records = fetched.records.get(partition, ())
+            taken = self._take(records)
+            self._records[partition].extend(taken)
+            if len(taken) == len(records):
+                self.next[partition] = fetched.next[partition]
+            elif taken:
+                self.next[partition] = taken[-1].offset + 1
+
+    def _take(self, records: Sequence[Record]) -> Sequence[Record]:
+        taken = 0
+        for record in records[: self._records_left]:
+            size = len(record.value or b"") + len(record.key or b"")
+            if size > self.bytes_left and self.count + taken:
+                self.bytes_left = 0
+                break
+            self.bytes_left -= size
+            taken += 1
+        self._records_left -= taken
+        self.count += taken
+        return records[:taken]
+
+    def done(self) -> Page:
+        return Page([record for each in sorted(self._records) for record in self._records[each]], self.next)
+
+

@@ -1,0 +1,60 @@
+"""Topics: their names, partitions and ends."""
+
+import re
+from typing import NamedTuple
+
+from kafka_http.core.broker import EARLIEST, LATEST, Isolation, Log
+from kafka_http.errors import InvalidRequest, PartitionNotFound
+from kafka_http.records import PartitionInfo
+
+_LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+def check_topic_name(topic: str) -> None:
+    """Raise `InvalidRequest` for a name that Kafka allows no topic to have."""
+    if not _LEGAL_TOPIC.fullmatch(topic) or topic in {".", ".."}:
+        raise InvalidRequest(
+            "Illegal topic name: a topic has 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', "
+            "and is neither '.' nor '..'.",
+            topic=topic[:249],
+        )
+
+
+class Ends(NamedTuple):
+    """The two ends of a partition's log: its first offset, and the one that the next record will get."""
+
+    earliest: int
+    latest: int
+
+
+class Topics:
+    """What there is to know about the cluster's topics. Nothing here creates one."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def names(self) -> list[str]:
+        return self._log.topics()
+
+    def partitions(self, topic: str) -> list[PartitionInfo]:
+        """A topic's partitions in their order. Raises `InvalidRequest`, `TopicNotFound`."""
+        check_topic_name(topic)
+        return self._log.partitions(topic)
+
+    def select(self, topic: str, wanted: frozenset[int] | None) -> list[int]:
+        """The partitions of a topic, or those wanted. Raises `PartitionNotFound`, naming the first that is missing."""
+        there = [each.partition for each in self.partitions(topic)]
+        if wanted is None:
+            return there
+        for partition in sorted(wanted):
+            if partition not in there:
+                raise PartitionNotFound(topic, partition, len(there))
+        return sorted(wanted)
+
+    def ends(
+        self, topic: str, partitions: list[int], isolation: Isolation = "read_uncommitted"
+    ) -> dict[int, Ends]:
+        """Both ends of each partition; under `read_committed`, latest is the last stable offset."""
+        earliest = self._log.offsets(topic, dict.fromkeys(partitions, EARLIEST))
+        latest = self._log.offsets(topic, dict.fromkeys(partitions, LATEST), isolation)
+        return {partition: Ends(earliest[partition], latest[partition]) for partition in partitions}

@@ -1,0 +1,105 @@
+"""Request bodies: read within the limits, all of one before anything is done with it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Request, Response
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, UnsupportedFormat
+
+_CHUNK = 1 << 16
+DRAIN_BYTES = 16 << 20
+DRAIN_SECONDS = 1.0
+
+
+class LengthRequired(KafkaHttpError):
+    code = 411
+
+
+class Bodies:
+    """Reads bodies and counts those in memory: `max_in_flight` bytes at most in this process at a time."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._limit = max_in_flight
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def read(self, request: Request) -> Iterator[bytes]:
+        """The request's body, counted as in flight while the context lasts.
+
+        Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off), `RequestEntityTooLarge`.
+        """
+        _check_transfer(request)
+        held = 0
+        try:
+            if request.content_length is not None:
+                if request.content_length > (request.max_content_length or request.content_length):
+                    raise RequestEntityTooLarge
+                held = self._hold(request.content_length)
+                yield _read(request)
+            else:
+                chunks = []
+                while chunk := _read(request, _CHUNK):
+                    held += self._hold(len(chunk))
+                    chunks.append(chunk)
+                yield b"".join(chunks)
+        finally:
+            self._hold(-held)
+
+    def _hold(self, size: int) -> int:
+        with self._lock:
+            # A body is let in where it is the only one, or max_in_flight below max_body_bytes would refuse it for ever.
+            if size > 0 and self._in_flight and self._in_flight + size > self._limit:
+                raise TooMuchInFlight(
+                    f"Requests of {self._in_flight} bytes are in flight already, max_in_flight is {self._limit}. "
+                    "Nothing was written; try again.",
+                    limit=self._limit,
+                )
+            self._in_flight += size
+        return size
+
+
+def _check_transfer(request: Request) -> None:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedFormat(f"Content-Encoding {encoding[:50]!r} is not taken: send the body as it is.")
+    chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    if chunked and not request.environ.get("wsgi.input_terminated"):
+        raise LengthRequired("This server cannot take a chunked body: send Content-Length.")
+
+
+def _read(request: Request, size: int = -1) -> bytes:
+    try:
+        return request.stream.read(size)
+    except (ClientDisconnected, OSError) as error:
+        raise InvalidRequest("The body is shorter than its Content-Length says; nothing was written.") from error
+
+
+def drain(request: Request, response: Response) -> Response:
+    """After an error before the body was read, read a little of it, so that the client comes to see the answer."""
+    environ = request.environ
+    if response.status_code >= 400 and environ.get("wsgi.input_terminated"):
+        with contextlib.suppress(Exception):  # the answer goes out whatever becomes of the rest
+            _drain(environ["wsgi.input"], environ.get("gunicorn.socket"))
+    return response
+
+
+def _drain(stream: Any, socket: Any) -> None:
+    deadline = time.monotonic() + DRAIN_SECONDS
+    left = DRAIN_BYTES
+    try:
+        while left > 0 and (seconds := deadline - time.monotonic()) > 0:
+            if socket is not None:
+                socket.settimeout(seconds)
+            chunk = stream.read(_CHUNK)
+            if not chunk:
+                return
+            left -= len(chunk)
+    finally:
+        if socket is not None:
+            socket.settimeout(None)

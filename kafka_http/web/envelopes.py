@@ -1,0 +1,208 @@
+"""Message sets in JSON: the envelope `{"records": […]}`, arrays, NDJSON."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from kafka_http.errors import InvalidRequest
+from kafka_http.records import Headers, ProducerRecord
+from kafka_http.serializers.binary import decode_base64
+from kafka_http.serializers.json import check_json
+from kafka_http.web.query import MAX_INT32, MAX_INT64
+
+Partition = Annotated[int, Meta(ge=0, le=MAX_INT32)]
+Timestamp = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+Decoded = TypeVar("Decoded")
+
+
+class Base64(Struct, frozen=True, forbid_unknown_fields=True):
+    base64: str
+
+
+HeaderValue = str | Base64 | None
+
+
+class EnvelopeRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A record of the envelope. A field that is null is as if left out, key and value excepted; `Raw` is JSON text."""
+
+    value: Raw
+    key: Raw = Raw()
+    partition: Partition | None = None
+    timestamp: Timestamp | None = None
+    headers: dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None = None
+    format: str | None = None
+    key_format: str | None = None
+
+
+class LineRecord(EnvelopeRecord, frozen=True, forbid_unknown_fields=True):
+    """A record on a line: of the envelope, or as a page or a stream has it."""
+
+    value: Raw = Raw()
+    topic: Raw = Raw()
+    offset: Raw = Raw()
+    error: Raw = Raw()
+
+
+class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
+    records: list[EnvelopeRecord]
+
+
+_envelope = msgspec.json.Decoder(Envelope)
+_members = msgspec.json.Decoder(dict[str, Raw])
+_array = msgspec.json.Decoder(list[Raw])
+_line = msgspec.json.Decoder(LineRecord)
+_string = msgspec.json.Decoder(str)
+
+
+def parse_json(body: bytes, format_: str | None) -> list[ProducerRecord]:
+    """The messages of an `application/json` body: an envelope, an array, or else the body as one message.
+
+    `format_` is that of records that name none; None stands for `json`. Raises `InvalidRequest`.
+    """
+    first = body.lstrip()[:1]
+    if first == b"[":
+        elements = decode(_array, body)
+        _check_utf8(body)
+        return not_empty([ProducerRecord(json_text(raw), format_ or "json") for raw in elements])
+    if first == b"{" and _is_envelope(body):
+        records = decode(_envelope, body).records
+        _check_utf8(body)
+        return not_empty([_producer_record(index, record, format_) for index, record in enumerate(records)])
+    _check_json("The body", body)
+    return [ProducerRecord(body, format_)]
+
+
+def _is_envelope(body: bytes) -> bool:
+    """Whether it is an object with the one key `records`, a list."""
+    members = decode(_members, body)
+    return members.keys() == {"records"} and bytes(members["records"]).startswith(b"[")
+
+
+def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
+    """NDJSON: each line that is not empty is a message, byte for byte."""
+    records: list[ProducerRecord] = []
+    for number, line in _lines(body):
+        _check_json(f"records[{len(records)}] (line {number})", line, len(records))
+        records.append(ProducerRecord(line, format_))
+    return not_empty(records)
+
+
+def parse_record_lines(body: bytes, format_: str | None, keep_partitions: bool) -> list[ProducerRecord]:
+    """NDJSON whose lines are records, as an envelope or a page has them."""
+    records: list[ProducerRecord] = []
+    for number, line in _lines(body):
+        index = len(records)
+        try:
+            record = decode(_line, line, f"records[{index}]", index)
+            str(line, "utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"records[{index}] (line {number}): {error}.", record=index) from None
+        if not bytes(record.value) or bytes(record.error):
+            raise InvalidRequest(
+                f"records[{index}] (line {number}): a record needs a value and must not carry an error.",
+                record=index,
+                field="error" if bytes(record.error) else "value",
+            )
+        parsed = _producer_record(index, record, format_)
+        records.append(parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None))
+    return not_empty(records)
+
+
+def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(body.split(b"\n"), 1):
+        text = line.removesuffix(b"\r")
+        if text.strip():
+            yield number, text
+
+
+def _producer_record(index: int, record: EnvelopeRecord, format_: str | None) -> ProducerRecord:
+    key = json_text(record.key)
+    if key is not None and record.key_format is None:
+        key = _string.decode(key).encode() if key.startswith(b'"') else msgspec.json.format(key, indent=-1)
+    return ProducerRecord(
+        json_text(record.value),
+        record.format or format_ or "json",
+        key,
+        record.key_format,
+        record.partition,
+        record.timestamp,
+        _headers(index, record.headers),
+    )
+
+
+def _headers(index: int, given: dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None) -> Headers:
+    if not given:
+        return []
+    pairs = given.items() if isinstance(given, dict) else given
+    return [(name, header_bytes(index, name, value)) for name, value in pairs]
+
+
+def header_bytes(index: int, name: str, value: HeaderValue) -> bytes | None:
+    """A header's bytes. Raises `InvalidRequest` for bad base64."""
+    if not isinstance(value, Base64):
+        return None if value is None else value.encode()
+    try:
+        return decode_base64(value.base64)
+    except ValueError as error:
+        field = f"headers.{name}"
+        raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
+
+
+def json_text(raw: Raw) -> bytes | None:
+    """The JSON text of a value, None for null and for one that is not there."""
+    text = bytes(raw)
+    return None if text in {b"null", b""} else text
+
+
+def not_empty(records: list[ProducerRecord]) -> list[ProducerRecord]:
+    if not records:
+        raise InvalidRequest("The message set is empty: send one record at least.", field="records")
+    return records
+
+
+def decode(decoder: msgspec.json.Decoder[Decoded], text: bytes, at: str = "", record: int | None = None) -> Decoded:
+    """Decode, or raise `InvalidRequest` that says what is wrong and where: its record's index, its field.
+
+    `at` stands for `$` in the path of what is wrong, `record` is its index where it is not part of that path.
+    """
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise InvalidRequest(f"{at or 'The body'}: JSON nested too deeply.") from None
+    except msgspec.ValidationError as error:
+        raise _located(error, at, record) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{at or 'The body'} is not JSON: {error}.", **_where(record, None)) from None
+
+
+def _located(error: msgspec.ValidationError, at: str, record: int | None) -> InvalidRequest:
+    """msgspec says ``Expected `int`, got `str` - at `$.records[1].partition` ``: put the place first."""
+    what, _, place = str(error).replace("`", "").partition(" - at $")
+    path = (at + place).lstrip(".")
+    head, _, field = path.partition(".")
+    if record is None and head.startswith("records[") and head[8:-1].isdigit():
+        record = int(head[8:-1])
+    if "field " in what:
+        field = f"{field}.{what.rpartition('field ')[2]}".lstrip(".")
+    return InvalidRequest(f"{path or 'The body'}: {what}.", **_where(record, field or None))
+
+
+def _where(record: int | None, field: str | None) -> dict[str, Any]:
+    return {name: value for name, value in (("record", record), ("field", field)) if value is not None}
+
+
+def _check_json(what: str, text: bytes, record: int | None = None) -> None:
+    try:
+        check_json(text)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidRequest(f"{what} is not JSON: {error}.", **_where(record, None)) from None
+
+
+def _check_utf8(body: bytes) -> None:
+    """`Raw` skips over strings without decoding them."""
+    try:
+        str(body, "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from None

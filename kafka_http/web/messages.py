@@ -1,0 +1,219 @@
+"""The /messages dialect: publish, read, acknowledge."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import MethodNotAllowed
+
+from kafka_http.config import Config
+from kafka_http.core import Core
+from kafka_http.core.broker import Isolation
+from kafka_http.core.consumers import check_consumer_name
+from kafka_http.core.positions import Offset, Start
+from kafka_http.core.reading import Limits, Page
+from kafka_http.errors import InvalidRequest, KafkaHttpError
+from kafka_http.records import Delivery, Outcome
+from kafka_http.web.bodies import Bodies
+from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
+from kafka_http.web.pages import raw_response, render_page, with_positions
+from kafka_http.web.positions import parse_partitions, parse_start, position_text
+from kafka_http.web.publishing import PUBLISH_PARAMETERS, parse_publish
+from kafka_http.web.query import MAX_INT64, Query
+from kafka_http.web.responses import error_object, error_response, json_response, retry_header
+from kafka_http.web.v2_records import render_v2
+
+MAX_WAIT = 60
+MAX_TIMEOUT = 60
+MAX_RECORDS = 100_000
+READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "ack", "isolation", "reset")
+
+
+class Waits:
+    """Lets so many requests wait for messages at a time, that threads are left for those that do not."""
+
+    def __init__(self, most: int) -> None:
+        self._places = threading.Semaphore(most)
+
+    @contextlib.contextmanager
+    def place(self, seconds: float) -> Iterator[float]:
+        """How long this request may wait: as long as it wants to, or not at all where all places are taken."""
+        if seconds <= 0 or not self._places.acquire(blocking=False):
+            yield 0
+            return
+        try:
+            yield seconds
+        finally:
+            self._places.release()
+
+
+class Messages:
+    """The views of the dialect."""
+
+    def __init__(self, core: Core, config: Config) -> None:
+        self._core = core
+        self._config = config
+        self._bodies = Bodies(config.max_in_flight)
+        self._waits = Waits(config.threads // 2)
+
+    def blueprint(self) -> Blueprint:
+        messages = Blueprint("messages", __name__, url_prefix="/messages")
+        rules: dict[str, dict[str, Callable[..., Response]]] = {
+            "": {"GET": self.topics},
+            "/<topic>": {"GET": self.describe, "PUT": self.publish, "POST": self.publish},
+            "/<topic>/<consumer>": {"GET": self.progress, "DELETE": self.forget},
+            "/<topic>/<consumer>/<offset>": {"GET": self.read, "PUT": self.seek, "DELETE": self.ack},
+        }
+        for rule, methods in rules.items():
+            for method, view in methods.items():
+                messages.add_url_rule(rule, view_func=view, methods=[method])
+        return messages
+
+    def topics(self) -> Response:
+        """GET /messages: the topics there are."""
+        Query(request.args, ())
+        return json_response({"topics": self._core.topics.names()})
+
+    def describe(self, topic: str) -> Response:
+        """GET /messages/<topic>: its partitions."""
+        Query(request.args, ())
+        partitions = self._core.topics.partitions(topic)
+        ends = self._core.topics.ends(topic, [each.partition for each in partitions])
+        listed = [
+            {
+                "partition": each.partition,
+                **ends[each.partition]._asdict(),
+                "leader": each.leader,
+                "replicas": each.replicas,
+            }
+            for each in partitions
+        ]
+        return json_response({"topic": topic, "partitions": listed})
+
+    def publish(self, topic: str) -> Response:
+        """PUT, POST /messages/<topic>: publish one message or a set."""
+        query = Query(request.args, PUBLISH_PARAMETERS)
+        timeout = query.seconds("timeout", self._config.timeout, MAX_TIMEOUT)
+        with self._bodies.read(request) as body:
+            records = parse_publish(request.method, request.headers, query, body, self._core.formats)
+            return _publish_response(topic, self._core.publisher.publish(topic, records, timeout))
+
+    def read(self, topic: str, consumer: str, offset: str) -> Response:
+        """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
+        if request.method == "HEAD":
+            raise MethodNotAllowed(["GET", "PUT", "DELETE"])
+        query = Query(request.args, READ_PARAMETERS)
+        offers = (JSON, OCTETS, *kafka_types(self._core.formats))
+        media_type = best_of(request.accept_mimetypes, offers)
+        format_ = kafka_format(media_type, self._core.formats) or query.text("format")
+        if format_ is not None:
+            self._core.formats.check(format_)
+        page = self._read(topic, consumer, offset, query, one=media_type == OCTETS)
+        if media_type == OCTETS:
+            response = with_positions(raw_response(page), page)
+        elif media_type == JSON:
+            response = json_response(render_page(self._core.formats, topic, consumer, format_, page))
+        else:
+            body = render_v2(self._core.formats, topic, str(format_), page.records)
+            response = with_positions(Response(body, content_type=media_type), page)
+        response.headers["Link"] = self._next_link(topic, consumer, page)
+        return response
+
+    def _read(self, topic: str, consumer: str, offset: str, query: Query, one: bool) -> Page:
+        isolation: Isolation = query.choice("isolation", ("read_uncommitted", "read_committed"), "read_uncommitted")
+        limit = query.integer("limit", 1000, 1, MAX_RECORDS)
+        max_bytes = query.integer("max_bytes", 4 << 20, 1, MAX_INT64)
+        limits = Limits(1 if one else limit, min(max_bytes, self._config.max_page_bytes))
+        wait = query.seconds("wait", 0, MAX_WAIT)
+        ack_previous = query.choice("ack", ("previous", ""), "") == "previous"
+        start, wanted = _start(consumer, offset, query)
+        positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)
+        if ack_previous:
+            self._core.consumers.ack_before(topic, consumer, positions)
+        with self._waits.place(wait) as seconds:
+            return self._core.reader.read(topic, positions, limits, wait=seconds, isolation=isolation)
+
+    def _next_link(self, topic: str, consumer: str, page: Page) -> str:
+        parts = ("messages", topic, consumer, position_text(page.next))
+        path = "/".join(quote(part, safe=":,") for part in parts)
+        query = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "partition"])
+        base = (self._config.base_url or request.root_url).rstrip("/")
+        return f'<{base}/{path}{"?" if query else ""}{query}>; rel="next"'
+
+    def seek(self, topic: str, consumer: str, offset: str) -> Response:
+        """PUT /messages/<topic>/<consumer>/<offset>: set the committed position."""
+        start, wanted = _start(consumer, offset, Query(request.args, ("partition", "reset")))
+        self._core.consumers.seek(topic, consumer, start, wanted)
+        return self._progress_response(topic, consumer)
+
+    def ack(self, topic: str, consumer: str, offset: str) -> Response:
+        """DELETE /messages/<topic>/<consumer>/<offset>: acknowledge up to and with it."""
+        start, wanted = _start(consumer, offset, Query(request.args, ("partition",)))
+        self._core.consumers.ack(topic, consumer, self._acknowledged(topic, start, wanted))
+        return Response(status=204)
+
+    def _acknowledged(self, topic: str, start: Start, wanted: frozenset[int] | None) -> dict[int, int]:
+        """The offsets that a DELETE names, by partition."""
+        form = "DELETE takes 42 with ?partition=0, or 0:42,3:17"
+        if start.rest is None:
+            offsets = {p: place.offset for p, place in start.partitions.items() if isinstance(place, Offset)}
+            if len(offsets) == len(start.partitions):
+                return offsets
+        if not isinstance(start.rest, Offset) or start.partitions:
+            raise InvalidRequest(f"Only offsets can be acknowledged: {form}.", field="offset")
+        partitions = self._core.topics.select(topic, wanted)
+        if len(partitions) != 1:
+            raise InvalidRequest(
+                f"Which partition? {topic} has {len(partitions)}, an offset is one partition's: {form}.",
+                field="partition",
+            )
+        return {partitions[0]: start.rest.offset}
+
+    def progress(self, topic: str, consumer: str) -> Response:
+        """GET /messages/<topic>/<consumer>: how far the consumer is."""
+        Query(request.args, ())
+        check_consumer_name(consumer)
+        return self._progress_response(topic, consumer)
+
+    def _progress_response(self, topic: str, consumer: str) -> Response:
+        partitions = self._core.consumers.progress(topic, consumer)
+        return json_response({"topic": topic, "consumer": consumer, "partitions": partitions})
+
+    def forget(self, topic: str, consumer: str) -> Response:
+        """DELETE /messages/<topic>/<consumer>: forget the consumer's offsets on the topic."""
+        Query(request.args, ())
+        check_consumer_name(consumer)
+        self._core.consumers.forget(topic, consumer)
+        return Response(status=204)
+
+
+def _start(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[int] | None]:
+    """Where to start, and the partitions that `?partition=` narrows it to."""
+    check_consumer_name(consumer)
+    start = parse_start(offset, query.choice("reset", ("earliest", "latest"), "earliest"))
+    partition = query.text("partition")
+    if partition is None:
+        return start, None
+    if start.partitions or start.rest is None or ":" in offset.partition("@")[0]:
+        raise InvalidRequest(
+            f"The position {offset[:100]!r} names its partitions: leave ?partition= away.", field="partition"
+        )
+    return start, parse_partitions(partition)
+
+
+def _publish_response(topic: str, outcomes: Sequence[Outcome]) -> Response:
+    """200 where all were written, 207 where some failed, the first error's status where all did."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
+    entries = [_entry(outcome) for outcome in outcomes]
+    if failures and len(failures) == len(outcomes):
+        return error_response(failures[0], **({"records": entries} if len(entries) > 1 else {}))
+    status = 207 if failures else 200
+    headers = retry_header(failures[0]) if failures else {}
+    return json_response({"topic": topic, "records": entries}, status, headers)
+
+
+def _entry(outcome: Outcome) -> Any:
+    return outcome if isinstance(outcome, Delivery) else {"error": error_object(outcome)}

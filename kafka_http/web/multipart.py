@@ -1,0 +1,79 @@
+"""Message sets in `multipart/mixed` or `multipart/form-data`: one message a part, byte for byte."""
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser
+
+from kafka_http.errors import InvalidRequest
+from kafka_http.records import ProducerRecord
+from kafka_http.web.attributes import header_attributes
+from kafka_http.web.envelopes import not_empty
+
+Part = tuple[list[tuple[str, str]], bytes]
+
+
+class _Parts:
+    """Collects parts from the parser's callbacks."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._headers: list[tuple[str, str]] = []
+        self._name = bytearray()
+        self._value = bytearray()
+        self._data = bytearray()
+
+    def on_part_begin(self) -> None:
+        self._headers = []
+        self._data = bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        self._headers.append((self._name.decode("latin-1"), self._value.decode("latin-1").strip()))
+        self._name = bytearray()
+        self._value = bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+
+    def on_part_end(self) -> None:
+        self.parts.append((self._headers, bytes(self._data)))
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+def parse_multipart(body: bytes, boundary: str | None) -> list[ProducerRecord]:
+    """The messages of a multipart body, each with the attributes that its part's headers give it alone."""
+    if not boundary:
+        raise InvalidRequest("Content-Type multipart needs a boundary parameter.", field="Content-Type")
+    return not_empty([_record(index, part) for index, part in enumerate(_parse(body, boundary))])
+
+
+def _parse(body: bytes, boundary: str) -> list[Part]:
+    collected = _Parts()
+    callbacks = {name: getattr(collected, name) for name in dir(collected) if name.startswith("on_")}
+    try:
+        # The body as a whole is bounded by max_body_bytes already.
+        parser = MultipartParser(
+            boundary, callbacks, max_header_count=len(body) + 1, max_header_size=len(body) + 1  # type: ignore[arg-type]
+        )
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise InvalidRequest(f"The body is not multipart with boundary {boundary!r}: {error}.") from None
+    if not collected.ended:
+        raise InvalidRequest(f"The multipart body breaks off: there is no closing --{boundary}--.")
+    return collected.parts
+
+
+def _record(index: int, part: Part) -> ProducerRecord:
+    headers, data = part
+    try:
+        return header_attributes(headers).fill(ProducerRecord(data))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"records[{index}]: {error.message}", record=index, **error.fields) from None

@@ -1,0 +1,125 @@
+"""Pages of the /messages dialect: as JSON, and as one message byte for byte."""
+
+import binascii
+import re
+
+import msgspec
+from flask import Response
+
+from kafka_http.core.formats import Formats
+from kafka_http.core.reading import Page
+from kafka_http.errors import InvalidValue
+from kafka_http.records import Headers, Record
+from kafka_http.web.positions import position_text
+from kafka_http.web.responses import error_object
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def render_page(formats: Formats, topic: str, consumer: str, format_: str | None, page: Page) -> bytes:
+    """The JSON of a page. Values are read by `format_`, or by what each looks like."""
+    ack = position_text(page.last)
+    return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
+        msgspec.json.encode(topic),
+        msgspec.json.encode(consumer),
+        b",".join([render_record(formats, topic, format_, record) for record in page.records]),
+        position_text(page.next).encode(),
+        msgspec.json.encode(ack or None),
+    )
+
+
+def render_record(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
+    """The JSON of a record. `"value": null` always is a tombstone; a value that `format_` cannot read is an error."""
+    return b'{"partition":%d,"offset":%d,"timestamp":%b,"key":%b,%b,"headers":%b}' % (
+        record.partition,
+        record.offset,
+        b"null" if record.timestamp is None else b"%d" % record.timestamp,
+        b"null" if record.key is None else _key(record.key),
+        _value(formats, topic, format_, record),
+        _headers(record.headers) if record.headers else b"[]",
+    )
+
+
+def _key(key: bytes) -> bytes:
+    try:
+        return msgspec.json.encode(str(key, "utf-8"))
+    except UnicodeDecodeError:
+        return b'"%b","key_format":"binary"' % binascii.b2a_base64(key, newline=False)
+
+
+def _value(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
+    if record.value is None:
+        return b'"value":null,"format":null'
+    name = format_
+    if format_ is None:
+        name, text = formats.detect(record.value)
+    else:
+        try:
+            text = formats.decode(topic, format_, record.headers, record.value)
+        except InvalidValue as error:
+            return b'"error":%b,"format":"%b"' % (msgspec.json.encode(error_object(error)), format_.encode())
+        if text.strip() == b"null":
+            name, text = formats.detect(text)
+    return b'"value":%b,"format":"%b"' % (text, str(name).encode())
+
+
+def _headers(headers: Headers) -> bytes:
+    return msgspec.json.encode([(name, _header_value(value)) for name, value in headers])
+
+
+def _header_value(value: bytes | None) -> str | dict[str, str] | None:
+    try:
+        return None if value is None else str(value, "utf-8")
+    except UnicodeDecodeError:
+        return {"base64": _base64(value or b"")}
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def raw_response(page: Page) -> Response:
+    """The one message of a page, its value the body and all else in headers; 204 where there is none."""
+    if not page.records:
+        return Response(status=204)
+    record = page.records[0]
+    response = Response(record.value or b"", 200, content_type="application/octet-stream")
+    response.headers["Kafka-Partition"] = str(record.partition)
+    response.headers["Kafka-Offset"] = str(record.offset)
+    if record.timestamp is not None:
+        response.headers["Kafka-Timestamp"] = str(record.timestamp)
+    if record.value is None:
+        response.headers["Kafka-Tombstone"] = "true"
+    if record.key is not None:
+        _add_header(response, "Kafka-Key", "Kafka-Key-Base64", record.key)
+    omitted = sum(not _add_message_header(response, name, value) for name, value in record.headers)
+    if omitted:
+        response.headers["Kafka-Headers-Omitted"] = str(omitted)
+    return response
+
+
+def with_positions(response: Response, page: Page) -> Response:
+    """The answer with the positions in its headers, for a body that has no room for them."""
+    response.headers["Kafka-Next"] = position_text(page.next)
+    if page.records:
+        response.headers["Kafka-Ack"] = position_text(page.last)
+    return response
+
+
+def _add_message_header(response: Response, name: str, value: bytes | None) -> bool:
+    """Whether HTTP can carry it: its name must be a token, and HTTP has no null."""
+    if value is None or not _TOKEN.fullmatch(name):
+        return False
+    plain = f"Kafka-Header-{name}"
+    if name.lower().startswith("base64-"):  # it would be taken for the encoded form of another
+        plain = ""
+    _add_header(response, plain, f"Kafka-Header-Base64-{name}", value)
+    return True
+
+
+def _add_header(response: Response, plain: str, encoded: str, value: bytes) -> None:
+    text = value.decode("latin-1")
+    if plain and text.isascii() and text.isprintable() and text == text.strip():
+        response.headers.add(plain, text)
+    else:
+        response.headers.add(encoded, _base64(value))

@@ -1,0 +1,85 @@
+"""The grammar of `<offset>` in `/messages/<topic>/<consumer>/<offset>`, and of the positions that answers give."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from kafka_http.core.positions import At, Committed, Last, Offset, Place, Reset, Start
+from kafka_http.errors import InvalidRequest
+from kafka_http.web.query import MAX_INT32, MAX_INT64
+
+GRAMMAR = (
+    "42 | earliest | latest | committed | -10 (the last ten) | @2026-11-21T10:00:00Z or @1790000000000 (a time) | "
+    "0:42,3:17 (partition:offset; earliest or latest may stand for an offset, * for the partitions not listed)"
+)
+_PAIR = re.compile(r"([0-9]{1,10}|\*):([0-9]{1,19}|earliest|latest)")
+_ENDS = {"earliest": At("earliest"), "latest": At("latest")}
+
+
+def malformed(text: str) -> InvalidRequest:
+    return InvalidRequest(f"Malformed position {text[:100]!r}. A position is: {GRAMMAR}.", field="offset")
+
+
+def parse_start(text: str, reset: Reset = "earliest") -> Start:
+    """The place that `<offset>` names. Raises `InvalidRequest`, showing the grammar."""
+    if text == "committed":
+        return Start(Committed(reset))
+    if text in _ENDS:
+        return Start(_ENDS[text])
+    if text.startswith("@"):
+        return Start(At(_time(text)))
+    if _is_number(text):
+        return Start(Offset(int(text)))
+    if text.startswith("-") and _is_number(text[1:]):
+        return Start(Last(int(text[1:])))
+    return _pairs(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_INT64
+
+
+def _pairs(text: str) -> Start:
+    rest: Place | None = None
+    partitions: dict[int, Offset | At] = {}
+    for pair in text.split(","):
+        match = _PAIR.fullmatch(pair)
+        if match is None or not _is_number(match[2].replace("earliest", "0").replace("latest", "0")):
+            raise malformed(text)
+        place = _ENDS.get(match[2]) or Offset(int(match[2]))
+        if match[1] == "*":
+            if rest is not None or isinstance(place, Offset):
+                raise malformed(text)
+            rest = place
+        else:
+            partition = int(match[1])
+            if partition in partitions or partition > MAX_INT32:
+                raise malformed(text)
+            partitions[partition] = place
+    return Start(rest, partitions)
+
+
+def _time(text: str) -> int:
+    """Milliseconds of `@<milliseconds>` or `@<ISO 8601>`; a time without a zone is UTC."""
+    if _is_number(text[1:]):
+        return int(text[1:])
+    try:
+        time = datetime.fromisoformat(text[1:])
+    except ValueError:
+        raise malformed(text) from None
+    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
+    # Kafka takes times from 1970 on alone; all its records are at or after an earlier one.
+    return max(0, int(zoned.timestamp() * 1000))
+
+
+def parse_partitions(text: str) -> frozenset[int]:
+    """The value of `?partition=`: `0` or `0,3`."""
+    numbers = text.split(",")
+    if not all(_is_number(number) and int(number) <= MAX_INT32 for number in numbers):
+        raise InvalidRequest(f"partition: expected numbers such as 0 or 0,3, got {text[:100]!r}.", field="partition")
+    return frozenset(map(int, numbers))
+
+
+def position_text(positions: Mapping[int, int]) -> str:
+    """`0:42,3:17`."""
+    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(positions.items()))

@@ -1,0 +1,82 @@
+"""Answers: JSON, and errors in the shape of the dialect whose path was asked for."""
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+from kafka_http.errors import KafkaHttpError, TooLarge, status_of
+
+log = logging.getLogger(__name__)
+
+V2_TYPE = "application/vnd.kafka.v2+json"
+_V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?")
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON. Bytes are taken to be JSON text already."""
+    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Response(text, status, headers, content_type="application/json")
+
+
+def error_object(error: KafkaHttpError) -> dict[str, Any]:
+    """The `error` of an answer of the /messages dialect."""
+    return {"code": error.code, "message": error.message, **error.fields}
+
+
+def retry_header(error: KafkaHttpError) -> dict[str, str]:
+    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+
+
+def error_response(error: KafkaHttpError, **more: Any) -> Response:
+    """The answer for an error of ours, rendered as the path asks for; `more` goes beside it in /messages."""
+    if _V2_PATH.fullmatch(request.path):
+        return _v2_error(error.code, error.message, retry_header(error))
+    return json_response({"error": error_object(error), **more}, error.status, retry_header(error))
+
+
+def _v2_error(code: int, message: str, headers: Mapping[str, str]) -> Response:
+    offers = (V2_TYPE, "application/json")
+    content_type = request.accept_mimetypes.best_match(offers, default=V2_TYPE)
+    body = msgspec.json.encode({"error_code": code, "message": message})
+    return Response(body, status_of(code), headers, content_type=content_type)
+
+
+def _http_error(error: HTTPException) -> Response:
+    """What Flask and Werkzeug raise by themselves, said in our words."""
+    code = error.code or 500
+    headers = {}
+    message = error.description or error.name
+    if isinstance(error, NotFound):
+        message = f"There is nothing at {request.path}. GET /messages lists the topics."
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        message, headers = f"{request.method} is not allowed here; {allowed} is.", {"Allow": allowed}
+    if _V2_PATH.fullmatch(request.path):
+        return _v2_error(code, message, headers)
+    return json_response({"error": {"code": code, "message": message}}, code, headers)
+
+
+def _too_large(_: RequestEntityTooLarge) -> Response:
+    limit = request.max_content_length or 0
+    return error_response(TooLarge(f"The body is over max_body_bytes, {limit} bytes.", limit=limit))
+
+
+def _unforeseen(error: Exception) -> Response:
+    """A defect of ours. The log has its traceback, under the number that the answer names."""
+    number = uuid.uuid4().hex[:12]
+    log.exception("unforeseen error %s: %s %s", number, request.method, request.path)
+    broken = KafkaHttpError(f"Unforeseen error; the server's log says more under {number}.")
+    return error_response(broken)
+
+
+def register_error_handlers(app: Flask) -> None:
+    app.register_error_handler(KafkaHttpError, error_response)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(RequestEntityTooLarge, _too_large)
+    app.register_error_handler(Exception, _unforeseen)
