@@ -1,0 +1,5 @@
+"""Apache Kafka, as core asks for it. The only place that imports kafka."""
+
+from kafka_http.broker.kafka import KafkaBroker
+
+__all__ = ["KafkaBroker"]

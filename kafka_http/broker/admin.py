@@ -1,0 +1,138 @@
+"""Committed offsets, groups and topics through kafka-python's admin client."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+    KafkaError,
+    NoError,
+    NotControllerError,
+    NotCoordinatorError,
+    TopicAlreadyExistsError,
+    UnstableOffsetCommitError,
+)
+from kafka.structs import OffsetAndMetadata
+
+from kafka_http.broker.clients import Kept
+from kafka_http.broker.errors import GONE, translate
+from kafka_http.errors import GroupHasMembers
+from kafka_http.records import GroupMember, Positions
+
+Answer = TypeVar("Answer")
+
+_LOST = (*GONE, CoordinatorNotAvailableError, NotControllerError, NotCoordinatorError)
+"""The client may have in memory what is no longer so; it remembers a group's coordinator for ever."""
+_SOON = (*_LOST, CoordinatorLoadInProgressError, UnstableOffsetCommitError)
+_PAUSE = 0.1
+
+
+class Admin:
+    """The one admin client of a process. Any thread may call; a call takes at most `timeout` seconds, or twice that
+    where Kafka stops answering in its midst."""
+
+    def __init__(self, settings: Mapping[str, Any], timeout: float) -> None:
+        """`settings` are those of `KafkaAdminClient`."""
+        self._kept = Kept(KafkaAdminClient, KafkaAdminClient.close, settings)
+        self._timeout = timeout
+
+    def run(self, ask: Callable[[KafkaAdminClient], Answer], topic: str | None = None) -> Answer:
+        """What `ask` returns, tried again while a coordinator is on its way. Raises our errors."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            client = self._kept.get()
+            try:
+                return ask(client)
+            except _SOON as error:
+                lost = isinstance(error, _LOST) and self._kept.drop(client)
+                if time.monotonic() + _PAUSE > deadline:
+                    raise translate(error, topic) from error
+                time.sleep(0 if lost else _PAUSE)
+            except KafkaError as error:
+                raise translate(error, topic) from error
+
+    def create_topic(self, topic: str) -> None:
+        """Create a topic as the brokers' defaults have it; one that is there already is as good."""
+
+        def ask(client: KafkaAdminClient) -> None:
+            with suppress(TopicAlreadyExistsError):
+                client.create_topics([topic])
+
+        self.run(ask, topic)
+
+    def message_limit(self, topic: str) -> int:
+        """The topic's max.message.bytes."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
+        described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
+        return int(described["topic"][topic]["max.message.bytes"]["value"])
+
+    def close(self) -> None:
+        if (client := self._kept.close()) is not None:
+            client.close()
+
+
+class KafkaGroups:
+    """The `Groups` of a Kafka cluster."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+
+    def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        found = self._list(group, [TopicPartition(topic, each) for each in partitions])
+        return {each.partition: offset for each, offset in found.items()}
+
+    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+        wanted = {TopicPartition(topic, each): OffsetAndMetadata(at, "", -1) for each, at in offsets.items()}
+        self._change(group, topic, lambda client: client.alter_group_offsets(group, wanted))
+
+    def forget(self, group: str, topic: str) -> None:
+        there = [each for each in self._list(group, None) if each.topic == topic]
+        if there:
+            self._change(group, topic, lambda client: client.delete_group_offsets(group, there))
+
+    def members(self, group: str) -> list[GroupMember]:
+        described = self._admin.run(lambda client: client.describe_groups([group]))[group]
+        return [
+            GroupMember(each["member_id"], each["client_id"], each["client_host"].removeprefix("/"))
+            for each in described["members"]
+        ]
+
+    def close(self) -> None:
+        self._admin.close()
+
+    def _list(self, group: str, partitions: list[TopicPartition] | None) -> dict[TopicPartition, int]:
+        def ask(client: KafkaAdminClient) -> dict[TopicPartition, OffsetAndMetadata]:
+            try:
+                return client.list_group_offsets({group: partitions})[group]  # type: ignore[no-any-return]
+            except GroupIdNotFoundError:
+                return {}
+
+        return {each: found.offset for each, found in self._admin.run(ask).items() if found.offset >= 0}
+
+    def _change(
+        self, group: str, topic: str, ask: Callable[[KafkaAdminClient], Mapping[Any, type[KafkaError]]]
+    ) -> None:
+        def checked(client: KafkaAdminClient) -> None:
+            for error in ask(client).values():
+                if error is not NoError:
+                    raise error
+
+        try:
+            self._admin.run(checked, topic)
+        except GroupHasMembers:
+            raise self._has_members(group) from None
+
+    def _has_members(self, group: str) -> GroupHasMembers:
+        members = self.members(group)
+        named = ", ".join(f"{each.client_id} on {each.host}" for each in members)
+        return GroupHasMembers(
+            f"The consumer {group} has live members of its own that commit its offsets"
+            f"{': ' + named if named else ''}. Stop them first, or use another consumer's name.",
+            members=[{"client_id": each.client_id, "host": each.host} for each in members],
+        )

@@ -1,0 +1,96 @@
+"""kafka-python's clients that have a thread: made on first use in a process, and anew where they are lost."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+
+from kafka_http.broker.errors import translate
+from kafka_http.errors import BrokerUnavailable
+
+Client = TypeVar("Client")
+Settings = Mapping[str, Any]
+_CONNECT_MS = {"socket_connection_setup_timeout_ms": 3000}
+"""Neither client can be given it by its settings."""
+
+
+class Kept(Generic[Client]):
+    """One client a process. Any thread may call; making one blocks the others that want it.
+
+    A new one is made at most once a second, so that a cluster that is down is not asked all the time.
+    """
+
+    def __init__(self, make: Callable[..., Client], close: Callable[[Client], None], settings: Settings) -> None:
+        self._make = make
+        self._close = close
+        self._settings = settings
+        self._lock = Lock()
+        self._client: Client | None = None
+        self._made_at = float("-inf")
+        self._closed = False
+
+    def get(self) -> Client:
+        """The client. Raises `BrokerUnavailable` where it cannot be made, or was closed."""
+        if (client := self._client) is not None:
+            return client
+        with self._lock:
+            if self._client is None:
+                self._client = self._new()
+            return self._client
+
+    def drop(self, client: Client) -> bool:
+        """Close this client, so that the next `get` makes another; not yet where it was made within the last second."""
+        with self._lock:
+            if client is not self._client or time.monotonic() < self._made_at + 1:
+                return False
+            self._client = None
+        self._close(client)
+        return True
+
+    def close(self) -> Client | None:
+        """Make no more; the client there was is the caller's to close."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+            return client
+
+    def _new(self) -> Client:
+        if self._closed:
+            raise BrokerUnavailable("This server is closing down.")
+        if time.monotonic() < self._made_at + 1:
+            raise BrokerUnavailable("No Kafka broker answers: the connection was lost a moment ago.")
+        self._made_at = time.monotonic()
+        nets: list[KafkaNetClient] = []
+
+        def net_client(**settings: Any) -> KafkaNetClient:
+            nets.append(_net_client(settings))
+            return nets[-1]
+
+        try:
+            return self._make(**self._settings, kafka_client=net_client)
+        except BaseException as error:
+            for net in nets:  # a constructor that fails leaves its thread and descriptors behind
+                with suppress(Exception):
+                    net.close()
+            if isinstance(error, KafkaError):
+                raise translate(error) from error
+            raise
+
+
+class _BoundedManager(KafkaConnectionManager):
+    """Gives up on what a caller waits for after the time of a request. kafka-python's waits for ever."""
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        return self._net.run(self.wait_for, self.call_soon(coro, *args), self.config["request_timeout_ms"])
+
+
+def _net_client(settings: dict[str, Any]) -> KafkaNetClient:
+    settings = settings | _CONNECT_MS
+    net = NetworkSelector(**settings)
+    return KafkaNetClient(net=net, manager=_BoundedManager(net, **settings))

@@ -1,0 +1,148 @@
+"""Connections to the brokers that the calling thread drives itself: one borrower at a time, no thread behind them."""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from threading import Lock
+from typing import Any, TypeVar
+
+from kafka.errors import KafkaError, MetadataEmptyBrokerList, NodeNotReadyError, RequestTimedOutError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.metadata import MetadataRequest
+
+from kafka_http.broker.errors import GONE, translate
+from kafka_http.errors import BrokerUnavailable
+
+Answer = TypeVar("Answer")
+Job = Callable[[KafkaConnectionManager], Awaitable[Answer]]
+"""A coroutine function that sends what it has to and awaits the answers."""
+
+_REST_AFTER_FAILURE = 0.3
+_QUICK_MS = 2000
+"""For a request that any broker can answer, so that there is time left to ask another."""
+
+
+class Connections:
+    """A pool of kafka-python's network clients, made on first use in this process. Any thread may call.
+
+    A client is lent to one caller at a time, because a broker answers a connection's requests in their order. One on
+    which anything failed is closed. Where no broker lets itself be reached, callers are told so without a new attempt
+    for a moment: an attempt may take its whole time.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """`settings` are those of `KafkaNetClient`."""
+        self._settings = settings
+        self._timeout = settings["request_timeout_ms"] / 1000
+        self._idle: deque[KafkaNetClient] = deque()
+        self._connecting = Lock()
+        self._failed_until = 0.0
+        self._failure: KafkaError | None = None
+        self._closed = False
+
+    def run(self, job: Job[Answer], timeout: float | None = None) -> Answer:
+        """The job's answer, within `timeout` seconds (by default a request's).
+
+        Tried a second time where the connection had gone. Raises our errors.
+        """
+        deadline = time.monotonic() + (timeout or self._timeout)
+        try:
+            try:
+                return self._attempt(job, deadline, fresh=False)
+            except GONE:
+                return self._attempt(job, deadline, fresh=True)
+        except KafkaError as error:
+            raise translate(error) from error
+
+    def close(self) -> None:
+        """Close what is idle; what is lent is closed as it comes back."""
+        self._closed = True
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop().close()
+
+    def _attempt(self, job: Job[Answer], deadline: float, *, fresh: bool) -> Answer:
+        client = self._borrow(deadline, fresh=fresh)
+        try:
+            answer = _drive(client, job, deadline)
+        except BaseException:
+            client.close()
+            raise
+        self._give_back(client)
+        return answer
+
+    def _borrow(self, deadline: float, *, fresh: bool) -> KafkaNetClient:
+        """An idle client; with `fresh`, or where there is none, a new one."""
+        if not fresh:
+            with suppress(IndexError):
+                return self._idle.pop()
+        if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise RequestTimedOutError()
+        try:
+            return self._connect(deadline)
+        finally:
+            self._connecting.release()
+
+    def _connect(self, deadline: float) -> KafkaNetClient:
+        if self._closed:
+            raise BrokerUnavailable("This server is closing down.")
+        if self._failure is not None and time.monotonic() < self._failed_until:
+            raise self._failure
+        client = KafkaNetClient(**self._settings)
+        try:
+            _drive(client, _bootstrap, min(deadline, time.monotonic() + self._timeout))
+        except BaseException as error:
+            client.close()
+            if isinstance(error, KafkaError):
+                self._failure, self._failed_until = error, time.monotonic() + _REST_AFTER_FAILURE
+            raise
+        self._failure = None
+        return client
+
+    def _give_back(self, client: KafkaNetClient) -> None:
+        if self._closed:
+            client.close()
+        else:
+            self._idle.append(client)
+
+
+async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
+    """The answer of a broker that can be reached. A request object serves once."""
+    failure: KafkaError = NodeNotReadyError()
+    for _ in range(len(manager.cluster.brokers())):
+        if (node := manager.least_loaded_node()) is None:
+            break
+        try:
+            return await manager.send(request, node, _QUICK_MS)
+        except (*GONE, RequestTimedOutError) as error:
+            failure = error
+    raise failure
+
+
+def _drive(client: KafkaNetClient, job: Job[Answer], deadline: float) -> Answer:
+    """Run the job's coroutine on this thread until its end or the deadline."""
+    manager = client._manager
+    left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+    return manager.run(manager.wait_for, manager.call_soon(job, manager), left_ms)  # type: ignore[no-any-return]
+
+
+async def _bootstrap(manager: KafkaConnectionManager) -> None:
+    """Learn the cluster's brokers, asking each server of the settings once.
+
+    `KafkaConnectionManager.bootstrap` goes on until its time is over, though every server refuses at once.
+    """
+    failure: KafkaError = MetadataEmptyBrokerList()
+    for server in manager.cluster.bootstrap_brokers():
+        try:
+            connection = await manager.get_connection(server.node_id, refresh_metadata_on_err=False)
+            answer = await connection.send_request(MetadataRequest(topics=[], allow_auto_topic_creation=False))
+            manager.cluster.update_metadata(answer)
+            if manager.cluster.brokers():
+                return
+        except KafkaError as error:
+            failure = error
+        finally:
+            manager.close(server.node_id)
+    raise failure

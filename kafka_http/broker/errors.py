@@ -1,0 +1,282 @@
+"""The one map from kafka-python's errors to ours: a decision for each class of `kafka.errors`."""
+
+from collections.abc import Mapping
+
+import kafka.errors as kafka
+
+from kafka_http.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    GroupHasMembers,
+    InvalidRequest,
+    InvalidValue,
+    KafkaHttpError,
+    NotAuthorized,
+    OffsetOutOfRange,
+    OutcomeUnknown,
+    RetriableBrokerError,
+    TooLarge,
+    TopicNotFound,
+)
+
+GONE = (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.UnknownBrokerIdError, kafka.Cancelled)
+"""A connection that was not there or went away: another one may serve."""
+
+MOVED: frozenset[type[kafka.KafkaError]] = frozenset(
+    {
+        kafka.FencedLeaderEpochError,
+        kafka.InconsistentTopicIdError,
+        kafka.KafkaStorageError,
+        kafka.LeaderNotAvailableError,
+        kafka.ListenerNotFoundError,
+        kafka.NotLeaderForPartitionError,
+        kafka.OffsetNotAvailableError,
+        kafka.ReplicaNotAvailableError,
+        kafka.UnknownLeaderEpochError,
+        kafka.UnknownTopicIdError,
+        kafka.UnknownTopicOrPartitionError,
+    }
+)
+"""A partition's answer that asks for a new look at the metadata."""
+
+HAS_MEMBERS: frozenset[type[kafka.KafkaError]] = frozenset(
+    {
+        kafka.CommitFailedError,
+        kafka.FencedInstanceIdError,
+        kafka.FencedMemberEpochError,
+        kafka.GroupSubscribedToTopicError,
+        kafka.IllegalGenerationError,
+        kafka.InconsistentGroupProtocolError,
+        kafka.MemberIdRequiredError,
+        kafka.NonEmptyGroupError,
+        kafka.RebalanceInProgressError,
+        kafka.StaleMemberEpochError,
+        kafka.UnknownMemberIdError,
+        kafka.UnreleasedInstanceIdError,
+    }
+)
+
+_UNAVAILABLE = (
+    kafka.BrokerNotAvailableError,
+    kafka.Cancelled,
+    kafka.KafkaConnectionError,
+    kafka.KafkaTimeoutError,
+    kafka.MetadataEmptyBrokerList,
+    kafka.NetworkExceptionError,
+    kafka.NodeNotReadyError,
+    kafka.RequestTimedOutError,
+    # The brokers do not let this server in: for its clients they are not there.
+    kafka.IllegalSaslStateError,
+    kafka.SaslAuthenticationFailedError,
+    kafka.UnsupportedSaslMechanismError,
+)
+
+_MAY_PASS = (
+    *MOVED,
+    kafka.BrokerIdNotRegisteredError,
+    kafka.ConcurrentTransactionsError,
+    kafka.CoordinatorLoadInProgressError,
+    kafka.CoordinatorNotAvailableError,
+    kafka.CorrelationIdError,
+    kafka.ElectionNotNeededError,
+    kafka.EligibleLeadersNotAvailableError,
+    kafka.FetchSessionIdNotFoundError,
+    kafka.FetchSessionTopicIdError,
+    kafka.InvalidFetchSessionEpochError,
+    kafka.InvalidMetadataError,
+    kafka.InvalidShareSessionEpochError,
+    kafka.NewLeaderElectedError,
+    kafka.NotControllerError,
+    kafka.NotCoordinatorError,
+    kafka.NotEnoughReplicasAfterAppendError,
+    kafka.NotEnoughReplicasError,
+    kafka.PreferredLeaderNotAvailableError,
+    kafka.QuotaViolationError,
+    kafka.ReassignmentInProgressError,
+    kafka.RetriableError,
+    kafka.ShareSessionNotFoundError,
+    kafka.StaleBrokerEpochError,
+    kafka.StaleControllerEpochError,
+    kafka.StaleMetadata,
+    kafka.ThrottlingQuotaExceededError,
+    kafka.TooManyInFlightRequests,
+    kafka.UnknownBrokerIdError,
+    kafka.UnknownControllerIdError,
+    kafka.UnstableOffsetCommitError,
+)
+
+_NOT_AUTHORIZED = (
+    kafka.AuthorizationError,
+    kafka.ClusterAuthorizationFailedError,
+    kafka.DelegationTokenAuthorizationFailedError,
+    kafka.GroupAuthorizationFailedError,
+    kafka.TopicAuthorizationFailedError,
+    kafka.TransactionalIdAuthorizationFailedError,
+)
+
+_REFUSED_RECORD = (
+    kafka.InvalidRecordError,
+    kafka.InvalidTimestampError,
+    kafka.PolicyViolationError,
+    kafka.UnsupportedForMessageFormatError,
+)
+
+_TOO_LARGE = (
+    kafka.InvalidCommitOffsetSizeError,
+    kafka.MessageSizeTooLargeError,
+    kafka.OffsetMetadataTooLargeError,
+    kafka.RecordListTooLargeError,
+)
+
+_INVALID_REQUEST = (kafka.InvalidGroupIdError, kafka.InvalidTopicError)
+
+_OUT_OF_RANGE = (kafka.NoOffsetForPartitionError, kafka.OffsetOutOfRangeError)
+
+_ANSWERED = (
+    # of the broker
+    kafka.BrokerResponseError,
+    kafka.CorruptRecordError,
+    kafka.DuplicateBrokerRegistrationError,
+    kafka.DuplicateResourceError,
+    kafka.DuplicateVoterError,
+    kafka.FeatureUpdateFailedError,
+    kafka.FencedStateEpochError,
+    kafka.GroupIdNotFoundError,
+    kafka.GroupMaxSizeReachedError,
+    kafka.IncompatibleBrokerVersion,
+    kafka.InconsistentClusterIdError,
+    kafka.InconsistentVoterSetError,
+    kafka.IneligibleReplicaError,
+    kafka.InvalidConfigurationError,
+    kafka.InvalidFetchRequestError,
+    kafka.InvalidPartitionsError,
+    kafka.InvalidPrincipalTypeError,
+    kafka.InvalidRecordStateError,
+    kafka.InvalidRegistrationError,
+    kafka.InvalidReplicationAssignmentError,
+    kafka.InvalidReplicationFactorError,
+    kafka.InvalidRequestError,
+    kafka.InvalidRequiredAcksError,
+    kafka.InvalidSessionTimeoutError,
+    kafka.InvalidUpdateVersionError,
+    kafka.InvalidVoterKeyError,
+    kafka.LogDirNotFoundError,
+    kafka.MismatchedEndpointTypeError,
+    kafka.NoError,
+    kafka.NoReassignmentInProgressError,
+    kafka.OffsetMovedToTieredStorageError,
+    kafka.OperationNotAttemptedError,
+    kafka.PositionOutOfRangeError,
+    kafka.PrincipalDeserializationFailureError,
+    kafka.ResourceNotFoundError,
+    kafka.SecurityDisabledError,
+    kafka.SnapshotNotFoundError,
+    kafka.TelemetryTooLargeError,
+    kafka.TopicAlreadyExistsError,
+    kafka.TopicDeletionDisabledError,
+    kafka.UnacceptableCredentialError,
+    kafka.UnknownError,
+    kafka.UnknownSubscriptionIdError,
+    kafka.UnsupportedAssignorError,
+    kafka.UnsupportedCompressionTypeError,
+    kafka.UnsupportedEndpointTypeError,
+    kafka.UnsupportedVersionError,
+    kafka.VoterNotFoundError,
+    # delegation tokens
+    kafka.DelegationTokenAuthDisabledError,
+    kafka.DelegationTokenExpiredError,
+    kafka.DelegationTokenNotFoundError,
+    kafka.DelegationTokenOwnerMismatchError,
+    kafka.DelegationTokenRequestNotAllowedError,
+    # idempotence and transactions
+    kafka.DuplicateSequenceNumberError,
+    kafka.InvalidProducerEpochError,
+    kafka.InvalidProducerIdMappingError,
+    kafka.InvalidTransactionTimeoutError,
+    kafka.InvalidTxnStateError,
+    kafka.OutOfOrderSequenceNumberError,
+    kafka.ProducerFencedError,
+    kafka.TransactionAbortableError,
+    kafka.TransactionAbortedError,
+    kafka.TransactionCoordinatorFencedError,
+    kafka.TransactionalIdNotFoundError,
+    kafka.UnknownProducerIdError,
+    # of the client library itself
+    kafka.IllegalArgumentError,
+    kafka.IllegalStateError,
+    kafka.InvalidReceiveError,
+    kafka.KafkaConfigurationError,
+    kafka.KafkaError,
+    kafka.KafkaProtocolError,
+    kafka.LogTruncationError,
+    kafka.UnrecognizedBrokerVersion,
+    kafka.UnsupportedCodecError,
+)
+
+DECISIONS: Mapping[type[kafka.KafkaError], type[KafkaHttpError]] = {
+    **dict.fromkeys(_ANSWERED, BrokerError),
+    **dict.fromkeys(_MAY_PASS, RetriableBrokerError),
+    **dict.fromkeys(_UNAVAILABLE, BrokerUnavailable),
+    **dict.fromkeys(_NOT_AUTHORIZED, NotAuthorized),
+    **dict.fromkeys(HAS_MEMBERS, GroupHasMembers),
+    **dict.fromkeys(_REFUSED_RECORD, InvalidValue),
+    **dict.fromkeys(_TOO_LARGE, TooLarge),
+    **dict.fromkeys(_INVALID_REQUEST, InvalidRequest),
+    **dict.fromkeys(_OUT_OF_RANGE, OffsetOutOfRange),
+}
+
+_REFUSED = (GroupHasMembers, InvalidRequest, InvalidValue, NotAuthorized, TooLarge, TopicNotFound)
+
+_SENTENCES: Mapping[type[KafkaHttpError], str] = {
+    BrokerUnavailable: "No Kafka broker answers",
+    GroupHasMembers: "The consumer group has live members of its own",
+    InvalidValue: "Kafka refuses the record",
+    NotAuthorized: "Kafka's ACLs do not allow this",
+    RetriableBrokerError: "Kafka cannot answer just now, try again",
+    TooLarge: "Larger than Kafka takes",
+}
+
+
+def translate(error: BaseException | type[BaseException], topic: str | None = None) -> KafkaHttpError:
+    """Our error for one of kafka-python's, given as it was raised or as the class that an answer names.
+
+    Where the topic asked for is given, Kafka's not knowing it is a `TopicNotFound`.
+    """
+    kind = error if isinstance(error, type) else type(error)
+    if topic is not None and kind is kafka.UnknownTopicOrPartitionError:
+        return TopicNotFound(topic)
+    ours = _decision(kind)
+    return ours(f"{_SENTENCES.get(ours, 'Kafka answered with an error')}: {_reason(error, kind)}")
+
+
+def outcome(error: BaseException, topic: str) -> KafkaHttpError:
+    """What became of a record that was handed to the producer: refused for certain, or nobody knows."""
+    ours = translate(error, topic)
+    return ours if isinstance(ours, _REFUSED) else unknown_outcome(_reason(error, type(error)))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Kafka has not written a record, and would not if asked again."""
+    return issubclass(_decision(type(error)), _REFUSED)
+
+
+def unknown_outcome(reason: str) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"Kafka did not acknowledge the record in time, so it may or may not have been written: {reason}"
+    )
+
+
+def _decision(kind: type[BaseException]) -> type[KafkaHttpError]:
+    for base in kind.__mro__:
+        if base in DECISIONS:
+            return DECISIONS[base]
+    return BrokerError
+
+
+def _reason(error: BaseException | type[BaseException], kind: type[BaseException]) -> str:
+    """What Kafka calls it. The texts of broker errors repeat whole requests, so the class speaks for them."""
+    name = kind.__name__.removesuffix("Error")
+    told = getattr(kind, "description", "")
+    if not told and isinstance(error, BaseException):
+        told = str(error.args[0]) if error.args else ""
+    return f"{' '.join(told.split()).rstrip('.')} ({name})." if told else f"{name}."

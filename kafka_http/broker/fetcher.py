@@ -1,0 +1,237 @@
+"""Reading by fetch requests of our own: from positions to records and the next positions."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka.errors import NoError, OffsetOutOfRangeError, for_code
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
+from kafka.protocol.metadata import MetadataRequest
+
+from kafka_http.broker.codec import decode
+from kafka_http.broker.connections import Connections, ask_any
+from kafka_http.broker.errors import MOVED, translate
+from kafka_http.broker.metadata import Metadata
+from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
+from kafka_http.records import Fetched, PartitionInfo, Positions, Record
+
+Leaders = Mapping[int, Sequence[int]]
+
+_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
+"""Before each look for a leader that has moved; an election takes about a second."""
+_SLICE = 0.1
+_LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed": IsolationLevel.READ_COMMITTED}
+_SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSpec.LATEST}
+
+
+class Fetcher:
+    """The `Log` of a Kafka cluster. Any thread may call; each call has a connection to itself."""
+
+    def __init__(self, connections: Connections, metadata: Metadata, timeout: float) -> None:
+        """`timeout` in seconds is that of a request; a fetch that waits gets it on top."""
+        self._connections = connections
+        self._metadata = metadata
+        self._timeout = timeout
+
+    def topics(self) -> list[str]:
+        return self._metadata.topics()
+
+    def partitions(self, topic: str) -> list[PartitionInfo]:
+        return self._metadata.partitions(topic)
+
+    def alive(self) -> None:
+        async def ask(manager: KafkaConnectionManager) -> None:
+            await ask_any(manager, MetadataRequest(topics=[], allow_auto_topic_creation=False))
+
+        self._connections.run(ask)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def offsets(
+        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+    ) -> dict[int, int]:
+        found = self._list_offsets(topic, at, isolation)
+        if beyond := [partition for partition, offset in found.items() if offset < 0]:
+            found |= self._list_offsets(topic, dict.fromkeys(beyond, LATEST), isolation)
+        return found
+
+    def fetch(
+        self,
+        topic: str,
+        positions: Positions,
+        *,
+        max_records: int,
+        max_bytes: int,
+        wait: float = 0,
+        isolation: Isolation = "read_uncommitted",
+    ) -> Fetched:
+        look = _Look(topic, positions, max_records, max_bytes, isolation)
+        until = time.monotonic() + wait
+        while True:
+            fetched = self._look(look, max(0.0, until - time.monotonic()))
+            if fetched.out_of_range or any(fetched.records.values()) or time.monotonic() >= until:
+                return fetched
+            look.positions = fetched.next
+
+    def _look(self, look: "_Look", wait: float) -> Fetched:
+        def ask(leaders: Leaders) -> list[Any]:
+            longest = wait if len(leaders) == 1 else min(wait, _SLICE)
+            requests = {node: look.request(partitions, longest) for node, partitions in leaders.items()}
+            answers = self._send(requests, longest + self._timeout)
+            return [each for answer in answers for topic in answer.responses for each in topic.partitions]
+
+        answers = self._with_leaders(look.topic, look.positions, wait, ask)
+        missing = [each.partition_index for each in answers if for_code(each.error_code) is OffsetOutOfRangeError]
+        return look.result(answers, self._ranges(look, missing))
+
+    def _ranges(self, look: "_Look", partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        if not partitions:
+            return {}
+        earliest = self._list_offsets(look.topic, dict.fromkeys(partitions, EARLIEST), look.isolation)
+        latest = self._list_offsets(look.topic, dict.fromkeys(partitions, LATEST), look.isolation)
+        return {partition: (earliest[partition], latest[partition]) for partition in partitions}
+
+    def _list_offsets(self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> dict[int, int]:
+        def ask(leaders: Leaders) -> list[Any]:
+            requests = {
+                node: _list_request(topic, {partition: at[partition] for partition in partitions}, isolation)
+                for node, partitions in leaders.items()
+            }
+            answers = self._send(requests, self._timeout)
+            return [each for answer in answers for named in answer.topics for each in named.partitions]
+
+        answers = self._with_leaders(topic, at, 0, ask)
+        return {each.partition_index: each.offset for each in answers}
+
+    def _send(self, requests: Mapping[int, Any], timeout: float) -> list[Any]:
+        """One request to each of these nodes, all under way together."""
+
+        async def ask(manager: KafkaConnectionManager) -> list[Any]:
+            sent = [manager.send(request, node, int(timeout * 1000)) for node, request in requests.items()]
+            return [await each for each in sent]
+
+        return self._connections.run(ask, timeout)
+
+    def _with_leaders(
+        self, topic: str, partitions: Collection[int], wait: float, ask: Callable[[Leaders], list[Any]]
+    ) -> list[Any]:
+        """Ask the partitions' leaders, and again where one has moved. Raises what else their answers say."""
+        until = time.monotonic() + wait + self._timeout
+        failure: KafkaHttpError = RetriableBrokerError("The partition's leader is moving, try again.")
+        for pause in _PAUSES:
+            if time.monotonic() + pause > until:
+                break
+            time.sleep(pause)
+            leaders = self._metadata.by_leader(topic, partitions)
+            try:
+                answers = ask(leaders)
+                _check(answers, topic)
+                return answers
+            except (_Moved, BrokerUnavailable) as error:
+                failure = error.failure if isinstance(error, _Moved) else error
+                self._metadata.forget(topic)
+        raise failure
+
+
+class _Moved(Exception):
+    """A partition's leader is not, or not yet, where the metadata has it."""
+
+    def __init__(self, failure: KafkaHttpError) -> None:
+        self.failure = failure
+
+
+class _Look:
+    """What one call of `fetch` asks for."""
+
+    def __init__(
+        self, topic: str, positions: Positions, max_records: int, max_bytes: int, isolation: Isolation
+    ) -> None:
+        self.topic = topic
+        self.positions = positions
+        self.isolation = isolation
+        self._max_records = max_records
+        self._share = max(1, max_bytes // len(positions))
+
+    def request(self, partitions: Sequence[int], wait: float) -> FetchRequest:
+        """Without a session, and by topic name: from version 13 on Kafka wants ids."""
+        asked = [
+            FetchRequest.FetchTopic.FetchPartition(
+                partition=partition,
+                current_leader_epoch=-1,
+                fetch_offset=self.positions[partition],
+                last_fetched_epoch=-1,
+                log_start_offset=-1,
+                partition_max_bytes=self._share,
+            )
+            for partition in partitions
+        ]
+        return FetchRequest(
+            replica_id=-1,
+            max_wait_ms=int(wait * 1000),
+            min_bytes=1,
+            max_bytes=self._share * len(partitions),
+            isolation_level=_LEVEL[self.isolation],
+            session_id=0,
+            session_epoch=-1,
+            topics=[FetchRequest.FetchTopic(topic=self.topic, partitions=asked)],
+            forgotten_topics_data=[],
+            rack_id="",
+            min_version=4,
+            max_version=12,
+        )
+
+    def result(self, answers: Iterable[Any], out_of_range: Mapping[int, tuple[int, int]]) -> Fetched:
+        records: dict[int, Sequence[Record]] = {}
+        following: dict[int, int] = {}
+        ended: set[int] = set()
+        for answer in answers:
+            partition = answer.partition_index
+            if partition in out_of_range:
+                continue
+            records[partition], following[partition] = self._decoded(answer)
+            if following[partition] >= self._end(answer):
+                ended.add(partition)
+        return Fetched(records, following, frozenset(ended), out_of_range)
+
+    def _decoded(self, answer: Any) -> tuple[list[Record], int]:
+        partition, position = answer.partition_index, self.positions[answer.partition_index]
+        if not answer.records:
+            return [], position
+        aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
+        return decode(answer.records, partition, position, self._max_records, aborted)
+
+    def _end(self, answer: Any) -> int:
+        committed = self.isolation == "read_committed"
+        return int(answer.last_stable_offset if committed else answer.high_watermark)
+
+
+def _list_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> ListOffsetsRequest:
+    asked = [
+        ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
+            partition_index=partition, current_leader_epoch=-1, timestamp=_timestamp(place)
+        )
+        for partition, place in at.items()
+    ]
+    return ListOffsetsRequest(
+        replica_id=-1,
+        isolation_level=_LEVEL[isolation],
+        topics=[ListOffsetsRequest.ListOffsetsTopic(name=topic, partitions=asked)],
+        min_version=2,
+    )
+
+
+def _timestamp(place: OffsetAt) -> int:
+    """A time as it is, an end of the log as the negative number that the protocol has for it."""
+    return max(0, place) if isinstance(place, int) else _SPEC[place]
+
+
+def _check(answers: Iterable[Any], topic: str) -> None:
+    for answer in answers:
+        error = for_code(answer.error_code)
+        if error in MOVED:
+            raise _Moved(translate(error))
+        if error not in (NoError, OffsetOutOfRangeError):
+            raise translate(error, topic)

@@ -1,0 +1,47 @@
+"""The `Broker` that is an Apache Kafka cluster."""
+
+from kafka_http.broker.admin import Admin, KafkaGroups
+from kafka_http.broker.connections import Connections
+from kafka_http.broker.fetcher import Fetcher
+from kafka_http.broker.metadata import Metadata
+from kafka_http.broker.producer import KafkaRecordProducer
+from kafka_http.broker.settings import admin_settings, connection_settings, producer_settings
+from kafka_http.config import Config
+from kafka_http.core.broker import Groups, Log, Producer
+
+_TIMEOUT = 5.0
+
+
+class KafkaBroker:
+    """A producer, a pool of connections to read from and an admin client.
+
+    Connects on first use, so it can be made before a fork. Any thread may call.
+    """
+
+    def __init__(self, config: Config) -> None:
+        connections = Connections(connection_settings(config))
+        metadata = Metadata(connections)
+        admin = Admin(admin_settings(config), _TIMEOUT)
+        self._producer = KafkaRecordProducer(
+            producer_settings(config), metadata, admin, auto_create_topics=config.auto_create_topics
+        )
+        self._log = Fetcher(connections, metadata, _TIMEOUT)
+        self._groups = KafkaGroups(admin)
+
+    @property
+    def producer(self) -> Producer:
+        return self._producer
+
+    @property
+    def log(self) -> Log:
+        return self._log
+
+    @property
+    def groups(self) -> Groups:
+        return self._groups
+
+    def close(self, timeout: float) -> None:
+        """Flush the producer, for `timeout` seconds at most, and close all connections."""
+        self._producer.close(timeout)
+        self._groups.close()
+        self._log.close()

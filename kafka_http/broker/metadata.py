@@ -1,0 +1,81 @@
+"""What the cluster says of its topics, remembered for a moment."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from kafka.errors import for_code
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.metadata import MetadataRequest
+
+from kafka_http.broker.connections import Connections, ask_any
+from kafka_http.broker.errors import translate
+from kafka_http.errors import PartitionNotFound, RetriableBrokerError
+from kafka_http.records import PartitionInfo
+
+
+class Metadata:
+    """Topics and their partitions. Looks never create a topic. Any thread may call."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
+
+    def topics(self) -> list[str]:
+        """The names of all topics but the internal ones, sorted."""
+        answer = self._ask(None)
+        return sorted(each.name for each in answer.topics if not each.is_internal)
+
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
+        """A topic's partitions in their order, as they were at most `max_age` seconds ago. Raises `TopicNotFound`."""
+        at, known = self._known.get(topic, (float("-inf"), []))
+        if time.monotonic() - at < max_age:
+            return known
+        self.forget(topic)
+        described = self._ask([topic]).topics[0]
+        if described.error_code:
+            raise translate(for_code(described.error_code), topic)
+        known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
+        self._known[topic] = (time.monotonic(), known)
+        return known
+
+    def by_leader(self, topic: str, partitions: Collection[int]) -> Mapping[int, list[int]]:
+        """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""
+        known = {each.partition: each.leader for each in self.partitions(topic, max_age=float("inf"))}
+        if not known.keys() >= set(partitions):
+            known = {each.partition: each.leader for each in self.partitions(topic)}
+        groups: dict[int, list[int]] = {}
+        for partition in partitions:
+            if partition not in known:
+                raise PartitionNotFound(topic, partition, len(known))
+            leader = known[partition]
+            if leader is None:
+                raise RetriableBrokerError(
+                    f"Partition {partition} of {topic} has no leader just now, try again.", partition=partition
+                )
+            groups.setdefault(leader, []).append(partition)
+        return groups
+
+    def forget(self, topic: str) -> None:
+        """Ask the cluster at the next look."""
+        self._known.pop(topic, None)
+
+    def _ask(self, topics: Iterable[str] | None) -> Any:
+        async def ask(manager: KafkaConnectionManager) -> Any:
+            named = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
+            answer = await ask_any(manager, MetadataRequest(topics=named, allow_auto_topic_creation=False))
+            if {each.node_id for each in answer.brokers} != {each.node_id for each in manager.cluster.brokers()}:
+                manager.cluster.update_metadata(answer)
+            return answer
+
+        return self._connections.run(ask)
+
+
+def _info(described: Any) -> PartitionInfo:
+    unavailable = described.leader_id < 0
+    return PartitionInfo(
+        described.partition_index,
+        None if unavailable else described.leader_id,
+        tuple(described.replica_nodes),
+        tuple(described.isr_nodes),
+    )

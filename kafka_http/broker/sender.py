@@ -1,0 +1,121 @@
+"""kafka-python's producer, cured of what would stop it for ever, and with a way to hand over any legal record."""
+
+import time
+from threading import Event
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.structs import TopicPartition
+
+from kafka_http.broker.errors import is_refusal, translate
+from kafka_http.errors import BrokerUnavailable
+from kafka_http.records import NewRecord
+
+_BYSTANDER = "Failed to append record because it was part of a batch"
+"""kafka-python's text for the good records of a batch that Kafka refused for another record in it."""
+
+
+class Sender(KafkaProducer):
+    """A producer and its thread. It starts both as it is made, so make it after a fork."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self._transaction_manager is not None:
+            self._transaction_manager.__class__ = _Cured
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is in a state in which it never sends again, such as after an ACL refused it its producer id."""
+        manager = self._transaction_manager
+        return not self._sender.is_alive() or (manager is not None and manager.has_fatal_error())
+
+    def wait_for(self, topic: str, count: int, deadline: float) -> None:
+        """Return once it has learned of a topic and that many of its partitions. Raises `BrokerUnavailable`."""
+        try:
+            if self._metadata.partitions_for_topic(topic) is None:
+                self._wait_on_metadata(topic, _ms_until(deadline))
+            while len(self._metadata.partitions_for_topic(topic) or ()) < count:
+                self._look_again(deadline)
+        except RetriableError as error:
+            raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
+        except KafkaError as error:
+            raise translate(error, topic) from error
+
+    def append(self, topic: str, partition: int, record: NewRecord) -> FutureRecordMetadata:
+        """Hand a record over; `wakeup` sends. What `send` refuses is legal: null key and value, null header values."""
+        headers = _Headers(record.headers)
+        place = TopicPartition(topic, partition)
+        future: FutureRecordMetadata
+        future, *_ = self._accumulator.append(place, record.timestamp, record.key, record.value, headers)
+        return future
+
+    def size_of(self, record: NewRecord) -> int:
+        """At most so many bytes in a batch of its own, without compression."""
+        return self._estimate_size_in_bytes(record.key, record.value, record.headers)  # type: ignore[no-any-return]
+
+    def wakeup(self) -> None:
+        self._sender.wakeup()
+
+    def finish(self, timeout: float) -> None:
+        """Send what was handed over, for `timeout` seconds at most, and end."""
+        try:
+            self.close(timeout)
+        except KafkaTimeoutError:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End now; what was not acknowledged has no known outcome."""
+        self._unregister_cleanup()
+        self._sender.force_close()
+        self._sender.join(1)
+        self._closed = True
+
+    def _look_again(self, deadline: float) -> None:
+        looked = Event()
+        self._metadata.request_update().add_both(lambda _: looked.set())
+        self._sender.wakeup()
+        if not looked.wait(_ms_until(deadline) / 1000):
+            raise KafkaTimeoutError()
+
+
+class _Cured(TransactionManager):
+    """kafka-python 3.0.12's bookkeeping of its producer id, which ends for ever in two cases without need."""
+
+    def reset_producer_id(self) -> None:
+        """Called where a batch expired that may have been written. The state has to say that there is no id any more:
+        an id is asked for in that state alone."""
+        with self._lock:
+            super().reset_producer_id()
+            if self._current_state is TransactionState.READY:
+                self._current_state = TransactionState.UNINITIALIZED
+
+    def classify_batch_error(self, error: Any, batch: Any, log_start_offset: int = -1) -> str:
+        """A batch that Kafka refuses (too large, ACLs, an invalid record) is no reason to stop."""
+        found: str = super().classify_batch_error(error, batch, log_start_offset=log_start_offset)
+        if found != self.ERROR_CLASS_FATAL or type(error) in self._FATAL_ERRORS or self.is_transactional():
+            return found
+        if not is_refusal(error) or batch.in_retry():
+            self.reset_producer_id()
+        elif self.producer_id_and_epoch.match(batch):
+            # Kafka has not seen its sequence numbers; the partition's next batch is drained after this one only.
+            self.set_sequence_number(batch.topic_partition, batch.base_sequence)
+        return self.ERROR_CLASS_RETRIABLE  # fail the batch, and nothing else
+
+
+class _Headers(list[tuple[str, bytes | None]]):
+    """Counts as empty where kafka-python adds up the headers' sizes, which null values have not."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def was_bystander(error: KafkaError) -> bool:
+    """Whether a record was not written only because it shared a batch with one that Kafka refused."""
+    return type(error) is KafkaError and str(error.args[0] if error.args else "").startswith(_BYSTANDER)
+
+
+def _ms_until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic()) * 1000
