@@ -1,0 +1,323 @@
+"""An Apache Kafka in memory, at the one seam: it passes the same tests in `tests/contract` as the real one."""
+
+import random
+import re
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+from kafka.partitioner.default import murmur2
+
+from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
+from kafka_http.errors import (
+    BrokerUnavailable,
+    GroupHasMembers,
+    InvalidRequest,
+    InvalidValue,
+    KafkaHttpError,
+    NotAuthorized,
+    OutcomeUnknown,
+    PartitionNotFound,
+    TooLarge,
+    TopicNotFound,
+)
+from kafka_http.records import (
+    Delivery,
+    Fetched,
+    GroupMember,
+    NewRecord,
+    Outcome,
+    PartitionInfo,
+    Positions,
+    Record,
+)
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class FakePartition:
+    """A log: records in offset order, perhaps with gaps, from `earliest` up to `latest`."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.earliest = 0
+        self.latest = 0
+
+    def append(self, partition: int, record: NewRecord, timestamp: int) -> Delivery:
+        stored = Record(partition, self.latest, timestamp, record.key, record.value, list(record.headers))
+        self.records.append(stored)
+        self.latest += 1
+        return Delivery(partition, stored.offset, timestamp)
+
+    def after(self, offset: int) -> list[Record]:
+        return [each for each in self.records if each.offset >= offset]
+
+
+class FakeTopic:
+    def __init__(self, name: str, partitions: int, compacted: bool, append_time: bool) -> None:
+        self.name = name
+        self.partitions = [FakePartition() for _ in range(partitions)]
+        self.compacted = compacted
+        self.append_time = append_time
+        self.leaderless: set[int] = set()
+
+
+class FakeBroker:
+    """A cluster of one broker, empty at first. Its own methods and switches are for tests:
+
+    `down`: nothing answers. `silent`: what is published gets no answer. `refused`: topics that ACLs do not allow.
+    `message_limit`: the largest message, in bytes. `auto_create_topics`: as the setting.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.silent = False
+        self.refused: set[str] = set()
+        self.message_limit = 1048588
+        self.auto_create_topics = False
+        self.closed = False
+        self._topics: dict[str, FakeTopic] = {}
+        self._committed: dict[str, dict[tuple[str, int], int]] = {}
+        self._members: dict[str, list[tuple[GroupMember, str]]] = {}
+        self._changed = threading.Condition()
+
+    @property
+    def producer(self) -> "FakeBroker":
+        return self
+
+    @property
+    def log(self) -> "FakeBroker":
+        return self
+
+    @property
+    def groups(self) -> "FakeBroker":
+        return self
+
+    def close(self, timeout: float) -> None:
+        self.closed = True
+
+    # for tests
+
+    def create_topic(
+        self, name: str, partitions: int = 1, *, compacted: bool = False, append_time: bool = False
+    ) -> None:
+        with self._changed:
+            self._topics[name] = FakeTopic(name, partitions, compacted, append_time)
+
+    def delete_topic(self, name: str) -> None:
+        with self._changed:
+            del self._topics[name]
+            self._changed.notify_all()
+
+    def records(self, topic: str) -> list[Record]:
+        """All records of a topic, by partition and offset."""
+        with self._changed:
+            return [each for log in self._topics[topic].partitions for each in log.records]
+
+    def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
+        """Let the log grow by offsets without records, as markers and compaction do."""
+        with self._changed:
+            self._topics[topic].partitions[partition].latest += count
+            self._changed.notify_all()
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Remove the records before an offset, as retention does."""
+        with self._changed:
+            log = self._topics[topic].partitions[partition]
+            log.earliest, log.records = offset, log.after(offset)
+
+    def lose_leader(self, topic: str, partition: int) -> None:
+        self._topics[topic].leaderless.add(partition)
+
+    def join(self, group: str, topic: str, client_id: str = "someone", host: str = "127.0.0.1") -> None:
+        """A consumer joins the group and subscribes to the topic."""
+        member = GroupMember(f"{client_id}-{len(self._members.get(group, []))}", client_id, host)
+        self._members.setdefault(group, []).append((member, topic))
+
+    def leave(self, group: str) -> None:
+        """All consumers of the group are gone."""
+        self._members.pop(group, None)
+
+    # Producer
+
+    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+        with self._changed:
+            found = self._to_write(topic)
+            shared = random.randrange(len(found.partitions))
+            places = [_place(found, each, shared) for each in records]
+            if not self.silent:
+                outcomes = [self._write(found, *each) for each in zip(places, records, strict=True)]
+                self._changed.notify_all()
+                return outcomes
+        threading.Event().wait(timeout)
+        return [OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")] * len(
+            records
+        )
+
+    # Log
+
+    def topics(self) -> list[str]:
+        self._check_up()
+        return sorted(self._topics)
+
+    def partitions(self, topic: str) -> list[PartitionInfo]:
+        found = self._found(topic)
+        return [
+            PartitionInfo(each, None if each in found.leaderless else 1, (1,), () if each in found.leaderless else (1,))
+            for each in range(len(found.partitions))
+        ]
+
+    def alive(self) -> None:
+        self._check_up()
+
+    def offsets(
+        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+    ) -> dict[int, int]:
+        with self._changed:
+            return {partition: _offset(self._log(topic, partition), place) for partition, place in at.items()}
+
+    def fetch(
+        self,
+        topic: str,
+        positions: Positions,
+        *,
+        max_records: int,
+        max_bytes: int,
+        wait: float = 0,
+        isolation: Isolation = "read_uncommitted",
+    ) -> Fetched:
+        until = time.monotonic() + wait
+        with self._changed:
+            while True:
+                fetched = self._fetched(topic, positions, max_records, max_bytes)
+                left = until - time.monotonic()
+                if left <= 0 or fetched.out_of_range or any(fetched.records.values()):
+                    return fetched
+                self._changed.wait(left)
+
+    # Groups
+
+    def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        self._check_up()
+        offsets = self._committed.get(group, {})
+        return {each: offsets[topic, each] for each in partitions if (topic, each) in offsets}
+
+    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+        self._found(topic)
+        if self.members(group):
+            raise self._has_members(group)
+        self._committed.setdefault(group, {}).update({(topic, each): offset for each, offset in offsets.items()})
+
+    def forget(self, group: str, topic: str) -> None:
+        self._check_up()
+        offsets = self._committed.get(group, {})
+        forgotten = [each for each in offsets if each[0] == topic]
+        if forgotten and any(subscribed == topic for _, subscribed in self._members.get(group, [])):
+            raise self._has_members(group)
+        for each in forgotten:
+            del offsets[each]
+
+    def members(self, group: str) -> list[GroupMember]:
+        self._check_up()
+        return [member for member, _ in self._members.get(group, [])]
+
+    # within
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise BrokerUnavailable("No Kafka broker answers: connection refused (KafkaConnection).")
+
+    def _found(self, topic: str) -> FakeTopic:
+        self._check_up()
+        if topic in (".", "..") or not _NAME.fullmatch(topic):
+            raise InvalidRequest(f"Kafka does not take {topic} as the name of a topic.")
+        if topic in self.refused:
+            raise NotAuthorized("Kafka's ACLs do not allow this (TopicAuthorizationFailed).")
+        if topic not in self._topics:
+            raise TopicNotFound(topic)
+        return self._topics[topic]
+
+    def _log(self, topic: str, partition: int) -> FakePartition:
+        partitions = self._found(topic).partitions
+        if not 0 <= partition < len(partitions):
+            raise PartitionNotFound(topic, partition, len(partitions))
+        return partitions[partition]
+
+    def _to_write(self, topic: str) -> FakeTopic:
+        try:
+            return self._found(topic)
+        except TopicNotFound:
+            if not self.auto_create_topics:
+                raise
+        self.create_topic(topic)
+        return self._topics[topic]
+
+    def _write(self, topic: FakeTopic, partition: int, record: NewRecord) -> Outcome:
+        if (refusal := self._refusal(topic, record)) is not None:
+            return refusal
+        given = None if topic.append_time else record.timestamp
+        now = int(time.time() * 1000)
+        return topic.partitions[partition].append(partition, record, now if given is None else given)
+
+    def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
+        if _size(record) > self.message_limit:
+            message = f"The message is larger than the {self.message_limit} bytes that Kafka takes here."
+            return TooLarge(message, limit=self.message_limit)
+        if topic.compacted and record.key is None:
+            return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
+        return None
+
+    def _fetched(self, topic: str, positions: Positions, max_records: int, max_bytes: int) -> Fetched:
+        share = max_bytes // len(positions)
+        records: dict[int, Sequence[Record]] = {}
+        following: dict[int, int] = {}
+        out_of_range: dict[int, tuple[int, int]] = {}
+        for partition, position in positions.items():
+            log = self._log(topic, partition)
+            if not log.earliest <= position <= log.latest:
+                out_of_range[partition] = (log.earliest, log.latest)
+                continue
+            rest = log.after(position)
+            records[partition] = taken = _within(rest, max_records, share)
+            following[partition] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
+        ended = frozenset(each for each, at in following.items() if at >= self._log(topic, each).latest)
+        return Fetched(records, following, ended, out_of_range)
+
+    def _has_members(self, group: str) -> GroupHasMembers:
+        members = [{"client_id": each.client_id, "host": each.host} for each in self.members(group)]
+        return GroupHasMembers(f"The consumer {group} has live members of its own.", members=members)
+
+
+def _place(topic: FakeTopic, record: NewRecord, shared: int) -> int:
+    count = len(topic.partitions)
+    if record.partition is not None:
+        if not 0 <= record.partition < count:
+            raise PartitionNotFound(topic.name, record.partition, count)
+        return record.partition
+    if record.key is not None:
+        return int((murmur2(record.key) & 0x7FFFFFFF) % count)
+    return shared
+
+
+def _offset(log: FakePartition, place: OffsetAt) -> int:
+    if place == EARLIEST:
+        return log.earliest
+    if place == LATEST:
+        return log.latest
+    later = [each.offset for each in log.records if (each.timestamp or 0) >= int(place)]
+    return later[0] if later else log.latest
+
+
+def _within(records: list[Record], max_records: int, max_bytes: int) -> list[Record]:
+    """At least one of them, as a broker gives a whole batch whatever the limit."""
+    taken: list[Record] = []
+    for each in records[:max_records]:
+        max_bytes -= len(each.value or b"") + len(each.key or b"") + 70
+        if taken and max_bytes < 0:
+            break
+        taken.append(each)
+    return taken
+
+
+def _size(record: NewRecord) -> int:
+    return len(record.value or b"") + len(record.key or b"") + sum(len(name) for name, _ in record.headers)
