@@ -1,6 +1,7 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
-from typing import cast
+import re
+import uuid
 
 from flask import Flask, Response, request
 
@@ -8,6 +9,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
+from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
 from kafka_http.web.bodies import drain
 from kafka_http.web.health import Health
@@ -17,6 +19,7 @@ from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
 
 EXTENSION = "kafka_http"
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
@@ -33,17 +36,20 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.extensions[EXTENSION] = broker
     app.register_blueprint(Messages(core, config).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
+    app.before_request(_number)
     app.after_request(_finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
 
 
+def _number() -> None:
+    """Take the request's id, or give it one: it is in each line of the log and in the answer."""
+    given = request.headers.get("X-Request-Id", "")
+    request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+
+
 def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = request_id.get()
     response.headers["Cache-Control"] = "no-store"
     return drain(request, response)
-
-
-def close(app: Flask, timeout: float) -> None:
-    """Flush and close what the application holds."""
-    cast(Broker, app.extensions[EXTENSION]).close(timeout)

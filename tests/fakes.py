@@ -32,6 +32,7 @@ from kafka_http.records import (
     Record,
 )
 
+_INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -158,7 +159,7 @@ class FakeBroker:
 
     def topics(self) -> list[str]:
         self._check_up()
-        return sorted(self._topics)
+        return sorted(set(self._topics) - _INTERNAL)
 
     def partitions(self, topic: str) -> list[PartitionInfo]:
         found = self._found(topic)

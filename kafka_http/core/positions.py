@@ -84,9 +84,7 @@ class Resolver:
         if missing:
             raise out_of_range(topic, positions, missing)
 
-    def _offsets(
-        self, topic: str, group: str, places: Mapping[int, Place], isolation: Isolation
-    ) -> dict[int, int]:
+    def _offsets(self, topic: str, group: str, places: Mapping[int, Place], isolation: Isolation) -> dict[int, int]:
         known = {p: place.offset for p, place in places.items() if isinstance(place, Offset)}
         at = {p: place.place for p, place in places.items() if isinstance(place, At)}
         if at:

@@ -121,5 +121,3 @@ class _PageInMaking:
 
     def done(self) -> Page:
         return Page([record for each in sorted(self._records) for record in self._records[each]], self.next)
-
-

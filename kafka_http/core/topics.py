@@ -51,9 +51,7 @@ class Topics:
                 raise PartitionNotFound(topic, partition, len(there))
         return sorted(wanted)
 
-    def ends(
-        self, topic: str, partitions: list[int], isolation: Isolation = "read_uncommitted"
-    ) -> dict[int, Ends]:
+    def ends(self, topic: str, partitions: list[int], isolation: Isolation = "read_uncommitted") -> dict[int, Ends]:
         """Both ends of each partition; under `read_committed`, latest is the last stable offset."""
         earliest = self._log.offsets(topic, dict.fromkeys(partitions, EARLIEST))
         latest = self._log.offsets(topic, dict.fromkeys(partitions, LATEST), isolation)

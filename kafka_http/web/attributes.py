@@ -3,7 +3,7 @@
 It says so in the query (`?key=`), in headers (`Kafka-Key`), or in the headers of a part of a multipart body.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -45,10 +45,10 @@ class Attributes(msgspec.Struct, frozen=True):
 _NONE = Attributes()
 
 
-def request_attributes(query: Query, headers: Iterable[tuple[str, str]]) -> Attributes:
+def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> Attributes:
     """Those of a whole request, header names in lower case. Raises `InvalidRequest` where query and header disagree."""
     from_query = _query_attributes(query)
-    from_headers = header_attributes([(name.lower(), value) for name, value in headers])
+    from_headers = header_attributes(headers)
     for field in ("key", "partition", "timestamp"):
         said, also = getattr(from_query, field), getattr(from_headers, field)
         if said is not None and also is not None and said != also:
@@ -58,7 +58,8 @@ def request_attributes(query: Query, headers: Iterable[tuple[str, str]]) -> Attr
             )
         if said is not None:
             from_headers = msgspec.structs.replace(from_headers, **{field: said})
-    return from_headers
+    in_lower_case = [(name.lower(), value) for name, value in from_headers.headers]
+    return msgspec.structs.replace(from_headers, headers=in_lower_case) if in_lower_case else from_headers
 
 
 def _query_attributes(query: Query) -> Attributes:
@@ -70,7 +71,7 @@ def _query_attributes(query: Query) -> Attributes:
     )
 
 
-def header_attributes(headers: Iterable[tuple[str, str]]) -> Attributes:
+def header_attributes(headers: Collection[tuple[str, str]]) -> Attributes:
     """Those in HTTP headers (`Kafka-Key`, `Kafka-Header-<name>`, …, trace context, CloudEvents' `ce-*`).
 
     Values are as HTTP has them, a character a byte; one that is not printable ASCII must come in the base64 form.

@@ -4,7 +4,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
 from flask import Request, Response
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
@@ -35,17 +36,20 @@ class Bodies:
         Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off), `RequestEntityTooLarge`.
         """
         _check_transfer(request)
+        limit = request.max_content_length or 0
+        if (request.content_length or 0) > limit:
+            raise RequestEntityTooLarge
         held = 0
         try:
             if request.content_length is not None:
-                if request.content_length > (request.max_content_length or request.content_length):
-                    raise RequestEntityTooLarge
                 held = self._hold(request.content_length)
-                yield _read(request)
+                yield _read(request.stream)
             else:
                 chunks = []
-                while chunk := _read(request, _CHUNK):
+                while chunk := _read(request.environ["wsgi.input"], _CHUNK):
                     held += self._hold(len(chunk))
+                    if held > limit:
+                        raise RequestEntityTooLarge
                     chunks.append(chunk)
                 yield b"".join(chunks)
         finally:
@@ -68,14 +72,15 @@ def _check_transfer(request: Request) -> None:
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedFormat(f"Content-Encoding {encoding[:50]!r} is not taken: send the body as it is.")
-    chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
-    if chunked and not request.environ.get("wsgi.input_terminated"):
-        raise LengthRequired("This server cannot take a chunked body: send Content-Length.")
+    if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
+        if "Transfer-Encoding" in request.headers:
+            raise LengthRequired("This server cannot take a chunked body: send Content-Length.")
+        request.environ["wsgi.input"] = BytesIO()  # without a length there is no body, and none may be waited for
 
 
-def _read(request: Request, size: int = -1) -> bytes:
+def _read(stream: IO[bytes], size: int = -1) -> bytes:
     try:
-        return request.stream.read(size)
+        return stream.read(size)
     except (ClientDisconnected, OSError) as error:
         raise InvalidRequest("The body is shorter than its Content-Length says; nothing was written.") from error
 

@@ -60,7 +60,10 @@ def _parse(body: bytes, boundary: str) -> list[Part]:
     try:
         # The body as a whole is bounded by max_body_bytes already.
         parser = MultipartParser(
-            boundary, callbacks, max_header_count=len(body) + 1, max_header_size=len(body) + 1  # type: ignore[arg-type]
+            boundary,
+            callbacks,
+            max_header_count=len(body) + 1,
+            max_header_size=len(body) + 1,  # type: ignore[arg-type]
         )
         parser.write(body)
         parser.finalize()

@@ -21,7 +21,7 @@ def parse_publish(method: str, headers: Headers, query: Query, body: bytes, form
     format_ = query.text("format")
     if format_ is not None:
         formats.check(format_)
-    attributes = request_attributes(query, headers.items())
+    attributes = request_attributes(query, list(headers.items()))
     if query.flag("tombstone"):
         if body:
             raise InvalidRequest("tombstone=true is a null: send no body with it.", field="tombstone")

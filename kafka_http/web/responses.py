@@ -2,7 +2,6 @@
 
 import logging
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from kafka_http.errors import KafkaHttpError, TooLarge, status_of
+from kafka_http.logs import request_id
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,11 @@ def _too_large(_: RequestEntityTooLarge) -> Response:
 
 
 def _unforeseen(error: Exception) -> Response:
-    """A defect of ours. The log has its traceback, under the number that the answer names."""
-    number = uuid.uuid4().hex[:12]
-    log.exception("unforeseen error %s: %s %s", number, request.method, request.path)
-    broken = KafkaHttpError(f"Unforeseen error; the server's log says more under {number}.")
-    return error_response(broken)
+    """A defect of ours. The log has its traceback."""
+    log.exception("unforeseen error: %s %s", request.method, request.path)
+    return error_response(
+        KafkaHttpError(f"Unforeseen error; the server's log says more under the request's id, {request_id.get()}.")
+    )
 
 
 def register_error_handlers(app: Flask) -> None:

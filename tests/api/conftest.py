@@ -1,0 +1,39 @@
+"""Flask's test client over a fake at the one seam, the broker interface."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from kafka_http.app import create_app
+from kafka_http.config import load_config
+from tests.fakes import FakeBroker
+
+ClientFactory = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    """A cluster with the topics `t` (one partition) and `three` (three)."""
+    broker = FakeBroker()
+    broker.create_topic("t")
+    broker.create_topic("three", partitions=3)
+    return broker
+
+
+@pytest.fixture
+def make_client(broker: FakeBroker) -> ClientFactory:
+    """`make_client(**settings)` gives a client of an application with these settings."""
+
+    def make(**settings: Any) -> FlaskClient:
+        app = create_app(load_config(settings, environ={}), broker)
+        app.testing = False
+        return app.test_client()
+
+    return make
+
+
+@pytest.fixture
+def client(make_client: ClientFactory) -> FlaskClient:
+    return make_client()

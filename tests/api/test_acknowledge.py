@@ -1,0 +1,135 @@
+"""DELETE and PUT of positions, and what there is to know about a consumer."""
+
+import pytest
+from flask.testing import FlaskClient
+
+from kafka_http.records import NewRecord
+from tests.fakes import FakeBroker
+
+
+@pytest.fixture(autouse=True)
+def records(broker: FakeBroker) -> None:
+    """t has offsets 0 to 9, each partition of three 0 to 4."""
+    broker.producer.produce("t", [NewRecord(b"x")] * 10, 1)
+    for partition in range(3):
+        broker.producer.produce("three", [NewRecord(b"x", partition=partition)] * 5, 1)
+
+
+def committed(client: FlaskClient, topic: str = "t", consumer: str = "c") -> list[int | None]:
+    answer = client.get(f"/messages/{topic}/{consumer}")
+    assert answer.status_code == 200
+    return [partition["committed"] for partition in answer.json["partitions"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "topic", "expected"),
+    [
+        ("t/c/4", "t", [5]),
+        ("t/c/4?partition=0", "t", [5]),
+        ("t/c/0:4", "t", [5]),
+        ("t/c/9", "t", [10]),
+        ("three/c/0:1,2:4", "three", [2, None, 5]),
+        ("three/c/1?partition=1", "three", [None, 2, None]),
+    ],
+)
+def test_acknowledge(client: FlaskClient, path: str, topic: str, expected: list[int | None]) -> None:
+    for _ in range(2):
+        answer = client.delete(f"/messages/{path}")
+        assert (answer.status_code, answer.data) == (204, b"")
+        assert committed(client, topic) == expected
+
+
+def test_an_acknowledgement_does_not_move_back(client: FlaskClient) -> None:
+    client.delete("/messages/t/c/6")
+    assert client.delete("/messages/t/c/3").status_code == 204
+    assert committed(client) == [7]
+
+
+def test_each_partition_moves_for_itself(client: FlaskClient) -> None:
+    client.delete("/messages/three/c/0:3,1:1")
+    client.delete("/messages/three/c/0:1,1:3")
+    assert committed(client, "three") == [4, 4, None]
+
+
+def test_an_offset_without_its_partition(client: FlaskClient) -> None:
+    answer = client.delete("/messages/three/c/3")
+    assert (answer.status_code, answer.json["error"]["field"]) == (400, "partition")
+    assert "0:42" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("offset", ["earliest", "committed", "-3", "@5", "0:latest", "*:earliest", "0:1,*:latest"])
+def test_only_offsets_are_acknowledged(client: FlaskClient, offset: str) -> None:
+    answer = client.delete(f"/messages/t/c/{offset}")
+    assert (answer.status_code, answer.json["error"]["field"]) == (400, "offset")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("t/c/10", 416), ("three/c/0:1,1:5", 416), ("t/c/0:1,1:1", 404), ("nope/c/1", 404)]
+)
+def test_what_cannot_be_acknowledged(client: FlaskClient, path: str, status: int) -> None:
+    assert client.delete(f"/messages/{path}").status_code == status
+    assert committed(client) == [None]
+    assert committed(client, "three") == [None, None, None]
+
+
+def test_a_group_with_members_of_its_own(client: FlaskClient, broker: FakeBroker) -> None:
+    client.delete("/messages/t/c/1")
+    broker.join("c", "t", "classic-client")
+    for answer in (client.delete("/messages/t/c/5"), client.put("/messages/t/c/0"), client.delete("/messages/t/c")):
+        assert (answer.status_code, answer.json["error"]["code"]) == (409, 409)
+        assert "classic-client" in answer.text
+    assert committed(client) == [2]
+
+
+def test_progress(client: FlaskClient, broker: FakeBroker) -> None:
+    client.delete("/messages/three/c/1:2")
+    broker.delete_before("three", 2, 3)
+    answer = client.get("/messages/three/c")
+    assert answer.json == {
+        "topic": "three",
+        "consumer": "c",
+        "partitions": [
+            {"partition": 0, "committed": None, "earliest": 0, "latest": 5, "lag": 5},
+            {"partition": 1, "committed": 3, "earliest": 0, "latest": 5, "lag": 2},
+            {"partition": 2, "committed": None, "earliest": 3, "latest": 5, "lag": 2},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        ("3", [3, 3, 3]),
+        ("0:1,2:5", [1, 2, 5]),
+        ("earliest", [0, 0, 0]),
+        ("latest?partition=1", [2, 5, 2]),
+        ("-1", [4, 4, 4]),
+        ("0:latest,*:earliest", [5, 0, 0]),
+        ("committed", [2, 2, 2]),
+    ],
+)
+def test_set_the_position(client: FlaskClient, offset: str, expected: list[int]) -> None:
+    client.delete("/messages/three/c/0:1,1:1,2:1")
+    answer = client.put(f"/messages/three/c/{offset}")
+    assert answer.status_code == 200, answer.text
+    assert [each["committed"] for each in answer.json["partitions"]] == expected
+    assert committed(client, "three") == expected
+
+
+@pytest.mark.parametrize(("offset", "status"), [("6", 416), ("0:6", 416), ("3:0", 404), ("x", 400)])
+def test_positions_that_cannot_be_set(client: FlaskClient, offset: str, status: int) -> None:
+    assert client.put(f"/messages/three/c/{offset}").status_code == status
+    assert committed(client, "three") == [None, None, None]
+
+
+def test_forget(client: FlaskClient) -> None:
+    client.delete("/messages/t/c/1")
+    client.delete("/messages/three/c/0:1")
+    for _ in range(2):
+        assert client.delete("/messages/t/c").status_code == 204
+        assert committed(client) == [None]
+    assert committed(client, "three") == [2, None, None]
+
+
+def test_forget_on_an_unknown_topic(client: FlaskClient) -> None:
+    assert client.delete("/messages/nope/c").status_code == 404

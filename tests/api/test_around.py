@@ -1,0 +1,99 @@
+"""What goes for all calls: paths, lists, health, errors."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.fakes import FakeBroker
+
+
+def test_topics(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.create_topic("__consumer_offsets")
+    assert client.get("/messages").json == {"topics": ["t", "three"]}
+
+
+def test_partitions_of_a_topic(client: FlaskClient) -> None:
+    client.put("/messages/three?partition=1", data=b"x")
+    answer = client.get("/messages/three").json
+    assert answer["topic"] == "three"
+    assert [(each["partition"], each["earliest"], each["latest"]) for each in answer["partitions"]] == [
+        (0, 0, 0),
+        (1, 0, 1),
+        (2, 0, 0),
+    ]
+    assert all(each["leader"] in each["replicas"] for each in answer["partitions"])
+
+
+@pytest.mark.parametrize("path", ["/messages/", "//messages//", "/messages/t/", "//messages///t//c//earliest//"])
+def test_slashes(client: FlaskClient, path: str) -> None:
+    assert client.get("/", environ_overrides={"PATH_INFO": path}).status_code == 200
+
+
+def test_health(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.down = True
+    assert client.get("/health").status_code == 200
+    answer = client.get("/ready")
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
+    broker.down = False
+    assert client.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/topics", "/topics/t/x", "/brokers", "/consumers/g/x"])
+def test_v2_paths_answer_errors_in_their_shape(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json["error_code"] == 404
+    assert answer.json["message"]
+    assert answer.content_type == "application/vnd.kafka.v2+json"
+    assert client.get(path, headers={"Accept": "application/json"}).content_type == "application/json"
+
+
+@pytest.mark.parametrize("path", ["/nope", "/messages/t/c/1/more", "/topicsx"])
+def test_unknown_paths(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PATCH", "/messages/t"), ("DELETE", "/messages"), ("POST", "/messages/t/c/1")]
+)
+def test_method_not_allowed(client: FlaskClient, method: str, path: str) -> None:
+    answer = client.open(path, method=method)
+    assert (answer.status_code, answer.json["error"]["code"]) == (405, 405)
+    assert answer.headers["Allow"]
+
+
+def test_a_defect_of_ours_shows_no_traceback(
+    client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[str]:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(broker.log, "topics", broken)
+    answer = client.get("/messages")
+    assert (answer.status_code, answer.json["error"]["code"]) == (500, 500)
+    assert "secret" not in answer.text
+
+
+def test_bodies_in_flight_are_bounded(make_client: Any, broker: FakeBroker) -> None:
+    client = make_client(max_in_flight=1500)
+
+    def put(timeout: float) -> Any:
+        other = client.application.test_client()
+        return other.put(f"/messages/t?timeout={timeout}", data=b"x" * 1000)
+
+    broker.silent = True
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(put, 3)
+        second = put(0.01)
+        while second.status_code == 504 and not first.done():
+            second = put(0.01)
+        assert (second.status_code, second.json["error"]["code"]) == (429, 42901)
+        assert int(second.headers["Retry-After"]) >= 1
+        assert client.get("/messages").status_code == 200
+        assert first.result().status_code == 504
+    broker.silent = False
+    assert put(1).status_code == 200

@@ -1,0 +1,489 @@
+"""PUT, POST /messages/<topic>: every row of the contract's first section."""
+
+import base64
+from io import BytesIO
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.fakes import FakeBroker
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def stored(broker: FakeBroker, topic: str = "t") -> list[tuple[bytes | None, bytes | None]]:
+    """(key, value) of all records of a topic, partition by partition."""
+    return [(record.key, record.value) for record in broker.records(topic)]
+
+
+def values(broker: FakeBroker, topic: str = "t") -> list[bytes | None]:
+    return [value for _, value in stored(broker, topic)]
+
+
+@pytest.mark.parametrize("content_type", [JSON, NDJSON, "text/plain", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize("body", [b'{"records":[{"value":1}]}', b"\x00\xff\r\n", b""])
+def test_put_stores_the_body_byte_for_byte(
+    client: FlaskClient, broker: FakeBroker, content_type: str, body: bytes
+) -> None:
+    answer = client.put("/messages/t", data=body, content_type=content_type)
+    assert answer.status_code == 200
+    assert values(broker) == [body]
+    (record,) = answer.json["records"]
+    assert answer.json["topic"] == "t"
+    assert (record["partition"], record["offset"]) == (0, 0)
+    assert record["timestamp"] > 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain", b"hello"),
+        (None, b"\xff\x00"),
+        ("application/x-www-form-urlencoded", b"a=b&c=d"),
+        ("image/png", b""),
+    ],
+)
+def test_post_of_another_type_stores_the_body_byte_for_byte(
+    client: FlaskClient, broker: FakeBroker, content_type: str | None, body: bytes
+) -> None:
+    assert client.post("/messages/t", data=body, content_type=content_type).status_code == 200
+    assert values(broker) == [body]
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_tombstone_is_a_null(client: FlaskClient, broker: FakeBroker, method: str) -> None:
+    answer = client.open("/messages/t?tombstone=true&key=k", method=method)
+    assert answer.status_code == 200
+    assert stored(broker) == [(b"k", None)]
+
+
+def test_tombstone_without_key(client: FlaskClient, broker: FakeBroker) -> None:
+    assert client.put("/messages/t?tombstone=true").status_code == 200
+    assert stored(broker) == [(None, None)]
+
+
+def test_tombstone_with_a_body_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put("/messages/t?tombstone=true", data=b"x")
+    assert (answer.status_code, answer.json["error"]["field"]) == (400, "tombstone")
+    assert stored(broker) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"records": [{"value": {"a": 1.00}}, {"value": "x"}, {"value": null}]}', [b'{"a": 1.00}', b'"x"', None]),
+        (b' {"records":[{"value":12345678901234567890.10}]}', [b"12345678901234567890.10"]),
+        (b'[1, "two", {"three": [3]}, null]', [b"1", b'"two"', b'{"three": [3]}', None]),
+        (b'{"hello": "world"}', [b'{"hello": "world"}']),
+        (b'{"records": 5}', [b'{"records": 5}']),
+        (b'{"records": [{"value": 1}], "more": 1}', [b'{"records": [{"value": 1}], "more": 1}']),
+        (b' "text" ', [b' "text" ']),
+        (b"null", [b"null"]),
+        (b"12", [b"12"]),
+        ('["é"]'.encode(), ['"é"'.encode()]),
+    ],
+)
+def test_post_json(client: FlaskClient, broker: FakeBroker, body: bytes, expected: list[bytes | None]) -> None:
+    answer = client.post("/messages/t", data=body, content_type=JSON)
+    assert answer.status_code == 200, answer.text
+    assert values(broker) == expected
+    assert [record["offset"] for record in answer.json["records"]] == list(range(len(expected)))
+
+
+def test_content_type_may_have_parameters_and_capitals(client: FlaskClient, broker: FakeBroker) -> None:
+    assert client.post("/messages/t", data=b"[1,2]", content_type="Application/JSON; charset=utf-8").status_code == 200
+    assert values(broker) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("record", "key", "value"),
+    [
+        ({"value": 1, "key": "k"}, b"k", b"1"),
+        ({"value": 1, "key": 5}, b"5", b"1"),
+        ({"value": 1, "key": {"a": [1, 2]}}, b'{"a":[1,2]}', b"1"),
+        ({"value": 1, "key": None}, None, b"1"),
+        ({"value": 1, "key": b64(b"\xff\x00"), "key_format": "binary"}, b"\xff\x00", b"1"),
+        ({"value": "é", "format": "text"}, None, "é".encode()),
+        ({"value": b64(b"\x00\x01"), "format": "binary"}, None, b"\x00\x01"),
+        ({"value": None, "format": "text", "key": "k"}, b"k", None),
+        ({"value": "x", "format": None}, None, b'"x"'),
+    ],
+)
+def test_keys_and_formats_of_a_record(
+    client: FlaskClient, broker: FakeBroker, record: dict[str, Any], key: bytes | None, value: bytes | None
+) -> None:
+    answer = client.post("/messages/t", json={"records": [record]})
+    assert answer.status_code == 200, answer.text
+    assert stored(broker) == [(key, value)]
+
+
+def test_a_record_has_partition_timestamp_and_headers(client: FlaskClient, broker: FakeBroker) -> None:
+    record = {
+        "value": 1,
+        "partition": 2,
+        "timestamp": 1234567890123,
+        "headers": [["Name", "text"], ["b_in", {"base64": b64(b"\xff")}], ["none", None], ["Name", "again"]],
+    }
+    answer = client.post("/messages/three", json={"records": [record]})
+    assert answer.json["records"] == [{"partition": 2, "offset": 0, "timestamp": 1234567890123}]
+    (written,) = broker.records("three")
+    assert (written.partition, written.timestamp) == (2, 1234567890123)
+    assert written.headers == [("Name", b"text"), ("b_in", b"\xff"), ("none", None), ("Name", b"again")]
+
+
+def test_headers_may_be_an_object(client: FlaskClient, broker: FakeBroker) -> None:
+    client.post("/messages/t", json={"records": [{"value": 1, "headers": {"a": "1", "b": None}}]})
+    assert broker.records("t")[0].headers == [("a", b"1"), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "format_", "expected"),
+    [(b'["a", "b"]', "text", [b"a", b"b"]), (b'["AA==", null]', "binary", [b"\x00", None]), (b'"a"', "text", [b"a"])],
+)
+def test_the_format_of_a_request(
+    client: FlaskClient, broker: FakeBroker, body: bytes, format_: str, expected: list[bytes | None]
+) -> None:
+    answer = client.post(f"/messages/t?format={format_}", data=body, content_type=JSON)
+    assert answer.status_code == 200, answer.text
+    assert values(broker) == expected
+
+
+def test_ndjson(client: FlaskClient, broker: FakeBroker) -> None:
+    body = b'{"a": 1.0}\r\n\n  \n"two" \nnull'
+    answer = client.post("/messages/t", data=body, content_type=NDJSON)
+    assert answer.status_code == 200, answer.text
+    assert values(broker) == [b'{"a": 1.0}', b'"two" ', b"null"]
+
+
+def test_ndjson_of_records(client: FlaskClient, broker: FakeBroker) -> None:
+    body = (
+        b'{"value": "a", "format": "text", "key": "k", "partition": 1, "topic": "else", "offset": 7}\n{"value": null}\n'
+    )
+    answer = client.post("/messages/three?lines=records&partitions=keep", data=body, content_type=NDJSON)
+    assert answer.status_code == 200, answer.text
+    assert answer.json["records"][0]["partition"] == 1
+    assert set(stored(broker, "three")) == {(b"k", b"a"), (None, None)}
+
+
+def test_the_partition_of_a_line_is_kept_only_where_asked_for(client: FlaskClient, broker: FakeBroker) -> None:
+    body = b'{"value": 1, "partition": 7}\n'
+    assert client.post("/messages/t?lines=records", data=body, content_type=NDJSON).status_code == 200
+    assert client.post("/messages/t?lines=records&partitions=keep", data=body, content_type=NDJSON).status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["mixed", "form-data"])
+def test_multipart(client: FlaskClient, broker: FakeBroker, kind: str) -> None:
+    body = (
+        b"--b0\r\nContent-Type: text/plain\r\nKafka-Key: k1\r\nKafka-Partition: 2\r\nKafka-Header-Trace_Id: x\r\n\r\n"
+        b"one\r\n\x00\xff--b0x\r\n--b0\r\nKafka-Timestamp: 5\r\n\r\n\r\n--b0\r\n\r\nthree\r\n--b0--\r\n"
+    )
+    answer = client.post("/messages/three?partition=1", data=body, content_type=f'multipart/{kind}; boundary="b0"')
+    assert answer.status_code == 200, answer.text
+    assert [(each["partition"], each["offset"]) for each in answer.json["records"]] == [(2, 0), (1, 0), (1, 1)]
+    written = broker.records("three")
+    assert [(each.key, each.value) for each in written] == [
+        (None, b""),
+        (None, b"three"),
+        (b"k1", b"one\r\n\x00\xff--b0x"),
+    ]
+    assert written[0].timestamp == 5
+    assert written[2].headers == [("Trace_Id", b"x")]
+
+
+def test_multipart_of_many_parts(client: FlaskClient, broker: FakeBroker) -> None:
+    part = b"--b\r\n" + b"".join(b"Kafka-Header-h%d: x\r\n" % n for n in range(20)) + b"\r\nv\r\n"
+    answer = client.post("/messages/t", data=part * 3000 + b"--b--", content_type="multipart/mixed; boundary=b")
+    assert answer.status_code == 200, answer.text
+    assert len(broker.records("t")) == 3000
+    assert len(broker.records("t")[0].headers) == 20
+
+
+def test_v2_body(client: FlaskClient, broker: FakeBroker) -> None:
+    body = {
+        "records": [{"key": "k", "value": {"a": 1}, "headers": [{"key": "h", "value": b64(b"x")}]}, {"value": None}]
+    }
+    answer = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.json.v2+json"})
+    assert answer.status_code == 200, answer.text
+    assert stored(broker) == [(b'"k"', b'{"a": 1}'), (None, None)]
+    assert broker.records("t")[0].headers == [("h", b"x")]
+    assert answer.json["records"][1]["offset"] == 1
+
+
+def test_v2_binary_body(client: FlaskClient, broker: FakeBroker) -> None:
+    body = {"records": [{"key": b64(b"\x01"), "value": b64(b"\x02")}]}
+    answer = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.binary.v2+json"})
+    assert answer.status_code == 200, answer.text
+    assert stored(broker) == [(b"\x01", b"\x02")]
+
+
+@pytest.mark.parametrize("kind", ["nope.v2", "v2", "json.v3"])
+def test_unknown_format_in_content_type(client: FlaskClient, kind: str) -> None:
+    content_type = f"application/vnd.kafka.{kind}+json"
+    answer = client.post("/messages/t", data=b'{"records":[{"value":1}]}', content_type=content_type)
+    assert answer.status_code == 415
+    assert "json" in answer.json["error"]["message"] and "binary" in answer.json["error"]["message"]
+
+
+def test_attributes_for_the_whole_request(client: FlaskClient, broker: FakeBroker) -> None:
+    headers = {
+        "Kafka-Key": "k",
+        "Kafka-Timestamp": "7",
+        "Kafka-Header-Source": "shop",
+        "Kafka-Header-Base64-Raw": b64(b"\xff"),
+    }
+    records = [{"value": 1}, {"value": 2, "key": "own", "timestamp": 8, "headers": {"source": "mine"}}]
+    answer = client.post("/messages/three?partition=1", json={"records": records}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    first, second = broker.records("three")
+    assert (first.partition, first.key, first.timestamp) == (1, b"k", 7)
+    assert first.headers == [("source", b"shop"), ("raw", b"\xff")]
+    assert (second.partition, second.key, second.timestamp) == (1, b"own", 8)
+    assert second.headers == [("source", b"mine"), ("raw", b"\xff")]
+
+
+def test_trace_context_and_cloudevents_become_headers(client: FlaskClient, broker: FakeBroker) -> None:
+    headers = {
+        "traceparent": "00-a-b-01",
+        "tracestate": "x=1",
+        "ce-id": "5",
+        "ce-type": "order",
+        "Kafka-Key-Base64": "/w==",
+    }
+    assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
+    (record,) = broker.records("t")
+    assert sorted(record.headers) == [
+        ("ce_id", b"5"),
+        ("ce_type", b"order"),
+        ("traceparent", b"00-a-b-01"),
+        ("tracestate", b"x=1"),
+    ]
+    assert record.key == b"\xff"
+
+
+def test_query_and_header_that_agree(client: FlaskClient, broker: FakeBroker) -> None:
+    assert client.put("/messages/t?key=k", data=b"x", headers={"Kafka-Key": "k"}).status_code == 200
+    assert stored(broker) == [(b"k", b"x")]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "field"),
+    [
+        ("key=a", {"Kafka-Key": "b"}, "key"),
+        ("partition=0", {"Kafka-Partition": "1"}, "partition"),
+        ("timestamp=1", {"Kafka-Timestamp": "2"}, "timestamp"),
+        ("", {"Kafka-Key": "b", "Kafka-Key-Base64": "AA=="}, "Kafka-Key"),
+        ("", {"Kafka-Key": "\xff"}, "Kafka-Key"),
+        ("", {"Kafka-Header-X": "\xff"}, "Kafka-Header-X"),
+        ("", {"Kafka-Key-Base64": "?"}, "Kafka-Key-Base64"),
+        ("", {"Kafka-Header-": "x"}, "Kafka-Header-"),
+        ("", {"Kafka-Partition": "-1"}, "Kafka-Partition"),
+        ("", {"Kafka-Timestamp": "soon"}, "Kafka-Timestamp"),
+        ("partition=x", {}, "partition"),
+        ("partition=-1", {}, "partition"),
+        ("partition=99999999999", {}, "partition"),
+        ("timestamp=1.5", {}, "timestamp"),
+        ("timeout=x", {}, "timeout"),
+        ("timeout=61", {}, "timeout"),
+        ("timeout=-1", {}, "timeout"),
+        ("key=a&key=b", {}, "key"),
+        ("partiton=1", {}, "partiton"),
+        ("lines=records", {}, "lines"),
+        ("tombstone=yes", {}, "tombstone"),
+        ("format=text", {}, "format"),
+    ],
+)
+def test_bad_attributes(
+    client: FlaskClient, broker: FakeBroker, query: str, headers: dict[str, str], field: str
+) -> None:
+    answer = client.put(f"/messages/t?{query}", data=b"x", headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json["error"]["code"] == 400
+    assert answer.json["error"]["field"] == field
+    assert stored(broker) == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "where"),
+    [
+        (JSON, b"{", {}),
+        (JSON, b"", {}),
+        (JSON, b'{"a": "\xff"}', {}),
+        (JSON, b'["\xff"]', {}),
+        (JSON, b'{"records": []}', {"field": "records"}),
+        (JSON, b"[]", {"field": "records"}),
+        (JSON, b"[" * 100_000, {}),
+        (JSON, b'{"records": [{"value": 1}, {"valu": 1}]}', {"record": 1, "field": "valu"}),
+        (JSON, b'{"records": [{"value": 1}, {"key": 1}]}', {"record": 1, "field": "value"}),
+        (JSON, b'{"records": [{"value": 1, "partition": "0"}]}', {"record": 0, "field": "partition"}),
+        (JSON, b'{"records": [{"value": 1, "partition": -1}]}', {"record": 0, "field": "partition"}),
+        (JSON, b'{"records": [{"value": 1, "timestamp": 1.5}]}', {"record": 0, "field": "timestamp"}),
+        (JSON, b'{"records": [{"value": 1, "headers": 5}]}', {"record": 0, "field": "headers"}),
+        (JSON, b'{"records": [{"value": 1, "headers": {"a": {"base64": "?"}}}]}', {"record": 0, "field": "headers.a"}),
+        (JSON, b'{"records": [{"value": 1}, {"value": "?", "format": "binary"}]}', {"record": 1, "field": "value"}),
+        (JSON, b'{"records": [{"value": 1, "key": "?", "key_format": "binary"}]}', {"record": 0, "field": "key"}),
+        (JSON, b'{"records": [5]}', {"record": 0}),
+        (NDJSON, b"", {"field": "records"}),
+        (NDJSON, b"1\n\n{\n", {"record": 1}),
+        (NDJSON, b'1\n"\xff"', {"record": 1}),
+        ("multipart/mixed", b"--b--", {"field": "Content-Type"}),
+        ("multipart/mixed; boundary=b", b"", {}),
+        ("multipart/mixed; boundary=b", b"nonsense", {}),
+        ("multipart/mixed; boundary=b", b"--b\r\n\r\nx\r\n", {}),
+        (
+            "multipart/mixed; boundary=b",
+            b"--b\r\nKafka-Partition: x\r\n\r\nx\r\n--b--",
+            {"record": 0, "field": "Kafka-Partition"},
+        ),
+        ("application/vnd.kafka.json.v2+json", b'{"records": [{"valu": 1}]}', {"record": 0, "field": "valu"}),
+        ("application/vnd.kafka.json.v2+json", b"[]", {}),
+        ("application/vnd.kafka.binary.v2+json", b'{"records": [{"value": 1}]}', {"record": 0, "field": "value"}),
+        (
+            "application/vnd.kafka.json.v2+json",
+            b'{"records": [{"value": 1, "headers": [{"key": "h", "value": "?"}]}]}',
+            {"record": 0, "field": "headers.h"},
+        ),
+    ],
+)
+def test_malformed_bodies(
+    client: FlaskClient, broker: FakeBroker, content_type: str, body: bytes, where: dict[str, Any]
+) -> None:
+    answer = client.post("/messages/t", data=body, content_type=content_type)
+    assert answer.status_code == 400, answer.text
+    error = answer.json["error"]
+    assert error.pop("code") == 400
+    assert error.pop("message")
+    assert error == where
+    assert stored(broker) == []
+
+
+def test_a_line_with_an_error_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
+    body = b'{"value": 1}\n{"error": {"code": 422}, "offset": 3}\n'
+    answer = client.post("/messages/t?lines=records", data=body, content_type=NDJSON)
+    assert (answer.status_code, answer.json["error"]["record"]) == (400, 1)
+    assert stored(broker) == []
+
+
+def test_a_value_that_its_serialiser_refuses(client: FlaskClient, broker: FakeBroker) -> None:
+    records = [{"value": 1}, {"value": 2, "format": "text"}]
+    answer = client.post("/messages/t", json={"records": records})
+    assert answer.status_code == 422
+    assert (answer.json["error"]["record"], answer.json["error"]["field"]) == (1, "value")
+    assert stored(broker) == []
+
+
+@pytest.mark.parametrize("record", [{"value": 1, "format": "nope"}, {"value": 1, "key": 1, "key_format": "nope"}])
+def test_a_format_that_is_not_there(client: FlaskClient, broker: FakeBroker, record: dict[str, Any]) -> None:
+    answer = client.post("/messages/t", json={"records": [{"value": 0}, record]})
+    assert answer.status_code == 415
+    assert answer.json["error"]["record"] == 1
+    assert answer.json["error"]["formats"] == ["binary", "json", "text"]
+    assert stored(broker) == []
+
+
+@pytest.mark.parametrize("topic", ["a b", "ä", "..", "x" * 250, "a,b"])
+def test_illegal_topic_names(client: FlaskClient, topic: str) -> None:
+    assert client.put(f"/messages/{topic}", data=b"x").status_code == 400
+
+
+def test_unknown_topic(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put("/messages/nope", data=b"x")
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40401)
+    assert "nope" not in broker.log.topics()
+
+
+def test_unknown_partition_names_the_count(client: FlaskClient, broker: FakeBroker) -> None:
+    records = [{"value": 1, "partition": 0}, {"value": 1, "partition": 3}]
+    answer = client.post("/messages/three", json={"records": records})
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40402)
+    assert answer.json["error"]["partitions"] == 3
+    assert stored(broker, "three") == []
+
+
+def test_body_over_the_limit(make_client: Any, broker: FakeBroker) -> None:
+    client = make_client(max_body_bytes=2000)
+    assert client.put("/messages/t", data=b"x" * 2000).status_code == 200
+    answer = client.put("/messages/t", data=b"x" * 2001)
+    assert (answer.status_code, answer.json["error"]["limit"]) == (413, 2000)
+    assert len(stored(broker)) == 1
+
+
+def test_chunked_body_over_the_limit(make_client: Any, broker: FakeBroker) -> None:
+    client = make_client(max_body_bytes=2000)
+    for size, status in ((2000, 200), (2001, 413)):
+        answer = client.put(
+            "/messages/t",
+            input_stream=BytesIO(b"x" * size),
+            headers={"Transfer-Encoding": "chunked"},
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+        assert answer.status_code == status
+    assert [len(value or b"") for value in values(broker)] == [2000]
+
+
+def test_chunked_body_that_the_server_cannot_delimit(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put("/messages/t", data=b"x", headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code == 411
+    assert stored(broker) == []
+
+
+def test_encoded_body_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put("/messages/t", data=b"x", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert stored(broker) == []
+
+
+def test_body_shorter_than_announced(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put("/messages/t", data=b"xyz", environ_overrides={"CONTENT_LENGTH": "10"})
+    assert answer.status_code == 400
+    assert stored(broker) == []
+
+
+def test_message_over_the_brokers_limit(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.message_limit = 100
+    answer = client.put("/messages/t", data=b"x" * 200)
+    assert (answer.status_code, answer.json["error"]["code"]) == (413, 413)
+    assert answer.json["error"]["limit"] == 100
+
+
+def test_some_failed(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.message_limit = 100
+    answer = client.post("/messages/t", json=["small", "x" * 200, "small too"])
+    assert answer.status_code == 207
+    first, second, third = answer.json["records"]
+    assert (first["offset"], third["offset"]) == (0, 1)
+    assert second["error"]["code"] == 413
+    assert len(stored(broker)) == 2
+
+
+def test_all_failed(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.message_limit = 100
+    answer = client.post("/messages/t", json=["x" * 200, "x" * 300])
+    assert answer.status_code == 413
+    assert answer.json["error"]["code"] == 413
+    assert len(answer.json["records"]) == 2
+
+
+def test_refused_by_acls(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.refused.add("t")
+    answer = client.put("/messages/t", data=b"x")
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, 40301)
+
+
+def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.down = True
+    answer = client.put("/messages/t", data=b"x")
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_no_answer_in_time(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.silent = True
+    answer = client.put("/messages/t?timeout=0.05", data=b"x")
+    assert (answer.status_code, answer.json["error"]["code"]) == (504, 504)
+    assert "may have been written" in answer.json["error"]["message"]

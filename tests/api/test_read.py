@@ -1,0 +1,531 @@
+"""GET /messages/<topic>/<consumer>/<offset>: every row of the contract's second section."""
+
+import base64
+import re
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+
+from kafka_http.records import NewRecord
+from tests.fakes import FakeBroker
+
+NOON = 1_790_000_000_000
+
+
+def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 0, **more: Any) -> None:
+    broker.producer.produce(topic, [NewRecord(value, partition=partition, **more) for value in values], 1)
+
+
+def values(answer: Any) -> list[Any]:
+    assert answer.status_code == 200, answer.text
+    return [record["value"] for record in answer.json["records"]]
+
+
+@pytest.fixture
+def five(broker: FakeBroker) -> None:
+    """t has 0 to 4, at NOON and each second after it."""
+    for number in range(5):
+        put(broker, "t", b"%d" % number, timestamp=NOON + number * 1000)
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        ("0", [0, 1, 2, 3, 4]),
+        ("3", [3, 4]),
+        ("5", []),
+        ("0:3", [3, 4]),
+        ("0:earliest", [0, 1, 2, 3, 4]),
+        ("0:latest", []),
+        ("*:earliest", [0, 1, 2, 3, 4]),
+        ("earliest", [0, 1, 2, 3, 4]),
+        ("latest", []),
+        ("committed", [0, 1, 2, 3, 4]),
+        ("committed?reset=latest", []),
+        ("-2", [3, 4]),
+        ("-0", []),
+        ("-100", [0, 1, 2, 3, 4]),
+        (f"@{NOON + 2000}", [2, 3, 4]),
+        (f"@{NOON + 1}", [1, 2, 3, 4]),
+        (f"@{NOON + 4001}", []),
+        ("@" + datetime.fromtimestamp((NOON + 3000) / 1000, UTC).isoformat().replace("+00:00", "Z"), [3, 4]),
+        ("@1900-01-01", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_where_to_start(client: FlaskClient, offset: str, expected: list[int]) -> None:
+    answer = client.get(f"/messages/t/c/{offset}")
+    assert values(answer) == expected
+    assert answer.json["next"] == "0:5"
+    assert answer.json["ack"] == ("0:4" if expected else None)
+
+
+@pytest.mark.usefixtures("five")
+def test_committed_is_behind_what_was_acknowledged(client: FlaskClient) -> None:
+    client.delete("/messages/t/c/2")
+    assert values(client.get("/messages/t/c/committed")) == [3, 4]
+    assert values(client.get("/messages/t/else/committed")) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("five")
+def test_committed_that_retention_has_removed(client: FlaskClient, broker: FakeBroker) -> None:
+    client.delete("/messages/t/c/0")
+    broker.delete_before("t", 0, 3)
+    assert values(client.get("/messages/t/c/committed")) == [3, 4]
+    assert values(client.get("/messages/t/c/committed?reset=latest")) == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected", "position"),
+    [
+        ("0:1,2:0", ["a1", "c0", "c1"], "0:2,2:2"),
+        ("2:1,0:0", ["a0", "a1", "c1"], "0:2,2:2"),
+        ("0:latest,*:earliest", ["b0", "c0", "c1"], "0:2,1:1,2:2"),
+        ("1:earliest,*:latest", ["b0"], "0:2,1:1,2:2"),
+        ("-1", ["a1", "b0", "c1"], "0:2,1:1,2:2"),
+        ("earliest?partition=1", ["b0"], "1:1"),
+        ("1?partition=0,2", ["a1", "c1"], "0:2,2:2"),
+        ("1", ["a1", "c1"], "0:2,1:1,2:2"),
+    ],
+)
+def test_partitions(client: FlaskClient, broker: FakeBroker, offset: str, expected: list[str], position: str) -> None:
+    put(broker, "three", b"a0", b"a1", partition=0)
+    put(broker, "three", b"b0", partition=1)
+    put(broker, "three", b"c0", b"c1", partition=2)
+    answer = client.get(f"/messages/three/c/{offset}")
+    assert values(answer) == expected
+    assert answer.json["next"] == position
+
+
+def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
+    put(
+        broker,
+        "t",
+        b'{"a": 1.00}',
+        key=b"k",
+        timestamp=NOON,
+        headers=[("h", b"x"), ("b", b"\xff"), ("n", None), ("h", b"y")],
+    )
+    answer = client.get("/messages/t/c/earliest")
+    assert '"value":{"a": 1.00}' in answer.text
+    assert answer.json == {
+        "topic": "t",
+        "consumer": "c",
+        "records": [
+            {
+                "partition": 0,
+                "offset": 0,
+                "timestamp": NOON,
+                "key": "k",
+                "value": {"a": 1.0},
+                "headers": [["h", "x"], ["b", {"base64": "/w=="}], ["n", None], ["h", "y"]],
+                "format": "json",
+            }
+        ],
+        "next": "0:1",
+        "ack": "0:0",
+    }
+    assert answer.content_type == "application/json"
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("stored", "value", "format_"),
+    [
+        (b'"s"', "s", "json"),
+        (b"12", 12, "json"),
+        (b" [1] ", [1], "json"),
+        (b"text", "text", "text"),
+        (b"", "", "text"),
+        (b"null", "null", "text"),
+        (b" null\n", " null\n", "text"),
+        ("é".encode(), "é", "text"),
+        (b"\xff", "/w==", "binary"),
+        (b'"\xff"', "Iv8i", "binary"),
+        (None, None, None),
+        (b"[" * 5000 + b"]" * 5000, "[" * 5000 + "]" * 5000, "text"),
+    ],
+)
+def test_the_format_that_a_value_looks_like(
+    client: FlaskClient, broker: FakeBroker, stored: bytes, value: Any, format_: str | None
+) -> None:
+    put(broker, "t", stored)
+    (record,) = client.get("/messages/t/c/earliest").json["records"]
+    assert (record["value"], record["format"]) == (value, format_)
+
+
+@pytest.mark.parametrize(
+    ("stored", "format_", "value"),
+    [
+        (b"12", "text", "12"),
+        (b"12", "binary", "MTI="),
+        (b"12", "json", 12),
+        (b"null", "json", "null"),
+        (None, "json", None),
+    ],
+)
+def test_the_format_asked_for(client: FlaskClient, broker: FakeBroker, stored: bytes, format_: str, value: Any) -> None:
+    put(broker, "t", stored)
+    assert values(client.get(f"/messages/t/c/earliest?format={format_}")) == [value]
+
+
+def test_a_value_that_the_format_cannot_read(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"1", b"{", b"3", key=b"k")
+    first, second, third = client.get("/messages/t/c/earliest?format=json").json["records"]
+    assert (first["value"], third["value"]) == (1, 3)
+    assert "value" not in second
+    assert second["error"]["code"] == 422
+    assert (second["key"], second["offset"]) == ("k", 1)
+
+
+def test_a_key_that_is_no_text(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"1", key=b"\xff")
+    (record,) = client.get("/messages/t/c/earliest").json["records"]
+    assert (record["key"], record["key_format"]) == ("/w==", "binary")
+
+
+def test_what_was_read_can_be_published_again(client: FlaskClient, broker: FakeBroker) -> None:
+    put(
+        broker,
+        "t",
+        b'{"a": 1.00}',
+        b"text",
+        b"\xff",
+        None,
+        b"null",
+        b"",
+        key=b"\xfe",
+        timestamp=5,
+        headers=[("h", b"\xff"), ("n", None)],
+    )
+    put(broker, "t", b"1")
+    text = client.get("/messages/t/c/earliest").text
+    lines = re.sub(r'\},\{"partition"', '}\n{"partition"', text[text.index("[") + 1 : text.rindex("]")])
+    answer = client.post("/messages/three?lines=records&partition=1", data=lines, content_type="application/x-ndjson")
+    assert answer.status_code == 200, answer.text
+    copied = [(each.key, each.value, each.headers) for each in broker.records("three")]
+    assert copied == [(each.key, each.value, each.headers) for each in broker.records("t")]
+    assert broker.records("three")[0].timestamp == 5
+
+
+@pytest.mark.usefixtures("five")
+def test_limit(client: FlaskClient) -> None:
+    answer = client.get("/messages/t/c/earliest?limit=2")
+    assert values(answer) == [0, 1]
+    assert (answer.json["next"], answer.json["ack"]) == ("0:2", "0:1")
+
+
+def test_max_bytes(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"1" * 1000, b"2" * 1000, b"3" * 1000)
+    assert len(values(client.get("/messages/t/c/earliest?max_bytes=1"))) == 1
+    assert len(values(client.get("/messages/t/c/earliest?max_bytes=2500"))) == 2
+
+
+def test_pages_follow_their_links_to_the_end(client: FlaskClient, broker: FakeBroker) -> None:
+    for partition in range(3):
+        put(broker, "three", *(b"%d" % (partition * 100 + n) for n in range(17)), partition=partition)
+    url, seen = "/messages/three/c/earliest?limit=4", []
+    for _ in range(30):
+        answer = client.get(url)
+        seen += values(answer)
+        if not answer.json["records"]:
+            break
+        link = urlsplit(re.fullmatch(r'<(.+)>; rel="next"', answer.headers["Link"])[1])
+        assert "limit=4" in link.query
+        url = f"{link.path}?{link.query}"
+    assert sorted(seen) == sorted(partition * 100 + n for partition in range(3) for n in range(17))
+    assert answer.json["next"] == "0:17,1:17,2:17"
+
+
+@pytest.mark.parametrize("query", ["limit=1", "limit=2", "max_bytes=1"])
+def test_no_partition_starves(client: FlaskClient, broker: FakeBroker, query: str) -> None:
+    for partition in range(3):
+        put(broker, "three", *[b"%d" % partition] * 500, partition=partition)
+    position, seen = "earliest", set()
+    for _ in range(60):
+        answer = client.get(f"/messages/three/c/{position}?{query}").json
+        seen |= {record["partition"] for record in answer["records"]}
+        position = answer["next"]
+    assert seen == {0, 1, 2}
+
+
+def test_link_drops_the_partition_and_keeps_the_rest(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.get("/messages/three/a%20b%2Cc/earliest?partition=1&format=text&wait=0")
+    assert answer.headers["Link"] == '<http://localhost/messages/three/a%20b,c/1:0?format=text&wait=0>; rel="next"'
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "kafka.example.org", "X-Forwarded-Prefix": "/rest"},
+        {
+            "Forwarded": 'for=1.2.3.4;host=evil, for=5.6.7.8;proto=https;host="kafka.example.org"',
+            "X-Forwarded-Prefix": "/rest",
+        },
+    ],
+)
+def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
+    answer = make_client().get("/messages/t/c/earliest", headers=headers)
+    assert answer.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0>")
+    strict = make_client(trusted_proxies="10.0.0.1")
+    assert (
+        strict.get("/messages/t/c/earliest", headers=headers).headers["Link"].startswith("<http://localhost/messages/")
+    )
+    named = make_client(base_url="https://me.example.org/x")
+    assert (
+        named.get("/messages/t/c/earliest", headers=headers)
+        .headers["Link"]
+        .startswith("<https://me.example.org/x/messages/")
+    )
+
+
+def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker) -> None:
+    timer = threading.Timer(0.2, put, (broker, "three", b"1"), {"partition": 2})
+    timer.start()
+    started = time.monotonic()
+    assert values(client.get("/messages/three/c/latest?wait=10")) == [1]
+    assert 0.1 < time.monotonic() - started < 5
+    timer.join()
+
+
+def test_wait_ends_in_time(client: FlaskClient) -> None:
+    started = time.monotonic()
+    answer = client.get("/messages/three/c/latest?wait=0.3")
+    assert values(answer) == []
+    assert 0.25 < time.monotonic() - started < 5
+    assert answer.json["next"] == "0:0,1:0,2:0"
+
+
+def test_only_half_of_the_threads_wait(make_client: Any) -> None:
+    client = make_client(threads=2)
+    waiting = threading.Thread(target=lambda: client.application.test_client().get("/messages/t/c/latest?wait=3"))
+    waiting.start()
+    try:
+        deadline = time.monotonic() + 2.5
+        quick = 10.0
+        while quick > 0.1 and time.monotonic() < deadline:
+            started = time.monotonic()
+            assert values(client.get("/messages/t/c/latest?wait=0.2")) == []
+            quick = time.monotonic() - started
+        assert quick < 0.1
+    finally:
+        waiting.join()
+
+
+@pytest.mark.usefixtures("five")
+def test_ack_previous(client: FlaskClient) -> None:
+    assert values(client.get("/messages/t/c/0:2?ack=previous")) == [2, 3, 4]
+    assert values(client.get("/messages/t/c/committed")) == [2, 3, 4]
+    assert values(client.get("/messages/t/c/0:1?ack=previous")) == [1, 2, 3, 4]
+    assert values(client.get("/messages/t/c/committed")) == [2, 3, 4]
+    assert client.get("/messages/t/c/0:9?ack=previous").status_code == 416
+    assert values(client.get("/messages/t/c/committed")) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "offset",
+    [
+        "x",
+        "1.5",
+        "+1",
+        "0:",
+        ":0",
+        "0:1,",
+        "0:1,0:2",
+        "0-1",
+        "1:-1",
+        "*:5",
+        "*:earliest,*:latest",
+        "@",
+        "@soon",
+        "9" * 20,
+        "0:9999999999999999999",
+        "--1",
+        "Earliest",
+        "0:committed",
+    ],
+)
+def test_malformed_positions(client: FlaskClient, offset: str) -> None:
+    answer = client.get(f"/messages/t/c/{offset}")
+    assert answer.status_code == 400
+    assert "0:42,3:17" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=100001", "limit"),
+        ("limit=x", "limit"),
+        ("max_bytes=0", "max_bytes"),
+        ("wait=61", "wait"),
+        ("wait=-1", "wait"),
+        ("wait=nan", "wait"),
+        ("partition=x", "partition"),
+        ("partition=", "partition"),
+        ("isolation=none", "isolation"),
+        ("ack=all", "ack"),
+        ("reset=x", "reset"),
+        ("limt=5", "limt"),
+    ],
+)
+def test_bad_parameters(client: FlaskClient, query: str, field: str) -> None:
+    answer = client.get(f"/messages/t/c/earliest?{query}")
+    assert (answer.status_code, answer.json["error"]["field"]) == (400, field)
+
+
+@pytest.mark.parametrize("offset", ["0:0", "0:0,1:0", "*:earliest", "0:latest"])
+def test_partition_beside_a_position_that_names_them(client: FlaskClient, offset: str) -> None:
+    answer = client.get(f"/messages/three/c/{offset}?partition=0")
+    assert (answer.status_code, answer.json["error"]["field"]) == (400, "partition")
+
+
+def test_partition_goes_with_a_time(client: FlaskClient) -> None:
+    assert client.get("/messages/three/c/@2026-11-21T10:00:00Z?partition=0").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["nope/c/earliest", "nope/c/0:5", "nope/c/committed", "nope/c/-5", "nope/c/@5"])
+def test_unknown_topic(client: FlaskClient, broker: FakeBroker, path: str) -> None:
+    answer = client.get(f"/messages/{path}")
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40401)
+    assert broker.log.topics() == ["t", "three"]
+
+
+@pytest.mark.parametrize(
+    "path", ["three/c/3:0", "three/c/earliest?partition=3", "three/c/3:latest", "three/c/3:latest,*:earliest"]
+)
+def test_unknown_partition(client: FlaskClient, path: str) -> None:
+    answer = client.get(f"/messages/{path}")
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40402)
+
+
+def test_an_offset_that_the_log_does_not_have(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "three", b"1", b"2", partition=1)
+    answer = client.get("/messages/three/c/1")
+    assert (answer.status_code, answer.json["error"]["code"]) == (416, 416)
+    assert answer.json["error"]["partitions"] == [
+        {"partition": 0, "offset": 1, "earliest": 0, "latest": 0},
+        {"partition": 2, "offset": 1, "earliest": 0, "latest": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/x-ndjson",
+        "text/event-stream",
+        "text/html",
+        "application/json;q=0",
+        "application/vnd.kafka.nope.v2+json",
+    ],
+)
+def test_not_acceptable(client: FlaskClient, accept: str) -> None:
+    answer = client.get("/messages/t/c/earliest", headers={"Accept": accept})
+    assert (answer.status_code, answer.json["error"]["code"]) == (406, 406)
+    assert "application/octet-stream" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html,*/*;q=0.8", "application/json;q=0.5", None])
+def test_json_is_the_default(client: FlaskClient, accept: str | None) -> None:
+    answer = client.get("/messages/t/c/earliest", headers={"Accept": accept} if accept else {})
+    assert answer.content_type == "application/json"
+
+
+OCTETS = {"Accept": "application/octet-stream"}
+
+
+def test_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> None:
+    headers = [
+        ("Trace-Id", b"abc"),
+        ("raw", b"\xff"),
+        ("a", b"1"),
+        ("a", b"2"),
+        ("no token", b"x"),
+        ("null", None),
+        ("base64-x", b"p"),
+        ("sp", b" x"),
+    ]
+    put(broker, "t", b"\x00\xff", b"second", key=b"k", timestamp=NOON, headers=headers)
+    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (answer.status_code, answer.data) == (200, b"\x00\xff")
+    assert answer.content_type == "application/octet-stream"
+    got = answer.headers
+    assert (got["Kafka-Partition"], got["Kafka-Offset"], got["Kafka-Timestamp"], got["Kafka-Key"]) == (
+        "0",
+        "0",
+        str(NOON),
+        "k",
+    )
+    assert (got["Kafka-Next"], got["Kafka-Ack"], got["Kafka-Headers-Omitted"]) == ("0:1", "0:0", "2")
+    assert got["Link"].startswith("<http://localhost/messages/t/c/0:1>")
+    assert (got["Kafka-Header-Trace-Id"], got["Kafka-Header-Base64-raw"]) == ("abc", "/w==")
+    assert got.getlist("Kafka-Header-a") == ["1", "2"]
+    assert (got["Kafka-Header-Base64-base64-x"], got["Kafka-Header-Base64-sp"]) == ("cA==", "IHg=")
+    assert "Kafka-Tombstone" not in got
+
+
+def test_raw_tombstone_and_key(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", None, key="é".encode())
+    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (answer.status_code, answer.data, answer.headers["Kafka-Tombstone"]) == (200, b"", "true")
+    assert answer.headers["Kafka-Key-Base64"] == base64.b64encode("é".encode()).decode()
+
+
+def test_no_raw_message(client: FlaskClient) -> None:
+    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert answer.headers["Kafka-Next"] == "0:0"
+    assert "Kafka-Ack" not in answer.headers
+
+
+def test_v2_array(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b'{"a": 1.0}', key=b'"k"', timestamp=NOON, headers=[("h", b"x")])
+    put(broker, "t", b"no json", None, key=b"k")
+    answer = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.json.v2+json"})
+    assert answer.content_type == "application/vnd.kafka.json.v2+json"
+    first, second, third = answer.json
+    assert first == {
+        "topic": "t",
+        "key": "k",
+        "value": {"a": 1.0},
+        "partition": 0,
+        "offset": 0,
+        "timestamp": NOON,
+        "headers": [{"key": "h", "value": "eA=="}],
+    }
+    assert (second["key"], second["value"], second["error"]["error_code"]) == ("aw==", "bm8ganNvbg==", 40801)
+    assert (third["value"], third["error"]["error_code"]) == (None, 40801)
+    assert (answer.headers["Kafka-Next"], answer.headers["Kafka-Ack"]) == ("0:3", "0:2")
+
+
+def test_v2_binary_array(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"\xff", None)
+    answer = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.binary.v2+json"})
+    assert [(each["key"], each["value"]) for each in answer.json] == [(None, "/w=="), (None, None)]
+
+
+def test_head_is_not_allowed_on_a_read(client: FlaskClient) -> None:
+    answer = client.head("/messages/t/c/earliest")
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("consumer", ["x" * 250, "a%00b", "a%0Ab", ".", ".."])
+def test_illegal_consumer_names(client: FlaskClient, consumer: str) -> None:
+    for call in (client.get, client.delete, client.put):
+        assert call(f"/messages/t/{consumer}/0").status_code == 400
+    assert client.get(f"/messages/t/{consumer}").status_code == 400
+    assert client.delete(f"/messages/t/{consumer}").status_code == 400
+
+
+def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.down = True
+    for path in ("t/c/earliest", "t/c/0:0", "t/c/committed", "t/c", "t", ""):
+        answer = client.get(f"/messages/{path}")
+        assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
+        assert "Retry-After" in answer.headers
