@@ -9,6 +9,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
+from kafka_http.core.reading import Reader
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
 from kafka_http.web.bodies import drain
@@ -18,22 +19,36 @@ from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
 
-EXTENSION = "kafka_http"
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+
+class Lifecycle:
+    """What a server tells the application of its end."""
+
+    def __init__(self, reader: Reader, broker: Broker) -> None:
+        self._reader = reader
+        self._broker = broker
+
+    def stopping(self) -> None:
+        """No new requests come; those that wait for messages are answered within a second. Does not block."""
+        self._reader.stop()
+
+    def close(self, timeout: float) -> None:
+        """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
+        self._broker.close(timeout)
 
 
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
-    `app.extensions["kafka_http"]` is its broker, whose `close(timeout)` flushes what was handed to Kafka. Raises
-    `ConfigError`, `SerializerNotLoaded`.
+    `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`, `SerializerNotLoaded`.
     """
     broker = broker or KafkaBroker(config)
     core = Core(broker, load_serializers(config.serializers))
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
-    app.extensions[EXTENSION] = broker
+    app.extensions["kafka_http"] = Lifecycle(core.reader, broker)
     app.register_blueprint(Messages(core, config).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(_number)

@@ -1,6 +1,7 @@
 """The one read path: positions in, records and the next positions out."""
 
 import random
+import threading
 import time
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from kafka_http.core.broker import Isolation, Log
 from kafka_http.core.positions import out_of_range
 from kafka_http.core.topics import Ends
 from kafka_http.records import Fetched, Positions, Record
+
+WAIT_SLICE = 1.0
 
 
 class Page(Struct, frozen=True):
@@ -36,6 +39,11 @@ class Reader:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """From now on wait for nothing: those that do so return within `WAIT_SLICE` seconds."""
+        self._stopping.set()
 
     def read(
         self,
@@ -56,20 +64,20 @@ class Reader:
         active = list(positions)
         random.shuffle(active)  # so that none is always the one left out where they do not all fit
         while active and not page.is_full:
-            left = deadline - time.monotonic()
+            left = 0 if page.count or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
                 topic,
                 {partition: page.next[partition] for partition in active},
                 max_records=page.share(len(active)),
                 max_bytes=page.bytes_left,
-                wait=0 if page.count else max(0, left),
+                wait=min(left, WAIT_SLICE),
                 isolation=isolation,
             )
             if fetched.out_of_range:
                 raise out_of_range(topic, page.next, {p: Ends(*ends) for p, ends in fetched.out_of_range.items()})
             page.add(active, fetched)
             active = [partition for partition in active if partition not in fetched.ended]
-            if not active and not page.count and deadline > time.monotonic():
+            if not active and not page.count and left:
                 active = list(positions)
         return page.done()
 

@@ -1,5 +1,7 @@
 """Message sets in `multipart/mixed` or `multipart/form-data`: one message a part, byte for byte."""
 
+from typing import TYPE_CHECKING, cast
+
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 
@@ -7,6 +9,9 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.records import ProducerRecord
 from kafka_http.web.attributes import header_attributes
 from kafka_http.web.envelopes import not_empty
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 Part = tuple[list[tuple[str, str]], bytes]
 
@@ -57,13 +62,13 @@ def parse_multipart(body: bytes, boundary: str | None) -> list[ProducerRecord]:
 def _parse(body: bytes, boundary: str) -> list[Part]:
     collected = _Parts()
     callbacks = {name: getattr(collected, name) for name in dir(collected) if name.startswith("on_")}
+    most = len(body) + 1  # the body as a whole is bounded by max_body_bytes already
     try:
-        # The body as a whole is bounded by max_body_bytes already.
         parser = MultipartParser(
             boundary,
-            callbacks,
-            max_header_count=len(body) + 1,
-            max_header_size=len(body) + 1,  # type: ignore[arg-type]
+            cast("MultipartCallbacks", callbacks),
+            max_header_count=most,
+            max_header_size=most,
         )
         parser.write(body)
         parser.finalize()

@@ -301,6 +301,14 @@ def test_wait_ends_in_time(client: FlaskClient) -> None:
     assert answer.json["next"] == "0:0,1:0,2:0"
 
 
+def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
+    lifecycle = client.application.extensions["kafka_http"]
+    threading.Timer(0.2, lifecycle.stopping).start()
+    started = time.monotonic()
+    assert values(client.get("/messages/t/c/latest?wait=30")) == []
+    assert time.monotonic() - started < 5
+
+
 def test_only_half_of_the_threads_wait(make_client: Any) -> None:
     client = make_client(threads=2)
     waiting = threading.Thread(target=lambda: client.application.test_client().get("/messages/t/c/latest?wait=3"))
