@@ -55,9 +55,10 @@ class FakePartition:
 
 
 class FakeTopic:
-    def __init__(self, name: str, partitions: int, compacted: bool, append_time: bool) -> None:
+    def __init__(self, name: str, partitions: int, limit: int | None, compacted: bool, append_time: bool) -> None:
         self.name = name
         self.partitions = [FakePartition() for _ in range(partitions)]
+        self.limit = limit
         self.compacted = compacted
         self.append_time = append_time
         self.leaderless: set[int] = set()
@@ -100,10 +101,17 @@ class FakeBroker:
     # for tests
 
     def create_topic(
-        self, name: str, partitions: int = 1, *, compacted: bool = False, append_time: bool = False
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        limit: int | None = None,
+        compacted: bool = False,
+        append_time: bool = False,
     ) -> None:
+        """`limit` is the topic's max.message.bytes, where it has one of its own."""
         with self._changed:
-            self._topics[name] = FakeTopic(name, partitions, compacted, append_time)
+            self._topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
 
     def delete_topic(self, name: str) -> None:
         with self._changed:
@@ -261,9 +269,9 @@ class FakeBroker:
         return topic.partitions[partition].append(partition, record, now if given is None else given)
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
-        if _size(record) > self.message_limit:
-            message = f"The message is larger than the {self.message_limit} bytes that Kafka takes here."
-            return TooLarge(message, limit=self.message_limit)
+        limit = topic.limit or self.message_limit
+        if _size(record) > limit:
+            return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)
         if topic.compacted and record.key is None:
             return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
         return None
@@ -286,7 +294,8 @@ class FakeBroker:
 
     def _has_members(self, group: str) -> GroupHasMembers:
         members = [{"client_id": each.client_id, "host": each.host} for each in self.members(group)]
-        return GroupHasMembers(f"The consumer {group} has live members of its own.", members=members)
+        named = ", ".join(each["client_id"] for each in members)
+        return GroupHasMembers(f"The consumer {group} has live members of its own: {named}.", members=members)
 
 
 def _place(topic: FakeTopic, record: NewRecord, shared: int) -> int:

@@ -37,10 +37,11 @@ class Admin:
     """The one admin client of a process. Any thread may call; a call takes at most `timeout` seconds, or twice that
     where Kafka stops answering in its midst."""
 
-    def __init__(self, settings: Mapping[str, Any], timeout: float) -> None:
-        """`settings` are those of `KafkaAdminClient`."""
-        self._kept = Kept(KafkaAdminClient, KafkaAdminClient.close, settings)
+    def __init__(self, settings: Mapping[str, Any], timeout: float, reachable: Callable[[], None]) -> None:
+        """`settings` are those of `KafkaAdminClient`; `reachable` raises where no broker answers."""
+        self._kept = Kept(KafkaAdminClient, KafkaAdminClient.close, settings, reachable)
         self._timeout = timeout
+        self._reachable = reachable
 
     def run(self, ask: Callable[[KafkaAdminClient], Answer], topic: str | None = None) -> Answer:
         """What `ask` returns, tried again while a coordinator is on its way. Raises our errors."""
@@ -50,6 +51,8 @@ class Admin:
             try:
                 return ask(client)
             except _SOON as error:
+                if isinstance(error, GONE):
+                    self._reachable()
                 lost = isinstance(error, _LOST) and self._kept.drop(client)
                 if time.monotonic() + _PAUSE > deadline:
                     raise translate(error, topic) from error

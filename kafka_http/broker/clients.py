@@ -11,6 +11,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+from kafka_http.broker.connections import net_settings
 from kafka_http.broker.errors import translate
 from kafka_http.errors import BrokerUnavailable
 
@@ -23,13 +24,21 @@ _CONNECT_MS = {"socket_connection_setup_timeout_ms": 3000}
 class Kept(Generic[Client]):
     """One client a process. Any thread may call; making one blocks the others that want it.
 
-    A new one is made at most once a second, so that a cluster that is down is not asked all the time.
+    A new one is made at most once a second, and where `reachable` does not raise: kafka-python's constructors take
+    their whole time to find that no broker answers.
     """
 
-    def __init__(self, make: Callable[..., Client], close: Callable[[Client], None], settings: Settings) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Client],
+        close: Callable[[Client], None],
+        settings: Settings,
+        reachable: Callable[[], None],
+    ) -> None:
         self._make = make
         self._close = close
         self._settings = settings
+        self._reachable = reachable
         self._lock = Lock()
         self._client: Client | None = None
         self._made_at = float("-inf")
@@ -63,6 +72,7 @@ class Kept(Generic[Client]):
     def _new(self) -> Client:
         if self._closed:
             raise BrokerUnavailable("This server is closing down.")
+        self._reachable()
         if time.monotonic() < self._made_at + 1:
             raise BrokerUnavailable("No Kafka broker answers: the connection was lost a moment ago.")
         self._made_at = time.monotonic()
@@ -91,6 +101,6 @@ class _BoundedManager(KafkaConnectionManager):
 
 
 def _net_client(settings: dict[str, Any]) -> KafkaNetClient:
-    settings = settings | _CONNECT_MS
+    settings = net_settings(settings | _CONNECT_MS)
     net = NetworkSelector(**settings)
     return KafkaNetClient(net=net, manager=_BoundedManager(net, **settings))

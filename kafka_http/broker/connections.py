@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import KafkaError, MetadataEmptyBrokerList, NodeNotReadyError, RequestTimedOutError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.metadata import MetadataRequest
 
@@ -24,6 +25,24 @@ _QUICK_MS = 2000
 """For a request that any broker can answer, so that there is time left to ask another."""
 
 
+class _ClosingSocket(KafkaNetSocket):
+    """Closes a socket that did not connect. kafka-python keeps it, in a traceback, until that is collected."""
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
+def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's settings, with the kind of socket for who has no proxy."""
+    return {**settings, "proxy_url": settings.get("proxy_url") or "direct://"}
+
+
 class Connections:
     """A pool of kafka-python's network clients, made on first use in this process. Any thread may call.
 
@@ -34,7 +53,7 @@ class Connections:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """`settings` are those of `KafkaNetClient`."""
-        self._settings = settings
+        self._settings = net_settings(settings)
         self._timeout = settings["request_timeout_ms"] / 1000
         self._idle: deque[KafkaNetClient] = deque()
         self._connecting = Lock()

@@ -7,10 +7,9 @@ from typing import Any
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
 from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
-from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.codec import decode
-from kafka_http.broker.connections import Connections, ask_any
+from kafka_http.broker.connections import Connections
 from kafka_http.broker.errors import MOVED, translate
 from kafka_http.broker.metadata import Metadata
 from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
@@ -42,10 +41,7 @@ class Fetcher:
         return self._metadata.partitions(topic)
 
     def alive(self) -> None:
-        async def ask(manager: KafkaConnectionManager) -> None:
-            await ask_any(manager, MetadataRequest(topics=[], allow_auto_topic_creation=False))
-
-        self._connections.run(ask)
+        self._metadata.alive()
 
     def close(self) -> None:
         self._connections.close()

@@ -21,7 +21,7 @@ class KafkaBroker:
     def __init__(self, config: Config) -> None:
         connections = Connections(connection_settings(config))
         metadata = Metadata(connections)
-        admin = Admin(admin_settings(config), _TIMEOUT)
+        admin = Admin(admin_settings(config), _TIMEOUT, metadata.alive)
         self._producer = KafkaRecordProducer(
             producer_settings(config), metadata, admin, auto_create_topics=config.auto_create_topics
         )

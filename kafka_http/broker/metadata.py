@@ -21,6 +21,10 @@ class Metadata:
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
 
+    def alive(self) -> None:
+        """Return where a broker answers. Raises `BrokerUnavailable`."""
+        self._ask([])
+
     def topics(self) -> list[str]:
         """The names of all topics but the internal ones, sorted."""
         answer = self._ask(None)

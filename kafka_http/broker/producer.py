@@ -41,7 +41,7 @@ class KafkaRecordProducer:
     ) -> None:
         """`settings` are those of `KafkaProducer`."""
         # A look of its own must not create a topic: that is done here, with an answer where it is refused.
-        self._kept = Kept(Sender, Sender.abandon, {**settings, "allow_auto_create_topics": False})
+        self._kept = Kept(Sender, Sender.abandon, {**settings, "allow_auto_create_topics": False}, metadata.alive)
         self._metadata = metadata
         self._admin = admin
         self._auto_create_topics = auto_create_topics

@@ -1,0 +1,125 @@
+"""A fake and a real Kafka, to be told the same things."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+from kafka import KafkaConsumer
+
+from kafka_http.broker import KafkaBroker
+from kafka_http.config import Config
+from kafka_http.core.broker import Broker
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.ports import free_ports
+from tests.fakes import FakeBroker
+
+TopicFactory = Callable[..., str]
+
+
+class Cluster(Protocol):
+    """What a test does to a cluster behind the broker interface's back."""
+
+    @property
+    def broker(self) -> Broker: ...
+
+    def topic(
+        self, partitions: int = 1, *, limit: int | None = None, compacted: bool = False, append_time: bool = False
+    ) -> str:
+        """A new topic's name. `limit` is its max.message.bytes."""
+
+    def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
+        """A consumer of the group that subscribes to the topic."""
+
+    def unreachable(self) -> Broker:
+        """A cluster of which no broker answers."""
+
+
+class FakeCluster:
+    def __init__(self) -> None:
+        self.broker = FakeBroker()
+
+    def topic(
+        self, partitions: int = 1, *, limit: int | None = None, compacted: bool = False, append_time: bool = False
+    ) -> str:
+        name = f"topic-{uuid4().hex[:12]}"
+        self.broker.create_topic(name, partitions, limit=limit, compacted=compacted, append_time=append_time)
+        return name
+
+    @contextmanager
+    def member(self, group: str, topic: str, client_id: str) -> Iterator[None]:
+        self.broker.join(group, topic, client_id)
+        yield
+        self.broker.leave(group)
+
+    def unreachable(self) -> Broker:
+        broker = FakeBroker()
+        broker.down = True
+        return broker
+
+
+class KafkaCluster:
+    def __init__(self, broker: KafkaBroker, bootstrap_servers: str, topics: TopicFactory) -> None:
+        self.broker = broker
+        self._bootstrap_servers = bootstrap_servers
+        self._topics = topics
+
+    def topic(
+        self, partitions: int = 1, *, limit: int | None = None, compacted: bool = False, append_time: bool = False
+    ) -> str:
+        configs: dict[str, str] = {}
+        if limit is not None:
+            configs["max.message.bytes"] = str(limit)
+        if compacted:
+            configs["cleanup.policy"] = "compact"
+        if append_time:
+            configs["message.timestamp.type"] = "LogAppendTime"
+        return self._topics(partitions, configs)
+
+    @contextmanager
+    def member(self, group: str, topic: str, client_id: str) -> Iterator[None]:
+        consumer = KafkaConsumer(topic, group_id=group, client_id=client_id, bootstrap_servers=self._bootstrap_servers)
+        assigned, leaving = threading.Event(), threading.Event()
+
+        def poll() -> None:
+            while not leaving.is_set():
+                consumer.poll(timeout_ms=50)
+                if consumer.assignment():
+                    assigned.set()
+            consumer.close()
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        try:
+            assert assigned.wait(20)
+            yield
+        finally:
+            leaving.set()
+            thread.join()
+
+    def unreachable(self) -> Broker:
+        return KafkaBroker(Config(bootstrap_servers=(f"127.0.0.1:{free_ports(1)[0]}",)))
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
+    yield broker
+    broker.close(5)
+
+
+@pytest.fixture(params=["fake", "kafka"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "fake":
+        return FakeCluster()
+    kafka = request.getfixturevalue("kafka")
+    return KafkaCluster(
+        request.getfixturevalue("kafka_broker"), kafka.bootstrap_servers, request.getfixturevalue("topic")
+    )
+
+
+@pytest.fixture
+def broker(cluster: Cluster) -> Broker:
+    return cluster.broker

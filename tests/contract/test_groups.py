@@ -1,0 +1,96 @@
+"""Committed offsets: the same on the fake and on Kafka."""
+
+import time
+from uuid import uuid4
+
+import pytest
+
+from kafka_http.core.broker import Broker
+from kafka_http.errors import BrokerUnavailable, GroupHasMembers, TopicNotFound
+from tests.contract.conftest import Cluster
+
+
+@pytest.fixture
+def group() -> str:
+    return f"group-{uuid4().hex[:12]}"
+
+
+def test_a_group_that_never_committed(cluster: Cluster, broker: Broker, group: str) -> None:
+    assert broker.groups.committed(group, cluster.topic(), [0]) == {}
+
+
+def test_committed_offsets_stay(cluster: Cluster, broker: Broker, group: str) -> None:
+    topic = cluster.topic(partitions=3)
+    broker.groups.commit(group, topic, {0: 5, 2: 0})
+    assert broker.groups.committed(group, topic, [0, 1, 2]) == {0: 5, 2: 0}
+    assert broker.groups.committed(group, topic, [2]) == {2: 0}
+    broker.groups.commit(group, topic, {0: 3})
+    assert broker.groups.committed(group, topic, [0, 2]) == {0: 3, 2: 0}
+
+
+def test_groups_and_topics_are_apart(cluster: Cluster, broker: Broker, group: str) -> None:
+    one, other = cluster.topic(), cluster.topic()
+    broker.groups.commit(group, one, {0: 1})
+    broker.groups.commit(group, other, {0: 2})
+    broker.groups.commit(group + "-b", one, {0: 3})
+    assert broker.groups.committed(group, one, [0]) == {0: 1}
+    assert broker.groups.committed(group, other, [0]) == {0: 2}
+    assert broker.groups.committed(group + "-b", one, [0]) == {0: 3}
+
+
+@pytest.mark.parametrize("name", ["a b/c?", "é" * 100, "x" * 249])
+def test_any_name_of_a_group(cluster: Cluster, broker: Broker, name: str) -> None:
+    topic = cluster.topic()
+    broker.groups.commit(name, topic, {0: 1})
+    assert broker.groups.committed(name, topic, [0]) == {0: 1}
+
+
+def test_forgetting(cluster: Cluster, broker: Broker, group: str) -> None:
+    topic, other = cluster.topic(partitions=2), cluster.topic()
+    broker.groups.commit(group, topic, {0: 1, 1: 1})
+    broker.groups.commit(group, other, {0: 1})
+    broker.groups.forget(group, topic)
+    assert broker.groups.committed(group, topic, [0, 1]) == {}
+    assert broker.groups.committed(group, other, [0]) == {0: 1}
+    broker.groups.forget(group, topic)
+    broker.groups.forget("never-" + group, topic)
+
+
+def test_a_topic_that_is_not_there(broker: Broker, group: str) -> None:
+    with pytest.raises(TopicNotFound):
+        broker.groups.commit(group, "nobody-made-this", {0: 1})
+
+
+def test_live_members_are_named(cluster: Cluster, broker: Broker, group: str) -> None:
+    topic = cluster.topic()
+    broker.groups.commit(group, topic, {0: 7})
+    with cluster.member(group, topic, "reader-7"):
+        (member,) = broker.groups.members(group)
+        assert (member.client_id, member.host) == ("reader-7", "127.0.0.1")
+        with pytest.raises(GroupHasMembers, match="reader-7") as raised:
+            broker.groups.commit(group, topic, {0: 1})
+        assert raised.value.fields["members"] == [{"client_id": "reader-7", "host": "127.0.0.1"}]
+        with pytest.raises(GroupHasMembers, match="reader-7"):
+            broker.groups.forget(group, topic)
+    assert broker.groups.members(group) == []
+    broker.groups.commit(group, topic, {0: 1})
+    assert broker.groups.committed(group, topic, [0]) == {0: 1}
+
+
+def test_a_group_without_members(broker: Broker, group: str) -> None:
+    assert broker.groups.members(group) == []
+
+
+def test_no_broker(cluster: Cluster, group: str) -> None:
+    broker = cluster.unreachable()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        broker.groups.committed(group, "t", [0])
+    with pytest.raises(BrokerUnavailable):
+        broker.groups.commit(group, "t", {0: 1})
+    with pytest.raises(BrokerUnavailable):
+        broker.groups.forget(group, "t")
+    with pytest.raises(BrokerUnavailable):
+        broker.groups.members(group)
+    assert time.monotonic() - began < 5
+    broker.close(1)

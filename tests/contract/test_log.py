@@ -1,0 +1,190 @@
+"""Reading: the same on the fake and on Kafka."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from kafka_http.core.broker import Broker
+from kafka_http.errors import BrokerUnavailable, InvalidRequest, PartitionNotFound, TopicNotFound
+from kafka_http.records import Fetched, NewRecord
+from tests.contract.conftest import Cluster
+
+MANY = {"max_records": 1000, "max_bytes": 1 << 20}
+
+
+def filled(cluster: Cluster, counts: list[int]) -> str:
+    """A topic with so many records in each partition; their values are their offsets."""
+    topic = cluster.topic(partitions=len(counts))
+    for partition, count in enumerate(counts):
+        records = [NewRecord(b"%d" % each, partition=partition) for each in range(count)]
+        if records:
+            cluster.broker.producer.produce(topic, records, 10)
+    return topic
+
+
+def offsets_in(fetched: Fetched) -> dict[int, list[int]]:
+    return {partition: [each.offset for each in records] for partition, records in fetched.records.items()}
+
+
+def test_topics_are_sorted_and_internal_ones_left_out(cluster: Cluster, broker: Broker) -> None:
+    names = sorted(cluster.topic() for _ in range(3))
+    broker.groups.commit("some-group", names[0], {0: 0})  # Kafka then has a topic of its own
+    topics = broker.log.topics()
+    assert topics == sorted(topics)
+    assert set(names) <= set(topics)
+    assert not any(each.startswith("__") for each in topics)
+
+
+def test_partitions(cluster: Cluster, broker: Broker) -> None:
+    partitions = broker.log.partitions(cluster.topic(partitions=3))
+    assert [each.partition for each in partitions] == [0, 1, 2]
+    assert all(each.leader is not None and each.leader in each.replicas for each in partitions)
+
+
+def test_offsets_of_the_ends(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [3, 0, 1])
+    assert broker.log.offsets(topic, {0: "earliest", 1: "earliest", 2: "earliest"}) == {0: 0, 1: 0, 2: 0}
+    assert broker.log.offsets(topic, {0: "latest", 1: "latest", 2: "latest"}) == {0: 3, 1: 0, 2: 1}
+
+
+def test_offsets_at_a_time(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    begin = int(time.time() * 1000) - 60_000
+    broker.producer.produce(topic, [NewRecord(b"a", timestamp=begin + 1000 * each) for each in range(3)], 10)
+    for at, offset in ((begin, 0), (begin + 1, 1), (begin + 2000, 2), (begin + 2001, 3), (0, 0)):
+        assert broker.log.offsets(topic, {0: at}) == {0: offset}
+
+
+def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [5])
+    fetched = broker.log.fetch(topic, {0: 3}, **MANY)
+    assert offsets_in(fetched) == {0: [3, 4]}
+    assert [each.value for each in fetched.records[0]] == [b"3", b"4"]
+    assert (fetched.next, fetched.ended, fetched.out_of_range) == ({0: 5}, frozenset({0}), {})
+
+
+def test_at_most_so_many_records_of_each_partition(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [5, 2])
+    fetched = broker.log.fetch(topic, {0: 1, 1: 0}, max_records=2, max_bytes=1 << 20)
+    assert offsets_in(fetched) == {0: [1, 2], 1: [0, 1]}
+    assert (fetched.next, fetched.ended) == ({0: 3, 1: 2}, frozenset({1}))
+    assert {each.partition for each in fetched.records[1]} == {1}
+
+
+def test_the_end_of_the_log_is_a_position(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [2, 0])
+    fetched = broker.log.fetch(topic, {0: 2, 1: 0}, **MANY)
+    assert offsets_in(fetched) == {0: [], 1: []}
+    assert (fetched.next, fetched.ended) == ({0: 2, 1: 0}, frozenset({0, 1}))
+
+
+def test_positions_that_the_log_does_not_have(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [2, 3, 0])
+    fetched = broker.log.fetch(topic, {0: 3, 1: 1, 2: 1}, **MANY)
+    assert fetched.out_of_range == {0: (0, 2), 2: (0, 0)}
+    assert offsets_in(fetched) == {1: [1, 2]}
+    assert (fetched.next, fetched.ended) == ({1: 3}, frozenset({1}))
+
+
+def test_at_least_one_record_whatever_the_bytes(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    broker.producer.produce(topic, [NewRecord(b"x" * 50_000)], 10)
+    fetched = broker.log.fetch(topic, {0: 0}, max_records=10, max_bytes=1)
+    assert offsets_in(fetched) == {0: [0]}
+
+
+def test_the_log_is_read_whole_however_small_the_pages(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=2)
+    for batch in range(6):
+        records = [NewRecord(b"x" * 100, partition=each) for each in (0, 1, 1)]
+        broker.producer.produce(topic, records[batch % 2 :], 10)
+    positions = {0: 0, 1: 0}
+    read: dict[int, list[int]] = {0: [], 1: []}
+    for _ in range(100):
+        fetched = broker.log.fetch(topic, positions, max_records=2, max_bytes=100)
+        for partition, offsets in offsets_in(fetched).items():
+            read[partition] += offsets
+        if fetched.ended == {0, 1}:
+            break
+        positions = dict(reversed(fetched.next.items()))  # the first is served whatever its batch's size
+    assert read == {0: list(range(3)), 1: list(range(12))}
+
+
+def test_waiting_ends_when_something_comes(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [1, 1])
+    produced_at: list[float] = []
+
+    def produce() -> None:
+        produced_at.append(time.monotonic())
+        broker.producer.produce(topic, [NewRecord(b"new", partition=1)], 10)
+
+    timer = threading.Timer(0.3, produce)
+    timer.start()
+    fetched = broker.log.fetch(topic, {0: 1, 1: 1}, **MANY, wait=10)
+    came_at = time.monotonic()
+    timer.join()
+    assert [each.value for each in fetched.records[1]] == [b"new"]
+    assert came_at - produced_at[0] < 3
+
+
+def test_waiting_ends_when_its_time_is_over(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [1])
+    began = time.monotonic()
+    fetched = broker.log.fetch(topic, {0: 1}, **MANY, wait=0.3)
+    assert 0.25 < time.monotonic() - began < 3
+    assert offsets_in(fetched) == {0: []}
+
+
+def test_no_waiting_where_there_is_something(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [1, 1])
+    began = time.monotonic()
+    assert offsets_in(broker.log.fetch(topic, {0: 0, 1: 1}, **MANY, wait=20)) == {0: [0], 1: []}
+    assert offsets_in(broker.log.fetch(topic, {0: 5, 1: 1}, **MANY, wait=20)) == {1: []}
+    assert time.monotonic() - began < 10
+
+
+LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
+    "fetch": lambda broker, topic, partition: broker.log.fetch(topic, {partition: 0}, **MANY),
+    "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
+    "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_topic_that_is_not_there(broker: Broker, look: str) -> None:
+    with pytest.raises(TopicNotFound):
+        LOOKS[look](broker, "nobody-made-this", 0)
+    assert "nobody-made-this" not in broker.log.topics()
+
+
+@pytest.mark.parametrize("look", ["fetch", "offsets"])
+def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, look: str) -> None:
+    topic = cluster.topic(partitions=2)
+    with pytest.raises(PartitionNotFound) as raised:
+        LOOKS[look](broker, topic, 2)
+    assert raised.value.fields == {"topic": topic, "partition": 2, "partitions": 2}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_name_that_no_topic_can_have(broker: Broker, look: str) -> None:
+    with pytest.raises(InvalidRequest):
+        LOOKS[look](broker, "with space", 0)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_no_broker(cluster: Cluster, look: str) -> None:
+    broker = cluster.unreachable()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(BrokerUnavailable):
+            LOOKS[look](broker, "t", 0)
+    with pytest.raises(BrokerUnavailable):
+        broker.log.alive()
+    assert time.monotonic() - began < 5
+    broker.close(1)
+
+
+def test_a_broker_answers(broker: Broker) -> None:
+    broker.log.alive()

@@ -1,0 +1,163 @@
+"""Writing: the same on the fake and on Kafka."""
+
+import time
+
+import pytest
+
+from kafka_http.core.broker import Broker
+from kafka_http.errors import (
+    BrokerUnavailable,
+    InvalidRequest,
+    InvalidValue,
+    PartitionNotFound,
+    TooLarge,
+    TopicNotFound,
+)
+from kafka_http.records import Delivery, NewRecord, Outcome, Record
+from tests.contract.conftest import Cluster
+
+JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
+    b"21": -973932308,
+    b"foobar": -790332482,
+    b"a-little-bit-long-string": -985981536,
+    b"a-little-bit-longer-string": -1486304829,
+    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    b"abc": 479470107,
+}
+
+
+def stored(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
+    """All records of a partition."""
+    fetched = broker.log.fetch(topic, {partition: 0}, max_records=10_000, max_bytes=1 << 20)
+    return list(fetched.records[partition])
+
+
+def delivered(outcomes: list[Outcome]) -> list[tuple[int, int]]:
+    """The places of records that were all written."""
+    places = [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)]
+    assert len(places) == len(outcomes), outcomes
+    return places
+
+
+def test_deliveries_are_in_the_order_of_the_request(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    assert delivered(broker.producer.produce(topic, [NewRecord(b"a"), NewRecord(b"b")], 10)) == [(0, 0), (0, 1)]
+    assert delivered(broker.producer.produce(topic, [NewRecord(b"c")], 10)) == [(0, 2)]
+    assert [each.value for each in stored(broker, topic)] == [b"a", b"b", b"c"]
+
+
+def test_records_are_kept_byte_for_byte(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    at = int(time.time() * 1000) - 60_000
+    headers: list[tuple[str, bytes | None]] = [("é", b"\xff\x00"), ("twice", None), ("twice", b""), ("", b"x")]
+    written = [
+        NewRecord(b"\x00\xff", key=b"\x01", timestamp=at, headers=headers),
+        NewRecord(None),
+        NewRecord(b"", key=b""),
+        NewRecord(None, headers=[("only", None)]),
+    ]
+    delivered(broker.producer.produce(topic, written, 10))
+    read = stored(broker, topic)
+    assert [(each.key, each.value, each.headers) for each in read] == [
+        (each.key, each.value, each.headers) for each in written
+    ]
+    assert read[0].timestamp == at
+
+
+def test_a_timestamp_that_is_not_given_is_now(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    before = int(time.time() * 1000)
+    (outcome,) = broker.producer.produce(topic, [NewRecord(b"a")], 10)
+    assert isinstance(outcome, Delivery)
+    assert before <= outcome.timestamp <= int(time.time() * 1000)
+    assert stored(broker, topic)[0].timestamp == outcome.timestamp
+
+
+def test_the_brokers_timestamp_where_the_topic_says_so(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(append_time=True)
+    before = int(time.time() * 1000)
+    (outcome,) = broker.producer.produce(topic, [NewRecord(b"a", timestamp=5)], 10)
+    assert isinstance(outcome, Delivery)
+    assert outcome.timestamp >= before
+    assert stored(broker, topic)[0].timestamp == outcome.timestamp
+
+
+def test_keyless_records_of_a_request_go_to_one_partition(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=5)
+    requests = [broker.producer.produce(topic, [NewRecord(b"%d" % each) for each in range(20)], 10) for _ in range(12)]
+    partitions = [{partition for partition, _ in delivered(outcomes)} for outcomes in requests]
+    assert all(len(each) == 1 for each in partitions)
+    assert len(set.union(*partitions)) > 1
+    offsets = [[offset for _, offset in delivered(outcomes)] for outcomes in requests]
+    assert all(each == sorted(each) for each in offsets)
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 7])
+def test_keyed_records_go_where_javas_partitioner_puts_them(cluster: Cluster, broker: Broker, partitions: int) -> None:
+    topic = cluster.topic(partitions)
+    outcomes = broker.producer.produce(topic, [NewRecord(b"v", key=each) for each in JAVA_MURMUR2], 10)
+    expected = [(each & 0x7FFFFFFF) % partitions for each in JAVA_MURMUR2.values()]
+    assert [partition for partition, _ in delivered(outcomes)] == expected
+
+
+def test_a_partition_that_is_named(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=3)
+    outcomes = broker.producer.produce(topic, [NewRecord(b"a", key=b"k", partition=each) for each in (2, 0, 1)], 10)
+    assert [partition for partition, _ in delivered(outcomes)] == [2, 0, 1]
+
+
+def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=2)
+    with pytest.raises(PartitionNotFound) as raised:
+        broker.producer.produce(topic, [NewRecord(b"a", partition=0), NewRecord(b"b", partition=2)], 10)
+    assert raised.value.fields == {"topic": topic, "partition": 2, "partitions": 2}
+    assert stored(broker, topic) == []
+
+
+def test_a_topic_that_is_not_there(broker: Broker) -> None:
+    with pytest.raises(TopicNotFound):
+        broker.producer.produce("nobody-made-this", [NewRecord(b"a")], 10)
+    assert "nobody-made-this" not in broker.log.topics()
+
+
+@pytest.mark.parametrize("name", ["with space", "ä", "..", "x" * 250])
+def test_a_name_that_no_topic_can_have(broker: Broker, name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        broker.producer.produce(name, [NewRecord(b"a")], 10)
+
+
+def test_one_too_large_record_fails_alone(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(limit=2000)
+    records = [NewRecord(b"small"), NewRecord(b"x" * 3000), NewRecord(b"small too")]
+    first, second, third = broker.producer.produce(topic, records, 10)
+    assert isinstance(second, TooLarge)
+    assert second.fields["limit"] == 2000
+    assert delivered([first, third]) == [(0, 0), (0, 1)]
+    assert delivered(broker.producer.produce(topic, [NewRecord(b"next")], 10)) == [(0, 2)]
+
+
+def test_many_small_records_that_are_too_large_together(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(limit=2000)
+    values = [b"%d " % each + b"x" * 200 for each in range(50)]
+    places = delivered(broker.producer.produce(topic, [NewRecord(each) for each in values], 10))
+    assert places == [(0, each) for each in range(50)]
+    assert [each.value for each in stored(broker, topic)] == values
+
+
+def test_a_record_that_kafka_refuses_fails_alone(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(compacted=True)
+    records = [NewRecord(b"a", key=b"k"), NewRecord(b"b"), NewRecord(None, key=b"k")]
+    first, second, third = broker.producer.produce(topic, records, 10)
+    assert isinstance(second, InvalidValue)
+    assert delivered([first, third]) == [(0, 0), (0, 1)]
+    assert delivered(broker.producer.produce(topic, [NewRecord(b"c", key=b"k")], 10)) == [(0, 2)]
+
+
+def test_no_broker(cluster: Cluster) -> None:
+    broker = cluster.unreachable()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(BrokerUnavailable):
+            broker.producer.produce("t", [NewRecord(b"a")], 10)
+    assert time.monotonic() - began < 5
+    broker.close(1)
