@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from kafka.admin import KafkaAdminClient
 
+from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import kafka_jars
@@ -44,6 +45,17 @@ def kafka(kafka_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def fresh_kafka(kafka_parts: None, tmp_path: Path) -> Iterator[EmbeddedKafka]:
     """A broker for one test, which may `kill()`, `stop()` and `start()` it."""
     yield from _running(new_kafka(tmp_path))
+
+
+@pytest.fixture
+def kafka_cluster(kafka_parts: None, tmp_path: Path) -> Iterator[EmbeddedCluster]:
+    """Three brokers for one test: `kafka_cluster.brokers[1]` to `[3]`, each of which it may kill and start."""
+    cluster = EmbeddedCluster(tmp_path)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.kill()  # in order it takes seconds: the last to stop waits for the others
 
 
 def new_kafka(directory: Path) -> EmbeddedKafka:

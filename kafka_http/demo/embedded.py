@@ -1,6 +1,7 @@
 """A real Apache Kafka in processes of our own, for the demo and for the tests."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,21 @@ from kafka_http.demo.admin import count_brokers
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
-from kafka_http.demo.ports import LOOPBACK, is_free
+from kafka_http.demo.ports import LOOPBACK, answers, is_free
 from kafka_http.demo.settings import JAVA_FLAGS, Node
 
 _START_TIMEOUT = 60.0
+
+
+def reason_in(log: str) -> str:
+    """Why Kafka has ended, in its own words: its first exception's, else its first error's, else its first line.
+
+    Java itself begins some lines with WARNING or `Picked up`.
+    """
+    for sought in (r"^[\w.$]+(?:Exception|Error): (.+)", r" (?:ERROR|FATAL) (.+) \(", r"^(?!WARNING|Picked up)(.+)"):
+        if found := re.search(sought, log, re.MULTILINE):
+            return found[1].rstrip(".")
+    return "it ended without a word"
 
 
 class EmbeddedKafka:
@@ -40,6 +52,10 @@ class EmbeddedKafka:
     def sasl_bootstrap_servers(self) -> str:
         return f"{LOOPBACK}:{self.node.sasl_port}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._guard is not None and self._guard.poll() is None
+
     def start(self) -> None:
         """Start and wait until it answers."""
         self.launch()
@@ -47,11 +63,11 @@ class EmbeddedKafka:
 
     def launch(self) -> None:
         """Start without waiting. Fetches and formats what has not been fetched and formatted yet."""
-        java, jars = find_java(), kafka_jars()
-        environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, jars))}
         lock = directory.claim(self.node.directory)
         try:
             self._check_ports()
+            java = find_java()
+            environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars()))}
             directory.prepare(self.node, java, environment, self._cluster_id)
             self._start_guard(java, environment, lock)
         finally:
@@ -60,11 +76,11 @@ class EmbeddedKafka:
     def wait_until_ready(self, brokers: int = 1) -> None:
         """Wait until the broker answers and knows of so many brokers, itself included; else stop it and say why."""
         deadline = time.monotonic() + _START_TIMEOUT
-        while not (self._listens() and count_brokers(self.bootstrap_servers) >= brokers):
+        while not (answers(self.node.port) and count_brokers(self.bootstrap_servers) >= brokers):
             reason = self._why_not(deadline)
             if reason:
                 self.stop()
-                raise DemoError(f"Apache Kafka does not start: {reason} Its log is {self.node.log_file}.")
+                raise DemoError(f"Apache Kafka does not start: {reason}. Its log is {self.node.log_file}.")
             time.sleep(0.05)
         if self._announce:
             self._tell(guard.ANNOUNCE)
@@ -76,7 +92,7 @@ class EmbeddedKafka:
 
     def kill(self) -> None:
         """End Kafka as kill -9 does, and wait until it is gone; `start()` brings it back."""
-        if self.pid is not None:
+        if self.is_running and self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._wait_for_guard()
@@ -84,7 +100,9 @@ class EmbeddedKafka:
     def _check_ports(self) -> None:
         for port in self.node.ports:
             if not is_free(port):
-                raise DemoError(f"Port {port} of {LOOPBACK} is in use: stop what listens there, or choose another.")
+                raise DemoError(
+                    f"Kafka's port {port} is in use: stop what listens there, or choose another (--kafka-port)."
+                )
 
     def _start_guard(self, java: Path, environment: dict[str, str], lock: int) -> None:
         log = self.node.log_file
@@ -103,15 +121,13 @@ class EmbeddedKafka:
         assert self._guard.stdout  # noqa: S101  for the type checker
         self.pid = int(self._guard.stdout.readline())
 
-    def _listens(self) -> bool:
-        return not is_free(self.node.port)
-
     def _why_not(self, deadline: float) -> str:
-        if self._guard is None or self._guard.poll() is not None:
-            return f"{self._last_words()}"
-        return f"it gave no answer within {_START_TIMEOUT:.0f} s." if time.monotonic() > deadline else ""
+        if not self.is_running:
+            return reason_in(self._new_log())
+        return f"it gave no answer within {_START_TIMEOUT:.0f} s" if time.monotonic() > deadline else ""
 
-    def _last_words(self) -> str:
+    def _new_log(self) -> str:
+        """What has been logged since the last start."""
         with self.node.log_file.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")

@@ -43,12 +43,12 @@ def _parse(line: str) -> Jar:
     return Jar(group, artifact, version, sha256)
 
 
-def kafka_jars(repository: Path | None = None) -> list[Path]:
+def kafka_jars(repository: Path | None = None, remote: str | None = None) -> list[Path]:
     """The paths of all jars, those that are missing fetched from Maven Central, a progress bar on stderr meanwhile.
 
     They are kept in Maven's local repository (`M2_REPO`, else `~/.m2/repository`); a jar is put there whole and with
-    the right sum, or not at all. Raises `DemoError` where a sum differs, of a jar fetched or one that was there, and
-    where Maven Central does not answer.
+    the right sum, or not at all. `remote` is the URL of another repository to fetch from. Raises `DemoError` where a
+    sum differs, of a jar fetched or one that was there, and where Maven Central does not answer.
     """
     where = repository or _local_repository()
     jars = listed_jars()
@@ -56,7 +56,7 @@ def kafka_jars(repository: Path | None = None) -> list[Path]:
     for jar in set(jars) - set(missing):
         _check_kept(jar, where)
     if missing:
-        _fetch(missing, where)
+        _fetch(missing, where, remote)
     return [jar.path_in(where) for jar in jars]
 
 
@@ -78,12 +78,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(jars: Sequence[Jar], repository: Path) -> None:
+def _fetch(jars: Sequence[Jar], repository: Path, remote: str | None) -> None:
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=repository, prefix=".incoming-") as incoming:
             for jar in _with_progress(jars):
-                _fetch_one(jar, Path(incoming), repository)
+                _keep(jar, _download(jar, Path(incoming), remote), repository)
+    except ModuleNotFoundError as error:
+        raise DemoError(
+            f"The demo needs the Python package {error.name}: pip install 'kafka_http[demo]' brings all it needs."
+        ) from error
     except OSError as error:  # not the network's errors: those have become a DemoError
         raise DemoError(f"Cannot keep Apache Kafka's jars in {repository}: {error.strerror or error}.") from error
 
@@ -95,9 +99,7 @@ def _with_progress(jars: Sequence[Jar]) -> Iterable[Jar]:
     return bar
 
 
-def _fetch_one(jar: Jar, incoming: Path, repository: Path) -> None:
-    """Fetch into `incoming` first: jgo writes straight to the final name, and takes what is there for whole."""
-    fetched = _download(jar, incoming)
+def _keep(jar: Jar, fetched: Path, repository: Path) -> None:
     if _sha256(fetched) != jar.sha256:
         raise DemoError(
             f"{jar.file_name}, as it came from Maven Central, is not the jar that Apache Kafka {KAFKA_VERSION} needs "
@@ -107,13 +109,14 @@ def _fetch_one(jar: Jar, incoming: Path, repository: Path) -> None:
     fetched.replace(jar.path_in(repository))
 
 
-def _download(jar: Jar, incoming: Path) -> Path:
+def _download(jar: Jar, incoming: Path, remote: str | None) -> Path:
+    """Fetch into a directory apart: jgo writes straight to the final name, and takes what is there for whole."""
     from jgo.maven import MavenContext
     from requests import RequestException
 
-    project = MavenContext(repo_cache=incoming).project(jar.group, jar.artifact)
+    context = MavenContext(repo_cache=incoming, remote_repos={"remote": remote} if remote else None)
     try:
-        return project.at_version(jar.version).artifact().resolve()
+        return context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
     except (RequestException, RuntimeError) as error:  # RuntimeError: any status but 200
         raise DemoError(
             f"Cannot fetch {jar.file_name}: Maven Central does not answer as it should. "

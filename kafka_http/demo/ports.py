@@ -1,35 +1,45 @@
-"""The TCP ports of 127.0.0.1: which are free."""
+"""The TCP ports of this machine's loopback address: which are free."""
 
 import random
 import socket
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 LOOPBACK = "127.0.0.1"
 
 
-def is_free(port: int) -> bool:
-    """Whether one could listen on the port now; what remains of closed connections does not count."""
-    with closing(socket.socket()) as probe:
-        return _bind(probe, port)
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether one could listen on the port now. It does so for a moment: ask before whoever is to listen starts."""
+    try:
+        _listen(port, host).close()
+    except OSError:
+        return False
+    return True
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on the port of 127.0.0.1."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_ports(count: int) -> list[int]:
     """Different ports that were free a moment ago, none of which the kernel gives to an outgoing connection."""
+    candidates = iter(random.sample(range(10_000, 32_768), 1000))
     found: list[int] = []
     with ExitStack() as held:
         while len(found) < count:
-            probe = held.enter_context(closing(socket.socket()))
-            port = random.randrange(10_000, 32_768)  # noqa: S311  no secret
-            if _bind(probe, port):
-                found.append(port)
+            port = next(candidates)
+            try:
+                held.enter_context(_listen(port, LOOPBACK))
+            except OSError:
+                continue
+            found.append(port)
     return found
 
 
-def _bind(probe: socket.socket, port: int) -> bool:
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        probe.bind((LOOPBACK, port))
-        probe.listen()  # binding alone succeeds beside another socket that is only bound
-    except OSError:
-        return False
-    return True
+def _listen(port: int, host: str) -> socket.socket:
+    """With SO_REUSEADDR, as servers do: what remains of closed connections is no hindrance."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

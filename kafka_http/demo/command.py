@@ -1,0 +1,164 @@
+"""`kafka-http demo`: a real Apache Kafka and our server in front of it, from one command."""
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from platformdirs import user_data_path
+
+from kafka_http import server
+from kafka_http.config import Config
+from kafka_http.demo.admin import create_topics
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.errors import DemoError
+from kafka_http.demo.jars import KAFKA_VERSION
+from kafka_http.demo.ports import is_free
+from kafka_http.demo.settings import Node
+
+_LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+_OF_OTHER_BROKERS = ("security_", "sasl_", "ssl_", "bootstrap_")
+
+
+class Topic(NamedTuple):
+    name: str
+    partitions: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The demo's own flags; `run` takes what they parse to."""
+    parser.add_argument("--port", type=_port, metavar="PORT", help="port of the HTTP server (default: 8082)")
+    parser.add_argument(
+        "--kafka-port", type=_port, default=9092, metavar="PORT",
+        help="port of Kafka, which uses the next one as well (default: 9092)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", default=user_data_path("kafka_http") / "demo",
+        help="directory that keeps all data, Kafka's in a sub-directory (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--topic", type=parse_topic, action="append", metavar="NAME[:PARTITIONS]",
+        help="topic to create where there is none of that name; may be given several times (default: greetings)",
+    )  # fmt: skip
+
+
+def parse_topic(text: str) -> Topic:
+    name, colon, partitions = text.partition(":")
+    if not _LEGAL_TOPIC.fullmatch(name):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no name for a topic: that is 1 to 249 letters, digits, dots, underscores and hyphens"
+        )
+    if colon and not (partitions.isdecimal() and 1 <= int(partitions) <= 10_000):
+        raise argparse.ArgumentTypeError(f"{partitions!r} is no number of partitions: that is 1 to 10000")
+    return Topic(name, int(partitions) if colon else 1)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65534):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: that is a number from 1 to 65534")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace, config: Config) -> int:
+    """Run Kafka and the server until SIGINT or SIGTERM; the exit status. `config` is what `serve` would take."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until gunicorn takes it over
+    try:
+        demo = plan(arguments, config)
+        with _running(demo) as kafka:
+            create_topics(kafka.bootstrap_servers, {topic.name: topic.partitions for topic in demo.topics})
+            server.run(demo.config, when_ready=lambda: print(welcome(demo), flush=True))
+    except DemoError as error:
+        print(f"kafka-http demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is to run: the server's settings, the broker, the topics it starts with."""
+
+    directory: Path
+    config: Config
+    node: Node
+    topics: list[Topic]
+
+
+def plan(arguments: argparse.Namespace, config: Config) -> Demo:
+    """Settle ports and directories. Raises `DemoError` where they cannot be had."""
+    directory: Path = arguments.data.expanduser().resolve()
+    node = Node(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
+    bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"
+    config = replace(
+        _for_our_broker(config),
+        bind=bind,
+        bootstrap_servers=(f"127.0.0.1:{node.port}",),
+        data_dir=directory / "server",
+    )
+    _check_address(config, node)
+    return Demo(directory, config, node, arguments.topic or [Topic("greetings", 1)])
+
+
+def _for_our_broker(config: Config) -> Config:
+    """Without what a settings file says for other brokers, how to log in there for instance."""
+
+    def kept(section: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in section.items() if not name.startswith(_OF_OTHER_BROKERS)}
+
+    sections = {name: kept(getattr(config, name)) for name in ("kafka", "producer", "consumer", "admin")}
+    return replace(config, **sections)  # type: ignore[arg-type]  # mypy takes them for any field
+
+
+def _check_address(config: Config, node: Node) -> None:
+    if config.host != "localhost" and not _is_loopback(config.host):
+        raise DemoError(f"The demo serves this machine alone, not {config.bind}: give a bind such as 127.0.0.1:8082.")
+    if config.port in node.ports:
+        raise DemoError(
+            f"Port {config.port} cannot be both the server's and Kafka's, which uses {node.port} and "
+            f"{node.controller_port}: choose others (--port, --kafka-port)."
+        )
+    if not is_free(config.port, config.host):
+        raise DemoError(f"Port {config.port} is in use: stop what listens there, or choose another (--port).")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _running(demo: Demo) -> Iterator[EmbeddedKafka]:
+    kafka = EmbeddedKafka(demo.node, announce=True)
+    try:
+        kafka.start()
+        yield kafka
+    finally:
+        kafka.stop()
+
+
+def welcome(demo: Demo) -> str:
+    """The addresses, three commands to try, and that all is ready."""
+    url = f"http://{demo.config.bind}"
+    topic = demo.topics[0]
+    messages = f"{url}/messages/{topic.name}"
+    partition = "?partition=0" if topic.partitions > 1 else ""  # where the third command acknowledges
+    return "\n".join((
+        f"Apache Kafka {KAFKA_VERSION}: {demo.config.bootstrap_servers[0]}",
+        f"HTTP: {url}",
+        f"Data: {demo.directory}",
+        f"Kafka's log: {demo.node.log_file}",
+        "Publish, read, acknowledge:",
+        f"  curl -X PUT -d hello '{messages}{partition}'",
+        f"  curl '{messages}/me/committed'",
+        f"  curl -X DELETE '{messages}/me/0:0'",
+        f"ready: {url}",
+    ))
