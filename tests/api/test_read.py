@@ -4,6 +4,7 @@ import base64
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -310,19 +311,19 @@ def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
 
 
 def test_only_half_of_the_threads_wait(make_client: Any) -> None:
-    client = make_client(threads=2)
-    waiting = threading.Thread(target=lambda: client.application.test_client().get("/messages/t/c/latest?wait=3"))
-    waiting.start()
-    try:
-        deadline = time.monotonic() + 2.5
-        quick = 10.0
-        while quick > 0.1 and time.monotonic() < deadline:
-            started = time.monotonic()
-            assert values(client.get("/messages/t/c/latest?wait=0.2")) == []
-            quick = time.monotonic() - started
-        assert quick < 0.1
-    finally:
-        waiting.join()
+    application = make_client(threads=4).application
+    together = threading.Barrier(6)
+
+    def read(_: int) -> float:
+        together.wait(5)
+        started = time.monotonic()
+        assert values(application.test_client().get("/messages/t/c/latest?wait=1")) == []
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor(6) as pool:
+        took = list(pool.map(read, range(6)))
+    assert sum(seconds > 0.9 for seconds in took) == 2
+    assert sum(seconds < 0.9 for seconds in took) == 4
 
 
 @pytest.mark.usefixtures("five")
