@@ -1,0 +1,142 @@
+"""`kafka-http demo` as one runs it: from one command to three curls that work, and nothing left behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import requests
+
+from kafka_http.demo.ports import free_ports
+
+
+class RunningDemo:
+    """A demo that is ready: what it has printed, and what it prints."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.complaints: list[str] = []
+        self.readers = [
+            Thread(target=self.said.extend, args=(process.stdout,)),
+            Thread(target=self.complaints.extend, args=(process.stderr,)),
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    @property
+    def url(self) -> str:
+        return next((line.split()[1] for line in self.said if line.startswith("ready: ")), "")
+
+    @property
+    def curls(self) -> list[str]:
+        return [line for line in self.said if line.lstrip().startswith("curl ")]
+
+
+@contextmanager
+def demo(directory: Path, *flags: str) -> Iterator[RunningDemo]:
+    port, kafka_port = free_ports(2)
+    ports = ("--port", str(port), "--kafka-port", str(kafka_port))
+    command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(directory), *ports, *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+        running = RunningDemo(process)
+        try:
+            wait_for(lambda: bool(running.url) or process.poll() is not None, 60)
+            assert running.url, running.complaints
+            yield running
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            for reader in running.readers:
+                reader.join()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def shell(command: str) -> str:
+    return subprocess.check_output(command, shell=True, text=True, stderr=subprocess.DEVNULL)  # noqa: S602  as pasted
+
+
+def processes_of(directory: Path) -> dict[int, str]:
+    """All that name the demo's directory on their command line: the demo, its workers, Kafka and what guards it."""
+    listed = subprocess.check_output(["ps", "-ww", "-eo", "pid=,args="], text=True).splitlines()
+    return {int(pid): command for pid, command in (line.split(None, 1) for line in listed) if str(directory) in command}
+
+
+def kafka_of(directory: Path) -> int:
+    [pid] = [pid for pid, command in processes_of(directory).items() if re.match(r"\S*java ", command)]
+    return pid
+
+
+def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, tmp_path: Path) -> None:
+    if not shutil.which("curl") and "CI" not in os.environ:
+        pytest.skip("there is no curl")
+    with demo(tmp_path) as first:
+        assert first.said[-1] == f"ready: {first.url}\n"
+        publish, read, acknowledge = first.curls
+        assert json.loads(shell(publish))["records"][0]["offset"] == 0
+        assert [record["value"] for record in json.loads(shell(read))["records"]] == ["hello"]
+        assert shell(acknowledge) == ""
+        assert json.loads(shell(read))["records"] == []
+        first.process.terminate()
+        assert first.process.wait(20) == 0
+        assert processes_of(tmp_path) == {}
+
+    with demo(tmp_path, "--topic", "more:3") as second:
+        assert requests.get(f"{second.url}/messages", timeout=10).json() == {"topics": ["greetings", "more"]}
+        page = requests.get(f"{second.url}/messages/greetings/me/earliest", timeout=10).json()
+        assert [record["value"] for record in page["records"]] == ["hello"]
+        assert len(requests.get(f"{second.url}/messages/more", timeout=10).json()["partitions"]) == 3
+        second.process.send_signal(signal.SIGINT)
+        assert second.process.wait(20) == 0
+        assert processes_of(tmp_path) == {}
+
+
+def test_when_kafka_dies_the_server_goes_on_and_when_the_demo_dies_nothing_does(
+    kafka_parts: None, tmp_path: Path
+) -> None:
+    with demo(tmp_path) as running:
+        os.kill(kafka_of(tmp_path), signal.SIGKILL)
+        wait_for(lambda: any("Kafka has stopped" in line for line in running.complaints))
+        assert requests.get(f"{running.url}/messages/greetings/me/earliest", timeout=20).status_code == 503
+
+    with demo(tmp_path) as running:
+        running.process.kill()
+        wait_for(lambda: processes_of(tmp_path) == {})
+
+
+def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_started_again(
+    kafka_parts: None, tmp_path: Path
+) -> None:
+    port, kafka_port = free_ports(2)
+    command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path)]
+    with subprocess.Popen([*command, "--port", str(port), "--kafka-port", str(kafka_port)]) as process:
+        wait_for(lambda: any(re.match(r"\S*java ", command) for command in processes_of(tmp_path).values()))
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    wait_for(lambda: processes_of(tmp_path) == {})
+    with demo(tmp_path) as running:
+        assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
+
+
+def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path), "--bind", "0.0.0.0:8082"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"kafka-http demo: The demo serves this machine alone.*\n", done.stderr)
+    assert done.stdout == ""
