@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import MethodNotAllowed
+from flask.sansio.blueprints import BlueprintSetupState
 
 from kafka_http.config import Config
 from kafka_http.core import Core
@@ -70,6 +70,7 @@ class Messages:
         for rule, methods in rules.items():
             for method, view in methods.items():
                 messages.add_url_rule(rule, view_func=view, methods=[method])
+        messages.record_once(_without_head_on_reads)
         return messages
 
     def topics(self) -> Response:
@@ -103,8 +104,6 @@ class Messages:
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
-        if request.method == "HEAD":
-            raise MethodNotAllowed(["GET", "PUT", "DELETE"])
         query = Query(request.args, READ_PARAMETERS)
         offers = (JSON, OCTETS, *kafka_types(self._core.formats))
         media_type = best_of(request.accept_mimetypes, offers)
@@ -188,6 +187,12 @@ class Messages:
         check_consumer_name(consumer)
         self._core.consumers.forget(topic, consumer)
         return Response(status=204)
+
+
+def _without_head_on_reads(state: BlueprintSetupState) -> None:
+    """A read's HEAD would read all that its GET does, to throw it away."""
+    for rule in state.app.url_map.iter_rules("messages.read"):
+        (rule.methods or set()).discard("HEAD")
 
 
 def _start(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[int] | None]:

@@ -34,9 +34,8 @@ class Query:
     def __init__(self, args: MultiDict[str, str], known: Collection[str]) -> None:
         for name, values in args.lists():
             if name not in known:
-                raise InvalidRequest(
-                    f"Unknown parameter {name!r} in the query. Known here: {', '.join(sorted(known))}.", field=name
-                )
+                there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
+                raise InvalidRequest(f"Unknown parameter {name!r} in the query; for this call {there}.", field=name)
             if len(values) > 1:
                 raise InvalidRequest(f"Parameter {name!r} is there {len(values)} times in the query.", field=name)
         self._args = args
@@ -64,7 +63,7 @@ class Query:
         for choice in choices:
             if text == choice:
                 return choice
-        raise bad(name, text, " or ".join(choices))
+        raise bad(name, text, " or ".join(filter(None, choices)))
 
     def flag(self, name: str) -> bool:
         return self.choice(name, ("true", "false"), "false") == "true"

@@ -53,10 +53,10 @@ def _http_error(error: HTTPException) -> Response:
     headers = {}
     message = error.description or error.name
     if isinstance(error, NotFound):
-        message = f"There is nothing at {request.path}. GET /messages lists the topics."
+        message = f"There is nothing at {request.path[:100]}. GET /messages lists the topics."
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
-        message, headers = f"{request.method} is not allowed here; {allowed} is.", {"Allow": allowed}
+        message, headers = f"{request.method} is not allowed here. Allowed: {allowed}.", {"Allow": allowed}
     if _V2_PATH.fullmatch(request.path):
         return _v2_error(code, message, headers)
     return json_response({"error": {"code": code, "message": message}}, code, headers)

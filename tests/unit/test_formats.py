@@ -1,0 +1,101 @@
+"""Serialisers by name: ours, and a plug-in's that works on values instead of JSON text."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from kafka_http.core.formats import Formats
+from kafka_http.errors import InvalidRequest, InvalidValue, UnsupportedFormat
+from kafka_http.records import Headers, ProducerRecord
+from kafka_http.serializers import SerializerNotLoaded, load_serializers
+
+
+class Reversed:
+    """A plug-in: a text, backwards."""
+
+    def serialize(self, topic: str, headers: Headers, data: Any) -> bytes:
+        if not isinstance(data, str):
+            raise TypeError("a text, please")
+        return data[::-1].encode()
+
+    def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any:
+        return data.decode()[::-1]
+
+
+@pytest.fixture
+def formats() -> Formats:
+    return Formats({**load_serializers({}), "reversed": Reversed()})
+
+
+def test_ours_come_in_by_the_entry_point_group() -> None:
+    assert list(load_serializers({})) == ["binary", "json", "text"]
+
+
+def test_settings_of_a_serialiser_that_is_not_there() -> None:
+    with pytest.raises(SerializerNotLoaded, match="nope"):
+        load_serializers({"nope": {}})
+
+
+def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, bytes | None]:
+    (new,) = formats.encode("t", [record])
+    return new.key, new.value
+
+
+@pytest.mark.parametrize(
+    ("format_", "text", "stored"),
+    [
+        ("json", b'{"a": 1.00}', b'{"a": 1.00}'),
+        ("text", b'"\\u00e9"', "é".encode()),
+        ("binary", b'"AAE="', b"\x00\x01"),
+        ("reversed", b'"abc"', b"cba"),
+    ],
+)
+def test_both_ways(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
+    assert encoded(formats, ProducerRecord(text, format_, text, format_)) == (stored, stored)
+    again = formats.decode("t", format_, [], stored)
+    assert encoded(formats, ProducerRecord(again, format_)) == (None, stored)
+
+
+def test_null_is_null_in_every_format(formats: Formats) -> None:
+    for format_ in formats.names:
+        assert encoded(formats, ProducerRecord(None, format_, None, format_)) == (None, None)
+
+
+def test_without_a_format_bytes_are_stored_as_they_are(formats: Formats) -> None:
+    assert encoded(formats, ProducerRecord(b"\xff", None, b"\xfe")) == (b"\xfe", b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "field"),
+    [
+        (ProducerRecord(b"1", "reversed"), InvalidValue, "value"),
+        (ProducerRecord(b"1", "text"), InvalidValue, "value"),
+        (ProducerRecord(b'"\\ud800"', "text"), InvalidValue, "value"),
+        (ProducerRecord(b'"?"', "binary"), InvalidRequest, "value"),
+        (ProducerRecord(b"1", "json", b"5", "binary"), InvalidRequest, "key"),
+        (ProducerRecord(b"1", "nope"), UnsupportedFormat, "value"),
+    ],
+)
+def test_a_refusal_names_the_record_and_the_field(
+    formats: Formats, record: ProducerRecord, error: type[InvalidRequest], field: str
+) -> None:
+    with pytest.raises(error) as raised:
+        formats.encode("t", [ProducerRecord(b"1", "json"), record])
+    fields: Mapping[str, Any] = raised.value.fields
+    assert (fields["record"], fields["field"]) == (1, field)
+    assert raised.value.message.startswith(f"records[1].{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("format_", "data"), [("json", b"{"), ("json", b'"\xff"'), ("text", b"\xff"), ("reversed", b"\xff")]
+)
+def test_bytes_that_a_format_cannot_read(formats: Formats, format_: str, data: bytes) -> None:
+    with pytest.raises(InvalidValue, match=format_):
+        formats.decode("t", format_, [], data)
+
+
+def test_binary_reads_everything(formats: Formats) -> None:
+    every = bytes(range(256))
+    assert formats.decode("t", "binary", [], every) == b'"%b"' % base64.b64encode(every)
