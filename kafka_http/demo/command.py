@@ -54,8 +54,8 @@ def parse_topic(text: str) -> Topic:
         raise argparse.ArgumentTypeError(
             f"{name!r} is no name for a topic: that is 1 to 249 letters, digits, dots, underscores and hyphens"
         )
-    if colon and not (partitions.isdecimal() and 1 <= int(partitions) <= 10_000):
-        raise argparse.ArgumentTypeError(f"{partitions!r} is no number of partitions: that is 1 to 10000")
+    if colon and not (partitions.isdecimal() and 1 <= int(partitions) <= 1000):
+        raise argparse.ArgumentTypeError(f"{partitions!r} is no number of partitions: that is 1 to 1000")
     return Topic(name, int(partitions) if colon else 1)
 
 

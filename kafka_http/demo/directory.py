@@ -20,8 +20,11 @@ _MADE_NOT_FORMATTED = ""
 def claim(directory: Path) -> int:
     """Make the directory where there is none, and take its lock: a file descriptor, open as long as it is held.
 
-    Raises `DemoError` where it holds something else, another version's data, or belongs to a broker that runs.
+    Raises `DemoError` where Kafka could not use it, or it holds something else, another version's data, or belongs to
+    a broker that runs.
     """
+    if "," in str(directory):
+        raise DemoError(f"Kafka takes the comma in {directory} for the end of a name: choose another directory.")
     try:
         _make(directory)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -18,6 +18,8 @@ from kafka_http.demo.ports import LOOPBACK, answers, is_free
 from kafka_http.demo.settings import JAVA_FLAGS, Node
 
 _START_TIMEOUT = 60.0
+_ANY_FILE_NAME = {"LC_ALL": "C.UTF-8"}
+"""In the locale C, Java opens no file whose name is not ASCII."""
 
 
 def reason_in(log: str) -> str:
@@ -67,7 +69,7 @@ class EmbeddedKafka:
         try:
             self._check_ports()
             java = find_java()
-            environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars()))}
+            environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars())), **_ANY_FILE_NAME}
             directory.prepare(self.node, java, environment, self._cluster_id)
             self._start_guard(java, environment, lock)
         finally:
@@ -107,7 +109,7 @@ class EmbeddedKafka:
     def _start_guard(self, java: Path, environment: dict[str, str], lock: int) -> None:
         log = self.node.log_file
         self._log_start = log.stat().st_size if log.exists() else 0
-        logging = f"-Dlog4j2.configurationFile={self.node.logging_file}"
+        logging = f"-Dlog4j2.configurationFile={self.node.logging_file.as_uri()}"
         kafka = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
         self._guard = subprocess.Popen(
             [sys.executable, "-IS", guard.__file__, str(os.getpid()), log, *kafka],

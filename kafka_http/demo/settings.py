@@ -1,5 +1,6 @@
 """What an embedded broker is told: its properties file, its logging, its Java flags."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,12 @@ def server_properties(node: Node) -> str:
     properties = _who_and_where(node) | _alone_or_not(node) | _light()
     if node.sasl_port is not None:
         properties |= _sasl(node.users)
-    return "".join(f"{name}={value}\n" for name, value in properties.items())
+    return "".join(f"{name}={_escaped(str(value))}\n" for name, value in properties.items())
+
+
+def _escaped(value: str) -> str:
+    """As Java reads it in a properties file, whose escapes are JSON's."""
+    return json.dumps(value)[1:-1]
 
 
 def _who_and_where(node: Node) -> dict[str, object]:

@@ -176,6 +176,24 @@ def test_a_directory_of_somebody_elses(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["diary"]
 
 
+def test_a_directory_of_a_name_that_kafka_cannot_take(tmp_path: Path) -> None:
+    assert refusal(new_node(tmp_path / "a,b")).startswith(f"Kafka takes the comma in {tmp_path}/a,b for")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_an_unusual_name(kafka_parts: None, tmp_path: Path) -> None:
+    kafka = EmbeddedKafka(new_node(tmp_path / "dä ta%41 €\\x" / "kafka"))
+    kafka.start()
+    try:
+        create_topics(kafka.bootstrap_servers, {"a.b": 1})
+        with pytest.raises(DemoError, match=r"^Kafka does not create the topic a_b: .*collides"):
+            create_topics(kafka.bootstrap_servers, {"a_b": 1})
+    finally:
+        kafka.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["dä ta%41 €\\x"]
+    assert "Kafka Server started" in kafka.node.log_file.read_text()
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = refusal(new_node(tmp_path / "file" / "kafka"))
