@@ -106,7 +106,7 @@ def _taken(batch: Any, partition: int, position: int, most: int) -> list[Record]
     if getattr(batch, "base_offset", -1) < position:
         wanted = dropwhile(lambda record: record.offset < position, batch)
     return [
-        Record(partition, each.offset, each.timestamp, each.key, each.value, each.headers)
+        Record(partition, each.offset, None if (at := each.timestamp) == -1 else at, each.key, each.value, each.headers)
         for each in islice(wanted, most)
     ]
 

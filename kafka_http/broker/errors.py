@@ -128,7 +128,7 @@ _TOO_LARGE = (
     kafka.RecordListTooLargeError,
 )
 
-_INVALID_REQUEST = (kafka.InvalidGroupIdError, kafka.InvalidTopicError)
+_INVALID_REQUEST = (kafka.InvalidTopicError,)
 
 _OUT_OF_RANGE = (kafka.NoOffsetForPartitionError, kafka.OffsetOutOfRangeError)
 
@@ -149,6 +149,7 @@ _ANSWERED = (
     kafka.IneligibleReplicaError,
     kafka.InvalidConfigurationError,
     kafka.InvalidFetchRequestError,
+    kafka.InvalidGroupIdError,
     kafka.InvalidPartitionsError,
     kafka.InvalidPrincipalTypeError,
     kafka.InvalidRecordStateError,
@@ -230,11 +231,24 @@ _REFUSED = (GroupHasMembers, InvalidRequest, InvalidValue, NotAuthorized, TooLar
 _SENTENCES: Mapping[type[KafkaHttpError], str] = {
     BrokerUnavailable: "No Kafka broker answers",
     GroupHasMembers: "The consumer group has live members of its own",
+    InvalidRequest: "Kafka does not take this topic",
     InvalidValue: "Kafka refuses the record",
     NotAuthorized: "Kafka's ACLs do not allow this",
     RetriableBrokerError: "Kafka cannot answer just now, try again",
     TooLarge: "Larger than Kafka takes",
 }
+
+
+_REASONS: Mapping[type[BaseException], str] = {
+    kafka.InvalidTopicError: "it is internal, or its name is not 1 to 249 letters, digits, '.', '_' and '-'",
+    kafka.KafkaTimeoutError: "no answer in time",
+    kafka.MetadataEmptyBrokerList: "the cluster has none",
+    kafka.NodeNotReadyError: "the connection was lost a moment ago",
+    kafka.RequestTimedOutError: "no answer in time",
+    kafka.SaslAuthenticationFailedError: "they do not accept this server's credentials",
+    kafka.UnsupportedSaslMechanismError: "they do not accept this server's sasl_mechanism",
+}
+"""Where kafka-python's own words are not for a user."""
 
 
 def translate(error: BaseException | type[BaseException], topic: str | None = None) -> KafkaHttpError:
@@ -276,7 +290,7 @@ def _decision(kind: type[BaseException]) -> type[KafkaHttpError]:
 def _reason(error: BaseException | type[BaseException], kind: type[BaseException]) -> str:
     """What Kafka calls it. The texts of broker errors repeat whole requests, so the class speaks for them."""
     name = kind.__name__.removesuffix("Error")
-    told = getattr(kind, "description", "")
+    told = _REASONS.get(kind) or getattr(kind, "description", "")
     if not told and isinstance(error, BaseException):
         told = str(error.args[0]) if error.args else ""
     return f"{' '.join(told.split()).rstrip('.')} ({name})." if told else f"{name}."

@@ -1,0 +1,190 @@
+"""Record batches, from bytes to records."""
+
+import struct
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kafka_http.broker.codec import CorruptBatch, decode
+from kafka_http.records import Record
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+CONTROL, TRANSACTIONAL = 0x20, 0x10
+
+
+def batch(
+    base: int,
+    values: Sequence[bytes | None],
+    *,
+    deltas: Sequence[int] | None = None,
+    last: int | None = None,
+    codec: int = NONE,
+    producer: int = -1,
+    attributes: int = 0,
+    timestamp: int = 5,
+) -> bytes:
+    """A batch as a broker keeps it. `deltas` are the records' places, `last` that of the last there ever was."""
+    builder = DefaultRecordBatchBuilder(2, codec, int(attributes & TRANSACTIONAL > 0), producer, 0, 0, 1 << 30)
+    for delta, value in zip(deltas or range(len(values)), values, strict=True):
+        builder.append(delta, timestamp=timestamp, key=b"k", value=value, headers=[("h", None)])
+    data = builder.build()
+    struct.pack_into(">q", data, 0, base)
+    struct.pack_into(">h", data, 21, struct.unpack_from(">h", data, 21)[0] | attributes)
+    if last is not None:
+        struct.pack_into(">i", data, 23, last)
+    struct.pack_into(">I", data, 17, calc_crc32c(bytes(data[21:])))
+    return bytes(data)
+
+
+def marker(base: int, producer: int, *, commit: bool) -> bytes:
+    """A transaction's end."""
+    return batch(base, [struct.pack(">hi", 0, int(commit))], producer=producer, attributes=CONTROL | TRANSACTIONAL)
+
+
+def offsets(records: Sequence[Record]) -> list[int]:
+    return [each.offset for each in records]
+
+
+def test_nothing() -> None:
+    assert decode(b"", 0, 7, 10) == ([], 7)
+
+
+def test_a_record_whole() -> None:
+    records, position = decode(batch(3, [b"v"]), 2, 3, 10)
+    assert records == [Record(2, 3, 5, b"k", b"v", [("h", None)])]
+    assert position == 4
+
+
+def test_no_timestamp() -> None:
+    ((record,), _) = decode(batch(0, [b"v"], timestamp=-1), 0, 0, 10)
+    assert record.timestamp is None
+
+
+@pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
+def test_codecs(codec: int) -> None:
+    values = [b"value " * 50] * 100
+    data = batch(0, values, codec=codec) + batch(100, values, codec=codec)
+    assert (len(data) < 10_000) == (codec != NONE)
+    records, position = decode(data, 0, 0, 1000)
+    assert [each.value for each in records] == values * 2
+    assert position == 200
+
+
+def test_records_before_the_offset_are_left_out() -> None:
+    data = batch(10, [b"a", b"b", b"c"]) + batch(13, [b"d"])
+    assert [offsets(decode(data, 0, at, 10)[0]) for at in (10, 11, 12)] == [[10, 11, 12, 13], [11, 12, 13], [12, 13]]
+
+
+def test_at_most_so_many_records() -> None:
+    data = batch(0, [b"a", b"b", b"c"]) + batch(3, [b"d", b"e"])
+    pages = [(offsets(records), position) for records, position in (decode(data, 0, 0, most) for most in range(1, 6))]
+    assert pages == [([0], 1), ([0, 1], 2), ([0, 1, 2], 3), ([0, 1, 2, 3], 4), ([0, 1, 2, 3, 4], 5)]
+
+
+def test_the_last_batch_may_be_cut_off() -> None:
+    data = batch(0, [b"a"]) + batch(1, [b"b"])
+    for end in range(len(batch(0, [b"a"])), len(data)):
+        assert (offsets(decode(data[:end], 0, 0, 10)[0]), decode(data[:end], 0, 0, 10)[1]) == ([0], 1)
+
+
+def test_gaps_of_compaction_are_passed() -> None:
+    data = batch(4, [b"a", b"b"], deltas=[1, 3], last=6) + batch(20, [], last=4) + batch(30, [b"c"])
+    records, position = decode(data, 0, 0, 10)
+    assert (offsets(records), position) == ([5, 7, 30], 31)
+    assert decode(batch(4, [b"a"], deltas=[1], last=6), 0, 8, 10) == ([], 11)
+
+
+def test_control_batches_are_passed() -> None:
+    data = batch(0, [b"a"], producer=1, attributes=TRANSACTIONAL) + marker(1, 1, commit=True)
+    assert (offsets(decode(data, 0, 0, 10)[0]), decode(data, 0, 0, 10)[1]) == ([0], 2)
+    assert decode(data, 0, 1, 10) == ([], 2)
+
+
+def test_aborted_transactions_are_left_out() -> None:
+    data = b"".join(
+        [
+            batch(0, [b"aborted"], producer=1, attributes=TRANSACTIONAL),
+            batch(1, [b"committed"], producer=2, attributes=TRANSACTIONAL),
+            batch(2, [b"aborted", b"too"], producer=1, attributes=TRANSACTIONAL),
+            batch(4, [b"without a transaction"], producer=1),
+            marker(5, 2, commit=True),
+            marker(6, 1, commit=False),
+            batch(7, [b"committed later"], producer=1, attributes=TRANSACTIONAL),
+            marker(8, 1, commit=True),
+            batch(9, [b"aborted again"], producer=1, attributes=TRANSACTIONAL),
+            marker(10, 1, commit=False),
+        ]
+    )
+    aborted = [(1, 9), (1, 0)]
+    assert offsets(decode(data, 0, 0, 100)[0]) == [0, 1, 2, 3, 4, 7, 9]
+    records, position = decode(data, 0, 0, 100, aborted)
+    assert (offsets(records), position) == ([1, 4, 7], 11)
+    assert decode(data[: len(data) // 2], 0, 0, 1, aborted)[1] == 2
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_old_formats(magic: int) -> None:
+    builder = LegacyRecordBatchBuilder(magic, 0, 1 << 20)
+    for each in range(3):
+        builder.append(each, timestamp=5, key=None, value=b"%d" % each)
+    data = bytes(builder.build())
+    records, position = decode(data, 0, 1, 10)
+    assert [(each.offset, each.value, each.headers) for each in records] == [(1, b"1", []), (2, b"2", [])]
+    assert position == 3
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:20],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: data[:8] + struct.pack(">i", 30) + data[12:],
+        lambda data: data[:8] + struct.pack(">i", -1) + data[12:],
+        lambda data: data[:8] + struct.pack(">i", 1 << 30) + data[12:],
+        lambda data: data[:16] + b"\x07" + data[17:],
+        lambda data: struct.pack(">q", -5) + data[8:],
+    ],
+)
+def test_broken_bytes(broken: Callable[[bytes], bytes]) -> None:
+    data = broken(batch(5, [b"value"]))
+    with pytest.raises(CorruptBatch) as raised:
+        decode(data, 3, 5, 10)
+    assert raised.value.fields == {"partition": 3, "offset": 5}
+    assert decode(batch(4, [b"good"]) + data, 3, 4, 10)[1] == 5
+
+
+def test_a_codec_that_is_unknown() -> None:
+    with pytest.raises(CorruptBatch):
+        decode(batch(0, [b"v"], attributes=6), 0, 0, 10)
+
+
+def test_offsets_that_do_not_rise() -> None:
+    assert decode(batch(5, [b"a", b"b"]) + batch(6, [b"c"]), 0, 5, 10)[1] == 7
+
+
+def test_a_batch_that_ends_before_the_offset() -> None:
+    with pytest.raises(CorruptBatch):
+        decode(batch(0, [b"a"]), 0, 9, 10)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_damage_is_an_error_or_passed_and_never_goes_back(data: st.DataObject) -> None:
+    whole = batch(0, [b"a" * 30, b"b"], codec=data.draw(st.sampled_from([NONE, GZIP, LZ4, ZSTD, SNAPPY])))
+    whole += batch(2, [b"c"]) + marker(3, 9, commit=True)
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        records, position = decode(bytes(damaged), 0, 0, 10)
+    except CorruptBatch:
+        return
+    assert position > 0
+    assert all(first < second for first, second in pairwise([*offsets(records), position]))
