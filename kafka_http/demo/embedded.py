@@ -67,6 +67,7 @@ class EmbeddedKafka:
         """Start without waiting. Fetches and formats what has not been fetched and formatted yet."""
         lock = directory.claim(self.node.directory)
         try:
+            self._wait_for_guard()  # it is over, as the lock was free
             self._check_ports()
             java = find_java()
             environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars())), **_ANY_FILE_NAME}

@@ -74,7 +74,12 @@ def test_an_end_that_another_has_reaped_is_no_hindrance(fresh_kafka: EmbeddedKaf
     assert fresh_kafka.pid
     os.kill(fresh_kafka.pid, signal.SIGKILL)
     os.waitpid(-1, 0)
+    fresh_kafka.start()
+    assert fresh_kafka.pid
+    os.kill(fresh_kafka.pid, signal.SIGKILL)
+    os.waitpid(-1, 0)
     fresh_kafka.stop()
+    assert not fresh_kafka.is_running
     fresh_kafka.start()
     assert fresh_kafka.is_running
 
