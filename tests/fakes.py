@@ -67,13 +67,15 @@ class FakeTopic:
 class FakeBroker:
     """A cluster of one broker, empty at first. Its own methods and switches are for tests:
 
-    `down`: nothing answers. `silent`: what is published gets no answer. `refused`: topics that ACLs do not allow.
+    `down`: nothing answers. `silent`: what is published gets no answer, `unanswered` counts such requests. `refused`:
+    topics that ACLs do not allow.
     `message_limit`: the largest message, in bytes. `auto_create_topics`: as the setting.
     """
 
     def __init__(self) -> None:
         self.down = False
         self.silent = False
+        self.unanswered = 0
         self.refused: set[str] = set()
         self.message_limit = 1048588
         self.auto_create_topics = False
@@ -158,6 +160,7 @@ class FakeBroker:
                 outcomes = [self._write(found, *each) for each in zip(places, records, strict=True)]
                 self._changed.notify_all()
                 return outcomes
+        self.unanswered += 1
         threading.Event().wait(timeout)
         return [OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")] * len(
             records

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from kafka_http.core.broker import Groups
-from kafka_http.core.positions import Resolver, Start, out_of_range
+from kafka_http.core.positions import Committed, Resolver, Start, out_of_range
 from kafka_http.core.topics import Topics
 from kafka_http.errors import InvalidRequest
 
@@ -64,6 +64,8 @@ class Consumers:
         """Set the committed position, forwards or backwards."""
         positions = self._resolver.resolve(topic, consumer, start, wanted)
         self._topics.select(topic, frozenset(positions))
+        if isinstance(start.rest, Committed):
+            positions = self._resolver.reset(topic, positions, start.rest.reset)
         self._resolver.check_range(topic, positions)
         self._groups.commit(consumer, topic, positions)
 

@@ -64,8 +64,8 @@ class Resolver:
     ) -> dict[int, int]:
         """The offset to read next of each partition asked for. `wanted` narrows what `start.rest` applies to.
 
-        An `Offset` is taken as it is: whether the log has it shows when it is read. Raises `TopicNotFound`,
-        `PartitionNotFound`.
+        An `Offset`, and a committed one, is taken as it is: whether the log has it shows when it is read. Raises
+        `TopicNotFound`, `PartitionNotFound`.
         """
         if start.rest is None:
             places: dict[int, Place] = dict(start.partitions)
@@ -80,9 +80,17 @@ class Resolver:
     def check_range(self, topic: str, positions: Mapping[int, int]) -> None:
         """Raise `OffsetOutOfRange` where a partition's log does not have its offset; its end counts as there."""
         ends = self._topics.ends(topic, list(positions))
-        missing = {p: ends[p] for p, offset in positions.items() if not ends[p].earliest <= offset <= ends[p].latest}
+        missing = {p: ends[p] for p, offset in positions.items() if not ends[p].has(offset)}
         if missing:
             raise out_of_range(topic, positions, missing)
+
+    def reset(self, topic: str, positions: Mapping[int, int], to: Reset) -> dict[int, int]:
+        """The positions, those that the log does not have set to one of its ends."""
+        ends = self._topics.ends(topic, list(positions))
+        return {
+            partition: offset if ends[partition].has(offset) else getattr(ends[partition], to)
+            for partition, offset in positions.items()
+        }
 
     def _offsets(self, topic: str, group: str, places: Mapping[int, Place], isolation: Isolation) -> dict[int, int]:
         known = {p: place.offset for p, place in places.items() if isinstance(place, Offset)}
@@ -100,13 +108,8 @@ class Resolver:
 
     def _committed(self, topic: str, group: str, resets: Mapping[int, Reset]) -> dict[int, int]:
         committed = self._groups.committed(group, topic, resets)
-        ends = self._topics.ends(topic, list(resets))
-        positions = {}
-        for partition, reset in resets.items():
-            offset = committed.get(partition, -1)
-            there = ends[partition].earliest <= offset <= ends[partition].latest
-            positions[partition] = offset if there else getattr(ends[partition], reset)
-        return positions
+        never = {partition: reset for partition, reset in resets.items() if partition not in committed}
+        return committed | (self._log.offsets(topic, never) if never else {})
 
 
 def out_of_range(topic: str, positions: Mapping[int, int], ends: Mapping[int, Ends]) -> OffsetOutOfRange:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from kafka_http.core.broker import Isolation, Log
-from kafka_http.core.positions import out_of_range
+from kafka_http.core.positions import Reset, out_of_range
 from kafka_http.core.topics import Ends
 from kafka_http.records import Fetched, Positions, Record
 
@@ -53,11 +53,13 @@ class Reader:
         *,
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
+        reset: Reset | None = None,
     ) -> Page:
         """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
 
         An empty page means that every partition was at its end. The partitions share the page evenly as long as each
-        has records. Raises `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`.
+        has records. A position that the log does not have is set to its end that `reset` names, or is an error. Raises
+        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`.
         """
         page = _PageInMaking(positions, limits)
         deadline = time.monotonic() + wait
@@ -73,8 +75,10 @@ class Reader:
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
             )
-            if fetched.out_of_range:
-                raise out_of_range(topic, page.next, {p: Ends(*ends) for p, ends in fetched.out_of_range.items()})
+            ends = {partition: Ends(*both) for partition, both in fetched.out_of_range.items()}
+            if ends and reset is None:
+                raise out_of_range(topic, page.next, ends)
+            page.next.update({partition: getattr(both, str(reset)) for partition, both in ends.items()})
             page.add(active, fetched)
             active = [partition for partition in active if partition not in fetched.ended]
             if not active and not page.count and left:

@@ -26,6 +26,10 @@ class Ends(NamedTuple):
     earliest: int
     latest: int
 
+    def has(self, offset: int) -> bool:
+        """Whether one can read from there: the end counts."""
+        return self.earliest <= offset <= self.latest
+
 
 class Topics:
     """What there is to know about the cluster's topics. Nothing here creates one."""

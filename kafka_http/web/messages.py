@@ -13,7 +13,7 @@ from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Isolation
 from kafka_http.core.consumers import check_consumer_name
-from kafka_http.core.positions import Offset, Start
+from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Delivery, Outcome
@@ -130,10 +130,11 @@ class Messages:
         ack_previous = query.choice("ack", ("previous", ""), "") == "previous"
         start, wanted = _start(consumer, offset, query)
         positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)
-        if ack_previous:
+        reset = start.rest.reset if isinstance(start.rest, Committed) else None
+        if ack_previous and reset is None:
             self._core.consumers.ack_before(topic, consumer, positions)
         with self._waits.place(wait) as seconds:
-            return self._core.reader.read(topic, positions, limits, wait=seconds, isolation=isolation)
+            return self._core.reader.read(topic, positions, limits, wait=seconds, isolation=isolation, reset=reset)
 
     def _next_link(self, topic: str, consumer: str, page: Page) -> str:
         parts = ("messages", topic, consumer, position_text(page.next))
