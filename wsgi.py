@@ -2,5 +2,8 @@
 
 from kafka_http.app import create_app
 from kafka_http.config import load_config
+from kafka_http.logs import configure_logging
 
-app = create_app(load_config())
+config = load_config()
+configure_logging(config.log_level)
+app = create_app(config)

@@ -153,7 +153,7 @@ def _wanted_by_default(key: str, value: Any) -> str | None:
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, int | float) or key in _NUMBERS:
         return None if type(value) is int and value >= 0 else "a whole number"
-    return None if isinstance(value, str) else 'a text (a number as a text: "\'42\'")'
+    return None if isinstance(value, str) else "a text, a number in quotes"
 
 
 def _check_sasl(config: Config) -> None:

@@ -1,0 +1,164 @@
+"""The command: `kafka-http serve`, `demo`, `config`; `python -m kafka_http` is the same."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret, load_config
+from kafka_http.server import CannotServe, run
+
+_DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True}
+_EPILOG = "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags win."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 2 for what the user has to write differently, 1 for what went wrong else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_demo = arguments[:1] == ["demo"]
+    try:
+        given = _parser(is_demo).parse_args(arguments)
+        status: int = given.command(given)
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except CannotServe as error:
+        return _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if not is_demo or error.name is None or error.name.startswith("kafka_http"):
+            raise
+        return _fail(f"The demo needs the package {error.name}: pip install 'kafka_http[demo]' brings it.", 1)
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"kafka-http: {sentence}", file=sys.stderr)
+    return status
+
+
+def _parser(is_demo: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("kafka-http", description="Apache Kafka behind HTTP.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"kafka-http {version('kafka_http')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | demo | config")
+    serve = _command(commands, "serve", "serve HTTP in front of the brokers")
+    serve.set_defaults(command=_serve)
+    demo = _command(commands, "demo", "start an Apache Kafka of its own and serve in front of it")
+    if is_demo:
+        _add_demo(demo)
+    config = _command(commands, "config", "show each setting, its value and its source")
+    config.add_argument("--show-secrets", action="store_true", help="show passwords and tokens as they are")
+    config.set_defaults(command=_show_config)
+    return parser
+
+
+def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, about: str) -> Any:
+    command = commands.add_parser(name, help=about, description=about, allow_abbrev=False, epilog=_EPILOG)
+    _add_settings(command)
+    return command
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    from kafka_http.demo import command
+
+    def run_demo(given: argparse.Namespace) -> int:
+        return command.run(given, load_config(_flags(given), defaults=_DEMO_DEFAULTS))
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=run_demo)
+
+
+def _serve(given: argparse.Namespace) -> int:
+    run(load_config(_flags(given)))
+    return 0
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings")
+    group.add_argument("--config", metavar="FILE", help="TOML file of settings (environment: KAFKA_HTTP_CONFIG)")
+    default = Config()
+    for setting in SETTINGS.values():
+        help_text = setting.help.replace("%", "%%")
+        flag = f"--{setting.name.replace('_', '-')}"
+        if setting.is_section:
+            group.add_argument(
+                flag, metavar="KEY=VALUE", action="append", type=_assignment, default=argparse.SUPPRESS, help=help_text
+            )
+        elif setting.kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text)
+        else:
+            shown = _flag_text(setting, getattr(default, setting.name))
+            group.add_argument(flag, metavar=_metavar(setting), default=argparse.SUPPRESS, help=help_text + shown)
+
+
+def _metavar(setting: Setting) -> str:
+    return {"bind": "HOST:PORT", "bootstrap_servers": "HOST:PORT,…", "data_dir": "DIR"}.get(
+        setting.name, {int: "N", float: "SECONDS"}.get(setting.kind, "TEXT")
+    )
+
+
+def _flag_text(setting: Setting, default: Any) -> str:
+    if setting.is_list:
+        default = ",".join(default)
+    return f" (default: {default})".replace("%", "%%") if str(default) else ""
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as security_protocol=SSL")
+    return key, value
+
+
+def _flags(given: argparse.Namespace) -> dict[str, Any]:
+    """The settings among the arguments; a section's as a mapping, `a.b=1` in it as one more."""
+    flags = {name: value for name, value in vars(given).items() if name in SETTINGS or name == "config"}
+    for name, value in flags.items():
+        if name in SETTINGS and SETTINGS[name].is_section:
+            flags[name] = _nested(value)
+    return flags
+
+
+def _nested(assignments: list[tuple[str, str]]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in assignments:
+        *outer, last = key.split(".")
+        inner = nested
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return nested
+
+
+def _show_config(given: argparse.Namespace) -> int:
+    config = load_config(_flags(given))
+    rows = [
+        (name, _shown(name, value, given.show_secrets), config.sources.get(name, "default"))
+        for setting in SETTINGS.values()
+        for name, value in _values(setting.name, getattr(config, setting.name))
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, source in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
+    return 0
+
+
+def _values(name: str, value: Any) -> list[tuple[str, Any]]:
+    """A section's values one by one."""
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [each for key, inner in value.items() for each in _values(f"{name}.{key}", inner)]
+
+
+def _shown(name: str, value: Any, with_secrets: bool) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if with_secrets:
+        return text
+    return '"(hidden)"' if is_secret(name) else re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:(hidden)@", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

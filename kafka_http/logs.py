@@ -1,0 +1,92 @@
+"""One line an event: time, level, process, request, logger, what happened.
+
+Control characters in a message are escaped, so that what a client sends cannot forge a line. kafka-python says each
+retry several times (21 lines a second and process while a broker is down): what it says from one place in its code
+comes once a minute, with the number of times it stands for, without traceback.
+"""
+
+import logging
+import re
+import sys
+import time
+from contextvars import ContextVar
+from typing import TextIO
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""The id of the request that this thread is at. Set at the start of each request and left until the next, so that
+the access log, written after the answer, has it too."""
+
+_FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
+_QUIET_SECONDS = 60.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_KAFKA_LEVELS = {
+    # DEBUG shows passwords, INFO each connection.
+    "kafka": logging.WARNING,
+    # What these warn of is each single retry; that a connection failed, and why, kafka.net.manager says as an error.
+    "kafka.cluster": logging.ERROR,
+    "kafka.net.manager": logging.ERROR,
+    "kafka.net.transport": logging.CRITICAL,
+    # A password over plain TCP is what security_protocol says; no need to repeat it with each connection.
+    "kafka.net.sasl": logging.ERROR,
+}
+
+
+class LineFormatter(logging.Formatter):
+    """A record as one line. Tracebacks are kept, their line ends escaped as every control character."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id = request_id.get()
+        repeated = getattr(record, "repeated", 0)
+        line = super().format(record) + (f" (and {repeated} times more since it last said so)" if repeated else "")
+        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+
+
+class OncePerMinute(logging.Filter):
+    """Lets a record of kafka-python pass where its place in the code has said nothing for a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != "kafka" and not record.name.startswith("kafka."):
+            return True
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        since, unsaid = self._said.get(place, (-_QUIET_SECONDS, 0))
+        if now - since < _QUIET_SECONDS:
+            self._said[place] = since, unsaid + 1
+            return False
+        self._said[place] = now, 0
+        record.repeated = unsaid
+        _shorten(record)
+        return True
+
+
+def _shorten(record: logging.LogRecord) -> None:
+    if record.exc_info:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r}", None
+        record.exc_info = None
+
+
+def log_handler(stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter())
+    handler.addFilter(OncePerMinute())
+    return handler
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr, ours from `level` on. Whoever has given the root logger a handler before keeps what he has."""
+    if logging.root.handlers:
+        return
+    logging.root.addHandler(log_handler(sys.stderr))
+    logging.getLogger("kafka_http").setLevel(level.upper())
+    for name, lowest in _KAFKA_LEVELS.items():
+        logging.getLogger(name).setLevel(lowest)

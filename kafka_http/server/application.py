@@ -1,0 +1,180 @@
+"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines."""
+
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+
+from kafka_http.config import Config
+from kafka_http.logs import LineFormatter, configure_logging
+from kafka_http.server.worker import Worker
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 20
+"""What a stop may take beyond a publish's own time; with the default time-out 30 s in all, as Kubernetes gives."""
+
+
+class CannotServe(Exception):
+    """The server cannot start; the message is a sentence for the user."""
+
+
+def run(
+    config: Config,
+    when_ready: Callable[[], None] | None = None,
+    load_app: Callable[[Config], "WSGIApplication"] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
+
+    Call it in the main thread. `when_ready` is called once connections are accepted. Raises `ConfigError`,
+    `CannotServe`. The worker processes are forked from here and end here: none returns to the caller or runs his
+    `finally` clauses and `atexit` functions.
+    """
+    configure_logging(config.log_level)
+    app = (load_app or _create_app)(config)
+    _check_address(config)
+    _warn_of_strangers(config)
+    main_process = os.getpid()
+    signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
+    try:
+        _Application(config, app, when_ready).run()
+    except BaseException as end:
+        if os.getpid() != main_process:
+            _end_worker(end)
+        if not isinstance(end, SystemExit):
+            raise
+        if end.code:
+            raise CannotServe("The server has ended; the lines above say why.") from None
+    finally:
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+
+def _create_app(config: Config) -> "WSGIApplication":
+    from kafka_http.app import create_app
+
+    return create_app(config)
+
+
+def _end_worker(end: BaseException) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    code = end.code if isinstance(end, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
+
+
+def _check_address(config: Config) -> None:
+    """Try the address: gunicorn would try it five times and say nothing that helps."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+            probe.listen()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CannotServe(
+            f"Cannot listen on {config.bind}: {reason}. Stop what listens there, or choose another with --bind."
+        ) from None
+
+
+def _warn_of_strangers(config: Config) -> None:
+    if not _is_loopback(config.host):
+        log.warning(
+            "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
+            "write all that this server may.", config.bind
+        )  # fmt: skip
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Application(BaseApplication):
+    def __init__(self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None) -> None:
+        self._config = config
+        self._app = app
+        self._when_ready = when_ready
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in gunicorn_settings(self._config).items():
+            self.cfg.set(name, value)
+        if self._when_ready:
+            tell = self._when_ready
+            self.cfg.set("when_ready", lambda _: tell())
+
+    def load(self) -> Any:
+        return self._app
+
+    def run(self) -> None:
+        _Arbiter(self).run()
+
+
+class _Arbiter(Arbiter):
+    """Ctrl-C, and the end of the terminal, stop as SIGTERM does; a second Ctrl-C is quick."""
+
+    def init_signals(self) -> None:
+        under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        super().init_signals()
+        if under_nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_int(self) -> None:
+        self.handle_term()
+
+    def handle_hup(self) -> None:
+        self.handle_term()
+
+
+class _Logger(Logger):
+    """gunicorn's events among ours, its access log in the same form."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in list(self.error_log.handlers):
+            self.error_log.removeHandler(handler)
+        self.error_log.propagate = True
+        for handler in self.access_log.handlers:
+            handler.setFormatter(LineFormatter())
+
+
+def gunicorn_settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings by their names."""
+    return {
+        "bind": config.bind,
+        "workers": config.workers,
+        "threads": config.threads,
+        "worker_class": Worker,
+        "worker_connections": config.threads + 1000,  # what is above `threads` may be kept alive
+        "preload_app": True,
+        "proc_name": "kafka-http",
+        "keepalive": config.keepalive,
+        "graceful_timeout": math.ceil(config.timeout) + _STOP_SECONDS,
+        "control_socket_disable": True,  # by default one in the home directory, shared by all servers of a user
+        "limit_request_line": 8190,  # gunicorn's greatest: about 550 partitions in a position
+        "limit_request_field_size": 8190,  # as nginx's
+        "forwarded_allow_ips": ",".join(config.trusted_proxies),
+        "forwarder_headers": "",  # else a client of a trusted proxy could set its PATH_INFO
+        "logger_class": _Logger,
+        "loglevel": config.log_level,
+        "accesslog": "-" if config.access_log else None,
+        "access_log_format": '%(h)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',
+    }

@@ -1,0 +1,216 @@
+"""Our worker class: gunicorn's threads, which slow and silent clients cannot use up.
+
+    gunicorn -k kafka_http.server.worker.Worker wsgi:app
+
+With gunicorn's own, a client that keeps its side open after `Connection: close` stops the whole worker for 2 s, one
+that connects and sends nothing holds a thread for 5 s, and one that vanishes amid a request holds one for ever.
+"""
+
+import json
+import logging
+import signal
+import socket
+import ssl
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from selectors import EVENT_READ, BaseSelector
+from typing import Any, Protocol, cast
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 65536
+"""How long, and for how much, a closed connection is still read, so that the client sees the end of its answer (RFC
+9112, 9.6): what arrives on a closed socket is answered by a reset, which throws away what the client has not read."""
+
+STALL_SECONDS = 30
+"""How long a client may send nothing amid its request, or take nothing of its answer."""
+
+FLUSH_SECONDS = 5
+"""What is left of `graceful_timeout`, after the requests, for the application to hand over what it holds."""
+
+
+class Lifecycle(Protocol):
+    """What the application may have in `app.extensions["kafka_http"]`."""
+
+    def stopping(self) -> None:
+        """No new requests come: those that wait for something to happen should be answered now. Must not block."""
+
+    def close(self, timeout: float) -> None:
+        """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
+
+
+class Worker(ThreadWorker):
+    """A thread a request; while there is nothing to do for a connection, it is the main loop's and costs none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lingering: deque[_Lingering] = deque()
+
+    def init_process(self) -> None:
+        self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
+        logging.getLogger("gunicorn.error").addFilter(_shorten_stall)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A terminal sends these to all processes; the arbiter tells the workers what to do about it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._close_app()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a connection to a thread; a new one not before its client has sent something."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+        else:
+            _drop_when_stalled(conn.sock)
+            conn.timeout = time.monotonic() + (self.cfg.keepalive or LINGER_SECONDS)
+            self.pending_conns.append(conn)
+            self._watch(conn, partial(self.on_pending_socket_readable, conn))
+
+    def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
+        if fs.cancelled() or fs.exception() is not None or fs.result():
+            super().finish_request(conn, fs)
+        else:
+            self._linger(conn)
+
+    def murder_pending(self) -> None:
+        """Called by the main loop, once a second at least."""
+        super().murder_pending()
+        while self._lingering and self._lingering[0].until <= time.monotonic():
+            self._end(self._lingering[0])
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            self._begin_stop()
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that is no HTTP, in the form of all our errors, where gunicorn has a page of HTML."""
+        page = _Page()
+        super().handle_error(req, cast("socket.socket", page), addr, exc)
+        with suppress(OSError):
+            client.sendall(page.as_json(str(exc)))
+
+    def _linger(self, conn: TConn) -> None:
+        """Say that nothing more comes, and read on in the main loop until the client has closed as well."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # closed already
+            self.nr_conns -= 1
+            conn.close()
+            return
+        lingering = _Lingering(conn, time.monotonic() + LINGER_SECONDS)
+        self._lingering.append(lingering)
+        self._watch(conn, partial(self._on_lingering_socket_readable, lingering))
+
+    def _on_lingering_socket_readable(self, lingering: "_Lingering", client: socket.socket) -> None:
+        if lingering.is_over(client):
+            self._end(lingering)
+
+    def _end(self, lingering: "_Lingering") -> None:
+        self._lingering.remove(lingering)
+        self._poller.unregister(lingering.conn.sock)
+        self.nr_conns -= 1
+        lingering.conn.close()
+
+    def _watch(self, conn: TConn, when_readable: Callable[[socket.socket], None]) -> None:
+        conn.sock.setblocking(False)
+        self._poller.register(conn.sock, EVENT_READ, when_readable)
+
+    @property
+    def _poller(self) -> BaseSelector:
+        assert self.poller is not None  # noqa: S101  made in init_process
+        return self.poller
+
+    def _begin_stop(self) -> None:
+        latest = time.monotonic() + LINGER_SECONDS
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout or latest, latest)
+        runtime = self._runtime()
+        if runtime is not None and hasattr(runtime, "stopping"):
+            runtime.stopping()
+
+    def _close_app(self) -> None:
+        runtime = self._runtime()
+        if runtime is None:
+            return
+        try:
+            runtime.close(FLUSH_SECONDS)
+        except Exception:
+            self.log.exception("The application did not close in order")
+
+    def _runtime(self) -> Lifecycle | None:
+        """Nothing where the application is another than ours, or could not be loaded."""
+        extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
+        return cast("Lifecycle | None", extensions.get("kafka_http"))
+
+
+class _Lingering:
+    """A connection that was answered for the last time, and what its client has sent since."""
+
+    def __init__(self, conn: TConn, until: float) -> None:
+        self.conn = conn
+        self.until = until
+        self._drained = 0
+
+    def is_over(self, client: socket.socket) -> bool:
+        """Read what there is; true where the client has closed, or sends too much."""
+        try:
+            got = len(client.recv(LINGER_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        self._drained += got
+        return not got or self._drained > LINGER_BYTES
+
+
+class _Page:
+    """Stands in for the client's socket while gunicorn writes its page of HTML, of which the status line is kept."""
+
+    def __init__(self) -> None:
+        self._sent = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        self._sent += data
+
+    def as_json(self, message: str) -> bytes:
+        status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
+        status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
+        said = reason if status.startswith("5") else f"{reason}: {message}"
+        body = json.dumps({"error": {"code": int(status), "message": said}}).encode()
+        head = (
+            f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        return status_line + b"\r\n" + head.encode() + body
+
+
+def _drop_when_stalled(client: socket.socket) -> None:
+    """Bound each wait for the client in a thread: a read or a write that takes longer is an `OSError`."""
+    seconds = struct.pack("@ll", STALL_SECONDS, 0)
+    with suppress(OSError):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+
+
+def _shorten_stall(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args, record.exc_info = f"A client stalled for {STALL_SECONDS} s; it is let go", None, None
+    return True
