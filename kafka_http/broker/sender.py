@@ -5,6 +5,7 @@ from threading import Event
 from typing import Any
 
 from kafka import KafkaProducer
+from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
@@ -22,7 +23,9 @@ class Sender(KafkaProducer):
     """A producer and its thread. It starts both as it is made, so make it after a fork."""
 
     def __init__(self, **settings: Any) -> None:
+        self._awaited: set[str] = set()
         super().__init__(**settings)
+        self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
 
@@ -34,6 +37,7 @@ class Sender(KafkaProducer):
 
     def wait_for(self, topic: str, count: int, deadline: float) -> None:
         """Return once it has learned of a topic and that many of its partitions. Raises `BrokerUnavailable`."""
+        self._awaited.add(topic)
         try:
             if self._metadata.partitions_for_topic(topic) is None:
                 self._wait_on_metadata(topic, _ms_until(deadline))
@@ -43,6 +47,8 @@ class Sender(KafkaProducer):
             raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
         except KafkaError as error:
             raise translate(error, topic) from error
+        finally:
+            self._awaited.discard(topic)
 
     def append(self, topic: str, partition: int, record: NewRecord) -> FutureRecordMetadata:
         """Hand a record over; `wakeup` sends. What `send` refuses is legal: null key and value, null header values."""
@@ -72,6 +78,10 @@ class Sender(KafkaProducer):
         self._sender.force_close()
         self._sender.join(1)
         self._closed = True
+
+    def _forget_missing(self, cluster: ClusterMetadata) -> None:
+        """A topic that was deleted would have kafka-python ask for it ten times a second, for ever."""
+        cluster._topics -= cluster._topics - cluster.topics(exclude_internal_topics=False) - self._awaited
 
     def _look_again(self, deadline: float) -> None:
         looked = Event()

@@ -1,0 +1,147 @@
+"""What callers are told while Kafka is away, and how soon all is well again."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from kafka_http.broker import KafkaBroker
+from kafka_http.config import Config
+from kafka_http.demo.admin import create_topics
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
+from kafka_http.records import Delivery, NewRecord, Outcome
+
+QUICK = {"request_timeout_ms": 700, "delivery_timeout_ms": 1500}
+
+
+@contextmanager
+def connected(kafka: EmbeddedKafka, **settings: Any) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,), **settings))
+    try:
+        yield broker
+    finally:
+        broker.close(3)
+
+
+@contextmanager
+def frozen(kafka: EmbeddedKafka) -> Iterator[None]:
+    """The broker's connections stay open, and nothing answers."""
+    assert kafka.pid is not None
+    os.kill(kafka.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+
+
+def eventually(attempt: Callable[[], object], within: float) -> float:
+    """The seconds until an attempt succeeded."""
+    began = time.monotonic()
+    while True:
+        try:
+            attempt()
+            return time.monotonic() - began
+        except KafkaHttpError:
+            if time.monotonic() - began > within:
+                raise
+
+
+def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> Delivery:
+    (outcome,) = broker.producer.produce("t", [NewRecord(value)], timeout)
+    if isinstance(outcome, KafkaHttpError):
+        raise outcome
+    return outcome
+
+
+def read_all(broker: KafkaBroker) -> list[bytes | None]:
+    values: list[bytes | None] = []
+    position = 0
+    while True:
+        fetched = broker.log.fetch("t", {0: position}, max_records=5000, max_bytes=1 << 20)
+        values += [each.value for each in fetched.records[0]]
+        position = fetched.next[0]
+        if fetched.ended:
+            return values
+
+
+def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fresh_kafka: EmbeddedKafka) -> None:
+    """kafka-python by itself never asks for a producer id again once a batch has expired that was being retried."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    with connected(fresh_kafka, producer=QUICK) as broker:
+        write(broker)
+        with frozen(fresh_kafka), pytest.raises(OutcomeUnknown):
+            write(broker, b"maybe", timeout=4)
+        assert eventually(lambda: write(broker, b"after"), within=5) < 2
+        assert b"after" in read_all(broker)
+
+
+class Writer(threading.Thread):
+    """Publishes numbers one after the other, and knows which of them were acknowledged."""
+
+    def __init__(self, broker: KafkaBroker, name: str) -> None:
+        super().__init__()
+        self.acknowledged: set[bytes] = set()
+        self.longest = 0.0
+        self.failures: set[type[Outcome]] = set()
+        self.stopping = threading.Event()
+        self._broker = broker
+        self._name = name
+
+    def run(self) -> None:
+        number = 0
+        while not self.stopping.is_set():
+            values = [f"{self._name}-{number + each}".encode() for each in range(10)]
+            number += 10
+            began = time.monotonic()
+            try:
+                outcomes = self._broker.producer.produce("t", [NewRecord(each) for each in values], 3)
+            except KafkaHttpError as error:
+                outcomes = [error] * len(values)
+                self.stopping.wait(0.05)
+            self.longest = max(self.longest, time.monotonic() - began)
+            for value, outcome in zip(values, outcomes, strict=True):
+                if isinstance(outcome, Delivery):
+                    self.acknowledged.add(value)
+                else:
+                    self.failures.add(type(outcome))
+
+
+@pytest.mark.parametrize("down", [0.5, 4])
+def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: EmbeddedKafka, down: float) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    with connected(fresh_kafka, producer={"request_timeout_ms": 1500, "delivery_timeout_ms": 3000}) as broker:
+        write(broker, b"first")
+        writers = [Writer(broker, name) for name in "abc"]
+        for writer in writers:
+            writer.start()
+        try:
+            eventually_true(lambda: all(len(each.acknowledged) > 500 for each in writers), within=10)
+            fresh_kafka.kill()
+            threading.Event().wait(down)
+            fresh_kafka.start()
+            back_in = eventually(lambda: write(broker, b"back"), within=10)
+            counts = [len(each.acknowledged) for each in writers]
+            eventually_true(lambda: all(len(w.acknowledged) > n for w, n in zip(writers, counts, strict=True)), within=5)
+        finally:
+            for writer in writers:
+                writer.stopping.set()
+                writer.join()
+        assert back_in < 2
+        assert max(each.longest for each in writers) < 3 + 1
+        assert set.union(*(each.failures for each in writers)) <= {BrokerUnavailable, OutcomeUnknown}
+        stored = read_all(broker)
+        assert set.union(*(each.acknowledged for each in writers)) <= set(stored)
+        assert len(stored) == len(set(stored))
+
+
+def eventually_true(condition: Callable[[], bool], within: float) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
