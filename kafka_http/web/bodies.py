@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import IO, Any
 
 from flask import Request, Response
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, UnsupportedFormat
 
@@ -43,11 +43,14 @@ class Bodies:
         try:
             if request.content_length is not None:
                 held = self._hold(request.content_length)
-                yield _read(request.stream)
+                body = _read(request.stream)
+                if len(body) < request.content_length:
+                    raise _broken_off()
+                yield body
             else:
                 chunks = []
                 while chunk := _read(request.environ["wsgi.input"], _CHUNK):
-                    held += self._hold(len(chunk))
+                    held += self._hold(len(chunk), held)
                     if held > limit:
                         raise RequestEntityTooLarge
                     chunks.append(chunk)
@@ -55,10 +58,11 @@ class Bodies:
         finally:
             self._hold(-held)
 
-    def _hold(self, size: int) -> int:
+    def _hold(self, size: int, held: int = 0) -> int:
+        """Count so many bytes of a body, of which `held` are counted already."""
         with self._lock:
             # A body is let in where it is the only one, or max_in_flight below max_body_bytes would refuse it for ever.
-            if size > 0 and self._in_flight and self._in_flight + size > self._limit:
+            if size > 0 and self._in_flight > held and self._in_flight + size > self._limit:
                 raise TooMuchInFlight(
                     f"Requests of {self._in_flight} bytes are in flight already, max_in_flight is {self._limit}. "
                     "Nothing was written; try again.",
@@ -81,8 +85,17 @@ def _check_transfer(request: Request) -> None:
 def _read(stream: IO[bytes], size: int = -1) -> bytes:
     try:
         return stream.read(size)
-    except (ClientDisconnected, OSError) as error:
-        raise InvalidRequest("The body is shorter than its Content-Length says; nothing was written.") from error
+    except RequestEntityTooLarge:
+        raise
+    except Exception as error:  # each WSGI server has its own for a body that breaks off, or a chunk that is none
+        raise _broken_off() from error
+
+
+def _broken_off() -> InvalidRequest:
+    return InvalidRequest(
+        "The body breaks off: it is shorter than its Content-Length says, or its chunks are malformed. "
+        "Nothing was written."
+    )
 
 
 def drain(request: Request, response: Response) -> Response:

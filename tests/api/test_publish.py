@@ -426,6 +426,36 @@ def test_chunked_body_over_the_limit(make_client: Any, broker: FakeBroker) -> No
     assert [len(value or b"") for value in values(broker)] == [2000]
 
 
+class Broken(BytesIO):
+    """As gunicorn's, which has exceptions of its own for chunks that are none."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise RuntimeError("Invalid chunk size: b'zz'")
+
+
+def test_chunks_that_are_none(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.put(
+        "/messages/t",
+        input_stream=Broken(),
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert answer.status_code == 400
+    assert "breaks off" in answer.json["error"]["message"]
+    assert stored(broker) == []
+
+
+def test_chunked_body_over_what_may_be_in_flight_is_taken_alone(make_client: Any, broker: FakeBroker) -> None:
+    client = make_client(max_in_flight=1024)
+    answer = client.put(
+        "/messages/t",
+        input_stream=BytesIO(b"x" * 200_000),
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert answer.status_code == 200
+
+
 def test_chunked_body_that_the_server_cannot_delimit(client: FlaskClient, broker: FakeBroker) -> None:
     answer = client.put("/messages/t", data=b"x", headers={"Transfer-Encoding": "chunked"})
     assert answer.status_code == 411
@@ -438,8 +468,9 @@ def test_encoded_body_is_refused(client: FlaskClient, broker: FakeBroker) -> Non
     assert stored(broker) == []
 
 
-def test_body_shorter_than_announced(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put("/messages/t", data=b"xyz", environ_overrides={"CONTENT_LENGTH": "10"})
+@pytest.mark.parametrize("server", [{}, {"wsgi.input_terminated": True}])
+def test_body_shorter_than_announced(client: FlaskClient, broker: FakeBroker, server: dict[str, bool]) -> None:
+    answer = client.put("/messages/t", data=b"xyz", environ_overrides={"CONTENT_LENGTH": "10", **server})
     assert answer.status_code == 400
     assert stored(broker) == []
 
