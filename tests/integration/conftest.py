@@ -1,0 +1,63 @@
+"""The whole service for the tests: a real gunicorn in front of a real Kafka."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.integration.service import Service
+
+ServiceFactory = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def shared_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("service"), kafka.bootstrap_servers)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        print(service.log)
+
+
+@pytest.fixture
+def service(shared_service: Service) -> Iterator[Service]:
+    """The server that all tests share, in front of the shared broker: two workers, the default settings."""
+    logged = len(shared_service.log)
+    yield shared_service
+    new = shared_service.log[logged:]
+    print(new)
+    assert "Traceback" not in new
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
+    """`start_service(bootstrap_servers, **settings)` starts a server for one test, which may stop and kill it."""
+    started: list[Service] = []
+
+    def start(bootstrap_servers: str, **settings: Any) -> Service:
+        directory = tmp_path / f"service-{len(started)}"
+        directory.mkdir()
+        started.append(Service(directory, bootstrap_servers, **settings))
+        started[-1].start()
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for service in started:
+            service.stop()
+            print(service.log)
+    assert not [service.log for service in started if "Traceback" in service.log]
+
+
+@pytest.fixture(scope="session")
+def admin(kafka: EmbeddedKafka) -> Iterator[KafkaAdminClient]:
+    """kafka-python's own view of the shared broker."""
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)) as client:
+        yield client

@@ -1,0 +1,206 @@
+"""A real `kafka-http serve` in processes of its own, and what clients do to it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from kafka_http.demo.ports import free_ports
+
+PREFIX = "KAFKA_HTTP_"
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    """What `condition` returns once that is true of it; an `AssertionError` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+class Service:
+    """`serve` on a free port with two workers; `settings` are those of `Config`. Its files are in `directory`."""
+
+    def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.timeout = float(settings.get("timeout", 10))
+        self._log_file = directory / "serve.log"
+        self._access_log_file = directory / "access.log"
+        given = {
+            "bootstrap_servers": bootstrap_servers,
+            "bind": f"127.0.0.1:{self.port}",
+            "workers": 2,
+            "access_log": True,
+            "data_dir": directory / "data",
+        } | settings
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with self._log_file.open("ab") as log, self._access_log_file.open("ab") as access_log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kafka_http", "serve"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=access_log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(self._answers, 20)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        with suppress(requests.ConnectionError):
+            return self.get("/health").status_code == 200
+        return False
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace")
+
+    @property
+    def access_log(self) -> str:
+        return self._access_log_file.read_text(errors="replace")
+
+    @property
+    def workers(self) -> set[int]:
+        """The process ids of the workers that run."""
+        assert self.process is not None
+        listed = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return {int(pid) for pid in listed.stdout.split()}
+
+    def is_gone(self) -> bool:
+        """Whether none of its processes is left."""
+        assert self.process is not None
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def terminate(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait_for_end(self, seconds: float = 35) -> None:
+        """Wait until it has ended, in order and with all its processes."""
+        assert self.process is not None
+        assert self.process.wait(seconds) == 0, self.log
+        wait_for(self.is_gone, 2)
+
+    def stop(self) -> None:
+        """End it as SIGTERM does. Without effect where it does not run."""
+        if self.process is None:
+            return
+        try:
+            if self.process.poll() is None:
+                self.terminate()
+                self.wait_for_end()
+        finally:
+            if not self.is_gone():
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def put(self, path: str, data: Any = b"", **options: Any) -> requests.Response:
+        return self.request("PUT", path, data=data, **options)
+
+    def post(self, path: str, data: Any = None, **options: Any) -> requests.Response:
+        return self.request("POST", path, data=data, **options)
+
+    def delete(self, path: str, **options: Any) -> requests.Response:
+        return self.request("DELETE", path, **options)
+
+    def follow(self, path: str, pages: int = 1000) -> Iterator[dict[str, Any]]:
+        """The page at a path and those behind its links, without the empty one at the end."""
+        for _ in range(pages):
+            answer = self.get(path)
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            if not page["records"]:
+                return
+            yield page
+            link = urlsplit(answer.links["next"]["url"])
+            path = f"{link.path}?{link.query}"
+        raise AssertionError(f"more than {pages} pages")
+
+    def records(self, topic: str) -> list[dict[str, Any]]:
+        """All records of a topic."""
+        return [record for page in self.follow(f"/messages/{topic}/reader/earliest") for record in page["records"]]
+
+    @contextmanager
+    def connect(self) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+            yield client
+
+    def workers_by_request(self, wanted: set[str]) -> Mapping[str, int]:
+        """Which worker, by its process id, has answered each of these requests, by their ids."""
+        served: dict[str, int] = {}
+
+        def all_there() -> bool:
+            for line in self.access_log.splitlines():
+                if found := re.match(r"\S+ INFO (\d+) (\S+) gunicorn.access: ", line):
+                    served[found[2]] = int(found[1])
+            return wanted <= served.keys()
+
+        wait_for(all_there)
+        return served
+
+    def session_of_each_worker(self) -> dict[int, requests.Session]:
+        """Sessions that have a connection open, each to another worker. The caller closes them."""
+        found: dict[int, requests.Session] = {}
+        for _ in range(100):
+            session = requests.Session()
+            answer = session.get(f"{self.url}/health", timeout=10)
+            worker = self.workers_by_request({answer.headers["X-Request-Id"]})[answer.headers["X-Request-Id"]]
+            if worker in found:
+                session.close()
+            else:
+                found[worker] = session
+            if len(found) == len(self.workers):
+                return found
+        raise AssertionError("one worker took all connections")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_answers(client: socket.socket, count: int) -> list[tuple[int, dict[str, str], bytes]]:
+    """(status, headers in lower case, body) of so many answers that have a Content-Length, and not a byte more."""
+    answers = []
+    with client.makefile("rb", buffering=0) as stream:
+        for _ in range(count):
+            status = int(stream.readline().split()[1])
+            headers = {}
+            while (line := stream.readline().strip()):
+                name, _, value = line.decode("latin-1").partition(":")
+                headers[name.lower()] = value.strip()
+            body = b""
+            while (left := int(headers.get("content-length", 0)) - len(body)) > 0:
+                piece = stream.read(left)
+                assert piece, "the answer breaks off"
+                body += piece
+            answers.append((status, headers, body))
+    return answers

@@ -1,0 +1,308 @@
+"""What is too much, and clients that are clumsy or hostile: each gets a clear answer, and none harms the others."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.service import Service, read_answers, wait_for
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@pytest.fixture(scope="module")
+def small_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker with four threads that takes bodies up to 1 MiB, and 1 MiB of them at a time."""
+    limits = {"workers": 1, "threads": 4, "max_body_bytes": MIB, "max_in_flight": MIB}
+    service = Service(tmp_path_factory.mktemp("small"), kafka.bootstrap_servers, **limits)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        print(service.log)
+    assert "Traceback" not in service.log
+
+
+def head(method: str, path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def test_a_huge_body_is_refused_before_it_is_sent(service: Service, topic: TopicFactory) -> None:
+    with service.connect() as client:
+        began = time.monotonic()
+        client.sendall(head("PUT", f"/messages/{topic()}", "Content-Length: 100000000000"))
+        ((status, headers, body),) = read_answers(client, 1)
+        assert time.monotonic() - began < 3
+    assert status == 413
+    assert json.loads(body)["error"]["limit"] == 64 * MIB
+    assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_an_ordinary_client_that_sends_too_much_sees_the_413(
+    small_service: Service, topic: TopicFactory, chunked: bool
+) -> None:
+    name = topic()
+    size = 8 * MIB
+    pieces = (b"x" * 65536 for _ in range(size // 65536))
+    answer = small_service.put(f"/messages/{name}", pieces if chunked else b"x" * size)
+    assert answer.status_code == 413
+    assert answer.json()["error"] == {
+        "code": 413, "message": "The body is over max_body_bytes, 1048576 bytes.", "limit": MIB,
+    }  # fmt: skip
+    assert small_service.put(f"/messages/{name}", b"x" * 1000).status_code == 200
+    assert len(small_service.records(name)) == 1
+
+
+def test_a_client_that_never_stops_sending_is_cut_off(small_service: Service, topic: TopicFactory) -> None:
+    with small_service.connect() as client:
+        client.sendall(head("PUT", f"/messages/{topic()}", "Transfer-Encoding: chunked"))
+        began, sent = time.monotonic(), 0
+        with pytest.raises(OSError):  # a reset, or a broken pipe
+            while time.monotonic() < began + 15:
+                client.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+        assert sent < 200 * MIB
+    assert small_service.get("/health").status_code == 200
+
+
+def test_too_much_in_flight(small_service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with small_service.connect() as slow:
+        slow.sendall(head("PUT", f"/messages/{name}", f"Content-Length: {MIB - 10}") + b"x" * 1000)
+        deadline = time.monotonic() + 10
+        while (answer := small_service.put(f"/messages/{name}", b"y" * 11)).status_code == 200:
+            assert time.monotonic() < deadline
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == 42901
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert small_service.get(f"/messages/{name}/me/earliest").status_code == 200
+        slow.sendall(b"x" * (MIB - 1010))
+        ((status, _, body),) = read_answers(slow, 1)
+    assert status in (200, 413), body  # a value of about 1 MiB may be just over the broker's own limit
+    assert small_service.put(f"/messages/{name}", b"y" * 11).status_code == 200
+
+
+def test_a_body_that_breaks_off_writes_nothing_and_gives_its_place_back(
+    small_service: Service, topic: TopicFactory
+) -> None:
+    name = topic()
+    for _ in range(5):
+        with small_service.connect() as client:
+            client.sendall(head("PUT", f"/messages/{name}", f"Content-Length: {MIB}") + b"x" * 1000)
+        with small_service.connect() as client:
+            client.sendall(head("PUT", f"/messages/{name}", "Transfer-Encoding: chunked") + b"400\r\n" + b"x" * 1000)
+    deadline = time.monotonic() + 10
+    while small_service.put(f"/messages/{name}", b"y" * 500_000).status_code == 429:
+        assert time.monotonic() < deadline
+    assert [len(record["value"]) for record in small_service.records(name)] == [500_000]
+
+
+def test_a_body_that_breaks_off_is_told_so(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with service.connect() as client:
+        client.sendall(head("PUT", f"/messages/{name}", "Content-Length: 1000") + b"x" * 10)
+        client.shutdown(socket.SHUT_WR)
+        ((status, _, body),) = read_answers(client, 1)
+    assert status == 400
+    assert "breaks off" in json.loads(body)["error"]["message"]
+    assert service.records(name) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\nhello\r\n", b"5\r\nhelloworld\r\n0\r\n\r\n", b"5\r\nhello\r\n", b"400\r\nhello", b""],
+    ids=["no size", "longer than its size", "no last chunk", "shorter than its size", "none"],
+)
+def test_broken_chunks(service: Service, topic: TopicFactory, body: bytes) -> None:
+    name = topic()
+    smuggled = head("PUT", f"/messages/{name}", "Content-Length: 1") + b"1"
+    with service.connect() as client:
+        client.sendall(head("PUT", f"/messages/{name}", "Transfer-Encoding: chunked") + body)
+        if body.startswith((b"zz", b"5\r\nhelloworld")):
+            client.sendall(smuggled)
+        client.shutdown(socket.SHUT_WR)
+        ((status, _, answer),) = read_answers(client, 1)
+        assert client.recv(1) == b"", "where the next request would begin is unknown"
+    assert status == 400
+    assert "chunks are malformed" in json.loads(answer)["error"]["message"]
+    assert service.records(name) == []
+
+
+def test_waits_leave_threads_for_others(small_service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(small_service.get, f"/messages/{name}/me/latest?wait=20") for _ in range(4)]
+        wait_for(lambda: sum(each.done() for each in asked) == 2)
+        assert small_service.put(f"/messages/{name}", "news").status_code == 200
+        found = [[record["value"] for record in each.result(10).json()["records"]] for each in asked]
+    assert sorted(found) == [[], [], ["news"], ["news"]]
+
+
+def test_a_client_that_leaves_while_it_waits_holds_no_place_for_ever(
+    small_service: Service, topic: TopicFactory
+) -> None:
+    name = topic()
+    for _ in range(4):
+        with small_service.connect() as client:
+            client.sendall(head("GET", f"/messages/{name}/me/latest?wait=2"))
+    publish = threading.Timer(3, small_service.put, (f"/messages/{name}", "news"))
+    publish.start()
+    deadline = time.monotonic() + 10
+    while not (page := small_service.get(f"/messages/{name}/me/0:0?wait=5").json())["records"]:
+        assert time.monotonic() < deadline
+    publish.join()
+    assert page["records"][0]["value"] == "news"
+
+
+def test_a_position_of_550_partitions_in_the_longest_request_line(service: Service, topic: TopicFactory) -> None:
+    name = topic(550)
+    service.put(f"/messages/{name}?partition=549", "last")
+    page = service.get(f"/messages/{name}/me/earliest").json()
+    assert [record["value"] for record in page["records"]] == ["last"]
+    assert page["next"].startswith("0:0,1:0,") and page["next"].endswith(",549:1")
+
+    def line(length: int) -> bytes:
+        pairs = [f"{partition}:{'0' * 9}" for partition in range(550)]
+        path = f"/messages/{name}/me/{','.join(pairs)}?wait="
+        return f"GET {path}{'0' * (length - len(path) - 13)} HTTP/1.1".encode()
+
+    assert answer_to(service, line(8190))[0] == 200
+    status, body = answer_to(service, line(8191))
+    assert status == 414
+    assert json.loads(body)["error"]["code"] == 414
+
+
+def answer_to(service: Service, request_line: bytes) -> tuple[int, bytes]:
+    with service.connect() as client:
+        client.sendall(request_line + b"\r\nHost: x\r\n\r\n")
+        ((status, _, body),) = read_answers(client, 1)
+    return status, body
+
+
+def test_keep_alive_and_pipelined_requests(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with service.connect() as client:
+        for _ in range(2):
+            requests_at_once = [
+                head("PUT", f"/messages/{name}", "Content-Length: 5") + b"first",
+                head("PUT", f"/messages/{name}", "Transfer-Encoding: chunked") + b"6\r\nsecond\r\n0\r\n\r\n",
+                head("GET", "/nothing"),
+                head("PUT", f"/messages/{name}?partition=9", "Content-Length: 5") + b"wrong",
+                head("GET", f"/messages/{name}/me/-1"),
+                head("DELETE", f"/messages/{name}/me/0:0"),
+                head("GET", f"/messages/{name}/me"),
+            ]
+            client.sendall(b"".join(requests_at_once))
+            answers = read_answers(client, len(requests_at_once))
+            assert [status for status, _, _ in answers] == [200, 200, 404, 404, 200, 204, 200]
+            assert json.loads(answers[4][2])["records"][0]["value"] == "second"
+            assert json.loads(answers[6][2])["partitions"][0]["committed"] == 1
+    assert [record["value"] for record in service.records(name)] == ["first", "second"] * 2
+
+
+def test_a_request_that_comes_in_small_pieces(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    request = head("PUT", f"/messages/{name}", "Content-Length: 5") + b"drops"
+    with service.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request:
+            client.sendall(bytes([byte]))
+        assert read_answers(client, 1)[0][0] == 200
+    assert [record["value"] for record in service.records(name)] == ["drops"]
+
+
+def test_expect_100_continue(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with service.connect() as client:
+        client.sendall(head("PUT", f"/messages/{name}", "Content-Length: 5", "Expect: 100-continue"))
+        assert read_answers(client, 1)[0][0] == 100
+        client.sendall(b"hello")
+        assert read_answers(client, 1)[0][0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50 + b"\r\n\r\n", 400),  # TLS to a plain port
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /messages HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
+        (head("PUT", "/messages/t", "Content-Length: -1"), 400),
+        (head("PUT", "/messages/t", "Content-Length: 1", "Content-Length: 2") + b"ab", 400),
+        (head("PUT", "/messages/t", "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
+        (head("PUT", "/messages/t", "Transfer-Encoding: gzip"), 400),
+        (b"GET /messages HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 10_000 + b"\r\n\r\n", 431),
+        (b"GET /messages HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
+    ],
+)  # fmt: skip
+def test_what_is_no_http_gets_an_answer_of_our_shape(service: Service, sent: bytes, status: int) -> None:
+    with service.connect() as client:
+        client.sendall(sent)
+        ((got, headers, body),) = read_answers(client, 1)
+        assert client.recv(1) == b"", "the connection is closed"
+    assert got == status
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body)["error"]["code"] == status
+    assert "/" not in json.loads(body)["error"]["message"].replace("HTTP/", "")
+
+
+def test_clients_that_come_and_go_harm_nobody(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    openings = [
+        b"",
+        b"\x00",
+        b"PU",
+        b"PUT /messages/t HTTP/1.1\r\nHost",
+        head("PUT", f"/messages/{name}", "Content-Length: 100") + b"half",
+        head("GET", f"/messages/{name}/me/earliest"),
+        head("GET", f"/messages/{name}/me/latest?wait=1"),
+    ]
+    for _ in range(20):
+        for opening in openings:
+            with service.connect() as client:
+                client.sendall(opening)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # a reset
+    workers = service.workers
+    began = time.monotonic()
+    for number in range(20):
+        assert service.put(f"/messages/{name}", str(number)).status_code == 200
+    assert time.monotonic() - began < 5
+    assert [record["value"] for record in service.records(name)] == list(range(20))
+    assert service.workers == workers
+
+
+def test_a_client_that_does_not_read_its_answer_harms_nobody(
+    start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=1, threads=4)
+    name = topic()
+    for _ in range(8):
+        service.post(f"/messages/{name}", json=["x" * 900_000])
+    with service.connect() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for _ in range(3):
+            greedy.sendall(head("GET", f"/messages/{name}/me/earliest?max_bytes=60000000"))
+        began = time.monotonic()
+        for _ in range(10):
+            assert service.put(f"/messages/{name}", "y").status_code == 200
+        assert time.monotonic() - began < 5
+
+
+def test_paths_with_slashes_too_many(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with service.connect() as client:
+        client.sendall(head("PUT", f"//messages//{name}/", "Content-Length: 1") + b"1")
+        client.sendall(head("GET", f"/messages/{name}//me/earliest/?"))
+        client.sendall(head("GET", "/../../etc/passwd"))
+        assert [status for status, _, _ in read_answers(client, 3)] == [200, 200, 404]
+    assert service.request("HEAD", f"/messages/{name}/me/earliest").status_code == 405
