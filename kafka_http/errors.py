@@ -122,3 +122,41 @@ class BrokerUnavailable(KafkaHttpError):
 
 class OutcomeUnknown(KafkaHttpError):
     code = 504
+
+
+class InstanceNotFound(KafkaHttpError):
+    code = 40403
+
+    def __init__(self) -> None:
+        super().__init__("Consumer instance not found.")
+
+
+class FormatMismatch(KafkaHttpError):
+    code = 40601
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The requested embedded data format does not match the deserializer for this consumer instance"
+        )
+
+
+class InstanceExists(KafkaHttpError):
+    code = 40902
+
+    def __init__(self) -> None:
+        super().__init__("Consumer with specified consumer ID already exists in the specified consumer group.")
+
+
+class IllegalState(KafkaHttpError):
+    code = 40903
+
+
+class InvalidConsumerConfig(KafkaHttpError):
+    code = 42204
+
+
+class Unavailable(KafkaHttpError):
+    """This server cannot do it now, for reasons of its own: its daemon, its store, another node, too many instances."""
+
+    code = 503
+    retry_after = 1

@@ -4,12 +4,18 @@ Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and valu
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
 
 Headers = list[tuple[str, bytes | None]]
+
+
+class TopicPartition(NamedTuple):
+    topic: str
+    partition: int
 
 
 class ProducerRecord(Struct, frozen=True, gc=False):

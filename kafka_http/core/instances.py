@@ -1,0 +1,115 @@
+"""Consumer instances of the v2 dialect, as its views see them.
+
+An instance belongs to a group and lives in the node's daemon (or, `daemon = inline`, in this process). Records do not
+pass through it: a view borrows the instance, reads by the one read path, and gives it back with what it delivered.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from kafka_http.core.broker import Isolation
+from kafka_http.records import TopicPartition
+
+Reset = Literal["earliest", "latest"]
+
+
+class InstanceSettings(Struct, frozen=True):
+    """What an instance was created with. Sizes in bytes, times in seconds; None stands for the server's default."""
+
+    format: str = "binary"
+    reset: Reset = "earliest"
+    auto_commit: bool = True
+    min_bytes: int = 1
+    max_bytes: int | None = None
+    max_records: int | None = None
+    isolation: Isolation = "read_uncommitted"
+    timeout: float = 1.0
+
+
+class Place(NamedTuple):
+    """An offset of a partition; with `metadata` where it is committed."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str = ""
+
+
+class Loan(Struct, frozen=True):
+    """An instance lent to one reader: its settings, and what to read of each partition that it has now.
+
+    It lasts until it is given back, its borrower's connection ends, or its time is over. An empty `positions` of a
+    subscribed instance means that it has no partitions, or not yet.
+    """
+
+    id: str
+    settings: InstanceSettings
+    positions: Sequence[Place]
+
+
+class Instances(Protocol):
+    """What can be done with instances. All calls block and may be made from any thread; times are in seconds.
+
+    All but `create` raise `InstanceNotFound`. Each counts as use: an instance idle for too long is removed.
+    """
+
+    def create(self, group: str, name: str, settings: InstanceSettings) -> None:
+        """Raises `InstanceExists`, `TooManyInstances`."""
+
+    def delete(self, group: str, name: str) -> None:
+        """Commit what auto commit owes, leave the group, forget the instance."""
+
+    def settings(self, group: str, name: str) -> InstanceSettings: ...
+
+    def subscribe(self, group: str, name: str, topics: Sequence[str], pattern: str | None) -> None:
+        """Subscribe to these topics or, where there is one, to those that a pattern matches whole. Replaces the
+        subscription before. Does not wait for the assignment. Raises `IllegalState` for an assigned instance."""
+
+    def unsubscribe(self, group: str, name: str) -> None:
+        """Leave the group and drop the subscription or the assignment."""
+
+    def subscription(self, group: str, name: str) -> list[str]:
+        """The topics subscribed to, those that a pattern matches now included."""
+
+    def assign(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> None:
+        """Read these partitions, and be no member. Raises `IllegalState` for a subscribed instance,
+        `TopicNotFound`, `PartitionNotFound`."""
+
+    def assignments(self, group: str, name: str) -> list[TopicPartition]: ...
+
+    def seek(self, group: str, name: str, places: Sequence[Place]) -> None:
+        """Set what is read next. Waits for the assignment like `borrow`, for the instance's timeout. Raises
+        `IllegalState` for a partition that is not assigned."""
+
+    def seek_times(self, group: str, name: str, times: Sequence[Place]) -> None:
+        """As `seek`, to the first record at or after a time: each `offset` is milliseconds."""
+
+    def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: Reset) -> None:
+        """As `seek`, to an end of the log."""
+
+    def commit(self, group: str, name: str, places: Sequence[Place] | None) -> None:
+        """Commit these offsets + 1, or (None) what was delivered. Waits for the assignment like `seek`."""
+
+    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[Place]:
+        """The group's committed offsets, partitions without one left out."""
+
+    def borrow(self, group: str, name: str, timeout: float) -> Loan:
+        """Lend the instance to one reader, waiting `timeout` at most for those before it and for its assignment.
+
+        Auto commit commits here what earlier loans delivered, at the latest every 5 s. Raises `IllegalState` where it
+        is neither subscribed nor assigned, `InstanceBusy` where another still has it.
+        """
+
+    def renew(self, loan: Loan) -> Loan:
+        """The loan with the partitions that the instance has now. Raises `LoanEnded`."""
+
+    def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:
+        """End a loan: `positions` to read next, and `delivered`, behind the last record handed out of each partition.
+
+        Both are ignored for partitions lost meanwhile, and for a loan that has ended.
+        """
+
+    def drop(self, loan: Loan) -> None:
+        """End a loan whose answer did not reach its client: everything stays as it was."""
