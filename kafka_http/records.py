@@ -14,6 +14,8 @@ Headers = list[tuple[str, bytes | None]]
 
 
 class TopicPartition(NamedTuple):
+    """A partition of a topic, as Kafka's clients name it."""
+
     topic: str
     partition: int
 
@@ -31,7 +33,7 @@ class ProducerRecord(Struct, frozen=True, gc=False):
     key_format: str | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []  # noqa: RUF012  msgspec copies it
+    headers: Headers = []
 
 
 class NewRecord(Struct, frozen=True, gc=False):
@@ -45,7 +47,7 @@ class NewRecord(Struct, frozen=True, gc=False):
     key: bytes | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []  # noqa: RUF012  msgspec copies it
+    headers: Headers = []
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -59,6 +61,7 @@ class Delivery(Struct, frozen=True, gc=False):
 class Record(Struct, frozen=True, gc=False):
     """A record that was read. `timestamp` is None where Kafka has none (-1)."""
 
+    topic: str
     partition: int
     offset: int
     timestamp: int | None
@@ -67,8 +70,11 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
-Positions = Mapping[int, int]
-"""partition -> the offset to read next."""
+Positions = Mapping[TopicPartition, int]
+"""partition of a topic -> the offset to read next."""
+
+Offsets = Mapping[int, int]
+"""partition of the topic that is spoken of -> an offset."""
 
 Outcome = Delivery | KafkaHttpError
 """What became of one record of a publish."""
@@ -82,10 +88,10 @@ class Fetched(Struct, frozen=True):
     `out_of_range` maps a partition that does not have the offset asked for to its (earliest, latest) offsets.
     """
 
-    records: Mapping[int, Sequence[Record]]
+    records: Mapping[TopicPartition, Sequence[Record]]
     next: Positions
-    ended: frozenset[int]
-    out_of_range: Mapping[int, tuple[int, int]]
+    ended: frozenset[TopicPartition]
+    out_of_range: Mapping[TopicPartition, tuple[int, int]]
 
 
 class PartitionInfo(Struct, frozen=True):

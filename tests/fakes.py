@@ -26,10 +26,12 @@ from kafka_http.records import (
     Fetched,
     GroupMember,
     NewRecord,
+    Offsets,
     Outcome,
     PartitionInfo,
     Positions,
     Record,
+    TopicPartition,
 )
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
@@ -44,8 +46,8 @@ class FakePartition:
         self.earliest = 0
         self.latest = 0
 
-    def append(self, partition: int, record: NewRecord, timestamp: int) -> Delivery:
-        stored = Record(partition, self.latest, timestamp, record.key, record.value, list(record.headers))
+    def append(self, topic: str, partition: int, record: NewRecord, timestamp: int) -> Delivery:
+        stored = Record(topic, partition, self.latest, timestamp, record.key, record.value, list(record.headers))
         self.records.append(stored)
         self.latest += 1
         return Delivery(partition, stored.offset, timestamp)
@@ -190,7 +192,6 @@ class FakeBroker:
 
     def fetch(
         self,
-        topic: str,
         positions: Positions,
         *,
         max_records: int,
@@ -201,7 +202,7 @@ class FakeBroker:
         until = time.monotonic() + wait
         with self._changed:
             while True:
-                fetched = self._fetched(topic, positions, max_records, max_bytes)
+                fetched = self._fetched(positions, max_records, max_bytes)
                 left = until - time.monotonic()
                 if left <= 0 or fetched.out_of_range or any(fetched.records.values()):
                     return fetched
@@ -214,7 +215,7 @@ class FakeBroker:
         offsets = self._committed.get(group, {})
         return {each: offsets[topic, each] for each in partitions if (topic, each) in offsets}
 
-    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+    def commit(self, group: str, topic: str, offsets: Offsets) -> None:
         self._found(topic)
         if self.members(group):
             raise self._has_members(group)
@@ -269,7 +270,7 @@ class FakeBroker:
             return refusal
         given = None if topic.append_time else record.timestamp
         now = int(time.time() * 1000)
-        return topic.partitions[partition].append(partition, record, now if given is None else given)
+        return topic.partitions[partition].append(topic.name, partition, record, now if given is None else given)
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
         limit = topic.limit or self.message_limit
@@ -279,20 +280,20 @@ class FakeBroker:
             return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
         return None
 
-    def _fetched(self, topic: str, positions: Positions, max_records: int, max_bytes: int) -> Fetched:
+    def _fetched(self, positions: Positions, max_records: int, max_bytes: int) -> Fetched:
         share = max_bytes // len(positions)
-        records: dict[int, Sequence[Record]] = {}
-        following: dict[int, int] = {}
-        out_of_range: dict[int, tuple[int, int]] = {}
-        for partition, position in positions.items():
-            log = self._log(topic, partition)
+        records: dict[TopicPartition, Sequence[Record]] = {}
+        following: dict[TopicPartition, int] = {}
+        out_of_range: dict[TopicPartition, tuple[int, int]] = {}
+        for place, position in positions.items():
+            log = self._log(*place)
             if not log.earliest <= position <= log.latest:
-                out_of_range[partition] = (log.earliest, log.latest)
+                out_of_range[place] = (log.earliest, log.latest)
                 continue
             rest = log.after(position)
-            records[partition] = taken = _within(rest, max_records, share)
-            following[partition] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
-        ended = frozenset(each for each, at in following.items() if at >= self._log(topic, each).latest)
+            records[place] = taken = _within(rest, max_records, share)
+            following[place] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
+        ended = frozenset(each for each, at in following.items() if at >= self._log(*each).latest)
         return Fetched(records, following, ended, out_of_range)
 
     def _has_members(self, group: str) -> GroupHasMembers:

@@ -23,7 +23,7 @@ from kafka.structs import OffsetAndMetadata
 from kafka_http.broker.clients import Kept
 from kafka_http.broker.errors import GONE, translate
 from kafka_http.errors import GroupHasMembers
-from kafka_http.records import GroupMember, Positions
+from kafka_http.records import GroupMember, Offsets
 
 Answer = TypeVar("Answer")
 
@@ -90,7 +90,7 @@ class KafkaGroups:
         found = self._list(group, [TopicPartition(topic, each) for each in partitions])
         return {each.partition: offset for each, offset in found.items()}
 
-    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+    def commit(self, group: str, topic: str, offsets: Offsets) -> None:
         wanted = {TopicPartition(topic, each): OffsetAndMetadata(at, "", -1) for each, at in offsets.items()}
         self._change(group, topic, lambda client: client.alter_group_offsets(group, wanted))
 

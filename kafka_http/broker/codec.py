@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record
+from kafka_http.records import Record, TopicPartition
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, offset of its first record) of each aborted transaction in a fetch's range."""
@@ -26,7 +26,7 @@ class CorruptBatch(BrokerError):
 
 
 def decode(
-    data: bytes, partition: int, offset: int, max_records: int, aborted: Aborted | None = None
+    data: bytes, place: TopicPartition, offset: int, max_records: int, aborted: Aborted | None = None
 ) -> tuple[list[Record], int]:
     """The records from `offset` on, at most `max_records`, and the offset to read next.
 
@@ -40,13 +40,13 @@ def decode(
     try:
         for batch, end in _batches(data, offset):
             if not hidden.covers(batch, end):
-                records += _taken(batch, partition, position, max_records - len(records))
+                records += _taken(batch, place, position, max_records - len(records))
             if len(records) >= max_records:
                 return records, records[-1].offset + 1
             position = end or (records[-1].offset + 1 if records else position)
     except Exception as error:  # whatever the parser makes of broken bytes
         if position == offset:
-            raise _corrupt(partition, offset, error) from error
+            raise _corrupt(place, offset, error) from error
     return records, position
 
 
@@ -101,19 +101,29 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _taken(batch: Any, partition: int, position: int, most: int) -> list[Record]:
+def _taken(batch: Any, place: TopicPartition, position: int, most: int) -> list[Record]:
     wanted: Iterable[Any] = batch
     if getattr(batch, "base_offset", -1) < position:
         wanted = dropwhile(lambda record: record.offset < position, batch)
+    topic, partition = place
     return [
-        Record(partition, each.offset, None if (at := each.timestamp) == -1 else at, each.key, each.value, each.headers)
+        Record(
+            topic,
+            partition,
+            each.offset,
+            None if (at := each.timestamp) == -1 else at,
+            each.key,
+            each.value,
+            each.headers,
+        )
         for each in islice(wanted, most)
     ]
 
 
-def _corrupt(partition: int, offset: int, error: Exception) -> CorruptBatch:
+def _corrupt(place: TopicPartition, offset: int, error: Exception) -> CorruptBatch:
     return CorruptBatch(
-        f"The record batch at offset {offset} of partition {partition} is corrupt: {error}.",
-        partition=partition,
+        f"The record batch at offset {offset} of partition {place.partition} of {place.topic} is corrupt: {error}.",
+        topic=place.topic,
+        partition=place.partition,
         offset=offset,
     )

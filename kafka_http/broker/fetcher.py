@@ -1,7 +1,7 @@
 """Reading by fetch requests of our own: from positions to records and the next positions."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
@@ -14,9 +14,10 @@ from kafka_http.broker.errors import MOVED, translate
 from kafka_http.broker.metadata import Metadata
 from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
-from kafka_http.records import Fetched, PartitionInfo, Positions, Record
+from kafka_http.records import Fetched, PartitionInfo, Positions, Record, TopicPartition
 
-Leaders = Mapping[int, Sequence[int]]
+Leaders = Mapping[int, Sequence[TopicPartition]]
+Answers = Mapping[TopicPartition, Any]
 
 _PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
 """Before each look for a leader that has moved; an election takes about a second."""
@@ -56,7 +57,6 @@ class Fetcher:
 
     def fetch(
         self,
-        topic: str,
         positions: Positions,
         *,
         max_records: int,
@@ -64,7 +64,7 @@ class Fetcher:
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
     ) -> Fetched:
-        look = _Look(topic, positions, max_records, max_bytes, isolation)
+        look = _Look(positions, max_records, max_bytes, isolation)
         until = time.monotonic() + wait
         while True:
             fetched = self._look(look, max(0.0, until - time.monotonic()))
@@ -73,34 +73,48 @@ class Fetcher:
             look.positions = fetched.next
 
     def _look(self, look: "_Look", wait: float) -> Fetched:
-        def ask(leaders: Leaders) -> list[Any]:
+        def ask(leaders: Leaders) -> Answers:
             longest = wait if len(leaders) == 1 else min(wait, _SLICE)
             requests = {node: look.request(partitions, longest) for node, partitions in leaders.items()}
             answers = self._send(requests, longest + self._timeout)
-            return [each for answer in answers for topic in answer.responses for each in topic.partitions]
+            return {
+                TopicPartition(topic.topic, each.partition_index): each
+                for answer in answers
+                for topic in answer.responses
+                for each in topic.partitions
+            }
 
-        answers = self._with_leaders(look.topic, look.positions, wait, ask)
-        missing = [each.partition_index for each in answers if for_code(each.error_code) is OffsetOutOfRangeError]
-        return look.result(answers, self._ranges(look, missing))
+        answers = self._with_leaders(look.positions, wait, ask)
+        missing = [each for each, answer in answers.items() if for_code(answer.error_code) is OffsetOutOfRangeError]
+        return look.result(answers, self._ranges(missing, look.isolation))
 
-    def _ranges(self, look: "_Look", partitions: Collection[int]) -> dict[int, tuple[int, int]]:
-        if not partitions:
-            return {}
-        earliest = self._list_offsets(look.topic, dict.fromkeys(partitions, EARLIEST), look.isolation)
-        latest = self._list_offsets(look.topic, dict.fromkeys(partitions, LATEST), look.isolation)
-        return {partition: (earliest[partition], latest[partition]) for partition in partitions}
+    def _ranges(
+        self, places: Collection[TopicPartition], isolation: Isolation
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        ranges: dict[TopicPartition, tuple[int, int]] = {}
+        for topic in {each.topic for each in places}:
+            partitions = [each.partition for each in places if each.topic == topic]
+            earliest = self._list_offsets(topic, dict.fromkeys(partitions, EARLIEST), isolation)
+            latest = self._list_offsets(topic, dict.fromkeys(partitions, LATEST), isolation)
+            ranges |= {TopicPartition(topic, each): (earliest[each], latest[each]) for each in partitions}
+        return ranges
 
     def _list_offsets(self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> dict[int, int]:
-        def ask(leaders: Leaders) -> list[Any]:
+        def ask(leaders: Leaders) -> Answers:
             requests = {
-                node: _list_request(topic, {partition: at[partition] for partition in partitions}, isolation)
-                for node, partitions in leaders.items()
+                node: _list_request(topic, {each.partition: at[each.partition] for each in places}, isolation)
+                for node, places in leaders.items()
             }
             answers = self._send(requests, self._timeout)
-            return [each for answer in answers for named in answer.topics for each in named.partitions]
+            return {
+                TopicPartition(topic, each.partition_index): each
+                for answer in answers
+                for named in answer.topics
+                for each in named.partitions
+            }
 
-        answers = self._with_leaders(topic, at, 0, ask)
-        return {each.partition_index: each.offset for each in answers}
+        answers = self._with_leaders([TopicPartition(topic, each) for each in at], 0, ask)
+        return {place.partition: answer.offset for place, answer in answers.items()}
 
     def _send(self, requests: Mapping[int, Any], timeout: float) -> list[Any]:
         """One request to each of these nodes, all under way together."""
@@ -112,8 +126,8 @@ class Fetcher:
         return self._connections.run(ask, timeout)
 
     def _with_leaders(
-        self, topic: str, partitions: Collection[int], wait: float, ask: Callable[[Leaders], list[Any]]
-    ) -> list[Any]:
+        self, places: Collection[TopicPartition], wait: float, ask: Callable[[Leaders], Answers]
+    ) -> Answers:
         """Ask the partitions' leaders, and again where one has moved. Raises what else their answers say."""
         until = time.monotonic() + wait + self._timeout
         failure: KafkaHttpError = RetriableBrokerError("The partition's leader is moving, try again.")
@@ -121,14 +135,15 @@ class Fetcher:
             if time.monotonic() + pause > until:
                 break
             time.sleep(pause)
-            leaders = self._metadata.by_leader(topic, partitions)
+            leaders = self._metadata.by_leader(places)
             try:
                 answers = ask(leaders)
-                _check(answers, topic)
+                _check(answers)
                 return answers
             except (_Moved, BrokerUnavailable) as error:
                 failure = error.failure if isinstance(error, _Moved) else error
-                self._metadata.forget(topic)
+                for topic in {each.topic for each in places}:
+                    self._metadata.forget(topic)
         raise failure
 
 
@@ -142,62 +157,59 @@ class _Moved(Exception):
 class _Look:
     """What one call of `fetch` asks for."""
 
-    def __init__(
-        self, topic: str, positions: Positions, max_records: int, max_bytes: int, isolation: Isolation
-    ) -> None:
-        self.topic = topic
+    def __init__(self, positions: Positions, max_records: int, max_bytes: int, isolation: Isolation) -> None:
         self.positions = positions
         self.isolation = isolation
         self._max_records = max_records
         self._share = max(1, max_bytes // len(positions))
 
-    def request(self, partitions: Sequence[int], wait: float) -> FetchRequest:
+    def request(self, places: Sequence[TopicPartition], wait: float) -> FetchRequest:
         """Without a session, and by topic name: from version 13 on Kafka wants ids."""
-        asked = [
-            FetchRequest.FetchTopic.FetchPartition(
-                partition=partition,
-                current_leader_epoch=-1,
-                fetch_offset=self.positions[partition],
-                last_fetched_epoch=-1,
-                log_start_offset=-1,
-                partition_max_bytes=self._share,
+        asked: dict[str, list[Any]] = {each.topic: [] for each in places}
+        for place in places:
+            asked[place.topic].append(
+                FetchRequest.FetchTopic.FetchPartition(
+                    partition=place.partition,
+                    current_leader_epoch=-1,
+                    fetch_offset=self.positions[place],
+                    last_fetched_epoch=-1,
+                    log_start_offset=-1,
+                    partition_max_bytes=self._share,
+                )
             )
-            for partition in partitions
-        ]
         return FetchRequest(
             replica_id=-1,
             max_wait_ms=int(wait * 1000),
             min_bytes=1,
-            max_bytes=self._share * len(partitions),
+            max_bytes=self._share * len(places),
             isolation_level=_LEVEL[self.isolation],
             session_id=0,
             session_epoch=-1,
-            topics=[FetchRequest.FetchTopic(topic=self.topic, partitions=asked)],
+            topics=[FetchRequest.FetchTopic(topic=topic, partitions=partitions) for topic, partitions in asked.items()],
             forgotten_topics_data=[],
             rack_id="",
             min_version=4,
             max_version=12,
         )
 
-    def result(self, answers: Iterable[Any], out_of_range: Mapping[int, tuple[int, int]]) -> Fetched:
-        records: dict[int, Sequence[Record]] = {}
-        following: dict[int, int] = {}
-        ended: set[int] = set()
-        for answer in answers:
-            partition = answer.partition_index
-            if partition in out_of_range:
+    def result(self, answers: Answers, out_of_range: Mapping[TopicPartition, tuple[int, int]]) -> Fetched:
+        records: dict[TopicPartition, Sequence[Record]] = {}
+        following: dict[TopicPartition, int] = {}
+        ended: set[TopicPartition] = set()
+        for place, answer in answers.items():
+            if place in out_of_range:
                 continue
-            records[partition], following[partition] = self._decoded(answer)
-            if following[partition] >= self._end(answer):
-                ended.add(partition)
+            records[place], following[place] = self._decoded(place, answer)
+            if following[place] >= self._end(answer):
+                ended.add(place)
         return Fetched(records, following, frozenset(ended), out_of_range)
 
-    def _decoded(self, answer: Any) -> tuple[list[Record], int]:
-        partition, position = answer.partition_index, self.positions[answer.partition_index]
+    def _decoded(self, place: TopicPartition, answer: Any) -> tuple[list[Record], int]:
+        position = self.positions[place]
         if not answer.records:
             return [], position
         aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
-        return decode(answer.records, partition, position, self._max_records, aborted)
+        return decode(answer.records, place, position, self._max_records, aborted)
 
     def _end(self, answer: Any) -> int:
         committed = self.isolation == "read_committed"
@@ -224,10 +236,10 @@ def _timestamp(place: OffsetAt) -> int:
     return max(0, place) if isinstance(place, int) else _SPEC[place]
 
 
-def _check(answers: Iterable[Any], topic: str) -> None:
-    for answer in answers:
+def _check(answers: Answers) -> None:
+    for place, answer in answers.items():
         error = for_code(answer.error_code)
         if error in MOVED:
             raise _Moved(translate(error))
         if error not in (NoError, OffsetOutOfRangeError):
-            raise translate(error, topic)
+            raise translate(error, place.topic)

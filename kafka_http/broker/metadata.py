@@ -11,7 +11,7 @@ from kafka.protocol.metadata import MetadataRequest
 from kafka_http.broker.connections import Connections, ask_any
 from kafka_http.broker.errors import translate
 from kafka_http.errors import PartitionNotFound, RetriableBrokerError
-from kafka_http.records import PartitionInfo
+from kafka_http.records import PartitionInfo, TopicPartition
 
 
 class Metadata:
@@ -43,12 +43,20 @@ class Metadata:
         self._known[topic] = (time.monotonic(), known)
         return known
 
-    def by_leader(self, topic: str, partitions: Collection[int]) -> Mapping[int, list[int]]:
+    def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
         """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""
+        groups: dict[int, list[TopicPartition]] = {}
+        for topic in dict.fromkeys(each.topic for each in partitions):
+            wanted = [each.partition for each in partitions if each.topic == topic]
+            for partition, leader in self._leaders(topic, wanted).items():
+                groups.setdefault(leader, []).append(TopicPartition(topic, partition))
+        return groups
+
+    def _leaders(self, topic: str, partitions: Collection[int]) -> Mapping[int, int]:
         known = {each.partition: each.leader for each in self.partitions(topic, max_age=float("inf"))}
         if not known.keys() >= set(partitions):
             known = {each.partition: each.leader for each in self.partitions(topic)}
-        groups: dict[int, list[int]] = {}
+        leaders = {}
         for partition in partitions:
             if partition not in known:
                 raise PartitionNotFound(topic, partition, len(known))
@@ -57,8 +65,8 @@ class Metadata:
                 raise RetriableBrokerError(
                     f"Partition {partition} of {topic} has no leader just now, try again.", partition=partition
                 )
-            groups.setdefault(leader, []).append(partition)
-        return groups
+            leaders[partition] = leader
+        return leaders
 
     def forget(self, topic: str) -> None:
         """Ask the cluster at the next look."""

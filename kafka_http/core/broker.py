@@ -8,7 +8,7 @@ None of them creates a topic but `Producer.produce`, where `auto_create_topics` 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
-from kafka_http.records import Fetched, GroupMember, NewRecord, Outcome, PartitionInfo, Positions
+from kafka_http.records import Fetched, GroupMember, NewRecord, Offsets, Outcome, PartitionInfo, Positions
 
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
@@ -42,7 +42,6 @@ class Log(Protocol):
 
     def fetch(
         self,
-        topic: str,
         positions: Positions,
         *,
         max_records: int,
@@ -67,7 +66,7 @@ class Groups(Protocol):
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         """The committed offsets, partitions that have none left out."""
 
-    def commit(self, group: str, topic: str, offsets: Positions) -> None:
+    def commit(self, group: str, topic: str, offsets: Offsets) -> None:
         """Commit for a group without live members. Raises `GroupHasMembers`, which names them."""
 
     def forget(self, group: str, topic: str) -> None:

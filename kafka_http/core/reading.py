@@ -3,14 +3,15 @@
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from kafka_http.core.broker import Isolation, Log
 from kafka_http.core.positions import Reset, out_of_range
 from kafka_http.core.topics import Ends
-from kafka_http.records import Fetched, Positions, Record
+from kafka_http.errors import OffsetOutOfRange
+from kafka_http.records import Fetched, Positions, Record, TopicPartition
 
 WAIT_SLICE = 1.0
 
@@ -22,9 +23,9 @@ class Page(Struct, frozen=True):
     next: Positions
 
     @property
-    def last(self) -> dict[int, int]:
+    def last(self) -> dict[TopicPartition, int]:
         """The offset of the last record of each partition that the page has any of."""
-        return {record.partition: record.offset for record in self.records}
+        return {TopicPartition(record.topic, record.partition): record.offset for record in self.records}
 
 
 class Limits(Struct, frozen=True):
@@ -47,7 +48,6 @@ class Reader:
 
     def read(
         self,
-        topic: str,
         positions: Positions,
         limits: Limits,
         *,
@@ -68,19 +68,18 @@ class Reader:
         while active and not page.is_full:
             left = 0 if page.count or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
-                topic,
-                {partition: page.next[partition] for partition in active},
+                {place: page.next[place] for place in active},
                 max_records=page.share(len(active)),
                 max_bytes=page.bytes_left,
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
             )
-            ends = {partition: Ends(*both) for partition, both in fetched.out_of_range.items()}
+            ends = {place: Ends(*both) for place, both in fetched.out_of_range.items()}
             if ends and reset is None:
-                raise out_of_range(topic, page.next, ends)
-            page.next.update({partition: getattr(both, str(reset)) for partition, both in ends.items()})
+                raise _out_of_range(page.next, ends)
+            page.next.update({place: getattr(both, str(reset)) for place, both in ends.items()})
             page.add(active, fetched)
-            active = [partition for partition in active if partition not in fetched.ended]
+            active = [place for place in active if place not in fetched.ended]
             if not active and not page.count and left:
                 active = list(positions)
         return page.done()
@@ -94,7 +93,7 @@ class _PageInMaking:
         self.bytes_left = limits.size
         self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
         self._records_left = limits.records
-        self._records: dict[int, list[Record]] = {partition: [] for partition in positions}
+        self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
         self.count = 0
 
     @property
@@ -105,18 +104,18 @@ class _PageInMaking:
         """How many records each of that many partitions may still add."""
         return -(-self._records_left // partitions)
 
-    def add(self, order: Sequence[int], fetched: Fetched) -> None:
+    def add(self, order: Sequence[TopicPartition], fetched: Fetched) -> None:
         """Take a fetch's records partition by partition in this order, until the page is full."""
-        for partition in order:
-            if partition not in fetched.next:
+        for place in order:
+            if place not in fetched.next:
                 continue
-            records = fetched.records.get(partition, ())
+            records = fetched.records.get(place, ())
             taken = self._take(records)
-            self._records[partition].extend(taken)
+            self._records[place].extend(taken)
             if len(taken) == len(records):
-                self.next[partition] = fetched.next[partition]
+                self.next[place] = fetched.next[place]
             elif taken:
-                self.next[partition] = taken[-1].offset + 1
+                self.next[place] = taken[-1].offset + 1
 
     def _take(self, records: Sequence[Record]) -> Sequence[Record]:
         taken = 0
@@ -133,3 +132,10 @@ class _PageInMaking:
 
     def done(self) -> Page:
         return Page([record for each in sorted(self._records) for record in self._records[each]], self.next)
+
+
+def _out_of_range(positions: Positions, ends: Mapping[TopicPartition, Ends]) -> OffsetOutOfRange:
+    """The error of one topic's partitions; where there are several topics, of the first."""
+    topic = min(ends).topic
+    asked = {place.partition: offset for place, offset in positions.items() if place.topic == topic}
+    return out_of_range(topic, asked, {place.partition: both for place, both in ends.items() if place.topic == topic})

@@ -16,11 +16,11 @@ from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest, KafkaHttpError
-from kafka_http.records import Delivery, Outcome
+from kafka_http.records import Delivery, Outcome, TopicPartition
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
-from kafka_http.web.positions import parse_partitions, parse_start, position_text
+from kafka_http.web.positions import page_position, parse_partitions, parse_start
 from kafka_http.web.publishing import PUBLISH_PARAMETERS, parse_publish
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import error_object, error_response, json_response, retry_header
@@ -134,10 +134,11 @@ class Messages:
         if ack_previous and reset is None:
             self._core.consumers.ack_before(topic, consumer, positions)
         with self._waits.place(wait) as seconds:
-            return self._core.reader.read(topic, positions, limits, wait=seconds, isolation=isolation, reset=reset)
+            places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
+            return self._core.reader.read(places, limits, wait=seconds, isolation=isolation, reset=reset)
 
     def _next_link(self, topic: str, consumer: str, page: Page) -> str:
-        parts = ("messages", topic, consumer, position_text(page.next))
+        parts = ("messages", topic, consumer, page_position(page.next))
         path = "/".join(quote(part, safe=":,") for part in parts)
         query = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "partition"])
         base = (self._config.base_url or request.root_url).rstrip("/")

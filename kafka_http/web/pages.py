@@ -10,7 +10,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.reading import Page
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
-from kafka_http.web.positions import position_text
+from kafka_http.web.positions import page_position
 from kafka_http.web.responses import error_object
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -18,12 +18,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 def render_page(formats: Formats, topic: str, consumer: str, format_: str | None, page: Page) -> bytes:
     """The JSON of a page. Values are read by `format_`, or by what each looks like."""
-    ack = position_text(page.last)
+    ack = page_position(page.last)
     return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
         b",".join([render_record(formats, topic, format_, record) for record in page.records]),
-        position_text(page.next).encode(),
+        page_position(page.next).encode(),
         msgspec.json.encode(ack or None),
     )
 
@@ -100,9 +100,9 @@ def raw_response(page: Page) -> Response:
 
 def with_positions(response: Response, page: Page) -> Response:
     """The answer with the positions in its headers, for a body that has no room for them."""
-    response.headers["Kafka-Next"] = position_text(page.next)
+    response.headers["Kafka-Next"] = page_position(page.next)
     if page.records:
-        response.headers["Kafka-Ack"] = position_text(page.last)
+        response.headers["Kafka-Ack"] = page_position(page.last)
     return response
 
 

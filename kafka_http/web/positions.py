@@ -1,11 +1,11 @@
 """The grammar of `<offset>` in `/messages/<topic>/<consumer>/<offset>`, and of the positions that answers give."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from kafka_http.core.positions import At, Committed, Last, Offset, Place, Reset, Start
 from kafka_http.errors import InvalidRequest
+from kafka_http.records import Positions
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 GRAMMAR = (
@@ -80,6 +80,6 @@ def parse_partitions(text: str) -> frozenset[int]:
     return frozenset(map(int, numbers))
 
 
-def position_text(positions: Mapping[int, int]) -> str:
-    """`0:42,3:17`."""
-    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(positions.items()))
+def page_position(positions: Positions) -> str:
+    """`0:42,3:17`, of a page of one topic."""
+    return ",".join(f"{place.partition}:{offset}" for place, offset in sorted(positions.items()))

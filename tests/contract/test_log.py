@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from kafka_http.core.broker import Broker
 from kafka_http.errors import BrokerUnavailable, InvalidRequest, PartitionNotFound, TopicNotFound
-from kafka_http.records import Fetched, NewRecord
+from kafka_http.records import NewRecord
 from tests.contract.conftest import Cluster
+from tests.reads import FetchedOfTopic, fetch
 
 MANY = {"max_records": 1000, "max_bytes": 1 << 20}
 
@@ -24,7 +25,7 @@ def filled(cluster: Cluster, counts: list[int]) -> str:
     return topic
 
 
-def offsets_in(fetched: Fetched) -> dict[int, list[int]]:
+def offsets_in(fetched: FetchedOfTopic) -> dict[int, list[int]]:
     return {partition: [each.offset for each in records] for partition, records in fetched.records.items()}
 
 
@@ -59,7 +60,7 @@ def test_offsets_at_a_time(cluster: Cluster, broker: Broker) -> None:
 
 def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5])
-    fetched = broker.log.fetch(topic, {0: 3}, **MANY)
+    fetched = fetch(broker, topic, {0: 3}, **MANY)
     assert offsets_in(fetched) == {0: [3, 4]}
     assert [each.value for each in fetched.records[0]] == [b"3", b"4"]
     assert (fetched.next, fetched.ended, fetched.out_of_range) == ({0: 5}, frozenset({0}), {})
@@ -67,7 +68,7 @@ def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) ->
 
 def test_at_most_so_many_records_of_each_partition(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 2])
-    fetched = broker.log.fetch(topic, {0: 1, 1: 0}, max_records=2, max_bytes=1 << 20)
+    fetched = fetch(broker, topic, {0: 1, 1: 0}, max_records=2, max_bytes=1 << 20)
     assert offsets_in(fetched) == {0: [1, 2], 1: [0, 1]}
     assert (fetched.next, fetched.ended) == ({0: 3, 1: 2}, frozenset({1}))
     assert {each.partition for each in fetched.records[1]} == {1}
@@ -75,14 +76,14 @@ def test_at_most_so_many_records_of_each_partition(cluster: Cluster, broker: Bro
 
 def test_the_end_of_the_log_is_a_position(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [2, 0])
-    fetched = broker.log.fetch(topic, {0: 2, 1: 0}, **MANY)
+    fetched = fetch(broker, topic, {0: 2, 1: 0}, **MANY)
     assert offsets_in(fetched) == {0: [], 1: []}
     assert (fetched.next, fetched.ended) == ({0: 2, 1: 0}, frozenset({0, 1}))
 
 
 def test_positions_that_the_log_does_not_have(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [2, 3, 0])
-    fetched = broker.log.fetch(topic, {0: 3, 1: 1, 2: 1}, **MANY)
+    fetched = fetch(broker, topic, {0: 3, 1: 1, 2: 1}, **MANY)
     assert fetched.out_of_range == {0: (0, 2), 2: (0, 0)}
     assert offsets_in(fetched) == {1: [1, 2]}
     assert (fetched.next, fetched.ended) == ({1: 3}, frozenset({1}))
@@ -91,7 +92,7 @@ def test_positions_that_the_log_does_not_have(cluster: Cluster, broker: Broker) 
 def test_at_least_one_record_whatever_the_bytes(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     broker.producer.produce(topic, [NewRecord(b"x" * 50_000)], 10)
-    fetched = broker.log.fetch(topic, {0: 0}, max_records=10, max_bytes=1)
+    fetched = fetch(broker, topic, {0: 0}, max_records=10, max_bytes=1)
     assert offsets_in(fetched) == {0: [0]}
 
 
@@ -100,10 +101,10 @@ def test_the_log_is_read_whole_however_small_the_pages(cluster: Cluster, broker:
     for batch in range(6):
         records = [NewRecord(b"x" * 100, partition=each) for each in (0, 1, 1)]
         broker.producer.produce(topic, records[batch % 2 :], 10)
-    positions = {0: 0, 1: 0}
+    positions: Mapping[int, int] = {0: 0, 1: 0}
     read: dict[int, list[int]] = {0: [], 1: []}
     for _ in range(100):
-        fetched = broker.log.fetch(topic, positions, max_records=2, max_bytes=100)
+        fetched = fetch(broker, topic, positions, max_records=2, max_bytes=100)
         for partition, offsets in offsets_in(fetched).items():
             read[partition] += offsets
         if fetched.ended == {0, 1}:
@@ -122,7 +123,7 @@ def test_waiting_ends_when_something_comes(cluster: Cluster, broker: Broker) -> 
 
     timer = threading.Timer(0.3, produce)
     timer.start()
-    fetched = broker.log.fetch(topic, {0: 1, 1: 1}, **MANY, wait=10)
+    fetched = fetch(broker, topic, {0: 1, 1: 1}, **MANY, wait=10)
     came_at = time.monotonic()
     timer.join()
     assert [each.value for each in fetched.records[1]] == [b"new"]
@@ -132,7 +133,7 @@ def test_waiting_ends_when_something_comes(cluster: Cluster, broker: Broker) -> 
 def test_waiting_ends_when_its_time_is_over(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1])
     began = time.monotonic()
-    fetched = broker.log.fetch(topic, {0: 1}, **MANY, wait=0.3)
+    fetched = fetch(broker, topic, {0: 1}, **MANY, wait=0.3)
     assert 0.25 < time.monotonic() - began < 3
     assert offsets_in(fetched) == {0: []}
 
@@ -140,13 +141,13 @@ def test_waiting_ends_when_its_time_is_over(cluster: Cluster, broker: Broker) ->
 def test_no_waiting_where_there_is_something(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1, 1])
     began = time.monotonic()
-    assert offsets_in(broker.log.fetch(topic, {0: 0, 1: 1}, **MANY, wait=20)) == {0: [0], 1: []}
-    assert offsets_in(broker.log.fetch(topic, {0: 5, 1: 1}, **MANY, wait=20)) == {1: []}
+    assert offsets_in(fetch(broker, topic, {0: 0, 1: 1}, **MANY, wait=20)) == {0: [0], 1: []}
+    assert offsets_in(fetch(broker, topic, {0: 5, 1: 1}, **MANY, wait=20)) == {1: []}
     assert time.monotonic() - began < 10
 
 
 LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
-    "fetch": lambda broker, topic, partition: broker.log.fetch(topic, {partition: 0}, **MANY),
+    "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
 }

@@ -15,6 +15,7 @@ from kafka_http.errors import (
 )
 from kafka_http.records import Delivery, NewRecord, Outcome, Record
 from tests.contract.conftest import Cluster
+from tests.reads import fetch
 
 JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
     b"21": -973932308,
@@ -28,7 +29,7 @@ JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
 
 def stored(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
     """All records of a partition."""
-    fetched = broker.log.fetch(topic, {partition: 0}, max_records=10_000, max_bytes=1 << 20)
+    fetched = fetch(broker, topic, {partition: 0}, max_records=10_000, max_bytes=1 << 20)
     return list(fetched.records[partition])
 
 

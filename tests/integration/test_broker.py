@@ -22,6 +22,7 @@ from kafka_http.demo.settings import Node
 from kafka_http.errors import BrokerUnavailable, TopicNotFound
 from kafka_http.records import Delivery, NewRecord
 from tests.conftest import TopicFactory
+from tests.reads import fetch
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def values(broker: KafkaBroker, topic: str, isolation: Isolation = "read_uncommi
     found: list[bytes | None] = []
     position = 0
     while True:
-        fetched = broker.log.fetch(topic, {0: position}, max_records=500, max_bytes=1 << 20, isolation=isolation)
+        fetched = fetch(broker, topic, {0: position}, max_records=500, max_bytes=1 << 20, isolation=isolation)
         found += [each.value for each in fetched.records[0]]
         position = fetched.next[0]
         if fetched.ended:
@@ -80,7 +81,7 @@ def test_transactions(kafka: EmbeddedKafka, broker: KafkaBroker, topic: TopicFac
         assert values(broker, name, "read_committed") == [b"0", b"2"]
         assert broker.log.offsets(name, {0: "latest"}) == {0: 9}
         assert broker.log.offsets(name, {0: "latest"}, "read_committed") == {0: 8}
-        fetched = broker.log.fetch(name, {0: 5}, max_records=9, max_bytes=1 << 20, isolation="read_committed")
+        fetched = fetch(broker, name, {0: 5}, max_records=9, max_bytes=1 << 20, isolation="read_committed")
         assert (fetched.records, fetched.next, fetched.ended) == ({0: []}, {0: 8}, frozenset({0}))
         producer.commit_transaction()
     assert values(broker, name, "read_committed") == [b"0", b"2", b"open"]
@@ -91,7 +92,7 @@ def test_records_that_retention_has_removed(broker: KafkaBroker, admin: KafkaAdm
     broker.producer.produce(name, [NewRecord(b"%d" % each) for each in range(5)], 10)
     admin.delete_records({TopicPartition(name, 0): 3})
     assert broker.log.offsets(name, {0: "earliest"}) == {0: 3}
-    assert broker.log.fetch(name, {0: 2}, max_records=9, max_bytes=99999).out_of_range == {0: (3, 5)}
+    assert fetch(broker, name, {0: 2}, max_records=9, max_bytes=99999).out_of_range == {0: (3, 5)}
 
 
 def test_many_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
@@ -101,7 +102,7 @@ def test_many_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
     assert [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)] == [
         (each % 60, each // 60) for each in range(600)
     ]
-    fetched = broker.log.fetch(name, dict.fromkeys(range(60), 0), max_records=20, max_bytes=1 << 22)
+    fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=20, max_bytes=1 << 22)
     assert [len(fetched.records[each]) for each in range(60)] == [10] * 60
     assert len(fetched.ended) == 60
 
@@ -116,7 +117,7 @@ def test_threads_do_not_get_in_each_others_way(broker: KafkaBroker, topic: Topic
             outcomes = broker.producer.produce(name, [NewRecord(b"%d" % number)] * 5, 10)
             places += [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)]
             partition, offset = places[-1]
-            fetched = broker.log.fetch(name, {partition: offset}, max_records=1, max_bytes=1000)
+            fetched = fetch(broker, name, {partition: offset}, max_records=1, max_bytes=1000)
             assert [each.value for each in fetched.records[partition]] == [b"%d" % number]
             broker.groups.commit(f"{group}-{number}", name, {0: offset})
             assert broker.groups.committed(f"{group}-{number}", name, [0]) == {0: offset}
@@ -129,7 +130,7 @@ def test_threads_do_not_get_in_each_others_way(broker: KafkaBroker, topic: Topic
 
 def test_one_who_waits_holds_up_nobody(broker: KafkaBroker, topic: TopicFactory) -> None:
     name = topic()
-    waiting = threading.Thread(target=lambda: broker.log.fetch(name, {0: 0}, max_records=1, max_bytes=1000, wait=2))
+    waiting = threading.Thread(target=lambda: fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000, wait=2))
     waiting.start()
     for _ in range(20):
         began = time.monotonic()
@@ -148,7 +149,7 @@ def test_a_topic_that_has_grown(broker: KafkaBroker, admin: KafkaAdminClient, to
     eventually(lambda: len(broker.log.partitions(name)) == 3)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"b", partition=2)], 10)
     assert isinstance(outcome, Delivery) and outcome.partition == 2
-    assert broker.log.fetch(name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
+    assert fetch(broker, name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
 
 
 def test_a_topic_that_was_deleted(broker: KafkaBroker, admin: KafkaAdminClient, topic: TopicFactory) -> None:
@@ -157,7 +158,7 @@ def test_a_topic_that_was_deleted(broker: KafkaBroker, admin: KafkaAdminClient, 
     admin.delete_topics([name])
     eventually(lambda: name not in broker.log.topics())
     with pytest.raises(TopicNotFound):
-        broker.log.fetch(name, {0: 0}, max_records=1, max_bytes=1000)
+        fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000)
     with pytest.raises(TopicNotFound):
         broker.producer.produce(name, [NewRecord(b"b")], 10)
 

@@ -16,6 +16,7 @@ from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
 from kafka_http.records import Delivery, NewRecord, Outcome
+from tests.reads import fetch
 
 QUICK = {"request_timeout_ms": 700, "delivery_timeout_ms": 1500}
 
@@ -63,7 +64,7 @@ def read_all(broker: KafkaBroker) -> list[bytes | None]:
     values: list[bytes | None] = []
     position = 0
     while True:
-        fetched = broker.log.fetch("t", {0: position}, max_records=5000, max_bytes=1 << 20)
+        fetched = fetch(broker, "t", {0: position}, max_records=5000, max_bytes=1 << 20)
         values += [each.value for each in fetched.records[0]]
         position = fetched.next[0]
         if fetched.ended:

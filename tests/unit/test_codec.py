@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -11,8 +12,9 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_http.broker.codec import CorruptBatch, decode
-from kafka_http.records import Record
+from kafka_http.broker.codec import CorruptBatch
+from kafka_http.broker.codec import decode as decode_partition
+from kafka_http.records import Record, TopicPartition
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CONTROL, TRANSACTIONAL = 0x20, 0x10
@@ -51,13 +53,17 @@ def offsets(records: Sequence[Record]) -> list[int]:
     return [each.offset for each in records]
 
 
+def decode(data: bytes, partition: int, *how: Any) -> tuple[list[Record], int]:
+    return decode_partition(data, TopicPartition("t", partition), *how)
+
+
 def test_nothing() -> None:
     assert decode(b"", 0, 7, 10) == ([], 7)
 
 
 def test_a_record_whole() -> None:
     records, position = decode(batch(3, [b"v"]), 2, 3, 10)
-    assert records == [Record(2, 3, 5, b"k", b"v", [("h", None)])]
+    assert records == [Record("t", 2, 3, 5, b"k", b"v", [("h", None)])]
     assert position == 4
 
 
@@ -156,7 +162,7 @@ def test_broken_bytes(broken: Callable[[bytes], bytes]) -> None:
     data = broken(batch(5, [b"value"]))
     with pytest.raises(CorruptBatch) as raised:
         decode(data, 3, 5, 10)
-    assert raised.value.fields == {"partition": 3, "offset": 5}
+    assert raised.value.fields == {"topic": "t", "partition": 3, "offset": 5}
     assert decode(batch(4, [b"good"]) + data, 3, 4, 10)[1] == 5
 
 
