@@ -57,6 +57,15 @@ Directory = Annotated[Path, Meta(description="a path")]
 BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
+Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
+StoreUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(postgresql(\+psycopg)?://[^\s]+)?$",
+        description="a URL such as postgresql://user:password@host:5432/name, or nothing",
+    ),
+]
+Reset = Annotated[Literal["earliest", "latest"], Meta(description="earliest or latest")]
 Section = Annotated[Mapping[str, Any], Meta(description="a table of settings")]
 Sections = Annotated[Mapping[str, Mapping[str, Any]], Meta(description="a table of settings for each name")]
 
@@ -93,6 +102,18 @@ class Config:
         Network("::1"),
     )
     base_url: Annotated[BaseUrl, "start of the links in answers; empty: from the request and its proxy headers"] = ""
+    daemon: Annotated[
+        Placement, "where consumer instances live: process, the node's daemon, or inline, in a single worker"
+    ] = "process"
+    store_url: Annotated[
+        StoreUrl, "database of the nodes' state: postgresql://user@host/name; empty: SQLite in data_dir"
+    ] = field(default="", repr=False)
+    node_url: Annotated[BaseUrl, "where other nodes on the same store reach this one; empty: http://<bind>"] = ""
+    max_consumer_instances: Annotated[Count, "consumer instances that a node holds; beyond them 503"] = 1000
+    consumer_idle_timeout: Annotated[Seconds, "seconds without a call until a consumer instance is closed"] = 300.0
+    consumer_auto_offset_reset: Annotated[
+        Reset, "where an instance starts that has no committed offset: earliest or latest"
+    ] = "earliest"
     # The sections may hold passwords: they stay out of the repr.
     kafka: Annotated[Section, "kafka-python's settings for all clients: security_protocol, sasl_…, ssl_…"] = field(
         default_factory=dict, repr=False
