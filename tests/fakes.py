@@ -71,7 +71,7 @@ class FakeBroker:
 
     `down`: nothing answers. `silent`: what is published gets no answer, `unanswered` counts such requests. `refused`:
     topics that ACLs do not allow.
-    `message_limit`: the largest message, in bytes. `auto_create_topics`: as the setting.
+    `message_limit`: the largest message, in bytes. `cluster`: the cluster's id. `auto_create_topics`: as the setting.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,7 @@ class FakeBroker:
         self.message_limit = 1048588
         self.auto_create_topics = False
         self.closed = False
+        self.cluster = "fake-cluster"
         self._topics: dict[str, FakeTopic] = {}
         self._committed: dict[str, dict[tuple[str, int], int]] = {}
         self._members: dict[str, list[tuple[GroupMember, str]]] = {}
@@ -183,6 +184,10 @@ class FakeBroker:
 
     def alive(self) -> None:
         self._check_up()
+
+    def cluster_id(self) -> str:
+        self._check_up()
+        return self.cluster
 
     def offsets(
         self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"

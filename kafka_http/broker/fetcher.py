@@ -44,6 +44,9 @@ class Fetcher:
     def alive(self) -> None:
         self._metadata.alive()
 
+    def cluster_id(self) -> str:
+        return self._metadata.cluster_id()
+
     def close(self) -> None:
         self._connections.close()
 

@@ -25,6 +25,9 @@ class Metadata:
         """Return where a broker answers. Raises `BrokerUnavailable`."""
         self._ask([])
 
+    def cluster_id(self) -> str:
+        return self._ask([]).cluster_id or ""
+
     def topics(self) -> list[str]:
         """The names of all topics but the internal ones, sorted."""
         answer = self._ask(None)

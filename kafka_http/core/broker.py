@@ -59,6 +59,9 @@ class Log(Protocol):
     def alive(self) -> None:
         """Return where a broker answers, else raise `BrokerUnavailable` saying why."""
 
+    def cluster_id(self) -> str:
+        """The id that the cluster was formatted with, the same for as long as it lives."""
+
 
 class Groups(Protocol):
     """Committed offsets of consumer groups: the offset of the next record to consume."""

@@ -189,3 +189,11 @@ def test_no_broker(cluster: Cluster, look: str) -> None:
 
 def test_a_broker_answers(broker: Broker) -> None:
     broker.log.alive()
+
+
+def test_a_cluster_has_an_id_that_stays(cluster: Cluster, broker: Broker) -> None:
+    cluster_id = broker.log.cluster_id()
+    assert cluster_id
+    assert broker.log.cluster_id() == cluster_id
+    with pytest.raises(BrokerUnavailable):
+        cluster.unreachable().log.cluster_id()
