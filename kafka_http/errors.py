@@ -160,3 +160,23 @@ class Unavailable(KafkaHttpError):
 
     code = 503
     retry_after = 1
+
+
+class TooManyInstances(Unavailable):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This server holds as many consumer instances as it may ({limit}, its setting max_consumer_instances). "
+            "Delete some, or wait until idle ones are closed."
+        )
+
+
+class InstanceBusy(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("Another request is still reading for this consumer instance.")
+
+
+class LoanEnded(Unavailable):
+    """The instance was lent for too long, or is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("The consumer instance was taken back from this request: it took too long.")
