@@ -12,12 +12,13 @@ from kafka_http.core.broker import Broker
 from kafka_http.core.reading import Reader
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
-from kafka_http.web.bodies import drain
+from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.health import Health
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.waits import Waits
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -49,7 +50,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["kafka_http"] = Lifecycle(core.reader, broker)
-    app.register_blueprint(Messages(core, config).blueprint())
+    bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
+    app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(_number)
     app.after_request(_finish)

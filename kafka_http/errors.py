@@ -5,15 +5,24 @@
     ├── NotAuthorized               40301  Kafka's ACLs refuse it
     ├── TopicNotFound               40401
     ├── PartitionNotFound           40402
+    ├── InstanceNotFound            40403  no such v2 consumer instance
     ├── NotAcceptable               406    no answer of a type that the client takes
+    ├── FormatMismatch              40601  … that the v2 consumer instance gives
     ├── GroupHasMembers             409    the group's own consumers are at work
+    ├── InstanceExists              40902
+    ├── IllegalState                40903  not at this point of a v2 consumer instance's life
     ├── TooLarge                    413    the body, or a message for the broker
     ├── UnsupportedFormat           415    no serialiser of that name
     ├── OffsetOutOfRange            416
-    ├── InvalidValue                422    a serialiser or the broker refuses a record
+    ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
+    ├── InvalidConsumerConfig       42204
     ├── TooMuchInFlight             42901
     ├── BrokerError                 50002  Kafka answered with an error
     ├── RetriableBrokerError        50003  … that may pass
+    ├── Unavailable                 503    this server cannot do it now, for reasons of its own
+    │   ├── InstanceBusy            503    another reader has the v2 consumer instance
+    │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
+    │   └── TooManyInstances        503
     ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
     └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
 

@@ -1,8 +1,6 @@
 """The /messages dialect: publish, read, acknowledge."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,6 +23,7 @@ from kafka_http.web.publishing import PUBLISH_PARAMETERS, parse_publish
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import error_object, error_response, json_response, retry_header
 from kafka_http.web.v2_records import render_v2
+from kafka_http.web.waits import Waits
 
 MAX_WAIT = 60
 MAX_TIMEOUT = 60
@@ -32,32 +31,14 @@ MAX_RECORDS = 100_000
 READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "ack", "isolation", "reset")
 
 
-class Waits:
-    """Lets so many requests wait for messages at a time, that threads are left for those that do not."""
-
-    def __init__(self, most: int) -> None:
-        self._places = threading.Semaphore(most)
-
-    @contextlib.contextmanager
-    def place(self, seconds: float) -> Iterator[float]:
-        """How long this request may wait: as long as it wants to, or not at all where all places are taken."""
-        if seconds <= 0 or not self._places.acquire(blocking=False):
-            yield 0
-            return
-        try:
-            yield seconds
-        finally:
-            self._places.release()
-
-
 class Messages:
     """The views of the dialect."""
 
-    def __init__(self, core: Core, config: Config) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits) -> None:
         self._core = core
         self._config = config
-        self._bodies = Bodies(config.max_in_flight)
-        self._waits = Waits(config.threads // 2)
+        self._bodies = bodies
+        self._waits = waits
 
     def blueprint(self) -> Blueprint:
         messages = Blueprint("messages", __name__, url_prefix="/messages")
