@@ -182,6 +182,15 @@ class FakeBroker:
             for each in range(len(found.partitions))
         ]
 
+    def configs(self, topic: str) -> dict[str, str]:
+        found = self._found(topic)
+        policy = "compact" if found.compacted else "delete"
+        return {"cleanup.policy": policy, "max.message.bytes": str(found.limit or self.message_limit)}
+
+    def brokers(self) -> list[int]:
+        self._check_up()
+        return [1]
+
     def alive(self) -> None:
         self._check_up()
 

@@ -71,9 +71,14 @@ class Admin:
 
     def message_limit(self, topic: str) -> int:
         """The topic's max.message.bytes."""
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
+        return int(self.configs(topic, "max.message.bytes")["max.message.bytes"])
+
+    def configs(self, topic: str, *names: str) -> dict[str, str]:
+        """The topic's settings of these names, or all; those whose value Kafka does not tell are left out."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names) or None)
         described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
-        return int(described["topic"][topic]["max.message.bytes"]["value"])
+        settings = described["topic"][topic]
+        return {name: str(each["value"]) for name, each in settings.items() if each["value"] is not None}
 
     def close(self) -> None:
         if (client := self._kept.close()) is not None:

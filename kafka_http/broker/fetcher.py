@@ -8,6 +8,7 @@ from kafka.errors import NoError, OffsetOutOfRangeError, for_code
 from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
+from kafka_http.broker.admin import Admin
 from kafka_http.broker.codec import decode
 from kafka_http.broker.connections import Connections
 from kafka_http.broker.errors import MOVED, translate
@@ -29,10 +30,11 @@ _SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSp
 class Fetcher:
     """The `Log` of a Kafka cluster. Any thread may call; each call has a connection to itself."""
 
-    def __init__(self, connections: Connections, metadata: Metadata, timeout: float) -> None:
+    def __init__(self, connections: Connections, metadata: Metadata, admin: Admin, timeout: float) -> None:
         """`timeout` in seconds is that of a request; a fetch that waits gets it on top."""
         self._connections = connections
         self._metadata = metadata
+        self._admin = admin
         self._timeout = timeout
 
     def topics(self) -> list[str]:
@@ -40,6 +42,13 @@ class Fetcher:
 
     def partitions(self, topic: str) -> list[PartitionInfo]:
         return self._metadata.partitions(topic)
+
+    def configs(self, topic: str) -> dict[str, str]:
+        self._metadata.partitions(topic)  # of an unknown topic the admin client says nothing
+        return self._admin.configs(topic)
+
+    def brokers(self) -> list[int]:
+        return self._metadata.brokers()
 
     def alive(self) -> None:
         self._metadata.alive()

@@ -25,7 +25,7 @@ class KafkaBroker:
         self._producer = KafkaRecordProducer(
             producer_settings(config), metadata, admin, auto_create_topics=config.auto_create_topics
         )
-        self._log = Fetcher(connections, metadata, _TIMEOUT)
+        self._log = Fetcher(connections, metadata, admin, _TIMEOUT)
         self._groups = KafkaGroups(admin)
 
     @property

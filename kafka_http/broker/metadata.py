@@ -28,6 +28,9 @@ class Metadata:
     def cluster_id(self) -> str:
         return self._ask([]).cluster_id or ""
 
+    def brokers(self) -> list[int]:
+        return sorted(each.node_id for each in self._ask([]).brokers)
+
     def topics(self) -> list[str]:
         """The names of all topics but the internal ones, sorted."""
         answer = self._ask(None)

@@ -35,6 +35,12 @@ class Log(Protocol):
     def partitions(self, topic: str) -> list[PartitionInfo]:
         """A topic's partitions in their order, as the cluster has them now. Raises `TopicNotFound`."""
 
+    def configs(self, topic: str) -> dict[str, str]:
+        """A topic's settings by Kafka's names, defaults included; none where ACLs hide them. Raises `TopicNotFound`."""
+
+    def brokers(self) -> list[int]:
+        """The ids of the brokers that are alive, sorted."""
+
     def offsets(
         self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:

@@ -150,6 +150,7 @@ LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
     "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
+    "configs": lambda broker, topic, partition: broker.log.configs(topic),
 }
 
 
@@ -189,6 +190,18 @@ def test_no_broker(cluster: Cluster, look: str) -> None:
 
 def test_a_broker_answers(broker: Broker) -> None:
     broker.log.alive()
+
+
+def test_a_topics_settings(cluster: Cluster, broker: Broker) -> None:
+    configs = broker.log.configs(cluster.topic(limit=2000, compacted=True))
+    assert configs.items() >= {"max.message.bytes": "2000", "cleanup.policy": "compact"}.items()
+
+
+def test_the_brokers(cluster: Cluster, broker: Broker) -> None:
+    (info,) = broker.log.partitions(cluster.topic())
+    assert broker.log.brokers() == [info.leader]
+    with pytest.raises(BrokerUnavailable):
+        cluster.unreachable().log.brokers()
 
 
 def test_a_cluster_has_an_id_that_stays(cluster: Cluster, broker: Broker) -> None:
