@@ -41,12 +41,13 @@ class Loan(Struct, frozen=True):
     """An instance lent to one reader: its settings, and what to read of each partition that it has now.
 
     It lasts until it is given back, its borrower's connection ends, or its time is over. An empty `positions` of a
-    subscribed instance means that it has no partitions, or not yet.
+    subscribed instance means that it has no partitions, or (`joining`) that its group has not given it any yet.
     """
 
     id: str
     settings: InstanceSettings
     positions: Sequence[Place]
+    joining: bool = False
 
 
 class Instances(Protocol):
@@ -98,8 +99,9 @@ class Instances(Protocol):
     def borrow(self, group: str, name: str, timeout: float) -> Loan:
         """Lend the instance to one reader, waiting `timeout` at most for those before it and for its assignment.
 
-        Auto commit commits here what earlier loans delivered, at the latest every 5 s. Raises `IllegalState` where it
-        is neither subscribed nor assigned, `InstanceBusy` where another still has it.
+        Where its assignment has not come in that time the loan is `joining`; its reader renews it, or drops it. Auto
+        commit commits here what earlier loans delivered, at the latest every 5 s. Raises `IllegalState` where it is
+        neither subscribed nor assigned, `InstanceBusy` where another still has it.
         """
 
     def renew(self, loan: Loan) -> Loan:
