@@ -1,11 +1,12 @@
-"""A real Apache Kafka for whoever asks, started by the demo's own code.
+"""A real Apache Kafka for whoever asks, started by the demo's own code, and a real PostgreSQL.
 
-Where Java or Kafka's jars are missing, such tests are skipped; where the environment has CI set, they fail.
+Where Java, Kafka's jars or PostgreSQL are missing, such tests are skipped; where the environment has CI set, they fail.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import free_ports
 from kafka_http.demo.settings import Node
+from tests.postgresql import PostgreSQL, PostgreSQLMissing
 
 TopicFactory = Callable[..., str]
 """`topic(partitions=1, configs={})` creates a topic of a name of its own, waits for its leaders and gives the name."""
@@ -86,3 +88,22 @@ def topic(kafka: EmbeddedKafka) -> Iterator[TopicFactory]:
         yield create
     finally:
         admin.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server; `postgresql.database(name)` creates a database in it."""
+    with TemporaryDirectory(prefix="kafka_http-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o711)  # the server's user is another where the tests run as root
+        try:
+            server = PostgreSQL(Path(directory) / "postgresql")
+        except PostgreSQLMissing as missing:
+            if "CI" in os.environ:
+                raise
+            pytest.skip(str(missing))
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -1,0 +1,117 @@
+"""Consumer instances in the state store: what core's `InstanceStore` asks for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from kafka_http.core.instance_store import Definition, Progress, StoredInstance
+from kafka_http.core.instances import InstanceSettings, Place
+from kafka_http.errors import InstanceExists, Unavailable
+from kafka_http.records import TopicPartition
+from kafka_http.store.database import Database
+from kafka_http.store.schema import instances, read_meta, write_meta
+
+_THIS = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
+_FIND = select(instances.c.group_instance_id).where(*_THIS)
+_DEFINITION = ("settings", "topics", "pattern", "partitions")
+_PROGRESS = ("generation", "positions", "delivered", "committed")
+_DEFINE = update(instances).where(*_THIS).values({each: bindparam(each) for each in _DEFINITION})
+_SAVE = update(instances).where(*_THIS).values({each: bindparam(each) for each in _PROGRESS})
+_DELETE = delete(instances).where(*_THIS)
+
+
+class StoredInstances:
+    """The instances of the nodes on one database. Any thread may call; answers come once the change is committed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim_cluster(self, cluster_id: str) -> None:
+        """Say which Kafka cluster the instances are of. Raises `Unavailable` where there are some of another."""
+
+        def claim(connection: Connection) -> None:
+            known = read_meta(connection, "cluster_id")
+            if known == cluster_id:
+                return
+            count = connection.scalar(select(func.count()).select_from(instances)) or 0
+            if known is not None and count:
+                raise _other_cluster(count, known, cluster_id)
+            write_meta(connection, "cluster_id", cluster_id)
+
+        self._database.write(claim)
+
+    def create(self, definition: Definition) -> None:
+        def create(connection: Connection) -> None:
+            there = connection.scalar(_FIND, _this(definition.group, definition.name))
+            if there is None:
+                connection.execute(insert(instances), _new_row(definition))
+            elif there != definition.member_id:
+                raise InstanceExists()
+
+        self._database.write(create)
+
+    def update(self, definition: Definition) -> None:
+        self._execute(_DEFINE, _this(definition.group, definition.name) | _defined(definition))
+
+    def save(self, group: str, name: str, progress: Progress) -> None:
+        self._execute(_SAVE, _this(group, name) | _progressed(progress))
+
+    def delete(self, group: str, name: str) -> None:
+        self._execute(_DELETE, _this(group, name))
+
+    def load(self) -> list[StoredInstance]:
+        rows = self._database.write(lambda connection: connection.execute(select(instances)).mappings().all())
+        return [_stored(row) for row in rows]
+
+    def _execute(self, statement: Any, values: Mapping[str, Any]) -> None:
+        self._database.write(lambda connection: connection.execute(statement, values))
+
+
+def _other_cluster(count: int, known: str, other: str) -> Unavailable:
+    return Unavailable(
+        f"The state store holds {count} consumer instances of the Kafka cluster {known}, and the brokers are of the "
+        f"cluster {other}: point bootstrap_servers at theirs, or choose another data_dir or store_url."
+    )
+
+
+def _this(group: str, name: str) -> dict[str, Any]:
+    return {"of_group": group, "of_name": name}
+
+
+def _new_row(definition: Definition) -> dict[str, Any]:
+    whose = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
+    return whose | _defined(definition) | _progressed(Progress())
+
+
+def _defined(definition: Definition) -> dict[str, Any]:
+    settings, topics, partitions = map(_json, (definition.settings, definition.topics, definition.partitions))
+    return dict(zip(_DEFINITION, (settings, topics, definition.pattern, partitions), strict=True))
+
+
+def _progressed(progress: Progress) -> dict[str, Any]:
+    places = map(_json, (progress.positions, progress.delivered, progress.committed))
+    return dict(zip(_PROGRESS, (progress.generation, *places), strict=True))
+
+
+def _stored(row: Mapping[Any, Any]) -> StoredInstance:
+    definition = Definition(
+        row["group_id"],
+        row["name"],
+        row["group_instance_id"],
+        msgspec.json.decode(row["settings"], type=InstanceSettings),
+        msgspec.json.decode(row["topics"], type=tuple[str, ...]),
+        row["pattern"],
+        msgspec.json.decode(row["partitions"], type=tuple[TopicPartition, ...]),
+    )
+    progress = Progress(row["generation"], *(_places(row[each]) for each in ("positions", "delivered", "committed")))
+    return StoredInstance(definition, progress)
+
+
+def _places(text: str) -> tuple[Place, ...]:
+    return msgspec.json.decode(text, type=tuple[Place, ...])
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,199 @@
+"""The state store: the same on SQLite and on a real PostgreSQL."""
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from kafka_http.core.instance_store import Definition, InstanceStore, Progress, StoredInstance
+from kafka_http.core.instances import InstanceSettings, Place
+from kafka_http.errors import InstanceExists, Unavailable
+from kafka_http.records import TopicPartition
+from kafka_http.store import Database, StoredInstances, open_database
+from kafka_http.store.schema import instances, meta, write_meta
+from tests.postgresql import PostgreSQL
+
+SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
+SUBSCRIBED = Definition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
+PROGRESS = Progress(3, (Place("a", 0, 5),), (Place("a", 0, 4, "m"),), (Place("a", 1, 1 << 60),))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The setting `store_url`, of a store that is empty."""
+    if request.param == "sqlite":
+        return ""
+    database: str = request.getfixturevalue("postgresql").database(f"test_{uuid4().hex}")
+    return database
+
+
+@pytest.fixture
+def database(tmp_path: Path, url: str) -> Iterator[Database]:
+    opened = open_database(tmp_path, url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> StoredInstances:
+    return StoredInstances(database)
+
+
+def test_it_is_what_core_asks_for(store: StoredInstances) -> None:
+    asked: InstanceStore = store
+    assert asked.load() == []
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        Definition("g", "i", "i-x7", InstanceSettings()),
+        SUBSCRIBED,
+        Definition("g", "i", "i-x7", SETTINGS, pattern="a.*"),
+        Definition("g", "i", "i-x7", SETTINGS, partitions=(TopicPartition("a", 0), TopicPartition("b", 7))),
+    ],
+)
+def test_a_definition_comes_back_as_it_was(store: StoredInstances, definition: Definition) -> None:
+    store.create(Definition("g", "i", "i-x7", definition.settings))
+    store.update(definition)
+    assert store.load() == [StoredInstance(definition, Progress())]
+
+
+def test_progress_comes_back_after_the_store_was_opened_again(tmp_path: Path, url: str) -> None:
+    for _ in range(2):
+        database = open_database(tmp_path, url)
+        store = StoredInstances(database)
+        store.create(SUBSCRIBED)
+        store.save("g", "i", PROGRESS)
+        database.close()
+    database = open_database(tmp_path, url)
+    assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
+    database.close()
+
+
+def test_an_update_leaves_the_progress(store: StoredInstances) -> None:
+    store.create(SUBSCRIBED)
+    store.save("g", "i", PROGRESS)
+    store.update(Definition("g", "i", "i-x7", SETTINGS))
+    assert store.load() == [StoredInstance(Definition("g", "i", "i-x7", SETTINGS), PROGRESS)]
+
+
+def test_the_same_name_in_another_group_is_another_instance(store: StoredInstances) -> None:
+    store.create(SUBSCRIBED)
+    with pytest.raises(InstanceExists):
+        store.create(Definition("g", "i", "i-y8", SETTINGS))
+    store.create(Definition("h", "i", "i-y8", SETTINGS))
+    store.save("h", "i", PROGRESS)
+    store.delete("g", "i")
+    assert store.load() == [StoredInstance(Definition("h", "i", "i-y8", SETTINGS), PROGRESS)]
+
+
+def test_what_is_gone_stays_gone(store: StoredInstances) -> None:
+    store.delete("g", "i")
+    store.update(SUBSCRIBED)
+    store.save("g", "i", PROGRESS)
+    assert store.load() == []
+
+
+def test_changes_of_many_threads_are_all_there(store: StoredInstances) -> None:
+    names = [f"i{each}" for each in range(8)]
+    refused: list[str] = []
+
+    def write(name: str) -> None:
+        store.create(Definition("g", name, name, SETTINGS))
+        for generation in range(50):
+            store.save("g", name, Progress(generation, (Place("a", 0, generation),)))
+            try:
+                store.create(Definition("g", name, f"{name}-other", SETTINGS))
+            except InstanceExists:
+                refused.append(name)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 50 * len(names)
+    assert {each.definition.name: each.progress for each in store.load()} == {
+        name: Progress(49, (Place("a", 0, 49),)) for name in names
+    }
+
+
+def test_a_store_with_instances_keeps_to_their_cluster(store: StoredInstances) -> None:
+    store.claim_cluster("one")
+    store.claim_cluster("two")
+    store.create(SUBSCRIBED)
+    store.claim_cluster("two")
+    with pytest.raises(Unavailable, match=r"1 consumer instances of the Kafka cluster two.*of the cluster one"):
+        store.claim_cluster("one")
+    store.delete("g", "i")
+    store.claim_cluster("one")
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path, url: str) -> None:
+    database = open_database(tmp_path, url)
+    database.write(lambda connection: write_meta(connection, "schema_version", "1000"))
+    database.close()
+    with pytest.raises(Unavailable, match=r"schema version 1000, .* a newer kafka_http has used it"):
+        open_database(tmp_path, url)
+
+
+def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> None:
+    def columns(name: str) -> set[str]:
+        return database.write(lambda connection: {each["name"] for each in inspect(connection).get_columns(name)})
+
+    assert columns("instances") == set(instances.c.keys())
+    assert columns("meta") == set(meta.c.keys())
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    StoredInstances(database).create(SUBSCRIBED)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+    database.close()
+
+
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_text("something else, and long enough to be a page of SQLite's" * 100)
+    with pytest.raises(Unavailable):
+        open_database(tmp_path)
+
+
+def test_a_file_that_another_process_holds_locked(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable):
+        StoredInstances(database).create(SUBSCRIBED)
+    other.execute("ROLLBACK")
+    other.close()
+    StoredInstances(database).create(SUBSCRIBED)
+    database.close()
+
+
+def test_a_postgresql_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable) as refused:
+        open_database(tmp_path, "postgresql://me:secret@127.0.0.1:1/none")
+    assert "secret" not in refused.value.message
+
+
+def test_connections_that_the_server_has_cut(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    url = postgresql.database(f"test_{uuid4().hex}")
+    database = open_database(tmp_path, url)
+    store = StoredInstances(database)
+    store.create(SUBSCRIBED)
+    others = "datname = current_database() AND pid != pg_backend_pid()"
+    other = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with other.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608  no input
+    other.dispose()
+    store.save("g", "i", PROGRESS)
+    assert store.load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
+    database.close()
