@@ -94,6 +94,13 @@ class Fetched(Struct, frozen=True):
     out_of_range: Mapping[TopicPartition, tuple[int, int]]
 
 
+class CommittedOffset(NamedTuple):
+    """The offset that a group reads next in a partition, and what was noted with it."""
+
+    offset: int
+    metadata: str = ""
+
+
 class PartitionInfo(Struct, frozen=True):
     """A partition as the cluster's metadata has it. `leader` is None where there is none."""
 

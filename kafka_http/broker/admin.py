@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
@@ -16,6 +17,7 @@ from kafka.errors import (
     NotControllerError,
     NotCoordinatorError,
     TopicAlreadyExistsError,
+    UnknownMemberIdError,
     UnstableOffsetCommitError,
 )
 from kafka.structs import OffsetAndMetadata
@@ -23,7 +25,8 @@ from kafka.structs import OffsetAndMetadata
 from kafka_http.broker.clients import Kept
 from kafka_http.broker.errors import GONE, translate
 from kafka_http.errors import GroupHasMembers
-from kafka_http.records import GroupMember, Offsets
+from kafka_http.records import CommittedOffset, GroupMember, Offsets
+from kafka_http.records import TopicPartition as OurPartition
 
 Answer = TypeVar("Answer")
 
@@ -80,6 +83,17 @@ class Admin:
         settings = described["topic"][topic]
         return {name: str(each["value"]) for name, each in settings.items() if each["value"] is not None}
 
+    def remove_member(self, group: str, instance_id: str, member_id: str | None) -> None:
+        """Let a group forget a static member, where its member id is still this one (None: whichever)."""
+        member = MemberToRemove(member_id=member_id, group_instance_id=instance_id)
+
+        def ask(client: KafkaAdminClient) -> None:
+            for error in client.remove_group_members(group, [member]).values():
+                if error not in (NoError, UnknownMemberIdError):
+                    raise error
+
+        self.run(ask)
+
     def close(self) -> None:
         if (client := self._kept.close()) is not None:
             client.close()
@@ -93,11 +107,25 @@ class KafkaGroups:
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         found = self._list(group, [TopicPartition(topic, each) for each in partitions])
-        return {each.partition: offset for each, offset in found.items()}
+        return {each.partition: at.offset for each, at in found.items()}
 
     def commit(self, group: str, topic: str, offsets: Offsets) -> None:
         wanted = {TopicPartition(topic, each): OffsetAndMetadata(at, "", -1) for each, at in offsets.items()}
         self._change(group, topic, lambda client: client.alter_group_offsets(group, wanted))
+
+    def committed_offsets(
+        self, group: str, partitions: Collection[OurPartition]
+    ) -> dict[OurPartition, CommittedOffset]:
+        found = self._list(group, [TopicPartition(*each) for each in partitions])
+        return {OurPartition(*place): CommittedOffset(at.offset, at.metadata or "") for place, at in found.items()}
+
+    def commit_offsets(self, group: str, offsets: Mapping[OurPartition, CommittedOffset]) -> None:
+        by_topic: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
+        for place, at in offsets.items():
+            of_topic = by_topic.setdefault(place.topic, {})
+            of_topic[TopicPartition(*place)] = OffsetAndMetadata(at.offset, at.metadata, -1)
+        for topic, wanted in by_topic.items():
+            self._change(group, topic, partial(KafkaAdminClient.alter_group_offsets, group_id=group, offsets=wanted))
 
     def forget(self, group: str, topic: str) -> None:
         there = [each for each in self._list(group, None) if each.topic == topic]
@@ -114,14 +142,14 @@ class KafkaGroups:
     def close(self) -> None:
         self._admin.close()
 
-    def _list(self, group: str, partitions: list[TopicPartition] | None) -> dict[TopicPartition, int]:
+    def _list(self, group: str, partitions: list[TopicPartition] | None) -> dict[TopicPartition, OffsetAndMetadata]:
         def ask(client: KafkaAdminClient) -> dict[TopicPartition, OffsetAndMetadata]:
             try:
                 return client.list_group_offsets({group: partitions})[group]  # type: ignore[no-any-return]
             except GroupIdNotFoundError:
                 return {}
 
-        return {each: found.offset for each, found in self._admin.run(ask).items() if found.offset >= 0}
+        return {each: found for each, found in self._admin.run(ask).items() if found.offset >= 0}
 
     def _change(
         self, group: str, topic: str, ask: Callable[[KafkaAdminClient], Mapping[Any, type[KafkaError]]]

@@ -3,11 +3,13 @@
 from kafka_http.broker.admin import Admin, KafkaGroups
 from kafka_http.broker.connections import Connections
 from kafka_http.broker.fetcher import Fetcher
+from kafka_http.broker.membership import KafkaMemberships
 from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.producer import KafkaRecordProducer
 from kafka_http.broker.settings import admin_settings, connection_settings, producer_settings
 from kafka_http.config import Config
 from kafka_http.core.broker import Groups, Log, Producer
+from kafka_http.core.membership import Memberships
 
 _TIMEOUT = 5.0
 
@@ -27,6 +29,7 @@ class KafkaBroker:
         )
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT)
         self._groups = KafkaGroups(admin)
+        self._memberships = KafkaMemberships(connection_settings(config), admin)
 
     @property
     def producer(self) -> Producer:
@@ -40,8 +43,13 @@ class KafkaBroker:
     def groups(self) -> Groups:
         return self._groups
 
+    @property
+    def memberships(self) -> Memberships:
+        return self._memberships
+
     def close(self, timeout: float) -> None:
-        """Flush the producer, for `timeout` seconds at most, and close all connections."""
+        """Flush the producer, for `timeout` seconds at most, and close all connections. Members do not leave."""
+        self._memberships.close()
         self._producer.close(timeout)
         self._groups.close()
         self._log.close()

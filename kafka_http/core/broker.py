@@ -8,7 +8,18 @@ None of them creates a topic but `Producer.produce`, where `auto_create_topics` 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
-from kafka_http.records import Fetched, GroupMember, NewRecord, Offsets, Outcome, PartitionInfo, Positions
+from kafka_http.core.membership import Memberships
+from kafka_http.records import (
+    CommittedOffset,
+    Fetched,
+    GroupMember,
+    NewRecord,
+    Offsets,
+    Outcome,
+    PartitionInfo,
+    Positions,
+    TopicPartition,
+)
 
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
@@ -78,6 +89,14 @@ class Groups(Protocol):
     def commit(self, group: str, topic: str, offsets: Offsets) -> None:
         """Commit for a group without live members. Raises `GroupHasMembers`, which names them."""
 
+    def committed_offsets(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        """As `committed`, of partitions of any topics, with the metadata."""
+
+    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """As `commit`, for partitions of any topics, with metadata."""
+
     def forget(self, group: str, topic: str) -> None:
         """Remove the group's offsets on the topic; none is as good. Raises `GroupHasMembers`."""
 
@@ -85,7 +104,7 @@ class Groups(Protocol):
 
 
 class Broker(Protocol):
-    """The three together, as the composition root makes them."""
+    """All of it together, as the composition root makes it."""
 
     @property
     def producer(self) -> Producer: ...
@@ -95,6 +114,9 @@ class Broker(Protocol):
 
     @property
     def groups(self) -> Groups: ...
+
+    @property
+    def memberships(self) -> Memberships: ...
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to the producer, for `timeout` at most, and close all connections."""
