@@ -104,8 +104,12 @@ class Instances(Protocol):
         neither subscribed nor assigned, `InstanceBusy` where another still has it.
         """
 
-    def renew(self, loan: Loan) -> Loan:
-        """The loan with the partitions that the instance has now. Raises `LoanEnded`."""
+    def renew(self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0) -> Loan:
+        """The loan with the partitions that the instance has now, for a reader that has found nothing so far.
+
+        `positions` are where its empty page ended. Waits `timeout` at most while there is no assignment; the loan is
+        `joining` where none has come. Read on from what it lends. Raises `LoanEnded`.
+        """
 
     def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:
         """End a loan: `positions` to read next, and `delivered`, behind the last record handed out of each partition.
