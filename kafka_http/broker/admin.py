@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 
 from kafka_http.broker.clients import Kept
 from kafka_http.broker.errors import GONE, translate
-from kafka_http.errors import GroupHasMembers
+from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import GroupMember, Positions
 
 Answer = TypeVar("Answer")
@@ -70,10 +70,13 @@ class Admin:
         self.run(ask, topic)
 
     def message_limit(self, topic: str) -> int:
-        """The topic's max.message.bytes."""
+        """The topic's max.message.bytes. Raises `NotAuthorized` where ACLs hide it."""
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
         described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
-        return int(described["topic"][topic]["max.message.bytes"]["value"])
+        found = described["topic"][topic]
+        if not found:
+            raise NotAuthorized(f"Kafka's ACLs hide the settings of the topic {topic}.")
+        return int(found["max.message.bytes"]["value"])
 
     def close(self) -> None:
         if (client := self._kept.close()) is not None:
