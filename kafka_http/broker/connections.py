@@ -183,5 +183,5 @@ async def _bootstrap(manager: KafkaConnectionManager) -> None:
 
 def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:
     """kafka-python throws away what a broker says before it closes: it drops the last bytes with the connection."""
-    secured = manager.config["security_protocol"].startswith("SASL")
+    secured = str(manager.config["security_protocol"]).startswith("SASL")
     return secured and isinstance(error, KafkaConnectionError) and "disconnected" in str(error)
