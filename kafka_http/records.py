@@ -4,12 +4,20 @@ Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and valu
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
 
 Headers = list[tuple[str, bytes | None]]
+
+Isolation = Literal["read_uncommitted", "read_committed"]
+EARLIEST: Literal["earliest"] = "earliest"
+LATEST: Literal["latest"] = "latest"
+
+OffsetAt = Literal["earliest", "latest"] | int
+"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
 
 
 class ProducerRecord(Struct, frozen=True, gc=False):
@@ -25,7 +33,7 @@ class ProducerRecord(Struct, frozen=True, gc=False):
     key_format: str | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []  # noqa: RUF012  msgspec copies it
+    headers: Headers = []
 
 
 class NewRecord(Struct, frozen=True, gc=False):
@@ -39,7 +47,7 @@ class NewRecord(Struct, frozen=True, gc=False):
     key: bytes | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []  # noqa: RUF012  msgspec copies it
+    headers: Headers = []
 
 
 class Delivery(Struct, frozen=True, gc=False):

@@ -2,9 +2,8 @@
 
 from kafka.partitioner.default import murmur2
 
-from kafka_http.core.broker import EARLIEST, LATEST, OffsetAt
 from kafka_http.errors import PartitionNotFound
-from kafka_http.records import Delivery, NewRecord, Record
+from kafka_http.records import EARLIEST, LATEST, Delivery, NewRecord, OffsetAt, Record
 
 
 class FakePartition:

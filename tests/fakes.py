@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from kafka_http.core.broker import Isolation, OffsetAt
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupHasMembers,
@@ -22,7 +21,9 @@ from kafka_http.errors import (
 from kafka_http.records import (
     Fetched,
     GroupMember,
+    Isolation,
     NewRecord,
+    OffsetAt,
     Outcome,
     PartitionInfo,
     Positions,

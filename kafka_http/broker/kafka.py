@@ -7,7 +7,6 @@ from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.producer import KafkaRecordProducer
 from kafka_http.broker.settings import admin_settings, connection_settings, producer_settings
 from kafka_http.config import Config
-from kafka_http.core.broker import Groups, Log, Producer
 
 _TIMEOUT = 5.0
 
@@ -29,15 +28,15 @@ class KafkaBroker:
         self._groups = KafkaGroups(admin)
 
     @property
-    def producer(self) -> Producer:
+    def producer(self) -> KafkaRecordProducer:
         return self._producer
 
     @property
-    def log(self) -> Log:
+    def log(self) -> Fetcher:
         return self._log
 
     @property
-    def groups(self) -> Groups:
+    def groups(self) -> KafkaGroups:
         return self._groups
 
     def close(self, timeout: float) -> None:

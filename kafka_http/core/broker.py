@@ -6,16 +6,18 @@ None of them creates a topic but `Producer.produce`, where `auto_create_topics` 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from kafka_http.records import Fetched, GroupMember, NewRecord, Outcome, PartitionInfo, Positions
-
-Isolation = Literal["read_uncommitted", "read_committed"]
-EARLIEST: Literal["earliest"] = "earliest"
-LATEST: Literal["latest"] = "latest"
-
-OffsetAt = Literal["earliest", "latest"] | int
-"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
+from kafka_http.records import (
+    Fetched,
+    GroupMember,
+    Isolation,
+    NewRecord,
+    OffsetAt,
+    Outcome,
+    PartitionInfo,
+    Positions,
+)
 
 
 class Producer(Protocol):

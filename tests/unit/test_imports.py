@@ -15,6 +15,7 @@ FOR_EVERYONE = {
     "errors",
     "records",
     "config",
+    "encoding",  # pure functions over bytes, which web and the serialisers must not have twice
     "logs",  # a line of any room names its request: the one who knows the id and those who log must share it
 }
 ARROWS = {
