@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import threading
@@ -136,7 +137,8 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: Embedded
             fresh_kafka.kill()
             threading.Event().wait(down)
             fresh_kafka.start()
-            back_in = eventually(lambda: write(broker, b"back"), within=10)
+            probes = itertools.count()
+            back_in = eventually(lambda: write(broker, b"back %d" % next(probes)), within=10)
             counts = [len(each.acknowledged) for each in writers]
             for writer, count in zip(writers, counts, strict=True):
                 eventually_true(lambda w=writer, n=count: len(w.acknowledged) > n, within=5)
