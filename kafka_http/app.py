@@ -6,6 +6,7 @@ import uuid
 from flask import Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
+from kafka_http.broker.settings import check_client_settings
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
@@ -42,8 +43,9 @@ class Lifecycle:
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
-    `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`, `SerializerNotLoaded`.
+    `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`.
     """
+    check_client_settings(config)
     broker = broker or KafkaBroker(config)
     core = Core(broker, load_serializers(config.serializers))
     app = Flask("kafka_http", static_folder=None)

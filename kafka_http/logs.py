@@ -26,6 +26,7 @@ _KAFKA_LEVELS = {
     "kafka.cluster": logging.ERROR,
     "kafka.net.manager": logging.ERROR,
     "kafka.net.transport": logging.CRITICAL,
+    "kafka.net.selector": logging.ERROR,  # a step of 0.1 s on a busy machine
     # A password over plain TCP is what security_protocol says; no need to repeat it with each connection.
     "kafka.net.sasl": logging.ERROR,
 }

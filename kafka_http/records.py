@@ -4,13 +4,20 @@ Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and valu
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
 
 Headers = list[tuple[str, bytes | None]]
+
+Isolation = Literal["read_uncommitted", "read_committed"]
+EARLIEST: Literal["earliest"] = "earliest"
+LATEST: Literal["latest"] = "latest"
+
+OffsetAt = Literal["earliest", "latest"] | int
+"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
 
 
 class TopicPartition(NamedTuple):

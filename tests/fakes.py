@@ -6,9 +6,6 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from kafka.partitioner.default import murmur2
-
-from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupHasMembers,
@@ -22,10 +19,11 @@ from kafka_http.errors import (
     TopicNotFound,
 )
 from kafka_http.records import (
-    Delivery,
     Fetched,
     GroupMember,
+    Isolation,
     NewRecord,
+    OffsetAt,
     Offsets,
     Outcome,
     PartitionInfo,
@@ -33,37 +31,10 @@ from kafka_http.records import (
     Record,
     TopicPartition,
 )
+from tests.fake_topics import FakePartition, FakeTopic, offset_at, place, size_of, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-
-
-class FakePartition:
-    """A log: records in offset order, perhaps with gaps, from `earliest` up to `latest`."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.earliest = 0
-        self.latest = 0
-
-    def append(self, topic: str, partition: int, record: NewRecord, timestamp: int) -> Delivery:
-        stored = Record(topic, partition, self.latest, timestamp, record.key, record.value, list(record.headers))
-        self.records.append(stored)
-        self.latest += 1
-        return Delivery(partition, stored.offset, timestamp)
-
-    def after(self, offset: int) -> list[Record]:
-        return [each for each in self.records if each.offset >= offset]
-
-
-class FakeTopic:
-    def __init__(self, name: str, partitions: int, limit: int | None, compacted: bool, append_time: bool) -> None:
-        self.name = name
-        self.partitions = [FakePartition() for _ in range(partitions)]
-        self.limit = limit
-        self.compacted = compacted
-        self.append_time = append_time
-        self.leaderless: set[int] = set()
 
 
 class FakeBroker:
@@ -158,7 +129,7 @@ class FakeBroker:
         with self._changed:
             found = self._to_write(topic)
             shared = random.randrange(len(found.partitions))
-            places = [_place(found, each, shared) for each in records]
+            places = [place(found, each, shared) for each in records]
             if not self.silent:
                 outcomes = [self._write(found, *each) for each in zip(places, records, strict=True)]
                 self._changed.notify_all()
@@ -202,7 +173,7 @@ class FakeBroker:
         self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         with self._changed:
-            return {partition: _offset(self._log(topic, partition), place) for partition, place in at.items()}
+            return {partition: offset_at(self._log(topic, partition), each) for partition, each in at.items()}
 
     def fetch(
         self,
@@ -288,7 +259,7 @@ class FakeBroker:
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
         limit = topic.limit or self.message_limit
-        if _size(record) > limit:
+        if size_of(record) > limit:
             return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)
         if topic.compacted and record.key is None:
             return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
@@ -299,53 +270,18 @@ class FakeBroker:
         records: dict[TopicPartition, Sequence[Record]] = {}
         following: dict[TopicPartition, int] = {}
         out_of_range: dict[TopicPartition, tuple[int, int]] = {}
-        for place, position in positions.items():
-            log = self._log(*place)
+        for at, position in positions.items():
+            log = self._log(*at)
             if not log.earliest <= position <= log.latest:
-                out_of_range[place] = (log.earliest, log.latest)
+                out_of_range[at] = (log.earliest, log.latest)
                 continue
             rest = log.after(position)
-            records[place] = taken = _within(rest, max_records, share)
-            following[place] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
-        ended = frozenset(each for each, at in following.items() if at >= self._log(*each).latest)
+            records[at] = taken = within(rest, max_records, share)
+            following[at] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
+        ended = frozenset(each for each, offset in following.items() if offset >= self._log(*each).latest)
         return Fetched(records, following, ended, out_of_range)
 
     def _has_members(self, group: str) -> GroupHasMembers:
         members = [{"client_id": each.client_id, "host": each.host} for each in self.members(group)]
         named = ", ".join(each["client_id"] for each in members)
         return GroupHasMembers(f"The consumer {group} has live members of its own: {named}.", members=members)
-
-
-def _place(topic: FakeTopic, record: NewRecord, shared: int) -> int:
-    count = len(topic.partitions)
-    if record.partition is not None:
-        if not 0 <= record.partition < count:
-            raise PartitionNotFound(topic.name, record.partition, count)
-        return record.partition
-    if record.key is not None:
-        return int((murmur2(record.key) & 0x7FFFFFFF) % count)
-    return shared
-
-
-def _offset(log: FakePartition, place: OffsetAt) -> int:
-    if place == EARLIEST:
-        return log.earliest
-    if place == LATEST:
-        return log.latest
-    later = [each.offset for each in log.records if (each.timestamp or 0) >= int(place)]
-    return later[0] if later else log.latest
-
-
-def _within(records: list[Record], max_records: int, max_bytes: int) -> list[Record]:
-    """At least one of them, as a broker gives a whole batch whatever the limit."""
-    taken: list[Record] = []
-    for each in records[:max_records]:
-        max_bytes -= len(each.value or b"") + len(each.key or b"") + 70
-        if taken and max_bytes < 0:
-            break
-        taken.append(each)
-    return taken
-
-
-def _size(record: NewRecord) -> int:
-    return len(record.value or b"") + len(record.key or b"") + sum(len(name) for name, _ in record.headers)

@@ -24,7 +24,7 @@ from kafka.structs import OffsetAndMetadata
 
 from kafka_http.broker.clients import Kept
 from kafka_http.broker.errors import GONE, translate
-from kafka_http.errors import GroupHasMembers
+from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import CommittedOffset, GroupMember, Offsets
 from kafka_http.records import TopicPartition as OurPartition
 
@@ -73,7 +73,7 @@ class Admin:
         self.run(ask, topic)
 
     def message_limit(self, topic: str) -> int:
-        """The topic's max.message.bytes."""
+        """The topic's max.message.bytes. Raises `NotAuthorized` where ACLs hide it."""
         return int(self.configs(topic, "max.message.bytes")["max.message.bytes"])
 
     def configs(self, topic: str, *names: str) -> dict[str, str]:
@@ -81,6 +81,8 @@ class Admin:
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names) or None)
         described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
         settings = described["topic"][topic]
+        if not settings:
+            raise NotAuthorized(f"Kafka's ACLs hide the settings of the topic {topic}.")
         return {name: str(each["value"]) for name, each in settings.items() if each["value"] is not None}
 
     def remove_member(self, group: str, instance_id: str, member_id: str | None) -> None:

@@ -7,7 +7,13 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
 
-from kafka.errors import KafkaError, MetadataEmptyBrokerList, NodeNotReadyError, RequestTimedOutError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MetadataEmptyBrokerList,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
@@ -21,6 +27,7 @@ Job = Callable[[KafkaConnectionManager], Awaitable[Answer]]
 """A coroutine function that sends what it has to and awaits the answers."""
 
 _REST_AFTER_FAILURE = 0.3
+_LOGIN = "the connection was closed at the login, as it is where a broker does not accept this server's credentials"
 _QUICK_MS = 2000
 """For a request that any broker can answer, so that there is time left to ask another."""
 
@@ -87,7 +94,7 @@ class Connections:
         try:
             answer = _drive(client, job, deadline)
         except BaseException:
-            client.close()
+            _abort(client)
             raise
         self._give_back(client)
         return answer
@@ -113,7 +120,7 @@ class Connections:
         try:
             _drive(client, _bootstrap, min(deadline, time.monotonic() + self._timeout))
         except BaseException as error:
-            client.close()
+            _abort(client)
             if isinstance(error, KafkaError):
                 self._failure, self._failed_until = error, time.monotonic() + _REST_AFTER_FAILURE
             raise
@@ -147,6 +154,13 @@ def _drive(client: KafkaNetClient, job: Job[Answer], deadline: float) -> Answer:
     return manager.run(manager.wait_for, manager.call_soon(job, manager), left_ms)  # type: ignore[no-any-return]
 
 
+def _abort(client: KafkaNetClient) -> None:
+    """Close it with what is under way. `close` alone forgets the sockets that have bytes to send."""
+    for connection in list(client._manager._conns.values()):
+        connection.close(KafkaConnectionError("closed with another that failed"))
+    client.close()
+
+
 async def _bootstrap(manager: KafkaConnectionManager) -> None:
     """Learn the cluster's brokers, asking each server of the settings once.
 
@@ -161,7 +175,13 @@ async def _bootstrap(manager: KafkaConnectionManager) -> None:
             if manager.cluster.brokers():
                 return
         except KafkaError as error:
-            failure = error
+            failure = error if not _ended_at_login(manager, error) else KafkaConnectionError(_LOGIN)
         finally:
             manager.close(server.node_id)
     raise failure
+
+
+def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:
+    """kafka-python throws away what a broker says before it closes: it drops the last bytes with the connection."""
+    secured = str(manager.config["security_protocol"]).startswith("SASL")
+    return secured and isinstance(error, KafkaConnectionError) and "disconnected" in str(error)

@@ -235,17 +235,22 @@ _SENTENCES: Mapping[type[KafkaHttpError], str] = {
     InvalidValue: "Kafka refuses the record",
     NotAuthorized: "Kafka's ACLs do not allow this",
     RetriableBrokerError: "Kafka cannot answer just now, try again",
-    TooLarge: "Larger than Kafka takes",
+    TooLarge: "Kafka does not take the message",
 }
 
 
 _REASONS: Mapping[type[BaseException], str] = {
+    kafka.ClusterAuthorizationFailedError: "this server has no permission to do it on the cluster",
+    kafka.GroupAuthorizationFailedError: "this server has no permission to use the consumer group",
     kafka.InvalidTopicError: "it is internal, or its name is not 1 to 249 letters, digits, '.', '_' and '-'",
     kafka.KafkaTimeoutError: "no answer in time",
+    kafka.MessageSizeTooLargeError: "it is over the topic's max.message.bytes",
     kafka.MetadataEmptyBrokerList: "the cluster has none",
     kafka.NodeNotReadyError: "the connection was lost a moment ago",
+    kafka.RecordListTooLargeError: "it is over the topic's segment.bytes",
     kafka.RequestTimedOutError: "no answer in time",
     kafka.SaslAuthenticationFailedError: "they do not accept this server's credentials",
+    kafka.TopicAuthorizationFailedError: "this server has no permission to use the topic so",
     kafka.UnsupportedSaslMechanismError: "they do not accept this server's sasl_mechanism",
 }
 """Where kafka-python's own words are not for a user."""
@@ -263,7 +268,7 @@ def translate(error: BaseException | type[BaseException], topic: str | None = No
     return ours(f"{_SENTENCES.get(ours, 'Kafka answered with an error')}: {_reason(error, kind)}")
 
 
-def outcome(error: BaseException, topic: str) -> KafkaHttpError:
+def outcome_of(error: BaseException, topic: str) -> KafkaHttpError:
     """What became of a record that was handed to the producer: refused for certain, or nobody knows."""
     ours = translate(error, topic)
     return ours if isinstance(ours, _REFUSED) else unknown_outcome(_reason(error, type(error)))

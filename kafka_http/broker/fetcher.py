@@ -13,9 +13,18 @@ from kafka_http.broker.codec import decode
 from kafka_http.broker.connections import Connections
 from kafka_http.broker.errors import MOVED, translate
 from kafka_http.broker.metadata import Metadata
-from kafka_http.core.broker import EARLIEST, LATEST, Isolation, OffsetAt
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
-from kafka_http.records import Fetched, PartitionInfo, Positions, Record, TopicPartition
+from kafka_http.records import (
+    EARLIEST,
+    LATEST,
+    Fetched,
+    Isolation,
+    OffsetAt,
+    PartitionInfo,
+    Positions,
+    Record,
+    TopicPartition,
+)
 
 Leaders = Mapping[int, Sequence[TopicPartition]]
 Answers = Mapping[TopicPartition, Any]

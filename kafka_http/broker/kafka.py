@@ -8,8 +8,6 @@ from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.producer import KafkaRecordProducer
 from kafka_http.broker.settings import admin_settings, connection_settings, producer_settings
 from kafka_http.config import Config
-from kafka_http.core.broker import Groups, Log, Producer
-from kafka_http.core.membership import Memberships
 
 _TIMEOUT = 5.0
 
@@ -32,19 +30,19 @@ class KafkaBroker:
         self._memberships = KafkaMemberships(connection_settings(config), admin)
 
     @property
-    def producer(self) -> Producer:
+    def producer(self) -> KafkaRecordProducer:
         return self._producer
 
     @property
-    def log(self) -> Log:
+    def log(self) -> Fetcher:
         return self._log
 
     @property
-    def groups(self) -> Groups:
+    def groups(self) -> KafkaGroups:
         return self._groups
 
     @property
-    def memberships(self) -> Memberships:
+    def memberships(self) -> KafkaMemberships:
         return self._memberships
 
     def close(self, timeout: float) -> None:

@@ -12,7 +12,7 @@ from kafka.producer.future import FutureRecordMetadata
 
 from kafka_http.broker.admin import Admin
 from kafka_http.broker.clients import Kept
-from kafka_http.broker.errors import outcome, unknown_outcome
+from kafka_http.broker.errors import outcome_of, unknown_outcome
 from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.sender import Sender, was_bystander
 from kafka_http.errors import (
@@ -99,8 +99,11 @@ class KafkaRecordProducer:
 
     def _sender(self, topic: str, count: int, deadline: float) -> Sender:
         sender = self._kept.get()
-        if sender.is_lost and self._kept.drop(sender):
+        if sender.is_lost:
+            self._kept.drop(sender)
             sender = self._kept.get()
+            if sender.is_lost:
+                raise BrokerUnavailable("The connection to Kafka was lost and is made anew, try again.")
         sender.wait_for(topic, count, deadline)
         return sender
 
@@ -118,7 +121,7 @@ class KafkaRecordProducer:
         except IllegalStateError:
             return BrokerUnavailable("The connection to Kafka was lost before the record was handed over.")
         except KafkaError as error:
-            return outcome(error, topic)
+            return outcome_of(error, topic)
 
     def _refusal(self, sender: Sender, record: NewRecord) -> KafkaHttpError | None:
         """What kafka-python would stumble over only once the record is in a batch with others."""
@@ -144,19 +147,22 @@ class KafkaRecordProducer:
                 return unknown_outcome("no answer within the request's time.")
             if was_bystander(error) and time.monotonic() < deadline:
                 return None
-            return outcome(error, topic)
+            return outcome_of(error, topic)
         return Delivery(stored.partition, stored.offset, stored.timestamp)
 
     def _explained(self, topic: str, outcomes: list[Outcome]) -> list[Outcome]:
         """The outcomes, with the limit that Kafka does not name where a record is over it."""
-        unexplained = [each for each in outcomes if isinstance(each, TooLarge) and "limit" not in each.fields]
-        if not unexplained:
+        if not any(map(_lacks_limit, outcomes)):
             return outcomes
         try:
-            explained = _too_large(self._admin.message_limit(topic))
+            limit = self._admin.message_limit(topic)
         except KafkaHttpError:
             return outcomes
-        return [explained if each in unexplained else each for each in outcomes]
+        return [_too_large(limit) if _lacks_limit(each) else each for each in outcomes]
+
+
+def _lacks_limit(outcome: Outcome) -> bool:
+    return isinstance(outcome, TooLarge) and "limit" not in outcome.fields
 
 
 def _placed(records: Sequence[NewRecord], partitions: Sequence[PartitionInfo]) -> list[int]:

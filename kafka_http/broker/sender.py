@@ -29,6 +29,9 @@ class Sender(KafkaProducer):
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
 
+    def __del__(self) -> None:
+        """Not kafka-python's own, which takes the log from all producers of the process."""
+
     @property
     def is_lost(self) -> bool:
         """Whether it is in a state in which it never sends again, such as after an ACL refused it its producer id."""

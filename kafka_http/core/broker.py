@@ -6,27 +6,22 @@ None of them creates a topic but `Producer.produce`, where `auto_create_topics` 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from kafka_http.core.membership import Memberships
 from kafka_http.records import (
     CommittedOffset,
     Fetched,
     GroupMember,
+    Isolation,
     NewRecord,
+    OffsetAt,
     Offsets,
     Outcome,
     PartitionInfo,
     Positions,
     TopicPartition,
 )
-
-Isolation = Literal["read_uncommitted", "read_committed"]
-EARLIEST: Literal["earliest"] = "earliest"
-LATEST: Literal["latest"] = "latest"
-
-OffsetAt = Literal["earliest", "latest"] | int
-"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
 
 
 class Producer(Protocol):

@@ -5,10 +5,10 @@ from typing import Literal
 
 import msgspec
 
+from kafka_http.encoding import check_json
 from kafka_http.errors import InvalidValue, KafkaHttpError, UnsupportedFormat
 from kafka_http.records import Headers, NewRecord, ProducerRecord
 from kafka_http.serializers import Serializer
-from kafka_http.serializers.json import check_json
 
 Role = Literal["key", "value"]
 
@@ -72,7 +72,7 @@ class Formats:
             check_json(data)
             if data.strip() != b"null":
                 return "json", data
-        except (msgspec.DecodeError, ValueError):
+        except ValueError:
             pass
         try:
             return "text", msgspec.json.encode(str(data, "utf-8"))

@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from kafka_http.core.broker import Isolation
-from kafka_http.records import TopicPartition
+from kafka_http.records import Isolation, TopicPartition
 
 Reset = Literal["earliest", "latest"]
 

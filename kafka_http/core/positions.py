@@ -5,9 +5,10 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from kafka_http.core.broker import EARLIEST, Groups, Isolation, Log, OffsetAt
+from kafka_http.core.broker import Groups, Log
 from kafka_http.core.topics import Ends, Topics
 from kafka_http.errors import OffsetOutOfRange, PartitionNotFound
+from kafka_http.records import EARLIEST, Isolation, OffsetAt
 
 Reset = Literal["earliest", "latest"]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from kafka_http.core.broker import Isolation, Log
+from kafka_http.core.broker import Log
 from kafka_http.core.positions import Reset, out_of_range
 from kafka_http.core.topics import Ends
 from kafka_http.errors import OffsetOutOfRange
-from kafka_http.records import Fetched, Positions, Record, TopicPartition
+from kafka_http.records import Fetched, Isolation, Positions, Record, TopicPartition
 
 WAIT_SLICE = 1.0
 

@@ -3,9 +3,9 @@
 import re
 from typing import NamedTuple
 
-from kafka_http.core.broker import EARLIEST, LATEST, Isolation, Log
+from kafka_http.core.broker import Log
 from kafka_http.errors import InvalidRequest, PartitionNotFound
-from kafka_http.records import PartitionInfo
+from kafka_http.records import EARLIEST, LATEST, Isolation, PartitionInfo
 
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from kafka_http.config import ConfigError
 from kafka_http.records import Headers
 
 ENTRY_POINT_GROUP = "kafka_http.serializers"
@@ -26,7 +27,7 @@ class Serializer(Protocol):
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any: ...
 
 
-class SerializerNotLoaded(Exception):
+class SerializerNotLoaded(ConfigError):
     """A plug-in that cannot be used; the text names it and says why."""
 
 

@@ -3,20 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from kafka_http.encoding import check_json
 from kafka_http.records import Headers
-
-_raw = msgspec.json.Decoder(msgspec.Raw)
-
-
-def check_json(data: bytes) -> None:
-    """Raise `ValueError` where these bytes are not one JSON value in UTF-8, of a depth that can be read."""
-    try:
-        _raw.decode(data)
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    str(data, "utf-8")  # Raw skips over strings without decoding them
 
 
 class JsonSerializer:

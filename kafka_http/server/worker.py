@@ -96,6 +96,11 @@ class Worker(ThreadWorker):
         if not self.alive:
             self._begin_stop()
 
+    def is_parent_alive(self) -> bool:
+        if not super().is_parent_alive():
+            self.alive = False  # the stop is as after SIGTERM
+        return self.alive
+
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that is no HTTP, in the form of all our errors, where gunicorn has a page of HTML."""
         page = _Page()

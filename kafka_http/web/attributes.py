@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
+from kafka_http.encoding import decode_base64
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.serializers.binary import decode_base64
 from kafka_http.web.query import MAX_INT32, MAX_INT64, Query, integer
 
 _HEADER = "kafka-header-"

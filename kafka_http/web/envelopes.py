@@ -6,10 +6,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.serializers.binary import decode_base64
-from kafka_http.serializers.json import check_json
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 Partition = Annotated[int, Meta(ge=0, le=MAX_INT32)]
@@ -196,7 +195,7 @@ def _where(record: int | None, field: str | None) -> dict[str, Any]:
 def _check_json(what: str, text: bytes, record: int | None = None) -> None:
     try:
         check_json(text)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidRequest(f"{what} is not JSON: {error}.", **_where(record, None)) from None
 
 

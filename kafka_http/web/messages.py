@@ -9,12 +9,11 @@ from flask.sansio.blueprints import BlueprintSetupState
 
 from kafka_http.config import Config
 from kafka_http.core import Core
-from kafka_http.core.broker import Isolation
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest, KafkaHttpError
-from kafka_http.records import Delivery, Outcome, TopicPartition
+from kafka_http.records import Delivery, Isolation, Outcome, TopicPartition
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions

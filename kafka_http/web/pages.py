@@ -1,6 +1,5 @@
 """Pages of the /messages dialect: as JSON, and as one message byte for byte."""
 
-import binascii
 import re
 
 import msgspec
@@ -8,6 +7,7 @@ from flask import Response
 
 from kafka_http.core.formats import Formats
 from kafka_http.core.reading import Page
+from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
 from kafka_http.web.positions import page_position
@@ -44,7 +44,7 @@ def _key(key: bytes) -> bytes:
     try:
         return msgspec.json.encode(str(key, "utf-8"))
     except UnicodeDecodeError:
-        return b'"%b","key_format":"binary"' % binascii.b2a_base64(key, newline=False)
+        return b'"%b","key_format":"binary"' % encode_base64(key).encode()
 
 
 def _value(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
@@ -71,11 +71,7 @@ def _header_value(value: bytes | None) -> str | dict[str, str] | None:
     try:
         return None if value is None else str(value, "utf-8")
     except UnicodeDecodeError:
-        return {"base64": _base64(value or b"")}
-
-
-def _base64(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode()
+        return {"base64": encode_base64(value or b"")}
 
 
 def raw_response(page: Page) -> Response:
@@ -122,4 +118,4 @@ def _add_header(response: Response, plain: str, encoded: str, value: bytes) -> N
     if plain and text.isascii() and text.isprintable() and text == text.strip():
         response.headers.add(plain, text)
     else:
-        response.headers.add(encoded, _base64(value))
+        response.headers.add(encoded, encode_base64(value))

@@ -1,15 +1,14 @@
 """Records in the form of the v2 API: the body of a produce request, and the array that a read answers."""
 
-import binascii
 from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
 from kafka_http.core.formats import Formats
+from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue
 from kafka_http.records import Headers, ProducerRecord, Record
-from kafka_http.serializers.binary import decode_base64
 from kafka_http.web.envelopes import Partition, Timestamp, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
@@ -91,13 +90,9 @@ def _render(formats: Formats, topic: str, name: bytes, format_: str, record: Rec
 
 
 def _headers(headers: Headers) -> bytes:
-    listed = [{"key": name, "value": None if value is None else _text(value)} for name, value in headers]
+    listed = [{"key": name, "value": None if value is None else encode_base64(value)} for name, value in headers]
     return b',"headers":%b' % msgspec.json.encode(listed)
 
 
 def _base64(data: bytes | None) -> bytes:
-    return msgspec.json.encode(None if data is None else _text(data))
-
-
-def _text(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode()
+    return msgspec.json.encode(None if data is None else encode_base64(data))

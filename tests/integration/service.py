@@ -35,13 +35,13 @@ class Service:
     def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.timeout = float(settings.get("timeout", 10))
+        self._worker_count = settings.get("workers", 2)
         self._log_file = directory / "serve.log"
         self._access_log_file = directory / "access.log"
         given = {
             "bootstrap_servers": bootstrap_servers,
             "bind": f"127.0.0.1:{self.port}",
-            "workers": 2,
+            "workers": self._worker_count,
             "access_log": True,
             "data_dir": directory / "data",
         } | settings
@@ -50,7 +50,7 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers and all workers run."""
         with self._log_file.open("ab") as log, self._access_log_file.open("ab") as access_log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "kafka_http", "serve"],
@@ -60,7 +60,7 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for(self._answers, 20)
+        wait_for(lambda: self._answers() and len(self.workers) == self._worker_count, 20)
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -14,13 +14,12 @@ from kafka.admin import NewPartitions
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.core.broker import Isolation
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from kafka_http.demo.settings import Node
 from kafka_http.errors import BrokerUnavailable, TopicNotFound
-from kafka_http.records import Delivery, NewRecord
+from kafka_http.records import Delivery, Isolation, NewRecord
 from tests.conftest import TopicFactory
 from tests.reads import fetch
 

@@ -1,11 +1,16 @@
 """What callers are told while Kafka is away, and how soon all is well again."""
 
+import contextlib
+import functools
+import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +87,13 @@ def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fre
         assert b"after" in read_all(broker)
 
 
+def eventually_true(condition: Callable[[], bool], within: float) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class Writer(threading.Thread):
     """Publishes numbers one after the other, and knows which of them were acknowledged."""
 
@@ -113,7 +125,7 @@ class Writer(threading.Thread):
                     self.failures.add(type(outcome))
 
 
-@pytest.mark.parametrize("down", [0.5, 4])
+@pytest.mark.parametrize("down", [0.5, pytest.param(4, marks=pytest.mark.slow)])
 def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: EmbeddedKafka, down: float) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer={"request_timeout_ms": 1500, "delivery_timeout_ms": 3000}) as broker:
@@ -126,9 +138,11 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: Embedded
             fresh_kafka.kill()
             threading.Event().wait(down)
             fresh_kafka.start()
-            back_in = eventually(lambda: write(broker, b"back"), within=10)
+            probes = itertools.count()
+            back_in = eventually(lambda: write(broker, b"back %d" % next(probes)), within=10)
             counts = [len(each.acknowledged) for each in writers]
-            eventually_true(lambda: all(len(w.acknowledged) > n for w, n in zip(writers, counts, strict=True)), within=5)
+            for writer, count in zip(writers, counts, strict=True):
+                eventually_true(lambda w=writer, n=count: len(w.acknowledged) > n, within=5)
         finally:
             for writer in writers:
                 writer.stopping.set()
@@ -141,8 +155,80 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: Embedded
         assert len(stored) == len(set(stored))
 
 
-def eventually_true(condition: Callable[[], bool], within: float) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+CALLS: dict[str, Callable[[KafkaBroker], object]] = {
+    "fetch": lambda broker: fetch(broker, "t", {0: 0}, max_records=1, max_bytes=1000),
+    "offsets": lambda broker: broker.log.offsets("t", {0: "latest"}),
+    "topics": lambda broker: broker.log.topics(),
+    "alive": lambda broker: broker.log.alive(),
+    "commit": lambda broker: broker.groups.commit("g", "t", {0: 1}),
+    "committed": lambda broker: broker.groups.committed("g", "t", [0]),
+    "produce": write,
+}
+
+
+def test_a_killed_broker_is_noticed_at_once_and_so_is_its_return(fresh_kafka: EmbeddedKafka) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    with connected(fresh_kafka, producer=QUICK) as broker:
+        for call in CALLS.values():
+            eventually(lambda call=call: call(broker), within=10)
+        fresh_kafka.kill()
+        with pytest.raises((BrokerUnavailable, OutcomeUnknown)):
+            write(broker, timeout=1)
+        for name, call in CALLS.items():
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                call(broker)
+            assert time.monotonic() - began < 1, name
+        fresh_kafka.start()
+        began = time.monotonic()
+        for call in CALLS.values():
+            eventually(lambda call=call: call(broker), within=10)
+        assert time.monotonic() - began < 2
+
+
+def test_a_frozen_broker_makes_nobody_wait_longer_than_the_timeout(fresh_kafka: EmbeddedKafka) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    with connected(fresh_kafka, producer=QUICK) as broker:
+        for call in CALLS.values():
+            eventually(lambda call=call: call(broker), within=10)
+        long_poll = functools.partial(broker.log.fetch, "t", {0: 99}, max_records=1, max_bytes=1000, wait=1)
+        calls = [functools.partial(call, broker) for call in CALLS.values()] + [long_poll]
+        with frozen(fresh_kafka), ThreadPoolExecutor(len(calls)) as pool:
+            began = time.monotonic()
+            failures = [each.exception(timeout=20) for each in [pool.submit(call) for call in calls]]
+            assert time.monotonic() - began < 6 + 1
+        assert all(isinstance(each, BrokerUnavailable | OutcomeUnknown) for each in failures), failures
+        for call in CALLS.values():
+            assert eventually(lambda call=call: call(broker), within=5) < 2
+
+
+@pytest.mark.slow
+def test_outages_leave_no_descriptor_and_no_thread_behind(fresh_kafka: EmbeddedKafka) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    with connected(fresh_kafka, producer=QUICK) as broker:
+
+        def all_well() -> None:
+            for call in CALLS.values():
+                eventually(lambda call=call: call(broker), within=10)
+
+        def held() -> tuple[int, int]:
+            return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+        def failing() -> None:
+            for call in CALLS.values():
+                with contextlib.suppress(KafkaHttpError):
+                    call(broker)
+
+        all_well()
+        before = held()
+        for _ in range(2):
+            fresh_kafka.kill()
+            until = time.monotonic() + 2
+            with ThreadPoolExecutor(8) as pool:
+                while time.monotonic() < until:
+                    list(pool.map(lambda _: failing(), range(8)))
+            fresh_kafka.start()
+            all_well()
+        descriptors, threads = held()
+        assert descriptors <= before[0] + 4
+        assert threads <= before[1]

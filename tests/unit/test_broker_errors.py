@@ -5,7 +5,7 @@ import inspect
 import kafka.errors
 import pytest
 
-from kafka_http.broker.errors import DECISIONS, outcome, translate
+from kafka_http.broker.errors import DECISIONS, outcome_of, translate
 from kafka_http.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -44,7 +44,7 @@ def test_every_error_has_an_answer_of_its_own(kind: type[kafka.errors.KafkaError
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda each: each.__name__)
 def test_what_may_have_been_written_is_never_called_refused(kind: type[kafka.errors.KafkaError]) -> None:
-    ours = outcome(kind("told"), "t")
+    ours = outcome_of(kind("told"), "t")
     assert not isinstance(ours, BrokerUnavailable | RetriableBrokerError)
     assert isinstance(ours, OutcomeUnknown) == (ours.status == 504)
     if issubclass(kind, kafka.errors.RetriableError) and kind is not kafka.errors.UnknownTopicOrPartitionError:

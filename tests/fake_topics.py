@@ -1,0 +1,69 @@
+"""The topics of a Kafka in memory: what it keeps, and where things are."""
+
+from kafka.partitioner.default import murmur2
+
+from kafka_http.errors import PartitionNotFound
+from kafka_http.records import EARLIEST, LATEST, Delivery, NewRecord, OffsetAt, Record
+
+
+class FakePartition:
+    """A log: records in offset order, perhaps with gaps, from `earliest` up to `latest`."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.earliest = 0
+        self.latest = 0
+
+    def append(self, topic: str, partition: int, record: NewRecord, timestamp: int) -> Delivery:
+        stored = Record(topic, partition, self.latest, timestamp, record.key, record.value, list(record.headers))
+        self.records.append(stored)
+        self.latest += 1
+        return Delivery(partition, stored.offset, timestamp)
+
+    def after(self, offset: int) -> list[Record]:
+        return [each for each in self.records if each.offset >= offset]
+
+
+class FakeTopic:
+    def __init__(self, name: str, partitions: int, limit: int | None, compacted: bool, append_time: bool) -> None:
+        self.name = name
+        self.partitions = [FakePartition() for _ in range(partitions)]
+        self.limit = limit
+        self.compacted = compacted
+        self.append_time = append_time
+        self.leaderless: set[int] = set()
+
+
+def place(topic: FakeTopic, record: NewRecord, shared: int) -> int:
+    count = len(topic.partitions)
+    if record.partition is not None:
+        if not 0 <= record.partition < count:
+            raise PartitionNotFound(topic.name, record.partition, count)
+        return record.partition
+    if record.key is not None:
+        return int((murmur2(record.key) & 0x7FFFFFFF) % count)
+    return shared
+
+
+def offset_at(log: FakePartition, place: OffsetAt) -> int:
+    if place == EARLIEST:
+        return log.earliest
+    if place == LATEST:
+        return log.latest
+    later = [each.offset for each in log.records if (each.timestamp or 0) >= int(place)]
+    return later[0] if later else log.latest
+
+
+def within(records: list[Record], max_records: int, max_bytes: int) -> list[Record]:
+    """At least one of them, as a broker gives a whole batch whatever the limit."""
+    taken: list[Record] = []
+    for each in records[:max_records]:
+        max_bytes -= len(each.value or b"") + len(each.key or b"") + 70
+        if taken and max_bytes < 0:
+            break
+        taken.append(each)
+    return taken
+
+
+def size_of(record: NewRecord) -> int:
+    return len(record.value or b"") + len(record.key or b"") + sum(len(name) for name, _ in record.headers)

@@ -1,0 +1,127 @@
+"""Clients that publish, read and acknowledge until they are told to stop, and remember each answer."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import NamedTuple
+from uuid import uuid4
+
+import requests
+from kafka import KafkaConsumer, TopicPartition
+
+from tests.integration.service import Service
+
+Place = tuple[int, int]
+"""Partition and offset."""
+
+PAUSE = 0.01
+"""Seconds between two requests of a client, that the load leaves something of the machine to what is tested."""
+
+
+class Answer(NamedTuple):
+    """What became of one request. `status` is None where the connection broke; `places` are those of the values."""
+
+    kind: str
+    request_id: str
+    began: float
+    seconds: float
+    status: int | None
+    retry_after: str | None
+    text: str
+    values: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+
+
+class Load:
+    """Clients of one topic, one request after the other each, every one on a connection of its own."""
+
+    def __init__(self, service: Service, topic: str) -> None:
+        self.answers: list[Answer] = []
+        self._service = service
+        self._messages = f"/messages/{topic}"
+        self._stopping = threading.Event()
+
+    @contextmanager
+    def running(self, publishers: int = 4, *, consumers: bool = True) -> Iterator[None]:
+        clients = [threading.Thread(target=self._publish, args=(f"p{number}",)) for number in range(publishers)]
+        if consumers:
+            clients += [threading.Thread(target=self._read), threading.Thread(target=self._acknowledge)]
+        assert self._service.post(f"{self._messages}?partition=0", json=["first"]).ok  # what is acknowledged
+        for client in clients:
+            client.start()
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            for client in clients:
+                client.join()
+
+    @property
+    def acknowledged(self) -> dict[str, Place]:
+        """Where each value is that was answered with 200."""
+        published = [answer for answer in list(self.answers) if answer.kind == "publish" and answer.status == 200]
+        return {value: place for answer in published for value, place in zip(answer.values, answer.places, strict=True)}
+
+    def successes(self, kind: str, since: float = 0) -> list[Answer]:
+        """The answers with 2xx to requests that began then or later."""
+        return [each for each in self.of(kind, since) if each.status in (200, 204)]
+
+    def of(self, kind: str, since: float = 0) -> list[Answer]:
+        return [each for each in list(self.answers) if each.kind == kind and each.began >= since]
+
+    def _publish(self, name: str) -> None:
+        number = 0
+        while not self._stopping.wait(PAUSE):
+            values = tuple(f"{name}-{number + each}" for each in range(5))
+            number += len(values)
+            self._ask("publish", "POST", self._messages, values)
+
+    def _read(self) -> None:
+        while not self._stopping.wait(PAUSE):
+            self._ask("read", "GET", f"{self._messages}/reader/-5")
+
+    def _acknowledge(self) -> None:
+        while not self._stopping.wait(PAUSE):
+            self._ask("ack", "DELETE", f"{self._messages}/reader/0:0")
+            self._ask("seek", "PUT", f"{self._messages}/reader/0:0")
+
+    def _ask(self, kind: str, method: str, path: str, values: tuple[str, ...] = ()) -> None:
+        request_id, began = uuid4().hex, time.monotonic()
+        body = {"json": list(values)} if values else {}
+        places: list[Place] = []
+        status, retry_after = None, None
+        try:
+            answer = self._service.request(method, path, headers={"X-Request-Id": request_id}, timeout=60, **body)
+        except requests.ConnectionError as error:
+            text = repr(error)
+        else:
+            status, retry_after, text = answer.status_code, answer.headers.get("Retry-After"), answer.text[:500]
+            if values and status == 200:
+                places = [(record["partition"], record["offset"]) for record in answer.json()["records"]]
+        seconds = time.monotonic() - began
+        self.answers.append(
+            Answer(kind, request_id, began, seconds, status, retry_after, text, values, tuple(places))
+        )
+        if status is None:
+            self._stopping.wait(0.05)
+
+
+def stored_values(bootstrap_servers: str, topic: str, partitions: int) -> dict[Place, str]:
+    """What kafka-python reads of a topic: the values, without their quotes, by place."""
+    with closing(KafkaConsumer(bootstrap_servers=bootstrap_servers, consumer_timeout_ms=20_000)) as consumer:
+        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+        consumer.assign(wanted)
+        consumer.seek_to_beginning(*wanted)
+        count = sum(consumer.end_offsets(wanted).values())
+        read = [next(consumer) for _ in range(count)]
+    return {(each.partition, each.offset): each.value.decode().strip('"') for each in read}
+
+
+def check_nothing_lost_or_doubled(load: Load, bootstrap_servers: str, topic: str, partitions: int) -> None:
+    """All that was acknowledged is at the place answered, and no value at all is there twice."""
+    stored = stored_values(bootstrap_servers, topic, partitions)
+    acknowledged = load.acknowledged
+    assert {value: place for value, place in acknowledged.items() if stored.get(place) != value} == {}
+    assert not [value for value, times in Counter(stored.values()).items() if times > 1]

@@ -1,0 +1,377 @@
+"""gunicorn as `kafka-http serve` runs it: clients that are slow, silent or gone, stops, log lines."""
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import requests
+
+from kafka_http.demo.ports import free_ports
+
+ROOT = Path(__file__).parents[2]
+OURS = "kafka_http.server.worker.Worker"
+TINY = ("-m", "tests.integration.tiny")
+THREADS = 4
+
+
+class Server:
+    """A server process in a process group of its own, its output in files."""
+
+    def __init__(self, directory: Path, command: Sequence[str], **settings: Any) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._out, self._err = directory / "out", directory / "err"
+        given = {"bind": "127.0.0.1:{port}", "workers": 1, "threads": THREADS} | settings
+        self.home = directory
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
+        texts = {name.upper(): str(value).format(port=self.port) for name, value in given.items()}
+        environment |= {f"KAFKA_HTTP_{name}": text for name, text in texts.items()}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *(part.format(port=self.port) for part in command)],
+                cwd=ROOT,
+                env=environment | {"HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> list[str]:
+        return self._out.read_text().splitlines()
+
+    @property
+    def err(self) -> list[str]:
+        return self._err.read_text().splitlines()
+
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: self.process.poll() is not None or self._answers())
+        assert self.process.poll() is None, self.err
+
+    def _answers(self) -> bool:
+        with suppress(requests.ConnectionError):
+            return self.get("/").status_code < 500
+        return False
+
+    def get(self, path: str, timeout: float = 20, **more: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=timeout, **more)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def send(self, data: bytes) -> bytes:
+        """What comes back for these bytes, until the server closes."""
+        with self.connect() as client:
+            client.sendall(data)
+            return read_all(client)
+
+    def in_flight(self, path: str) -> Callable[[], requests.Response]:
+        """A request that the server is at; call the result for the answer."""
+        answers: list[requests.Response] = []
+        thread = Thread(target=lambda: answers.append(self.get(path)))
+        thread.start()
+        wait_for(lambda: f"at {path}" in self.out)
+
+        def answer() -> requests.Response:
+            thread.join(20)
+            assert answers, "no answer came"
+            return answers[0]
+
+        return answer
+
+    def stop(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
+        time.sleep(0.02)
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    while part := client.recv(65536):
+        received += part
+    return received
+
+
+ServerFactory = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[ServerFactory]:
+    """`start(**settings)` serves the tiny application as `kafka-http serve` would; `command` starts something else."""
+    with ExitStack() as stack:
+
+        def start_one(*command: str, **settings: Any) -> Server:
+            server = Server(tmp_path, [*(command or ("-m", "tests.integration.tiny"))], **settings)
+            stack.callback(server.stop)
+            server.wait_until_ready()
+            wait_for(lambda: str(server.err).count("Booting worker") == settings.get("workers", 1))
+            return server
+
+        yield start_one
+
+
+def gunicorn(worker_class: str, app: str) -> list[str]:
+    bind = ["-b", "127.0.0.1:{port}", "--no-control-socket"]
+    return ["-m", "gunicorn", "-k", worker_class, "--threads", str(THREADS), *bind, app]
+
+
+CLOSING = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "worker_class",
+    [
+        OURS,
+        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="why we have a worker class of our own")),
+    ],
+)
+def test_clients_that_keep_their_side_open_delay_nobody(start: ServerFactory, worker_class: str) -> None:
+    server = start(*gunicorn(worker_class, "tests.integration.tiny:app"))
+    with ExitStack() as stack:
+        for _ in range(3 * THREADS):
+            client = stack.enter_context(server.connect())
+            client.sendall(CLOSING)
+            assert read_all(client).endswith(b"ok")
+            begun = time.monotonic()
+            assert server.get("/").text == "ok"
+            assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "worker_class",
+    [
+        OURS,
+        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="it waits for them in its threads")),
+    ],
+)
+def test_clients_that_say_nothing_delay_nobody(start: ServerFactory, worker_class: str) -> None:
+    server = start(*gunicorn(worker_class, "tests.integration.tiny:app"))
+    with ExitStack() as stack:
+        silent = [stack.enter_context(server.connect()) for _ in range(3 * THREADS)]
+        begun = time.monotonic()
+        assert server.get("/", timeout=3).text == "ok"
+        assert time.monotonic() - begun < 1
+
+        silent[0].sendall(CLOSING)
+        assert read_all(silent[0]).endswith(b"ok")
+
+
+def test_a_client_that_keeps_its_side_open_is_let_go_after_a_while(start: ServerFactory) -> None:
+    server = start()
+    with server.connect() as client:
+        client.sendall(CLOSING)
+        read_all(client)
+
+        def is_let_go() -> bool:
+            try:
+                client.sendall(b"x")
+            except (BrokenPipeError, ConnectionResetError):
+                return True
+            return False
+
+        begun = time.monotonic()
+        wait_for(is_let_go, 8)
+        assert time.monotonic() - begun > 1
+
+
+def test_an_answer_arrives_though_the_request_was_not_read(start: ServerFactory) -> None:
+    server = start()
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\nConnection: close\r\n\r\n"
+
+    for _ in range(20):
+        assert server.send(head + b"x" * 60000).endswith(b"ok")
+
+
+def test_an_idle_connection_outlives_the_pauses_of_a_busy_client(start: ServerFactory) -> None:
+    server = start()
+    with server.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not client.recv(65536).endswith(b"ok"):
+            pass
+        readable, _, _ = select.select([client], [], [], 3.5)
+        assert readable == [], "the server has closed it"
+
+        client.sendall(CLOSING)
+        assert read_all(client).endswith(b"ok")
+
+
+@pytest.mark.slow
+def test_clients_that_stop_amid_their_request_are_let_go(start: ServerFactory) -> None:
+    server = start()
+    with ExitStack() as stack:
+        for _ in range(THREADS):
+            stack.enter_context(server.connect()).sendall(b"GET / HTTP/1.1\r\nHo")
+        begun = time.monotonic()
+        with suppress(requests.Timeout):
+            server.get("/", timeout=1)
+        assert server.get("/", timeout=45).text == "ok"
+
+        assert time.monotonic() - begun > 20, "all threads were held"
+    assert not any("Traceback" in line for line in server.err)
+    assert any("A client stalled for 30 s" in line for line in server.err)
+
+
+def test_the_longest_request_line_is_taken(start: ServerFactory) -> None:
+    server = start()
+    line = b"GET /" + b"a" * (8190 - len("GET / HTTP/1.1")) + b" HTTP/1.1\r\n"
+
+    assert server.send(line + b"Host: x\r\nConnection: close\r\n\r\n").endswith(b"ok")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "said"),
+    [
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "8190"),
+        (b"HELLO\r\n\r\n", 400, "Bad Request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400, "Bad Request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "Request Header Fields Too Large"),
+    ],
+)
+def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
+    start: ServerFactory, request_bytes: bytes, status: int, said: str
+) -> None:
+    head, _, body = start().send(request_bytes).partition(b"\r\n\r\n")
+
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"Cache-Control: no-store" in head
+    error = requests.models.complexjson.loads(body)["error"]
+    assert error["code"] == status
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(lambda server: server.process.terminate(), id="SIGTERM"),
+        pytest.param(lambda server: os.killpg(server.process.pid, signal.SIGINT), id="Ctrl-C"),
+        pytest.param(lambda server: os.killpg(server.process.pid, signal.SIGHUP), id="terminal closed"),
+    ],
+)
+def test_a_stop_answers_what_is_in_flight_and_then_closes(start: ServerFactory, stop: Callable[[Server], None]) -> None:
+    server = start(workers=2)
+    answers = [server.in_flight("/sleep/1"), server.in_flight("/until-stop")]
+
+    stop(server)
+
+    assert [answer().text for answer in answers] == ["ok", "ok"]
+    assert server.process.wait(10) == 0
+    told = [line for line in server.out if not line.startswith("at /")]
+    assert told[0] == "ready"
+    assert sorted(told[1:-2]) == ["closed", "closed", "stopping", "stopping"]
+    assert told[-2:] == ["returned", "at exit"], "and once only: no worker comes back from run()"
+
+
+def test_a_second_ctrl_c_does_not_wait(start: ServerFactory) -> None:
+    server = start()
+    with server.connect() as client:
+        client.sendall(b"GET /sleep/19 HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: "at /sleep/19" in server.out)
+        os.killpg(server.process.pid, signal.SIGINT)
+        wait_for(lambda: "stopping" in server.out)
+        begun = time.monotonic()
+        os.killpg(server.process.pid, signal.SIGINT)
+
+        server.process.wait(10)
+        assert time.monotonic() - begun < 8
+    assert "closed" in server.out
+
+
+def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory) -> None:
+    server = start()
+    with server.connect(), server.connect() as kept:
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not kept.recv(65536).endswith(b"ok"):
+            pass
+        begun = time.monotonic()
+        server.process.terminate()
+
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - begun < 6
+
+
+def test_workers_end_when_their_parent_is_killed(start: ServerFactory) -> None:
+    server = start(workers=2)
+
+    server.process.kill()
+
+    def nobody_listens() -> bool:
+        try:
+            server.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_for(nobody_listens)
+    wait_for(lambda: server.out.count("closed") == 2)
+
+
+def test_no_control_socket_is_left_in_the_home_directory(start: ServerFactory) -> None:
+    server = start()
+
+    assert {path.name for path in server.home.iterdir()} == {"out", "err"}
+
+
+def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory) -> None:
+    server = start(access_log="true")
+    server.get("/sleep/0?x=1", headers={"X-Request-Id": "r-1"})
+
+    (line,) = [line for line in server.out if "gunicorn.access" in line and "/sleep/0" in line]
+    assert re.fullmatch(
+        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"', line
+    )
+
+
+def test_no_line_a_request_is_written_otherwise(start: ServerFactory) -> None:
+    server = start()
+    server.get("/")
+
+    assert server.out == ["ready"]
+    assert all(re.match(r"\S+Z INFO \d+ - gunicorn\.error: ", line) for line in server.err)
+
+
+def test_whoever_listens_to_strangers_is_warned(start: ServerFactory) -> None:
+    server = start(bind="0.0.0.0:{port}")
+
+    assert any("WARNING" in line and "nobody is asked who he is" in line for line in server.err)
+
+
+@pytest.mark.parametrize("bind", ["192.0.2.1:{port}", "nowhere.invalid:{port}"])
+def test_an_address_that_cannot_be_had_is_said_in_one_line(tmp_path: Path, bind: str) -> None:
+    server = Server(tmp_path, TINY, bind=bind)
+
+    assert server.process.wait(30) == 1
+    (line,) = server.err
+    assert line.startswith(f"Cannot listen on {bind.format(port=server.port)}: ")
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", OURS])
+def test_gunicorn_alone_serves_the_application_as_well(start: ServerFactory, worker_class: str) -> None:
+    server = start(*gunicorn(worker_class, "wsgi:app"), bootstrap_servers="127.0.0.1:1")
+
+    answer = server.get("/health")
+    assert answer.status_code == 200
+    server.process.terminate()
+    assert server.process.wait(15) == 0

@@ -1,0 +1,102 @@
+"""SIGTERM, and a worker that is killed: what was acknowledged is there, and who waits is answered."""
+
+import json
+import os
+import select
+import signal
+import time
+from contextlib import ExitStack
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.load import Load, check_nothing_lost_or_doubled
+from tests.integration.service import read_answers, wait_for
+
+
+def test_sigterm_under_load_loses_nothing_acknowledged(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic(3)
+    load = Load(service, name)
+    with load.running(publishers=8, consumers=False):
+        wait_for(lambda: len(load.acknowledged) > 500, 20)
+        began = time.monotonic()
+        service.terminate()
+        service.wait_for_end()
+        assert time.monotonic() - began < 8
+        wait_for(lambda: load.answers[-1].status is None)
+    assert {answer.status for answer in load.answers} == {200, None}
+    assert [answer for answer in load.answers if answer.status == 200 and answer.began + answer.seconds > began]
+    assert [a.text for a in load.answers if a.status is None and a.began < began - 0.1] == []
+    check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
+
+
+def test_sigterm_answers_who_waits_for_messages_at_once(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic(2)
+    with ExitStack() as connections:
+        clients = [connections.enter_context(service.connect()) for _ in range(6)]
+        for client in clients:
+            client.sendall(f"GET /messages/{name}/me/latest?wait=30 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        for session in service.session_of_each_worker().values():  # these have accepted the six, which were before
+            session.close()
+        assert select.select(clients, [], [], 0)[0] == []
+        began = time.monotonic()
+        service.terminate()
+        answers = [read_answers(client, 1)[0] for client in clients]
+        assert time.monotonic() - began < 1.5
+    service.wait_for_end(8)
+    assert [(status, json.loads(body)["next"]) for status, _, body in answers] == [(200, "0:0,1:0")] * 6
+
+
+def test_sigterm_lets_a_slow_upload_end(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic()
+    with service.connect() as client:
+        client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello".encode())
+        service.terminate()
+        wait_for(lambda: len(service.workers) == 1)
+        client.sendall(b"world")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    service.wait_for_end(8)
+
+
+def test_when_a_worker_is_killed_the_other_goes_on(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic(3)
+    load = Load(service, name)
+    first, second = sorted(service.workers)
+    with load.running(publishers=8):
+        wait_for(lambda: len(load.acknowledged) > 200, 20)
+        os.kill(first, signal.SIGKILL)
+        killed_at = time.monotonic()
+        wait_for(lambda: len(service.workers - {first}) == 2)
+        for kind in ("publish", "read", "ack"):
+            wait_for(lambda kind=kind: len(load.successes(kind, killed_at + 0.5)) > 20)
+    assert second in service.workers
+    assert {answer.status for answer in load.answers} <= {200, 204, None}
+    broken = [answer for answer in load.answers if answer.status is None]
+    assert len(broken) <= 10, "as many as the worker had in hand"
+    assert all(answer.began < killed_at + 0.5 for answer in broken)
+    check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
+    served = service.workers_by_request({answer.request_id for answer in load.successes("publish", killed_at + 0.5)})
+    assert set(served.values()) >= service.workers
+
+
+def test_a_second_sigterm_changes_nothing(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    service.terminate()
+    service.terminate()
+    service.wait_for_end(8)
+
+
+def test_when_the_main_process_is_killed_its_workers_end(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    assert service.process is not None
+    service.process.kill()
+    service.process.wait(5)
+    wait_for(service.is_gone, 10)

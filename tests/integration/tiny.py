@@ -1,0 +1,67 @@
+"""A WSGI application of a few paths, to try the server with: `python -m tests.integration.tiny` serves it.
+
+/            answers "ok" and leaves a body unread
+/sleep/S     answers after S seconds
+/until-stop  answers once the server stops
+
+Its life is told on stdout: "at /sleep/1", "stopping", "closed", and at the end "returned" by whoever called `run`.
+"""
+
+import atexit
+import sys
+import time
+from collections.abc import Iterable
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from kafka_http.config import load_config
+from kafka_http.logs import request_id
+from kafka_http.server import CannotServe, run
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Tiny:
+    def __init__(self) -> None:
+        self._stopping = Event()
+        self.extensions = {"kafka_http": self}
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+        path = environ["PATH_INFO"]
+        if path != "/":
+            print(f"at {path}", flush=True)
+        if path.startswith("/sleep/"):
+            time.sleep(float(path.removeprefix("/sleep/")))
+        if path == "/until-stop":
+            self._stopping.wait(30)
+        start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    def stopping(self) -> None:
+        self._stopping.set()
+        print("stopping", flush=True)
+
+    def close(self, timeout: float) -> None:
+        print("closed", flush=True)
+
+
+def make(_: Any = None) -> Tiny:
+    return Tiny()
+
+
+def main() -> None:
+    atexit.register(print, "at exit")
+    try:
+        run(load_config(), lambda: print("ready", flush=True), make)
+    except CannotServe as error:
+        sys.exit(str(error))
+    finally:
+        print("returned", flush=True)
+
+
+app = make()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What kafka-python's clients are made with, and what is refused at start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.net.manager import KafkaConnectionManager
+
+from kafka_http.broker.settings import (
+    admin_settings,
+    check_client_settings,
+    connection_settings,
+    producer_settings,
+)
+from kafka_http.config import MIB, Config, ConfigError, load_config
+
+PLAIN = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
+
+
+def test_each_client_takes_all_of_its_settings() -> None:
+    config = Config(kafka={"security_protocol": "SSL", "ssl_check_hostname": False, "retry_backoff_ms": 50})
+
+    check_client_settings(config)
+
+    assert set(producer_settings(config)) <= set(KafkaProducer.DEFAULT_CONFIG)
+    assert set(admin_settings(config)) <= set(KafkaAdminClient.DEFAULT_CONFIG)
+    assert set(connection_settings(config)) <= set(KafkaConnectionManager.DEFAULT_CONFIG)
+    for settings in (producer_settings(config), admin_settings(config), connection_settings(config)):
+        assert settings["security_protocol"] == "SSL"
+        assert settings["bootstrap_servers"] == ["localhost:9092"]
+
+
+def test_the_producers_settings_are_those_that_were_measured() -> None:
+    expected = {
+        "acks": "all",
+        "linger_ms": 0,
+        "batch_size": 262144,
+        "max_block_ms": 5000,
+        "request_timeout_ms": 5000,
+        "delivery_timeout_ms": 10000,
+        "reconnect_backoff_max_ms": 1000,
+        "metrics_enabled": False,
+        "allow_auto_create_topics": False,
+    }
+    settings = producer_settings(Config())
+
+    assert {name: settings[name] for name in expected} == expected
+    assert "enable_idempotence" not in settings
+
+
+def test_the_producer_follows_our_own_settings() -> None:
+    settings = producer_settings(Config(timeout=2.5, max_body_bytes=3 * MIB, auto_create_topics=True))
+
+    assert settings["delivery_timeout_ms"] == 2500
+    assert settings["request_timeout_ms"] <= 2500
+    assert settings["max_request_size"] > 3 * MIB
+    assert settings["allow_auto_create_topics"] is True
+
+
+def test_a_connection_can_receive_the_largest_page() -> None:
+    config = Config(max_page_bytes=500 * MIB)
+
+    assert connection_settings(config)["receive_message_max_bytes"] > 500 * MIB
+
+
+def test_a_clients_own_section_goes_over_the_one_for_all() -> None:
+    config = Config(kafka={"request_timeout_ms": 4000}, admin={"request_timeout_ms": 3000})
+
+    assert producer_settings(config)["request_timeout_ms"] == 4000
+    assert connection_settings(config)["request_timeout_ms"] == 4000
+    assert admin_settings(config)["request_timeout_ms"] == 3000
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"kafka": {"security_protocl": "SSL"}}, "Did you mean security_protocol"),
+        ({"kafka": {"security_protocol": "ssl"}}, "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+        ({"kafka": {"sasl_mechanism": "OAUTHBEARER"}}, "one of AWS_MSK_IAM, GSSAPI, PLAIN"),
+        ({"kafka": {"security_protocol": "SASL_SSL"}}, "needs sasl_mechanism"),
+        ({"kafka": PLAIN}, "needs sasl_plain_username and sasl_plain_password"),
+        ({"kafka": {"client_id": 7}}, "a text"),
+        ({"kafka": {"ssl_check_hostname": "no"}}, "true or false"),
+        ({"kafka": {"ssl_cafile": "/missing.pem"}}, "a file that exists"),
+        ({"kafka": {"api_version": "3.7"}}, "a list of numbers"),
+        ({"kafka": {"ssl_ciphers": "HIGH"}}, "does not act on it"),
+        ({"kafka": {"bootstrap_servers": "a:1"}}, "the setting bootstrap_servers says it"),
+        ({"kafka": {"max_in_flight_requests_per_connection": 6}}, "at most 5"),
+        ({"producer": {"acks": 1}}, "lost nor doubled"),
+        ({"producer": {"enable_idempotence": False}}, "lost nor doubled"),
+        ({"producer": {"linger_ms": "5"}}, "a whole number"),
+        ({"producer": {"linger_ms": True}}, "a whole number"),
+        ({"producer": {"compression_type": "zip"}}, "gzip, snappy, lz4, zstd"),
+        ({"producer": {"partitioner": "x"}}, "a Python object"),
+        ({"producer": {"linger_ms": 6000}}, "delivery_timeout_ms"),
+        ({"consumer": {"max_poll_records": 5}}, "not one of kafka-python's settings for this use"),
+        ({"admin": {"linger_ms": 5}}, "not one of kafka-python's settings for this use"),
+    ],
+)
+def test_what_would_fail_or_be_ignored_later_is_refused_at_start(sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_client_settings(Config(**sections))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"timeout": 0.1},
+        {"kafka": {**PLAIN, "sasl_plain_username": "me", "sasl_plain_password": "hush"}},
+        {"kafka": {"ssl_cafile": __file__, "api_version": [3, 7]}, "consumer": {"connections_max_idle_ms": 60000}},
+        {"producer": {"linger_ms": 5, "compression_type": "zstd"}, "admin": {"client_id": "x"}},
+    ],
+)
+def test_what_the_clients_take_is_taken(sections: dict[str, Any]) -> None:
+    check_client_settings(Config(**sections))
+
+
+def test_the_source_of_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[producer]\nlinger = 5\n")
+
+    with pytest.raises(ConfigError, match=r"producer\.linger \(.*settings\.toml\).*Did you mean linger_ms"):
+        check_client_settings(load_config({"config": str(file)}, {}))
+
+
+def test_a_password_that_is_wrong_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_client_settings(Config(kafka={"ssl_password": 4711}))
+
+    assert "4711" not in str(error.value)

@@ -1,0 +1,177 @@
+"""The command line: flags for every setting, `config`, and errors in one line."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kafka_http.__main__ import main
+from kafka_http.config import SETTINGS
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("KAFKA_HTTP_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, tuple[str, str]]:
+    """What `kafka-http config` shows: value and source of each setting."""
+    assert main(["config", *arguments]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    return {name: (rest.rsplit("  ", 1)[0].strip(), rest.rsplit("  ", 1)[1]) for name, rest in rows}
+
+
+def test_config_shows_each_setting_its_value_and_its_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('threads = 7\n[kafka]\nclient_id = "x"\n')
+    monkeypatch.setenv("KAFKA_HTTP_WORKERS", "3")
+
+    settings = shown(capsys, "--config", str(file), "--bootstrap-servers", "a:1,b:2")
+
+    assert {name for name in settings if "." not in name} == {
+        name for name, setting in SETTINGS.items() if not setting.is_section
+    }
+    assert settings["bootstrap_servers"] == ('["a:1", "b:2"]', "command line")
+    assert settings["workers"] == ("3", "environment KAFKA_HTTP_WORKERS")
+    assert settings["threads"] == ("7", str(file))
+    assert settings["kafka.client_id"] == ('"x"', str(file))
+    assert settings["timeout"] == ("10.0", "default")
+
+
+def test_config_hides_secrets_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--kafka", "sasl_plain_password=hush", "--serializers", "avro.url=http://me:hush@registry/x"]
+
+    hidden = shown(capsys, *given)
+    open_ = shown(capsys, *given, "--show-secrets")
+
+    assert hidden["kafka.sasl_plain_password"][0] == '"(hidden)"'
+    assert hidden["serializers.avro.url"][0] == '"http://me:(hidden)@registry/x"'
+    assert open_["kafka.sasl_plain_password"][0] == '"hush"'
+    assert open_["serializers.avro.url"][0] == '"http://me:hush@registry/x"'
+
+
+def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("serve", "demo", "config"):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        help_text = capsys.readouterr().out
+        assert end.value.code == 0
+        for name in SETTINGS:
+            assert f"--{name.replace('_', '-')}" in help_text
+
+
+def test_switches_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_HTTP_ACCESS_LOG", "true")
+
+    settings = shown(capsys, "--no-access-log", "--auto-create-topics")
+
+    assert settings["access_log"] == ("false", "command line")
+    assert settings["auto_create_topics"] == ("true", "command line")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--workers", "many"], "workers (command line) takes a whole number of at least 1, not 'many'"),
+        (["config", "--bind", "8082"], "bind (command line) takes HOST:PORT"),
+        (["serve", "--config", "/missing.toml"], "/missing.toml cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(arguments) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kafka-http: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["bogus"], ["serve", "--worker", "1"], ["serve", "--kafka", "x"], ["config", "x"]]
+)
+def test_bad_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+
+    assert end.value.code == 2
+    assert "usage: kafka-http" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("kafka-http ")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def test_a_port_in_use_is_one_clear_sentence(taken_port: int) -> None:
+    done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}")
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"Cannot listen on 127.0.0.1:{taken_port}: address already in use" in line
+    assert "--bind" in line
+
+
+def test_a_wrong_setting_of_kafka_python_stops_the_start(taken_port: int) -> None:
+    """At a port in use, so that nothing is left running where the setting is not refused."""
+    done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}", "--kafka", "security_protocl=SSL")
+
+    assert done.stderr.splitlines() == [
+        "kafka-http: The setting kafka.security_protocl (command line) is not one of kafka-python's settings for this "
+        "use. Did you mean security_protocol?"
+    ]
+    assert done.returncode == 2
+
+
+DEMO_WITHOUT = """
+import sys
+from types import SimpleNamespace
+
+def run(arguments, config):
+    print(config.access_log, config.auto_create_topics, config.workers, arguments.port)
+    import {missing}
+
+import kafka_http.demo
+kafka_http.demo.command = SimpleNamespace(add_arguments=lambda parser: parser.add_argument("--port"), run=run)
+from kafka_http.__main__ import main
+sys.exit(main(["demo", "--port", "1", "--workers", "3", "--no-access-log"]))
+"""
+
+
+def test_the_demo_takes_every_flag_of_serve_and_its_own_with_its_own_defaults() -> None:
+    done = run("-c", DEMO_WITHOUT.format(missing="json"))
+
+    assert done.stdout.splitlines() == ["False True 3 1"]
+
+
+def test_without_the_extra_the_demo_says_what_to_install() -> None:
+    done = run("-c", DEMO_WITHOUT.format(missing="a_package_of_the_extra"))
+
+    assert done.stderr.splitlines() == [
+        "kafka-http: The demo needs the package a_package_of_the_extra: pip install 'kafka_http[demo]' brings it."
+    ]
+    assert done.returncode == 1
