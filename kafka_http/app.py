@@ -18,6 +18,7 @@ from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -52,6 +53,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.extensions["kafka_http"] = Lifecycle(core.reader, broker)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
+    app.register_blueprint(V2Topics(core, config, bodies).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(_number)
     app.after_request(_finish)
