@@ -9,6 +9,9 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
+from kafka_http.core.instances import Instances
+from kafka_http.core.instance_registry import InstanceRegistry
+from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.reading import Reader
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
@@ -18,6 +21,7 @@ from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
@@ -27,9 +31,10 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 class Lifecycle:
     """What a server tells the application of its end."""
 
-    def __init__(self, reader: Reader, broker: Broker) -> None:
+    def __init__(self, reader: Reader, broker: Broker, instances: InstanceRegistry) -> None:
         self._reader = reader
         self._broker = broker
+        self._instances = instances
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second. Does not block."""
@@ -37,29 +42,40 @@ class Lifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
+        self._instances.close(leave=True)
         self._broker.close(timeout)
 
 
-def create_app(config: Config, broker: Broker | None = None) -> Flask:
+def create_app(config: Config, broker: Broker | None = None, instances: Instances | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
     `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`, `SerializerNotLoaded`.
     """
     broker = broker or KafkaBroker(config)
     core = Core(broker, load_serializers(config.serializers))
+    instances = instances_of(config, broker)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
-    app.extensions["kafka_http"] = Lifecycle(core.reader, broker)
+    app.extensions["kafka_http"] = Lifecycle(core.reader, broker, instances)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies).blueprint())
+    if instances is not None:
+        app.register_blueprint(V2Consumers(core, instances, config, bodies, waits).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(_number)
     app.after_request(_finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
+
+
+def instances_of(config: Config, broker: Broker) -> InstanceRegistry:
+    """The consumer instances where they live in this process. They end with it: it keeps nothing of them."""
+    return InstanceRegistry(
+        broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
+    )
 
 
 def _number() -> None:
