@@ -9,9 +9,9 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
-from kafka_http.core.instances import Instances
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
+from kafka_http.core.instances import Instances
 from kafka_http.core.reading import Reader
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
@@ -31,10 +31,10 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 class Lifecycle:
     """What a server tells the application of its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, instances: InstanceRegistry) -> None:
+    def __init__(self, reader: Reader, broker: Broker, registry: InstanceRegistry | None) -> None:
         self._reader = reader
         self._broker = broker
-        self._instances = instances
+        self._registry = registry
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second. Does not block."""
@@ -42,7 +42,8 @@ class Lifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
-        self._instances.close(leave=True)
+        if self._registry is not None:
+            self._registry.close(leave=True)
         self._broker.close(timeout)
 
 
@@ -53,16 +54,16 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     """
     broker = broker or KafkaBroker(config)
     core = Core(broker, load_serializers(config.serializers))
-    instances = instances_of(config, broker)
+    registry = instances_of(config, broker) if instances is None else None
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
-    app.extensions["kafka_http"] = Lifecycle(core.reader, broker, instances)
+    app.extensions["kafka_http"] = Lifecycle(core.reader, broker, registry)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies).blueprint())
-    if instances is not None:
-        app.register_blueprint(V2Consumers(core, instances, config, bodies, waits).blueprint())
+    if (held := instances or registry) is not None:
+        app.register_blueprint(V2Consumers(core, held, config, bodies, waits).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(_number)
     app.after_request(_finish)
