@@ -1,7 +1,11 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
+import os
 import re
 import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from flask import Flask, Response, request
 
@@ -10,7 +14,11 @@ from kafka_http.broker.settings import check_client_settings
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
+from kafka_http.core.instance_registry import InstanceRegistry
+from kafka_http.core.instance_store import MemoryStore
+from kafka_http.core.instances import Instances
 from kafka_http.core.reading import Reader
+from kafka_http.daemon import DaemonInstances
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
 from kafka_http.web.bodies import Bodies, drain
@@ -19,17 +27,37 @@ from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.v2_consumers import V2Consumers
+from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
-class Lifecycle:
-    """What a server tells the application of its end."""
+class Held(NamedTuple):
+    """Consumer instances, and what this process does about them at its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker) -> None:
+    instances: Instances
+    start: Callable[[], None]
+    close: Callable[[], None]
+
+
+class Lifecycle:
+    """What a server tells the application of its start and its end."""
+
+    def __init__(self, reader: Reader, broker: Broker, held: Held | None) -> None:
         self._reader = reader
         self._broker = broker
+        self._held = held
+        self._process = 0
+
+    def started(self) -> None:
+        """This process, forked if it is to be, serves requests from now on. Does not block. Once is enough."""
+        if self._process == os.getpid():
+            return
+        self._process = os.getpid()
+        if self._held is not None:
+            self._held.start()
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second. Does not block."""
@@ -37,29 +65,53 @@ class Lifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
+        if self._held is not None:
+            self._held.close()
         self._broker.close(timeout)
 
 
-def create_app(config: Config, broker: Broker | None = None) -> Flask:
+def create_app(config: Config, broker: Broker | None = None, instances: Instances | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
     `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`.
     """
     check_client_settings(config)
+    inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     core = Core(broker, load_serializers(config.serializers))
+    held = None
+    if instances is None:
+        held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
+        instances = held.instances
+    lifecycle = Lifecycle(core.reader, broker, held)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
-    app.extensions["kafka_http"] = Lifecycle(core.reader, broker)
+    app.extensions["kafka_http"] = lifecycle
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
+    app.register_blueprint(V2Topics(core, config, bodies).blueprint())
+    app.register_blueprint(V2Consumers(core, instances, config, bodies, waits).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
+    app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
     app.after_request(_finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
+
+
+def _in_this_process(config: Config, broker: Broker) -> Held:
+    """Consumer instances that end with this process: it keeps nothing of them."""
+    registry = InstanceRegistry(
+        broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
+    )
+    return Held(registry, lambda: None, partial(registry.close, leave=True))
+
+
+def _in_the_daemon(config: Config) -> Held:
+    daemon = DaemonInstances(config)
+    return Held(daemon.calls, daemon.attend, daemon.close)
 
 
 def _number() -> None:

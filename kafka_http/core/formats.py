@@ -12,6 +12,9 @@ from kafka_http.serializers import Serializer
 
 Role = Literal["key", "value"]
 
+_EXTRAS = frozenset({"avro", "jsonschema", "protobuf"})
+"""Formats whose serialisers come with an extra of their name."""
+
 
 class Formats:
     """Serialises and deserialises by name. Safe in many threads."""
@@ -27,9 +30,12 @@ class Formats:
     def check(self, name: str) -> None:
         """Raise `UnsupportedFormat` where no serialiser has that name."""
         if name not in self._serializers:
-            raise UnsupportedFormat(
-                f"No serialiser is named {name!r}. There are: {', '.join(self._serializers)}.", formats=self.names
+            missing = (
+                f"The format {name!r} needs the extra kafka_http[{name}], which is not installed."
+                if name in _EXTRAS
+                else f"No serialiser is named {name!r}."
             )
+            raise UnsupportedFormat(f"{missing} There are: {', '.join(self._serializers)}.", formats=self.names)
 
     def encode(self, topic: str, records: Sequence[ProducerRecord]) -> list[NewRecord]:
         """Serialise a request's records. Raises for the first that cannot be, naming its index and field."""

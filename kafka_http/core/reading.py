@@ -46,6 +46,10 @@ class Reader:
         """From now on wait for nothing: those that do so return within `WAIT_SLICE` seconds."""
         self._stopping.set()
 
+    def pause(self, seconds: float) -> bool:
+        """Wait for so long, or until `stop`; true where it was called."""
+        return self._stopping.wait(seconds)
+
     def read(
         self,
         positions: Positions,

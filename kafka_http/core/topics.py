@@ -45,6 +45,15 @@ class Topics:
         check_topic_name(topic)
         return self._log.partitions(topic)
 
+    def configs(self, topic: str) -> dict[str, str]:
+        """A topic's settings, defaults included; none where ACLs hide them. Raises as `partitions` does."""
+        check_topic_name(topic)
+        return self._log.configs(topic)
+
+    def brokers(self) -> list[int]:
+        """The ids of the brokers that are alive."""
+        return self._log.brokers()
+
     def select(self, topic: str, wanted: frozenset[int] | None) -> list[int]:
         """The partitions of a topic, or those wanted. Raises `PartitionNotFound`, naming the first that is missing."""
         there = [each.partition for each in self.partitions(topic)]

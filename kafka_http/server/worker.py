@@ -38,6 +38,9 @@ FLUSH_SECONDS = 5
 class Lifecycle(Protocol):
     """What the application may have in `app.extensions["kafka_http"]`."""
 
+    def started(self) -> None:
+        """This process serves from now on. Must not block."""
+
     def stopping(self) -> None:
         """No new requests come: those that wait for something to happen should be answered now. Must not block."""
 
@@ -64,6 +67,9 @@ class Worker(ThreadWorker):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
+        runtime = self._runtime()
+        if runtime is not None and hasattr(runtime, "started"):
+            runtime.started()
         try:
             super().run()
         finally:

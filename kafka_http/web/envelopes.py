@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from kafka_http.encoding import check_json, decode_base64
-from kafka_http.errors import InvalidRequest
+from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
@@ -155,28 +155,37 @@ def json_text(raw: Raw) -> bytes | None:
     return None if text in {b"null", b""} else text
 
 
-def not_empty(records: list[ProducerRecord]) -> list[ProducerRecord]:
+def not_empty(records: list[ProducerRecord], invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:
     if not records:
-        raise InvalidRequest("The message set is empty: send one record at least.", field="records")
+        raise invalid("The message set is empty: send one record at least.", field="records")
     return records
 
 
-def decode(decoder: msgspec.json.Decoder[Decoded], text: bytes, at: str = "", record: int | None = None) -> Decoded:
-    """Decode, or raise `InvalidRequest` that says what is wrong and where: its record's index, its field.
+def decode(
+    decoder: msgspec.json.Decoder[Decoded],
+    text: bytes,
+    at: str = "",
+    record: int | None = None,
+    *,
+    invalid: type[KafkaHttpError] = InvalidRequest,
+) -> Decoded:
+    """Decode, or raise an error that says what is wrong and where: its record's index, its field.
 
-    `at` stands for `$` in the path of what is wrong, `record` is its index where it is not part of that path.
+    It is `InvalidRequest` for what is no JSON, `invalid` for JSON of another shape. `at` stands for `$` in the path of
+    what is wrong, `record` is its index where it is not part of that path.
     """
     try:
         return decoder.decode(text)
     except RecursionError:
         raise InvalidRequest(f"{at or 'The body'}: JSON nested too deeply.") from None
     except msgspec.ValidationError as error:
-        raise _located(error, at, record) from None
+        message, fields = _located(error, at, record)
+        raise invalid(message, **fields) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{at or 'The body'} is not JSON: {error}.", **_where(record, None)) from None
 
 
-def _located(error: msgspec.ValidationError, at: str, record: int | None) -> InvalidRequest:
+def _located(error: msgspec.ValidationError, at: str, record: int | None) -> tuple[str, dict[str, Any]]:
     """msgspec says ``Expected `int`, got `str` - at `$.records[1].partition` ``: put the place first."""
     what, _, place = str(error).replace("`", "").partition(" - at $")
     path = (at + place).lstrip(".")
@@ -185,7 +194,7 @@ def _located(error: msgspec.ValidationError, at: str, record: int | None) -> Inv
         record = int(head[8:-1])
     if "field " in what:
         field = f"{field}.{what.rpartition('field ')[2]}".lstrip(".")
-    return InvalidRequest(f"{path or 'The body'}: {what}.", **_where(record, field or None))
+    return f"{path or 'The body'}: {what}.", _where(record, field or None)
 
 
 def _where(record: int | None, field: str | None) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Messages:
         elif media_type == JSON:
             response = json_response(render_page(self._core.formats, topic, consumer, format_, page))
         else:
-            body = render_v2(self._core.formats, topic, str(format_), page.records)
+            body = render_v2(self._core.formats, str(format_), page.records)
             response = with_positions(Response(body, content_type=media_type), page)
         response.headers["Link"] = self._next_link(topic, consumer, page)
         return response

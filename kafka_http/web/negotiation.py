@@ -8,12 +8,14 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_options_header
 
 from kafka_http.core.formats import Formats
-from kafka_http.errors import NotAcceptable, UnsupportedFormat
+from kafka_http.errors import FormatMismatch, NotAcceptable, UnsupportedFormat
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
+V2 = "application/vnd.kafka.v2+json"
 _KAFKA = re.compile(r"application/vnd\.kafka(?:\.(?P<format>[a-z0-9_-]+))?\.v(?P<version>[0-9]+)\+json")
+_LATER_VERSION = re.compile(r"\.v(?![12]\b)[0-9]")
 
 
 class ContentType(NamedTuple):
@@ -44,7 +46,7 @@ def kafka_format(media_type: str, formats: Formats) -> str | None:
 
 
 def kafka_types(formats: Formats) -> list[str]:
-    return [f"application/vnd.kafka.{name}.v2+json" for name in formats.names]
+    return [kafka_type(name) for name in formats.names]
 
 
 def best_of(accept: MIMEAccept, offers: Sequence[str]) -> str:
@@ -55,3 +57,80 @@ def best_of(accept: MIMEAccept, offers: Sequence[str]) -> str:
     if best is None:
         raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {', '.join(offers)}.")
     return best
+
+
+def kafka_type(format_: str) -> str:
+    return f"application/vnd.kafka.{format_}.v2+json"
+
+
+def produced_format(content_type: str | None, formats: Formats) -> str:
+    """The format of a v2 produce request: its type's, `json` where it names none. Raises `UnsupportedFormat`."""
+    media_type = ContentType.parse(content_type).media_type
+    if media_type in {"", JSON}:
+        return "json"
+    format_ = "binary" if media_type == OCTETS else kafka_format(media_type, formats)
+    if format_ is None:
+        there = ", ".join((*kafka_types(formats), JSON, OCTETS))
+        raise UnsupportedFormat(f"Records cannot be of the type {media_type[:100]!r}. There are: {there}.")
+    return format_
+
+
+def check_v2_content_type(content_type: str | None) -> None:
+    """Raise `UnsupportedFormat` where the body of a v2 call other than produce is not JSON by its type."""
+    media_type = ContentType.parse(content_type).media_type
+    if media_type not in {"", JSON, OCTETS} and not _is_v2(media_type):
+        raise UnsupportedFormat(f"A body of the type {media_type[:100]!r} is not taken here: send {V2} or {JSON}.")
+
+
+def v2_answer_type(accept: MIMEAccept) -> str:
+    """The type of a v2 answer other than records: ours, or `application/json` for who likes that better.
+
+    Any of the API's types stands for ours. Raises `NotAcceptable`.
+    """
+    wanted = _Wanted(accept)
+    ours, json = wanted.quality(V2), wanted.quality(JSON)
+    if not ours and not json:
+        raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {V2}, {JSON}.")
+    is_json = json > ours or (json == ours and JSON in wanted.types and V2 not in wanted.types)
+    return JSON if is_json else V2
+
+
+def names_v2(accept: MIMEAccept) -> bool:
+    """Whether a client asks for one of the API's types by its name."""
+    return V2 in _Wanted(accept).types
+
+
+def check_records_type(accept: MIMEAccept, format_: str) -> None:
+    """Raise `FormatMismatch` where a client wants records in another format than its instance's alone."""
+    wanted, ours = _Wanted(accept, by_format=True), kafka_type(format_)
+    if wanted.types.get(ours) != 0 and any(wanted.quality(each) for each in (ours, V2, JSON, OCTETS)):
+        return
+    if any(_KAFKA.fullmatch(each) and _is_v2(each) for each in wanted.types):
+        raise FormatMismatch
+    raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {ours}, {JSON}.")
+
+
+class _Wanted:
+    """An Accept header without parameters: how much each type is liked. All of the API's types stand for `V2`, or
+    (`by_format`) those that name a format for that of version 2."""
+
+    def __init__(self, accept: MIMEAccept, *, by_format: bool = False) -> None:
+        self.types: dict[str, float] = {}
+        for value, quality in accept or [("*/*", 1.0)]:
+            name = value.partition(";")[0].strip().lower()
+            if _is_v2(name):
+                match = _KAFKA.fullmatch(name)
+                name = kafka_type(match["format"]) if by_format and match and match["format"] else V2
+            self.types[name] = max(quality, self.types.get(name, 0))
+
+    def quality(self, media_type: str) -> float:
+        """How much a type is liked: what is said of itself counts more than what is said of all."""
+        for each in (media_type, "application/*", "*/*"):
+            if each in self.types:
+                return self.types[each]
+        return 0
+
+
+def _is_v2(media_type: str) -> bool:
+    """Whether it is one of the API's types, version 1 being as good as 2."""
+    return media_type.startswith("application/vnd.kafka") and not _LATER_VERSION.search(media_type)

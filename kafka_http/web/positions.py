@@ -67,6 +67,11 @@ def _time(text: str) -> int:
         time = datetime.fromisoformat(text[1:])
     except ValueError:
         raise malformed(text) from None
+    return milliseconds(time)
+
+
+def milliseconds(time: datetime) -> int:
+    """A time as Kafka has it, without a zone taken to be UTC."""
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
     # Kafka takes times from 1970 on alone; all its records are at or after an earlier one.
     return max(0, int(zoned.timestamp() * 1000))

@@ -9,19 +9,37 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from kafka_http.errors import KafkaHttpError, TooLarge, status_of
+from kafka_http.errors import (
+    KafkaHttpError,
+    NotAcceptable,
+    PartitionNotFound,
+    TooLarge,
+    TopicNotFound,
+    status_of,
+)
 from kafka_http.logs import request_id
+from kafka_http.web.negotiation import V2, v2_answer_type
 
 log = logging.getLogger(__name__)
 
-V2_TYPE = "application/vnd.kafka.v2+json"
-_V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?")
+_V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?", re.DOTALL)
+_V2_MESSAGES: Mapping[type[KafkaHttpError], str] = {
+    TopicNotFound: "Topic not found.",
+    PartitionNotFound: "Partition not found.",
+}
+"""What clients of the v2 API know these by."""
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON. Bytes are taken to be JSON text already."""
     text = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(text, status, headers, content_type="application/json")
+
+
+def v2_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer of the v2 API, of the type that the client likes best. Bytes are taken to be JSON text already."""
+    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Response(text, status, headers, content_type=v2_answer_type(request.accept_mimetypes))
 
 
 def error_object(error: KafkaHttpError) -> dict[str, Any]:
@@ -34,16 +52,19 @@ def retry_header(error: KafkaHttpError) -> dict[str, str]:
 
 
 def error_response(error: KafkaHttpError, **more: Any) -> Response:
-    """The answer for an error of ours, rendered as the path asks for; `more` goes beside it in /messages."""
+    """The answer for an error of ours, rendered as the path asks for; `more` goes beside it."""
     if _V2_PATH.fullmatch(request.path):
-        return _v2_error(error.code, error.message, retry_header(error))
+        message = _V2_MESSAGES.get(type(error), error.message)
+        return _v2_error(error.code, message, retry_header(error), **more)
     return json_response({"error": error_object(error), **more}, error.status, retry_header(error))
 
 
-def _v2_error(code: int, message: str, headers: Mapping[str, str]) -> Response:
-    offers = (V2_TYPE, "application/json")
-    content_type = request.accept_mimetypes.best_match(offers, default=V2_TYPE)
-    body = msgspec.json.encode({"error_code": code, "message": message})
+def _v2_error(code: int, message: str, headers: Mapping[str, str], **more: Any) -> Response:
+    try:
+        content_type = v2_answer_type(request.accept_mimetypes)
+    except NotAcceptable:  # an error is told all the same
+        content_type = V2
+    body = msgspec.json.encode({"error_code": code, "message": message, **more})
     return Response(body, status_of(code), headers, content_type=content_type)
 
 
@@ -53,7 +74,8 @@ def _http_error(error: HTTPException) -> Response:
     headers = {}
     message = error.description or error.name
     if isinstance(error, NotFound):
-        message = f"There is nothing at {request.path[:100]}. GET /messages lists the topics."
+        listing = "/topics" if _V2_PATH.fullmatch(request.path) else "/messages"
+        message = f"There is nothing at {request.path[:100]}. GET {listing} lists the topics."
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message, headers = f"{request.method} is not allowed here. Allowed: {allowed}.", {"Allow": allowed}

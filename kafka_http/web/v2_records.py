@@ -1,17 +1,19 @@
 """Records in the form of the v2 API: the body of a produce request, and the array that a read answers."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from kafka_http.core.formats import Formats
 from kafka_http.encoding import decode_base64, encode_base64
-from kafka_http.errors import InvalidRequest, InvalidValue
+from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.web.envelopes import Partition, Timestamp, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
+Decoded = TypeVar("Decoded")
 
 
 class V2Header(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,14 +38,24 @@ class V2Body(Struct, frozen=True):
 _body = msgspec.json.Decoder(V2Body)
 
 
-def parse_v2(body: bytes, format_: str) -> list[ProducerRecord]:
-    """The records of a produce request, keys and values to be serialised by `format_`. Raises `InvalidRequest`."""
-    records = decode(_body, body).records
+def parse_v2(body: bytes, format_: str, invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:
+    """The records of a produce request, keys and values to be serialised by `format_`.
+
+    Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one.
+    """
+    records = decode_object(_body, body, invalid).records
+    return not_empty([_producer_record(index, record, format_) for index, record in enumerate(records)], invalid)
+
+
+def decode_object(
+    decoder: msgspec.json.Decoder[Decoded], body: bytes, invalid: type[KafkaHttpError] = InvalidValue
+) -> Decoded:
+    """A body that must be a JSON object: `InvalidRequest` where it is none, `invalid` where its fields are wrong."""
     try:
         str(body, "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from None
-    return not_empty([_producer_record(index, record, format_) for index, record in enumerate(records)])
+    return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
 def _producer_record(index: int, record: V2Record, format_: str) -> ProducerRecord:
@@ -60,17 +72,16 @@ def _header_bytes(index: int, header: V2Header) -> bytes | None:
         raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
 
 
-def render_v2(formats: Formats, topic: str, format_: str, records: Sequence[Record]) -> bytes:
+def render_v2(formats: Formats, format_: str, records: Sequence[Record]) -> bytes:
     """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it."""
-    name = msgspec.json.encode(topic)
-    return b"[%b]" % b",".join([_render(formats, topic, name, format_, record) for record in records])
+    return b"[%b]" % b",".join([_render(formats, format_, record) for record in records])
 
 
-def _render(formats: Formats, topic: str, name: bytes, format_: str, record: Record) -> bytes:
+def _render(formats: Formats, format_: str, record: Record) -> bytes:
     error = b""
     try:
         key, value = (
-            b"null" if data is None else formats.decode(topic, format_, record.headers, data)
+            b"null" if data is None else formats.decode(record.topic, format_, record.headers, data)
             for data in (record.key, record.value)
         )
     except InvalidValue as refused:
@@ -78,7 +89,7 @@ def _render(formats: Formats, topic: str, name: bytes, format_: str, record: Rec
         said = {"error_code": CANNOT_DESERIALIZE, "message": refused.message}
         error = b',"error":%b' % msgspec.json.encode(said)
     return b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%b%b%b}' % (
-        name,
+        msgspec.json.encode(record.topic),
         key,
         value,
         record.partition,

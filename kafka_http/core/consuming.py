@@ -1,0 +1,100 @@
+"""What consumer instances read: borrowed from whoever holds them, read by the one read path, given back."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from kafka_http.core.instances import Instances, Loan, Place
+from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
+from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound
+from kafka_http.records import Positions, Record, TopicPartition
+
+_PAUSE = 0.1
+_FULL = 2
+"""A page is enough for `fetch.min.bytes` where it is half of what fits: the next record may be larger than the rest."""
+
+
+class LentPage:
+    """Records of an instance on their way to its client. One of its two methods must be called, once."""
+
+    def __init__(self, instances: Instances, loan: Loan | None, page: Page) -> None:
+        """`loan` is None where it has ended: then there are no records."""
+        self.records: Sequence[Record] = page.records
+        self._instances = instances
+        self._loan = loan
+        self._page = page
+
+    def delivered(self) -> None:
+        """The client has them: read on behind them."""
+        if self._loan is not None:
+            behind = {each: offset + 1 for each, offset in self._page.last.items()}
+            self._instances.give_back(self._loan, _places(self._page.next), _places(behind))
+
+    def lost(self) -> None:
+        """The client may not have them: they are read again."""
+        if self._loan is not None:
+            self._instances.drop(self._loan)
+
+
+class InstanceReader:
+    """Reads pages for consumer instances."""
+
+    def __init__(self, instances: Instances, reader: Reader) -> None:
+        self._instances = instances
+        self._reader = reader
+
+    def read(self, loan: Loan, limits: Limits, until: float) -> LentPage:
+        """A page for an instance that was borrowed, waiting `until` then (of the monotonic clock) for records, or for
+        partitions to read, and for `fetch.min.bytes`.
+
+        Waits in slices, so that partitions that come or go meanwhile are seen. Raises as `Reader.read` does, and
+        `InstanceNotFound`; the loan is over then.
+        """
+        try:
+            return self._read(loan, limits, until)
+        except LoanEnded:
+            return LentPage(self._instances, None, Page([], {}))
+        except BaseException:
+            with suppress(KafkaHttpError):
+                self._instances.drop(loan)
+            raise
+
+    def _read(self, loan: Loan, limits: Limits, until: float) -> LentPage:
+        enough = min(loan.settings.min_bytes, limits.size // _FULL)
+        while True:
+            page = self._look(loan, limits, min(WAIT_SLICE, until - time.monotonic()))
+            left = until - time.monotonic()
+            full = _size(page.records) >= enough or len(page.records) >= limits.records
+            if left <= 0 or (page.records and full) or self._reader.pause(0):
+                return LentPage(self._instances, loan, page)
+            if loan.joining:
+                loan = self._instances.renew(loan, (), min(WAIT_SLICE, left))
+            else:
+                if page.records or not loan.positions:  # there is nothing that one could wait for in Kafka
+                    self._reader.pause(min(_PAUSE, left))
+                loan = self._instances.renew(loan, () if page.records else _places(page.next))
+
+    def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
+        """Read once. A topic that is gone keeps nobody from reading the others."""
+        positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
+        gone: dict[TopicPartition, int] = {}
+        settings = loan.settings
+        while True:
+            try:
+                page = self._reader.read(
+                    positions, limits, wait=max(0, seconds), isolation=settings.isolation, reset=settings.reset
+                )
+                return Page(page.records, {**gone, **page.next})
+            except TopicNotFound as error:
+                of_it = {each for each in positions if each.topic == error.fields.get("topic")}
+                if len(of_it) in {0, len(positions)}:
+                    raise
+                gone |= {each: positions.pop(each) for each in of_it}
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum(len(each.value or b"") + len(each.key or b"") for each in records)
+
+
+def _places(positions: Positions) -> list[Place]:
+    return [Place(each.topic, each.partition, offset) for each, offset in positions.items()]

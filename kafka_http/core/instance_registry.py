@@ -1,0 +1,234 @@
+"""All consumer instances of a process."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from threading import Event, Lock, Thread
+
+from kafka_http.core.broker import Broker
+from kafka_http.core.instance import Instance
+from kafka_http.core.instance_store import Definition, InstanceStore, Progress, StoredInstance
+from kafka_http.core.instances import InstanceSettings, Loan, Place, Reset
+from kafka_http.core.topic_names import TopicNames, compile_pattern
+from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LoanEnded, TooManyInstances
+from kafka_http.records import TopicPartition
+
+_log = logging.getLogger(__name__)
+
+_TICK = 0.5
+_LOOK_UP_SECONDS = 3.0
+
+Key = tuple[str, str]
+
+
+class InstanceRegistry:
+    """The `Instances` that live in this process. Starts its thread with the first call, so after a fork."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: InstanceStore,
+        *,
+        limit: int,
+        idle_timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` tells seconds; with it go the idle time, auto commit and the time of loans."""
+        self._broker = broker
+        self._store = store
+        self._limit = limit
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+        self._lock = Lock()
+        self._starting = Lock()
+        self._instances: dict[Key, Instance] = {}
+        self._loans: dict[str, Instance] = {}
+        self._keeper: Thread | None = None
+        self._closing = Event()
+
+    def start(self) -> None:
+        """Bring back the instances of the store, and look after all of them from now on. Raises `Unavailable`."""
+        with self._starting:
+            if self._keeper is not None:
+                return
+            for stored in self._store.load():
+                self.adopt(stored)
+            self._keeper = Thread(target=self._keep, name="instances", daemon=True)
+            self._keeper.start()
+
+    def close(self, *, leave: bool = False) -> None:
+        """End all instances in this process. Their groups wait for another process to bring them back, unless told
+        to `leave`."""
+        self._closing.set()
+        with self._lock:
+            instances, self._instances = list(self._instances.values()), {}
+        for instance in instances:
+            instance.close(leave=leave)
+
+    def adopt(self, stored: StoredInstance) -> None:
+        """Hold an instance that is in the store; it joins its group again as the one that it was."""
+        definition = stored.definition
+        instance = Instance(definition, stored.progress, self._broker, self._store, self._clock)
+        with self._lock:
+            if (definition.group, definition.name) in self._instances:
+                return
+            self._instances[definition.group, definition.name] = instance
+        self._look_up([instance])
+
+    def forget(self, group: str, name: str) -> None:
+        """Hold an instance no longer: another node has it, and its partitions."""
+        with self._lock:
+            instance = self._instances.pop((group, name), None)
+        if instance is not None:
+            instance.close()
+
+    def names(self) -> list[Key]:
+        """Group and name of each instance."""
+        with self._lock:
+            return list(self._instances)
+
+    # Instances
+
+    def create(self, group: str, name: str, settings: InstanceSettings) -> None:
+        self.start()
+        definition = Definition(group, name, f"{name}-{secrets.token_hex(4)}", settings)
+        instance = Instance(definition, Progress(), self._broker, self._store, self._clock)
+        with self._lock:
+            self._drop_gone()
+            if (group, name) in self._instances:
+                raise InstanceExists
+            if len(self._instances) >= self._limit:
+                raise TooManyInstances(self._limit)
+            self._instances[group, name] = instance
+        try:
+            self._store.create(definition)
+        except BaseException:
+            with self._lock:
+                self._instances.pop((group, name), None)
+            raise
+
+    def delete(self, group: str, name: str) -> None:
+        self._end(self._find(group, name), commit=True)
+
+    def settings(self, group: str, name: str) -> InstanceSettings:
+        return self._find(group, name).definition.settings
+
+    def subscribe(self, group: str, name: str, topics: Sequence[str], pattern: str | None) -> None:
+        instance = self._find(group, name)
+        if pattern is not None:
+            compile_pattern(pattern)
+        elif not topics:
+            instance.unsubscribe()
+            return
+        instance.subscribe(topics, pattern, TopicNames(self._broker.log))
+
+    def unsubscribe(self, group: str, name: str) -> None:
+        self._find(group, name).unsubscribe()
+
+    def subscription(self, group: str, name: str) -> list[str]:
+        return self._find(group, name).subscription()
+
+    def assign(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> None:
+        self._find(group, name).assign(partitions)
+
+    def assignments(self, group: str, name: str) -> list[TopicPartition]:
+        return self._find(group, name).assignments()
+
+    def seek(self, group: str, name: str, places: Sequence[Place]) -> None:
+        self._find(group, name).seek(_by_partition(places))
+
+    def seek_times(self, group: str, name: str, times: Sequence[Place]) -> None:
+        self._find(group, name).seek_to(_by_partition(times))
+
+    def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: Reset) -> None:
+        self._find(group, name).seek_to(dict.fromkeys(partitions, end))
+
+    def commit(self, group: str, name: str, places: Sequence[Place] | None) -> None:
+        self._find(group, name).commit(places)
+
+    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[Place]:
+        return self._find(group, name).committed(partitions)
+
+    def borrow(self, group: str, name: str, timeout: float) -> Loan:
+        instance = self._find(group, name)
+        loan = instance.borrow(timeout)
+        with self._lock:
+            self._loans[loan.id] = instance
+        return loan
+
+    def renew(self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0) -> Loan:
+        if (instance := self._loans.get(loan.id)) is None:
+            raise LoanEnded
+        return instance.renew(loan, positions, timeout)
+
+    def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:
+        if (instance := self._loans.pop(loan.id, None)) is not None:
+            instance.give_back(loan, positions, delivered)
+
+    def drop(self, loan: Loan) -> None:
+        if (instance := self._loans.pop(loan.id, None)) is not None:
+            instance.drop(loan)
+
+    # within
+
+    def _find(self, group: str, name: str) -> Instance:
+        self.start()
+        if (instance := self._instances.get((group, name))) is None:
+            raise InstanceNotFound
+        instance.use()
+        return instance
+
+    def _end(self, instance: Instance, *, commit: bool) -> None:
+        key = instance.definition.group, instance.definition.name
+        with self._lock:
+            if self._instances.pop(key, None) is not instance:
+                return
+        instance.end(commit=commit)
+
+    def _drop_gone(self) -> None:
+        for key in [key for key, each in self._instances.items() if each.is_gone]:
+            del self._instances[key]
+
+    def _keep(self) -> None:
+        looked_up = time.monotonic()
+        while not self._closing.wait(_TICK):
+            try:
+                self.tidy()
+                if time.monotonic() - looked_up >= _LOOK_UP_SECONDS:
+                    self._look_up(list(self._instances.values()))
+                    looked_up = time.monotonic()
+            except Exception:
+                _log.exception("Looking after the consumer instances failed; it goes on.")
+
+    def tidy(self) -> None:
+        """End the instances that were idle for too long, and the loans whose time is over."""
+        with self._lock:
+            self._drop_gone()
+            self._loans = {each: i for each, i in self._loans.items() if i.loan_id == each}
+            idle = [each for each in self._instances.values() if each.is_idle(self._idle_timeout)]
+        for instance in idle:
+            try:
+                self._end(instance, commit=False)
+            except KafkaHttpError as error:
+                _log.warning("An idle consumer instance is not forgotten: %s", error.message)
+
+    def _look_up(self, instances: Sequence[Instance]) -> None:
+        """Find out which topics are there now, for those that are subscribed."""
+        subscribed = [each for each in instances if each.is_subscribed]
+        if not subscribed:
+            return
+        try:
+            names = TopicNames(self._broker.log)
+        except KafkaHttpError as error:
+            _log.warning("The topics of consumer instances are not looked up: %s", error.message)
+            return
+        for instance in subscribed:
+            try:
+                instance.look_up(names)
+            except KafkaHttpError as error:
+                _log.warning("A consumer instance cannot be subscribed: %s", error.message)
+
+
+def _by_partition(places: Sequence[Place]) -> dict[TopicPartition, int]:
+    return {TopicPartition(each.topic, each.partition): each.offset for each in places}

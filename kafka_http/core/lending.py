@@ -1,0 +1,93 @@
+"""Whose turn it is with a consumer instance: one reader at a time, in the order in which they came."""
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from threading import Condition
+
+from kafka_http.core.instances import Place
+from kafka_http.errors import InstanceBusy, LoanEnded
+from kafka_http.records import TopicPartition
+
+GRACE = 30.0
+"""Seconds that a loan lasts beyond the time that its reader may wait."""
+
+
+class Lent:
+    """A loan as its lender sees it: `held` are the partitions of which it may still say how far it came."""
+
+    def __init__(self, ends: float) -> None:
+        self.id = uuid.uuid4().hex
+        self.ends = ends
+        self.held: set[TopicPartition] = set()
+        self.sought: set[TopicPartition] = set()
+
+    def lend(self, partitions: Collection[TopicPartition]) -> None:
+        self.held = set(partitions)
+        self.sought = set()
+
+    def read_on(self, places: Iterable[Place]) -> dict[TopicPartition, int]:
+        """The positions that count: not of partitions lost, nor of those that were sought elsewhere meanwhile."""
+        return {place: at for place, at in _offsets(places).items() if place in self.held - self.sought}
+
+    def handed_out(self, places: Iterable[Place]) -> dict[TopicPartition, int]:
+        return {place: at for place, at in _offsets(places).items() if place in self.held}
+
+
+class Lending:
+    """The loans of one instance. All calls are made with `changed` held; those that wait let go of it meanwhile."""
+
+    def __init__(self, changed: Condition, clock: Callable[[], float], ended: Callable[[], None]) -> None:
+        """`ended` is called when a loan has ended."""
+        self._changed = changed
+        self._clock = clock
+        self._ended = ended
+        self._queue: deque[object] = deque()
+        self.current: Lent | None = None
+
+    def take(self, timeout: float, check: Callable[[], None]) -> Lent:
+        """Wait for a turn. `check` is called again and again, and may raise. Raises `InstanceBusy`."""
+        ticket = object()
+        self._queue.append(ticket)
+        until = time.monotonic() + timeout
+        try:
+            while True:
+                check()
+                self.end_overdue()
+                if self.current is None and self._queue[0] is ticket:
+                    self.current = Lent(self._clock() + timeout + GRACE)
+                    return self.current
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise InstanceBusy
+                self._changed.wait(min(left, 1.0))
+        finally:
+            self._queue.remove(ticket)
+            self._changed.notify_all()
+
+    def find(self, loan_id: str) -> Lent:
+        """The loan of this id. Raises `LoanEnded`."""
+        self.end_overdue()
+        if self.current is None or self.current.id != loan_id:
+            raise LoanEnded
+        return self.current
+
+    def extend(self, lent: Lent, timeout: float) -> None:
+        lent.ends = self._clock() + timeout + GRACE
+
+    def end_overdue(self) -> bool:
+        """End a loan whose time is over, and say so."""
+        if self.current is None or self._clock() < self.current.ends:
+            return False
+        self.end()
+        return True
+
+    def end(self) -> None:
+        self.current = None
+        self._ended()
+        self._changed.notify_all()
+
+
+def _offsets(places: Iterable[Place]) -> dict[TopicPartition, int]:
+    return {TopicPartition(each.topic, each.partition): each.offset for each in places}

@@ -1,0 +1,40 @@
+"""Where to begin to read."""
+
+from collections.abc import Mapping, Sequence
+
+from kafka_http.core.broker import Broker, Log
+from kafka_http.core.instances import InstanceSettings
+from kafka_http.errors import PartitionNotFound, TopicNotFound
+from kafka_http.records import Isolation, OffsetAt, TopicPartition
+
+
+def find_offsets(
+    log: Log, places: Mapping[TopicPartition, OffsetAt], isolation: Isolation
+) -> dict[TopicPartition, int]:
+    """The offsets at these places of partitions of any topics."""
+    by_topic: dict[str, dict[int, OffsetAt]] = {}
+    for place, at in places.items():
+        by_topic.setdefault(place.topic, {})[place.partition] = at
+    return {
+        TopicPartition(topic, partition): offset
+        for topic, wanted in by_topic.items()
+        for partition, offset in log.offsets(topic, wanted, isolation).items()
+    }
+
+
+def find_starts(
+    broker: Broker, group: str, settings: InstanceSettings, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Where a group begins: at its committed offsets or, where it has none, at an end of the log."""
+    committed = broker.groups.committed_offsets(group, partitions)
+    starts = {place: at.offset for place, at in committed.items()}
+    never: dict[str, dict[TopicPartition, OffsetAt]] = {}
+    for place in partitions:
+        if place not in starts:
+            never.setdefault(place.topic, {})[place] = settings.reset
+    for places in never.values():
+        try:
+            starts.update(find_offsets(broker.log, places, settings.isolation))
+        except (TopicNotFound, PartitionNotFound):  # deleted a moment ago, and soon no longer assigned
+            starts.update(dict.fromkeys(places, 0))
+    return starts

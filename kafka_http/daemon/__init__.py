@@ -1,0 +1,10 @@
+"""The node's one background process, which holds consumer instances, and how the workers reach it.
+
+    python -m kafka_http.daemon --data-dir DIR
+
+A worker imports `proxy` alone; what the process itself needs is imported there.
+"""
+
+from kafka_http.daemon.proxy import DaemonInstances
+
+__all__ = ["DaemonInstances"]

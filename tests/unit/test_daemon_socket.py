@@ -1,0 +1,332 @@
+"""The daemon's socket: a server in this process, with instances that only note what is asked of them."""
+
+import inspect
+import os
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+
+from kafka_http import errors
+from kafka_http.config import Config
+from kafka_http.core.instances import Instances, InstanceSettings, Loan, Place
+from kafka_http.daemon import DaemonInstances
+from kafka_http.daemon.calls import VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
+from kafka_http.daemon.channel import Channel
+from kafka_http.daemon.directory import Directory
+from kafka_http.daemon.launch import config_of, digest, settings_of
+from kafka_http.daemon.server import Server
+from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.records import TopicPartition
+
+SETTINGS = InstanceSettings(format="json", timeout=2.5)
+LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
+        time.sleep(0.005)
+
+
+class Node:
+    """A server in this process. `instances` is a `Mock` of what it serves."""
+
+    def __init__(self, directory: Path) -> None:
+        self.config = Config(data_dir=directory)
+        self.directory = Directory(self.config.data_dir)
+        self.directory.make()
+        self.instances = Mock(spec=Instances, **{f"{each}.return_value": None for each in ("give_back", "drop")})
+        self.settings = digest(settings_of(self.config))
+        self.server = Server(self.directory.listen(), lambda: cast("Instances", self.instances), self.settings)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        self.workers: list[DaemonInstances] = []
+
+    def _serve(self) -> None:
+        self.server.serve()
+        self.directory.remove_socket()
+        self.server.close()
+
+    def worker(self) -> DaemonInstances:
+        self.workers.append(DaemonInstances(self.config))
+        return self.workers[-1]
+
+    def connect(self) -> socket.socket:
+        return self.directory.connect(5)
+
+    def greet(self, hello: Hello) -> tuple[Channel, Greeting]:
+        channel = Channel(self.connect())
+        channel.send(msgspec.msgpack.encode(hello))
+        return channel, greetings.decode(channel.receive())
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.server.stop()
+        self._thread.join(10)
+        assert self.is_over
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path / "data")
+    yield node
+    node.end()
+
+
+CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("create", ("g", "i", SETTINGS), None),
+    ("delete", ("g", "i"), None),
+    ("settings", ("g", "i"), SETTINGS),
+    ("subscribe", ("g", "i", ["t", "ü"], None), None),
+    ("subscribe", ("g", "i", [], "t.*"), None),
+    ("unsubscribe", ("g", "i"), None),
+    ("subscription", ("g", "i"), ["t", "u"]),
+    ("assign", ("g", "i", [TopicPartition("t", 1)]), None),
+    ("assignments", ("g", "i"), [TopicPartition("t", 1)]),
+    ("seek", ("g", "i", [Place("t", 1, 1 << 60)]), None),
+    ("seek_times", ("g", "i", [Place("t", 1, 5)]), None),
+    ("seek_ends", ("g", "i", [TopicPartition("t", 1)], "latest"), None),
+    ("commit", ("g", "i", None), None),
+    ("commit", ("g", "i", [Place("t", 1, 5, "m")]), None),
+    ("committed", ("g", "i", [TopicPartition("t", 1)]), [Place("t", 1, 5, "m")]),
+    ("borrow", ("g", "i", 1.5), LOAN),
+    ("renew", (LOAN, [Place("t", 0, 6)], 0.5), LOAN),
+    ("give_back", (LOAN, [Place("t", 0, 6)], [Place("t", 0, 6)]), None),
+    ("drop", (LOAN,), None),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "result"), CALLS, ids=[each[0] for each in CALLS])
+def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
+    node: Node, name: str, arguments: tuple[Any, ...], result: Any
+) -> None:
+    getattr(node.instances, name).return_value = result
+    assert getattr(node.worker().calls, name)(*arguments) == result
+    getattr(node.instances, name).assert_called_once_with(*arguments)
+
+
+def test_every_call_is_tried() -> None:
+    methods = {name for name, each in vars(Instances).items() if inspect.isfunction(each) and not name.startswith("_")}
+    assert {each[0] for each in CALLS} == methods
+
+
+def test_an_argument_left_out_has_its_default(node: Node) -> None:
+    node.instances.renew.return_value = LOAN
+    node.worker().calls.renew(LOAN)
+    node.instances.renew.assert_called_once_with(LOAN, [], 0)
+
+
+def test_an_error_comes_back_as_what_it_is(node: Node) -> None:
+    calls = node.worker().calls
+    for kind in vars(errors).values():
+        if not (isinstance(kind, type) and issubclass(kind, KafkaHttpError)):
+            continue
+        error = kind.__new__(kind)
+        KafkaHttpError.__init__(error, "a sentence", field="t", number=3)
+        node.instances.delete.side_effect = error
+        with pytest.raises(KafkaHttpError) as raised:
+            calls.delete("g", "i")
+        assert type(raised.value) is kind
+        assert (raised.value.message, raised.value.fields) == ("a sentence", {"field": "t", "number": 3})
+
+
+def test_a_defect_of_the_daemon_is_told_without_its_traceback(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.instances.delete.side_effect = ZeroDivisionError("secret")
+    with pytest.raises(KafkaHttpError, match="log of the server's daemon") as raised:
+        node.worker().calls.delete("g", "i")
+    assert raised.value.code == 500
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_a_call_delays_no_other(node: Node) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> Loan:
+        entered.set()
+        assert leave.wait(10)
+        return LOAN
+
+    node.instances.borrow.side_effect = wait
+    node.instances.settings.return_value = SETTINGS
+    calls = node.worker().calls
+    waiting = threading.Thread(target=calls.borrow, args=("g", "i", 1.0))
+    waiting.start()
+    assert entered.wait(5)
+    assert calls.settings("g", "i") == SETTINGS
+    leave.set()
+    waiting.join()
+
+
+WRONG = [
+    b"",
+    b"\x00\x00",
+    b"\x00\x00\x00\x10half",
+    b"\xff\xff\xff\xff" + b"x" * 1000,
+    b"\x00\x00\x00\x04\xc1\xc1\xc1\xc1",
+    b"\x00\x00\x00\x00",
+]
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+@pytest.mark.parametrize("sent", WRONG)
+def test_who_sends_nothing_half_or_nonsense_harms_nobody(node: Node, sent: bytes, greeted: bool) -> None:
+    node.instances.settings.return_value = SETTINGS
+    calls = node.worker().calls
+    calls.settings("g", "i")
+    with node.connect() as wrong:
+        if greeted:
+            hello = msgspec.msgpack.encode(Hello(VERSION, node.settings, "w2", True))
+            wrong.sendall(struct.pack(">I", len(hello)) + hello)
+            assert wrong.recv(100)
+        wrong.sendall(sent)
+        began = time.monotonic()
+        for _ in range(20):
+            assert calls.settings("g", "i") == SETTINGS
+        assert time.monotonic() - began < 1
+
+
+def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> None:
+    silent = [node.connect() for _ in range(200)]
+    node.instances.settings.return_value = SETTINGS
+    assert node.worker().calls.settings("g", "i") == SETTINGS
+    for each in silent:
+        each.close()
+
+
+def test_loans_end_with_their_worker(node: Node) -> None:
+    node.instances.borrow.side_effect = lambda group, name, _: Loan(name, SETTINGS, [])
+    first, second = node.worker(), node.worker()
+    kept, given_back = first.calls.borrow("g", "kept", 1), first.calls.borrow("g", "given back", 1)
+    second.calls.borrow("g", "another's", 1)
+    first.calls.give_back(given_back, [], [])
+    first.close()
+    wait_for(lambda: node.instances.drop.called)
+    node.instances.drop.assert_called_once_with(kept)
+
+
+def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def lend(*_: Any) -> Loan:
+        entered.set()
+        assert leave.wait(10)
+        return LOAN
+
+    node.instances.borrow.side_effect = lend
+    worker = node.worker()
+
+    def borrow() -> None:
+        with pytest.raises(Unavailable):
+            worker.calls.borrow("g", "i", 1.0)
+
+    borrowing = threading.Thread(target=borrow)
+    borrowing.start()
+    assert entered.wait(5)
+    worker.close()
+    borrowing.join(5)
+    leave.set()
+    wait_for(lambda: node.instances.drop.called)
+    node.instances.drop.assert_called_once_with(LOAN)
+
+
+def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
+    node.instances.settings.return_value = SETTINGS
+    first, second = node.worker(), node.worker()
+    for each in (first, second):
+        each.calls.settings("g", "i")
+    node.server.stop()
+    first.close()
+    second.calls.settings("g", "i")
+    assert not node.is_over
+    second.close()
+    wait_for(lambda: node.is_over)
+    assert not list(node.directory.path.glob("*.sock"))
+
+
+def test_a_worker_of_another_version_is_refused_while_there_are_others(node: Node) -> None:
+    node.instances.settings.return_value = SETTINGS
+    worker = node.worker()
+    worker.calls.settings("g", "i")
+    channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
+    channel.close()
+    assert isinstance(greeting, Refused)
+    assert "another version" in greeting.why
+    assert worker.calls.settings("g", "i") == SETTINGS
+
+
+def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node: Node) -> None:
+    channel, greeting = node.greet(Hello(VERSION, node.settings, "w1", True))
+    assert isinstance(greeting, Welcome)
+    other = DaemonInstances(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
+    with pytest.raises(Unavailable, match="another set of settings"):
+        other.calls.settings("g", "i")
+    channel.close()
+    wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Goodbye))
+    wait_for(lambda: node.is_over)
+    other.close()
+
+
+def _greeted(node: Node, hello: Hello) -> Greeting:
+    channel, greeting = node.greet(hello)
+    channel.close()
+    return greeting
+
+
+def test_a_connection_of_a_worker_that_gave_no_sign_of_life(node: Node) -> None:
+    assert isinstance(_greeted(node, Hello(VERSION, node.settings, "w1", False)), Goodbye)
+
+
+def test_a_directory_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    node = Node(tmp_path / ("d" * 100) / ("e" * 100))
+    node.instances.settings.return_value = SETTINGS
+    assert node.worker().calls.settings("g", "i") == SETTINGS
+    node.end()
+
+
+def test_directory_and_socket_are_for_their_owner_alone(node: Node) -> None:
+    sockets = list(node.directory.path.glob("*.sock"))
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (node.directory.path, *sockets)] == [0o700, 0o600]
+
+
+def test_a_directory_that_others_may_look_into_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(Unavailable, match="chmod 700"):
+        Directory(tmp_path).make()
+    Directory(tmp_path / "inside").make()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="cannot be used"):
+        Directory(tmp_path / "file" / "data").make()
+
+
+def test_settings_arrive_as_they_were() -> None:
+    config = Config(kafka={"sasl_plain_password": "secret"}, serializers={"x": {"a": 1}}, sources={"kafka": "file"})
+    assert config_of(msgspec.json.decode(msgspec.json.encode(settings_of(config)))) == config
+
+
+def test_a_process_forked_from_a_worker_has_connections_of_its_own(node: Node) -> None:
+    node.instances.settings.return_value = SETTINGS
+    worker = node.worker()
+    worker.calls.settings("g", "i")
+    child = os.fork()
+    if not child:
+        os._exit(0 if worker.calls.settings("g", "i") == SETTINGS else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert worker.calls.settings("g", "i") == SETTINGS
