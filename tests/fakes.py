@@ -19,6 +19,7 @@ from kafka_http.errors import (
     TopicNotFound,
 )
 from kafka_http.records import (
+    CommittedOffset,
     Fetched,
     GroupMember,
     Isolation,
@@ -31,6 +32,7 @@ from kafka_http.records import (
     Record,
     TopicPartition,
 )
+from tests.fake_groups import FakeGroups
 from tests.fake_topics import FakePartition, FakeTopic, offset_at, place, size_of, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
@@ -55,7 +57,8 @@ class FakeBroker:
         self.closed = False
         self.cluster = "fake-cluster"
         self._topics: dict[str, FakeTopic] = {}
-        self._committed: dict[str, dict[tuple[str, int], int]] = {}
+        self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._groups = FakeGroups(lambda: not self.down, self.refused, self._count, self._commit)
         self._members: dict[str, list[tuple[GroupMember, str]]] = {}
         self._changed = threading.Condition()
 
@@ -70,6 +73,10 @@ class FakeBroker:
     @property
     def groups(self) -> "FakeBroker":
         return self
+
+    @property
+    def memberships(self) -> FakeGroups:
+        return self._groups
 
     def close(self, timeout: float) -> None:
         self.closed = True
@@ -196,15 +203,31 @@ class FakeBroker:
     # Groups
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
-        self._check_up()
-        offsets = self._committed.get(group, {})
-        return {each: offsets[topic, each] for each in partitions if (topic, each) in offsets}
+        found = self.committed_offsets(group, [TopicPartition(topic, each) for each in partitions])
+        return {place.partition: at.offset for place, at in found.items()}
 
     def commit(self, group: str, topic: str, offsets: Offsets) -> None:
-        self._found(topic)
+        self.commit_offsets(group, {TopicPartition(topic, each): CommittedOffset(at) for each, at in offsets.items()})
+
+    def committed_offsets(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        self._check_up()
+        offsets = self._committed.get(group, {})
+        return {each: offsets[each] for each in partitions if each in offsets}
+
+    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        for place in offsets:
+            self._found(place.topic)
         if self.members(group):
             raise self._has_members(group)
-        self._committed.setdefault(group, {}).update({(topic, each): offset for each, offset in offsets.items()})
+        self._commit(group, offsets)
+
+    def _commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        self._committed.setdefault(group, {}).update(offsets)
+
+    def _count(self, topic: str) -> int:
+        return len(self._topics[topic].partitions) if topic in self._topics else 0
 
     def forget(self, group: str, topic: str) -> None:
         self._check_up()
@@ -217,7 +240,8 @@ class FakeBroker:
 
     def members(self, group: str) -> list[GroupMember]:
         self._check_up()
-        return [member for member, _ in self._members.get(group, [])]
+        static = [GroupMember(each, "kafka_http", "127.0.0.1") for each in self._groups.member_ids(group)]
+        return [member for member, _ in self._members.get(group, [])] + static
 
     # within
 

@@ -32,7 +32,7 @@ from kafka_http.records import TopicPartition
 _log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 10.0
-_CONNECT_MS = 10_000
+_CONNECT_MS = 3_000
 _METADATA_MS = 5_000
 _COMMIT_MS = 2_000
 _LOST_AFTER = 15.0

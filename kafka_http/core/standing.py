@@ -59,6 +59,8 @@ class Standing:
     def end(self) -> Membership | None:
         """Have nothing any more. What is returned is to be left or closed, without holding `changed`."""
         membership, self.membership, self._listener = self.membership, None, None
+        if self._release is not None:
+            self._release({})
         self._topics = self._release = self.failure = None
         self._set(None)
         return membership

@@ -33,6 +33,9 @@ class Cluster(Protocol):
     def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
         """A consumer of the group that subscribes to the topic."""
 
+    def another(self) -> Broker:
+        """The same cluster, as another process has it."""
+
     def unreachable(self) -> Broker:
         """A cluster of which no broker answers."""
 
@@ -54,6 +57,9 @@ class FakeCluster:
         yield
         self.broker.leave(group)
 
+    def another(self) -> Broker:
+        return self.broker
+
     def unreachable(self) -> Broker:
         broker = FakeBroker()
         broker.down = True
@@ -65,6 +71,15 @@ class KafkaCluster:
         self.broker = broker
         self._bootstrap_servers = bootstrap_servers
         self._topics = topics
+        self._others: list[KafkaBroker] = []
+
+    def another(self) -> Broker:
+        self._others.append(KafkaBroker(Config(bootstrap_servers=(self._bootstrap_servers,))))
+        return self._others[-1]
+
+    def close(self) -> None:
+        for each in self._others:
+            each.close(1)
 
     def topic(
         self, partitions: int = 1, *, limit: int | None = None, compacted: bool = False, append_time: bool = False
@@ -111,13 +126,16 @@ def kafka_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
 
 
 @pytest.fixture(params=["fake", "kafka"])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param == "fake":
-        return FakeCluster()
+        yield FakeCluster()
+        return
     kafka = request.getfixturevalue("kafka")
-    return KafkaCluster(
+    cluster = KafkaCluster(
         request.getfixturevalue("kafka_broker"), kafka.bootstrap_servers, request.getfixturevalue("topic")
     )
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from kafka_http.core.broker import Broker
 from kafka_http.errors import BrokerUnavailable, GroupHasMembers, TopicNotFound
+from kafka_http.records import CommittedOffset, TopicPartition
 from tests.contract.conftest import Cluster
 
 
@@ -36,6 +37,16 @@ def test_groups_and_topics_are_apart(cluster: Cluster, broker: Broker, group: st
     assert broker.groups.committed(group, one, [0]) == {0: 1}
     assert broker.groups.committed(group, other, [0]) == {0: 2}
     assert broker.groups.committed(group + "-b", one, [0]) == {0: 3}
+
+
+def test_offsets_of_several_topics_with_metadata(cluster: Cluster, broker: Broker, group: str) -> None:
+    one, other = TopicPartition(cluster.topic(partitions=2), 1), TopicPartition(cluster.topic(), 0)
+    offsets = {one: CommittedOffset(5, "half way, é"), other: CommittedOffset(0)}
+    broker.groups.commit_offsets(group, offsets)
+    assert broker.groups.committed_offsets(group, [one, other, one._replace(partition=0)]) == offsets
+    assert broker.groups.committed(group, one.topic, [0, 1]) == {1: 5}
+    with pytest.raises(TopicNotFound):
+        broker.groups.commit_offsets(group, {TopicPartition("nobody-made-this", 0): CommittedOffset(1)})
 
 
 @pytest.mark.parametrize("name", ["a b/c?", "é" * 100, "x" * 249])
