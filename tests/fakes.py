@@ -217,8 +217,8 @@ class FakeBroker:
         return {each: offsets[each] for each in partitions if each in offsets}
 
     def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        for place in offsets:
-            self._found(place.topic)
+        for each in offsets:
+            self._found(each.topic)
         if self.members(group):
             raise self._has_members(group)
         self._commit(group, offsets)
