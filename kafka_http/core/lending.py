@@ -10,6 +10,8 @@ from kafka_http.core.instances import Place
 from kafka_http.errors import InstanceBusy, LoanEnded
 from kafka_http.records import TopicPartition
 
+_SETTLED = 2.0
+"""Seconds."""
 GRACE = 30.0
 """Seconds that a loan lasts beyond the time that its reader may wait."""
 
@@ -22,6 +24,7 @@ class Lent:
         self.ends = ends
         self.held: set[TopicPartition] = set()
         self.sought: set[TopicPartition] = set()
+        self.renewals = 0
 
     def lend(self, partitions: Collection[TopicPartition]) -> None:
         self.held = set(partitions)
@@ -75,6 +78,19 @@ class Lending:
 
     def extend(self, lent: Lent, timeout: float) -> None:
         lent.ends = self._clock() + timeout + GRACE
+        lent.renewals += 1
+        self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait for the page that a reader may be handing out: its client can have all of it, and call again, a moment
+        before it is given back. A reader that renews its loan has none."""
+        lent, until = self.current, time.monotonic() + _SETTLED
+        renewals = 0 if lent is None else lent.renewals
+        while lent is not None and self.current is lent and lent.renewals == renewals:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
 
     def end_overdue(self) -> bool:
         """End a loan whose time is over, and say so."""

@@ -1,7 +1,7 @@
 """The grammar of `<offset>` in `/messages/<topic>/<consumer>/<offset>`, and of the positions that answers give."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from kafka_http.core.positions import At, Committed, Last, Offset, Place, Reset, Start
 from kafka_http.errors import InvalidRequest
@@ -12,6 +12,7 @@ GRAMMAR = (
     "42 | earliest | latest | committed | -10 (the last ten) | @2026-11-21T10:00:00Z or @1790000000000 (a time) | "
     "0:42,3:17 (partition:offset; earliest or latest may stand for an offset, * for the partitions not listed)"
 )
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _PAIR = re.compile(r"([0-9]{1,10}|\*):([0-9]{1,19}|earliest|latest)")
 _ENDS = {"earliest": At("earliest"), "latest": At("latest")}
 
@@ -74,7 +75,7 @@ def milliseconds(time: datetime) -> int:
     """A time as Kafka has it, without a zone taken to be UTC."""
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
     # Kafka takes times from 1970 on alone; all its records are at or after an earlier one.
-    return max(0, int(zoned.timestamp() * 1000))
+    return max(0, -((_EPOCH - zoned) // timedelta(milliseconds=1)))
 
 
 def parse_partitions(text: str) -> frozenset[int]:

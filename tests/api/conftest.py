@@ -1,9 +1,10 @@
 """Flask's test client over a fake at the one seam, the broker interface."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
@@ -23,15 +24,20 @@ def broker() -> FakeBroker:
 
 
 @pytest.fixture
-def make_client(broker: FakeBroker) -> ClientFactory:
+def make_client(broker: FakeBroker) -> Iterator[ClientFactory]:
     """`make_client(**settings)` gives a client of an application with these settings."""
+    made: list[Flask] = []
 
     def make(**settings: Any) -> FlaskClient:
         app = create_app(load_config(settings, environ={}), broker)
         app.testing = False
+        made.append(app)
         return app.test_client()
 
-    return make
+    yield make
+    broker.down = False
+    for app in made:
+        app.extensions["kafka_http"].close(1)
 
 
 @pytest.fixture

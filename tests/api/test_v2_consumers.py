@@ -1,0 +1,645 @@
+"""The v2 API's consumers, row by row, over instances that live in the process."""
+
+import base64
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from kafka_http.records import NewRecord
+from tests.api.conftest import ClientFactory
+from tests.api.consumers import (
+    AVRO_V2,
+    BINARY_V2,
+    JSON_V2,
+    NOT_FOUND,
+    ONE_WAY,
+    PARTITIONS,
+    V2,
+    Consumer,
+    error,
+    refer,
+    send,
+    write,
+)
+from tests.fakes import FakeBroker
+
+# create
+
+
+def test_create_without_a_body(client: FlaskClient, broker: FakeBroker) -> None:
+    answer = client.post("/consumers/g")
+    assert (answer.status_code, answer.content_type) == (200, V2)
+    name = answer.json["instance_id"]
+    assert re.fullmatch(r"rest-consumer-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name)
+    assert answer.json == {"instance_id": name, "base_uri": f"http://localhost/consumers/g/instances/{name}"}
+    write(broker, b"\xff")
+    send(client, "POST", f"/consumers/g/instances/{name}/subscription", {"topics": ["t"]})
+    answer = client.get(f"/consumers/g/instances/{name}/records")
+    assert answer.content_type == BINARY_V2
+    assert [each["value"] for each in answer.json] == [base64.b64encode(b"\xff").decode()]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"  {}  ", b'{"name": null, "id": null, "format": null}'])
+def test_create_with_nothing_in_the_body(client: FlaskClient, body: bytes) -> None:
+    assert send(client, "POST", "/consumers/g", body).json["instance_id"].startswith("rest-consumer-")
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"name": "a.B_c-1"}, "a.B_c-1"),
+        ({"name": "x" * 200}, "x" * 200),
+        ({"id": "mine"}, "mine"),
+        ({"id": "1", "name": "n"}, "n"),
+    ],
+)
+def test_names(client: FlaskClient, body: Any, name: str) -> None:
+    answer = send(client, "POST", "/consumers/g", body).json
+    assert answer == {"instance_id": name, "base_uri": f"http://localhost/consumers/g/instances/{name}"}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "é", "x" * 201, ".", "..", 5, ["a"], {"a": 1}, True])
+@pytest.mark.parametrize("field", ["name", "id"])
+def test_illegal_names(client: FlaskClient, field: str, name: Any) -> None:
+    status, code, message = error(send(client, "POST", "/consumers/g", {field: name}))
+    assert (status, code) == (422, 422)
+    assert "name" in message
+
+
+@pytest.mark.parametrize("group", ["x" * 250, "a%0ab", ".."])
+def test_illegal_groups(client: FlaskClient, group: str) -> None:
+    assert error(client.post(f"/consumers/{group}"))[:2] == (422, 422)
+
+
+def test_groups_are_quoted_in_base_uri(client: FlaskClient) -> None:
+    answer = send(client, "POST", "/consumers/my%20group", {"name": "c"}).json
+    assert answer["base_uri"] == "http://localhost/consumers/my%20group/instances/c"
+    assert client.delete("/consumers/my%20group/instances/c").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"format": "json"},
+        {"format": "JSON"},
+        {"format": "binary"},
+        {"format": "text"},
+        {"auto.offset.reset": "latest"},
+        {"auto.commit.enable": "false"},
+        {"enable.auto.commit": False},
+        {"fetch.min.bytes": 1000, "fetch.max.bytes": "1000000", "max.poll.records": "5"},
+        {"fetch.min.bytes": -1},
+        {"isolation.level": "read_committed"},
+        {"consumer.request.timeout.ms": "500"},
+        {"some.other.setting": [1], "x.y": None},
+    ],
+)
+def test_settings(client: FlaskClient, settings: Any) -> None:
+    assert send(client, "POST", "/consumers/g", settings).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"format": "nope"}, ["format", "'nope'", "json", "binary"]),
+        ({"format": "avro"}, ["format", "kafka_http[avro]"]),
+        ({"auto.offset.reset": "sometimes"}, ["auto.offset.reset", "earliest", "latest"]),
+        ({"auto.commit.enable": "perhaps"}, ["auto.commit.enable", "true"]),
+        ({"enable.auto.commit": 1}, ["enable.auto.commit", "true"]),
+        ({"fetch.min.bytes": "many"}, ["fetch.min.bytes", "many"]),
+        ({"fetch.max.bytes": 0}, ["fetch.max.bytes"]),
+        ({"max.poll.records": 1.5}, ["max.poll.records"]),
+        ({"isolation.level": "snapshot"}, ["isolation.level", "read_committed"]),
+        ({"consumer.request.timeout.ms": -1}, ["consumer.request.timeout.ms"]),
+    ],
+)
+def test_settings_that_cannot_be(client: FlaskClient, settings: Any, says: list[str]) -> None:
+    status, code, message = error(send(client, "POST", "/consumers/g", {"name": "c", **settings}))
+    assert (status, code) == (422, 42204)
+    assert message.startswith("Invalid consumer configuration: ")
+    assert all(each in message for each in says)
+    assert error(client.delete("/consumers/g/instances/c")) == NOT_FOUND
+
+
+@pytest.mark.parametrize(("field", "value"), [("format", ["json"]), ("max.poll.records", {}), ("surname", "x")])
+def test_fields_that_cannot_be(client: FlaskClient, field: str, value: Any) -> None:
+    status, code, message = error(send(client, "POST", "/consumers/g", {field: value}))
+    assert (status, code) == (422, 422)
+    assert field in message
+
+
+@pytest.mark.parametrize("body", [b"[]", b"nope", b'"c"', b"1"])
+def test_a_body_that_is_no_json_object(client: FlaskClient, body: bytes) -> None:
+    assert error(send(client, "POST", "/consumers/g", body))[:2] == (400, 400)
+
+
+def test_a_name_that_is_taken(client: FlaskClient) -> None:
+    Consumer(client)
+    Consumer(client, group="other")
+    assert error(send(client, "POST", "/consumers/g", {"name": "c"})) == (
+        409,
+        40902,
+        "Consumer with specified consumer ID already exists in the specified consumer group.",
+    )
+
+
+def test_as_many_as_there_may_be(make_client: ClientFactory) -> None:
+    client = make_client(max_consumer_instances=1)
+    consumer = Consumer(client)
+    answer = client.post("/consumers/g")
+    assert error(answer)[:2] == (503, 503)
+    assert int(answer.headers["Retry-After"]) >= 1
+    consumer.done("DELETE", "")
+    assert client.post("/consumers/g").status_code == 200
+
+
+@pytest.mark.parametrize(("reset", "seen"), [("earliest", ["old", "new"]), ("latest", ["new"])])
+@pytest.mark.parametrize("how", ["setting", "field", "field over setting"])
+def test_where_a_fresh_group_starts(
+    make_client: ClientFactory, broker: FakeBroker, how: str, reset: str, seen: list[str]
+) -> None:
+    other = "latest" if reset == "earliest" else "earliest"
+    of_the_server = {"field": "earliest", "setting": reset}.get(how, other)
+    client = make_client(consumer_auto_offset_reset=of_the_server)
+    write(broker, b'"old"')
+    consumer = Consumer(client, **({} if how == "setting" else {"auto.offset.reset": reset})).subscribed()
+    first = consumer.values(timeout=100)
+    write(broker, b'"new"')
+    assert first + consumer.values() == seen
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({}, "http://localhost"),
+        ({"Host": "kafka:8082"}, "http://kafka:8082"),
+        ({"X-Forwarded-Host": "example.org"}, "http://example.org"),
+        (
+            {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.org:8443", "X-Forwarded-Prefix": "/rest"},
+            "https://example.org:8443/rest",
+        ),
+        ({"Forwarded": 'for=1.2.3.4;proto=https;host="example.org:81"'}, "https://example.org:81"),
+        ({"Forwarded": "host=one.org;proto=https", "X-Forwarded-Host": "two.org"}, "https://one.org"),
+    ],
+)
+def test_base_uri_behind_a_proxy(client: FlaskClient, headers: dict[str, str], base: str) -> None:
+    answer = send(client, "POST", "/consumers/g", {"name": "c"}, **headers)
+    assert answer.json["base_uri"] == f"{base}/consumers/g/instances/c"
+
+
+def test_base_uri_behind_nobody_one_trusts(client: FlaskClient) -> None:
+    answer = client.post(
+        "/consumers/g",
+        json={"name": "c"},
+        headers={"X-Forwarded-Host": "evil.org", "Forwarded": "host=evil.org"},
+        environ_overrides={"REMOTE_ADDR": "203.0.113.5"},
+    )
+    assert answer.json["base_uri"] == "http://localhost/consumers/g/instances/c"
+
+
+def test_base_uri_of_the_setting(make_client: ClientFactory) -> None:
+    client = make_client(base_url="https://kafka.example.org/rest/")
+    answer = send(client, "POST", "/consumers/g", {"name": "c"}, **{"X-Forwarded-Host": "other.org"})
+    assert answer.json["base_uri"] == "https://kafka.example.org/rest/consumers/g/instances/c"
+
+
+# delete, and calls of instances that are not there
+
+
+def test_delete(client: FlaskClient) -> None:
+    consumer = Consumer(client)
+    consumer.done("DELETE", "")
+    assert error(consumer.call("DELETE")) == NOT_FOUND
+    Consumer(client)
+
+
+@pytest.mark.parametrize("content_type", [V2, JSON_V2, "text/plain"])
+def test_post_with_an_empty_body_deletes_as_well(client: FlaskClient, content_type: str) -> None:
+    consumer = Consumer(client)
+    answer = consumer.call("POST", "", {"records": []})
+    assert error(answer)[:2] == (400, 400)
+    assert consumer.call("POST", "", None, **{"Content-Type": content_type}).status_code == 204
+    assert error(consumer.call("POST")) == NOT_FOUND
+
+
+CALLS = [
+    ("DELETE", "", None),
+    ("POST", "", None),
+    ("POST", "/subscription", {"topics": ["t"]}),
+    ("GET", "/subscription", None),
+    ("DELETE", "/subscription", None),
+    ("POST", "/assignments", PARTITIONS),
+    ("GET", "/assignments", None),
+    ("POST", "/positions", {"offsets": [{"topic": "t", "partition": 0, "offset": 0}]}),
+    ("POST", "/positions", {"timestamps": [{"topic": "t", "partition": 0, "timestamp": "2026-11-21T10:00:00Z"}]}),
+    ("POST", "/positions/beginning", PARTITIONS),
+    ("POST", "/positions/end", PARTITIONS),
+    ("POST", "/offsets", None),
+    ("GET", "/offsets", PARTITIONS),
+    ("GET", "/offsets?topic=t&partition=0", None),
+    ("GET", "/records", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+def test_an_instance_that_is_not_there(client: FlaskClient, method: str, path: str, body: Any) -> None:
+    Consumer(client)
+    assert error(send(client, method, f"/consumers/g/instances/other{path}", body)) == NOT_FOUND
+    assert error(send(client, method, f"/consumers/other/instances/c{path}", body)) == NOT_FOUND
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+@pytest.mark.parametrize("content_type", [None, "application/json", JSON_V2, AVRO_V2, "application/vnd.kafka.v1+json"])
+def test_types_that_all_calls_take(
+    client: FlaskClient, method: str, path: str, body: Any, content_type: str | None
+) -> None:
+    consumer = Consumer(client)
+    if "subscription" not in path:
+        consumer.assigned()
+    answer = client.open(
+        consumer.path + path,
+        method=method,
+        data=None if body is None else json.dumps(body),
+        headers={"Accept": "application/json"} if content_type is None else {"Accept": content_type},
+        content_type=content_type,
+    )
+    if path == "/records" and content_type == AVRO_V2:
+        assert answer.status_code == 406
+    else:
+        assert answer.status_code in {200, 204}, answer.text
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [call for call in CALLS if call[2] is not None])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/vnd.kafka.v3+json"])
+def test_a_type_that_no_body_has(client: FlaskClient, method: str, path: str, body: Any, content_type: str) -> None:
+    answer = Consumer(client).assigned().call(method, path, body, **{"Content-Type": content_type})
+    assert error(answer)[:2] == (415, 415)
+    assert V2 in answer.json["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+@pytest.mark.parametrize("accept", ["text/html", "application/vnd.kafka.v3+json"])
+def test_a_type_that_no_answer_has(client: FlaskClient, method: str, path: str, body: Any, accept: str) -> None:
+    consumer = Consumer(client)
+    assert error(consumer.call(method, path, body, Accept=accept))[:2] == (406, 406)
+    consumer.done("DELETE", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/consumers/g", {"POST"}),
+        ("GET", "/consumers/g/instances/c", {"DELETE", "POST"}),
+        ("PUT", "/consumers/g/instances/c/subscription", {"GET", "POST", "DELETE"}),
+        ("GET", "/consumers/g/instances/c/positions", {"POST"}),
+        ("POST", "/consumers/g/instances/c/records", {"GET"}),
+    ],
+)
+def test_a_method_that_is_not_allowed(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
+    answer = client.open(path, method=method)
+    assert error(answer)[:2] == (405, 405)
+    assert set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"} == allowed
+
+
+def test_head_reads_nothing(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1")
+    consumer = Consumer(client).assigned()
+    assert client.head(f"{consumer.path}/records").status_code == 405
+    assert consumer.values() == [1]
+
+
+def test_slashes(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1")
+    answer = client.post("/", json={"name": "c", "format": "json"}, environ_overrides={"PATH_INFO": "//consumers//g/"})
+    assert answer.status_code == 200
+    for path, body in (("subscription/", {"topics": ["t"]}), ("positions//beginning/", PARTITIONS)):
+        overrides = {"PATH_INFO": f"/consumers/g/instances//c/{path}"}
+        assert client.post("/", json=body, environ_overrides=overrides).status_code == 204
+    answer = client.get("/", environ_overrides={"PATH_INFO": "/consumers/g/instances/c/records/"})
+    assert [each["value"] for each in answer.json] == [1]
+    answer = client.delete("/", environ_overrides={"PATH_INFO": "/consumers/g/instances/c/"})
+    assert answer.status_code == 204
+
+
+# subscription
+
+
+def test_subscription(client: FlaskClient, broker: FakeBroker) -> None:
+    consumer = Consumer(client)
+    assert consumer.call("GET", "/subscription").json == {"topics": []}
+    consumer.subscribed("t", "three")
+    assert consumer.call("GET", "/subscription").json == {"topics": ["t", "three"]}
+    write(broker, b"1")
+    write(broker, b"2", topic="three", partition=2)
+    assert sorted(consumer.values()) == [1, 2]
+    consumer.subscribed("three")
+    assert consumer.call("GET", "/subscription").json == {"topics": ["three"]}
+    write(broker, b"3")
+    write(broker, b"4", topic="three", partition=1)
+    assert consumer.values() == [4]
+    consumer.done("DELETE", "/subscription")
+    assert consumer.call("GET", "/subscription").json == {"topics": []}
+    assert error(consumer.call("GET", "/records"))[:2] == (409, 40903)
+
+
+def test_a_pattern(client: FlaskClient, broker: FakeBroker) -> None:
+    for topic in ("orders-1", "orders-2", "my-orders-1", "orders-"):
+        broker.create_topic(topic)
+        write(broker, json.dumps(topic).encode(), topic=topic)
+    consumer = Consumer(client)
+    consumer.done("POST", "/subscription", {"topic_pattern": "orders-[0-9]"})
+    assert consumer.call("GET", "/subscription").json == {"topics": ["orders-1", "orders-2"]}
+    assert sorted(consumer.values()) == ["orders-1", "orders-2"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=x)", r"(a)\1", "a" * 257])
+def test_patterns_that_cannot_be(client: FlaskClient, pattern: str) -> None:
+    status, code, message = error(Consumer(client).call("POST", "/subscription", {"topic_pattern": pattern}))
+    assert (status, code) == (422, 422)
+    assert "topic_pattern" in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"topics": ["t"], "topic_pattern": "t"}, {"topics": [], "topic_pattern": None}, {"topics": None}],
+)
+def test_one_way_to_subscribe(client: FlaskClient, body: Any) -> None:
+    assert error(Consumer(client).call("POST", "/subscription", body)) == (409, 40903, ONE_WAY)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"topics": "t"}, "topics"),
+        ({"topics": [1]}, "topics"),
+        ({"topics": {"t": 1}}, "topics"),
+        ({"topic_pattern": 1}, "topic_pattern"),
+        ({"topic_pattern": ["t"]}, "topic_pattern"),
+        ({"topics": ["with space"]}, "topics[0]"),
+    ],
+)
+def test_subscriptions_of_a_wrong_type(client: FlaskClient, body: Any, field: str) -> None:
+    status, code, message = error(Consumer(client).call("POST", "/subscription", body))
+    assert (status, code) == (422, 422)
+    assert field in message
+
+
+@pytest.mark.parametrize("body", [None, b"nope", b"[]"])
+@pytest.mark.parametrize("path", ["/subscription", "/assignments", "/positions", "/positions/end"])
+def test_bodies_that_are_no_json_objects(client: FlaskClient, path: str, body: bytes | None) -> None:
+    assert error(Consumer(client).call("POST", path, body))[:2] == (400, 400)
+
+
+# assignments
+
+
+def test_assignments(client: FlaskClient, broker: FakeBroker) -> None:
+    consumer = Consumer(client)
+    assert consumer.call("GET", "/assignments").json == {"partitions": []}
+    consumer.assigned(("three", 2), ("t", 0))
+    listed = consumer.call("GET", "/assignments").json
+    assert listed == {"partitions": [refer("t", 0), refer("three", 2)]}
+    write(broker, b"0", topic="three", partition=0)
+    write(broker, b"2", topic="three", partition=2)
+    write(broker, b"1")
+    assert sorted(consumer.values()) == [1, 2]
+
+
+def test_assignments_of_a_subscribed_instance(client: FlaskClient) -> None:
+    consumer = Consumer(client).subscribed("three")
+    consumer.values(timeout=100)
+    assert consumer.call("GET", "/assignments").json == {"partitions": [refer("three", each) for each in range(3)]}
+
+
+def test_subscribed_or_assigned_and_not_both(client: FlaskClient) -> None:
+    subscribed, assigned = Consumer(client).subscribed(), Consumer(client, name="other").assigned()
+    for answer in (
+        subscribed.call("POST", "/assignments", PARTITIONS),
+        assigned.call("POST", "/subscription", {"topics": ["t"]}),
+    ):
+        status, code, message = error(answer)
+        assert (status, code) == (409, 40903)
+        assert message.startswith("Illegal state: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "partitions"),
+        ({"partitions": "t-0"}, "partitions"),
+        ({"partitions": [{"topic": "t"}]}, "partition"),
+        ({"partitions": [{"topic": "t", "partition": "x"}]}, "partitions[0].partition"),
+        ({"partitions": [{"topic": "t", "partition": -1}]}, "partitions[0].partition"),
+        ({"partitions": [{"topic": 5, "partition": 0}]}, "partitions[0].topic"),
+        ({"partitions": [{"topic": "with space", "partition": 0}]}, "partitions[0].topic"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/assignments", "/positions/beginning", "/positions/end"])
+def test_partitions_of_a_wrong_type(client: FlaskClient, path: str, body: Any, field: str) -> None:
+    status, code, message = error(Consumer(client).call("POST", path, body))
+    assert (status, code) == (422, 422)
+    assert field in message
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [(("nope", 0), (404, 40401, "Topic not found.")), (("three", 3), (404, 40402, "Partition not found."))],
+)
+def test_assignments_of_what_is_not_there(client: FlaskClient, partition: Any, expected: Any) -> None:
+    answer = Consumer(client).call("POST", "/assignments", {"partitions": [refer(*partition)]})
+    assert error(answer) == expected
+
+
+# positions
+
+
+@pytest.mark.parametrize("how", ["subscribed", "assigned"])
+def test_positions(client: FlaskClient, broker: FakeBroker, how: str) -> None:
+    write(broker, b"0", b"1", b"2", b"3")
+    consumer = getattr(Consumer(client), how)()
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 2}]})
+    assert consumer.values() == [2, 3]
+    consumer.done("POST", "/positions/beginning", PARTITIONS)
+    assert consumer.values() == [0, 1, 2, 3]
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 3, "metadata": "x"}]})
+    assert consumer.values() == [3]
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 1}]})
+    consumer.done("POST", "/positions/end", PARTITIONS)
+    assert consumer.values(timeout=50) == []
+    write(broker, b"4")
+    assert consumer.values() == [4]
+
+
+def test_a_seek_out_of_the_log(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"0", b"1")
+    consumer = Consumer(client).assigned()
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 1000}]})
+    assert consumer.values() == [0, 1]
+    consumer = Consumer(client, name="late", **{"auto.offset.reset": "latest"}).assigned()
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 1000}]})
+    assert consumer.values(timeout=50) == []
+
+
+@pytest.mark.parametrize(
+    ("time_", "seen"),
+    [
+        ("1970-01-01T00:00:01Z", [1, 2]),
+        ("1970-01-01T00:00:01.001", [2]),
+        ("1970-01-01T01:00:02+01:00", [2]),
+        ("1960-01-01", [0, 1, 2]),
+        ("2100-01-01T00:00:00Z", []),
+    ],
+)
+def test_positions_by_time(client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]) -> None:
+    broker.produce("t", [NewRecord(b"%d" % each, timestamp=each * 1000) for each in range(3)], 1)
+    consumer = Consumer(client).assigned()
+    consumer.done("POST", "/positions", {"timestamps": [{**refer("t", 0), "timestamp": time_}]})
+    assert consumer.values(timeout=50) == seen
+
+
+def test_positions_by_offset_and_by_time(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.produce("t", [NewRecord(b"%d" % each) for each in range(3)], 1)
+    write(broker, b"7", b"8", topic="three", partition=1)
+    consumer = Consumer(client).assigned(("t", 0), ("three", 1))
+    body = {
+        "offsets": [{**refer("three", 1), "offset": 1}],
+        "timestamps": [{**refer("t", 0), "timestamp": "2100-01-01T00:00:00Z"}],
+    }
+    consumer.done("POST", "/positions", body)
+    assert consumer.values(timeout=50) == [8]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "offsets"),
+        ({"offsets": [refer("t", 0)]}, "offset"),
+        ({"offsets": [{**refer("t", 0), "offset": -1}]}, "offsets[0].offset"),
+        ({"offsets": [{**refer("t", 0), "offset": "end"}]}, "offsets[0].offset"),
+        ({"timestamps": [{**refer("t", 0), "timestamp": "yesterday"}]}, "timestamps[0].timestamp"),
+        ({"timestamps": [{**refer("t", 0), "timestamp": 5}]}, "timestamps[0].timestamp"),
+    ],
+)
+def test_positions_of_a_wrong_type(client: FlaskClient, body: Any, field: str) -> None:
+    status, code, message = error(Consumer(client).assigned().call("POST", "/positions", body))
+    assert (status, code) == (422, 422)
+    assert field in message
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/positions", {"offsets": [{**refer("three", 0), "offset": 1}]}),
+        ("/positions", {"timestamps": [{**refer("three", 0), "timestamp": "2026-11-21T10:00:00Z"}]}),
+        ("/positions/beginning", {"partitions": [refer("three", 0)]}),
+        ("/positions/end", {"partitions": [refer("three", 0)]}),
+    ],
+)
+@pytest.mark.parametrize("how", ["subscribed", "assigned", "neither"])
+def test_positions_of_partitions_that_are_not_assigned(client: FlaskClient, how: str, path: str, body: Any) -> None:
+    consumer = Consumer(client)
+    if how != "neither":
+        getattr(consumer, how)()
+    status, code, message = error(consumer.call("POST", path, body))
+    assert (status, code) == (409, 40903)
+    assert message.startswith("Illegal state: ")
+
+
+# offsets
+
+
+@pytest.mark.parametrize("body", [None, b"", b"{}", b'{"offsets": null}'])
+@pytest.mark.parametrize("how", ["subscribed", "assigned"])
+def test_commit_what_was_delivered(client: FlaskClient, broker: FakeBroker, how: str, body: bytes | None) -> None:
+    write(broker, b"0", b"1", b"2")
+    consumer = getattr(Consumer(client, **{"auto.commit.enable": False}), how)()
+    answer = consumer.call("POST", "/offsets", body)
+    assert (answer.status_code, answer.json, answer.content_type) == (200, [], V2)
+    assert consumer.committed() == []
+    assert consumer.values(max_poll_records=2) == [0, 1]
+    assert consumer.call("POST", "/offsets", body).status_code == 200
+    assert consumer.committed() == [("t", 0, 2)]
+    consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 0}]})
+    consumer.call("POST", "/offsets", body)
+    assert consumer.committed() == [("t", 0, 2)]
+
+
+def test_commit_offsets_of_ones_own(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"0", b"1", b"2")
+    consumer = Consumer(client).assigned()
+    body = {"offsets": [{**refer("t", 0), "offset": 1, "metadata": "half"}]}
+    assert consumer.call("POST", "/offsets", body).json == []
+    answer = consumer.call("GET", "/offsets", PARTITIONS)
+    assert answer.json == {"offsets": [{**refer("t", 0), "offset": 2, "metadata": "half"}]}
+    assert consumer.call("POST", "/offsets", {"offsets": []}).json == []
+    assert consumer.committed() == [("t", 0, 2)]
+
+
+def test_committed_offsets_in_the_query_or_in_the_body(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1", topic="three", partition=1)
+    consumer = Consumer(client).assigned(("three", 1))
+    consumer.call("POST", "/offsets", {"offsets": [{**refer("three", 1), "offset": 0}]})
+    one = {"offsets": [{**refer("three", 1), "offset": 1, "metadata": ""}]}
+    assert consumer.call("GET", "/offsets?topic=three&partition=1").json == one
+    assert consumer.call("GET", "/offsets?topic=three&partition=0&partition=1&partition=2").json == one
+    assert consumer.call("GET", "/offsets", {"partitions": [refer("three", each) for each in range(3)]}).json == one
+    assert consumer.call("GET", "/offsets?topic=three&partition=0").json == {"offsets": []}
+
+
+@pytest.mark.parametrize("query", ["", "?topic=t", "?partition=0", "?topic=t&partition=x", "?topic=t&partition=-1"])
+def test_committed_offsets_of_nothing(client: FlaskClient, query: str) -> None:
+    assert error(Consumer(client).assigned().call("GET", f"/offsets{query}"))[:2] == (422, 422)
+
+
+@pytest.mark.parametrize("offsets", ["all", [refer("t", 0)], [{**refer("t", 0), "offset": -1}]])
+def test_commits_of_a_wrong_type(client: FlaskClient, offsets: Any) -> None:
+    answer = Consumer(client).assigned().call("POST", "/offsets", {"offsets": offsets})
+    assert error(answer)[:2] == (422, 422)
+    assert "offsets" in answer.json["message"]
+
+
+def test_another_instance_goes_on_behind_what_was_committed(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"0", b"1", b"2")
+    first = Consumer(client).subscribed()
+    first.values(max_poll_records=1)
+    first.call("POST", "/offsets")
+    first.done("DELETE", "")
+    assert Consumer(client).subscribed().values() == [1, 2]
+
+
+@pytest.mark.parametrize(("auto_commit", "seen"), [(True, [2]), (False, [0, 1, 2])])
+def test_auto_commit_when_an_instance_is_deleted(
+    client: FlaskClient, broker: FakeBroker, auto_commit: bool, seen: list[int]
+) -> None:
+    write(broker, b"0", b"1")
+    consumer = Consumer(client, **{"auto.commit.enable": auto_commit}).subscribed()
+    assert consumer.values() == [0, 1]
+    consumer.done("DELETE", "")
+    write(broker, b"2")
+    assert Consumer(client).subscribed().values() == seen
+
+
+# idleness
+
+
+def test_an_idle_instance_is_closed_and_commits_nothing(make_client: ClientFactory, broker: FakeBroker) -> None:
+    write(broker, b"0")
+    client = make_client(consumer_idle_timeout=1)
+    consumer = Consumer(client).subscribed()
+    assert consumer.values() == [0]
+    used = Consumer(client, name="used")
+    deadline = time.monotonic() + 10
+    while used.call("GET", "/subscription").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        answer = send(client, "POST", "/consumers/g", {"name": "c"})
+        if answer.status_code == 200:
+            break
+        assert answer.json["error_code"] == 40902
+    else:
+        pytest.fail("the instance that was used is gone")
+    assert Consumer(client, name="next").subscribed().values() == [0]
