@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from threading import Condition, Lock
 
@@ -66,7 +66,8 @@ class Instance:
         self._gone = False
         self._used = clock()
         if definition.partitions:
-            self._standing.assign(definition.partitions)
+            with self._changed:
+                self._standing.assign(definition.partitions)
 
     # Its life
 
@@ -93,9 +94,7 @@ class Instance:
     def end(self, *, commit: bool) -> None:
         """Leave the group and forget everything, for `commit` not without committing what auto commit owes."""
         if commit:
-            with self._changed, suppress(KafkaHttpError):
-                self._standing.wait(time.monotonic() + _COMMIT_TIMEOUT)
-            self._commit_owed(_COMMIT_TIMEOUT)
+            self._pay()
         self.close(leave=True)
         self._store.delete(self.definition.group, self.definition.name)
 
@@ -134,7 +133,8 @@ class Instance:
         topics = names.existing(self.definition.topics) if matches is None else names.matching(matches)
         ended = None
         with self._changed:
-            is_done = topics == self._topics and (self._standing.membership is not None or not topics)
+            has_joined = self._standing.membership is not None
+            is_done = topics == self._topics and (has_joined or self._standing.partitions is not None)
             if self._gone or not self.is_subscribed or is_done:
                 return
             self._topics = topics
@@ -148,7 +148,7 @@ class Instance:
             ended.leave()
 
     def unsubscribe(self) -> None:
-        self._commit_owed(_COMMIT_TIMEOUT)
+        self._pay()
         with self._defining:
             self._define(topics=(), pattern=None, partitions=())
         with self._changed:
@@ -213,7 +213,10 @@ class Instance:
     # What it has read
 
     def commit(self, places: Sequence[Place] | None) -> None:
-        until = time.monotonic() + self.definition.settings.timeout
+        self._commit_by(time.monotonic() + self.definition.settings.timeout, places)
+
+    def _commit_by(self, until: float, places: Sequence[Place] | None) -> None:
+        """Commit, again and again while the group is sharing out its partitions."""
         while True:
             try:
                 self._commit(self._wanted(places, until), _COMMIT_TIMEOUT)
@@ -226,6 +229,8 @@ class Instance:
 
     def _wanted(self, places: Sequence[Place] | None, until: float) -> Commits:
         with self._changed:
+            if places is None:
+                self._lending.settle()
             there = self._standing.wait(until)
             if there is None and self.is_subscribed:
                 raise _not_yet()
@@ -248,16 +253,26 @@ class Instance:
         self._save()
 
     def _commits_on_loss(self) -> Commits:
+        """What auto commit owes."""
         return _commits(self._bookmarks.owed()) if self.definition.settings.auto_commit else {}
 
-    def _commit_owed(self, timeout: float) -> None:
-        """Auto commit. What goes wrong there is for the next one to put right."""
+    def _pay(self) -> None:
+        """Commit what auto commit owes, before the partitions go for good."""
+        if not self.definition.settings.auto_commit:
+            return
         with self._changed:
-            offsets = self._commits_on_loss() if self._standing.partitions is not None else {}
+            self._lending.settle()
+            offsets = self._commits_on_loss()
+        if offsets:
+            with self._warning():
+                self._commit_by(time.monotonic() + _COMMIT_TIMEOUT, None)
+
+    @contextmanager
+    def _warning(self) -> Iterator[None]:
         try:
-            self._commit(offsets, timeout)
+            yield
         except KafkaHttpError as error:
-            _log.warning("Auto commit of %s: %s", self.definition.group, error.message)
+            _log.warning("Auto commit for the group %s: %s", self.definition.group, error.message)
 
     def committed(self, partitions: Sequence[TopicPartition]) -> list[Place]:
         found = self._broker.groups.committed_offsets(self.definition.group, partitions)
@@ -320,7 +335,10 @@ class Instance:
     def _auto_commit(self) -> None:
         since = self._owing_since
         if since is not None and self._clock() - since >= AUTO_COMMIT_SECONDS:
-            self._commit_owed(_AUTO_COMMIT_TIMEOUT)
+            with self._changed:
+                offsets = self._commits_on_loss() if self._standing.partitions is not None else {}
+            with self._warning():  # the next time may do better
+                self._commit(offsets, _AUTO_COMMIT_TIMEOUT)
 
     def _lend(self, lent: Lent, until: float, *, some: bool = False) -> Loan:
         while True:

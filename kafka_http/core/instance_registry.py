@@ -196,7 +196,7 @@ class InstanceRegistry:
             try:
                 self.tidy()
                 if time.monotonic() - looked_up >= _LOOK_UP_SECONDS:
-                    self._look_up(list(self._instances.values()))
+                    self.look_up()
                     looked_up = time.monotonic()
             except Exception:
                 _log.exception("Looking after the consumer instances failed; it goes on.")
@@ -213,8 +213,13 @@ class InstanceRegistry:
             except KafkaHttpError as error:
                 _log.warning("An idle consumer instance is not forgotten: %s", error.message)
 
+    def look_up(self) -> None:
+        """Find out which topics there are now for all that are subscribed."""
+        with self._lock:
+            instances = list(self._instances.values())
+        self._look_up(instances)
+
     def _look_up(self, instances: Sequence[Instance]) -> None:
-        """Find out which topics are there now, for those that are subscribed."""
         subscribed = [each for each in instances if each.is_subscribed]
         if not subscribed:
             return
