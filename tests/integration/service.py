@@ -36,6 +36,7 @@ class Service:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self._worker_count = settings.get("workers", 2)
+        self.data_dir = Path(settings.get("data_dir", directory / "data"))
         self._log_file = directory / "serve.log"
         self._access_log_file = directory / "access.log"
         given = {
@@ -43,7 +44,7 @@ class Service:
             "bind": f"127.0.0.1:{self.port}",
             "workers": self._worker_count,
             "access_log": True,
-            "data_dir": directory / "data",
+            "data_dir": self.data_dir,
         } | settings
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
@@ -71,7 +72,9 @@ class Service:
 
     @property
     def log(self) -> str:
-        return self._log_file.read_text(errors="replace")
+        """What it has logged, then what its daemon has."""
+        files = [self._log_file, self.data_dir / "daemon.log"]
+        return "".join(each.read_text(errors="replace") for each in files if each.exists())
 
     @property
     def access_log(self) -> str:
@@ -83,6 +86,30 @@ class Service:
         assert self.process is not None
         listed = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
         return {int(pid) for pid in listed.stdout.split()}
+
+    @property
+    def daemons(self) -> list[int]:
+        """The process ids of the daemons that run for its data directory: one at most, it should be."""
+        running = []
+        for each in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                command = each.read_text().split("\0")
+                if "kafka_http.daemon" in command and str(self.data_dir) in command:
+                    running.append(int(each.parent.name))
+        return running
+
+    @property
+    def daemon(self) -> int:
+        """The process id of its daemon."""
+        (daemon,) = self.daemons
+        return daemon
+
+    def end_daemon(self) -> None:
+        """Let its daemon end without waiting for another worker. The workers must be gone."""
+        for daemon in self.daemons:
+            with suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGTERM)
+        wait_for(lambda: not self.daemons)
 
     def is_gone(self) -> bool:
         """Whether none of its processes is left."""
@@ -116,6 +143,7 @@ class Service:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+            self.end_daemon()
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)

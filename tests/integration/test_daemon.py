@@ -1,0 +1,314 @@
+"""The node's daemon: its start, its life beside workers that come, go and are killed, its own death, its end."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+
+from kafka_http.config import Config
+from kafka_http.core.instance_store import Definition
+from kafka_http.core.instances import InstanceSettings
+from kafka_http.daemon import DaemonInstances
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.ports import free_ports
+from kafka_http.store import StoredInstances, open_database
+from kafka_http.store.schema import write_meta
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.instances import JSON_TYPE, ConsumerInstance, instances, produce
+from tests.integration.service import Service, wait_for
+
+LINGER = 10.0
+
+
+def url_of(service: Service) -> Callable[[], str]:
+    return lambda: service.url
+
+
+def new_group() -> str:
+    return f"group-{uuid4().hex[:8]}"
+
+
+def test_it_is_started_by_the_first_call_that_needs_it_and_once(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=4)
+    assert service.put(f"/messages/{topic()}", b"x").status_code == 200
+    assert service.daemons == []
+    made = [ConsumerInstance(url_of(service), new_group()) for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        assert {answer.status_code for answer in pool.map(lambda each: each.create(), made)} == {200}
+    assert service.log.count("Started the daemon") == 1
+    sessions = service.session_of_each_worker()
+    for each in made:
+        for session in sessions.values():
+            answer = session.get(f"{service.url}{each.path}/subscription", timeout=10)
+            assert (answer.status_code, answer.json()) == (200, {"topics": []})
+    for session in sessions.values():
+        session.close()
+    command = Path(f"/proc/{service.daemon}/cmdline").read_text().split("\0")
+    assert command[-3:-1] == ["--data-dir", str(service.data_dir)]
+    assert kafka.bootstrap_servers not in " ".join(command)
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_killed_it_is_back_within_two_seconds_with_what_it_held(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, kills: int
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name, other, group = topic(6), topic(), new_group()
+    with instances(url_of(service), group, 3, **{"auto.commit.enable": False}) as made:
+        assigned = ConsumerInstance(url_of(service), new_group())
+        assert assigned.create().status_code == 200
+        assert assigned.assign(other, 0).status_code == 204
+        for each in made:
+            assert each.subscribe(name).status_code == 204
+        wait_for(lambda: [len(each.assignments()) for each in made] == [2, 2, 2])
+        before = {each.name: each.assignments() for each in made}
+        for partition in range(6):
+            produce(service.url, name, [f"{partition}-0"], partition)
+        produce(service.url, other, ["a-0"])
+        read = [value for each in made for value in each.values()] + assigned.values()
+        assert sorted(read) == sorted([f"{each}-0" for each in range(6)] + ["a-0"])
+        (generation,) = generations(service)
+        for partition in range(6):
+            produce(service.url, name, [f"{partition}-1"], partition)
+        produce(service.url, other, ["a-1"])
+        for _ in range(kills):
+            os.kill(service.daemon, signal.SIGKILL)
+            began = time.monotonic()
+            with ThreadPoolExecutor(3) as pool:
+                assert len(list(pool.map(ConsumerInstance.assignments, made))) == 3
+            assert time.monotonic() - began < 2
+        again = {each.name: sorted(each.values(2000)) for each in made}
+        assert time.monotonic() - began < 2
+        assert again == {name: sorted(f"{each}-1" for _, each in before[name]) for name in before}
+        assert assigned.values() == ["a-1"]
+        assert {each.name: each.assignments() for each in made} == before
+        assert generations(service) == {generation}
+        assert assigned.delete().status_code == 204
+
+
+def generations(service: Service) -> set[int | None]:
+    """The generation of its group in which each subscribed instance has last handed out records."""
+    with closing(open_database(service.data_dir)) as database:
+        stored = StoredInstances(database).load()
+    return {each.progress.generation for each in stored if each.definition.topics}
+
+
+def test_killed_it_is_started_again_though_nobody_calls(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    with instances(url_of(service), new_group(), 1) as (instance,):
+        instance.subscribe(topic())
+        instance.get()
+        killed = service.daemon
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: set(service.daemons) - {killed}, 5)
+
+
+def test_killed_without_instances_it_is_not_started_again(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    with instances(url_of(service), new_group(), 1):
+        pass
+    os.kill(service.daemon, signal.SIGKILL)
+    wait_for(lambda: "ended unexpectedly" in service.log and not service.daemons)
+    with pytest.raises(AssertionError):
+        wait_for(lambda: "Started the daemon" in service.log.partition("ended unexpectedly")[2], 2)
+
+
+def test_a_killed_worker_keeps_no_instance(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    with instances(url_of(service), new_group(), 1) as (instance,):
+        instance.subscribe(name)
+        assert instance.values() == []
+        sessions = service.session_of_each_worker()
+        worker, session = next(iter(sessions.items()))
+        cut = threading.Event()
+
+        def wait_long() -> None:
+            try:
+                session.get(f"{service.url}{instance.path}/records?timeout=30000", timeout=60)
+            except requests.ConnectionError:
+                cut.set()
+
+        waiting = threading.Thread(target=wait_long)
+        waiting.start()
+        other = next(each for pid, each in sessions.items() if pid != worker)
+        wait_for(lambda: is_lent(other, service, instance))
+        os.kill(worker, signal.SIGKILL)
+        waiting.join(10)
+        assert cut.is_set()
+        produce(service.url, name, ["x"])
+        began = time.monotonic()
+        assert instance.values(20_000) == ["x"]
+        assert time.monotonic() - began < 2
+        for each in sessions.values():
+            each.close()
+
+
+def is_lent(session: requests.Session, service: Service, instance: ConsumerInstance) -> bool:
+    """Whether another's read has the instance: a read waits its turn then, though it asks for no wait."""
+    began = time.monotonic()
+    session.get(f"{service.url}{instance.path}/records?timeout=300", headers={"Accept": JSON_TYPE}, timeout=10)
+    return "GET" in service.access_log and time.monotonic() - began > 0.25
+
+
+def test_it_ends_when_the_service_has_and_a_successor_goes_on(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name, group = topic(), new_group()
+    instance = ConsumerInstance(url_of(service), group)
+    instance.create()
+    instance.subscribe(name)
+    produce(service.url, name, [1])
+    assert instance.values() == [1]
+    service.terminate()
+    service.wait_for_end()
+    ended = time.monotonic()
+    wait_for(lambda: not service.daemons, LINGER + 3)
+    assert time.monotonic() - ended > LINGER - 3
+    assert not list(service.data_dir.glob("*.sock"))
+    service.start()
+    wait_for(lambda: service.daemons, 5)  # before any call
+    produce(service.url, name, [2])
+    assert instance.values(5000) == [2]
+    assert instance.delete().status_code == 204
+
+
+def test_a_quick_restart_of_the_service_is_no_matter(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name, group = topic(), new_group()
+    instance = ConsumerInstance(url_of(service), group)
+    instance.create()
+    instance.subscribe(name)
+    produce(service.url, name, [1])
+    assert instance.values() == [1]
+    before, daemon = generations(service), service.daemon
+    service.terminate()
+    service.wait_for_end()
+    service.start()
+    produce(service.url, name, [2])
+    assert instance.values() == [2]
+    assert (generations(service), service.daemon) == (before, daemon)
+    instance.delete()
+
+
+def test_no_process_stays_where_all_others_were_killed(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    ConsumerInstance(url_of(service), new_group()).create()
+    assert service.process is not None
+    os.killpg(service.process.pid, signal.SIGKILL)
+    service.process.wait()
+    wait_for(lambda: not service.daemons, LINGER + 3)
+
+
+def test_instances_of_another_cluster_are_kept_from_this_one(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    with closing(open_database(made(tmp_path / "node"))) as database:
+        store = StoredInstances(database)
+        store.claim_cluster("another-cluster")
+        store.create(Definition("g", "i", "i-1", InstanceSettings()))
+    service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / "node")
+    answer = ConsumerInstance(url_of(service), "g", "i").get()
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    assert "1 consumer instances of the Kafka cluster another-cluster" in answer.json()["message"]
+    assert service.put(f"/messages/{topic()}", b"x").status_code == 200
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def test_a_store_of_a_newer_version_is_refused(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    with closing(open_database(made(tmp_path / "node"))) as database:
+        database.write(lambda connection: write_meta(connection, "schema_version", "1000"))
+    service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / "node")
+    answer = ConsumerInstance(url_of(service), "g").create()
+    assert answer.status_code == 503
+    assert "newer kafka_http" in answer.json()["message"]
+    wait_for(lambda: not service.daemons)
+    assert service.put(f"/messages/{topic()}", b"x").status_code == 200
+
+
+def test_a_data_directory_that_others_may_look_into(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    directory = made(tmp_path / "node")
+    directory.chmod(0o755)
+    service = start_service(kafka.bootstrap_servers, data_dir=directory)
+    answer = ConsumerInstance(url_of(service), "g").create()
+    assert answer.status_code == 503
+    assert "chmod 700" in answer.json()["message"]
+
+
+def test_no_broker_answers(start_service: ServiceFactory) -> None:
+    service = start_service(f"127.0.0.1:{free_ports(1)[0]}")
+    answer = ConsumerInstance(url_of(service), "g").create()
+    assert (answer.status_code, answer.json()["error_code"]) == (503, 50302)
+    assert answer.headers["Retry-After"]
+
+
+def test_a_data_directory_too_long_for_a_socket(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / ("d" * 120))
+    name = topic()
+    with instances(url_of(service), new_group(), 1) as (instance,):
+        instance.subscribe(name)
+        produce(service.url, name, [1])
+        assert instance.values(5000) == [1]
+
+
+def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """Prints how many it answers a second, and how fast; asserts what the slowest machine should do."""
+    daemon = DaemonInstances(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
+    group = new_group()
+    daemon.calls.create(group, "i", InstanceSettings())
+    try:
+        for threads in (1, 16):
+            took = sorted(timed_calls(daemon, group, threads))
+            rate = len(took) / (sum(took) / threads)
+            print(f"{threads} threads: {rate:.0f} a second, p50 {took[len(took) // 2] * 1e3:.3f} ms, "
+                  f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms")
+            assert took[len(took) * 99 // 100] < 0.1
+    finally:
+        daemon.calls.delete(group, "i")
+        daemon.close()
+
+
+def timed_calls(daemon: DaemonInstances, group: str, threads: int) -> list[float]:
+    took: list[float] = []
+
+    def call() -> None:
+        for _ in range(4000 // threads):
+            began = time.perf_counter()
+            daemon.calls.settings(group, "i")
+            took.append(time.perf_counter() - began)
+
+    callers = [threading.Thread(target=call) for _ in range(threads)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+    return took
