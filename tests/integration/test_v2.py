@@ -117,7 +117,7 @@ def test_the_transcript_from_go(workers_4: Service, topic: TopicFactory, tmp_pat
         program = Path(__file__).with_name("tutorial.go")
         done = subprocess.run(
             [GO, "run", str(program), workers_4.url, name],
-            env=os.environ | {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOTMPDIR": str(tmp_path)},
+            env=os.environ | {"GOTOOLCHAIN": "local", "GOTMPDIR": str(tmp_path)},
             capture_output=True,
             text=True,
             timeout=120,
