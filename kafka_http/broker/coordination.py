@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +40,26 @@ _LOST_AFTER = 15.0
 """Seconds without a coordinator after which the brokers' addresses are asked for anew."""
 
 
+class Entrance:
+    """Lets so many coroutines of a loop in at a time."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._queue: deque[Future] = deque()
+
+    async def enter(self) -> None:
+        self._places -= 1
+        if self._places < 0:
+            turn = Future()
+            self._queue.append(turn)
+            await turn
+
+    def leave(self) -> None:
+        self._places += 1
+        if self._queue:
+            self._queue.popleft().success(None)
+
+
 class Session:
     """One client of the cluster and its coordinator, for as long as they are of use."""
 
@@ -55,18 +76,8 @@ class Session:
         self._coordinator: _Coordinator | None = None
         self._topics: frozenset[str] = frozenset()
 
-    async def keep(self, topics: frozenset[str], heartbeat_ms: int) -> None:
-        """Be a member that wants these topics: join, or join again, where that is needed, and show signs of life."""
-        coordinator = self._coordinator or await self._connect()
-        coordinator.check()
-        if topics != self._topics:
-            await self._subscribe(topics)
-        coordinator.heartbeat.config["heartbeat_interval_ms"] = heartbeat_ms
-        if coordinator.need_rejoin():
-            await coordinator.ensure_active_group_async()
-        coordinator.poll_heartbeat()
-
-    async def _connect(self) -> "_Coordinator":
+    async def connect(self) -> None:
+        """Find the cluster. To be called once, first. Raises `KafkaTimeoutError`."""
         await self._manager.bootstrap_async(_CONNECT_MS)
         self._listener.start()
         self._coordinator = _Coordinator(
@@ -81,7 +92,19 @@ class Session:
             enable_auto_commit=False,
             assignors=(RangePartitionAssignor, RoundRobinPartitionAssignor),
         )
-        return self._coordinator
+
+    async def keep(self, topics: frozenset[str], heartbeat_ms: int) -> None:
+        """Be a member that wants these topics: join, or join again, where that is needed, and show signs of life."""
+        coordinator = self._coordinator
+        if coordinator is None:
+            raise Cancelled
+        coordinator.check()
+        if topics != self._topics:
+            await self._subscribe(topics)
+        coordinator.heartbeat.config["heartbeat_interval_ms"] = heartbeat_ms
+        if coordinator.need_rejoin():
+            await coordinator.ensure_active_group_async()
+        coordinator.poll_heartbeat()
 
     async def _subscribe(self, topics: frozenset[str]) -> None:
         """Learn the partitions as well: a leader that does not know them would have to share out twice."""
@@ -214,6 +237,16 @@ class _Coordinator(ConsumerCoordinator):
     def reset_generation(self, *args: Any, **kwargs: Any) -> None:
         super().reset_generation(*args, **kwargs)
         self._wake.notify()
+
+    def _handle_metadata_update(self, cluster: Any) -> None:
+        super()._handle_metadata_update(cluster)
+        self._wake.notify()
+
+    async def _on_join_complete_async(self, *args: Any) -> None:
+        """After a takeover nobody may know that he is the leader, who is to see new partitions: so each looks."""
+        await super()._on_join_complete_async(*args)
+        if self._assignment_snapshot is None:
+            self._assignment_snapshot = self._metadata_snapshot
 
     async def _send_heartbeat_request(self) -> None:
         try:

@@ -24,7 +24,7 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.broker.admin import Admin
 from kafka_http.broker.connections import net_settings
-from kafka_http.broker.coordination import Session
+from kafka_http.broker.coordination import Entrance, Session
 from kafka_http.broker.descriptors import Descriptors
 from kafka_http.broker.errors import translate
 from kafka_http.core.membership import Commits, MembershipListener
@@ -32,10 +32,12 @@ from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBroker
 
 _log = logging.getLogger(__name__)
 
-_TICK = 1.0
+_TICK = 3.0
 _PAUSE = 0.5
-_MEMBERS_A_SECOND = 300
-"""Heartbeats come as often as keeps their number in all at that, from three a second to one in three seconds."""
+_HEARTBEATS_A_SECOND = 150
+"""Of all members together (each costs 0.4 ms); but each sends one in 0.3 to 3 seconds."""
+_AT_ONCE = 16
+"""Members that connect at the same time: many hundreds would keep each other from it until they all give up."""
 _NOT_A_MEMBER = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 _DESCRIPTORS = 3
 """Of a member: to the coordinator, to a broker for metadata, and for a moment to another one."""
@@ -46,17 +48,21 @@ class KafkaMemberships:
 
     def __init__(self, settings: Mapping[str, Any], admin: Admin) -> None:
         """`settings` are those of `KafkaNetClient`."""
-        self._settings = net_settings(settings)
+        self._settings = {"metadata_max_age_ms": 60_000, **net_settings(settings)}  # new partitions are seen by then
         self._admin = admin
         self._lock = Lock()
         self._loop: NetworkSelector | None = None
+        self._closed = False
         self._members: set[KafkaMembership] = set()
         self._descriptors = Descriptors(_DESCRIPTORS, "consumer instances")
+        self.entrance = Entrance(_AT_ONCE)
 
     def join(
         self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener
     ) -> "KafkaMembership":
         with self._lock:
+            if self._closed:
+                raise BrokerUnavailable("This server is closing down.")
             self._descriptors.check(len(self._members) + 1)
             if self._loop is None:
                 # A busy process makes each step of the loop look slow: no warnings of that.
@@ -73,7 +79,7 @@ class KafkaMemberships:
 
     @property
     def heartbeat_ms(self) -> int:
-        return int(1000 * min(3.0, max(0.3, len(self._members) / _MEMBERS_A_SECOND)))
+        return int(1000 * min(3.0, max(0.3, len(self._members) / _HEARTBEATS_A_SECOND)))
 
     def ended(self, member: "KafkaMembership") -> None:
         with self._lock:
@@ -86,6 +92,7 @@ class KafkaMemberships:
     def close(self) -> None:
         """End all memberships in this process; none of them leaves its group."""
         with self._lock:
+            self._closed = True
             members, loop = list(self._members), self._loop
         for member in members:
             member.close()
@@ -113,6 +120,7 @@ class KafkaMembership:
         self._wake = WakeupNotifier(loop)
         self._session: Session | None = None
         self._closed = False
+        self._said = ""
         loop.call_soon_threadsafe(self._live)
 
     def subscribe(self, topics: Collection[str]) -> None:
@@ -168,17 +176,29 @@ class KafkaMembership:
                     self._memberships.ended(self)
             except Exception as error:  # whatever it is, the next session may do better
                 if not self._closed:
-                    _log.warning("A member of %s starts anew: %r", self._identity["group_id"], error)
-                    self._listener.failed(translate(error))
+                    self._fail(translate(error))
             finally:
                 self._hang_up()
             if not self._closed:
                 await self._wake(_PAUSE)
 
+    def _fail(self, error: KafkaHttpError) -> None:
+        if error.message != self._said:
+            self._said = error.message
+            _log.warning("A member of the group %s starts anew: %s", self._identity["group_id"], error.message)
+        self._listener.failed(error)
+
     async def _one_session(self) -> None:
         """Be a member until something goes wrong that only a new start can put right."""
         settings = dict(self._memberships.settings)
-        self._session = session = Session(self._loop, settings | self._identity, self._wake, self._listener)
+        await self._memberships.entrance.enter()
+        try:
+            if self._closed:
+                return
+            self._session = session = Session(self._loop, settings | self._identity, self._wake, self._listener)
+            await session.connect()
+        finally:
+            self._memberships.entrance.leave()
         while not self._closed:
             await session.keep(self._topics, self._memberships.heartbeat_ms)
             await self._wake(_TICK)

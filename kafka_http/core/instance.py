@@ -337,7 +337,8 @@ class Instance:
         if since is not None and self._clock() - since >= AUTO_COMMIT_SECONDS:
             with self._changed:
                 offsets = self._commits_on_loss() if self._standing.partitions is not None else {}
-            with self._warning():  # the next time may do better
+            self._owing_since = self._clock() - AUTO_COMMIT_SECONDS + _AUTO_COMMIT_TIMEOUT  # should this one fail
+            with self._warning():
                 self._commit(offsets, _AUTO_COMMIT_TIMEOUT)
 
     def _lend(self, lent: Lent, until: float, *, some: bool = False) -> Loan:

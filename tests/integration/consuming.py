@@ -1,0 +1,68 @@
+"""A process that holds consumer instances, without HTTP: what its clients do to it. Run by itself, it is one."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kafka_http.broker import KafkaBroker
+from kafka_http.config import Config
+from kafka_http.core.instance_registry import InstanceRegistry
+from kafka_http.core.instance_store import InstanceStore, MemoryStore
+from kafka_http.core.instances import InstanceSettings, Place
+from kafka_http.core.reading import Limits, Reader
+from kafka_http.records import TopicPartition
+from kafka_http.store import StoredInstances, open_database
+
+
+class Holder:
+    """Instances over a Kafka; with a `directory`, kept there."""
+
+    def __init__(self, bootstrap_servers: str, directory: Path | None = None, **settings: Any) -> None:
+        self.broker = KafkaBroker(Config(bootstrap_servers=(bootstrap_servers,), **settings))
+        self._database = None if directory is None else open_database(directory)
+        store: InstanceStore = MemoryStore() if self._database is None else StoredInstances(self._database)
+        self.instances = InstanceRegistry(self.broker, store, limit=1000, idle_timeout=300)
+        self._reader = Reader(self.broker.log)
+
+    def close(self, *, leave: bool = True) -> None:
+        self.instances.close(leave=leave)
+        self.broker.close(2)
+        if self._database is not None:
+            self._database.close()
+
+    def create(
+        self, group: str, name: str, topics: Sequence[str] = (), pattern: str | None = None, **settings: Any
+    ) -> None:
+        self.instances.create(group, name, InstanceSettings(**settings))
+        self.instances.subscribe(group, name, topics, pattern)
+
+    def read(self, group: str, name: str, limit: int = 10_000, timeout: float = 10) -> list[bytes | None]:
+        """The values that a GET brings which waits for nothing but its assignment."""
+        loan = self.instances.borrow(group, name, timeout)
+        positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
+        page = self._reader.read(positions, Limits(limit, 1 << 20), reset=loan.settings.reset)
+        behind = [Place(*each, at + 1) for each, at in page.last.items()]
+        self.instances.give_back(loan, [Place(*each, at) for each, at in page.next.items()], behind)
+        return [each.value for each in page.records]
+
+    def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:
+        """As many values as that, and what comes with them."""
+        values: list[bytes | None] = []
+        until = time.monotonic() + seconds
+        while len(values) < count and time.monotonic() < until:
+            values += self.read(group, name)
+        return values
+
+
+def main(bootstrap_servers: str, directory: str, group: str, topic: str, count: str) -> None:
+    """Hold an instance that has read so many records, and wait to be killed."""
+    holder = Holder(bootstrap_servers, Path(directory))
+    holder.create(group, "killed", [topic], auto_commit=False)
+    print(len(holder.read(group, "killed", int(count))), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,28 @@
+"""The limit of open files: raised where that is allowed, else a sentence that says what to do."""
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import resource
+from kafka_http.broker.descriptors import Descriptors
+from kafka_http.errors import Unavailable
+resource.setrlimit(resource.RLIMIT_NOFILE, (600, 1000))
+descriptors = Descriptors(3, "consumer instances")
+for count in (10, 100, 1000):
+    try:
+        descriptors.check(count)
+        print(count, resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 512 + 3 * count)
+    except Unavailable as error:
+        print(error.message)
+"""
+
+
+def test_the_limit_of_open_files() -> None:
+    run = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "10 True",
+        "100 True",
+        "This server may not open enough files for 1000 consumer instances: that takes 3512, its limit is 1000. "
+        "Raise it (ulimit -n, or LimitNOFILE= of systemd).",
+    ]
