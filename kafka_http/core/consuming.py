@@ -66,13 +66,24 @@ class InstanceReader:
             left = until - time.monotonic()
             full = _size(page.records) >= enough or len(page.records) >= limits.records
             if left <= 0 or (page.records and full) or self._reader.pause(0):
-                return LentPage(self._instances, loan, page)
+                return LentPage(self._instances, loan, self._still_lent(loan, page))
             if loan.joining:
                 loan = self._instances.renew(loan, (), min(WAIT_SLICE, left))
             else:
                 if page.records or not loan.positions:  # there is nothing that one could wait for in Kafka
                     self._reader.pause(min(_PAUSE, left))
                 loan = self._instances.renew(loan, () if page.records else _places(page.next))
+
+    def _still_lent(self, loan: Loan, page: Page) -> Page:
+        """What of the page may be handed out still: nobody would note down the delivery of the rest. Raises
+        `LoanEnded`, also where the instance's holder has died since."""
+        if not page.records:
+            return page
+        ours = {TopicPartition(each.topic, each.partition) for each in self._instances.renew(loan).positions}
+        if ours >= page.next.keys():
+            return page
+        records = [each for each in page.records if TopicPartition(each.topic, each.partition) in ours]
+        return Page(records, {each: offset for each, offset in page.next.items() if each in ours})
 
     def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
         """Read once. A topic that is gone keeps nobody from reading the others."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
 
 
 def _answer(**said: Any) -> None:
-    """The worker waits for the end of this stdout."""
-    print(json.dumps(said), flush=True)
+    """The worker waits for the end of this stdout; if it has been killed meanwhile, there are others."""
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), json.dumps(said).encode() + b"\n")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
         os.dup2(nowhere, stream)

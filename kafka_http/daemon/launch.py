@@ -118,7 +118,7 @@ class Launcher:
             self._failed_at, self._failure = time.monotonic(), said["failed"]
             log.error("The daemon does not start: %s", self._failure)
             raise Unavailable(self._failure)
-        if said["serves"]:
+        if said.get("pid"):
             log.info("Started the daemon (process %d) in %.1f s", said["pid"], time.monotonic() - began)
         return bool(said["serves"])
 

@@ -90,13 +90,7 @@ class Service:
     @property
     def daemons(self) -> list[int]:
         """The process ids of the daemons that run for its data directory: one at most, it should be."""
-        running = []
-        for each in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                command = each.read_text().split("\0")
-                if "kafka_http.daemon" in command and str(self.data_dir) in command:
-                    running.append(int(each.parent.name))
-        return running
+        return daemons_of(self.data_dir)
 
     @property
     def daemon(self) -> int:
@@ -106,10 +100,7 @@ class Service:
 
     def end_daemon(self) -> None:
         """Let its daemon end without waiting for another worker. The workers must be gone."""
-        for daemon in self.daemons:
-            with suppress(ProcessLookupError):
-                os.kill(daemon, signal.SIGTERM)
-        wait_for(lambda: not self.daemons)
+        end_daemons(self.data_dir)
 
     def is_gone(self) -> bool:
         """Whether none of its processes is left."""
@@ -209,6 +200,25 @@ class Service:
             if len(found) == len(self.workers):
                 return found
         raise AssertionError("one worker took all connections")
+
+
+def daemons_of(data_dir: Path) -> list[int]:
+    """The process ids of the daemons that run for a data directory."""
+    running = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = each.read_text().split("\0")
+            if "kafka_http.daemon" in command and str(data_dir) in command:
+                running.append(int(each.parent.name))
+    return running
+
+
+def end_daemons(data_dir: Path) -> None:
+    """Let them end without waiting for another worker. Theirs must be gone."""
+    for daemon in daemons_of(data_dir):
+        with suppress(ProcessLookupError):
+            os.kill(daemon, signal.SIGTERM)
+    wait_for(lambda: not daemons_of(data_dir))
 
 
 def _text(value: Any) -> str:

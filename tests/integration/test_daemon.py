@@ -24,7 +24,7 @@ from kafka_http.store.schema import write_meta
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, ConsumerInstance, instances, produce
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service, end_daemons, wait_for
 
 LINGER = 10.0
 
@@ -295,6 +295,7 @@ def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     finally:
         daemon.calls.delete(group, "i")
         daemon.close()
+        end_daemons(tmp_path / "data")
 
 
 def timed_calls(daemon: DaemonInstances, group: str, threads: int) -> list[float]:
