@@ -92,6 +92,18 @@ def test_positions_of_many_partitions(front: str, topic: TopicFactory) -> None:
     assert (again.status_code, again.json()["next"]) == (200, position)
 
 
+def test_a_consumer_instance(front: str, topic: TopicFactory) -> None:
+    name = topic()
+    assert requests.post(f"{front}/topics/{name}", json={"records": [{"value": 1}]}, timeout=10).status_code == 200
+    answer = requests.post(f"{front}/consumers/nginx", json={"name": name, "format": "json"}, timeout=10)
+    base_uri = answer.json()["base_uri"]
+    assert base_uri == f"{front}/consumers/nginx/instances/{name}"
+    assert requests.post(f"{base_uri}/subscription", json={"topics": [name]}, timeout=10).status_code == 204
+    page = requests.get(f"{base_uri}/records?timeout=10000", timeout=20).json()
+    assert [each["value"] for each in page] == [1]
+    assert requests.delete(base_uri, timeout=10).status_code == 204
+
+
 def test_an_error_comes_through(front: str) -> None:
     answer = requests.put(f"{front}/messages/nope", data=b"x", timeout=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 40401)
