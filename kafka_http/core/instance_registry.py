@@ -46,6 +46,7 @@ class InstanceRegistry:
         self._loans: dict[str, Instance] = {}
         self._keeper: Thread | None = None
         self._closing = Event()
+        self._said = ""
 
     def start(self) -> None:
         """Bring back the instances of the store, and look after all of them from now on. Raises `Unavailable`."""
@@ -226,8 +227,11 @@ class InstanceRegistry:
         try:
             names = TopicNames(self._broker.log)
         except KafkaHttpError as error:
-            _log.warning("The topics of consumer instances are not looked up: %s", error.message)
+            if error.message != self._said:
+                self._said = error.message
+                _log.warning("The topics of consumer instances are not looked up: %s", error.message)
             return
+        self._said = ""
         for instance in subscribed:
             try:
                 instance.look_up(names)

@@ -42,7 +42,11 @@ class Holder:
         """The values that a GET brings which waits for nothing but its assignment."""
         loan = self.instances.borrow(group, name, timeout)
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
-        page = self._reader.read(positions, Limits(limit, 1 << 20), reset=loan.settings.reset)
+        try:
+            page = self._reader.read(positions, Limits(limit, 1 << 20), reset=loan.settings.reset)
+        except BaseException:
+            self.instances.drop(loan)
+            raise
         behind = [Place(*each, at + 1) for each, at in page.last.items()]
         self.instances.give_back(loan, [Place(*each, at) for each, at in page.next.items()], behind)
         return [each.value for each in page.records]
