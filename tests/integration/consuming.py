@@ -20,7 +20,7 @@ class Holder:
     """Instances over a Kafka; with a `directory`, kept there."""
 
     def __init__(self, bootstrap_servers: str, directory: Path | None = None, **settings: Any) -> None:
-        self.broker = KafkaBroker(Config(bootstrap_servers=(bootstrap_servers,), **settings))
+        self.broker = KafkaBroker(Config(bootstrap_servers=tuple(bootstrap_servers.split(",")), **settings))
         self._database = None if directory is None else open_database(directory)
         store: InstanceStore = MemoryStore() if self._database is None else StoredInstances(self._database)
         self.instances = InstanceRegistry(self.broker, store, limit=1000, idle_timeout=300)

@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewPartitions
 
 from kafka_http.core.instances import Place
+from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import NewRecord, TopicPartition
@@ -270,3 +271,28 @@ def test_members_come_back_by_themselves_after_an_outage(
     wait_for(lambda: got.extend(both()) or len(got) >= 10, 30)
     assert sorted(got, key=lambda value: int(value or b"")) == numbers(10, 10)
     wait_for(lambda: not holder.instances.commit(group, "a", None))
+
+
+def test_members_follow_their_coordinator(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
+    holder = hold(bootstrap_servers=kafka_cluster.bootstrap_servers)
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
+        admin.create_topics({"t": {"num_partitions": 3, "replication_factor": 3}})
+        admin.wait_for_topics(["t"])
+    groups = [f"group-{each}" for each in range(6)]  # so that the broker coordinates some of them
+    for group in groups:
+        holder.create(group, "a", ["t"], timeout=20.0)
+        assert holder.read(group, "a") == []
+    kafka_cluster.brokers[2].kill()
+    began = time.monotonic()
+    for group in groups:
+        wait_for(lambda group=group: commits(holder, group), 30)
+        assert len(holder.instances.assignments(group, "a")) == 3
+    assert time.monotonic() - began < 30
+
+
+def commits(holder: Holder, group: str) -> bool:
+    try:
+        holder.instances.commit(group, "a", [Place("t", 0, 0)])
+    except KafkaHttpError:
+        return False
+    return True
