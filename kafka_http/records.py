@@ -1,9 +1,9 @@
-"""What travels between the rooms: records on their way in and out, and what became of them.
+"""What travels between the rooms: records on their way in and out, what became of them, and who reads them.
 
 Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and values are the bytes that Kafka stores.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -15,6 +15,9 @@ Headers = list[tuple[str, bytes | None]]
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
 LATEST: Literal["latest"] = "latest"
+
+Reset = Literal["earliest", "latest"]
+"""The end of the log to start from where there is nothing at an offset."""
 
 OffsetAt = Literal["earliest", "latest"] | int
 """An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
@@ -123,3 +126,88 @@ class GroupMember(Struct, frozen=True):
     member_id: str
     client_id: str
     host: str
+
+
+Commits = Mapping[TopicPartition, CommittedOffset]
+
+Release = Callable[[Commits], None]
+RELEASE_SECONDS = 3.0
+"""How long a group waits for a member that is to give up its partitions, and calls the function it was given for it."""
+
+
+class Assignment(Struct, frozen=True):
+    """The partitions that a member has in a generation of its group."""
+
+    generation: int
+    partitions: frozenset[TopicPartition]
+
+
+class MembershipListener(Struct, frozen=True):
+    """Whom to tell what happens to a membership: one thing after the other, by a thread that must not be held up."""
+
+    assigned: Callable[[Assignment], None]
+    """The member has these partitions now, and may read and commit until `revoking` or `lost`."""
+    revoking: Callable[[Release], None]
+    """The group is about to share its partitions out anew: read and commit no more. The function given is to be called
+    once, by any thread and within `RELEASE_SECONDS`, with what is to be committed still."""
+    lost: Callable[[], None]
+    """As `revoking`, but nothing can be committed any more."""
+    failed: Callable[[KafkaHttpError], None]
+    """The member cannot join, or join again, for now. It goes on trying."""
+    fenced: Callable[[], None]
+    """Another process has joined under this member's id: this membership is over."""
+
+
+class InstanceSettings(Struct, frozen=True):
+    """What an instance was created with. Sizes in bytes, times in seconds; None stands for the server's default."""
+
+    format: str = "binary"
+    reset: Reset = "earliest"
+    auto_commit: bool = True
+    min_bytes: int = 1
+    max_bytes: int | None = None
+    max_records: int | None = None
+    isolation: Isolation = "read_uncommitted"
+    timeout: float = 1.0
+
+
+class Place(NamedTuple):
+    """An offset of a partition; with `metadata` where it is committed."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str = ""
+
+
+class Definition(Struct, frozen=True):
+    """What an instance is. `member_id` is its `group.instance.id`; it stays the same as long as the instance is there.
+
+    At most one of `topics`, `pattern` and `partitions` is set: what it subscribed to, or was assigned.
+    """
+
+    group: str
+    name: str
+    member_id: str
+    settings: InstanceSettings
+    topics: tuple[str, ...] = ()
+    pattern: str | None = None
+    partitions: tuple[TopicPartition, ...] = ()
+
+
+class Progress(Struct, frozen=True):
+    """How far an instance has come: what it reads next, and behind the last record handed out of each partition.
+
+    `committed` is the last that was committed of `delivered`. Of a subscribed instance it counts for `generation`
+    and the one after alone; an assigned one has none.
+    """
+
+    generation: int | None = None
+    positions: tuple[Place, ...] = ()
+    delivered: tuple[Place, ...] = ()
+    committed: tuple[Place, ...] = ()
+
+
+class StoredInstance(Struct, frozen=True):
+    definition: Definition
+    progress: Progress

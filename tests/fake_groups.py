@@ -4,9 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from kafka_http.core.membership import RELEASE_SECONDS, Assignment, Commits, MembershipListener
 from kafka_http.errors import BrokerUnavailable, NotAuthorized, RetriableBrokerError
-from kafka_http.records import TopicPartition
+from kafka_http.records import RELEASE_SECONDS, Assignment, Commits, MembershipListener, TopicPartition
 
 
 class FakeMembership:

@@ -27,8 +27,7 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from kafka_http.core.membership import RELEASE_SECONDS, Assignment, Commits, MembershipListener, Release
-from kafka_http.records import TopicPartition
+from kafka_http.records import RELEASE_SECONDS, Assignment, Commits, MembershipListener, Release, TopicPartition
 
 _log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from kafka_http.broker.connections import net_settings
 from kafka_http.broker.coordination import Entrance, Session
 from kafka_http.broker.descriptors import Descriptors
 from kafka_http.broker.errors import translate
-from kafka_http.core.membership import Commits, MembershipListener
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
+from kafka_http.records import Commits, MembershipListener
 
 _log = logging.getLogger(__name__)
 

@@ -2,10 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from kafka_http.core.instance_store import Progress
-from kafka_http.core.instances import Place
-from kafka_http.core.membership import Assignment
-from kafka_http.records import TopicPartition
+from kafka_http.records import Assignment, Place, Progress, TopicPartition
 
 Offsets = dict[TopicPartition, int]
 

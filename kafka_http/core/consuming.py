@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from kafka_http.core.instances import Instances, Loan, Place
+from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
 from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound
-from kafka_http.records import Positions, Record, TopicPartition
+from kafka_http.records import Place, Positions, Record, TopicPartition
 
 _PAUSE = 0.1
 _FULL = 2

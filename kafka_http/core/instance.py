@@ -11,10 +11,9 @@ from msgspec.structs import replace
 
 from kafka_http.core.bookmarks import Bookmarks
 from kafka_http.core.broker import Broker
-from kafka_http.core.instance_store import Definition, InstanceStore, Progress
-from kafka_http.core.instances import Loan, Place
+from kafka_http.core.instance_store import InstanceStore
+from kafka_http.core.instances import Loan
 from kafka_http.core.lending import Lending, Lent
-from kafka_http.core.membership import Commits
 from kafka_http.core.standing import Standing
 from kafka_http.core.starts import find_offsets, find_starts
 from kafka_http.core.topic_names import Matches, TopicNames, compile_pattern
@@ -26,7 +25,7 @@ from kafka_http.errors import (
     RetriableBrokerError,
     Unavailable,
 )
-from kafka_http.records import CommittedOffset, OffsetAt, TopicPartition
+from kafka_http.records import Commits, CommittedOffset, Definition, OffsetAt, Place, Progress, TopicPartition
 
 _log = logging.getLogger(__name__)
 

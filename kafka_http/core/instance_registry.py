@@ -8,11 +8,11 @@ from threading import Event, Lock, Thread
 
 from kafka_http.core.broker import Broker
 from kafka_http.core.instance import Instance
-from kafka_http.core.instance_store import Definition, InstanceStore, Progress, StoredInstance
-from kafka_http.core.instances import InstanceSettings, Loan, Place, Reset
+from kafka_http.core.instance_store import InstanceStore
+from kafka_http.core.instances import Loan
 from kafka_http.core.topic_names import TopicNames, compile_pattern
 from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LoanEnded, TooManyInstances
-from kafka_http.records import TopicPartition
+from kafka_http.records import Definition, InstanceSettings, Place, Progress, Reset, StoredInstance, TopicPartition
 
 _log = logging.getLogger(__name__)
 

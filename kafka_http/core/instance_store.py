@@ -2,43 +2,7 @@
 
 from typing import Protocol
 
-from msgspec import Struct
-
-from kafka_http.core.instances import InstanceSettings, Place
-from kafka_http.records import TopicPartition
-
-
-class Definition(Struct, frozen=True):
-    """What an instance is. `member_id` is its `group.instance.id`; it stays the same as long as the instance is there.
-
-    At most one of `topics`, `pattern` and `partitions` is set: what it subscribed to, or was assigned.
-    """
-
-    group: str
-    name: str
-    member_id: str
-    settings: InstanceSettings
-    topics: tuple[str, ...] = ()
-    pattern: str | None = None
-    partitions: tuple[TopicPartition, ...] = ()
-
-
-class Progress(Struct, frozen=True):
-    """How far an instance has come: what it reads next, and behind the last record handed out of each partition.
-
-    `committed` is the last that was committed of `delivered`. Of a subscribed instance it counts for `generation`
-    and the one after alone; an assigned one has none.
-    """
-
-    generation: int | None = None
-    positions: tuple[Place, ...] = ()
-    delivered: tuple[Place, ...] = ()
-    committed: tuple[Place, ...] = ()
-
-
-class StoredInstance(Struct, frozen=True):
-    definition: Definition
-    progress: Progress
+from kafka_http.records import Definition, Progress, StoredInstance
 
 
 class InstanceStore(Protocol):

@@ -5,35 +5,11 @@ pass through it: a view borrows the instance, reads by the one read path, and gi
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from kafka_http.records import Isolation, TopicPartition
-
-Reset = Literal["earliest", "latest"]
-
-
-class InstanceSettings(Struct, frozen=True):
-    """What an instance was created with. Sizes in bytes, times in seconds; None stands for the server's default."""
-
-    format: str = "binary"
-    reset: Reset = "earliest"
-    auto_commit: bool = True
-    min_bytes: int = 1
-    max_bytes: int | None = None
-    max_records: int | None = None
-    isolation: Isolation = "read_uncommitted"
-    timeout: float = 1.0
-
-
-class Place(NamedTuple):
-    """An offset of a partition; with `metadata` where it is committed."""
-
-    topic: str
-    partition: int
-    offset: int
-    metadata: str = ""
+from kafka_http.records import InstanceSettings, Place, Reset, TopicPartition
 
 
 class Loan(Struct, frozen=True):

@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from threading import Condition
 
-from kafka_http.core.instances import Place
 from kafka_http.errors import InstanceBusy, LoanEnded
-from kafka_http.records import TopicPartition
+from kafka_http.records import Place, TopicPartition
 
 _SETTLED = 2.0
 """Seconds."""

@@ -1,47 +1,9 @@
 """What core asks of a consumer group: to be one of its members, without reading a record."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Protocol
 
-from msgspec import Struct
-
-from kafka_http.errors import KafkaHttpError
-from kafka_http.records import CommittedOffset, TopicPartition
-
-Commits = Mapping[TopicPartition, CommittedOffset]
-Release = Callable[[Commits], None]
-
-
-class Assignment(Struct, frozen=True):
-    """The partitions that a member has in a generation of its group."""
-
-    generation: int
-    partitions: frozenset[TopicPartition]
-
-
-class MembershipListener(Protocol):
-    """Told what happens to a membership, one thing after the other, by a thread that it must not hold up."""
-
-    def assigned(self, assignment: Assignment) -> None:
-        """The member has these partitions now, and may read and commit until `revoking` or `lost`."""
-
-    def revoking(self, release: Release) -> None:
-        """The group is about to share its partitions out anew: read and commit no more.
-
-        `release`, to be called once, by any thread and within `RELEASE_SECONDS`, takes what is to be committed still.
-        """
-
-    def lost(self) -> None:
-        """As `revoking`, but nothing can be committed any more."""
-
-    def failed(self, error: KafkaHttpError) -> None:
-        """The member cannot join, or join again, for now. It goes on trying."""
-
-    def fenced(self) -> None:
-        """Another process has joined under this member's id: this membership is over."""
-
-
-RELEASE_SECONDS = 3.0
+from kafka_http.records import Commits, MembershipListener
 
 
 class Membership(Protocol):

@@ -1,16 +1,13 @@
 """Where to read from: what a client may ask for, and the offsets that it comes to."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from msgspec import Struct, field
 
 from kafka_http.core.broker import Groups, Log
 from kafka_http.core.topics import Ends, Topics
 from kafka_http.errors import OffsetOutOfRange, PartitionNotFound
-from kafka_http.records import EARLIEST, Isolation, OffsetAt
-
-Reset = Literal["earliest", "latest"]
+from kafka_http.records import EARLIEST, Isolation, OffsetAt, Reset
 
 
 class Offset(Struct, frozen=True):

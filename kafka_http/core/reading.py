@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from kafka_http.core.broker import Log
-from kafka_http.core.positions import Reset, out_of_range
+from kafka_http.core.positions import out_of_range
 from kafka_http.core.topics import Ends
 from kafka_http.errors import OffsetOutOfRange
-from kafka_http.records import Fetched, Isolation, Positions, Record, TopicPartition
+from kafka_http.records import Fetched, Isolation, Positions, Record, Reset, TopicPartition
 
 WAIT_SLICE = 1.0
 

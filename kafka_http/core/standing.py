@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from threading import Condition
+from typing import Any
 
 from kafka_http.core.bookmarks import Bookmarks
 from kafka_http.core.lending import Lent
-from kafka_http.core.membership import Assignment, Commits, Membership, MembershipListener, Release
+from kafka_http.core.membership import Membership
 from kafka_http.errors import KafkaHttpError, NotAuthorized
-from kafka_http.records import TopicPartition
+from kafka_http.records import Assignment, Commits, MembershipListener, Release, TopicPartition
 
 Partitions = frozenset[TopicPartition]
 
@@ -24,7 +25,7 @@ class Standing:
         self._bookmarks = bookmarks
         self._owed = owed
         self._fenced = fenced
-        self._listener: _Listener | None = None
+        self._heard: object = None
         self._release: Release | None = None
         self._partitions: Partitions | None = None
         self._topics: frozenset[str] | None = None
@@ -49,8 +50,7 @@ class Standing:
             self.membership.subscribe(topics)
             return
         self._partitions = None
-        self._listener = _Listener(self)
-        self.membership = join(topics, self._listener)
+        self.membership = join(topics, self._listen())
 
     def assign(self, partitions: Collection[TopicPartition]) -> None:
         """Have these partitions, by hand."""
@@ -58,7 +58,7 @@ class Standing:
 
     def end(self) -> Membership | None:
         """Have nothing any more. What is returned is to be left or closed, without holding `changed`."""
-        membership, self.membership, self._listener = self.membership, None, None
+        membership, self.membership, self._heard = self.membership, None, None
         if self._release is not None:
             self._release({})
         self._topics = self._release = self.failure = None
@@ -91,9 +91,30 @@ class Standing:
         self._partitions = partitions
         self._changed.notify_all()
 
-    # What the membership says, through its listener
+    # What the membership says
 
-    def assigned(self, assignment: Assignment) -> None:
+    def _listen(self) -> MembershipListener:
+        """For one membership: what it says after its end goes nowhere."""
+        self._heard = mark = object()
+
+        def heard(say: Callable[..., None], otherwise: Callable[..., None]) -> Callable[..., None]:
+            def hear(*given: Any) -> None:
+                with self._changed:
+                    (say if self._heard is mark else otherwise)(*given)
+
+            return hear
+
+        def ignore(*_: Any) -> None: ...
+
+        return MembershipListener(
+            assigned=heard(self._assigned, ignore),
+            revoking=heard(self._revoking, lambda release: release({})),
+            lost=heard(self._lost, ignore),
+            failed=heard(self._failed, ignore),
+            fenced=heard(self._be_fenced, ignore),
+        )
+
+    def _assigned(self, assignment: Assignment) -> None:
         self._release = None
         self._bookmarks.keep_for(assignment)
         if self.lent is not None:
@@ -102,55 +123,20 @@ class Standing:
         self._changing = False
         self._set(assignment.partitions)
 
-    def revoking(self, release: Release) -> None:
+    def _revoking(self, release: Release) -> None:
         self._release = release
         self._set(None)
         self.give_up()
 
-    def lost(self) -> None:
+    def _lost(self) -> None:
         self._release = None
         self._set(None)
 
-    def failed(self, error: KafkaHttpError) -> None:
+    def _failed(self, error: KafkaHttpError) -> None:
         self.failure = error
         self._changed.notify_all()
 
-    def fenced(self) -> None:
+    def _be_fenced(self) -> None:
         self.membership = None
         self._set(None)
         self._fenced()
-
-    def hear(self, listener: "_Listener", say: Callable[[], None]) -> None:
-        """Take what a listener says, unless its membership has ended."""
-        with self._changed:
-            if listener is self._listener:
-                say()
-
-
-class _Listener:
-    """Of one membership: what it says after its end goes nowhere."""
-
-    def __init__(self, standing: Standing) -> None:
-        self._standing = standing
-
-    def assigned(self, assignment: Assignment) -> None:
-        self._standing.hear(self, lambda: self._standing.assigned(assignment))
-
-    def revoking(self, release: Release) -> None:
-        def say() -> None:
-            heard.append(True)
-            self._standing.revoking(release)
-
-        heard: list[bool] = []
-        self._standing.hear(self, say)
-        if not heard:
-            release({})
-
-    def lost(self) -> None:
-        self._standing.hear(self, self._standing.lost)
-
-    def failed(self, error: KafkaHttpError) -> None:
-        self._standing.hear(self, lambda: self._standing.failed(error))
-
-    def fenced(self) -> None:
-        self._standing.hear(self, self._standing.fenced)

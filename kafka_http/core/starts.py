@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from kafka_http.core.broker import Broker, Log
-from kafka_http.core.instances import InstanceSettings
 from kafka_http.errors import PartitionNotFound, TopicNotFound
-from kafka_http.records import Isolation, OffsetAt, TopicPartition
+from kafka_http.records import InstanceSettings, Isolation, OffsetAt, TopicPartition
 
 
 def find_offsets(

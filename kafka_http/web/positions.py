@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from kafka_http.core.positions import At, Committed, Last, Offset, Place, Reset, Start
+from kafka_http.core.positions import At, Committed, Last, Offset, Place, Start
 from kafka_http.errors import InvalidRequest
-from kafka_http.records import Positions
+from kafka_http.records import Positions, Reset
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 GRAMMAR = (

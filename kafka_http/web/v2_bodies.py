@@ -10,10 +10,9 @@ from msgspec import Meta, Struct
 
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.formats import Formats
-from kafka_http.core.instances import InstanceSettings, Place, Reset
 from kafka_http.core.topics import check_topic_name
 from kafka_http.errors import IllegalState, InvalidConsumerConfig, InvalidRequest, InvalidValue, UnsupportedFormat
-from kafka_http.records import TopicPartition
+from kafka_http.records import InstanceSettings, Place, Reset, TopicPartition
 from kafka_http.web.envelopes import Partition
 from kafka_http.web.positions import milliseconds
 from kafka_http.web.query import MAX_INT64

@@ -12,9 +12,10 @@ from flask.sansio.blueprints import BlueprintSetupState
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.consuming import InstanceReader, LentPage
-from kafka_http.core.instances import Instances, InstanceSettings, Loan, Reset
+from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.reading import Limits
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
+from kafka_http.records import InstanceSettings, Reset
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
 from kafka_http.web.responses import v2_response

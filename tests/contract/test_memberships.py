@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from kafka_http.core.broker import Broker
-from kafka_http.core.membership import Assignment, Commits, Membership, Release
+from kafka_http.core.membership import Membership
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
-from kafka_http.records import CommittedOffset, TopicPartition
+from kafka_http.records import Assignment, Commits, CommittedOffset, MembershipListener, Release, TopicPartition
 from tests.contract.conftest import Cluster
 
 
@@ -46,6 +46,10 @@ class Listener:
         self.is_fenced = True
         self._now(False)
 
+    @property
+    def ears(self) -> MembershipListener:
+        return MembershipListener(self.assigned, self.revoking, self.lost, self.failed, self.fenced)
+
     def _now(self, has_some: bool) -> None:
         with self.changed:
             self.has_some = has_some
@@ -71,7 +75,7 @@ class Group:
     def join(self, member_id: str, *topics: str, broker: Broker | None = None) -> tuple[Membership, Listener]:
         listener = Listener()
         memberships = (broker or self._broker).memberships
-        self._members.append(memberships.join(self.name, member_id, topics, listener))
+        self._members.append(memberships.join(self.name, member_id, topics, listener.ears))
         return self._members[-1], listener
 
     def committed(self, topic: str, count: int) -> dict[int, CommittedOffset]:
@@ -191,7 +195,7 @@ def test_nobody_commits_without_an_assignment(cluster: Cluster, group: Group) ->
 def test_no_broker(cluster: Cluster) -> None:
     broker = cluster.unreachable()
     listener = Listener()
-    member = broker.memberships.join("g", "a", ["t"], listener)
+    member = broker.memberships.join("g", "a", ["t"], listener.ears)
     began = time.monotonic()
     with pytest.raises((RetriableBrokerError, BrokerUnavailable)):
         member.commit({TopicPartition("t", 0): CommittedOffset(1)}, 2)

@@ -10,9 +10,8 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import InstanceStore, MemoryStore
-from kafka_http.core.instances import InstanceSettings, Place
 from kafka_http.core.reading import Limits, Reader
-from kafka_http.records import TopicPartition
+from kafka_http.records import InstanceSettings, Place, TopicPartition
 from kafka_http.store import StoredInstances, open_database
 
 

@@ -15,11 +15,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewPartitions
 
-from kafka_http.core.instances import Place
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import NewRecord, TopicPartition
+from kafka_http.records import NewRecord, Place, TopicPartition
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
 from tests.integration.consuming import Holder
@@ -167,7 +166,7 @@ def test_a_killed_process_is_taken_over_without_a_rebalance(
             assert process.stdout is not None
             assert process.stdout.readline() == b"6\n"
             witness = Listener()
-            member = holder.broker.memberships.join(group, "witness", [name], witness)
+            member = holder.broker.memberships.join(group, "witness", [name], witness.ears)
             witness.wait(lambda: witness.partitions)
         finally:
             process.send_signal(signal.SIGKILL)

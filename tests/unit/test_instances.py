@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instance_store import Definition, Progress, StoredInstance
-from kafka_http.core.instances import InstanceSettings, Loan, Place
+from kafka_http.core.instances import Loan
 from kafka_http.core.reading import Limits, Reader
 from kafka_http.errors import (
     BrokerUnavailable,
@@ -27,7 +26,7 @@ from kafka_http.errors import (
     TopicNotFound,
     Unavailable,
 )
-from kafka_http.records import NewRecord, TopicPartition
+from kafka_http.records import Definition, InstanceSettings, NewRecord, Place, Progress, StoredInstance, TopicPartition
 from tests.fakes import FakeBroker
 
 G, A, B = "group", "a", "b"
