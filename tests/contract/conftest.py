@@ -110,14 +110,21 @@ def kafka_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
     broker.close(5)
 
 
-@pytest.fixture(params=["fake", "kafka"])
+@pytest.fixture(scope="session")
+def slow_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
+    """As where kafka-python or aiokafka is another version than the one we know."""
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=False)
+    yield broker
+    broker.close(5)
+
+
+@pytest.fixture(params=["fake", "kafka", "kafka, one by one"])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     if request.param == "fake":
         return FakeCluster()
     kafka = request.getfixturevalue("kafka")
-    return KafkaCluster(
-        request.getfixturevalue("kafka_broker"), kafka.bootstrap_servers, request.getfixturevalue("topic")
-    )
+    broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "slow_broker")
+    return KafkaCluster(broker, kafka.bootstrap_servers, request.getfixturevalue("topic"))
 
 
 @pytest.fixture
