@@ -11,6 +11,7 @@ from kafka import KafkaProducer
 from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnsupportedCodecError
 from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.sender import Sender as SenderThread
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.structs import TopicPartition
 
@@ -50,6 +51,7 @@ class Sender(KafkaProducer):
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
+            self._sender.__class__ = _CuredThread
         self._appends_runs = batch_append and batches.is_possible(self._accumulator)
         if self._appends_runs:
             self._accumulator.__class__ = batches.Accumulator
@@ -155,6 +157,23 @@ class _Cured(TransactionManager):
             # Kafka has not seen its sequence numbers; the partition's next batch is drained after this one only.
             self.set_sequence_number(batch.topic_partition, batch.base_sequence)
         return self.ERROR_CLASS_RETRIABLE  # fail the batch, and nothing else
+
+
+class _CuredThread(SenderThread):
+    """kafka-python 3.0.12's thread takes the batches to send out of the accumulator, and then, where one has expired
+    that was being retried, forgets them: they would neither be sent nor fail before their own time is over."""
+
+    _transaction_manager: Any
+
+    def _send_producer_data(self, now: float | None = None) -> Any:
+        """What has expired is dealt with before anything is taken out."""
+        now = time.monotonic() if now is None else now
+        expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
+        for batch in expired:
+            self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
+        if any(batch.in_retry() for batch in expired):
+            self._transaction_manager.reset_producer_id()
+        return super()._send_producer_data(now=now)
 
 
 class _OneByOne:
