@@ -18,13 +18,13 @@ class KafkaBroker:
     Connects on first use, so it can be made before a fork. Any thread may call.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, batch_append: bool = True) -> None:
+        """Without `batch_append` records are written in the slow way, which is there for other libraries."""
         connections = Connections(connection_settings(config))
         metadata = Metadata(connections)
         admin = Admin(admin_settings(config), _TIMEOUT, metadata.alive)
-        self._producer = KafkaRecordProducer(
-            producer_settings(config), metadata, admin, auto_create_topics=config.auto_create_topics
-        )
+        settings = {**producer_settings(config), "batch_append": batch_append}
+        self._producer = KafkaRecordProducer(settings, metadata, admin, auto_create_topics=config.auto_create_topics)
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT)
         self._groups = KafkaGroups(admin)
         self._memberships = KafkaMemberships(connection_settings(config), admin)

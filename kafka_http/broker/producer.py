@@ -2,19 +2,18 @@
 
 import random
 import time
-from collections.abc import Mapping, Sequence
-from threading import Lock
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka.errors import IllegalStateError, KafkaError
 from kafka.partitioner.default import murmur2
-from kafka.producer.future import FutureRecordMetadata
 
 from kafka_http.broker.admin import Admin
+from kafka_http.broker.batches import Fate
 from kafka_http.broker.clients import Kept
 from kafka_http.broker.errors import outcome_of, unknown_outcome
 from kafka_http.broker.metadata import Metadata
-from kafka_http.broker.sender import Sender, was_bystander
+from kafka_http.broker.sender import Handed, Sender, was_bystander
 from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
@@ -30,7 +29,6 @@ _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
 _LEADER_PAUSE = 0.05
 _LARGEST_TIMESTAMP = 2**63 - 1
-Handed = FutureRecordMetadata | KafkaHttpError
 
 
 class KafkaRecordProducer:
@@ -46,21 +44,23 @@ class KafkaRecordProducer:
         self._admin = admin
         self._auto_create_topics = auto_create_topics
         self._largest = settings["max_request_size"]
-        self._appending = Lock()
 
     def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
         deadline = time.monotonic() + timeout
         partitions = self._partitions(topic, deadline)
         placed = _placed(records, self._checked(topic, records, partitions))
         sender = self._sender(topic, len(partitions), deadline)
-        outcomes: dict[int, Outcome] = {}
-        waiting = list(range(len(records)))
+        outcomes: list[Outcome | None] = [self._refusal(each) for each in records]
+        waiting = [index for index, refusal in enumerate(outcomes) if refusal is None]
         while waiting:
-            handed = self._hand_over(sender, topic, [(placed[each], records[each]) for each in waiting])
-            settled = {each: self._settled(one, topic, deadline) for each, one in zip(waiting, handed, strict=True)}
-            outcomes |= {each: settled_as for each, settled_as in settled.items() if settled_as is not None}
-            waiting = [each for each, settled_as in settled.items() if settled_as is None]
-        return self._explained(topic, [outcomes[each] for each in range(len(records))])
+            handed = self._hand_over(sender, topic, records, _by_partition(placed, waiting))
+            waiting = []
+            for indexes, run in handed:
+                for index, outcome in zip(indexes, self._settled(run, topic, deadline), strict=True):
+                    outcomes[index] = outcome
+                    if outcome is None:
+                        waiting.append(index)
+        return self._explained(topic, [each for each in outcomes if each is not None])
 
     def close(self, timeout: float) -> None:
         if (sender := self._kept.close()) is not None:
@@ -107,48 +107,38 @@ class KafkaRecordProducer:
         sender.wait_for(topic, count, deadline)
         return sender
 
-    def _hand_over(self, sender: Sender, topic: str, placed: Sequence[tuple[int, NewRecord]]) -> list[Handed]:
-        with self._appending:  # threads that append record by record slow each other down
-            handed = [self._append(sender, topic, partition, record) for partition, record in placed]
+    def _hand_over(
+        self, sender: Sender, topic: str, records: Sequence[NewRecord], places: Mapping[int, Sequence[int]]
+    ) -> list[tuple[Sequence[int], Handed]]:
+        """Hand the records of each partition over; `places` maps it to their indexes."""
+        handed: list[tuple[Sequence[int], Handed]] = []
+        for partition, indexes in places.items():
+            try:
+                handed.append((indexes, sender.hand_over(topic, partition, [records[each] for each in indexes])))
+            except IllegalStateError:
+                lost = BrokerUnavailable("The connection to Kafka was lost before the record was handed over.")
+                handed.append((indexes, _NotHanded(lost, len(indexes))))
+            except KafkaError as error:
+                handed.append((indexes, _NotHanded(outcome_of(error, topic), len(indexes))))
         sender.wakeup()
         return handed
 
-    def _append(self, sender: Sender, topic: str, partition: int, record: NewRecord) -> Handed:
-        if (refusal := self._refusal(sender, record)) is not None:
-            return refusal
-        try:
-            return sender.append(topic, partition, record)
-        except IllegalStateError:
-            return BrokerUnavailable("The connection to Kafka was lost before the record was handed over.")
-        except KafkaError as error:
-            return outcome_of(error, topic)
-
-    def _refusal(self, sender: Sender, record: NewRecord) -> KafkaHttpError | None:
+    def _refusal(self, record: NewRecord) -> KafkaHttpError | None:
         """What kafka-python would stumble over only once the record is in a batch with others."""
         if record.timestamp is not None and not 0 <= record.timestamp <= _LARGEST_TIMESTAMP:
             return InvalidValue("Kafka refuses the record: a timestamp is milliseconds from 1970, 0 or more.")
+        size = len(record.value or b"") + len(record.key or b"")
         try:
-            size = sender.size_of(record)
+            size += sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
         except UnicodeEncodeError:
             return InvalidValue("Kafka refuses the record: a header's name is not valid Unicode.")
-        if size > self._largest:
-            return _too_large(self._largest)
-        return None
+        return _too_large(self._largest) if size > self._largest else None
 
-    def _settled(self, handed: Handed, topic: str, deadline: float) -> Outcome | None:
-        """What became of a record, waiting for it; None where it is to be handed over once more."""
-        if isinstance(handed, KafkaHttpError):
-            return handed
-        try:
-            stored = handed.get(max(0.0, deadline - time.monotonic()))
-        except KafkaError as error:
-            if not handed.is_done:
-                self._metadata.forget(topic)
-                return unknown_outcome("no answer within the request's time.")
-            if was_bystander(error) and time.monotonic() < deadline:
-                return None
-            return outcome_of(error, topic)
-        return Delivery(stored.partition, stored.offset, stored.timestamp)
+    def _settled(self, run: Handed, topic: str, deadline: float) -> list[Outcome | None]:
+        """What became of each record, waiting for it; None for one that is to be handed over once more."""
+        if not run.wait(max(0.0, deadline - time.monotonic())):
+            self._metadata.forget(topic)
+        return [each if isinstance(each, Delivery) else _outcome(each, topic, deadline) for each in run.fates()]
 
     def _explained(self, topic: str, outcomes: list[Outcome]) -> list[Outcome]:
         """The outcomes, with the limit that Kafka does not name where a record is over it."""
@@ -161,6 +151,30 @@ class KafkaRecordProducer:
         return [_too_large(limit) if _lacks_limit(each) else each for each in outcomes]
 
 
+class _NotHanded:
+    """Records that could not be handed over, in the place of those that were."""
+
+    def __init__(self, error: KafkaHttpError, count: int) -> None:
+        self._fates: list[Fate] = [error] * count
+
+    def wait(self, _: float) -> bool:
+        return True
+
+    def fates(self) -> list[Fate]:
+        return self._fates
+
+
+def _outcome(fate: BaseException | None, topic: str, deadline: float) -> Outcome | None:
+    """What a client is told of a record that was not written, as far as is known; None where it has another try."""
+    if fate is None:
+        return unknown_outcome("no answer within the request's time.")
+    if isinstance(fate, KafkaHttpError):
+        return fate
+    if was_bystander(fate) and time.monotonic() < deadline:
+        return None
+    return outcome_of(fate, topic)
+
+
 def _lacks_limit(outcome: Outcome) -> bool:
     return isinstance(outcome, TooLarge) and "limit" not in outcome.fields
 
@@ -170,6 +184,13 @@ def _placed(records: Sequence[NewRecord], partitions: Sequence[PartitionInfo]) -
     led = [each.partition for each in partitions if each.leader is not None]
     shared = random.choice(led or [each.partition for each in partitions])  # noqa: S311  balance, not secrecy
     return [_place(each, len(partitions), shared) for each in records]
+
+
+def _by_partition(placed: Sequence[int], indexes: Iterable[int]) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = {}
+    for index in indexes:
+        places.setdefault(placed[index], []).append(index)
+    return places
 
 
 def _place(record: NewRecord, count: int, shared: int) -> int:

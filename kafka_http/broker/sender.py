@@ -1,33 +1,69 @@
 """kafka-python's producer, cured of what would stop it for ever, and with a way to hand over any legal record."""
 
+import logging
 import time
-from threading import Event
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Event, Lock
+from typing import Any, Protocol, cast
 
 from kafka import KafkaProducer
 from kafka.cluster import ClusterMetadata
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnsupportedCodecError
 from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.sender import Sender as SenderThread
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.structs import TopicPartition
 
+from kafka_http.broker import batches
+from kafka_http.broker.batches import Fate, Run
 from kafka_http.broker.errors import is_refusal, translate
 from kafka_http.errors import BrokerUnavailable
-from kafka_http.records import NewRecord
+from kafka_http.records import Delivery, NewRecord
+
+log = logging.getLogger(__name__)
 
 _BYSTANDER = "Failed to append record because it was part of a batch"
 """kafka-python's text for the good records of a batch that Kafka refused for another record in it."""
 
 
+class Handed(Protocol):
+    """Records of a request that were handed over for one partition."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether what became of all of them is known, after at most so many seconds."""
+
+    def fates(self) -> list[Fate]:
+        """What is known of each, in their order."""
+
+
 class Sender(KafkaProducer):
     """A producer and its thread. It starts both as it is made, so make it after a fork."""
 
-    def __init__(self, **settings: Any) -> None:
+    # aiokafka's builder compresses, with libraries that it brings; kafka-python looks for others.
+    _COMPRESSORS = {name: (lambda: True, code) for name, (_, code) in KafkaProducer._COMPRESSORS.items()}  # noqa: RUF012
+
+    def __init__(self, *, batch_append: bool = True, **settings: Any) -> None:
+        """`batch_append` off is for tests of the slow way."""
         self._awaited: set[str] = set()
+        self._appending = Lock()
         super().__init__(**settings)
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
+            self._sender.__class__ = _CuredThread
+        self._appends_runs = batch_append and batches.is_possible(self._accumulator)
+        if self._appends_runs:
+            self._accumulator.__class__ = batches.Accumulator
+        else:
+            log.warning("Records are appended one by one, which is slow: kafka-python or aiokafka is not as expected")
+            self._check_codec()
+
+    def _check_codec(self) -> None:
+        codec: Any = self.config["compression_type"]
+        if not KafkaProducer._COMPRESSORS[codec][0]():
+            self.abandon()
+            raise UnsupportedCodecError(f"kafka-python finds no library for compression_type {codec}")
 
     def __del__(self) -> None:
         """Not kafka-python's own, which takes the log from all producers of the process."""
@@ -53,17 +89,22 @@ class Sender(KafkaProducer):
         finally:
             self._awaited.discard(topic)
 
-    def append(self, topic: str, partition: int, record: NewRecord) -> FutureRecordMetadata:
-        """Hand a record over; `wakeup` sends. What `send` refuses is legal: null key and value, null header values."""
-        headers = _Headers(record.headers)
+    def hand_over(self, topic: str, partition: int, records: Sequence[NewRecord]) -> "Handed":
+        """Hand records for one partition over; `wakeup` sends. What `send` refuses is legal: null key and value, null
+        header values. Raises `IllegalStateError` where the producer is closed."""
         place = TopicPartition(topic, partition)
+        if self._appends_runs:
+            run = Run(partition, records)
+            cast("batches.Accumulator", self._accumulator).append_run(place, run)
+            return run
+        with self._appending:  # threads that append record by record slow each other down
+            return _OneByOne([self._append(place, record) for record in records])
+
+    def _append(self, place: TopicPartition, record: NewRecord) -> FutureRecordMetadata:
         future: FutureRecordMetadata
+        headers = _Headers(record.headers)
         future, *_ = self._accumulator.append(place, record.timestamp, record.key, record.value, headers)
         return future
-
-    def size_of(self, record: NewRecord) -> int:
-        """At most so many bytes in a batch of its own, without compression."""
-        return self._estimate_size_in_bytes(record.key, record.value, record.headers)  # type: ignore[no-any-return]
 
     def wakeup(self) -> None:
         self._sender.wakeup()
@@ -118,6 +159,49 @@ class _Cured(TransactionManager):
         return self.ERROR_CLASS_RETRIABLE  # fail the batch, and nothing else
 
 
+class _CuredThread(SenderThread):
+    """kafka-python 3.0.12's thread takes the batches to send out of the accumulator, and then, where one has expired
+    that was being retried, forgets them: they would neither be sent nor fail before their own time is over."""
+
+    _transaction_manager: Any
+
+    def _send_producer_data(self, now: float | None = None) -> Any:
+        """What has expired is dealt with before anything is taken out."""
+        now = time.monotonic() if now is None else now
+        expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
+        for batch in expired:
+            self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
+        if any(batch.in_retry() for batch in expired):
+            self._transaction_manager.reset_producer_id()
+        return super()._send_producer_data(now=now)
+
+
+class _OneByOne:
+    """Records that were appended one by one, each with a future."""
+
+    def __init__(self, futures: Sequence[FutureRecordMetadata]) -> None:
+        self._futures = futures
+
+    def wait(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        for future in self._futures:
+            with suppress(KafkaError):
+                future.get(_ms_until(deadline) / 1000)
+        return all(future.is_done for future in self._futures)
+
+    def fates(self) -> list[Fate]:
+        return [_fate(future) for future in self._futures]
+
+
+def _fate(future: FutureRecordMetadata) -> Fate:
+    if not future.is_done:
+        return None
+    if future.failed():
+        return future.exception
+    stored: Any = future.value
+    return Delivery(stored.partition, stored.offset, stored.timestamp)
+
+
 class _Headers(list[tuple[str, bytes | None]]):
     """Counts as empty where kafka-python adds up the headers' sizes, which null values have not."""
 
@@ -125,7 +209,7 @@ class _Headers(list[tuple[str, bytes | None]]):
         return False
 
 
-def was_bystander(error: KafkaError) -> bool:
+def was_bystander(error: BaseException) -> bool:
     """Whether a record was not written only because it shared a batch with one that Kafka refused."""
     return type(error) is KafkaError and str(error.args[0] if error.args else "").startswith(_BYSTANDER)
 

@@ -125,15 +125,25 @@ def kafka_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
     broker.close(5)
 
 
+@pytest.fixture(scope="session")
+def slow_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
+    """As where kafka-python or aiokafka is another version than the one we know."""
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=False)
+    yield broker
+    broker.close(5)
+
+
 @pytest.fixture(params=["fake", "kafka"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param == "fake":
         yield FakeCluster()
         return
+    yield from kafka_cluster_of(request.getfixturevalue("kafka_broker"), request)
+
+
+def kafka_cluster_of(broker: KafkaBroker, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     kafka = request.getfixturevalue("kafka")
-    cluster = KafkaCluster(
-        request.getfixturevalue("kafka_broker"), kafka.bootstrap_servers, request.getfixturevalue("topic")
-    )
+    cluster = KafkaCluster(broker, kafka.bootstrap_servers, request.getfixturevalue("topic"))
     yield cluster
     cluster.close()
 

@@ -1,6 +1,7 @@
 """Writing: the same on the fake and on Kafka."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +15,7 @@ from kafka_http.errors import (
     TopicNotFound,
 )
 from kafka_http.records import Delivery, NewRecord, Outcome, Record
-from tests.contract.conftest import Cluster
+from tests.contract.conftest import Cluster, FakeCluster, kafka_cluster_of
 from tests.reads import fetch
 
 JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
@@ -25,6 +26,16 @@ JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
     b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
     b"abc": 479470107,
 }
+
+
+@pytest.fixture(params=["fake", "kafka", "kafka, one by one"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Both ways of writing to Kafka as well."""
+    if request.param == "fake":
+        yield FakeCluster()
+        return
+    broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "slow_broker")
+    yield from kafka_cluster_of(broker, request)
 
 
 def stored(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
