@@ -17,11 +17,13 @@ from kafka_http.core.broker import Broker
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
+from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
 from kafka_http.daemon import DaemonInstances
 from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
 from kafka_http.web.bodies import Bodies, drain
+from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
@@ -40,6 +42,7 @@ class Held(NamedTuple):
     instances: Instances
     start: Callable[[], None]
     close: Callable[[], None]
+    nodes: Nodes | None = None
 
 
 class Lifecycle:
@@ -91,7 +94,10 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies).blueprint())
-    app.register_blueprint(V2Consumers(core, instances, config, bodies, waits).blueprint())
+    consumers = V2Consumers(core, instances, config, bodies, waits).blueprint()
+    if held is not None and held.nodes is not None:
+        consumers.before_request(Forwarding(held.nodes, bodies).pass_on)
+    app.register_blueprint(consumers)
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
@@ -111,7 +117,7 @@ def _in_this_process(config: Config, broker: Broker) -> Held:
 
 def _in_the_daemon(config: Config) -> Held:
     daemon = DaemonInstances(config)
-    return Held(daemon.calls, daemon.attend, daemon.close)
+    return Held(daemon.calls, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
 
 
 def _number() -> None:

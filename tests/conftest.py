@@ -93,6 +93,16 @@ def topic(kafka: EmbeddedKafka) -> Iterator[TopicFactory]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server; `postgresql.database(name)` creates a database in it."""
+    yield from _running_postgresql()
+
+
+@pytest.fixture
+def fresh_postgresql() -> Iterator[PostgreSQL]:
+    """A server for one test, which may `stop()` and `start()` it."""
+    yield from _running_postgresql()
+
+
+def _running_postgresql() -> Iterator[PostgreSQL]:
     with TemporaryDirectory(prefix="kafka_http-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o711)  # the server's user is another where the tests run as root
         try:

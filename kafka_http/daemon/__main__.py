@@ -76,19 +76,19 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     config = config_of(order["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url)
-    store = StoredInstances(database)
-    if order["if_needed"] and not store.load():
+    node_id = directory.node_id() if database.is_shared else ""
+    if order["if_needed"] and not StoredInstances(database, node_id).load():
         _answer(serves=False)
         return
 
     from kafka_http.daemon.node import Node
     from kafka_http.daemon.server import Server
 
-    node = Node(config, store)
+    node = Node(config, database, node_id)
     server = Server(directory.listen(), node.instances, digest(order["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _answer(serves=True, pid=os.getpid())
-    node.open()
+    node.open(lambda: server.has_workers)
     server.serve()
     directory.remove_socket()
     server.close()

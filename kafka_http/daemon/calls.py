@@ -1,6 +1,6 @@
-"""What goes over the socket: a greeting, then calls of `Instances`, one after the other.
+"""What goes over the socket: a greeting, then calls of `Instances` and `Nodes`, one after the other.
 
-A call's messages are made from the Protocol itself: a method added there is one here. msgpack, by msgspec.
+A call's messages are made from the Protocols themselves: a method added there is one here. msgpack, by msgspec.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kafka_http import errors
 from kafka_http.core.instances import Instances
+from kafka_http.core.nodes import Nodes
 from kafka_http.errors import KafkaHttpError
 
 
@@ -102,7 +103,12 @@ def _error(failed: Failed) -> KafkaHttpError:
     return error
 
 
-CALLS = {name: Call(method) for name, method in vars(Instances).items() if callable(method) and name[0] != "_"}
+CALLS = {
+    name: Call(method)
+    for protocol in (Instances, Nodes)
+    for name, method in vars(protocol).items()
+    if callable(method) and name[0] != "_"
+}
 
 requests = msgspec.msgpack.Decoder(_one_of(each.request for each in CALLS.values()))
 greetings = msgspec.msgpack.Decoder(Greeting)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from kafka_http.errors import Unavailable
 
 _LOG = "daemon.log"
 _LOG_BYTES = 10 * 1024 * 1024
+_NODE_ID = "node-id"
 _SOCKET = "daemon.sock"
 _BACKLOG = 128
 _ADDRESS_BYTES = 107
@@ -77,6 +79,13 @@ class Directory:
             if file.stat().st_size > _LOG_BYTES:
                 file.replace(f"{file}.1")
         return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+
+    def node_id(self) -> str:
+        """This node's name among those that share a store: made once. The daemon's lock must be held."""
+        file = self.path / _NODE_ID
+        if not file.exists():
+            file.write_text(f"{uuid4().hex}\n")
+        return file.read_text().strip()
 
     @contextmanager
     def lock(self, name: str, until: Callable[[], bool]) -> Iterator[bool]:

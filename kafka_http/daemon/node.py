@@ -2,34 +2,51 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instances import Instances
+from kafka_http.core.nodes import Elsewhere
+from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import StoredInstances
+from kafka_http.store import Database, StoredInstances, StoredNodes
 
 log = logging.getLogger(__name__)
 
 _TRY_EVERY = 1.0
 
 
+class NodeRegistry(InstanceRegistry):
+    """The instances of this node, and where those of others are."""
+
+    sharing: Sharing | None = None
+
+    def locate(self, group: str, name: str, secret: str) -> Elsewhere | None:
+        return None if self.sharing is None else self.sharing.locate(group, name, secret)
+
+
 class Node:
     """The node's instances, once it is known that the brokers are those of their cluster."""
 
-    def __init__(self, config: Config, store: StoredInstances) -> None:
+    def __init__(self, config: Config, database: Database, node_id: str) -> None:
         self._broker = KafkaBroker(config)
-        self._store = store
-        self._registry = InstanceRegistry(
-            self._broker, store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
+        self._store = StoredInstances(database, node_id)
+        self._registry = NodeRegistry(
+            self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
         )
+        if database.is_shared:
+            nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
+            self._registry.sharing = Sharing(nodes, self._registry)
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
 
-    def instances(self) -> Instances:
-        """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster."""
+    def instances(self) -> NodeRegistry:
+        """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
+        nodes may have those of this one."""
+        if self._registry.sharing is not None:
+            self._registry.sharing.check()
         if not self._is_open:
             with self._lock:
                 if not self._is_open:
@@ -38,17 +55,20 @@ class Node:
                     self._is_open = True
         return self._registry
 
-    def open(self) -> None:
-        """Bring back the instances of the store now, or as soon as that can be done. Does not block."""
-        threading.Thread(target=self._open, name="node-opening", daemon=True).start()
+    def open(self, is_attended: Callable[[], bool]) -> None:
+        """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
+        there are workers to answer for them. Does not block."""
+        threading.Thread(target=self._open, args=(is_attended,), name="node-opening", daemon=True).start()
 
     def close(self) -> None:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
         self._registry.close()
         self._broker.close(0)
+        if self._registry.sharing is not None:
+            self._registry.sharing.close()
 
-    def _open(self) -> None:
+    def _open(self, is_attended: Callable[[], bool]) -> None:
         said = ""
         while not self._closing.is_set():
             try:
@@ -60,4 +80,6 @@ class Node:
                 self._closing.wait(_TRY_EVERY)
             else:
                 log.info("Holds %d consumer instances", len(self._registry.names()))
+                if self._registry.sharing is not None:
+                    self._registry.sharing.keep(is_attended)
                 return

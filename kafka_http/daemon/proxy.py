@@ -13,6 +13,7 @@ import msgspec
 
 from kafka_http.config import Config
 from kafka_http.core.instances import Instances
+from kafka_http.core.nodes import Nodes
 from kafka_http.daemon.calls import CALLS, Call, Goodbye, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.launch import Launcher, NoDaemon
@@ -31,13 +32,15 @@ _ONCE = {"create", "delete"}
 class DaemonInstances:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `calls` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `calls` and `nodes` may be used by any thread.
     """
 
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
         self._presence = _Presence(Launcher(config), self._hang_up)
-        self.calls = cast("Instances", _Calls(self._call))
+        calls = _Calls(self._call)
+        self.calls = cast("Instances", calls)
+        self.nodes = cast("Nodes", calls)
 
     def attend(self) -> None:
         """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
@@ -95,7 +98,7 @@ class DaemonInstances:
 
 
 class _Calls:
-    """The methods of `Instances`, each of which goes over the socket."""
+    """The methods of `Instances` and `Nodes`, each of which goes over the socket."""
 
     def __init__(self, exchange: Callable[..., Any]) -> None:
         for name, call in CALLS.items():

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from kafka_http.core.instances import Instances, Loan
+from kafka_http.core.nodes import Nodes
 from kafka_http.daemon.calls import CALLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, failed, hellos, requests
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import is_same_user
@@ -19,6 +20,11 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
 
 log = logging.getLogger(__name__)
+
+
+class NodeInstances(Instances, Nodes, Protocol):
+    """What the workers call."""
+
 
 LINGER_SECONDS = 10.0
 """How long it waits for a worker when there is none."""
@@ -33,7 +39,7 @@ class Server:
     `settings` is the digest of the settings it was started with.
     """
 
-    def __init__(self, listener: socket.socket, instances: Callable[[], Instances], settings: str) -> None:
+    def __init__(self, listener: socket.socket, instances: Callable[[], NodeInstances], settings: str) -> None:
         self._listener = listener
         self._instances = instances
         self._settings = settings
@@ -42,6 +48,10 @@ class Server:
         self._linger = LINGER_SECONDS
         self._alone_since = time.monotonic()
         self._closing = False
+
+    @property
+    def has_workers(self) -> bool:
+        return bool(self._workers)
 
     def serve(self) -> None:
         """Return when no worker has been there for a while."""
@@ -148,7 +158,7 @@ def _why(hello: Hello) -> str:
 class _Worker:
     """A worker that runs: its connections, and what it has borrowed."""
 
-    def __init__(self, instances: Callable[[], Instances]) -> None:
+    def __init__(self, instances: Callable[[], NodeInstances]) -> None:
         self.channels: set[Channel] = set()
         self._instances = instances
         self._loans: dict[str, Loan] = {}

@@ -2,5 +2,6 @@
 
 from kafka_http.store.database import Database, open_database
 from kafka_http.store.instances import StoredInstances
+from kafka_http.store.nodes import StoredNodes
 
-__all__ = ["Database", "StoredInstances", "open_database"]
+__all__ = ["Database", "StoredInstances", "StoredNodes", "open_database"]

@@ -81,6 +81,7 @@ class Database:
         self._engine = engine
         self._waiting: deque[_Waiting[Any]] = deque()
         self._writing = threading.Lock()
+        self._fault = ""
 
     @property
     def is_shared(self) -> bool:
@@ -115,10 +116,20 @@ class Database:
             elif again and isinstance(error, DBAPIError) and error.connection_invalidated:
                 self._commit(batch, again=False)
             else:
-                log.error("The state store fails: %s", str(getattr(error, "orig", error)).strip().partition("\n")[0])
+                self._say(str(getattr(error, "orig", error)).strip().partition("\n")[0])
                 batch[0].failure = Unavailable("The server's state store does not answer; its log says why.")
+        else:
+            self._say("")
         for each in batch:
             each.is_done = True
+
+    def _say(self, fault: str) -> None:
+        """Log what has gone wrong when it begins, and when it is over."""
+        if fault and fault != self._fault:
+            log.error("The state store fails: %s", fault)
+        elif self._fault and not fault:
+            log.info("The state store answers again")
+        self._fault = fault
 
 
 class _Waiting(Generic[Result]):

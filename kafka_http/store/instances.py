@@ -6,27 +6,31 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from kafka_http.core.instance_store import Definition, Progress, StoredInstance
-from kafka_http.core.instances import InstanceSettings, Place
 from kafka_http.errors import InstanceExists, Unavailable
-from kafka_http.records import TopicPartition
+from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
 from kafka_http.store.database import Database
 from kafka_http.store.schema import instances, read_meta, write_meta
 
 _THIS = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
+_OURS = (*_THIS, instances.c.owner == bindparam("of_owner"))
 _FIND = select(instances.c.group_instance_id).where(*_THIS)
 _DEFINITION = ("settings", "topics", "pattern", "partitions")
 _PROGRESS = ("generation", "positions", "delivered", "committed")
-_DEFINE = update(instances).where(*_THIS).values({each: bindparam(each) for each in _DEFINITION})
-_SAVE = update(instances).where(*_THIS).values({each: bindparam(each) for each in _PROGRESS})
-_DELETE = delete(instances).where(*_THIS)
+_DEFINE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _DEFINITION})
+_SAVE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _PROGRESS})
+_DELETE = delete(instances).where(*_OURS)
+_LOAD = select(instances).where(instances.c.owner == bindparam("of_owner"))
 
 
 class StoredInstances:
-    """The instances of the nodes on one database. Any thread may call; answers come once the change is committed."""
+    """The instances of one of the nodes on a database. Any thread may call; a call returns once it is committed.
 
-    def __init__(self, database: Database) -> None:
+    What another node has made its own is no longer changed here.
+    """
+
+    def __init__(self, database: Database, node_id: str = "") -> None:
         self._database = database
+        self._node_id = node_id
 
     def claim_cluster(self, cluster_id: str) -> None:
         """Say which Kafka cluster the instances are of. Raises `Unavailable` where there are some of another."""
@@ -46,24 +50,28 @@ class StoredInstances:
         def create(connection: Connection) -> None:
             there = connection.scalar(_FIND, _this(definition.group, definition.name))
             if there is None:
-                connection.execute(insert(instances), _new_row(definition))
+                connection.execute(insert(instances), _new_row(definition) | {"owner": self._node_id})
             elif there != definition.member_id:
                 raise InstanceExists()
 
         self._database.write(create)
 
     def update(self, definition: Definition) -> None:
-        self._execute(_DEFINE, _this(definition.group, definition.name) | _defined(definition))
+        self._execute(_DEFINE, self._ours(definition.group, definition.name) | _defined(definition))
 
     def save(self, group: str, name: str, progress: Progress) -> None:
-        self._execute(_SAVE, _this(group, name) | _progressed(progress))
+        self._execute(_SAVE, self._ours(group, name) | _progressed(progress))
 
     def delete(self, group: str, name: str) -> None:
-        self._execute(_DELETE, _this(group, name))
+        self._execute(_DELETE, self._ours(group, name))
 
     def load(self) -> list[StoredInstance]:
-        rows = self._database.write(lambda connection: connection.execute(select(instances)).mappings().all())
-        return [_stored(row) for row in rows]
+        ours = {"of_owner": self._node_id}
+        rows = self._database.write(lambda connection: connection.execute(_LOAD, ours).mappings().all())
+        return [stored_instance(row) for row in rows]
+
+    def _ours(self, group: str, name: str) -> dict[str, Any]:
+        return _this(group, name) | {"of_owner": self._node_id}
 
     def _execute(self, statement: Any, values: Mapping[str, Any]) -> None:
         self._database.write(lambda connection: connection.execute(statement, values))
@@ -95,7 +103,8 @@ def _progressed(progress: Progress) -> dict[str, Any]:
     return dict(zip(_PROGRESS, (progress.generation, *places), strict=True))
 
 
-def _stored(row: Mapping[Any, Any]) -> StoredInstance:
+def stored_instance(row: Mapping[Any, Any]) -> StoredInstance:
+    """An instance of its row."""
     definition = Definition(
         row["group_id"],
         row["name"],

@@ -9,15 +9,20 @@ from sqlalchemy import Connection, column, insert, select, table, update
 from kafka_http.errors import Unavailable
 
 meta = table("meta", column("name"), column("value"))
-"""`schema_version`, and `cluster_id`: the Kafka cluster that the instances are of."""
+"""`schema_version`; `cluster_id`, the Kafka cluster that the instances are of; `secret`, which all nodes know."""
 
 instances = table(
     "instances",
     *map(column, ("group_id", "name", "group_instance_id", "created_at")),
     *map(column, ("settings", "topics", "pattern", "partitions")),
-    *map(column, ("generation", "positions", "delivered", "committed")),
+    *map(column, ("generation", "positions", "delivered", "committed", "owner")),
 )
-"""What defines each consumer instance, and how far it has come. Lists and settings are JSON."""
+"""What defines each consumer instance, and how far it has come. Lists and settings are JSON. `owner` is a node's id,
+empty where a store is one node's alone."""
+
+nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
+"""The nodes that share the store, and until when each may answer for the instances it owns: seconds since 1970 by the
+database's clock."""
 
 _STEPS = (
     (
@@ -35,6 +40,14 @@ _STEPS = (
             delivered TEXT NOT NULL,
             committed TEXT NOT NULL,
             PRIMARY KEY (group_id, name)
+        )""",
+    ),
+    (
+        "ALTER TABLE instances ADD COLUMN owner VARCHAR(64) NOT NULL DEFAULT ''",
+        """CREATE TABLE nodes (
+            node_id VARCHAR(64) PRIMARY KEY NOT NULL,
+            url TEXT NOT NULL,
+            leased_until DOUBLE PRECISION NOT NULL
         )""",
     ),
 )

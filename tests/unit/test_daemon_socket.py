@@ -17,15 +17,16 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.config import Config
-from kafka_http.core.instances import Instances, InstanceSettings, Loan, Place
+from kafka_http.core.instances import Instances, Loan
+from kafka_http.core.nodes import Elsewhere, Nodes
 from kafka_http.daemon import DaemonInstances
 from kafka_http.daemon.calls import VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import Directory
 from kafka_http.daemon.launch import config_of, digest, settings_of
-from kafka_http.daemon.server import Server
+from kafka_http.daemon.server import NodeInstances, Server
 from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.records import TopicPartition
+from kafka_http.records import InstanceSettings, Place, TopicPartition
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)])
@@ -45,9 +46,9 @@ class Node:
         self.config = Config(data_dir=directory)
         self.directory = Directory(self.config.data_dir)
         self.directory.make()
-        self.instances = Mock(spec=Instances, **{f"{each}.return_value": None for each in ("give_back", "drop")})
+        self.instances = Mock(spec=NodeInstances, **{f"{each}.return_value": None for each in ("give_back", "drop")})
         self.settings = digest(settings_of(self.config))
-        self.server = Server(self.directory.listen(), lambda: cast("Instances", self.instances), self.settings)
+        self.server = Server(self.directory.listen(), lambda: cast("NodeInstances", self.instances), self.settings)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
         self.workers: list[DaemonInstances] = []
@@ -108,6 +109,8 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("renew", (LOAN, [Place("t", 0, 6)], 0.5), LOAN),
     ("give_back", (LOAN, [Place("t", 0, 6)], [Place("t", 0, 6)]), None),
     ("drop", (LOAN,), None),
+    ("locate", ("g", "i", "secret"), None),
+    ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret")),
 ]
 
 
@@ -116,13 +119,14 @@ def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
     node: Node, name: str, arguments: tuple[Any, ...], result: Any
 ) -> None:
     getattr(node.instances, name).return_value = result
-    assert getattr(node.worker().calls, name)(*arguments) == result
+    assert getattr(cast("NodeInstances", node.worker().calls), name)(*arguments) == result
     getattr(node.instances, name).assert_called_once_with(*arguments)
 
 
 def test_every_call_is_tried() -> None:
-    methods = {name for name, each in vars(Instances).items() if inspect.isfunction(each) and not name.startswith("_")}
-    assert {each[0] for each in CALLS} == methods
+    methods = [*vars(Instances).items(), *vars(Nodes).items()]
+    asked = {name for name, each in methods if inspect.isfunction(each) and not name.startswith("_")}
+    assert {each[0] for each in CALLS} == asked
 
 
 def test_an_argument_left_out_has_its_default(node: Node) -> None:

@@ -1,5 +1,6 @@
 """The state store: the same on SQLite and on a real PostgreSQL."""
 
+import contextlib
 import sqlite3
 import stat
 import threading
@@ -8,14 +9,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Connection, create_engine, inspect, update
 
-from kafka_http.core.instance_store import Definition, InstanceStore, Progress, StoredInstance
-from kafka_http.core.instances import InstanceSettings, Place
+from kafka_http.core.instance_store import InstanceStore
 from kafka_http.errors import InstanceExists, Unavailable
-from kafka_http.records import TopicPartition
-from kafka_http.store import Database, StoredInstances, open_database
-from kafka_http.store.schema import instances, meta, write_meta
+from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
+from kafka_http.store import Database, StoredInstances, StoredNodes, open_database
+from kafka_http.store.nodes import LEASE_SECONDS, Owner
+from kafka_http.store.schema import instances, meta, nodes, read_meta, write_meta
 from tests.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
@@ -149,6 +150,7 @@ def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> No
 
     assert columns("instances") == set(instances.c.keys())
     assert columns("meta") == set(meta.c.keys())
+    assert columns("nodes") == set(nodes.c.keys())
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -197,3 +199,81 @@ def test_connections_that_the_server_has_cut(tmp_path: Path, postgresql: Postgre
     store.save("g", "i", PROGRESS)
     assert store.load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
     database.close()
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as old:
+        old.executescript(FIRST_VERSION)
+    database = open_database(tmp_path)
+    assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
+    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "2"
+    database.close()
+
+
+FIRST_VERSION = """
+    CREATE TABLE meta (name VARCHAR(255) PRIMARY KEY NOT NULL, value TEXT NOT NULL);
+    INSERT INTO meta VALUES ('schema_version', '1');
+    CREATE TABLE instances (
+        group_id VARCHAR(255) NOT NULL, name VARCHAR(255) NOT NULL, group_instance_id VARCHAR(255) NOT NULL,
+        created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        settings TEXT NOT NULL, topics TEXT NOT NULL, pattern TEXT, partitions TEXT NOT NULL,
+        generation BIGINT, positions TEXT NOT NULL, delivered TEXT NOT NULL, committed TEXT NOT NULL,
+        PRIMARY KEY (group_id, name));
+    INSERT INTO instances VALUES ('g', 'i', 'i-x7', '2026-11-21 18:40:00',
+        '{"format":"json","reset":"latest","auto_commit":false,"max_bytes":1,"timeout":2.5}', '["a","ü"]', NULL, '[]',
+        3, '[["a",0,5,""]]', '[["a",0,4,"m"]]', '[["a",1,1152921504606846976,""]]');
+"""
+
+
+@pytest.fixture
+def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
+    """Two nodes on the store; the first has an instance and a lease."""
+    first, second = StoredNodes(database, "n1", "http://one"), StoredNodes(database, "n2", "http://two")
+    StoredInstances(database, "n1").create(SUBSCRIBED)
+    first.renew()
+    second.renew()
+    return first, second
+
+
+def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes]) -> None:
+    for each in two:
+        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False)
+        assert each.owner("g", "j") is None
+    assert two[0].secret() == two[1].secret()
+    assert len(two[0].secret()) > 30
+
+
+def test_an_instance_under_a_lease_is_not_adopted(two: tuple[StoredNodes, StoredNodes]) -> None:
+    assert two[1].adopt("g", "i") is None
+    assert two[1].orphans(0) == []
+
+
+def test_an_instance_is_adopted_once_its_owner_has_given_up(
+    two: tuple[StoredNodes, StoredNodes], database: Database
+) -> None:
+    first, second = two
+    old, new = StoredInstances(database, "n1"), StoredInstances(database, "n2")
+    old.save("g", "i", PROGRESS)
+    first.give_up()
+    assert second.orphans(0) == [("g", "i")]
+    assert second.adopt("g", "i") == StoredInstance(SUBSCRIBED, PROGRESS)
+    first.renew()
+    assert first.adopt("g", "i") is None
+    assert first.lost([("g", "i"), ("g", "j")]) == [("g", "i")]
+    old.save("g", "i", Progress())
+    old.delete("g", "i")
+    assert (old.load(), new.load()) == ([], [StoredInstance(SUBSCRIBED, PROGRESS)])
+
+
+def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], database: Database) -> None:
+    first, second = two
+
+    def let_time_pass(connection: Connection) -> None:
+        connection.execute(update(nodes).values(leased_until=nodes.c.leased_until - LEASE_SECONDS))
+
+    database.write(let_time_pass)
+    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True)
+    assert second.orphans(60) == []
+    assert second.orphans(0) == [("g", "i")]
+    first.renew()
+    assert second.adopt("g", "i") is None

@@ -1,0 +1,212 @@
+"""Two nodes on one PostgreSQL: either answers for every instance, and for those of the other when that is gone."""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.store import StoredNodes, open_database
+from kafka_http.web.forwarding import NODE_HEADER
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.instances import JSON_TYPE, ConsumerInstance, produce
+from tests.integration.service import Service, wait_for
+from tests.postgresql import PostgreSQL
+
+Nodes = tuple[Service, Service]
+
+
+@pytest.fixture
+def store_url(postgresql: PostgreSQL) -> str:
+    return postgresql.database(f"nodes_{uuid4().hex}")
+
+
+@pytest.fixture
+def nodes(kafka: EmbeddedKafka, store_url: str, start_service: ServiceFactory) -> Nodes:
+    first, second = (start_service(kafka.bootstrap_servers, store_url=store_url) for _ in range(2))
+    return first, second
+
+
+@pytest.fixture
+def group() -> str:
+    return f"group-{uuid4().hex[:8]}"
+
+
+def in_turn(nodes: Nodes) -> Callable[[], str]:
+    """The nodes' addresses, another one at each call: a balancer that knows of nothing."""
+    urls = itertools.cycle([each.url for each in nodes])
+    return lambda: next(urls)
+
+
+def on(node: Service, instance: ConsumerInstance) -> ConsumerInstance:
+    """The instance, asked for at this node alone."""
+    return ConsumerInstance(lambda: node.url, instance.group, instance.name)
+
+
+def test_calls_reach_an_instance_by_whichever_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+    name = topic()
+    for first_node in (0, 1, 0):
+        instance = ConsumerInstance(in_turn(nodes[first_node:] + nodes[:first_node]), group)  # type: ignore[arg-type]
+        assert instance.create().status_code == 200
+        assert instance.subscribe(name).status_code == 204
+        for number in range(4):
+            produce(nodes[0].url, name, [number])
+            assert instance.values(5000) == [number]
+        assert instance.commit().status_code == 200
+        asked = {"partitions": [{"topic": name, "partition": 0}]}
+        answer = instance.call("GET", f"{instance.path}/offsets", asked)
+        assert [each["partition"] for each in answer.json()["offsets"]] == [0]
+        assert instance.call("POST", f"{instance.path}/positions/beginning", asked).status_code == 204
+        assert instance.values(5000)[:1] == [0]
+        assert instance.delete().status_code == 204
+        for node in nodes:
+            assert on(node, instance).get().status_code == 404
+
+
+def test_a_name_is_taken_on_all_nodes(nodes: Nodes, group: str) -> None:
+    instance = ConsumerInstance(in_turn(nodes), group)
+    assert [instance.create().status_code for _ in range(3)] == [200, 409, 409]
+    assert instance.delete().status_code == 204
+
+
+def test_an_error_of_the_other_node_comes_through(nodes: Nodes, group: str) -> None:
+    instance = ConsumerInstance(lambda: nodes[0].url, group)
+    instance.create()
+    away = on(nodes[1], instance)
+    answer = away.get()
+    assert (answer.status_code, answer.json()["error_code"]) == (409, 40903)
+    answer = away.call("POST", f"{away.path}/subscription", {"topics": 7})
+    assert answer.status_code == 422
+    instance.delete()
+
+
+def kill(node: Service) -> None:
+    """End all its processes as a power cut does."""
+    assert node.process is not None
+    daemons = node.daemons
+    os.killpg(node.process.pid, signal.SIGKILL)
+    for daemon in daemons:
+        os.kill(daemon, signal.SIGKILL)
+    node.process.wait()
+
+
+def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+    killed, other = nodes
+    name = topic(2)
+    instance = ConsumerInstance(lambda: killed.url, group)
+    instance.create(**{"auto.commit.enable": False})
+    instance.subscribe(name)
+    for partition in (0, 1):
+        produce(other.url, name, [f"{partition}-0"], partition)
+    read = instance.values(5000) + instance.values(100)
+    kill(killed)
+    at = time.monotonic()
+    for partition in (0, 1):
+        produce(other.url, name, [f"{partition}-1"], partition)
+    adopted = on(other, instance)
+    answers = []
+    while (answer := adopted.get(2000)).status_code != 200:
+        answers.append(answer)
+        time.sleep(0.3)  # as a client that is told to try again
+        assert time.monotonic() - at < 15
+    assert {each.status_code for each in answers} == {503}
+    assert all(each.headers["Retry-After"] for each in answers)
+    values = [each["value"] for each in answer.json()]
+    while len(values) < 2:
+        values += adopted.values(2000)
+        assert time.monotonic() - at < 15
+    print(f"adopted after {time.monotonic() - at:.1f} s")
+    assert sorted(read + values) == ["0-0", "0-1", "1-0", "1-1"]
+
+    killed.start()
+    produce(other.url, name, ["back"], 0)
+    assert on(killed, instance).values(5000) == ["back"]
+    wait_for(lambda: "Holds 0 consumer instances" in killed.log or not killed.daemons)
+    assert adopted.delete().status_code == 204
+
+
+def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+    gone, other = nodes
+    instance = ConsumerInstance(lambda: gone.url, group)
+    instance.create()
+    instance.subscribe(topic())
+    ConsumerInstance(lambda: other.url, group).create()  # so that it has a daemon
+    kill(gone)
+    wait_for(lambda: f"Adopts the consumer instance {instance.name}" in other.log, 15)
+
+
+def test_a_node_that_stops_leaves_its_instances_to_the_others_at_once(
+    nodes: Nodes, topic: TopicFactory, group: str
+) -> None:
+    stopped, other = nodes
+    name = topic()
+    instance = ConsumerInstance(lambda: stopped.url, group)
+    instance.create()
+    instance.subscribe(name)
+    produce(other.url, name, [1])
+    assert instance.values(5000) == [1]
+    stopped.terminate()
+    stopped.wait_for_end()
+    produce(other.url, name, [2])
+    away = on(other, instance)
+    wait_for(lambda: away.get(2000).text.count('"value":2'), 5)
+    assert away.delete().status_code == 204
+
+
+@pytest.fixture
+def secret(nodes: Nodes, store_url: str, tmp_path: Path) -> Iterator[str]:
+    with closing(open_database(tmp_path, store_url)) as database:
+        yield StoredNodes(database, "test", "").secret()
+
+
+def test_a_call_is_passed_on_once_and_clients_cannot_pretend_to_be_nodes(
+    nodes: Nodes, secret: str, group: str
+) -> None:
+    instance = ConsumerInstance(lambda: nodes[0].url, group)
+    instance.create()
+    ConsumerInstance(lambda: nodes[1].url, group).create()
+
+    def ask(header: str) -> requests.Response:
+        headers = {NODE_HEADER: header, "Accept": JSON_TYPE}
+        return requests.get(f"{nodes[1].url}{instance.path}/subscription", headers=headers, timeout=10)
+
+    passed_on = ask(secret)
+    assert passed_on.status_code == 503
+    assert passed_on.headers["Retry-After"]
+    for forged in ("", "1", secret[:-1]):
+        assert ask(forged).status_code == 200
+    assert secret not in nodes[0].log + nodes[1].log
+
+
+def test_the_database_is_away_for_a_while(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, fresh_postgresql: PostgreSQL, group: str
+) -> None:
+    service = start_service(kafka.bootstrap_servers, store_url=fresh_postgresql.database("state"))
+    name = topic()
+    instance = ConsumerInstance(lambda: service.url, group)
+    instance.create()
+    instance.subscribe(name)
+    produce(service.url, name, [1])
+    assert instance.values(5000) == [1]
+    fresh_postgresql.stop()
+    (answer,) = wait_for(lambda: unavailable(instance), 15)
+    assert answer.headers["Retry-After"]
+    assert "127.0.0.1" not in answer.text
+    assert service.put(f"/messages/{name}", b"2").status_code == 200
+    fresh_postgresql.start()
+    wait_for(lambda: instance.get().status_code == 200, 15)
+    assert instance.delete().status_code == 204
+
+
+def unavailable(instance: ConsumerInstance) -> list[requests.Response]:
+    """Its answer, where it is a 503."""
+    answer = instance.get(0)
+    return [answer] if answer.status_code == 503 else []
