@@ -129,4 +129,6 @@ def _number() -> None:
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = request_id.get()
     response.headers["Cache-Control"] = "no-store"
+    if response.status_code == 204:
+        del response.headers["Content-Type"]
     return drain(request, response)

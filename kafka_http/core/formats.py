@@ -31,7 +31,7 @@ class Formats:
         """Raise `UnsupportedFormat` where no serialiser has that name."""
         if name not in self._serializers:
             missing = (
-                f"The format {name!r} needs the extra kafka_http[{name}], which is not installed."
+                f"The format {name!r} needs the extra kafka_http[schemas], which is not installed."
                 if name in _EXTRAS
                 else f"No serialiser is named {name!r}."
             )

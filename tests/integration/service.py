@@ -18,6 +18,7 @@ import requests
 from kafka_http.demo.ports import free_ports
 
 PREFIX = "KAFKA_HTTP_"
+ROOT = Path(__file__).parents[2]
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
@@ -50,11 +51,16 @@ class Service:
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "kafka_http", "serve"]
+
     def start(self) -> None:
         """Start it and wait until it answers and all workers run."""
         with self._log_file.open("ab") as log, self._access_log_file.open("ab") as access_log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kafka_http", "serve"],
+                self.command,
+                cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=access_log,
