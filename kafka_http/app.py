@@ -96,7 +96,7 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     app.register_blueprint(V2Topics(core, config, bodies).blueprint())
     consumers = V2Consumers(core, instances, config, bodies, waits).blueprint()
     if held is not None and held.nodes is not None:
-        consumers.before_request(Forwarding(held.nodes, bodies).pass_on)
+        consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Condition, Lock
 
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from kafka_http.core.bookmarks import Bookmarks
 from kafka_http.core.broker import Broker
+from kafka_http.core.committing import Committer, Parts
 from kafka_http.core.instance_store import InstanceStore
 from kafka_http.core.instances import Loan
 from kafka_http.core.lending import Lending, Lent
@@ -20,20 +20,12 @@ from kafka_http.core.topic_names import Matches, TopicNames, compile_pattern
 from kafka_http.errors import (
     IllegalState,
     InstanceNotFound,
-    KafkaHttpError,
     PartitionNotFound,
-    RetriableBrokerError,
     Unavailable,
 )
-from kafka_http.records import Commits, CommittedOffset, Definition, OffsetAt, Place, Progress, TopicPartition
+from kafka_http.records import Commits, Definition, OffsetAt, Place, Progress, TopicPartition
 
 _log = logging.getLogger(__name__)
-
-AUTO_COMMIT_SECONDS = 4.5
-"""From the delivery on: with a call each half second, what was delivered is committed within five seconds."""
-_COMMIT_TIMEOUT = 5.0
-_AUTO_COMMIT_TIMEOUT = 1.0
-_PAUSE = 0.1
 
 
 class Instance:
@@ -52,18 +44,24 @@ class Instance:
         self._store = store
         self._clock = clock
         self._changed = Condition()
-        self._committing = Lock()
         self._saving = Lock()
         self._defining = Lock()
         self._saved = progress
         self._matches: Matches | None = None if definition.pattern is None else compile_pattern(definition.pattern)
         self._bookmarks = Bookmarks(progress)
-        self._standing = Standing(self._changed, self._bookmarks, self._commits_on_loss, self._fence)
+        self._standing = Standing(self._changed, self._bookmarks, self._owed, self._fence)
         self._lending = Lending(self._changed, clock, self._loan_ended)
-        self._owing_since: float | None = None
+        self._committer = Committer(
+            definition,
+            broker.groups,
+            Parts(self._changed, self._standing, self._lending, self._bookmarks),
+            self._save,
+            clock,
+        )
         self._topics: list[str] = []
         self._gone = False
         self._used = clock()
+        self._standing.is_expecting = self.is_subscribed
         if definition.partitions:
             with self._changed:
                 self._standing.assign(definition.partitions)
@@ -93,7 +91,7 @@ class Instance:
     def end(self, *, commit: bool) -> None:
         """Leave the group and forget everything, for `commit` not without committing what auto commit owes."""
         if commit:
-            self._pay()
+            self._committer.pay()
         self.close(leave=True)
         self._store.delete(self.definition.group, self.definition.name)
 
@@ -110,6 +108,9 @@ class Instance:
         _log.warning("Another process has taken over %s of %s.", self.definition.name, self.definition.group)
         self._gone = True
         self._lending.end()
+
+    def _owed(self) -> Commits:
+        return self._committer.owed()
 
     # What it reads
 
@@ -147,7 +148,7 @@ class Instance:
             ended.leave()
 
     def unsubscribe(self) -> None:
-        self._pay()
+        self._committer.pay()
         with self._defining:
             self._define(topics=(), pattern=None, partitions=())
         with self._changed:
@@ -202,9 +203,7 @@ class Instance:
     def _wait_for_all(self, partitions: Mapping[TopicPartition, object]) -> None:
         """Wait for the assignment. Raises `IllegalState` where these are not in it."""
         with self._changed:
-            there = self._standing.wait(time.monotonic() + self.definition.settings.timeout)
-        if there is None and self.is_subscribed:
-            raise _not_yet()
+            there = self._standing.settle(time.monotonic() + self.definition.settings.timeout)
         for each in partitions:
             if there is None or each not in there:
                 raise IllegalState(f"Illegal state: No current assignment for partition {each.topic}-{each.partition}")
@@ -212,66 +211,7 @@ class Instance:
     # What it has read
 
     def commit(self, places: Sequence[Place] | None) -> None:
-        self._commit_by(time.monotonic() + self.definition.settings.timeout, places)
-
-    def _commit_by(self, until: float, places: Sequence[Place] | None) -> None:
-        """Commit, again and again while the group is sharing out its partitions."""
-        while True:
-            try:
-                self._commit(self._wanted(places, until), _COMMIT_TIMEOUT)
-                return
-            except RetriableBrokerError:
-                if time.monotonic() + _PAUSE > until:
-                    raise
-                with self._changed:
-                    self._changed.wait(_PAUSE)
-
-    def _wanted(self, places: Sequence[Place] | None, until: float) -> Commits:
-        with self._changed:
-            if places is None:
-                self._lending.settle()
-            there = self._standing.wait(until)
-            if there is None and self.is_subscribed:
-                raise _not_yet()
-            if places is None:
-                return _commits(self._bookmarks.delivered)
-        return {TopicPartition(p.topic, p.partition): CommittedOffset(p.offset + 1, p.metadata) for p in places}
-
-    def _commit(self, offsets: Commits, timeout: float) -> None:
-        if not offsets:
-            return
-        with self._committing:
-            membership = self._standing.membership
-            if membership is not None:
-                membership.commit(offsets, timeout)
-            else:
-                self._broker.groups.commit_offsets(self.definition.group, offsets)
-            with self._changed:
-                self._bookmarks.paid({place: at.offset for place, at in offsets.items()})
-                self._owing_since = self._clock() if self._bookmarks.owed() else None
-        self._save()
-
-    def _commits_on_loss(self) -> Commits:
-        """What auto commit owes."""
-        return _commits(self._bookmarks.owed()) if self.definition.settings.auto_commit else {}
-
-    def _pay(self) -> None:
-        """Commit what auto commit owes, before the partitions go for good."""
-        if not self.definition.settings.auto_commit:
-            return
-        with self._changed:
-            self._lending.settle()
-            offsets = self._commits_on_loss()
-        if offsets:
-            with self._warning():
-                self._commit_by(time.monotonic() + _COMMIT_TIMEOUT, None)
-
-    @contextmanager
-    def _warning(self) -> Iterator[None]:
-        try:
-            yield
-        except KafkaHttpError as error:
-            _log.warning("Auto commit for the group %s: %s", self.definition.group, error.message)
+        self._committer.commit(places, time.monotonic() + self.definition.settings.timeout)
 
     def committed(self, partitions: Sequence[TopicPartition]) -> list[Place]:
         found = self._broker.groups.committed_offsets(self.definition.group, partitions)
@@ -284,7 +224,7 @@ class Instance:
         with self._changed:
             self._standing.lent = lent = self._lending.take(timeout, self._check_reading)
         try:
-            self._auto_commit()
+            self._committer.auto_commit()
             return self._lend(lent, until)
         except BaseException:
             self._drop(lent.id)
@@ -298,7 +238,7 @@ class Instance:
             self._bookmarks.positions.update(lent.read_on(positions))
             lent.lend(())
             self._standing.give_up()
-        self._auto_commit()
+        self._committer.auto_commit()
         return self._lend(lent, time.monotonic() + timeout, some=True)
 
     def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:
@@ -308,8 +248,7 @@ class Instance:
             self._used = self._clock()
             self._bookmarks.positions.update(lent.read_on(positions))
             self._bookmarks.delivered.update(lent.handed_out(delivered))
-            if self._owing_since is None and self._bookmarks.owed():
-                self._owing_since = self._clock()
+            self._committer.note_debt()
         self._save()
         self._drop(loan.id)
 
@@ -330,15 +269,6 @@ class Instance:
             raise InstanceNotFound
         if not self.is_subscribed and not self.definition.partitions:
             raise IllegalState("Illegal state: Consumer is not subscribed to any topics or assigned any partitions")
-
-    def _auto_commit(self) -> None:
-        since = self._owing_since
-        if since is not None and self._clock() - since >= AUTO_COMMIT_SECONDS:
-            with self._changed:
-                offsets = self._commits_on_loss() if self._standing.partitions is not None else {}
-            self._owing_since = self._clock() - AUTO_COMMIT_SECONDS + _AUTO_COMMIT_TIMEOUT  # should this one fail
-            with self._warning():
-                self._commit(offsets, _AUTO_COMMIT_TIMEOUT)
 
     def _lend(self, lent: Lent, until: float, *, some: bool = False) -> Loan:
         while True:
@@ -373,13 +303,5 @@ class Instance:
                 _log.error("The progress of %s is not saved: %s", self.definition.name, error.message)
 
 
-def _commits(offsets: Mapping[TopicPartition, int]) -> Commits:
-    return {place: CommittedOffset(at) for place, at in offsets.items()}
-
-
 def _exclusive() -> IllegalState:
     return IllegalState("Illegal state: Subscription to topics, partitions and pattern are mutually exclusive")
-
-
-def _not_yet() -> Unavailable:
-    return Unavailable("The group has not given this consumer instance its partitions yet: try again in a moment.")

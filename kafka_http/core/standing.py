@@ -8,7 +8,7 @@ from typing import Any
 from kafka_http.core.bookmarks import Bookmarks
 from kafka_http.core.lending import Lent
 from kafka_http.core.membership import Membership
-from kafka_http.errors import KafkaHttpError, NotAuthorized
+from kafka_http.errors import KafkaHttpError, NotAuthorized, Unavailable
 from kafka_http.records import Assignment, Commits, MembershipListener, Release, TopicPartition
 
 Partitions = frozenset[TopicPartition]
@@ -31,6 +31,8 @@ class Standing:
         self._topics: frozenset[str] | None = None
         self._changing = False
         self.membership: Membership | None = None
+        self.is_expecting = False
+        """Whether it is subscribed, so that its group is to give it partitions."""
         self.failure: KafkaHttpError | None = None
         self.lent: Lent | None = None
 
@@ -45,7 +47,7 @@ class Standing:
     def want(self, topics: Sequence[str], join: Callable[[Sequence[str], MembershipListener], Membership]) -> None:
         """Be a member for these topics, at least one. `join` makes a new membership."""
         self._topics = frozenset(topics)
-        self._changing = True
+        self._changing = self.is_expecting = True
         if self.membership is not None:
             self.membership.subscribe(topics)
             return
@@ -62,6 +64,7 @@ class Standing:
         if self._release is not None:
             self._release({})
         self._topics = self._release = self.failure = None
+        self.is_expecting = False
         self._set(None)
         return membership
 
@@ -79,6 +82,13 @@ class Standing:
             self._changed.wait(left)
         if there is None and self.failure is not None:
             raise self.failure
+        return there
+
+    def settle(self, until: float) -> Partitions | None:
+        """As `wait`, but raises `Unavailable` where an assignment is still to come."""
+        there = self.wait(until)
+        if there is None and self.is_expecting:
+            raise Unavailable("The group has not given this consumer instance its partitions yet: try again.")
         return there
 
     def give_up(self) -> None:

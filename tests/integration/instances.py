@@ -8,7 +8,10 @@ from uuid import uuid4
 
 import requests
 
+from tests.integration.service import Server
+
 JSON_TYPE = "application/vnd.kafka.json.v2+json"
+PEOPLE = [{"name": "John", "email": "john@gmail.com"}, {"name": "Mary", "email": "mary@email.com"}]
 
 
 class ConsumerInstance:
@@ -85,3 +88,29 @@ def instances(url: Callable[[], str], group: str, count: int, **settings: Any) -
     finally:
         for each in made:
             each.delete()
+
+
+def transcript(service: Server, topic: str, group: str) -> list[dict[str, Any]]:
+    """The issue's transcript as it stands, each call once on a connection of its own; the records that it brings."""
+    headers = {"Content-Type": JSON_TYPE}
+    answer = service.post(
+        f"/topics/{topic}/partitions/0",
+        json.dumps({"records": [{"value": each} for each in PEOPLE]}),
+        headers=headers,
+    )
+    assert answer.status_code == 200, answer.text
+    places = [(each["partition"], each["offset"]) for each in answer.json()["offsets"]]
+    body = json.dumps({"name": "testConsumer", "format": "json"})
+    answer = service.post(f"/consumers/{group}", body, headers=headers)
+    base_uri = f"{service.url}/consumers/{group}/instances/testConsumer"
+    assert (answer.status_code, answer.json()) == (200, {"instance_id": "testConsumer", "base_uri": base_uri})
+    path = base_uri.removeprefix(service.url)
+    assert service.post(f"{path}/subscription", json.dumps({"topics": [topic]}), headers=headers).status_code == 204
+    answer = service.get(f"{path}/records", headers={"Accept": JSON_TYPE})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, JSON_TYPE)
+    records: list[dict[str, Any]] = answer.json()
+    assert [(each["partition"], each["offset"]) for each in records] == places, "not just the two of this run"
+    offsets = [{"topic": topic, "partition": 0, "offset": places[-1][1] + 1}]
+    assert service.post(f"{path}/positions", json.dumps({"offsets": offsets}), headers=headers).status_code == 204
+    assert service.delete(path).status_code == 204
+    return records

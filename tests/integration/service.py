@@ -30,12 +30,34 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
     return found
 
 
-class Service:
+class Server:
+    """What answers at a URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def put(self, path: str, data: Any = b"", **options: Any) -> requests.Response:
+        return self.request("PUT", path, data=data, **options)
+
+    def post(self, path: str, data: Any = None, **options: Any) -> requests.Response:
+        return self.request("POST", path, data=data, **options)
+
+    def delete(self, path: str, **options: Any) -> requests.Response:
+        return self.request("DELETE", path, **options)
+
+
+class Service(Server):
     """`serve` on a free port with two workers; `settings` are those of `Config`. Its files are in `directory`."""
 
     def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
         self.port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self._worker_count = settings.get("workers", 2)
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
         self._log_file = directory / "serve.log"
@@ -141,21 +163,6 @@ class Service:
             self.process.wait()
             self.process = None
             self.end_daemon()
-
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
-
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return self.request("GET", path, **options)
-
-    def put(self, path: str, data: Any = b"", **options: Any) -> requests.Response:
-        return self.request("PUT", path, data=data, **options)
-
-    def post(self, path: str, data: Any = None, **options: Any) -> requests.Response:
-        return self.request("POST", path, data=data, **options)
-
-    def delete(self, path: str, **options: Any) -> requests.Response:
-        return self.request("DELETE", path, **options)
 
     def follow(self, path: str, pages: int = 1000) -> Iterator[dict[str, Any]]:
         """The page at a path and those behind its links, without the empty one at the end."""

@@ -14,11 +14,10 @@ import pytest
 import requests
 
 from kafka_http.config import Config
-from kafka_http.core.instance_store import Definition
-from kafka_http.core.instances import InstanceSettings
 from kafka_http.daemon import DaemonInstances
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
+from kafka_http.records import Definition, InstanceSettings
 from kafka_http.store import StoredInstances, open_database
 from kafka_http.store.schema import write_meta
 from tests.conftest import TopicFactory

@@ -1,65 +1,23 @@
 """The README's site file, in a real nginx before a real server."""
 
 import os
-import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
-from kafka_http.demo.ports import free_ports
-from tests.integration.service import Service, wait_for
+from tests.integration.nginx import nginx_before
+from tests.integration.service import Service
 
-README = Path(__file__).parents[2] / "README.md"
 TopicFactory = Callable[..., str]
-
-
-def configuration(directory: Path, port: int, service: Service) -> str:
-    found = re.search(r"```nginx\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found is not None
-    site = (
-        found[1]
-        .replace("127.0.0.1:8082", f"127.0.0.1:{service.port}")
-        .replace("listen 8080", f"listen 127.0.0.1:{port}")
-    )
-    temporary = "".join(
-        f"{kind}_temp_path {directory};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    logs = f"error_log {directory}/error.log; pid {directory}/pid;"
-    return f"{logs} daemon off; events {{}} http {{ access_log off; {temporary} {site} }}"
 
 
 @pytest.fixture
 def front(service: Service, tmp_path: Path) -> Iterator[str]:
     """The URL of nginx in front of the service."""
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if nginx is None:
-        if "CI" in os.environ:
-            pytest.fail("nginx is missing")
-        pytest.skip("nginx is missing")
-    (port,) = free_ports(1)
-    file = tmp_path / "nginx.conf"
-    file.write_text(configuration(tmp_path, port, service))
-    process = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(file), "-e", str(tmp_path / "error.log")])
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: process.poll() is not None or answers(url))
-        assert process.poll() is None
+    with nginx_before([service], tmp_path) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-        print((tmp_path / "error.log").read_text())
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False
 
 
 def test_round_trip(front: str, topic: TopicFactory) -> None:

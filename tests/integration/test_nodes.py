@@ -17,8 +17,9 @@ from kafka_http.store import StoredNodes, open_database
 from kafka_http.web.forwarding import NODE_HEADER
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.instances import JSON_TYPE, ConsumerInstance, produce
-from tests.integration.service import Service, wait_for
+from tests.integration.instances import JSON_TYPE, PEOPLE, ConsumerInstance, produce, transcript
+from tests.integration.nginx import nginx_before
+from tests.integration.service import Server, Service, wait_for
 from tests.postgresql import PostgreSQL
 
 Nodes = tuple[Service, Service]
@@ -71,6 +72,13 @@ def test_calls_reach_an_instance_by_whichever_node(nodes: Nodes, topic: TopicFac
             assert on(node, instance).get().status_code == 404
 
 
+def test_the_transcript_ten_times_behind_nginx(nodes: Nodes, topic: TopicFactory, group: str, tmp_path: Path) -> None:
+    name = topic()
+    with nginx_before(nodes, tmp_path) as url:
+        for _ in range(10):
+            assert [each["value"] for each in transcript(Server(url), name, group)] == PEOPLE
+
+
 def test_a_name_is_taken_on_all_nodes(nodes: Nodes, group: str) -> None:
     instance = ConsumerInstance(in_turn(nodes), group)
     assert [instance.create().status_code for _ in range(3)] == [200, 409, 409]
@@ -107,6 +115,7 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     for partition in (0, 1):
         produce(other.url, name, [f"{partition}-0"], partition)
     read = instance.values(5000) + instance.values(100)
+    assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
     kill(killed)
     at = time.monotonic()
     for partition in (0, 1):
@@ -131,6 +140,25 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     assert on(killed, instance).values(5000) == ["back"]
     wait_for(lambda: "Holds 0 consumer instances" in killed.log or not killed.daemons)
     assert adopted.delete().status_code == 204
+
+
+def test_a_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+    name = topic()
+    instance = ConsumerInstance(lambda: nodes[0].url, group)
+    instance.create()
+    instance.subscribe(name)
+    produce(nodes[0].url, name, [1])
+    assert instance.values(5000) == [1]
+    assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
+    produce(nodes[1].url, name, [2])
+    os.kill(nodes[0].daemon, signal.SIGKILL)
+    began = time.monotonic()
+    assert instance.values(5000) == [2]
+    assert time.monotonic() - began < 5
+    produce(nodes[1].url, name, [3])
+    assert on(nodes[1], instance).values(5000) == [3]
+    assert "Adopts" not in nodes[1].log
+    assert instance.delete().status_code == 204
 
 
 def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
