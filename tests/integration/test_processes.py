@@ -1,0 +1,158 @@
+"""What one types: the README's commands, the demo's under Ctrl-C, kill -9 and on top of each other."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.ports import free_ports
+from tests.integration.conftest import ServiceFactory
+from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell, wait_for
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def curl() -> None:
+    if not shutil.which("curl") and "CI" not in os.environ:
+        pytest.skip("there is no curl")
+
+
+def readme_curls() -> Iterator[str]:
+    """The README's curl commands, each with the lines that go on from it."""
+    for found in re.finditer(r"^    (curl (?:.*\|\n)?.*)", README, re.MULTILINE):
+        yield found[1].replace("curl ", "curl -sS --fail-with-body ")
+
+
+def test_the_readmes_commands_work_as_they_stand(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    service = start_service(kafka.bootstrap_servers, auto_create_topics=True)
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\x00")
+    answers = []
+    for command in readme_curls():
+        pasted = command.replace("http://127.0.0.1:8082", service.url)
+        done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stdout}"
+        answers.append(done.stdout)
+    assert len(answers) > 5
+    published, read, acknowledged = answers[:3]
+    assert json.loads(published)["records"][0]["offset"] == 0
+    assert json.loads(read)["records"][0]["value"] == {"hello": "world"}
+    assert acknowledged == ""
+    greetings, copied = (
+        service.get(f"/messages/{topic}/anyone/earliest").json()["records"] for topic in ("greetings", "other")
+    )
+    without_place = [{**record, "offset": None} for record in copied]
+    assert without_place == [{**record, "offset": None} for record in greetings][: len(copied)]
+    assert len(copied) == len(greetings) > 5
+
+
+def test_the_readmes_program_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers, auto_create_topics=True)
+    found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    program = found[1].replace("http://127.0.0.1:8082", service.url).replace("greetings", "orders")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2 {'item': 'book', 'price': 12.5}", "3 None"]
+
+
+def test_an_access_log_that_nobody_reads_is_no_reason_to_log_what_clients_send(tmp_path: Path) -> None:
+    """As `kafka-http serve --access-log | head -1` leaves it."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "kafka_http", "serve", "--access-log", "--bind", f"127.0.0.1:{port}"]
+    settings = {"KAFKA_HTTP_DATA_DIR": str(tmp_path / "data"), "KAFKA_HTTP_WORKERS": "1"}
+    log = tmp_path / "log"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with log.open("wb") as stderr, subprocess.Popen(
+        command, env=os.environ | settings, stdout=writing, stderr=stderr, start_new_session=True
+    ) as process:
+        os.close(writing)
+        try:
+            wait_for(lambda: is_healthy(port))
+            assert requests.get(f"http://127.0.0.1:{port}/health", auth=("me", "hush"), timeout=10).ok
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+    assert "bWU6aHVzaA==" not in log.read_text(), "me:hush in base64"
+    assert "Traceback" not in log.read_text()
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=10).ok
+    except requests.ConnectionError:
+        return False
+
+
+def kafkas(directory: Path) -> list[int]:
+    return [pid for pid, command in processes_of(directory).items() if re.match(r"\S*java ", command)]
+
+
+def first_values(running: RunningDemo, topic: str) -> list[object]:
+    page = requests.get(f"{running.url}/messages/{topic}/anyone/earliest", timeout=20).json()
+    return [record["value"] for record in page["records"]]
+
+
+def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(kafka_parts: None, tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("mine")
+    with demo(tmp_path, "--topic", "orders:3", "--workers", "2") as running:
+        for curl in running.curls:
+            shell(f"{curl.rstrip()} -sS --fail-with-body")
+        assert first_values(running, "orders") == ["hello"]
+        os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does it
+        assert running.process.wait(20) == 0
+        wait_for(lambda: processes_of(tmp_path) == {})
+    assert not [line for line in running.complaints if "Traceback" in line]
+    assert (tmp_path / "diary").read_text() == "mine"
+
+
+def test_a_demo_that_was_killed_goes_on_where_it_was(kafka_parts: None, tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        publish, _, acknowledge = running.curls
+        for _ in range(3):
+            shell(publish)
+        shell(acknowledge)
+        running.process.kill()
+        wait_for(lambda: processes_of(tmp_path) == {}, 20)
+    with demo(tmp_path) as again:
+        assert first_values(again, "greetings") == ["hello"] * 3
+        assert len(json.loads(shell(again.curls[1]))["records"]) == 2
+
+
+def refused(directory: Path, *flags: str) -> str:
+    command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(directory), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def test_a_second_demo_is_refused_in_a_sentence_and_harms_the_first_in_nothing(
+    kafka_parts: None, tmp_path: Path
+) -> None:
+    other_port, other_kafka_port = map(str, free_ports(2))
+    with demo(tmp_path / "first") as running:
+        port = running.url.rpartition(":")[2]
+        kafka_port = next(line for line in running.said if line.startswith("Apache Kafka")).rpartition(":")[2].strip()
+        second = tmp_path / "second"
+
+        said = refused(second, "--port", port, "--kafka-port", other_kafka_port)
+        assert re.fullmatch(rf"kafka-http demo: Port {port} is in use: .*\n", said)
+        said = refused(second, "--port", other_port, "--kafka-port", kafka_port)
+        assert re.fullmatch(rf"kafka-http demo: Kafka's port {kafka_port} is in use: .*\n", said)
+        said = refused(tmp_path / "first", "--port", other_port, "--kafka-port", other_kafka_port)
+        assert re.fullmatch(r"kafka-http demo: A Kafka that runs already uses the directory .*\n", said)
+
+        assert kafkas(second) == []
+        assert requests.get(f"{running.url}/ready", timeout=20).status_code == 200
