@@ -83,10 +83,19 @@ class Launcher:
             return None
         self._directory.make()
         deadline = time.monotonic() + _START_SECONDS
+        has_waited = False
+
+        def is_late() -> bool:
+            nonlocal has_waited
+            has_waited = True
+            return time.monotonic() > deadline
+
         while time.monotonic() < deadline:
-            with self._directory.lock("start", lambda: time.monotonic() > deadline) as is_held:
+            with self._directory.lock("start", is_late) as is_held:
                 with suppress(NoDaemon):
                     return self.connect(worker, presence=True)
+                if has_waited and if_needed:
+                    return None  # another has just found that it is not
                 if is_held and not self._start(if_needed):
                     return None
         raise Unavailable("The server's daemon does not start; its log says more.")
