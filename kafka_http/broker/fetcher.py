@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
@@ -30,7 +31,7 @@ Leaders = Mapping[int, Sequence[TopicPartition]]
 Answers = Mapping[TopicPartition, Any]
 
 _PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
-"""Before each look for a leader that has moved; an election takes about a second."""
+"""Before each look for a leader that has moved, the last again and again; an election takes about a second."""
 _SLICE = 0.1
 _LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed": IsolationLevel.READ_COMMITTED}
 _SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSpec.LATEST}
@@ -152,20 +153,30 @@ class Fetcher:
         """Ask the partitions' leaders, and again where one has moved. Raises what else their answers say."""
         until = time.monotonic() + wait + self._timeout
         failure: KafkaHttpError = RetriableBrokerError("The partition's leader is moving, try again.")
-        for pause in _PAUSES:
+        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             if time.monotonic() + pause > until:
                 break
             time.sleep(pause)
-            leaders = self._metadata.by_leader(places)
             try:
-                answers = ask(leaders)
-                _check(answers)
-                return answers
-            except (_Moved, BrokerUnavailable) as error:
-                failure = error.failure if isinstance(error, _Moved) else error
+                return self._attempt(places, ask)
+            except _Moved as moved:
+                failure = moved.failure
                 for topic in {each.topic for each in places}:
                     self._metadata.forget(topic)
         raise failure
+
+    def _attempt(self, places: Collection[TopicPartition], ask: Callable[[Leaders], Answers]) -> Answers:
+        """Raises `_Moved` where another look at the metadata may help, so not where no broker has any."""
+        try:
+            leaders = self._metadata.by_leader(places)
+        except RetriableBrokerError as error:  # a partition has no leader just now
+            raise _Moved(error) from error
+        try:
+            answers = ask(leaders)
+        except BrokerUnavailable as error:
+            raise _Moved(error) from error
+        _check(answers)
+        return answers
 
 
 class _Moved(Exception):

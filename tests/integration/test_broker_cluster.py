@@ -12,8 +12,8 @@ from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import Delivery, Fetched, NewRecord
-from tests.reads import fetch
+from kafka_http.records import Delivery, NewRecord
+from tests.reads import FetchedOfTopic, fetch
 
 PARTITIONS = 6
 BEGINNINGS = dict.fromkeys(range(PARTITIONS), 0)
@@ -33,8 +33,8 @@ class Traffic:
         assert all(isinstance(each, Delivery) for each in outcomes), outcomes
         self._written += values
 
-    def read(self) -> Fetched:
-        return self._fetch(broker, "t", BEGINNINGS, max_records=1000, max_bytes=1 << 20)
+    def read(self) -> FetchedOfTopic:
+        return fetch(self._broker, "t", BEGINNINGS, max_records=1000, max_bytes=1 << 20)
 
     def commit(self) -> None:
         offset = len(self._written)
@@ -79,7 +79,7 @@ def test_leaders_that_move(kafka_cluster: EmbeddedCluster, broker: KafkaBroker) 
     assert len(broker.log.offsets("t", dict.fromkeys(BEGINNINGS, "latest"))) == PARTITIONS
 
 
-def values_of(fetched: Fetched) -> list[bytes | None]:
+def values_of(fetched: FetchedOfTopic) -> list[bytes | None]:
     return [each.value for records in fetched.records.values() for each in records]
 
 
