@@ -51,8 +51,7 @@ def test_a_partition_whose_only_broker_is_down(kafka_cluster: EmbeddedCluster, s
     broker.kill()
     wait_for(lambda: not service.get("/messages/single").ok)
 
-    for _ in range(10):
-        assert service.put("/messages/single", "elsewhere").status_code == 200
+    wait_for(lambda: all(service.put("/messages/single", "elsewhere").ok for _ in range(10)), 30)
     assert service.get("/messages/single/me/0:0,2:0").status_code == 200
     assert service.get("/ready").status_code == 200
     is_away(service.get("/messages/single/me/1:0"))
