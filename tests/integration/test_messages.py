@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -32,8 +33,8 @@ def offsets_in_kafka(admin: KafkaAdminClient, group: str, topic: str) -> dict[in
     return {each.partition: found.offset for each, found in listed.items() if each.topic == topic}
 
 
-def values(page: dict[str, object]) -> list[object]:
-    return [record["value"] for record in page["records"]]  # type: ignore[attr-defined]
+def values(page: dict[str, Any]) -> list[Any]:
+    return [record["value"] for record in page["records"]]
 
 
 def test_publish_read_acknowledge_and_resume(service: Service, topic: TopicFactory, admin: KafkaAdminClient) -> None:
