@@ -85,6 +85,7 @@ def log_handler(stream: TextIO) -> logging.Handler:
 
 def configure_logging(level: str) -> None:
     """Log to stderr, ours from `level` on. Whoever has given the root logger a handler before keeps what he has."""
+    logging.raiseExceptions = False  # else a log nobody reads any more shows what it could not say, headers too
     if logging.root.handlers:
         return
     logging.root.addHandler(log_handler(sys.stderr))

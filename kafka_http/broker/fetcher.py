@@ -13,8 +13,8 @@ from kafka_http.broker.admin import Admin
 from kafka_http.broker.codec import decode
 from kafka_http.broker.connections import Connections
 from kafka_http.broker.errors import MOVED, translate
-from kafka_http.broker.metadata import Metadata
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
+from kafka_http.broker.metadata import Metadata, NoLeader
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError
 from kafka_http.records import (
     EARLIEST,
     LATEST,
@@ -152,7 +152,7 @@ class Fetcher:
     ) -> Answers:
         """Ask the partitions' leaders, and again where one has moved. Raises what else their answers say."""
         until = time.monotonic() + wait + self._timeout
-        failure: KafkaHttpError = RetriableBrokerError("The partition's leader is moving, try again.")
+        failure: KafkaHttpError = NoLeader("The partition's leader is moving, try again.")
         for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             if time.monotonic() + pause > until:
                 break
@@ -169,7 +169,7 @@ class Fetcher:
         """Raises `_Moved` where another look at the metadata may help, so not where no broker has any."""
         try:
             leaders = self._metadata.by_leader(places)
-        except RetriableBrokerError as error:  # a partition has no leader just now
+        except NoLeader as error:
             raise _Moved(error) from error
         try:
             answers = ask(leaders)
@@ -272,6 +272,6 @@ def _check(answers: Answers) -> None:
     for place, answer in answers.items():
         error = for_code(answer.error_code)
         if error in MOVED:
-            raise _Moved(translate(error))
+            raise _Moved(NoLeader(translate(error).message))
         if error not in (NoError, OffsetOutOfRangeError):
             raise translate(error, place.topic)

@@ -10,8 +10,12 @@ from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.connections import Connections, ask_any
 from kafka_http.broker.errors import translate
-from kafka_http.errors import PartitionNotFound, RetriableBrokerError
+from kafka_http.errors import BrokerUnavailable, PartitionNotFound
 from kafka_http.records import PartitionInfo, TopicPartition
+
+
+class NoLeader(BrokerUnavailable):
+    """The one broker that could answer is not there just now."""
 
 
 class Metadata:
@@ -68,9 +72,7 @@ class Metadata:
                 raise PartitionNotFound(topic, partition, len(known))
             leader = known[partition]
             if leader is None:
-                raise RetriableBrokerError(
-                    f"Partition {partition} of {topic} has no leader just now, try again.", partition=partition
-                )
+                raise NoLeader(f"Partition {partition} of {topic} has no leader just now.", partition=partition)
             leaders[partition] = leader
         return leaders
 

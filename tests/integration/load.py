@@ -94,7 +94,7 @@ class Load:
         status, retry_after = None, None
         try:
             answer = self._service.request(method, path, headers={"X-Request-Id": request_id}, timeout=60, **body)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             text = repr(error)
         else:
             status, retry_after, text = answer.status_code, answer.headers.get("Retry-After"), answer.text[:500]

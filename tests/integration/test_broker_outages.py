@@ -191,7 +191,7 @@ def test_a_frozen_broker_makes_nobody_wait_longer_than_the_timeout(fresh_kafka: 
     with connected(fresh_kafka, producer=QUICK) as broker:
         for call in CALLS.values():
             eventually(lambda call=call: call(broker), within=10)
-        long_poll = functools.partial(broker.log.fetch, "t", {0: 99}, max_records=1, max_bytes=1000, wait=1)
+        long_poll = functools.partial(fetch, broker, "t", {0: 99}, max_records=1, max_bytes=1000, wait=1)
         calls = [functools.partial(call, broker) for call in CALLS.values()] + [long_poll]
         with frozen(fresh_kafka), ThreadPoolExecutor(len(calls)) as pool:
             began = time.monotonic()
