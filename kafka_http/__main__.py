@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret, load_config
+from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret
 from kafka_http.server import CannotServe, run
+from kafka_http.settings_sources import load_config
 
 _DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True}
 _EPILOG = "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags win."

@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
-from kafka_http.config import load_config
+from kafka_http.settings_sources import load_config
 from tests.fakes import FakeBroker
 
 ClientFactory = Callable[..., FlaskClient]

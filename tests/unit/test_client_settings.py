@@ -13,7 +13,8 @@ from kafka_http.broker.settings import (
     connection_settings,
     producer_settings,
 )
-from kafka_http.config import MIB, Config, ConfigError, load_config
+from kafka_http.config import MIB, Config, ConfigError
+from kafka_http.settings_sources import load_config
 
 PLAIN = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kafka_http.config import MIB, SETTINGS, Config, ConfigError, is_secret, load_config
+from kafka_http.config import MIB, SETTINGS, Config, ConfigError, is_secret
+from kafka_http.settings_sources import load_config
 
 
 def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:

@@ -10,12 +10,12 @@ from threading import Thread
 
 import pytest
 
-from kafka_http.config import load_config
 from kafka_http.demo import command
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import kafka_jars, listed_jars
 from kafka_http.demo.java import find_java, parse_version
 from kafka_http.demo.ports import free_ports
+from kafka_http.settings_sources import load_config
 
 
 class Remote(ThreadingHTTPServer):

@@ -19,7 +19,7 @@ FOR_EVERYONE = {
     "logs",  # a line of any room names its request: the one who knows the id and those who log must share it
 }
 ARROWS = {
-    "__main__": {"server", "demo", "bench"},
+    "__main__": {"server", "demo", "bench", "settings_sources"},
     "app": {"web", "core", "broker", "daemon", "store", "serializers"},
     "bench": {"demo"},
     "broker": set(),
@@ -28,6 +28,7 @@ ARROWS = {
     "demo": {"server"},
     "serializers": set(),
     "server": {"app"},
+    "settings_sources": set(),
     "store": set(),
     "web": {"core"},
 }

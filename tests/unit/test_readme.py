@@ -7,8 +7,9 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.app import create_app
-from kafka_http.config import SETTINGS, load_config
+from kafka_http.config import SETTINGS
 from kafka_http.errors import KafkaHttpError, status_of
+from kafka_http.settings_sources import load_config
 from kafka_http.web.bodies import LengthRequired
 from tests.fakes import FakeBroker
 
