@@ -15,6 +15,11 @@ from kafka_http.records import Fetched, Isolation, Positions, Record, Reset, Top
 
 WAIT_SLICE = 1.0
 
+_GUESSED_SIZE = 200
+_RECORD_OVERHEAD = 50
+"""Bytes: of a record while none has been seen, and of what Kafka keeps beside key and value."""
+_LEAST_FETCH = 1 << 16
+
 
 class Page(Struct, frozen=True):
     """Records, of one partition after another, and where to read on in every partition asked for."""
@@ -74,7 +79,7 @@ class Reader:
             fetched = self._log.fetch(
                 {place: page.next[place] for place in active},
                 max_records=page.share(len(active)),
-                max_bytes=page.bytes_left,
+                max_bytes=page.bytes_to_fetch,
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
             )
@@ -94,7 +99,7 @@ class _PageInMaking:
 
     def __init__(self, positions: Positions, limits: Limits) -> None:
         self.next = dict(positions)
-        self.bytes_left = limits.size
+        self._size = self.bytes_left = limits.size
         self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
         self._records_left = limits.records
         self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
@@ -107,6 +112,12 @@ class _PageInMaking:
     def share(self, partitions: int) -> int:
         """How many records each of that many partitions may still add."""
         return -(-self._records_left // partitions)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """What to ask Kafka for: no more than the records that are missing may take, or it is sent for nothing."""
+        size = (self._size - self.bytes_left) / self.count if self.count else _GUESSED_SIZE
+        return min(self.bytes_left, max(_LEAST_FETCH, int(self._records_left * (size + _RECORD_OVERHEAD))))
 
     def add(self, order: Sequence[TopicPartition], fetched: Fetched) -> None:
         """Take a fetch's records partition by partition in this order, until the page is full."""
