@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from kafka import KafkaAdminClient
@@ -11,8 +11,8 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
-from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Delivery, NewRecord
+from tests.attempts import eventually
 from tests.reads import FetchedOfTopic, fetch
 
 PARTITIONS = 6
@@ -81,18 +81,6 @@ def test_leaders_that_move(kafka_cluster: EmbeddedCluster, broker: KafkaBroker) 
 
 def values_of(fetched: FetchedOfTopic) -> list[bytes | None]:
     return [each.value for records in fetched.records.values() for each in records]
-
-
-def eventually(attempt: Callable[[], object], within: float) -> float:
-    """The seconds until an attempt succeeded."""
-    began = time.monotonic()
-    while True:
-        try:
-            attempt()
-            return time.monotonic() - began
-        except KafkaHttpError:
-            if time.monotonic() - began > within:
-                raise
 
 
 def waiting_over_several_leaders(broker: KafkaBroker) -> None:

@@ -21,6 +21,7 @@ from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
 from kafka_http.records import Delivery, NewRecord, Outcome
+from tests.attempts import eventually
 from tests.reads import fetch
 
 QUICK = {"request_timeout_ms": 700, "delivery_timeout_ms": 1500}
@@ -44,18 +45,6 @@ def frozen(kafka: EmbeddedKafka) -> Iterator[None]:
         yield
     finally:
         os.kill(kafka.pid, signal.SIGCONT)
-
-
-def eventually(attempt: Callable[[], object], within: float) -> float:
-    """The seconds until an attempt succeeded."""
-    began = time.monotonic()
-    while True:
-        try:
-            attempt()
-            return time.monotonic() - began
-        except KafkaHttpError:
-            if time.monotonic() - began > within:
-                raise
 
 
 def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> Delivery:
