@@ -63,20 +63,24 @@ def parse_json(body: bytes, format_: str | None) -> list[ProducerRecord]:
     first = body.lstrip()[:1]
     if first == b"[":
         elements = decode(_array, body)
-        _check_utf8(body)
+        check_utf8(body)
         return not_empty([ProducerRecord(json_text(raw), format_ or "json") for raw in elements])
-    if first == b"{" and _is_envelope(body):
-        records = decode(_envelope, body).records
-        _check_utf8(body)
-        return not_empty([_producer_record(index, record, format_) for index, record in enumerate(records)])
+    if first == b"{" and (envelope := _as_envelope(body)) is not None:
+        check_utf8(body)
+        return not_empty([_producer_record(index, record, format_) for index, record in enumerate(envelope.records)])
     _check_json("The body", body)
     return [ProducerRecord(body, format_)]
 
 
-def _is_envelope(body: bytes) -> bool:
-    """Whether it is an object with the one key `records`, a list."""
-    members = decode(_members, body)
-    return members.keys() == {"records"} and bytes(members["records"]).startswith(b"[")
+def _as_envelope(body: bytes) -> Envelope | None:
+    """The envelope, None for another object. What is wrong counts where there is the one key `records`, a list."""
+    try:
+        return decode(_envelope, body)
+    except InvalidRequest:
+        members = decode(_members, body)
+        if members.keys() == {"records"} and bytes(members["records"]).startswith(b"["):
+            raise
+        return None
 
 
 def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
@@ -208,7 +212,7 @@ def _check_json(what: str, text: bytes, record: int | None = None) -> None:
         raise InvalidRequest(f"{what} is not JSON: {error}.", **_where(record, None)) from None
 
 
-def _check_utf8(body: bytes) -> None:
+def check_utf8(body: bytes) -> None:
     """`Raw` skips over strings without decoding them."""
     try:
         str(body, "utf-8")

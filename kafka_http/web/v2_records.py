@@ -10,7 +10,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
-from kafka_http.web.envelopes import Partition, Timestamp, decode, json_text, not_empty
+from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
 Decoded = TypeVar("Decoded")
@@ -51,10 +51,7 @@ def decode_object(
     decoder: msgspec.json.Decoder[Decoded], body: bytes, invalid: type[KafkaHttpError] = InvalidValue
 ) -> Decoded:
     """A body that must be a JSON object: `InvalidRequest` where it is none, `invalid` where its fields are wrong."""
-    try:
-        str(body, "utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from None
+    check_utf8(body)
     return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
