@@ -7,7 +7,7 @@ open batch together, built by aiokafka's builder, and their batches tell one `Ru
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -46,18 +46,16 @@ class Run:
     They may lie in several batches. Those without a timestamp get the time of now.
     """
 
-    def __init__(self, partition: int, records: Sequence[NewRecord]) -> None:
+    def __init__(self, partition: int, records: Sequence[NewRecord], done: "Callable[[Run], None]") -> None:
+        """`done` is called once, with this run, when all its batches are settled: by the sender's thread, which must
+        not be held up."""
         self.partition = partition
         self.records = records
         self.timestamp = int(time.time() * 1000)
         self._settled: list[Settled] = []
         self._left = len(records)
         self._lock = Lock()
-        self._done = Event()
-
-    def wait(self, timeout: float) -> bool:
-        """Whether all batches have been settled, after at most so many seconds."""
-        return self._done.wait(timeout)
+        self._done = done
 
     def settle(self, settled: "Settled") -> None:
         """A batch with some of the records is settled. Called by the sender's thread."""
@@ -66,7 +64,12 @@ class Run:
             self._left -= settled.piece.count
             if self._left:
                 return
-        self._done.set()
+        self._done(self)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether all of it was written."""
+        return not self._left and all(each.error_at is None for each in self._settled)
 
     def fates(self) -> list[Fate]:
         """What is known of each record."""

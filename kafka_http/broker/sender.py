@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from threading import Event, Lock
 from typing import Any, Protocol, cast
 
@@ -30,8 +29,9 @@ _BYSTANDER = "Failed to append record because it was part of a batch"
 class Handed(Protocol):
     """Records of a request that were handed over for one partition."""
 
-    def wait(self, timeout: float) -> bool:
-        """Whether what became of all of them is known, after at most so many seconds."""
+    @property
+    def is_delivered(self) -> bool:
+        """Whether all of them were written."""
 
     def fates(self) -> list[Fate]:
         """What is known of each, in their order."""
@@ -74,13 +74,17 @@ class Sender(KafkaProducer):
         manager = self._transaction_manager
         return not self._sender.is_alive() or (manager is not None and manager.has_fatal_error())
 
+    def knows(self, topic: str, count: int) -> bool:
+        """Whether it has learned of a topic and that many of its partitions. Does not block."""
+        return len(self._metadata.partitions_for_topic(topic) or ()) >= count
+
     def wait_for(self, topic: str, count: int, deadline: float) -> None:
         """Return once it has learned of a topic and that many of its partitions. Raises `BrokerUnavailable`."""
         self._awaited.add(topic)
         try:
             if self._metadata.partitions_for_topic(topic) is None:
                 self._wait_on_metadata(topic, _ms_until(deadline))
-            while len(self._metadata.partitions_for_topic(topic) or ()) < count:
+            while not self.knows(topic, count):
                 self._look_again(deadline)
         except RetriableError as error:
             raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
@@ -89,16 +93,20 @@ class Sender(KafkaProducer):
         finally:
             self._awaited.discard(topic)
 
-    def hand_over(self, topic: str, partition: int, records: Sequence[NewRecord]) -> "Handed":
+    def hand_over(
+        self, topic: str, partition: int, records: Sequence[NewRecord], done: Callable[[Handed], None]
+    ) -> Handed:
         """Hand records for one partition over; `wakeup` sends. What `send` refuses is legal: null key and value, null
-        header values. Raises `IllegalStateError` where the producer is closed."""
+        header values. `done` is called once the fate of all is known, by the producer's thread, perhaps before this
+        returns. Raises `IllegalStateError` where the producer is closed."""
         place = TopicPartition(topic, partition)
         if self._appends_runs:
-            run = Run(partition, records)
+            run = Run(partition, records, done)
             cast("batches.Accumulator", self._accumulator).append_run(place, run)
             return run
         with self._appending:  # threads that append record by record slow each other down
-            return _OneByOne([self._append(place, record) for record in records])
+            futures = [self._append(place, record) for record in records]
+        return _OneByOne(futures, done)
 
     def _append(self, place: TopicPartition, record: NewRecord) -> FutureRecordMetadata:
         future: FutureRecordMetadata
@@ -179,15 +187,24 @@ class _CuredThread(SenderThread):
 class _OneByOne:
     """Records that were appended one by one, each with a future."""
 
-    def __init__(self, futures: Sequence[FutureRecordMetadata]) -> None:
+    def __init__(self, futures: Sequence[FutureRecordMetadata], done: Callable[[Handed], None]) -> None:
         self._futures = futures
+        self._left = len(futures)
+        self._lock = Lock()
+        self._done = done
+        for future in futures:
+            future.add_both(self._settled)
 
-    def wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        for future in self._futures:
-            with suppress(KafkaError):
-                future.get(_ms_until(deadline) / 1000)
-        return all(future.is_done for future in self._futures)
+    def _settled(self, _: object) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        self._done(self)
+
+    @property
+    def is_delivered(self) -> bool:
+        return all(future.succeeded() for future in self._futures)
 
     def fates(self) -> list[Fate]:
         return [_fate(future) for future in self._futures]
