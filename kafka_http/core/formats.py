@@ -21,6 +21,7 @@ class Formats:
 
     def __init__(self, serializers: Mapping[str, Serializer]) -> None:
         self._serializers = serializers
+        self._immediate = {None, *(name for name, each in serializers.items() if getattr(each, "immediate", False))}
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in serializers.items()}
 
     @property
@@ -36,6 +37,10 @@ class Formats:
                 else f"No serialiser is named {name!r}."
             )
             raise UnsupportedFormat(f"{missing} There are: {', '.join(self._serializers)}.", formats=self.names)
+
+    def are_immediate(self, records: Sequence[ProducerRecord]) -> bool:
+        """Whether these records are serialised without waiting for anything."""
+        return {each.format for each in records} | {each.key_format for each in records} <= self._immediate
 
     def encode(self, topic: str, records: Sequence[ProducerRecord]) -> list[NewRecord]:
         """Serialise a request's records. Raises for the first that cannot be, naming its index and field."""

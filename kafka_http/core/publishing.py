@@ -1,10 +1,11 @@
 """The one write path: a request's records in, one outcome each out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from kafka_http.core.broker import Producer
+from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import Formats
 from kafka_http.core.topics import check_topic_name
+from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Outcome, ProducerRecord
 
 
@@ -24,3 +25,19 @@ class Publisher:
         """
         check_topic_name(topic)
         return self._producer.produce(topic, self._formats.encode(topic, records), timeout)
+
+    def start(
+        self, topic: str, records: Sequence[ProducerRecord], timeout: float, done: Callable[[], None]
+    ) -> Publication | None:
+        """As `publish`, without waiting: None, with nothing written, where that cannot be, or it would raise.
+
+        `done` is called once each record has its outcome, as `Producer.start` does it.
+        """
+        if not self._formats.are_immediate(records):
+            return None
+        try:
+            check_topic_name(topic)
+            encoded = self._formats.encode(topic, records)
+        except KafkaHttpError:
+            return None
+        return self._producer.start(topic, encoded, timeout, done)

@@ -18,8 +18,9 @@ class Serializer(Protocol):
     """`serialize` takes what `json.loads` gives and returns bytes; `deserialize` goes the other way.
 
     One whose attribute `json_text` is true takes and returns the JSON text instead, as UTF-8 bytes, so that what the
-    client wrote is kept to the last digit. Null never gets here: it is a null in Kafka too. Any exception refuses the
-    record, and its text tells the client why. Called from many threads at once.
+    client wrote is kept to the last digit. One whose attribute `immediate` is true waits for nothing, such as an answer
+    from elsewhere, so that an event loop may call it. Null never gets here: it is a null in Kafka too. Any exception
+    refuses the record, and its text tells the client why. Called from many threads at once.
     """
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes: ...

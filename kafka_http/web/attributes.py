@@ -3,7 +3,7 @@
 It says so in the query (`?key=`), in headers (`Kafka-Key`), or in the headers of a part of a multipart body.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -15,6 +15,7 @@ from kafka_http.web.query import MAX_INT32, MAX_INT64, Query, integer
 _HEADER = "kafka-header-"
 _HEADER_BASE64 = "kafka-header-base64-"
 _TRACE = {"traceparent", "tracestate"}
+_PREFIXES = ("kafka-", "ce-", *_TRACE)
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -45,10 +46,16 @@ class Attributes(msgspec.Struct, frozen=True):
 _NONE = Attributes()
 
 
-def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> Attributes:
-    """Those of a whole request, header names in lower case. Raises `InvalidRequest` where query and header disagree."""
+def request_attributes(query: Query, headers: Mapping[str, str]) -> Attributes | None:
+    """Those of a whole request, whose header names are in lower case; None where it says nothing.
+
+    Raises `InvalidRequest` where query and header disagree.
+    """
+    ours = [(name.title(), value) for name, value in headers.items() if name.startswith(_PREFIXES)]
     from_query = _query_attributes(query)
-    from_headers = header_attributes(headers)
+    if not ours and from_query == _NONE:
+        return None
+    from_headers = header_attributes(ours)
     for field in ("key", "partition", "timestamp"):
         said, also = getattr(from_query, field), getattr(from_headers, field)
         if said is not None and also is not None and said != also:
@@ -59,7 +66,7 @@ def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> At
         if said is not None:
             from_headers = msgspec.structs.replace(from_headers, **{field: said})
     in_lower_case = [(name.lower(), value) for name, value in from_headers.headers]
-    return msgspec.structs.replace(from_headers, headers=in_lower_case) if in_lower_case else from_headers
+    return msgspec.structs.replace(from_headers, headers=in_lower_case)
 
 
 def _query_attributes(query: Query) -> Attributes:

@@ -1,10 +1,15 @@
-"""A publish of the /messages dialect: from a request's parts to records."""
+"""A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-from werkzeug.datastructures import Headers
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+from werkzeug.datastructures import MultiDict
 
 from kafka_http.core.formats import Formats
-from kafka_http.errors import InvalidRequest
-from kafka_http.records import ProducerRecord
+from kafka_http.errors import InvalidRequest, KafkaHttpError
+from kafka_http.records import Delivery, Outcome, ProducerRecord
+from kafka_http.web.answers import Answer, error_answer, error_object, json_answer, retry_header
 from kafka_http.web.attributes import request_attributes
 from kafka_http.web.envelopes import parse_json, parse_lines, parse_record_lines
 from kafka_http.web.multipart import parse_multipart
@@ -12,23 +17,79 @@ from kafka_http.web.negotiation import JSON, NDJSON, ContentType, kafka_format
 from kafka_http.web.query import Query
 from kafka_http.web.v2_records import parse_v2
 
-PUBLISH_PARAMETERS = ("key", "partition", "timestamp", "format", "timeout", "tombstone", "lines", "partitions")
+MAX_TIMEOUT = 60
+_PARAMETERS = ("key", "partition", "timestamp", "format", "timeout", "tombstone", "lines", "partitions")
 
 
-def parse_publish(method: str, headers: Headers, query: Query, body: bytes, formats: Formats) -> list[ProducerRecord]:
-    """The records that a PUT or POST means. Raises `InvalidRequest`, `UnsupportedFormat`."""
-    content_type = ContentType.parse(headers.get("Content-Type"))
-    format_ = query.text("format")
-    if format_ is not None:
-        formats.check(format_)
-    attributes = request_attributes(query, list(headers.items()))
-    if query.flag("tombstone"):
-        if body:
+class Head(NamedTuple):
+    """A request without its body. Header names are in lower case."""
+
+    method: str
+    args: MultiDict[str, str]
+    headers: Mapping[str, str]
+
+
+class Publish(Protocol):
+    """A request that publishes, in either dialect. Made from its head, and raises for what is wrong with that."""
+
+    topic: str
+    timeout: float
+    """Seconds."""
+
+    def records(self, body: bytes) -> list[ProducerRecord]:
+        """What is to be published. Raises for what is wrong with it."""
+
+    def answer(self, outcomes: Sequence[Outcome]) -> Answer:
+        """What the client is told."""
+
+    def refusal(self, error: KafkaHttpError) -> Answer:
+        """What the client is told of an error of the whole request."""
+
+
+class MessagesPublish:
+    """PUT, POST /messages/<topic>."""
+
+    def __init__(self, head: Head, topic: str, formats: Formats, timeout: float) -> None:
+        """`timeout` is that of a request which names none."""
+        self.topic = topic
+        self._head = head
+        self._query = Query(head.args, _PARAMETERS)
+        self._formats = formats
+        self.timeout = self._query.seconds("timeout", timeout, MAX_TIMEOUT)
+
+    def records(self, body: bytes) -> list[ProducerRecord]:
+        """Raises `InvalidRequest`, `UnsupportedFormat`."""
+        content_type = ContentType.parse(self._head.headers.get("content-type"))
+        format_ = self._query.text("format")
+        if format_ is not None:
+            self._formats.check(format_)
+        attributes = request_attributes(self._query, self._head.headers)
+        if not self._query.flag("tombstone"):
+            records = _parse_body(self._head.method, content_type, self._query, body, self._formats)
+        elif body:
             raise InvalidRequest("tombstone=true is a null: send no body with it.", field="tombstone")
-        records = [ProducerRecord(None)]
-    else:
-        records = _parse_body(method, content_type, query, body, formats)
-    return [attributes.fill(record) for record in records]
+        else:
+            records = [ProducerRecord(None)]
+        return records if attributes is None else [attributes.fill(record) for record in records]
+
+    def answer(self, outcomes: Sequence[Outcome]) -> Answer:
+        """200 where all were written, 207 where some failed, the first error's status where all did."""
+        failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
+        entries = b",".join(map(_entry, outcomes))
+        if failures and len(failures) == len(outcomes):
+            more = {"records": msgspec.Raw(b"[%b]" % entries)} if len(failures) > 1 else {}
+            return error_answer(failures[0], **more)
+        status, headers = (207, retry_header(failures[0])) if failures else (200, None)
+        return json_answer(b'{"topic":"%b","records":[%b]}' % (self.topic.encode(), entries), status, headers)
+
+    def refusal(self, error: KafkaHttpError) -> Answer:
+        return error_answer(error)
+
+
+def _entry(outcome: Outcome) -> bytes:
+    if isinstance(outcome, Delivery):
+        return b'{"partition":%d,"offset":%d,"timestamp":%d}' % (outcome.partition, outcome.offset, outcome.timestamp)
+    return msgspec.json.encode({"error": error_object(outcome)})
 
 
 def _parse_body(
