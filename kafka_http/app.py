@@ -1,5 +1,6 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
+import gc
 import os
 from collections.abc import Callable
 from functools import partial
@@ -57,6 +58,7 @@ class Lifecycle:
         if self._process == os.getpid():
             return
         self._process = os.getpid()
+        gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
         if self._held is not None:
             self._held.start()
 

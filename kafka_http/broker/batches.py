@@ -5,7 +5,7 @@ open batch together, built by aiokafka's builder, and their batches tell one `Ru
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from threading import Lock
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from kafka_http.records import Delivery, NewRecord
 
 Fate = Delivery | BaseException | None
 """Of a record that was handed over: where it was written, why it was not, or that this is not known yet."""
+
+_NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 PRIVATE = {
     RecordAccumulator: ("_tp_lock", "split_and_reenqueue"),
@@ -73,9 +75,11 @@ class Run:
 
     def fates(self) -> list[Fate]:
         """What is known of each record."""
-        fates: list[Fate] = [None] * len(self.records)
         with self._lock:
             settled = list(self._settled)
+        if len(settled) == 1 and settled[0].piece.count == len(self.records):
+            return list(self._fates_of(settled[0]))
+        fates: list[Fate] = [None] * len(self.records)
         for each in settled:
             fates[each.piece.start : each.piece.start + each.piece.count] = self._fates_of(each)
         return fates
@@ -85,14 +89,12 @@ class Run:
         places = range(piece.first, piece.first + piece.count)
         if settled.error_at is not None:
             return map(settled.error_at, places)
-        records = self.records[piece.start : piece.start + piece.count]
-        given = settled.append_time != -1  # the topic uses LogAppendTime
-        times = [settled.append_time if given else self.time_of(record) for record in records]
+        times: Iterable[int] = repeat(settled.append_time)
+        if settled.append_time == -1:  # the topic does not use LogAppendTime
+            records = self.records[piece.start : piece.start + piece.count]
+            times = [self.timestamp if each.timestamp is None else each.timestamp for each in records]
         offsets = range(settled.base_offset + piece.first, settled.base_offset + piece.first + piece.count)
         return map(Delivery, repeat(self.partition), offsets, times)
-
-    def time_of(self, record: NewRecord) -> int:
-        return self.timestamp if record.timestamp is None else record.timestamp
 
 
 class Piece:
@@ -145,7 +147,7 @@ class Batch(ProducerBatch):
         timestamp, position = run.timestamp, start
         for record in run.records[start:stop]:
             at = timestamp if record.timestamp is None else record.timestamp
-            if append(first + position - start, at, record.key, record.value, record.headers) is None:
+            if append(first + position - start, at, record.key, record.value, record.headers or _NO_HEADERS) is None:
                 break
             position += 1
         piece.count = position - start

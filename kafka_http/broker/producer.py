@@ -154,7 +154,9 @@ class KafkaRecordProducer:
             unusual = size > largest or each.timestamp is not None or each.headers
             if unusual and (refusal := self._refusal(each, size)) is not None:
                 underway.refuse(index, refusal)
-        underway.begin([_place(each, shared, count) for each in records])
+        underway.begin(
+            [shared if each.key is None and each.partition is None else _place(each, count) for each in records]
+        )
 
     def _shared(self, topic: str, partitions: Sequence[PartitionInfo]) -> int:
         """Where the records go that have neither key nor partition."""
@@ -189,10 +191,8 @@ def _beyond(records: Sequence[NewRecord], count: int) -> set[int]:
     return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
-def _place(record: NewRecord, shared: int, count: int) -> int:
-    """The partition of a record: its own, that of its key, or the one of those that have neither."""
+def _place(record: NewRecord, count: int) -> int:
+    """The partition of a record: its own, or that of its key."""
     if record.partition is not None:
         return record.partition
-    if record.key is None:
-        return shared
     return (murmur2(record.key) & 0x7FFFFFFF) % count  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """A request's records between their hand-over to kafka-python and Kafka's last word on them."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Lock
 
@@ -48,7 +48,7 @@ class Underway:
         with self._lock:
             self._open = 1
         self._placed = placed
-        self._hand_over(each for each in range(len(self._records)) if each not in self._refused)
+        self._hand_over([each for each in range(len(self._records)) if each not in self._refused])
         self._close_one()
 
     @property
@@ -60,9 +60,13 @@ class Underway:
         """One a record, in their order, as far as is known now."""
         fates: list[Fate] = [None] * len(self._records)
         for part in list(self._parts):
-            if part.handed is not None:
-                for index, fate in zip(part.indexes, part.handed.fates(), strict=True):
-                    fates[index] = fate
+            if part.handed is None:
+                continue
+            if len(part.indexes) == len(fates):
+                fates = part.handed.fates()
+                continue
+            for index, fate in zip(part.indexes, part.handed.fates(), strict=True):
+                fates[index] = fate
         for index, error in list(self._refused.items()):
             fates[index] = error
         return [each if isinstance(each, Delivery) else self._outcome(each) for each in fates]
@@ -82,7 +86,7 @@ class Underway:
         is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
         return too_large(self.limit or 0) if is_too_large else error
 
-    def _hand_over(self, indexes: Iterable[int]) -> None:
+    def _hand_over(self, indexes: Sequence[int]) -> None:
         for partition, those in _by_partition(self._placed, indexes).items():
             with self._lock:
                 self._open += 1
@@ -92,7 +96,8 @@ class Underway:
     def _hand_over_to(self, partition: int, indexes: Sequence[int]) -> None:
         part = _Part(indexes)
         self._parts.append(part)  # before it can be settled, so that another try of a record comes behind the first
-        records = [self._records[each] for each in indexes]
+        is_all = len(indexes) == len(self._records)
+        records = self._records if is_all else [self._records[each] for each in indexes]
         try:
             part.handed = self._sender.hand_over(self._topic, partition, records, partial(self._settle, part))
             return
@@ -130,7 +135,9 @@ class _Part:
         self.handed: Handed | None = None
 
 
-def _by_partition(placed: Sequence[int], indexes: Iterable[int]) -> Mapping[int, list[int]]:
+def _by_partition(placed: Sequence[int], indexes: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    if len(set(placed)) == 1:
+        return {placed[0]: indexes} if indexes else {}
     places: dict[int, list[int]] = {}
     for index in indexes:
         places.setdefault(placed[index], []).append(index)

@@ -22,6 +22,7 @@ class Formats:
     def __init__(self, serializers: Mapping[str, Serializer]) -> None:
         self._serializers = serializers
         self._immediate = {None, *(name for name, each in serializers.items() if getattr(each, "immediate", False))}
+        self._verbatim = {None, *(name for name, each in serializers.items() if getattr(each, "verbatim", False))}
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in serializers.items()}
 
     @property
@@ -40,10 +41,12 @@ class Formats:
 
     def are_immediate(self, records: Sequence[ProducerRecord]) -> bool:
         """Whether these records are serialised without waiting for anything."""
-        return {each.format for each in records} | {each.key_format for each in records} <= self._immediate
+        return _formats(records) <= self._immediate
 
-    def encode(self, topic: str, records: Sequence[ProducerRecord]) -> list[NewRecord]:
+    def encode(self, topic: str, records: Sequence[ProducerRecord]) -> Sequence[NewRecord]:
         """Serialise a request's records. Raises for the first that cannot be, naming its index and field."""
+        if _formats(records) <= self._verbatim:
+            return records
         return [self._encode_record(topic, index, record) for index, record in enumerate(records)]
 
     def _encode_record(self, topic: str, index: int, record: ProducerRecord) -> NewRecord:
@@ -89,3 +92,7 @@ class Formats:
             return "text", msgspec.json.encode(str(data, "utf-8"))
         except UnicodeDecodeError:
             return "binary", self.decode("", "binary", [], data)
+
+
+def _formats(records: Sequence[ProducerRecord]) -> set[str | None]:
+    return {each.format for each in records} | {each.key_format for each in records}

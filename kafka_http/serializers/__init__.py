@@ -19,8 +19,9 @@ class Serializer(Protocol):
 
     One whose attribute `json_text` is true takes and returns the JSON text instead, as UTF-8 bytes, so that what the
     client wrote is kept to the last digit. One whose attribute `immediate` is true waits for nothing, such as an answer
-    from elsewhere, so that an event loop may call it. Null never gets here: it is a null in Kafka too. Any exception
-    refuses the record, and its text tells the client why. Called from many threads at once.
+    from elsewhere, so that an event loop may call it; one that is `verbatim` stores JSON texts as they are, and is not
+    called to do so. Null never gets here: it is a null in Kafka too. Any exception refuses the record, and its text
+    tells the client why. Called from many threads at once.
     """
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes: ...

@@ -1,7 +1,7 @@
 """Answers without a web framework: status, headers, body, in the form of each dialect."""
 
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def unforeseen() -> KafkaHttpError:
 
 def number_request(given: str | None) -> None:
     """Take the request's id, or give it one: it is in each line of the log and in the answer."""
-    request_id.set(given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+    request_id.set(given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex())
 
 
 def tags() -> list[tuple[str, str]]:

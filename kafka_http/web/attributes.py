@@ -24,7 +24,7 @@ class Attributes(msgspec.Struct, frozen=True):
     key: bytes | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []
+    headers: Headers = ()
 
     def fill(self, record: ProducerRecord) -> ProducerRecord:
         """The record with these attributes where it has none of its own; of headers, each name it has not."""
@@ -34,12 +34,12 @@ class Attributes(msgspec.Struct, frozen=True):
         own = {name for name, _ in record.headers}
         return ProducerRecord(
             record.value,
-            record.format,
             self.key if key_is_ours else record.key,
-            None if key_is_ours else record.key_format,
             self.partition if record.partition is None else record.partition,
             self.timestamp if record.timestamp is None else record.timestamp,
-            record.headers + [pair for pair in self.headers if pair[0] not in own],
+            [*record.headers, *(pair for pair in self.headers if pair[0] not in own)],
+            record.format,
+            None if key_is_ours else record.key_format,
         )
 
 
@@ -88,7 +88,7 @@ def header_attributes(headers: Collection[tuple[str, str]]) -> Attributes:
         _key(known),
         _number(known, "kafka-partition", MAX_INT32),
         _number(known, "kafka-timestamp", MAX_INT64),
-        list(_message_headers(headers)),
+        tuple(_message_headers(headers)),
     )
 
 

@@ -29,6 +29,7 @@ _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
 
+_STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
@@ -135,4 +136,4 @@ def _on_the_wire(answer: Answer) -> WireAnswer:
         ("Content-Length", str(len(answer.body))),
         *tags(),
     ]
-    return f"{answer.status} {HTTP_STATUS_CODES[answer.status].upper()}", headers, answer.body
+    return _STATUS_LINES[answer.status], headers, answer.body

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import msgspec
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.core.formats import Formats
@@ -75,21 +74,15 @@ class MessagesPublish:
     def answer(self, outcomes: Sequence[Outcome]) -> Answer:
         """200 where all were written, 207 where some failed, the first error's status where all did."""
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
-        entries = b",".join(map(_entry, outcomes))
-        if failures and len(failures) == len(outcomes):
-            more = {"records": msgspec.Raw(b"[%b]" % entries)} if len(failures) > 1 else {}
-            return error_answer(failures[0], **more)
-        status, headers = (207, retry_header(failures[0])) if failures else (200, None)
-        return json_answer(b'{"topic":"%b","records":[%b]}' % (self.topic.encode(), entries), status, headers)
+        if not failures:
+            return json_answer({"topic": self.topic, "records": outcomes})
+        entries = [each if isinstance(each, Delivery) else {"error": error_object(each)} for each in outcomes]
+        if len(failures) == len(outcomes):
+            return error_answer(failures[0], **({"records": entries} if len(entries) > 1 else {}))
+        return json_answer({"topic": self.topic, "records": entries}, 207, retry_header(failures[0]))
 
     def refusal(self, error: KafkaHttpError) -> Answer:
         return error_answer(error)
-
-
-def _entry(outcome: Outcome) -> bytes:
-    if isinstance(outcome, Delivery):
-        return b'{"partition":%d,"offset":%d,"timestamp":%d}' % (outcome.partition, outcome.offset, outcome.timestamp)
-    return msgspec.json.encode({"error": error_object(outcome)})
 
 
 def _parse_body(

@@ -13,7 +13,7 @@ from kafka_http.errors import (
     OutcomeUnknown,
     TooLarge,
 )
-from kafka_http.records import Outcome, ProducerRecord
+from kafka_http.records import Delivery, Outcome, ProducerRecord
 from kafka_http.web.answers import Answer, v2_answer, v2_error_answer
 from kafka_http.web.negotiation import produced_format
 from kafka_http.web.publishing import Head
@@ -23,6 +23,15 @@ KAFKA_ERROR = 50002
 KAFKA_RETRIABLE_ERROR = 50003
 _WHOLE = (TooLarge, OutcomeUnknown, BrokerUnavailable)
 """What is an error of the answer where it is each record's."""
+
+
+class Offset(msgspec.Struct, frozen=True, gc=False):
+    """Where a record is, or why it is nowhere, as the answer has it."""
+
+    partition: int | None
+    offset: int | None
+    error_code: int | None = None
+    error: str | None = None
 
 
 class V2Produce:
@@ -47,13 +56,15 @@ class V2Produce:
         failures = [each for each in outcomes if isinstance(each, KafkaHttpError)]
         if (whole := _error_of_all(failures, len(outcomes))) is not None:
             return v2_error_answer(whole, self._accept)
-        entries = b",".join(map(_entry, outcomes))
-        body = b'{"offsets":[%b],"key_schema_id":null,"value_schema_id":null}' % entries
+        offsets = [
+            Offset(each.partition, each.offset) if isinstance(each, Delivery) else _error(each) for each in outcomes
+        ]
+        body = {"offsets": offsets, "key_schema_id": None, "value_schema_id": None}
         if not self._is_strict():
             return v2_answer(body, self._accept)
         applied = {"Preference-Applied": "strict"}
         if failures and len(failures) == len(outcomes):
-            more = {"offsets": msgspec.Raw(b"[%b]" % entries)} if len(failures) > 1 else {}
+            more = {"offsets": offsets} if len(failures) > 1 else {}
             return v2_error_answer(failures[0], self._accept, applied, **more)
         return v2_answer(body, self._accept, 207 if failures else 200, applied)
 
@@ -80,9 +91,6 @@ def _error_of_all(failures: Sequence[KafkaHttpError], records: int) -> KafkaHttp
     return refused
 
 
-def _entry(outcome: Outcome) -> bytes:
-    if not isinstance(outcome, KafkaHttpError):
-        return b'{"partition":%d,"offset":%d,"error_code":null,"error":null}' % (outcome.partition, outcome.offset)
-    may_pass = outcome.retry_after is not None or isinstance(outcome, OutcomeUnknown)
-    code = KAFKA_RETRIABLE_ERROR if may_pass else KAFKA_ERROR
-    return msgspec.json.encode({"partition": None, "offset": None, "error_code": code, "error": outcome.message})
+def _error(error: KafkaHttpError) -> Offset:
+    may_pass = error.retry_after is not None or isinstance(error, OutcomeUnknown)
+    return Offset(None, None, KAFKA_RETRIABLE_ERROR if may_pass else KAFKA_ERROR, error.message)

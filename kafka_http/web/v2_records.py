@@ -16,12 +16,12 @@ CANNOT_DESERIALIZE = 40801
 Decoded = TypeVar("Decoded")
 
 
-class V2Header(Struct, frozen=True, forbid_unknown_fields=True):
+class V2Header(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     key: str
     value: str | None = None
 
 
-class V2Record(Struct, frozen=True, forbid_unknown_fields=True):
+class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A record to produce; null and left out are the same. Header values are base64."""
 
     key: Raw = Raw()
@@ -56,9 +56,9 @@ def decode_object(
 
 
 def _producer_record(index: int, record: V2Record, format_: str) -> ProducerRecord:
-    headers = [(header.key, _header_bytes(index, header)) for header in record.headers or ()]
+    headers = [(each.key, _header_bytes(index, each)) for each in record.headers] if record.headers else ()
     value, key = json_text(record.value), json_text(record.key)
-    return ProducerRecord(value, format_, key, format_, record.partition, record.timestamp, headers)
+    return ProducerRecord(value, key, record.partition, record.timestamp, headers, format_, format_)
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:
