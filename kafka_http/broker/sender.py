@@ -40,6 +40,8 @@ class Handed(Protocol):
 class Sender(KafkaProducer):
     """A producer and its thread. It starts both as it is made, so make it after a fork."""
 
+    _sender: Any
+
     # aiokafka's builder compresses, with libraries that it brings; kafka-python looks for others.
     _COMPRESSORS = {name: (lambda: True, code) for name, (_, code) in KafkaProducer._COMPRESSORS.items()}  # noqa: RUF012
 
@@ -51,7 +53,8 @@ class Sender(KafkaProducer):
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
-            self._sender.__class__ = _CuredThread
+        self._sender.woken = False
+        self._sender.__class__ = _CuredThread
         self._appends_runs = batch_append and batches.is_possible(self._accumulator)
         if self._appends_runs:
             self._accumulator.__class__ = batches.Accumulator
@@ -115,7 +118,10 @@ class Sender(KafkaProducer):
         return future
 
     def wakeup(self) -> None:
-        self._sender.wakeup()
+        """Let the thread send what was handed over; without effect where it is about to look anyway."""
+        if not self._sender.woken:
+            self._sender.woken = True
+            self._sender.wakeup()
 
     def finish(self, timeout: float) -> None:
         """Send what was handed over, for `timeout` seconds at most, and end."""
@@ -172,14 +178,17 @@ class _CuredThread(SenderThread):
     that was being retried, forgets them: they would neither be sent nor fail before their own time is over."""
 
     _transaction_manager: Any
+    woken: bool
+    """Whether it is about to look for what is to be sent."""
 
     def _send_producer_data(self, now: float | None = None) -> Any:
         """What has expired is dealt with before anything is taken out."""
+        self.woken = False  # before the look: what is appended from now on wakes it again
         now = time.monotonic() if now is None else now
         expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
         for batch in expired:
             self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
-        if any(batch.in_retry() for batch in expired):
+        if self._transaction_manager is not None and any(batch.in_retry() for batch in expired):
             self._transaction_manager.reset_producer_id()
         return super()._send_producer_data(now=now)
 

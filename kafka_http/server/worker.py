@@ -62,6 +62,7 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Lingering] = deque()
         self._threadless: Threadless | None = None
+        self._keepalive = float(self.cfg.keepalive)
 
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
@@ -143,12 +144,12 @@ class Worker(ThreadWorker):
     @property
     def keeps_connections(self) -> bool:
         """Whether a connection may be kept open for its next request."""
-        return bool(self.alive and self.cfg.keepalive)
+        return self.alive and self._keepalive > 0
 
     @property
     def patience(self) -> float:
         """Seconds for which a connection may be idle."""
-        return float(self.cfg.keepalive or LINGER_SECONDS) if self.alive else LINGER_SECONDS
+        return self._keepalive or LINGER_SECONDS if self.alive else LINGER_SECONDS
 
     def end(self, conn: TConn) -> None:
         self.nr_conns -= 1

@@ -52,7 +52,7 @@ def request_attributes(query: Query, headers: Mapping[str, str]) -> Attributes |
     Raises `InvalidRequest` where query and header disagree.
     """
     ours = [(name.title(), value) for name, value in headers.items() if name.startswith(_PREFIXES)]
-    from_query = _query_attributes(query)
+    from_query = _query_attributes(query) if query else _NONE
     if not ours and from_query == _NONE:
         return None
     from_headers = header_attributes(ours)
