@@ -46,8 +46,9 @@ class Held(NamedTuple):
 class Lifecycle:
     """What a server tells the application of its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes) -> None:
+    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
         self.publishes = publishes
+        """Takes publishes that need no thread, for a server that can do so."""
         self._reader = reader
         self._broker = broker
         self._held = held
@@ -87,8 +88,8 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
         held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
         instances = held.instances
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
-    publishes = PlainPublishes(core.publisher, core.formats, bodies, config.timeout)
-    lifecycle = Lifecycle(core.reader, broker, held, publishes)
+    publishes = PlainPublishes(core, config, bodies)
+    lifecycle = Lifecycle(core.reader, broker, held, publishes if config.threadless_publish else None)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False

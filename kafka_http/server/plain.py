@@ -25,13 +25,15 @@ _SCHEMES = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-
 
 
 class PlainRequest(NamedTuple):
-    """`headers` by their names in lower case; each is there once. `size`: of the whole request in bytes."""
+    """`headers` by their names in lower case; each is there once. `size`: of the whole request in bytes. `last`: the
+    client wants the connection closed after the answer."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
     size: int
+    last: bool
 
 
 class NotPlain(Exception):
@@ -53,9 +55,9 @@ def parse(data: bytes) -> PlainRequest | None:
     size = found.end() + int(length)
     if len(data) < size:
         return None
-    return PlainRequest(
-        str(found["method"], "ascii"), str(found["target"], "ascii"), headers, data[found.end() : size], size
-    )
+    method, target = str(found["method"], "ascii"), str(found["target"], "ascii")
+    last = headers.get("connection", "").lower() == "close"
+    return PlainRequest(method, target, headers, data[found.end() : size], size, last)
 
 
 def _check_beginning(data: bytes) -> None:
@@ -76,6 +78,6 @@ def _headers(text: str) -> dict[str, str]:
         raise NotPlain
     if not _SPECIAL.isdisjoint(headers) or len(_SCHEMES & headers.keys()) > 1:
         raise NotPlain
-    if headers.get("connection", "keep-alive").lower() != "keep-alive":
+    if headers.get("connection", "keep-alive").lower() not in {"keep-alive", "close"}:
         raise NotPlain
     return headers

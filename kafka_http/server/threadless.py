@@ -3,23 +3,22 @@ application has to say. All other requests of its connections go to gunicorn's t
 """
 
 import logging
+import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from gunicorn import SERVER
-from gunicorn.glogging import Logger
 from gunicorn.http.parser import RequestParser
-from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn
 
+from kafka_http.logs import request_id
+from kafka_http.server.answers import AccessLog, render
+from kafka_http.server.connections import Connection, Waiting
 from kafka_http.server.plain import MAX_BODY, MAX_FIELDS, MAX_HEAD, NotPlain, PlainRequest, parse
+from kafka_http.server.publishes import Publishes
 
 if TYPE_CHECKING:
     from kafka_http.server.worker import Worker
@@ -31,96 +30,14 @@ MAX_READING = 256
 _READ = MAX_BODY + MAX_HEAD
 
 
-class Publish(Protocol):
-    """A request that Kafka has."""
-
-    timeout: float
-    """Seconds after which it is to be answered at the latest."""
-
-    def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
-        """What is to be said: status, headers, body. To be called once; raises nothing."""
-
-
-class Publishes(Protocol):
-    """What the application has for it."""
-
-    def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
-    ) -> Publish | None:
-        """Begin a request without blocking. None, with nothing done, for one that is the threads'.
-
-        Any thread may call `done`, perhaps before this returns.
-        """
-
-
 def is_possible(cfg: Any) -> bool:
     """Whether gunicorn is set up so that its own way with a plain request holds nothing but what is done here."""
     hooks = all(cfg.settings[name].get() is cfg.settings[name].default for name in ("pre_request", "post_request"))
     room = min(cfg.limit_request_line or MAX_HEAD, cfg.limit_request_field_size or MAX_HEAD) >= MAX_HEAD
+    room = room and cfg.limit_request_fields >= MAX_FIELDS
     plain = not cfg.is_ssl and cfg.proxy_protocol in (False, "off") and cfg.http2_cleartext == "off"
-    no_prefix = not any(each.startswith("SCRIPT_NAME=") for each in cfg.raw_env)
-    return hooks and room and plain and no_prefix and cfg.limit_request_fields >= MAX_FIELDS
-
-
-class Connection:
-    """A client, and where it is: idle, amid a request, owed an answer, or taking one."""
-
-    __slots__ = ("began", "buffer", "conn", "ended", "gone", "owed", "request", "ticket", "unsent", "watched")
-
-    def __init__(self, conn: TConn) -> None:
-        self.conn = conn
-        self.buffer = b""
-        self.owed: Publish | None = None
-        self.ticket: object = None
-        self.request: PlainRequest | None = None
-        self.began = 0.0
-        self.unsent = memoryview(b"")
-        self.watched = False
-        self.ended = False
-        """Whether the client has closed its side; it may wait for an answer all the same."""
-        self.gone = False
-
-
-class Waiting:
-    """Connections that wait for the same, all of them for the same time."""
-
-    def __init__(self) -> None:
-        self._until: dict[Connection, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def __contains__(self, connection: Connection) -> bool:
-        return connection in self._until
-
-    def add(self, connection: Connection, seconds: float) -> None:
-        self._until.pop(connection, None)
-        self._until[connection] = time.monotonic() + seconds
-
-    def discard(self, connection: Connection) -> None:
-        self._until.pop(connection, None)
-
-    @property
-    def oldest(self) -> Connection:
-        return next(iter(self._until))
-
-    def hasten(self, until: float) -> None:
-        self._until = {connection: min(until, before) for connection, before in self._until.items()}
-
-    @property
-    def first(self) -> float:
-        """When the first has waited long enough."""
-        return next(iter(self._until.values()), float("inf"))
-
-    def take_expired(self, now: float) -> list[Connection]:
-        expired = []
-        for connection, until in self._until.items():
-            if until > now:
-                break
-            expired.append(connection)
-        for connection in expired:
-            del self._until[connection]
-        return expired
+    keeps = cfg.worker_connections > cfg.threads
+    return hooks and room and plain and keeps and "SCRIPT_NAME" not in os.environ
 
 
 class Threadless:
@@ -132,11 +49,10 @@ class Threadless:
         self._publishes = publishes
         self._poller = poller
         self._stall = stall
-        self._logs = worker.log.access_log_enabled or type(worker.log).access is not Logger.access
+        self._access_log = AccessLog(worker.log)
         self._idle, self._reading, self._owed, self._sending = Waiting(), Waiting(), Waiting(), Waiting()
         self._settled: deque[tuple[Connection, object]] = deque()
         self._woken = False
-        self._date = 0, ""
 
     def watch(self, conn: TConn) -> None:
         """Wait for a connection's next request, or its first."""
@@ -185,6 +101,8 @@ class Threadless:
             self._poller.unregister(connection.conn.sock)
 
     def _on_readable(self, connection: Connection, client: socket.socket) -> None:
+        if not connection.watched or connection.unsent:
+            return  # it was readable as this round began
         try:
             data = client.recv(_READ)
         except BlockingIOError:
@@ -221,18 +139,20 @@ class Threadless:
             self._reading.add(connection, self._stall)
 
     def _begin(self, connection: Connection, request: PlainRequest) -> None:
-        if self._logs and ("x-forwarded-for" in request.headers or "forwarded" in request.headers):
+        if self._access_log.is_on and ("x-forwarded-for" in request.headers or "forwarded" in request.headers):
             self._to_thread(connection)  # who the client is, the application finds out
             return
         connection.ticket = ticket = object()
         connection.began = time.monotonic()
         done = partial(self._done, connection, ticket)
         owed = self._publishes.begin(request.method, request.target, request.headers, request.body, done)
+        request_id.set("-")
         if owed is None:
             self._to_thread(connection)
             return
         connection.owed = owed
         connection.request = request
+        connection.last = request.last
         connection.buffer = connection.buffer[request.size :]
         self._idle.discard(connection)
         self._reading.discard(connection)
@@ -272,27 +192,12 @@ class Threadless:
         status, headers, body = owed.answer()
         worker = self._worker
         worker.count_request()
-        if self._logs:
-            self._log(connection, status, headers, body)
+        if self._access_log.is_on:
+            self._access_log.write(connection, status, headers, body)
+        request_id.set("-")
         if not connection.gone:
-            last = not worker.keeps_connections
-            self._send(connection, memoryview(self._head(status, headers, last=last) + body))
-
-    def _head(self, status: str, headers: Sequence[tuple[str, str]], *, last: bool) -> bytes:
-        lines = [
-            f"HTTP/1.1 {status}",
-            f"Server: {SERVER}",
-            f"Date: {self._now()}",
-            f"Connection: {'close' if last else 'keep-alive'}",
-            *(f"{name}: {value}" for name, value in headers),
-        ]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-    def _now(self) -> str:
-        second = int(time.time())
-        if second != self._date[0]:
-            self._date = second, http_date(second)
-        return self._date[1]
+            connection.last |= not worker.keeps_connections
+            self._send(connection, memoryview(render(status, headers, body, last=connection.last)))
 
     def _send(self, connection: Connection, data: memoryview) -> None:
         client = connection.conn.sock
@@ -313,6 +218,8 @@ class Threadless:
         self._sending.add(connection, self._stall)
 
     def _on_writable(self, connection: Connection, _: socket.socket) -> None:
+        if not connection.unsent:
+            return
         self._sending.discard(connection)
         self._unwatch(connection)
         self._send(connection, connection.unsent)
@@ -320,7 +227,7 @@ class Threadless:
     def _after_answer(self, connection: Connection) -> None:
         connection.unsent = memoryview(b"")
         connection.request = None
-        if not self._worker.keeps_connections:
+        if connection.last:
             self._forget(connection)
             self._worker.linger(connection.conn)
             return
@@ -333,24 +240,6 @@ class Threadless:
         self._idle.add(connection, self._worker.patience)
         if len(self._idle) > self._worker.max_keepalived:
             self._drop(self._idle.oldest)
-
-    def _log(self, connection: Connection, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        request = connection.request
-        assert request is not None  # noqa: S101  it was begun
-        client = connection.conn.client
-        environ = {
-            "REMOTE_ADDR": client[0] if isinstance(client, tuple) else client,
-            "REQUEST_METHOD": request.method,
-            "RAW_URI": request.target,
-            "PATH_INFO": request.target.partition("?")[0],
-            "QUERY_STRING": request.target.partition("?")[2],
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in request.headers.items()},
-        }
-        answer = SimpleNamespace(status=status, headers=headers, sent=len(body))
-        seconds = timedelta(seconds=time.monotonic() - connection.began)
-        log_access: Any = self._worker.log.access  # it asks no more of the first two than they have
-        log_access(answer, request.headers, environ, seconds)
 
     # Leaving
 

@@ -24,7 +24,8 @@ from typing import Any, Protocol, cast
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from kafka_http.server.threadless import Publishes, Threadless, is_possible
+from kafka_http.server.publishes import Publishes
+from kafka_http.server.threadless import Threadless, is_possible
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 65536

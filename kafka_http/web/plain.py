@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl
 from werkzeug.datastructures import MultiDict
 from werkzeug.http import HTTP_STATUS_CODES
 
+from kafka_http.config import Config
+from kafka_http.core import Core
 from kafka_http.core.broker import Publication
-from kafka_http.core.formats import Formats
-from kafka_http.core.publishing import Publisher
 from kafka_http.logs import request_id
 from kafka_http.records import Outcome, ProducerRecord
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
@@ -39,12 +39,12 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 class PlainPublishes:
     """Begins publishes. To be called by one thread."""
 
-    def __init__(self, publisher: Publisher, formats: Formats, bodies: Bodies, timeout: float) -> None:
-        """`timeout` is that of a request which names none, in seconds."""
-        self._publisher = publisher
-        self._formats = formats
+    def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
+        self._publisher = core.publisher
+        self._formats = core.formats
         self._bodies = bodies
-        self._timeout = timeout
+        self._timeout = config.timeout
+        self._max_body_bytes = config.max_body_bytes
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
@@ -57,7 +57,7 @@ class PlainPublishes:
         number_request(headers.get("x-request-id"))
         try:
             publish = self._parse(method, target, headers)
-            if publish is None:
+            if publish is None or publish.timeout != self._timeout or len(body) > self._max_body_bytes:
                 return None
             records = publish.records(body)
             held = self._bodies.hold(len(body))

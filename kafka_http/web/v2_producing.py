@@ -15,7 +15,7 @@ from kafka_http.errors import (
 )
 from kafka_http.records import Delivery, Outcome, ProducerRecord
 from kafka_http.web.answers import Answer, v2_answer, v2_error_answer
-from kafka_http.web.negotiation import produced_format
+from kafka_http.web.negotiation import produced_format, v2_answer_type
 from kafka_http.web.publishing import Head
 from kafka_http.web.v2_records import parse_v2
 
@@ -38,12 +38,13 @@ class V2Produce:
     """POST /topics/<topic>, /topics/<topic>/partitions/<partition>."""
 
     def __init__(self, head: Head, topic: str, partition: int | None, formats: Formats, timeout: float) -> None:
-        """`partition` is the path's. Raises `UnsupportedFormat`."""
+        """`partition` is the path's. Raises `NotAcceptable`, `UnsupportedFormat`."""
         self.topic = topic
         self.timeout = timeout
         self._partition = partition
         self._accept = head.headers.get("accept")
         self._prefer = head.headers.get("prefer")
+        v2_answer_type(self._accept)
         self._format = produced_format(head.headers.get("content-type"), formats)
 
     def records(self, body: bytes) -> list[ProducerRecord]:
