@@ -5,11 +5,11 @@ import multiprocessing
 import signal
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from kafka_http.bench.calls import Work
 from kafka_http.bench.conversations import Address
@@ -21,6 +21,10 @@ from kafka_http.bench.usage import Spent, Usage
 
 _LEAD = 0.05
 """Seconds until the processes, who are told at once, have begun."""
+
+_SHOWN = 3
+
+Watched = TypeVar("Watched")
 
 
 class Manner(NamedTuple):
@@ -35,19 +39,36 @@ def measure(
     work: Work, connections: int, manner: Manner, usage: Usage, progress: Progress
 ) -> tuple[Row, list[str]]:
     """The row, and the first errors. Raises `BenchError` where the load cannot be made."""
-    with _running(work, _shares(connections, manner.processes)) as pipes:
+
+    def watch(begin: float, end: float) -> Spent:
+        progress.wait_until(begin)
+        before = usage.now()
+        progress.wait_until(end)
+        return usage.now().since(before)
+
+    tallies, spent = drive([(work, share) for share in _shares(connections, manner.processes)], manner, watch)
+    return _row(work.records, connections, manner.seconds, tallies, spent), first_errors(tallies)
+
+
+def drive(
+    shares: Sequence[tuple[Work, int]], manner: Manner, watch: Callable[[float, float], Watched]
+) -> tuple[list[Tally], Watched]:
+    """Load from a process for each share, a number of connections; and what `watch` has seen meanwhile.
+
+    It is given the moments, of `time.monotonic`, from when until when it counts, and returns after the latter.
+    """
+    with _running(shares) as pipes:
         for pipe in pipes:
             _receive(pipe)  # it is ready
         begin = time.monotonic() + _LEAD + manner.warmup
         for pipe in pipes:
             pipe.send((begin, begin + manner.seconds))
-        progress.wait_until(begin)
-        before = usage.now()
-        progress.wait_until(begin + manner.seconds)
-        spent = usage.now().since(before)
-        tallies = [_receive(pipe) for pipe in pipes]
-    row = _row(work.records, connections, manner.seconds, tallies, spent)
-    return row, list(chain.from_iterable(each.first_errors for each in tallies))[:3]
+        watched = watch(begin, begin + manner.seconds)
+        return [_receive(pipe) for pipe in pipes], watched
+
+
+def first_errors(tallies: Sequence[Tally]) -> list[str]:
+    return list(chain.from_iterable(each.first_errors for each in tallies))[:_SHOWN]
 
 
 def _shares(connections: int, processes: int) -> list[int]:
@@ -77,13 +98,13 @@ def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally
 
 
 @contextmanager
-def _running(work: Work, shares: Sequence[int]) -> Iterator[list[Connection]]:
+def _running(shares: Sequence[tuple[Work, int]]) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")
     with ExitStack() as ending:
         pipes = []
-        for share in shares:
+        for work, connections in shares:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_generate, args=(work, share, theirs), daemon=True)
+            process = context.Process(target=_generate, args=(work, connections, theirs), daemon=True)
             process.start()
             theirs.close()
             ending.callback(process.join)
@@ -119,7 +140,7 @@ def _generate(work: Work, connections: int, pipe: Connection) -> None:
                 pipe.send(generator.run(begin, end))
         except BenchError as error:
             pipe.send(str(error))
+        except (EOFError, BrokenPipeError):
+            return  # nobody wants to know any more
         except OSError as error:
             pipe.send(f"{work.url} takes no connection: {error.strerror or error}.")
-        except EOFError:
-            return

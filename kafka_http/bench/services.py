@@ -29,7 +29,10 @@ _DAEMON_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Service:
-    """A server that answers. `kafka` is how to reach its brokers without it, None where nobody has said so."""
+    """A server that answers. `kafka` is how to reach its brokers without it, None where nobody has said so.
+
+    Of a server that the bench has started, `kafka` are all its settings.
+    """
 
     url: str
     usage: Usage

@@ -1,6 +1,6 @@
 """What processes take of the machine: CPU time and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -64,12 +64,29 @@ class Usage:
         main = psutil.Process(self._server)
         return [main, *main.children(recursive=True), *self.daemons()]
 
+    def names(self) -> dict[int, str]:
+        """What each of the server's processes is, by process id: `main`, `worker`, `daemon`."""
+        daemons = {process.pid for process in self.daemons()}
+        return {
+            process.pid: "main" if process.pid == self._server else "daemon" if process.pid in daemons else "worker"
+            for process in self.processes()
+        }
+
     def daemons(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 command = process.cmdline()
                 if _DAEMON in command and str(self._data_dir) in command:
                     yield process
+
+
+def resident(processes: Iterable[psutil.Process]) -> dict[int, int]:
+    """The bytes of memory of each that runs, by process id."""
+    found = {}
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid] = int(process.memory_info().rss)
+    return found
 
 
 def _cpu(process: psutil.Process) -> float:
