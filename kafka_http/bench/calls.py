@@ -59,15 +59,17 @@ class Server:
         if dialect == "messages":
             ends = [(each["earliest"], each["latest"]) for each in self.call("GET", f"/messages/{topic}")["partitions"]]
         else:
-            found = [
-                self.call("GET", f"/topics/{topic}/partitions/{number}/offsets") for number in self.partitions(topic)
-            ]
+            paths = [f"/topics/{topic}/partitions/{number}/offsets" for number in self.partitions(topic, dialect)]
+            found = [self.call("GET", path) for path in paths]
             ends = [(each["beginning_offset"], each["end_offset"]) for each in found]
         return sum(latest - earliest for earliest, latest in ends)
 
-    def partitions(self, topic: str) -> list[int]:
-        """By v2."""
-        return [each["partition"] for each in self.call("GET", f"/topics/{topic}/partitions")]
+    def partitions(self, topic: str, dialect: str) -> list[int]:
+        if dialect == "messages":
+            found = self.call("GET", f"/messages/{topic}")["partitions"]
+        else:
+            found = self.call("GET", f"/topics/{topic}/partitions")
+        return [each["partition"] for each in found]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Work:
 def _instances(server: Server, topic: str, records: int, count: int) -> Iterator[list[Consuming]]:
     """v2 consumers, each in a group of its own, that have their partitions."""
     held = server.messages_in(topic, "v2")
-    partitions = [{"topic": topic, "partition": number} for number in server.partitions(topic)]
+    partitions = [{"topic": topic, "partition": number} for number in server.partitions(topic, "v2")]
     made: list[str] = []
 
     def make(_: int) -> Consuming:

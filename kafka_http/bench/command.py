@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="processes of the load generator, at most (default: half the cores)")  # fmt: skip
     parser.add_argument("--partitions", type=_count, default=3, metavar="N", help="of the topic made (default: 3)")
     parser.add_argument("--topic", metavar="NAME", help="a topic that is there; without it one is made, and deleted")
-    parser.add_argument("--messages", type=int, default=200_000, metavar="N",
+    parser.add_argument("--messages", type=_number, default=200_000, metavar="N",
                         help="read: what the topic is filled with first (default: 200000)")  # fmt: skip
+    parser.add_argument("--batch", type=_count, default=100, metavar="N",
+                        help="read: of so many at a time, which Kafka keeps together (default: 100)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file as well")
     parser.set_defaults(usage=parser.error)
 
@@ -102,6 +104,12 @@ def _counts(text: str) -> list[int]:
 def _count(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 100_000):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 100000")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
 
 

@@ -105,12 +105,23 @@ def _running(shares: Sequence[tuple[Work, int]]) -> Iterator[list[Connection]]:
         for work, connections in shares:
             ours, theirs = context.Pipe()
             process = context.Process(target=_generate, args=(work, connections, theirs), daemon=True)
-            process.start()
+            with _deaf_to_ctrl_c():
+                process.start()
             theirs.close()
             ending.callback(process.join)
             ending.callback(ours.close)  # before that: it lets one end that still waits
             pipes.append(ours)
         yield pipes
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What starts meanwhile stays so, while the terminal tells all processes: it is the pipe's end that ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _receive(pipe: Connection) -> Tally:
@@ -129,7 +140,6 @@ def _generate(work: Work, connections: int, pipe: Connection) -> None:
 
     A text in place of either is why it cannot.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pipe's end ends it
     with pipe:
         try:
             with work.conversations(connections) as conversations:

@@ -23,8 +23,7 @@ from kafka_http.bench.services import Service
 from kafka_http.bench.topics import topic
 
 _BASELINE_SECONDS = 5.0
-_A_FILLING = 1000
-_FILLERS = 4
+_FILLERS = 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Options:
     partitions: int
     topic: str | None
     messages: int
+    batch: int
 
 
 class Run:
@@ -144,15 +144,23 @@ class Run:
             ) from None
 
     def _fill(self, name: str) -> None:
-        """Publish what is to be read, through the server."""
+        """Publish what is to be read, through the server: in each partition one batch after the other."""
         self._progress.says("filling the topic")
-        whole, rest = divmod(self._options.messages, _A_FILLING)
+        whole, rest = divmod(self._options.messages, self._options.batch)
+        batches = [self._options.batch] * whole + [rest] * bool(rest)
+        partitions = self._server.partitions(name, self._options.dialect)
         with ThreadPoolExecutor(_FILLERS) as pool:
-            list(pool.map(lambda count: self._send(name, count), [_A_FILLING] * whole + [rest] * bool(rest)))
+            shares = [batches[number :: len(partitions)] for number in range(len(partitions))]
+            list(pool.map(lambda share, partition: self._fill_partition(name, partition, share), shares, partitions))
 
-    def _send(self, name: str, records: int) -> None:
+    def _fill_partition(self, name: str, partition: int, batches: list[int]) -> None:
+        for records in batches:
+            self._send(name, records, partition)
+
+    def _send(self, name: str, records: int, partition: int | None = None) -> None:
         body = publish_body(records, self._options.size, bare=False)
         if self._options.dialect == "v2":
-            self._server.send(f"/topics/{name}", body, V2_JSON)
+            self._server.send(f"/topics/{name}{'' if partition is None else f'/partitions/{partition}'}", body, V2_JSON)
         else:
-            self._server.send(f"/messages/{name}", body, "application/json")
+            query = "" if partition is None else f"?partition={partition}"
+            self._server.send(f"/messages/{name}{query}", body, "application/json")
