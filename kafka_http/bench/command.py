@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace, load: Callable[[], Config]) -> int:
 
 
 def _measure(arguments: argparse.Namespace, config: Config) -> None:
+    _check_writable(arguments.json)
     options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
     with _service(arguments, config) as service:
         run = Run(options, service, _given(config))
@@ -77,6 +78,15 @@ def _measure(arguments: argparse.Namespace, config: Config) -> None:
     print(table(result))
     for each in run.errors:
         print(f"error: {each}")
+
+
+def _check_writable(file: Path | None) -> None:
+    """Before the measurement rather than after it. Raises `BenchError`."""
+    try:
+        if file is not None:
+            file.touch()
+    except OSError as error:
+        raise BenchError(f"{file} cannot be written: {error.strerror}.") from None
 
 
 def _given(config: Config) -> dict[str, str]:

@@ -12,6 +12,9 @@ from kafka_http.bench.conversations import Address, Conversation, Failed
 
 _PIECE = 65536
 _CONNECT_SECONDS = 10.0
+_APART = 0.002
+"""Seconds between two connections: of many at once, the first of the server's processes to wake takes them all."""
+
 _DRAIN_SECONDS = 30.0
 """How long the answers are waited for that are still to come at the end."""
 
@@ -41,25 +44,28 @@ class Generator:
     """Connections to one address; `run` drives them. Times are of `time.monotonic`, which all processes share."""
 
     def __init__(self, address: Address, conversations: Sequence[Conversation]) -> None:
-        """Connects. Raises `OSError`."""
         self.tally = Tally()
         self.selector = DefaultSelector()
         self.address = (address.host, address.port)
         self.begin = self.end = 0.0
-        self._connections = [_Connection(self, conversation) for conversation in conversations]
+        self._conversations = conversations
 
     def run(self, begin: float, end: float) -> Tally:
-        """Send at once, count from `begin` to `end`, wait for the answers to what was sent before that."""
+        """Connect and send at once, count from `begin` to `end`, wait for the answers to what was sent before that.
+
+        Raises `OSError` where it cannot connect.
+        """
         self.begin, self.end = begin, end
-        for connection in self._connections:
-            connection.ask()
+        for conversation in self._conversations:
+            _Connection(self, conversation).ask()
+            self._loop_until(time.monotonic() + _APART)
         self._loop_until(begin)
         cpu = time.process_time()
         self._loop_until(end)
         self.tally.cpu = time.process_time() - cpu
         self._loop_until(end + _DRAIN_SECONDS)
-        for connection in self._connections:
-            connection.close()
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]  # all of them are sockets
         self.selector.close()
         return self.tally
 

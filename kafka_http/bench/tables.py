@@ -67,17 +67,26 @@ def _baselines(result: Result) -> Iterator[str]:
 
 
 def notes(result: Result) -> Iterator[str]:
-    """Where the generator was the limit, or took from the others what they could have used."""
+    """Where the generator was the limit, or took from the others what they could have used; or somebody else did."""
     for row in result.rows:
         where = f"{row.records} records, {row.connections} connections"
-        share = row.generator_cpu / row.seconds / result.machine.cores
+        whole = row.seconds * result.machine.cores
         if row.generator_busiest > _NEAR_A_CORE:
             yield (
                 f"{where}: the load generator was the limit, a process of it took {row.generator_busiest:.0%} of a "
                 "core: give it more with --processes, or measure with another one."
             )
-        elif row.machine_busy > _NOT_IDLE and share > _NOTICEABLE:
+        elif row.machine_busy > _NOT_IDLE and (share := row.generator_cpu / whole) > _NOTICEABLE:
             yield f"{where}: no core was idle, and the load generator took {share:.0%} of all of them."
+        if (others := _of_others(row, whole)) > _NOTICEABLE:
+            yield f"{where}: something else took {others:.0%} of the machine's cores; measure again when it rests."
+
+
+def _of_others(row: Row, whole: float) -> float:
+    """The share of the cores that went to whoever has no part in this; 0 where that cannot be known."""
+    if row.server_cpu is None or row.broker_cpu is None:
+        return 0.0
+    return row.machine_busy - (row.server_cpu + row.broker_cpu + row.generator_cpu) / whole
 
 
 def comparison(first: Result, second: Result) -> str:

@@ -15,7 +15,7 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.service import ROOT, Service, wait_for
 
-SHORT = ("--seconds", "1", "--warmup", "0.2", "--messages", "20000", "--size", "50")
+SHORT = ("--seconds", "0.5", "--warmup", "0.2", "--messages", "3000", "--size", "50")
 
 
 def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
@@ -75,7 +75,9 @@ def test_a_server_that_runs_is_measured_beside_the_client_alone(
         assert (row.server_cpu, row.broker_cpu) == (None, None)  # nobody knows which processes they are
         assert 0 < row.generator_cpu <= row.seconds
     assert all(each.messages_per_second > 0 for each in result.baselines)
-    assert len([each for each in result.baselines if each.client == "kafka-python"]) == (2 if what == "publish" else 1)
+    ways = ["one by one", "many in flight"] if what == "publish" else ["many in flight"]
+    expected = [(client, way) for client in ("kafka-python", "confluent-kafka") for way in ways]
+    assert [(each.client, each.way) for each in result.baselines] == expected
     wait_for(lambda: topics_of(service) == before)
 
 
@@ -129,6 +131,7 @@ def test_errors_are_counted_and_the_first_are_shown(service: Service, topic: Top
 
     status, printed, complaints = bench("publish", *arguments, *SHORT, tmp=tmp_path)
     assert (status, complaints) == (0, "")
+    assert "error: " not in printed
     assert published(service, name) > 0
 
     status, printed, complaints = bench("publish", *arguments, "--topic", "missing", *SHORT, tmp=tmp_path)
@@ -146,6 +149,17 @@ def test_a_server_that_makes_no_topics(service: Service, tmp_path: Path) -> None
     assert status == 1
     (line,) = complaints.splitlines()
     assert line.startswith("kafka-http bench: The server makes no topic by itself: name one that is there with --topic")
+
+
+def test_a_kafka_that_runs_is_given_a_server(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    servers = ("--bootstrap-servers", kafka.bootstrap_servers)
+    result = measured("publish", *servers, "--records", "10", "--connections", "2", tmp=tmp_path)
+
+    (row,) = result.rows
+    assert row.errors == 0
+    assert row.server_cpu
+    assert row.broker_cpu is None
+    assert not processes_naming(tmp_path)
 
 
 def test_a_server_that_does_not_start(kafka: EmbeddedKafka, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_answer_without_length_cannot_be_measured(small: Small) -> None:
 def test_a_server_that_is_not_there() -> None:
     address = Address(f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(OSError, match="refused"):
-        Generator(address, [Publishing(address, "t", "messages", 1, 100)])
+        Generator(address, [Publishing(address, "t", "messages", 1, 100)]).run(0, 1)
 
 
 def parts(request: bytes) -> tuple[str, str, bytes]:
@@ -240,15 +240,17 @@ def test_the_table_has_a_row_for_each_combination() -> None:
     ]
 
 
-def test_the_table_says_where_the_generator_was_the_limit() -> None:
+def test_the_table_says_where_the_generator_or_somebody_else_was_the_limit() -> None:
     busy = row(1, 64, generator_busiest=0.97)
-    crowded = row(100, 64, machine_busy=0.99, generator_cpu=5.0)
+    crowded = row(100, 64, machine_busy=0.99, generator_cpu=5.0, server_cpu=11.0)
+    shared = row(1000, 64, machine_busy=0.99)
 
-    said = table(result(row(), busy, crowded)).splitlines()[7:]
+    said = table(result(row(), busy, crowded, shared)).splitlines()[8:]
 
-    assert [each.partition(":")[0] for each in said] == ["1 records, 64 connections", "100 records, 64 connections"]
+    assert [each.partition(" records, 64 connections: ")[0] for each in said] == ["1", "100", "1000"]
     assert "97% of a core" in said[0]
     assert "25% of all" in said[1]
+    assert "something else took 59% of the machine's cores" in said[2]
 
 
 def test_two_runs_side_by_side() -> None:
@@ -330,6 +332,11 @@ def test_a_url_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "publish", "--url", url]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"kafka-http bench: {url} does not answer (Connection refused): start the server")
+
+
+def test_a_file_that_cannot_be_written_is_refused_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "publish", "--json", "/missing/a.json"]) == 1
+    assert capsys.readouterr().err == "kafka-http bench: /missing/a.json cannot be written: No such file or directory.\n"
 
 
 def test_the_server_is_given_the_same_settings(tmp_path: Path) -> None:
