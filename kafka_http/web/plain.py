@@ -30,6 +30,7 @@ _ROUTE = re.compile(
 )
 
 _STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
+_MOST_VALUES = 15_000
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
@@ -57,13 +58,17 @@ class PlainPublishes:
         number_request(headers.get("x-request-id"))
         try:
             publish = self._parse(method, target, headers)
-            if publish is None or publish.timeout != self._timeout or len(body) > self._max_body_bytes:
+            if publish is None or publish.timeout != self._timeout or self._is_large(body):
                 return None
             records = publish.records(body)
             held = self._bodies.hold(len(body))
         except Exception:  # the view meets it again, and says what it is
             return None
         return self._begin(publish, records, held, done)
+
+    def _is_large(self, body: bytes) -> bool:
+        """Whether it is over the limit, or has so many values that an event loop would be at it for long."""
+        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") > _MOST_VALUES
 
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
