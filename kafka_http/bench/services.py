@@ -15,6 +15,7 @@ import psutil
 
 from kafka_http.bench.calls import Server
 from kafka_http.bench.errors import BenchError
+from kafka_http.bench.topics import check_kafka
 from kafka_http.bench.usage import Usage
 from kafka_http.config import SETTINGS, Config
 from kafka_http.demo.command import for_our_broker
@@ -54,6 +55,7 @@ def started(config: Config) -> Iterator[Service]:
     with TemporaryDirectory(prefix="kafka_http-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         if config.sources.get("bootstrap_servers") == "command line":
+            check_kafka(config)
             with _server(config, directory, None) as service:
                 yield service
         else:

@@ -39,9 +39,15 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: "Small"
 
+    def do_GET(self) -> None:
+        self._answer()
+
     def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
         behaviour = self.server.behaviour
-        behaviour.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        behaviour.bodies.append(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         time.sleep(behaviour.delay)
         self.send_response(behaviour.status)
         if behaviour.has_length:
@@ -137,7 +143,7 @@ def test_an_answer_without_length_cannot_be_measured(small: Small) -> None:
 
 def test_a_server_that_is_not_there() -> None:
     address = Address(f"http://127.0.0.1:{free_ports(1)[0]}")
-    with pytest.raises(OSError, match="refused"):
+    with pytest.raises(BenchError, match="takes no connection: Connection refused"):
         Generator(address, [Publishing(address, "t", "messages", 1, 100)]).run(0, 1)
 
 
@@ -336,7 +342,23 @@ def test_a_url_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_that_cannot_be_written_is_refused_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "publish", "--json", "/missing/a.json"]) == 1
-    assert capsys.readouterr().err == "kafka-http bench: /missing/a.json cannot be written: No such file or directory.\n"
+    assert "/missing/a.json cannot be written: No such file or directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dialect", ["messages", "v2"])
+def test_a_server_of_another_kind(small: Small, capsys: pytest.CaptureFixture[str], dialect: str) -> None:
+    url = f"http://127.0.0.1:{small.server_port}"
+
+    assert main(["bench", "read", "--dialect", dialect, "--topic", "t", "--url", url]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("was not answered as this API does: is the --dialect right?")
+
+
+def test_a_kafka_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_ports(1)[0]
+
+    assert main(["bench", "publish", "--bootstrap-servers", f"127.0.0.1:{port}"]) == 1
+    assert f"kafka-http bench: Kafka at 127.0.0.1:{port} does not answer: " in capsys.readouterr().err
 
 
 def test_the_server_is_given_the_same_settings(tmp_path: Path) -> None:
