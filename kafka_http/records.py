@@ -3,7 +3,9 @@
 Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and values are the bytes that Kafka stores.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -11,6 +13,8 @@ from msgspec import Struct
 from kafka_http.errors import KafkaHttpError
 
 Headers = list[tuple[str, bytes | None]]
+NO_HEADERS: Headers = []
+"""Of each record that was read without any: thousands of lists would keep the garbage collector busy."""
 
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
@@ -80,6 +84,16 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
+def size_of(records: Sequence[Record]) -> int:
+    """The bytes of their keys and values."""
+    return sum([len(each.value or b"") + len(each.key or b"") for each in records])
+
+
+def count_within(records: Sequence[Record], size: int) -> int:
+    """How many of them, from the first on, have keys and values of at most `size` bytes."""
+    return bisect_right(list(accumulate(len(each.value or b"") + len(each.key or b"") for each in records)), size)
+
+
 Positions = Mapping[TopicPartition, int]
 """partition of a topic -> the offset to read next."""
 
@@ -93,15 +107,17 @@ Outcome = Delivery | KafkaHttpError
 class Fetched(Struct, frozen=True):
     """What one look at the log brought, of each partition asked for that the log could serve.
 
-    `records` are in offset order, at most as many as asked for; `next` is where to read on (behind control records,
-    aborted transactions and compaction's gaps as well). `ended` are the partitions that had nothing more to give.
-    `out_of_range` maps a partition that does not have the offset asked for to its (earliest, latest) offsets.
+    `records` are in offset order; `next` is where to read on (behind control records, aborted transactions and
+    compaction's gaps as well). `ended` are the partitions that had nothing more to give. `out_of_range` maps a
+    partition that does not have the offset asked for to its (earliest, latest) offsets. `size` is that of all keys and
+    values.
     """
 
     records: Mapping[TopicPartition, Sequence[Record]]
     next: Positions
     ended: frozenset[TopicPartition]
     out_of_range: Mapping[TopicPartition, tuple[int, int]]
+    size: int
 
 
 class CommittedOffset(NamedTuple):

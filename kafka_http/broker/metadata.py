@@ -24,6 +24,7 @@ class Metadata:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
+        self._ids: dict[str, object] = {}
 
     def alive(self) -> None:
         """Return where a broker answers. Raises `BrokerUnavailable`."""
@@ -50,8 +51,14 @@ class Metadata:
         if described.error_code:
             raise translate(for_code(described.error_code), topic)
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
+        self._ids[topic] = getattr(described, "topic_id", None)
         self._known[topic] = (time.monotonic(), known)
         return known
+
+    def topic_id(self, topic: str) -> object:
+        """What tells it from another of its name, from memory until `forget`; None where the brokers are too old."""
+        self.partitions(topic, max_age=float("inf"))
+        return self._ids[topic]
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
         """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""
