@@ -12,9 +12,7 @@ from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
 
-Headers = list[tuple[str, bytes | None]]
-NO_HEADERS: Headers = []
-"""Of each record that was read without any: thousands of lists would keep the garbage collector busy."""
+Headers = Sequence[tuple[str, bytes | None]]
 
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
@@ -73,7 +71,10 @@ class Delivery(Struct, frozen=True, gc=False):
 
 
 class Record(Struct, frozen=True, gc=False):
-    """A record that was read. `timestamp` is None where Kafka has none (-1)."""
+    """A record that was read. `timestamp` is None where Kafka has none (-1).
+
+    `headers` should be a tuple: the garbage collector walks over thousands of lists again and again.
+    """
 
     topic: str
     partition: int

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import NO_HEADERS, Record, TopicPartition, count_within, size_of
+from kafka_http.records import Record, TopicPartition, count_within, size_of
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, offset of its first record) of each aborted transaction in a fetch's range."""
@@ -203,7 +203,7 @@ def _records(batch: _Batch, place: TopicPartition, most: int) -> list[Record]:
             None if (at := each.timestamp) == -1 else at,
             each.key,
             each.value,
-            each.headers or NO_HEADERS,
+            tuple(each.headers),
         )
         for each in islice(batch.records, None if batch.is_packed else most)
     ]

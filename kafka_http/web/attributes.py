@@ -38,7 +38,7 @@ class Attributes(msgspec.Struct, frozen=True):
             None if key_is_ours else record.key_format,
             self.partition if record.partition is None else record.partition,
             self.timestamp if record.timestamp is None else record.timestamp,
-            record.headers + [pair for pair in self.headers if pair[0] not in own],
+            [*record.headers, *(pair for pair in self.headers if pair[0] not in own)],
         )
 
 

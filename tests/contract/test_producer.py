@@ -70,8 +70,8 @@ def test_records_are_kept_byte_for_byte(cluster: Cluster, broker: Broker) -> Non
     ]
     delivered(broker.producer.produce(topic, written, 10))
     read = stored(broker, topic)
-    assert [(each.key, each.value, each.headers) for each in read] == [
-        (each.key, each.value, each.headers) for each in written
+    assert [(each.key, each.value, list(each.headers)) for each in read] == [
+        (each.key, each.value, list(each.headers)) for each in written
     ]
     assert read[0].timestamp == at
 

@@ -68,7 +68,7 @@ def test_small_pages_are_the_log(kafka: EmbeddedKafka, broker: KafkaBroker, topi
         mine = [each for each in read if each.partition == partition]
         assert [each.offset for each in mine] == list(range(200))
         assert [each.value for each in mine] == [b"%d" % each for each in range(partition, 300, 3)] * 2
-        assert all(each.headers == [("n", each.value)] for each in mine)
+        assert all(list(each.headers) == [("n", each.value)] for each in mine)
 
 
 def test_small_pages_of_transactions(kafka: EmbeddedKafka, broker: KafkaBroker, topic: TopicFactory) -> None:

@@ -31,7 +31,7 @@ def test_nothing() -> None:
 
 def test_a_record_whole() -> None:
     records, position = decode(batch(3, [b"v"]), 2, 3, 10)
-    assert records == [Record("t", 2, 3, 5, b"k", b"v", [("h", None)])]
+    assert records == [Record("t", 2, 3, 5, b"k", b"v", (("h", None),))]
     assert position == 4
 
 
@@ -185,7 +185,7 @@ def test_old_formats(magic: int) -> None:
         builder.append(each, timestamp=5, key=None, value=b"%d" % each)
     data = bytes(builder.build())
     records, position = decode(data, 0, 1, 10)
-    assert [(each.offset, each.value, each.headers) for each in records] == [(1, b"1", []), (2, b"2", [])]
+    assert [(each.offset, each.value, each.headers) for each in records] == [(1, b"1", ()), (2, b"2", ())]
     assert position == 3
 
 
