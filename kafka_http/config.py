@@ -35,6 +35,7 @@ HostPort = Annotated[
 ]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
+Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
 Switch = Annotated[bool, Meta(description="true or false")]
@@ -85,6 +86,9 @@ class Config:
     max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB
     max_in_flight: Annotated[Bytes, "bytes of request bodies a worker holds before it answers 429"] = 256 * MIB
     max_page_bytes: Annotated[Bytes, "most that one read brings, whatever its max_bytes asks for"] = 64 * MIB
+    max_read_ahead: Annotated[
+        Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"
+    ] = 16 * MIB
     auto_create_topics: Annotated[Switch, "let a publish create its topic where the brokers allow it"] = False
     data_dir: Annotated[Directory, "directory of this node's own data; {port} is the bind port"] = field(
         default_factory=_own_directory

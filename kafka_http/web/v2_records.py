@@ -1,6 +1,7 @@
 """Records in the form of the v2 API: the body of a produce request, and the array that a read answers."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,10 @@ from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
+_RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
+_TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
+_json = lru_cache(msgspec.json.encode)
+"""Of a topic's name, which comes again and again."""
 Decoded = TypeVar("Decoded")
 
 
@@ -75,24 +80,22 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record]) -> byte
 
 
 def _render(formats: Formats, format_: str, record: Record) -> bytes:
+    topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
     error = b""
     try:
-        key, value = (
-            b"null" if data is None else formats.decode(record.topic, format_, record.headers, data)
-            for data in (record.key, record.value)
-        )
+        shown_key = b"null" if key is None else formats.decode(topic, format_, headers, key)
+        shown_value = b"null" if value is None else formats.decode(topic, format_, headers, value)
     except InvalidValue as refused:
-        key, value = _base64(record.key), _base64(record.value)
-        said = {"error_code": CANNOT_DESERIALIZE, "message": refused.message}
-        error = b',"error":%b' % msgspec.json.encode(said)
-    return b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%b%b%b}' % (
-        msgspec.json.encode(record.topic),
-        key,
-        value,
+        shown_key, shown_value = _base64(key), _base64(value)
+        error = b',"error":%b' % msgspec.json.encode({"error_code": CANNOT_DESERIALIZE, "message": refused.message})
+    return (_TIMELESS if timestamp is None else _RECORD) % (
+        _json(topic),
+        shown_key,
+        shown_value,
         record.partition,
         record.offset,
-        b"null" if record.timestamp is None else b"%d" % record.timestamp,
-        _headers(record.headers) if record.headers else b"",
+        b"null" if timestamp is None else timestamp,
+        _headers(headers) if headers else b"",
         error,
     )
 

@@ -101,7 +101,7 @@ def test_many_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
     assert [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)] == [
         (each % 60, each // 60) for each in range(600)
     ]
-    fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=20, max_bytes=1 << 22)
+    fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=1200, max_bytes=1 << 22)
     assert [len(fetched.records[each]) for each in range(60)] == [10] * 60
     assert len(fetched.ended) == 60
 
