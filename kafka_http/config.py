@@ -118,6 +118,9 @@ class Config:
     admin: Annotated[Section, "kafka-python's settings for the admin client, over those of kafka"] = field(
         default_factory=dict, repr=False
     )
+    schema_registry: Annotated[Section, "the schema registry that avro, protobuf and jsonschema need: url, …"] = field(
+        default_factory=dict, repr=False
+    )
     serializers: Annotated[Sections, "settings of each serialiser, by its name"] = field(
         default_factory=dict, repr=False
     )

@@ -1,7 +1,5 @@
 """What the server does, whoever asks: no HTTP, no Kafka client."""
 
-from collections.abc import Mapping
-
 from kafka_http.core.broker import Broker
 from kafka_http.core.consumers import Consumers
 from kafka_http.core.formats import Formats
@@ -9,13 +7,13 @@ from kafka_http.core.positions import Resolver
 from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
 from kafka_http.core.topics import Topics
-from kafka_http.serializers import Serializer
+from kafka_http.serializers import Serializers
 
 
 class Core:
     """The nouns of the API, over one broker."""
 
-    def __init__(self, broker: Broker, serializers: Mapping[str, Serializer]) -> None:
+    def __init__(self, broker: Broker, serializers: Serializers) -> None:
         self.formats = Formats(serializers)
         self.topics = Topics(broker.log)
         self.resolver = Resolver(broker.log, broker.groups, self.topics)

@@ -1,6 +1,6 @@
 """The formats there are: each a serialiser, applied to records on their way in and out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from kafka_http.encoding import check_json
 from kafka_http.errors import InvalidValue, KafkaHttpError, UnsupportedFormat
 from kafka_http.records import Headers, NewRecord, ProducerRecord
-from kafka_http.serializers import Serializer
+from kafka_http.serializers import Serializers
 
 Role = Literal["key", "value"]
 
@@ -19,9 +19,10 @@ _EXTRAS = frozenset({"avro", "jsonschema", "protobuf"})
 class Formats:
     """Serialises and deserialises by name. Safe in many threads."""
 
-    def __init__(self, serializers: Mapping[str, Serializer]) -> None:
-        self._serializers = serializers
-        self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in serializers.items()}
+    def __init__(self, serializers: Serializers) -> None:
+        self._serializers = serializers.loaded
+        self._missing = serializers.missing
+        self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in self._serializers.items()}
 
     @property
     def names(self) -> list[str]:
@@ -30,12 +31,10 @@ class Formats:
     def check(self, name: str) -> None:
         """Raise `UnsupportedFormat` where no serialiser has that name."""
         if name not in self._serializers:
-            missing = (
-                f"The format {name!r} needs the extra kafka_http[schemas], which is not installed."
-                if name in _EXTRAS
-                else f"No serialiser is named {name!r}."
-            )
-            raise UnsupportedFormat(f"{missing} There are: {', '.join(self._serializers)}.", formats=self.names)
+            why = self._missing.get(name, f"No serialiser is named {name!r}.")
+            if name in _EXTRAS - self._missing.keys():
+                why = f"The format {name!r} needs the extra kafka_http[schemas], which is not installed."
+            raise UnsupportedFormat(f"{why} There are: {', '.join(self._serializers)}.", formats=self.names)
 
     def encode(self, topic: str, records: Sequence[ProducerRecord]) -> list[NewRecord]:
         """Serialise a request's records. Raises for the first that cannot be, naming its index and field."""

@@ -47,6 +47,11 @@ class SchemaRegistry:
         self._by_version: Cache[tuple[str, Version], Schema] = Cache(size, _weight, self._lifetime_of_version)
         self._registered: Cache[tuple[str, str, str], Schema] = Cache(size, _weight)
 
+    @property
+    def cache_bytes(self) -> int:
+        """How many bytes of schemas a cache may hold."""
+        return self._settings.cache_bytes
+
     def by_id(self, schema_id: int, *, blocking: bool = True) -> Schema:
         """The schema of an id."""
         found = self._by_id.get(schema_id, partial(self._fetch_id, schema_id), blocking=blocking)

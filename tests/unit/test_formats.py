@@ -9,7 +9,7 @@ import pytest
 from kafka_http.core.formats import Formats
 from kafka_http.errors import InvalidRequest, InvalidValue, UnsupportedFormat
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.serializers import SerializerNotLoaded, load_serializers
+from kafka_http.serializers import SerializerNotLoaded, Serializers, load_serializers
 
 
 class Reversed:
@@ -26,11 +26,12 @@ class Reversed:
 
 @pytest.fixture
 def formats() -> Formats:
-    return Formats({**load_serializers({}), "reversed": Reversed()})
+    serializers = load_serializers({})
+    return Formats(Serializers({**serializers.loaded, "reversed": Reversed()}, serializers.missing))
 
 
 def test_ours_come_in_by_the_entry_point_group() -> None:
-    assert list(load_serializers({})) == ["binary", "json", "text"]
+    assert list(load_serializers({}).loaded) == ["binary", "json", "text"]
 
 
 def test_settings_of_a_serialiser_that_is_not_there() -> None:
