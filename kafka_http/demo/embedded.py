@@ -2,16 +2,12 @@
 
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
-from kafka_http.demo import directory, guard
+from kafka_http.demo import directory
 from kafka_http.demo.admin import count_brokers
 from kafka_http.demo.errors import DemoError
+from kafka_http.demo.guarded import GuardedProcess
 from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import LOOPBACK, answers, is_free
@@ -45,10 +41,7 @@ class EmbeddedKafka:
         self.bootstrap_servers = f"{LOOPBACK}:{node.port}"
         self._cluster_id = cluster_id or directory.new_cluster_id()
         self._announce = announce
-        self._guard: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-        self.pid: int | None = None
-        """Kafka's own process, from a start until a stop."""
+        self._process = GuardedProcess("Kafka", node.log_file)
 
     @property
     def sasl_bootstrap_servers(self) -> str:
@@ -56,7 +49,12 @@ class EmbeddedKafka:
 
     @property
     def is_running(self) -> bool:
-        return self._guard is not None and self._guard.poll() is None
+        return self._process.is_running
+
+    @property
+    def pid(self) -> int | None:
+        """Kafka's own process, from a start until a stop."""
+        return self._process.pid
 
     def start(self) -> None:
         """Start and wait until it answers."""
@@ -67,12 +65,14 @@ class EmbeddedKafka:
         """Start without waiting. Fetches and formats what has not been fetched and formatted yet."""
         lock = directory.claim(self.node.directory)
         try:
-            self._wait_for_guard()  # it is over, as the lock was free
+            self._process.wait()  # it is over, as the lock was free
             self._check_ports()
             java = find_java()
             environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars())), **_ANY_FILE_NAME}
             directory.prepare(self.node, java, environment, self._cluster_id)
-            self._start_guard(java, environment, lock)
+            logging = f"-Dlog4j2.configurationFile={self.node.logging_file.as_uri()}"
+            command = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
+            self._process.start(command, environment, pass_fds=[lock])
         finally:
             os.close(lock)  # the guard has inherited it
 
@@ -86,19 +86,15 @@ class EmbeddedKafka:
                 raise DemoError(f"Apache Kafka does not start: {reason}. Its log is {self.node.log_file}.")
             time.sleep(0.05)
         if self._announce:
-            self._tell(guard.ANNOUNCE)
+            self._process.announce_end()
 
     def stop(self) -> None:
         """Let Kafka end in order, and wait until it has. Without effect where it does not run."""
-        self._tell(guard.STOP)
-        self._wait_for_guard()
+        self._process.stop()
 
     def kill(self) -> None:
         """End Kafka as kill -9 does, and wait until it is gone; `start()` brings it back."""
-        if self.is_running and self.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        self._wait_for_guard()
+        self._process.kill()
 
     def _check_ports(self) -> None:
         for port in self.node.ports:
@@ -107,42 +103,7 @@ class EmbeddedKafka:
                     f"Kafka's port {port} is in use: stop what listens there, or choose another (--kafka-port)."
                 )
 
-    def _start_guard(self, java: Path, environment: dict[str, str], lock: int) -> None:
-        log = self.node.log_file
-        self._log_start = log.stat().st_size if log.exists() else 0
-        logging = f"-Dlog4j2.configurationFile={self.node.logging_file.as_uri()}"
-        kafka = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
-        self._guard = subprocess.Popen(
-            [sys.executable, "-IS", guard.__file__, str(os.getpid()), log, *kafka],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[lock],
-        )
-        assert self._guard.stdout  # noqa: S101  for the type checker
-        self.pid = int(self._guard.stdout.readline())
-
     def _why_not(self, deadline: float) -> str:
         if not self.is_running:
-            return reason_in(self._new_log())
+            return reason_in(self._process.output())
         return f"it gave no answer within {_START_TIMEOUT:.0f} s" if time.monotonic() > deadline else ""
-
-    def _new_log(self) -> str:
-        """What has been logged since the last start."""
-        with self.node.log_file.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read().decode(errors="replace")
-
-    def _tell(self, order: bytes) -> None:
-        if self._guard and self._guard.stdin:
-            with suppress(BrokenPipeError):
-                self._guard.stdin.write(order)
-
-    def _wait_for_guard(self) -> None:
-        if self._guard is None:
-            return
-        with self._guard as gone:  # closes the pipes, then waits
-            gone.wait(2 * guard.GRACE)
-        self._guard, self.pid = None, None
