@@ -189,15 +189,16 @@ class InvalidSchema(KafkaHttpError):
 
 
 class InvalidPayload(KafkaHttpError):
-    """A value does not fit its schema. `path` leads to the fault from the value: `.address.zip`, `.items[3]`, or ''."""
+    """A value does not fit its schema. `path` leads to the fault: from the value `.address.zip`, `.items[3]`, or ''."""
 
     code = 42206
     kind: ClassVar[str] = "Payload error."
 
-    def __init__(self, problem: str, path: str = "") -> None:
+    def __init__(self, problem: str, path: str = "", **fields: Any) -> None:
         self.problem = problem
         self.path = path
-        super().__init__(f"{self.kind} {path.removeprefix('.')}: {problem}" if path else f"{self.kind} {problem}")
+        where = f"{path.removeprefix('.')}: " if path else ""
+        super().__init__(f"{self.kind} {where}{problem}", **fields)
 
     def within(self, step: str) -> "InvalidPayload":
         """The same fault as seen from one level up: `.name` of an object, `[index]` of a list."""

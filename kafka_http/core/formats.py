@@ -6,14 +6,14 @@ from typing import Literal
 import msgspec
 
 from kafka_http.encoding import check_json
-from kafka_http.errors import InvalidValue, KafkaHttpError, UnsupportedFormat
+from kafka_http.errors import InvalidPayload, InvalidValue, KafkaHttpError, UnsupportedFormat
 from kafka_http.records import Headers, NewRecord, ProducerRecord
 from kafka_http.serializers import Serializers
 
 Role = Literal["key", "value"]
 
-_EXTRAS = frozenset({"avro", "jsonschema", "protobuf"})
-"""Formats whose serialisers come with an extra of their name."""
+_EXTRAS = frozenset({"jsonschema", "protobuf"})
+"""Formats whose serialisers are still to come."""
 
 
 class Formats:
@@ -54,6 +54,9 @@ class Formats:
             self.check(name)
             data = text if self._takes_json_text[name] else msgspec.json.decode(text)
             return self._serializers[name].serialize(topic, record.headers, data)
+        except InvalidPayload as error:
+            path = f"records[{index}].{role}{error.path}"
+            raise type(error)(error.problem, path, record=index, field=role + error.path) from None
         except KafkaHttpError as error:
             where = {"record": index, "field": role}
             raise type(error)(f"records[{index}].{role}: {error.message}", **where, **error.fields) from error
