@@ -3,36 +3,14 @@
 There is none for a type whose values are in JSON as fastavro gives them.
 """
 
-import math
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kafka_http.serializers.avro_encoders import MAX_FLOAT, Branch, Convert
-
-_FLOAT = struct.Struct("<f")
+from kafka_http.serializers.avro_encoders import Branch, Convert
 
 
 def decode_bytes(value: bytes) -> str:
     return value.decode("latin-1")
-
-
-def decode_double(value: float) -> float | str:
-    if -math.inf < value < math.inf:
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def decode_float(value: float) -> float | str:
-    """The shortest number that is this float, as 1.1 is, not the double nearest to it."""
-    if not -math.inf < value < math.inf:
-        return decode_double(value)
-    packed = _FLOAT.pack(value)
-    return next((short for digits in (6, 7, 8) if _is(short := float(f"{value:.{digits}g}"), packed)), value)
-
-
-def _is(value: float, packed: bytes) -> bool:
-    return abs(value) <= MAX_FLOAT and _FLOAT.pack(value) == packed
 
 
 def array_decoder(decode_item: Convert) -> Convert:

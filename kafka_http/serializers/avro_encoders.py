@@ -6,20 +6,16 @@ the infinities are the texts of these names, and a nullable union of one other b
 Each function here is for values of one type, or makes one for them.
 """
 
-import math
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kafka_http.errors import InvalidPayload
 from kafka_http.serializers.faults import LONGEST, kind_of, step, wrong
+from kafka_http.serializers.floats import MAX_DOUBLE, MAX_FLOAT, SPECIAL
 
 Convert = Callable[[Any], Any]
 
-MAX_FLOAT = math.nextafter(3.4028235677973366e38, 0)
-"""A double above it is rounded to a float's infinity."""
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MAX_FILLED = 1 << 20
 
 
@@ -80,15 +76,15 @@ def floats(name: str, largest: float) -> Convert:
             if -largest <= data <= largest:
                 return float(data)
             raise InvalidPayload(f"expected {name}, got {str(data)[:LONGEST]}, which is too large")
-        if type(data) is str and data in _SPECIAL:
-            return _SPECIAL[data]
+        if type(data) is str and data in SPECIAL:
+            return SPECIAL[data]
         raise wrong(f'{name} (or "NaN", "Infinity", "-Infinity")', data)
 
     return encode
 
 
 encode_float = floats("float", MAX_FLOAT)
-encode_double = floats("double", sys.float_info.max)
+encode_double = floats("double", MAX_DOUBLE)
 
 
 def encode_bytes(data: Any) -> bytes:

@@ -10,6 +10,7 @@ from kafka_http.errors import InvalidPayload
 from kafka_http.serializers import avro_decoders as decoders
 from kafka_http.serializers import avro_encoders as encoders
 from kafka_http.serializers.avro_encoders import Convert, Default, Filled
+from kafka_http.serializers.floats import decode_double, decode_float
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +54,8 @@ _CONVERT: Mapping[str, tuple[Convert, Convert | None, int]] = {
     "boolean": (encoders.encode_boolean, None, 1),
     "int": (encoders.integers("int", 32), None, 1),
     "long": (encoders.integers("long", 64), None, 1),
-    "float": (encoders.encode_float, decoders.decode_float, 4),
-    "double": (encoders.encode_double, decoders.decode_double, 8),
+    "float": (encoders.encode_float, decode_float, 4),
+    "double": (encoders.encode_double, decode_double, 8),
     "string": (encoders.encode_string, None, 1),
     "bytes": (encoders.encode_bytes, decoders.decode_bytes, 1),
 }
