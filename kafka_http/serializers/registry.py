@@ -48,6 +48,11 @@ class SchemaRegistry:
         self._registered: Cache[tuple[str, str, str], Schema] = Cache(size, _weight)
 
     @property
+    def name(self) -> str:
+        """The registry as an error calls it."""
+        return self._connection.name
+
+    @property
     def cache_bytes(self) -> int:
         """How many bytes of schemas a cache may hold."""
         return self._settings.cache_bytes
@@ -182,24 +187,24 @@ class _Closure:
                     raise InvalidSchema(f"it refers to two different schemas by the name {reference.name!r}.")
                 continue
             self._above.append(reference.name)
+            self._count(found)
             self._follow(found)
             self._above.pop()
-            self._add(reference.name, found)
+            self._found[reference.name] = found
+
+    def _count(self, schema: Schema) -> None:
+        self._limit -= len(schema.text)
+        if len(self._found) + len(self._above) > MAX_REFERENCES or self._limit < 0:
+            raise InvalidSchema(
+                f"it refers to more than {MAX_REFERENCES} others, or is with them larger than a schema may be."
+            )
 
     def _look_up(self, reference: Reference) -> Schema:
         if reference.name in self._above:
             raise InvalidSchema(f"its references form a cycle through {reference.name!r}.")
         if time.monotonic() > self._deadline:
-            raise RegistryUnavailable("The schema registry takes too long to answer for all that a schema refers to.")
+            raise RegistryUnavailable(f"{self._registry.name} takes too long to give all that a schema refers to.")
         return self._registry.by_version(reference.subject, reference.version)
-
-    def _add(self, name: str, schema: Schema) -> None:
-        self._found[name] = schema
-        self._limit -= len(schema.text)
-        if len(self._found) > MAX_REFERENCES or self._limit < 0:
-            raise InvalidSchema(
-                f"it refers to more than {MAX_REFERENCES} others, or is with them larger than a schema may be."
-            )
 
 
 def _of(subject: str) -> str:
