@@ -5,6 +5,7 @@ its name (`[serializers.NAME]`). It has kafka-python's signature. Ours come in b
 """
 
 import inspect
+import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kafka_http.serializers.registry import SchemaRegistry  # whose HTTP library is in an extra
 
 ENTRY_POINT_GROUP = "kafka_http.serializers"
+_NAME = re.compile(r"[a-z0-9_-]{1,50}")
 
 
 class Serializer(Protocol):
@@ -61,11 +63,25 @@ def load_serializers(
     A factory with a parameter `registry` gets the `SchemaRegistry`, one for all. Where the settings name none such a
     serialiser is missing; and so is one that needs an extra which is not installed.
     """
-    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    found = _installed()
     for name in settings:
         if name not in found:
-            raise SerializerNotLoaded(f"[serializers.{name}] is set, but there is no serialiser {name!r} installed")
+            raise SerializerNotLoaded(f"[serializers.{name}] is set, but there is no serialiser {name!r} installed.")
     return _Loader(settings, registry or RegistrySettings()).load(found)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """By name, which is part of a media type. Raises `SerializerNotLoaded`."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if not _NAME.fullmatch(entry.name):
+            raise SerializerNotLoaded(
+                f"serialiser {entry.name!r} ({entry.value}) cannot be used: a name has 1 to 50 of a-z, 0-9, _ and -."
+            )
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise SerializerNotLoaded(f"two serialisers are called {entry.name!r}: {other.value} and {entry.value}.")
+    return found
 
 
 class _Missing(Exception):
@@ -89,13 +105,17 @@ class _Loader:
             except ConfigError:
                 raise
             except Exception as error:
-                raise SerializerNotLoaded(f"serialiser {name!r} ({entry.value}) cannot be loaded: {error}") from error
+                what = f"{type(error).__name__}: {error}"
+                raise SerializerNotLoaded(f"serialiser {name!r} ({entry.value}) cannot be loaded: {what}") from error
         return Serializers(loaded, missing)
 
     def _made(self, entry: EntryPoint) -> Serializer:
         factory = _factory(entry)
         wanted = {"registry": self._shared_registry(entry.name)} if _takes_registry(factory) else {}
         made: Serializer = factory(self._settings.get(entry.name, {}), **wanted)
+        for method in ("serialize", "deserialize"):
+            if not callable(getattr(made, method, None)):
+                raise TypeError(f"what it makes has no method {method}")
         return made
 
     def _shared_registry(self, name: str) -> "SchemaRegistry":
