@@ -23,4 +23,4 @@ class Publisher:
         no broker.
         """
         check_topic_name(topic)
-        return self._producer.produce(topic, self._formats.encode(topic, records), timeout)
+        return self._producer.produce(topic, self._formats.encode(topic, records).records, timeout)

@@ -35,8 +35,8 @@ class Serializer(Protocol):
       which, with what the request says of their schema: `schema`, `schema_id`, `subject`, `version`. It returns what
       serialises them; if that has an attribute `schema_id` it is in the answer.
     * `needs_schema`: true for one that `for_request` must be told a schema of by the REST Proxy v2 API.
-    * `may_block`: false for one that never waits for anything; with a `for_request` it takes `blocking=False`, and
-      raises `WouldBlock` where it would.
+    * `immediate`: true for one that waits for nothing, such as an answer from elsewhere, so that an event loop may call
+      it. One with a `for_request` takes `blocking=False` there, and raises `WouldBlock` where it would wait.
     """
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes: ...

@@ -14,6 +14,7 @@ _string = msgspec.json.Decoder(str)
 
 class BinarySerializer:
     json_text = True
+    immediate = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None: ...
 

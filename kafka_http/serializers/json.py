@@ -9,6 +9,7 @@ from kafka_http.records import Headers
 
 class JsonSerializer:
     json_text = True
+    immediate = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None: ...
 

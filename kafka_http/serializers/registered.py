@@ -52,7 +52,7 @@ class SchemaSerializer(ABC):
     """A format whose messages have their schema's id before them."""
 
     type: ClassVar[SchemaType]
-    may_block = False
+    immediate = True
     needs_schema = True
 
     def __init__(self, settings: Mapping[str, Any], *, registry: SchemaRegistry) -> None:
@@ -100,10 +100,8 @@ class SchemaSerializer(ABC):
 
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any:
         """Read with the schema that the message names."""
-        if len(data) < _PREFIX.size or data[0]:
-            raise InvalidValue("it does not begin with a zero byte and the id of a schema")
-        schema_id: int = _PREFIX.unpack_from(data)[1]
-        return self._codec(self._registry.by_id(schema_id)).decode(data[_PREFIX.size :])
+        schema_id, body = unframed(data)
+        return self._codec(self._registry.by_id(schema_id)).decode(body)
 
     def _of_subject(
         self, role: Role, subject: str, version: str | None, *, is_default: bool, blocking: bool
@@ -140,6 +138,13 @@ class SchemaSerializer(ABC):
             return _Compiled(self.compile(schema, dependencies), weight)
         except InvalidSchema as error:
             return _Compiled(error, weight)
+
+
+def unframed(data: bytes) -> tuple[int, bytes]:
+    """The id of a message's schema, and its body. Raises `InvalidValue`."""
+    if len(data) < _PREFIX.size or data[0]:
+        raise InvalidValue("it does not begin with a zero byte and the id of a schema")
+    return _PREFIX.unpack_from(data)[1], data[_PREFIX.size :]
 
 
 class SchemaForRequest(Struct, frozen=True):

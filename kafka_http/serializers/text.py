@@ -12,6 +12,7 @@ _string = msgspec.json.Decoder(str)
 
 class TextSerializer:
     json_text = True
+    immediate = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None: ...
 

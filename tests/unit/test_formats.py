@@ -40,7 +40,7 @@ def test_settings_of_a_serialiser_that_is_not_there() -> None:
 
 
 def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, bytes | None]:
-    (new,) = formats.encode("t", [record])
+    (new,) = formats.encode("t", [record]).records
     return new.key, new.value
 
 
