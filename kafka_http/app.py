@@ -83,7 +83,7 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
-    core = Core(broker, load_serializers(config.serializers, registry))
+    core = Core(broker, load_serializers(config.serializers, registry), config.topics)
     held = None
     if instances is None:
         held = _in_this_process(config, broker) if inline else _in_the_daemon(config)

@@ -124,6 +124,9 @@ class Config:
     serializers: Annotated[Sections, "settings of each serialiser, by its name"] = field(
         default_factory=dict, repr=False
     )
+    topics: Annotated[Sections, "formats of topics by patterns of their names, where a request names none"] = field(
+        default_factory=dict
+    )
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +155,13 @@ class Setting(NamedTuple):
     @property
     def is_section(self) -> bool:
         return get_origin(self.kind) is Mapping
+
+    @property
+    def depth(self) -> int:
+        """How many names lead to a value of a section: its own key, or a key in the table of a name."""
+        if not self.is_section:
+            return 0
+        return 2 if get_origin(get_args(self.kind)[1]) is Mapping else 1
 
     @property
     def is_list(self) -> bool:

@@ -1,5 +1,8 @@
 """What the server does, whoever asks: no HTTP, no Kafka client."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kafka_http.core.broker import Broker
 from kafka_http.core.consumers import Consumers
 from kafka_http.core.formats import Formats
@@ -13,8 +16,9 @@ from kafka_http.serializers import Serializers
 class Core:
     """The nouns of the API, over one broker."""
 
-    def __init__(self, broker: Broker, serializers: Serializers) -> None:
-        self.formats = Formats(serializers)
+    def __init__(self, broker: Broker, serializers: Serializers, topics: Mapping[str, Any] | None = None) -> None:
+        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
+        self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
         self.resolver = Resolver(broker.log, broker.groups, self.topics)
         self.consumers = Consumers(broker.groups, self.topics, self.resolver)

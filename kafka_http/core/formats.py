@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from kafka_http.core.topic_formats import TopicFormat, TopicFormats
 from kafka_http.encoding import check_json
 from kafka_http.errors import (
     InvalidPayload,
@@ -14,8 +15,8 @@ from kafka_http.errors import (
     KafkaHttpError,
     MissingKeySchema,
     MissingValueSchema,
-    RegistryUnavailable,
     TooLarge,
+    Unavailable,
     UnsupportedFormat,
 )
 from kafka_http.records import Headers, NewRecord, ProducerRecord
@@ -65,12 +66,14 @@ class Encoded(Struct, frozen=True):
 class Formats:
     """Serialises and deserialises by name. Safe in many threads."""
 
-    def __init__(self, serializers: Serializers) -> None:
+    def __init__(self, serializers: Serializers, topics: Mapping[str, Any] | None = None) -> None:
+        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
         self._serializers = serializers.loaded
         self._missing = serializers.missing
         immediate = {name for name, each in self._serializers.items() if getattr(each, "immediate", False)}
         self._immediate: set[str | None] = {None, *immediate}
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in self._serializers.items()}
+        self._topics = TopicFormats(topics or {}, self.check)
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +86,10 @@ class Formats:
             if name in _EXTRAS - self._missing.keys():
                 why = f"The format {name!r} needs the extra kafka_http[schemas], which is not installed."
             raise UnsupportedFormat(f"{why} There are: {', '.join(self._serializers)}.", formats=self.names)
+
+    def of_topic(self, topic: str) -> TopicFormat:
+        """The formats of a topic's keys and values where a request does not name them."""
+        return self._topics.of(topic)
 
     def takes_schema(self, name: str) -> bool:
         """Whether a format is told of the schemas that a request names."""
@@ -109,11 +116,11 @@ class Formats:
 
     def decode(self, topic: str, name: str, headers: Headers, data: bytes) -> bytes:
         """The JSON text of stored bytes. Raises `InvalidValue` where the format cannot read them, and
-        `RegistryUnavailable` where it cannot be known whether it can."""
+        `Unavailable` where it cannot be known now whether it can."""
         try:
             value = self._serializers[name].deserialize(topic, headers, data)
             return value if self._takes_json_text[name] else msgspec.json.encode(value)
-        except RegistryUnavailable:
+        except Unavailable:
             raise
         except Exception as error:
             raise InvalidValue(f"format {name!r} cannot read it: {error}") from error

@@ -1,12 +1,14 @@
 """Pages of the /messages dialect: as JSON, and as one message byte for byte."""
 
 import re
+from contextlib import suppress
 
 import msgspec
 from flask import Response
 
 from kafka_http.core.formats import Formats
 from kafka_http.core.reading import Page
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
@@ -16,31 +18,38 @@ from kafka_http.web.responses import error_object
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def render_page(formats: Formats, topic: str, consumer: str, format_: str | None, page: Page) -> bytes:
-    """The JSON of a page. Values are read by `format_`, or by what each looks like."""
+def render_page(formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page) -> bytes:
+    """The JSON of a page. Values are read by the format wanted, or by what each looks like."""
     ack = page_position(page.last)
     return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
-        b",".join([render_record(formats, topic, format_, record) for record in page.records]),
+        b",".join([render_record(formats, topic, wanted, record) for record in page.records]),
         page_position(page.next).encode(),
         msgspec.json.encode(ack or None),
     )
 
 
-def render_record(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
-    """The JSON of a record. `"value": null` always is a tombstone; a value that `format_` cannot read is an error."""
+def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> bytes:
+    """The JSON of a record. `"value": null` always is a tombstone; a value that its format cannot read is an error, and
+    such a key is shown without that format."""
     return b'{"partition":%d,"offset":%d,"timestamp":%b,"key":%b,%b,"headers":%b}' % (
         record.partition,
         record.offset,
         b"null" if record.timestamp is None else b"%d" % record.timestamp,
-        b"null" if record.key is None else _key(record.key),
-        _value(formats, topic, format_, record),
+        b"null" if record.key is None else _key(formats, topic, wanted.key, record),
+        _value(formats, topic, wanted.value, record),
         _headers(record.headers) if record.headers else b"[]",
     )
 
 
-def _key(key: bytes) -> bytes:
+def _key(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
+    key = record.key or b""
+    if format_ is not None:
+        with suppress(InvalidValue):
+            text = formats.decode(topic, format_, record.headers, key)
+            if text.strip() != b"null":  # which is a key that is not there
+                return b'%b,"key_format":"%b"' % (text, format_.encode())
     try:
         return msgspec.json.encode(str(key, "utf-8"))
     except UnicodeDecodeError:

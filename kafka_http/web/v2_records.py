@@ -69,17 +69,21 @@ def _header_bytes(index: int, header: V2Header) -> bytes | None:
         raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
 
 
-def render_v2(formats: Formats, format_: str, records: Sequence[Record]) -> bytes:
-    """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it."""
-    return b"[%b]" % b",".join([_render(formats, format_, record) for record in records])
+def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
+    """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it.
+
+    Keys are read by `key_format`, else by their topic's, else by the format of the values.
+    """
+    return b"[%b]" % b",".join([_render(formats, format_, key_format, record) for record in records])
 
 
-def _render(formats: Formats, format_: str, record: Record) -> bytes:
+def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     error = b""
+    of_key = key_format or formats.of_topic(record.topic).key or format_
     try:
         key, value = (
-            b"null" if data is None else formats.decode(record.topic, format_, record.headers, data)
-            for data in (record.key, record.value)
+            b"null" if data is None else formats.decode(record.topic, name, record.headers, data)
+            for name, data in ((of_key, record.key), (format_, record.value))
         )
     except InvalidValue as refused:
         key, value = _base64(record.key), _base64(record.value)
