@@ -24,9 +24,6 @@ from kafka_http.serializers import Serializers
 from kafka_http.serializers.cache import WouldBlock
 
 Role = Literal["key", "value"]
-
-_EXTRAS = frozenset({"jsonschema", "protobuf"})
-"""Formats whose serialisers are still to come."""
 MAX_ENCODED = 256 << 20
 """Bytes that a request's records may come to when they are serialised: a few that were sent may stand for very many."""
 
@@ -83,8 +80,6 @@ class Formats:
         """Raise `UnsupportedFormat` where no serialiser has that name."""
         if name not in self._serializers:
             why = self._missing.get(name, f"No serialiser is named {name!r}.")
-            if name in _EXTRAS - self._missing.keys():
-                why = f"The format {name!r} needs the extra kafka_http[schemas], which is not installed."
             raise UnsupportedFormat(f"{why} There are: {', '.join(self._serializers)}.", formats=self.names)
 
     def of_topic(self, topic: str) -> TopicFormat:
