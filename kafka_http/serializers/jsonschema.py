@@ -22,6 +22,7 @@ _MOST_WORK = 10_000_000
 class JsonSchemaSerializer(SchemaSerializer):
     type = "JSON"
     json_text = True
+    immediate = False
 
     def __init__(self, settings: Mapping[str, Any], *, registry: SchemaRegistry) -> None:
         super().__init__(settings, registry=registry)

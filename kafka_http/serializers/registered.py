@@ -20,6 +20,7 @@ from kafka_http.errors import (
     MissingKeySchema,
     MissingValueSchema,
     NotSerializable,
+    Unavailable,
 )
 from kafka_http.records import Headers
 from kafka_http.serializers.cache import Cache
@@ -157,7 +158,7 @@ class SchemaForRequest(Struct, frozen=True):
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes:
         try:
             return _PREFIX.pack(0, self.schema_id) + self.codec.encode(data)
-        except InvalidPayload:
+        except (InvalidPayload, Unavailable):
             raise
         except RecursionError:
             raise InvalidPayload("nested too deeply") from None
