@@ -1,10 +1,10 @@
-"""The command: `kafka-http serve`, `demo`, `config`; `python -m kafka_http` is the same."""
+"""The command: `kafka-http serve`, `demo`, `bench`, `config`; `python -m kafka_http` is the same."""
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,18 +19,18 @@ _EPILOG = "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 2 for what the user has to write differently, 1 for what went wrong else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    is_demo = arguments[:1] == ["demo"]
+    extra = _WITH_THE_EXTRA.get(arguments[0]) if arguments else None
     try:
-        given = _parser(is_demo).parse_args(arguments)
+        given = _parser(extra).parse_args(arguments)
         status: int = given.command(given)
     except ConfigError as error:
         return _fail(str(error), 2)
     except CannotServe as error:
         return _fail(str(error), 1)
     except ModuleNotFoundError as error:
-        if not is_demo or error.name is None or error.name.startswith("kafka_http"):
+        if extra is None or error.name is None or error.name.startswith("kafka_http"):
             raise
-        return _fail(f"The demo needs the package {error.name}: pip install 'kafka_http[demo]' brings it.", 1)
+        return _fail(f"The {arguments[0]} needs the package {error.name}: pip install 'kafka_http[demo]' brings it.", 1)
     except KeyboardInterrupt:
         return 130
     return status
@@ -41,15 +41,16 @@ def _fail(sentence: str, status: int) -> int:
     return status
 
 
-def _parser(is_demo: bool) -> argparse.ArgumentParser:
+def _parser(extra: Callable[[argparse.ArgumentParser], None] | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kafka-http", description="Apache Kafka behind HTTP.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"kafka-http {version('kafka_http')}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | demo | config")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="serve | demo | bench | config")
     serve = _command(commands, "serve", "serve HTTP in front of the brokers")
     serve.set_defaults(command=_serve)
     demo = _command(commands, "demo", "start an Apache Kafka of its own and serve in front of it")
-    if is_demo:
-        _add_demo(demo)
+    bench = _command(commands, "bench", "measure how much gets through, beside what the machine can do without HTTP")
+    if extra is not None:
+        extra(demo if extra is _add_demo else bench)
     config = _command(commands, "config", "show each setting, its value and its source")
     config.add_argument("--show-secrets", action="store_true", help="show passwords and tokens as they are")
     config.set_defaults(command=_show_config)
@@ -70,6 +71,17 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.set_defaults(command=run_demo)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from kafka_http.bench import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=lambda given: command.run(given, lambda: load_config(_flags(given))))
+
+
+_WITH_THE_EXTRA = {"demo": _add_demo, "bench": _add_bench}
+"""The commands whose own arguments are read only when they are called: they need what the extra `demo` brings."""
 
 
 def _serve(given: argparse.Namespace) -> int:

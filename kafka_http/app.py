@@ -1,8 +1,7 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
+import gc
 import os
-import re
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -20,21 +19,20 @@ from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
 from kafka_http.daemon import DaemonInstances
-from kafka_http.logs import request_id
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
+from kafka_http.web.plain import PlainPublishes
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.responses import register_error_handlers
 from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
-
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class Held(NamedTuple):
@@ -49,7 +47,9 @@ class Held(NamedTuple):
 class Lifecycle:
     """What a server tells the application of its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, held: Held | None) -> None:
+    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
+        self.publishes = publishes
+        """Takes publishes that need no thread, for a server that can do so."""
         self._reader = reader
         self._broker = broker
         self._held = held
@@ -60,6 +60,7 @@ class Lifecycle:
         if self._process == os.getpid():
             return
         self._process = os.getpid()
+        gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
         if self._held is not None:
             self._held.start()
 
@@ -88,12 +89,13 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     if instances is None:
         held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
         instances = held.instances
-    lifecycle = Lifecycle(core.reader, broker, held)
+    bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
+    publishes = PlainPublishes(core, config, bodies)
+    lifecycle = Lifecycle(core.reader, broker, held, publishes if config.threadless_publish else None)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["kafka_http"] = lifecycle
-    bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies).blueprint())
     consumers = V2Consumers(core, instances, config, bodies, waits).blueprint()
@@ -123,14 +125,12 @@ def _in_the_daemon(config: Config) -> Held:
 
 
 def _number() -> None:
-    """Take the request's id, or give it one: it is in each line of the log and in the answer."""
-    given = request.headers.get("X-Request-Id", "")
-    request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+    number_request(request.headers.get("X-Request-Id"))
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = request_id.get()
-    response.headers["Cache-Control"] = "no-store"
+    for name, value in tags():
+        response.headers[name] = value
     if response.status_code == 204:
         del response.headers["Content-Type"]
     return drain(request, response)

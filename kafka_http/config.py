@@ -77,6 +77,9 @@ class Config:
     bind: Annotated[HostPort, "address the server listens on"] = "127.0.0.1:8082"
     workers: Annotated[Count, "worker processes"] = field(default_factory=_cores)
     threads: Annotated[Count, "requests that a worker serves at the same time"] = 32
+    threadless_publish: Annotated[
+        Switch, "let a worker's main loop take plain publishes, so that no thread waits for Kafka"
+    ] = True
     timeout: Annotated[Seconds, "seconds a publish may take until its answer"] = 10.0
     keepalive: Annotated[WholeSeconds, "seconds an idle connection stays open; a proxy in front should take less"] = 75
     max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB

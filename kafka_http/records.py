@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
 
-Headers = list[tuple[str, bytes | None]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
@@ -30,22 +30,6 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class ProducerRecord(Struct, frozen=True, gc=False):
-    """A record to publish, as the client gave it.
-
-    `value` and `key` are JSON texts where a format is named, which serialises them; without one they are the bytes to
-    store. None is a null in Kafka whatever the format.
-    """
-
-    value: bytes | None
-    format: str | None = None
-    key: bytes | None = None
-    key_format: str | None = None
-    partition: int | None = None
-    timestamp: int | None = None
-    headers: Headers = []
-
-
 class NewRecord(Struct, frozen=True, gc=False):
     """A record to publish, serialised: bytes as Kafka is to store them, None for null.
 
@@ -57,7 +41,18 @@ class NewRecord(Struct, frozen=True, gc=False):
     key: bytes | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []
+    headers: Headers = ()
+
+
+class ProducerRecord(NewRecord, frozen=True, gc=False):
+    """A record to publish, as the client gave it.
+
+    `value` and `key` are JSON texts where a format is named, which serialises them; without one they are the bytes to
+    store. None is a null in Kafka whatever the format.
+    """
+
+    format: str | None = None
+    key_format: str | None = None
 
 
 class Delivery(Struct, frozen=True, gc=False):

@@ -4,7 +4,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kafka_http.errors import (
     BrokerUnavailable,
@@ -37,6 +37,14 @@ from tests.fake_topics import FakePartition, FakeTopic, offset_at, place, size_o
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class FakePublication:
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        self._outcomes = outcomes
+
+    def outcomes(self) -> list[Outcome]:
+        return self._outcomes
 
 
 class FakeBroker:
@@ -146,6 +154,20 @@ class FakeBroker:
         return [OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")] * len(
             records
         )
+
+    def start(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
+    ) -> "FakePublication | None":
+        if self.silent:
+            self.unanswered += 1
+            unknown = OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")
+            return FakePublication([unknown] * len(records))
+        try:
+            publication = FakePublication(self.produce(topic, records, timeout))
+        except KafkaHttpError:
+            return None
+        done()
+        return publication
 
     # Log
 

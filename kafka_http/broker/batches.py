@@ -5,9 +5,9 @@ open batch together, built by aiokafka's builder, and their batches tell one `Ru
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -21,6 +21,8 @@ from kafka_http.records import Delivery, NewRecord
 
 Fate = Delivery | BaseException | None
 """Of a record that was handed over: where it was written, why it was not, or that this is not known yet."""
+
+_NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 PRIVATE = {
     RecordAccumulator: ("_tp_lock", "split_and_reenqueue"),
@@ -46,18 +48,16 @@ class Run:
     They may lie in several batches. Those without a timestamp get the time of now.
     """
 
-    def __init__(self, partition: int, records: Sequence[NewRecord]) -> None:
+    def __init__(self, partition: int, records: Sequence[NewRecord], done: "Callable[[Run], None]") -> None:
+        """`done` is called once, with this run, when all its batches are settled: by the sender's thread, which must
+        not be held up."""
         self.partition = partition
         self.records = records
         self.timestamp = int(time.time() * 1000)
         self._settled: list[Settled] = []
         self._left = len(records)
         self._lock = Lock()
-        self._done = Event()
-
-    def wait(self, timeout: float) -> bool:
-        """Whether all batches have been settled, after at most so many seconds."""
-        return self._done.wait(timeout)
+        self._done = done
 
     def settle(self, settled: "Settled") -> None:
         """A batch with some of the records is settled. Called by the sender's thread."""
@@ -66,13 +66,20 @@ class Run:
             self._left -= settled.piece.count
             if self._left:
                 return
-        self._done.set()
+        self._done(self)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether all of it was written."""
+        return not self._left and all(each.error_at is None for each in self._settled)
 
     def fates(self) -> list[Fate]:
         """What is known of each record."""
-        fates: list[Fate] = [None] * len(self.records)
         with self._lock:
             settled = list(self._settled)
+        if len(settled) == 1 and settled[0].piece.count == len(self.records):
+            return list(self._fates_of(settled[0]))
+        fates: list[Fate] = [None] * len(self.records)
         for each in settled:
             fates[each.piece.start : each.piece.start + each.piece.count] = self._fates_of(each)
         return fates
@@ -82,14 +89,12 @@ class Run:
         places = range(piece.first, piece.first + piece.count)
         if settled.error_at is not None:
             return map(settled.error_at, places)
-        records = self.records[piece.start : piece.start + piece.count]
-        given = settled.append_time != -1  # the topic uses LogAppendTime
-        times = [settled.append_time if given else self.time_of(record) for record in records]
+        times: Iterable[int] = repeat(settled.append_time)
+        if settled.append_time == -1:  # the topic does not use LogAppendTime
+            records = self.records[piece.start : piece.start + piece.count]
+            times = [self.timestamp if each.timestamp is None else each.timestamp for each in records]
         offsets = range(settled.base_offset + piece.first, settled.base_offset + piece.first + piece.count)
         return map(Delivery, repeat(self.partition), offsets, times)
-
-    def time_of(self, record: NewRecord) -> int:
-        return self.timestamp if record.timestamp is None else record.timestamp
 
 
 class Piece:
@@ -142,7 +147,7 @@ class Batch(ProducerBatch):
         timestamp, position = run.timestamp, start
         for record in run.records[start:stop]:
             at = timestamp if record.timestamp is None else record.timestamp
-            if append(first + position - start, at, record.key, record.value, record.headers) is None:
+            if append(first + position - start, at, record.key, record.value, record.headers or _NO_HEADERS) is None:
                 break
             position += 1
         piece.count = position - start

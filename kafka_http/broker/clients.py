@@ -44,6 +44,11 @@ class Kept(Generic[Client]):
         self._made_at = float("-inf")
         self._closed = False
 
+    @property
+    def current(self) -> Client | None:
+        """The client where there is one. Does not block."""
+        return self._client
+
     def get(self) -> Client:
         """The client. Raises `BrokerUnavailable` where it cannot be made, or was closed."""
         if (client := self._client) is not None:

@@ -10,7 +10,7 @@ from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.connections import Connections, ask_any
 from kafka_http.broker.errors import translate
-from kafka_http.errors import BrokerUnavailable, PartitionNotFound
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound
 from kafka_http.records import PartitionInfo, TopicPartition
 
 
@@ -42,16 +42,23 @@ class Metadata:
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
         """A topic's partitions in their order, as they were at most `max_age` seconds ago. Raises `TopicNotFound`."""
-        at, known = self._known.get(topic, (float("-inf"), []))
-        if time.monotonic() - at < max_age:
+        if (known := self.known(topic, max_age)) is not None:
             return known
-        self.forget(topic)
-        described = self._ask([topic]).topics[0]
-        if described.error_code:
-            raise translate(for_code(described.error_code), topic)
+        try:
+            described = self._ask([topic]).topics[0]
+            if described.error_code:
+                raise translate(for_code(described.error_code), topic)
+        except KafkaHttpError:
+            self.forget(topic)
+            raise
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
         self._known[topic] = (time.monotonic(), known)
         return known
+
+    def known(self, topic: str, max_age: float) -> list[PartitionInfo] | None:
+        """As `partitions`, None where they would have to be asked for. Does not block."""
+        at, known = self._known.get(topic, (float("-inf"), []))
+        return known if time.monotonic() - at < max_age else None
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
         """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""

@@ -2,33 +2,36 @@
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from threading import Event
 from typing import Any
 
-from kafka.errors import IllegalStateError, KafkaError
 from kafka.partitioner.default import murmur2
 
 from kafka_http.broker.admin import Admin
-from kafka_http.broker.batches import Fate
 from kafka_http.broker.clients import Kept
-from kafka_http.broker.errors import outcome_of, unknown_outcome
 from kafka_http.broker.metadata import Metadata
-from kafka_http.broker.sender import Handed, Sender, was_bystander
+from kafka_http.broker.sender import Sender
+from kafka_http.broker.underway import Underway, too_large
 from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
     KafkaHttpError,
     PartitionNotFound,
     RetriableBrokerError,
-    TooLarge,
     TopicNotFound,
 )
-from kafka_http.records import Delivery, NewRecord, Outcome, PartitionInfo
+from kafka_http.records import NewRecord, Outcome, PartitionInfo
 
 _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
 _LEADER_PAUSE = 0.05
 _LARGEST_TIMESTAMP = 2**63 - 1
+_STICKY = 0.02
+"""Seconds for which records with neither key nor partition go to the same one, so that requests share a batch."""
 
 
 class KafkaRecordProducer:
@@ -44,27 +47,62 @@ class KafkaRecordProducer:
         self._admin = admin
         self._auto_create_topics = auto_create_topics
         self._largest = settings["max_request_size"]
+        self._sticky: dict[str, tuple[int, float]] = {}
+        self._aside = ThreadPoolExecutor(1)
+        self._looked_up: set[str] = set()
 
     def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
         deadline = time.monotonic() + timeout
-        partitions = self._partitions(topic, deadline)
-        placed = _placed(records, self._checked(topic, records, partitions))
+        partitions = self._checked(topic, records, self._partitions(topic, deadline))
         sender = self._sender(topic, len(partitions), deadline)
-        outcomes: list[Outcome | None] = [self._refusal(each) for each in records]
-        waiting = [index for index, refusal in enumerate(outcomes) if refusal is None]
-        while waiting:
-            handed = self._hand_over(sender, topic, records, _by_partition(placed, waiting))
-            waiting = []
-            for indexes, run in handed:
-                for index, outcome in zip(indexes, self._settled(run, topic, deadline), strict=True):
-                    outcomes[index] = outcome
-                    if outcome is None:
-                        waiting.append(index)
-        return self._explained(topic, [each for each in outcomes if each is not None])
+        done = Event()
+        underway = Underway(sender, topic, records, deadline, lambda _: done.set())
+        self._begin(underway, topic, records, partitions)
+        if not done.wait(max(0.0, deadline - time.monotonic())):
+            self._metadata.forget(topic)
+        self._explain(underway, topic)
+        return underway.outcomes()
+
+    def start(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
+    ) -> Underway | None:
+        partitions = self._at_hand(topic)
+        sender = self._kept.current
+        if not partitions or sender is None or sender.is_lost or not sender.knows(topic, len(partitions)):
+            return None
+        if _beyond(records, len(partitions)):
+            return None
+        deadline = time.monotonic() + timeout
+        underway = Underway(sender, topic, records, deadline, partial(self._settled, topic, done))
+        self._begin(underway, topic, records, partitions)
+        return underway
 
     def close(self, timeout: float) -> None:
+        self._aside.shutdown(wait=False, cancel_futures=True)
         if (sender := self._kept.close()) is not None:
             sender.finish(timeout)
+
+    def _at_hand(self, topic: str) -> list[PartitionInfo] | None:
+        """The topic's partitions as far as they are known, without waiting. They are looked up again in good time."""
+        if (partitions := self._metadata.known(topic, _METADATA_AGE / 2)) is not None:
+            return partitions
+        if (partitions := self._metadata.known(topic, _METADATA_AGE)) is not None and topic not in self._looked_up:
+            self._looked_up.add(topic)
+            self._aside.submit(self._look_up, topic)
+        return partitions
+
+    def _look_up(self, topic: str) -> None:
+        with suppress(KafkaHttpError):  # who comes next is told
+            self._metadata.partitions(topic)
+        self._looked_up.discard(topic)
+
+    def _settled(self, topic: str, done: Callable[[], None], underway: Underway) -> None:
+        """Called by the sender's thread."""
+        if underway.lacks_limit:
+            with suppress(RuntimeError):  # closed already
+                self._aside.submit(self._explain, underway, topic).add_done_callback(lambda _: done())
+                return
+        done()
 
     def _partitions(self, topic: str, deadline: float) -> list[PartitionInfo]:
         """The topic's partitions; the topic is created first where it is missing and the settings say so."""
@@ -89,12 +127,10 @@ class KafkaRecordProducer:
         self, topic: str, records: Sequence[NewRecord], partitions: list[PartitionInfo]
     ) -> list[PartitionInfo]:
         """The partitions, looked at again where a record names one that was not there a moment ago."""
-        named = max((each.partition for each in records if each.partition is not None), default=0)
-        if named >= len(partitions):
+        if _beyond(records, len(partitions)):
             partitions = self._metadata.partitions(topic)
-        for each in records:
-            if each.partition is not None and not 0 <= each.partition < len(partitions):
-                raise PartitionNotFound(topic, each.partition, len(partitions))
+        for partition in _beyond(records, len(partitions)):
+            raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 
     def _sender(self, topic: str, count: int, deadline: float) -> Sender:
@@ -107,99 +143,56 @@ class KafkaRecordProducer:
         sender.wait_for(topic, count, deadline)
         return sender
 
-    def _hand_over(
-        self, sender: Sender, topic: str, records: Sequence[NewRecord], places: Mapping[int, Sequence[int]]
-    ) -> list[tuple[Sequence[int], Handed]]:
-        """Hand the records of each partition over; `places` maps it to their indexes."""
-        handed: list[tuple[Sequence[int], Handed]] = []
-        for partition, indexes in places.items():
-            try:
-                handed.append((indexes, sender.hand_over(topic, partition, [records[each] for each in indexes])))
-            except IllegalStateError:
-                lost = BrokerUnavailable("The connection to Kafka was lost before the record was handed over.")
-                handed.append((indexes, _NotHanded(lost, len(indexes))))
-            except KafkaError as error:
-                handed.append((indexes, _NotHanded(outcome_of(error, topic), len(indexes))))
-        sender.wakeup()
-        return handed
+    def _begin(
+        self, underway: Underway, topic: str, records: Sequence[NewRecord], partitions: Sequence[PartitionInfo]
+    ) -> None:
+        """Hand the records over, without those that Kafka would refuse."""
+        shared = self._shared(topic, partitions)
+        largest, count = self._largest, len(partitions)
+        for index, each in enumerate(records):
+            size = len(each.value or b"") + len(each.key or b"")
+            unusual = size > largest or each.timestamp is not None or each.headers
+            if unusual and (refusal := self._refusal(each, size)) is not None:
+                underway.refuse(index, refusal)
+        underway.begin(
+            [shared if each.key is None and each.partition is None else _place(each, count) for each in records]
+        )
 
-    def _refusal(self, record: NewRecord) -> KafkaHttpError | None:
-        """What kafka-python would stumble over only once the record is in a batch with others."""
+    def _shared(self, topic: str, partitions: Sequence[PartitionInfo]) -> int:
+        """Where the records go that have neither key nor partition."""
+        partition, until = self._sticky.get(topic, (0, 0.0))
+        if (now := time.monotonic()) < until and partition < len(partitions):
+            return partition
+        led = [each.partition for each in partitions if each.leader is not None]
+        partition = random.choice(led or [each.partition for each in partitions])  # noqa: S311  balance, not secrecy
+        self._sticky[topic] = partition, now + _STICKY
+        return partition
+
+    def _refusal(self, record: NewRecord, size: int) -> KafkaHttpError | None:
+        """What kafka-python would stumble over only once the record is in a batch with others. `size` is that of key
+        and value."""
         if record.timestamp is not None and not 0 <= record.timestamp <= _LARGEST_TIMESTAMP:
             return InvalidValue("Kafka refuses the record: a timestamp is milliseconds from 1970, 0 or more.")
-        size = len(record.value or b"") + len(record.key or b"")
         try:
             size += sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
         except UnicodeEncodeError:
             return InvalidValue("Kafka refuses the record: a header's name is not valid Unicode.")
-        return _too_large(self._largest) if size > self._largest else None
+        return too_large(self._largest) if size > self._largest else None
 
-    def _settled(self, run: Handed, topic: str, deadline: float) -> list[Outcome | None]:
-        """What became of each record, waiting for it; None for one that is to be handed over once more."""
-        if not run.wait(max(0.0, deadline - time.monotonic())):
-            self._metadata.forget(topic)
-        return [each if isinstance(each, Delivery) else _outcome(each, topic, deadline) for each in run.fates()]
-
-    def _explained(self, topic: str, outcomes: list[Outcome]) -> list[Outcome]:
-        """The outcomes, with the limit that Kafka does not name where a record is over it."""
-        if not any(map(_lacks_limit, outcomes)):
-            return outcomes
-        try:
-            limit = self._admin.message_limit(topic)
-        except KafkaHttpError:
-            return outcomes
-        return [_too_large(limit) if _lacks_limit(each) else each for each in outcomes]
+    def _explain(self, underway: Underway, topic: str) -> None:
+        """Tell the limit, which Kafka does not name, where a record is over it."""
+        if underway.lacks_limit:
+            with suppress(KafkaHttpError):
+                underway.limit = self._admin.message_limit(topic)
 
 
-class _NotHanded:
-    """Records that could not be handed over, in the place of those that were."""
-
-    def __init__(self, error: KafkaHttpError, count: int) -> None:
-        self._fates: list[Fate] = [error] * count
-
-    def wait(self, _: float) -> bool:
-        return True
-
-    def fates(self) -> list[Fate]:
-        return self._fates
+def _beyond(records: Sequence[NewRecord], count: int) -> set[int]:
+    """The partitions that records name and that are none of so many."""
+    return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
-def _outcome(fate: BaseException | None, topic: str, deadline: float) -> Outcome | None:
-    """What a client is told of a record that was not written, as far as is known; None where it has another try."""
-    if fate is None:
-        return unknown_outcome("no answer within the request's time.")
-    if isinstance(fate, KafkaHttpError):
-        return fate
-    if was_bystander(fate) and time.monotonic() < deadline:
-        return None
-    return outcome_of(fate, topic)
-
-
-def _lacks_limit(outcome: Outcome) -> bool:
-    return isinstance(outcome, TooLarge) and "limit" not in outcome.fields
-
-
-def _placed(records: Sequence[NewRecord], partitions: Sequence[PartitionInfo]) -> list[int]:
-    """The partition of each record: its own, that of its key, or the one of this request."""
-    led = [each.partition for each in partitions if each.leader is not None]
-    shared = random.choice(led or [each.partition for each in partitions])  # noqa: S311  balance, not secrecy
-    return [_place(each, len(partitions), shared) for each in records]
-
-
-def _by_partition(placed: Sequence[int], indexes: Iterable[int]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for index in indexes:
-        places.setdefault(placed[index], []).append(index)
-    return places
-
-
-def _place(record: NewRecord, count: int, shared: int) -> int:
+def _place(record: NewRecord, count: int) -> int:
+    """The partition of a record: its own, or that of its key."""
     if record.partition is not None:
         return record.partition
-    if record.key is None:
-        return shared
     return (murmur2(record.key) & 0x7FFFFFFF) % count  # type: ignore[no-any-return]
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)

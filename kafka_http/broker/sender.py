@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from threading import Event, Lock
 from typing import Any, Protocol, cast
 
@@ -30,8 +29,9 @@ _BYSTANDER = "Failed to append record because it was part of a batch"
 class Handed(Protocol):
     """Records of a request that were handed over for one partition."""
 
-    def wait(self, timeout: float) -> bool:
-        """Whether what became of all of them is known, after at most so many seconds."""
+    @property
+    def is_delivered(self) -> bool:
+        """Whether all of them were written."""
 
     def fates(self) -> list[Fate]:
         """What is known of each, in their order."""
@@ -39,6 +39,8 @@ class Handed(Protocol):
 
 class Sender(KafkaProducer):
     """A producer and its thread. It starts both as it is made, so make it after a fork."""
+
+    _sender: Any
 
     # aiokafka's builder compresses, with libraries that it brings; kafka-python looks for others.
     _COMPRESSORS = {name: (lambda: True, code) for name, (_, code) in KafkaProducer._COMPRESSORS.items()}  # noqa: RUF012
@@ -51,7 +53,8 @@ class Sender(KafkaProducer):
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
-            self._sender.__class__ = _CuredThread
+        self._sender.woken = False
+        self._sender.__class__ = _CuredThread
         self._appends_runs = batch_append and batches.is_possible(self._accumulator)
         if self._appends_runs:
             self._accumulator.__class__ = batches.Accumulator
@@ -74,13 +77,17 @@ class Sender(KafkaProducer):
         manager = self._transaction_manager
         return not self._sender.is_alive() or (manager is not None and manager.has_fatal_error())
 
+    def knows(self, topic: str, count: int) -> bool:
+        """Whether it has learned of a topic and that many of its partitions. Does not block."""
+        return len(self._metadata.partitions_for_topic(topic) or ()) >= count
+
     def wait_for(self, topic: str, count: int, deadline: float) -> None:
         """Return once it has learned of a topic and that many of its partitions. Raises `BrokerUnavailable`."""
         self._awaited.add(topic)
         try:
             if self._metadata.partitions_for_topic(topic) is None:
                 self._wait_on_metadata(topic, _ms_until(deadline))
-            while len(self._metadata.partitions_for_topic(topic) or ()) < count:
+            while not self.knows(topic, count):
                 self._look_again(deadline)
         except RetriableError as error:
             raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
@@ -89,16 +96,20 @@ class Sender(KafkaProducer):
         finally:
             self._awaited.discard(topic)
 
-    def hand_over(self, topic: str, partition: int, records: Sequence[NewRecord]) -> "Handed":
+    def hand_over(
+        self, topic: str, partition: int, records: Sequence[NewRecord], done: Callable[[Handed], None]
+    ) -> Handed:
         """Hand records for one partition over; `wakeup` sends. What `send` refuses is legal: null key and value, null
-        header values. Raises `IllegalStateError` where the producer is closed."""
+        header values. `done` is called once the fate of all is known, by the producer's thread, perhaps before this
+        returns. Raises `IllegalStateError` where the producer is closed."""
         place = TopicPartition(topic, partition)
         if self._appends_runs:
-            run = Run(partition, records)
+            run = Run(partition, records, done)
             cast("batches.Accumulator", self._accumulator).append_run(place, run)
             return run
         with self._appending:  # threads that append record by record slow each other down
-            return _OneByOne([self._append(place, record) for record in records])
+            futures = [self._append(place, record) for record in records]
+        return _OneByOne(futures, done)
 
     def _append(self, place: TopicPartition, record: NewRecord) -> FutureRecordMetadata:
         future: FutureRecordMetadata
@@ -107,7 +118,10 @@ class Sender(KafkaProducer):
         return future
 
     def wakeup(self) -> None:
-        self._sender.wakeup()
+        """Let the thread send what was handed over; without effect where it is about to look anyway."""
+        if not self._sender.woken:
+            self._sender.woken = True
+            self._sender.wakeup()
 
     def finish(self, timeout: float) -> None:
         """Send what was handed over, for `timeout` seconds at most, and end."""
@@ -164,14 +178,17 @@ class _CuredThread(SenderThread):
     that was being retried, forgets them: they would neither be sent nor fail before their own time is over."""
 
     _transaction_manager: Any
+    woken: bool
+    """Whether it is about to look for what is to be sent."""
 
     def _send_producer_data(self, now: float | None = None) -> Any:
         """What has expired is dealt with before anything is taken out."""
+        self.woken = False  # before the look: what is appended from now on wakes it again
         now = time.monotonic() if now is None else now
         expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
         for batch in expired:
             self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
-        if any(batch.in_retry() for batch in expired):
+        if self._transaction_manager is not None and any(batch.in_retry() for batch in expired):
             self._transaction_manager.reset_producer_id()
         return super()._send_producer_data(now=now)
 
@@ -179,15 +196,24 @@ class _CuredThread(SenderThread):
 class _OneByOne:
     """Records that were appended one by one, each with a future."""
 
-    def __init__(self, futures: Sequence[FutureRecordMetadata]) -> None:
+    def __init__(self, futures: Sequence[FutureRecordMetadata], done: Callable[[Handed], None]) -> None:
         self._futures = futures
+        self._left = len(futures)
+        self._lock = Lock()
+        self._done = done
+        for future in futures:
+            future.add_both(self._settled)
 
-    def wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        for future in self._futures:
-            with suppress(KafkaError):
-                future.get(_ms_until(deadline) / 1000)
-        return all(future.is_done for future in self._futures)
+    def _settled(self, _: object) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        self._done(self)
+
+    @property
+    def is_delivered(self) -> bool:
+        return all(future.succeeded() for future in self._futures)
 
     def fates(self) -> list[Fate]:
         return [_fate(future) for future in self._futures]

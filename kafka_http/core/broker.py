@@ -5,7 +5,7 @@ no broker can be reached, `TopicNotFound`, `PartitionNotFound`, `NotAuthorized`,
 None of them creates a topic but `Producer.produce`, where `auto_create_topics` is set. Times are in seconds.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from kafka_http.core.membership import Memberships
@@ -32,6 +32,23 @@ class Producer(Protocol):
         neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
         `PartitionNotFound`, `BrokerUnavailable`.
         """
+
+
+    def start(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
+    ) -> "Publication | None":
+        """As `produce`, without waiting: None, with nothing written, where that cannot be, or it would raise.
+
+        `done` is called once each record has its outcome: by any thread, which must not be held up, perhaps before
+        this returns. It may come after `timeout`, or never.
+        """
+
+
+class Publication(Protocol):
+    """A request's records that were handed over."""
+
+    def outcomes(self) -> list[Outcome]:
+        """One a record, in their order; of those that have no answer yet, an `OutcomeUnknown`. Does not block."""
 
 
 class Log(Protocol):

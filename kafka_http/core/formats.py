@@ -69,6 +69,8 @@ class Formats:
         self._missing = serializers.missing
         immediate = {name for name, each in self._serializers.items() if getattr(each, "immediate", False)}
         self._immediate: set[str | None] = {None, *immediate}
+        verbatim = {name for name, each in self._serializers.items() if getattr(each, "verbatim", False)}
+        self._verbatim: set[str | None] = {None, *verbatim}
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in self._serializers.items()}
         self._topics = TopicFormats(topics or {}, self.check)
 
@@ -92,7 +94,7 @@ class Formats:
 
     def are_immediate(self, records: Sequence[ProducerRecord]) -> bool:
         """Whether these records are serialised without waiting for anything, or raise `WouldBlock`."""
-        return {each.format for each in records} | {each.key_format for each in records} <= self._immediate
+        return _formats(records) <= self._immediate
 
     def encode(
         self, topic: str, records: Sequence[ProducerRecord], schemas: Schemas = NO_SCHEMAS, *, blocking: bool = True
@@ -102,6 +104,8 @@ class Formats:
         What is wrong with a schema is raised before any record is looked at. With `blocking=False` raises `WouldBlock`
         where a serialiser would have to wait.
         """
+        if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
+            return Encoded(records, {})
         return _Encoding(self, topic, schemas, blocking).of(records)
 
     def serializer(self, name: str) -> Any:
@@ -135,6 +139,10 @@ class Formats:
             return "text", msgspec.json.encode(str(data, "utf-8"))
         except UnicodeDecodeError:
             return "binary", self.decode("", "binary", [], data)
+
+
+def _formats(records: Sequence[ProducerRecord]) -> set[str | None]:
+    return {each.format for each in records} | {each.key_format for each in records}
 
 
 class _Writer(Struct, frozen=True):

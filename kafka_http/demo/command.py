@@ -104,7 +104,7 @@ def plan(arguments: argparse.Namespace, config: Config) -> Demo:
     node = Node(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
     bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"
     config = replace(
-        _for_our_broker(config),
+        for_our_broker(config),
         bind=bind,
         bootstrap_servers=(f"127.0.0.1:{node.port}",),
         data_dir=directory / "server",
@@ -113,7 +113,7 @@ def plan(arguments: argparse.Namespace, config: Config) -> Demo:
     return Demo(directory, config, node, arguments.topic or [Topic("greetings", 1)], arguments.registry)
 
 
-def _for_our_broker(config: Config) -> Config:
+def for_our_broker(config: Config) -> Config:
     """Without what a settings file says for other brokers, how to log in there for instance."""
 
     def kept(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Serializer(Protocol):
 
     * `json_text`: true for one that takes and returns the JSON text instead, as UTF-8 bytes, so that what the client
       wrote is kept to the last digit.
+    * `verbatim`: true for one that stores JSON texts as they are; it is not called to do so.
     * `for_request(role, topic, **params)`: called once for the keys and once for the values of a publish, `role` says
       which, with what the request says of their schema: `schema`, `schema_id`, `subject`, `version`. It returns what
       serialises them; if that has an attribute `schema_id` it is in the answer.

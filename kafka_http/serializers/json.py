@@ -10,6 +10,7 @@ from kafka_http.records import Headers
 class JsonSerializer:
     json_text = True
     immediate = True
+    verbatim = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None: ...
 

@@ -21,7 +21,11 @@ from functools import partial
 from selectors import EVENT_READ, BaseSelector
 from typing import Any, Protocol, cast
 
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from kafka_http.server.publishes import Publishes
+from kafka_http.server.threadless import Threadless, is_possible
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 65536
@@ -47,6 +51,10 @@ class Lifecycle(Protocol):
     def close(self, timeout: float) -> None:
         """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
 
+    @property
+    def publishes(self) -> Publishes | None:
+        """Takes publishes that need no thread, where that is wanted."""
+
 
 class Worker(ThreadWorker):
     """A thread a request; while there is nothing to do for a connection, it is the main loop's and costs none."""
@@ -54,6 +62,8 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Lingering] = deque()
+        self._threadless: Threadless | None = None
+        self._keepalive = float(self.cfg.keepalive)
 
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
@@ -70,6 +80,9 @@ class Worker(ThreadWorker):
         runtime = self._runtime()
         if runtime is not None and hasattr(runtime, "started"):
             runtime.started()
+        publishes = getattr(runtime, "publishes", None)
+        if publishes is not None and is_possible(self.cfg):
+            self._threadless = Threadless(self, publishes, self._poller, stall=STALL_SECONDS)
         try:
             super().run()
         finally:
@@ -79,23 +92,69 @@ class Worker(ThreadWorker):
         """Give a connection to a thread; a new one not before its client has sent something."""
         if conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
+            return
+        _drop_when_stalled(conn.sock)
+        if self._threadless is not None:
+            self._threadless.watch(conn)
         else:
-            _drop_when_stalled(conn.sock)
             conn.timeout = time.monotonic() + (self.cfg.keepalive or LINGER_SECONDS)
             self.pending_conns.append(conn)
             self._watch(conn, partial(self.on_pending_socket_readable, conn))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        if fs.cancelled() or fs.exception() is not None or fs.result():
-            super().finish_request(conn, fs)
+        keeps = fs.result() if not fs.cancelled() and fs.exception() is None else None
+        if keeps is False:
+            self.linger(conn)
+        elif keeps is True and self._threadless is not None and not _read_ahead(conn):
+            self._threadless.watch(conn)
         else:
-            self._linger(conn)
+            super().finish_request(conn, fs)
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        if self._threadless is not None:
+            left = self._threadless.deadline - time.monotonic()
+            timeout = max(0.0, left if timeout is None else min(timeout, left))
+        super().wait_for_and_dispatch_events(timeout)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Called by the main loop after each round, and once more, with `force`, at its end."""
+        super().murder_keepalived(force)  # type: ignore[call-arg]  # its stubs are of an older gunicorn
+        if self._threadless is not None:
+            self._threadless.expire()
+            if force:
+                self._threadless.close()
 
     def murder_pending(self) -> None:
         """Called by the main loop, once a second at least."""
         super().murder_pending()
         while self._lingering and self._lingering[0].until <= time.monotonic():
             self._end(self._lingering[0])
+
+    # for connections that are in no thread
+
+    def enqueue_in_thread(self, conn: TConn) -> None:
+        super().enqueue_req(conn)
+
+    def count_request(self) -> None:
+        """As gunicorn does it for `max_requests`."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether a connection may be kept open for its next request."""
+        return self.alive and self._keepalive > 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a connection may be idle."""
+        return self._keepalive or LINGER_SECONDS if self.alive else LINGER_SECONDS
+
+    def end(self, conn: TConn) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         super().set_accept_enabled(enabled)
@@ -114,13 +173,12 @@ class Worker(ThreadWorker):
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
 
-    def _linger(self, conn: TConn) -> None:
+    def linger(self, conn: TConn) -> None:
         """Say that nothing more comes, and read on in the main loop until the client has closed as well."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:  # closed already
-            self.nr_conns -= 1
-            conn.close()
+            self.end(conn)
             return
         lingering = _Lingering(conn, time.monotonic() + LINGER_SECONDS)
         self._lingering.append(lingering)
@@ -133,8 +191,7 @@ class Worker(ThreadWorker):
     def _end(self, lingering: "_Lingering") -> None:
         self._lingering.remove(lingering)
         self._poller.unregister(lingering.conn.sock)
-        self.nr_conns -= 1
-        lingering.conn.close()
+        self.end(lingering.conn)
 
     def _watch(self, conn: TConn, when_readable: Callable[[socket.socket], None]) -> None:
         conn.sock.setblocking(False)
@@ -149,6 +206,8 @@ class Worker(ThreadWorker):
         latest = time.monotonic() + LINGER_SECONDS
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout or latest, latest)
+        if self._threadless is not None:
+            self._threadless.begin_stop(latest)
         runtime = self._runtime()
         if runtime is not None and hasattr(runtime, "stopping"):
             runtime.stopping()
@@ -210,6 +269,11 @@ class _Page:
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return status_line + b"\r\n" + head.encode() + body
+
+
+def _read_ahead(conn: TConn) -> bytes:
+    """What has been read of the next request."""
+    return cast("RequestParser", conn.parser).unreader.buf.getvalue()
 
 
 def _drop_when_stalled(client: socket.socket) -> None:

@@ -3,7 +3,7 @@
 It says so in the query (`?key=`), in headers (`Kafka-Key`), or in the headers of a part of a multipart body.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -15,6 +15,7 @@ from kafka_http.web.query import MAX_INT32, MAX_INT64, Query, integer
 _HEADER = "kafka-header-"
 _HEADER_BASE64 = "kafka-header-base64-"
 _TRACE = {"traceparent", "tracestate"}
+_PREFIXES = ("kafka-", "ce-", *_TRACE)
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -23,7 +24,7 @@ class Attributes(msgspec.Struct, frozen=True):
     key: bytes | None = None
     partition: int | None = None
     timestamp: int | None = None
-    headers: Headers = []
+    headers: Headers = ()
 
     def fill(self, record: ProducerRecord) -> ProducerRecord:
         """The record with these attributes where it has none of its own; of headers, each name it has not."""
@@ -33,22 +34,28 @@ class Attributes(msgspec.Struct, frozen=True):
         own = {name for name, _ in record.headers}
         return ProducerRecord(
             record.value,
-            record.format,
             self.key if key_is_ours else record.key,
-            None if key_is_ours else record.key_format,
             self.partition if record.partition is None else record.partition,
             self.timestamp if record.timestamp is None else record.timestamp,
-            record.headers + [pair for pair in self.headers if pair[0] not in own],
+            [*record.headers, *(pair for pair in self.headers if pair[0] not in own)],
+            record.format,
+            None if key_is_ours else record.key_format,
         )
 
 
 _NONE = Attributes()
 
 
-def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> Attributes:
-    """Those of a whole request, header names in lower case. Raises `InvalidRequest` where query and header disagree."""
-    from_query = _query_attributes(query)
-    from_headers = header_attributes(headers)
+def request_attributes(query: Query, headers: Mapping[str, str]) -> Attributes | None:
+    """Those of a whole request, whose header names are in lower case; None where it says nothing.
+
+    Raises `InvalidRequest` where query and header disagree.
+    """
+    ours = [(name.title(), value) for name, value in headers.items() if name.startswith(_PREFIXES)]
+    from_query = _query_attributes(query) if query else _NONE
+    if not ours and from_query == _NONE:
+        return None
+    from_headers = header_attributes(ours)
     for field in ("key", "partition", "timestamp"):
         said, also = getattr(from_query, field), getattr(from_headers, field)
         if said is not None and also is not None and said != also:
@@ -59,7 +66,7 @@ def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> At
         if said is not None:
             from_headers = msgspec.structs.replace(from_headers, **{field: said})
     in_lower_case = [(name.lower(), value) for name, value in from_headers.headers]
-    return msgspec.structs.replace(from_headers, headers=in_lower_case) if in_lower_case else from_headers
+    return msgspec.structs.replace(from_headers, headers=in_lower_case)
 
 
 def _query_attributes(query: Query) -> Attributes:
@@ -81,7 +88,7 @@ def header_attributes(headers: Collection[tuple[str, str]]) -> Attributes:
         _key(known),
         _number(known, "kafka-partition", MAX_INT32),
         _number(known, "kafka-timestamp", MAX_INT64),
-        list(_message_headers(headers)),
+        tuple(_message_headers(headers)),
     )
 
 

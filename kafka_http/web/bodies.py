@@ -1,4 +1,4 @@
-"""Request bodies: read within the limits, all of one before anything is done with it."""
+"""Requests as Flask has them: heads, and bodies, each read whole within the limits before anything is done with it."""
 
 import contextlib
 import threading
@@ -11,10 +11,15 @@ from flask import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, UnsupportedFormat
+from kafka_http.web.publishing import Head
 
 _CHUNK = 1 << 16
 DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
+
+
+def head_of(request: Request) -> Head:
+    return Head(request.method, request.args, {name.lower(): value for name, value in request.headers.items()})
 
 
 class LengthRequired(KafkaHttpError):
@@ -42,7 +47,7 @@ class Bodies:
         held = 0
         try:
             if request.content_length is not None:
-                held = self._hold(request.content_length)
+                held = self.hold(request.content_length)
                 body = _read(request.stream)
                 if len(body) < request.content_length:
                     raise _broken_off()
@@ -50,16 +55,19 @@ class Bodies:
             else:
                 chunks = []
                 while chunk := _read(request.environ["wsgi.input"], _CHUNK):
-                    held += self._hold(len(chunk), held)
+                    held += self.hold(len(chunk), held)
                     if held > limit:
                         raise RequestEntityTooLarge
                     chunks.append(chunk)
                 yield b"".join(chunks)
         finally:
-            self._hold(-held)
+            self.hold(-held)
 
-    def _hold(self, size: int, held: int = 0) -> int:
-        """Count so many bytes of a body, of which `held` are counted already."""
+    def hold(self, size: int, held: int = 0) -> int:
+        """Count so many bytes more of a body, of which `held` are counted already; less where `size` is negative.
+
+        Raises `TooMuchInFlight`.
+        """
         with self._lock:
             # A body is let in where it is the only one, or max_in_flight below max_body_bytes would refuse it for ever.
             if size > 0 and self._in_flight > held and self._in_flight + size > self._limit:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
@@ -16,14 +17,14 @@ Timestamp = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Decoded = TypeVar("Decoded")
 
 
-class Base64(Struct, frozen=True, forbid_unknown_fields=True):
+class Base64(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     base64: str
 
 
 HeaderValue = str | Base64 | None
 
 
-class EnvelopeRecord(Struct, frozen=True, forbid_unknown_fields=True):
+class EnvelopeRecord(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A record of the envelope. A field that is null is as if left out, key and value excepted; `Raw` is JSON text."""
 
     value: Raw
@@ -35,7 +36,7 @@ class EnvelopeRecord(Struct, frozen=True, forbid_unknown_fields=True):
     key_format: str | None = None
 
 
-class LineRecord(EnvelopeRecord, frozen=True, forbid_unknown_fields=True):
+class LineRecord(EnvelopeRecord, frozen=True, gc=False, forbid_unknown_fields=True):
     """A record on a line: of the envelope, or as a page or a stream has it."""
 
     value: Raw = Raw()
@@ -55,21 +56,27 @@ _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
 
 
-def parse_json(body: bytes, format_: str | None) -> list[ProducerRecord]:
+def parse_json(body: bytes, default: TopicFormat) -> list[ProducerRecord]:
     """The messages of an `application/json` body: an envelope, an array, or else the body as one message.
 
-    `format_` is that of records that name none; None stands for `json`. Raises `InvalidRequest`.
+    `default` are the formats of records that name none; None stands for `json`, and for the rules of the envelope's
+    keys. Raises `InvalidRequest`.
     """
     first = body.lstrip()[:1]
     if first == b"[":
         elements = decode(_array, body)
         check_utf8(body)
-        return not_empty([ProducerRecord(json_text(raw), format_ or "json") for raw in elements])
-    if first == b"{" and (envelope := _as_envelope(body)) is not None:
+        return not_empty([ProducerRecord(json_text(raw), format=default.value or "json") for raw in elements])
+    if first == b"{" and _may_be_envelope(body) and (envelope := _as_envelope(body)) is not None:
         check_utf8(body)
-        return not_empty([_producer_record(index, record, format_) for index, record in enumerate(envelope.records)])
+        return not_empty([_producer_record(index, record, default) for index, record in enumerate(envelope.records)])
     _check_json("The body", body)
-    return [ProducerRecord(body, format_)]
+    return [ProducerRecord(body, format=default.value)]
+
+
+def _may_be_envelope(body: bytes) -> bool:
+    """Whether it has the one key: as it is, or escaped."""
+    return b'"records"' in body or b"\\" in body
 
 
 def _as_envelope(body: bytes) -> Envelope | None:
@@ -88,11 +95,11 @@ def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
     records: list[ProducerRecord] = []
     for number, line in _lines(body):
         _check_json(f"records[{len(records)}] (line {number})", line, len(records))
-        records.append(ProducerRecord(line, format_))
+        records.append(ProducerRecord(line, format=format_))
     return not_empty(records)
 
 
-def parse_record_lines(body: bytes, format_: str | None, keep_partitions: bool) -> list[ProducerRecord]:
+def parse_record_lines(body: bytes, default: TopicFormat, keep_partitions: bool) -> list[ProducerRecord]:
     """NDJSON whose lines are records, as an envelope or a page has them."""
     records: list[ProducerRecord] = []
     for number, line in _lines(body):
@@ -108,7 +115,7 @@ def parse_record_lines(body: bytes, format_: str | None, keep_partitions: bool) 
                 record=index,
                 field="error" if bytes(record.error) else "value",
             )
-        parsed = _producer_record(index, record, format_)
+        parsed = _producer_record(index, record, default)
         records.append(parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None))
     return not_empty(records)
 
@@ -120,24 +127,23 @@ def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, text
 
 
-def _producer_record(index: int, record: EnvelopeRecord, format_: str | None) -> ProducerRecord:
+def _producer_record(index: int, record: EnvelopeRecord, default: TopicFormat) -> ProducerRecord:
     key = json_text(record.key)
-    if key is not None and record.key_format is None:
+    key_format = record.key_format or default.key
+    if key is not None and key_format is None:
         key = _string.decode(key).encode() if key.startswith(b'"') else msgspec.json.format(key, indent=-1)
     return ProducerRecord(
         json_text(record.value),
-        record.format or format_ or "json",
         key,
-        record.key_format,
         record.partition,
         record.timestamp,
-        _headers(index, record.headers),
+        _headers(index, record.headers) if record.headers else (),
+        record.format or default.value or "json",
+        key_format,
     )
 
 
-def _headers(index: int, given: dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None) -> Headers:
-    if not given:
-        return []
+def _headers(index: int, given: dict[str, HeaderValue] | list[tuple[str, HeaderValue]]) -> Headers:
     pairs = given.items() if isinstance(given, dict) else given
     return [(name, header_bytes(index, name, value)) for name, value in pairs]
 
@@ -156,7 +162,7 @@ def header_bytes(index: int, name: str, value: HeaderValue) -> bytes | None:
 def json_text(raw: Raw) -> bytes | None:
     """The JSON text of a value, None for null and for one that is not there."""
     text = bytes(raw)
-    return None if text in {b"null", b""} else text
+    return None if not text or text == b"null" else text
 
 
 def not_empty(records: list[ProducerRecord], invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:

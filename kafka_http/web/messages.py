@@ -1,7 +1,6 @@
 """The /messages dialect: publish, read, acknowledge."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
@@ -13,20 +12,19 @@ from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.core.topic_formats import TopicFormat
-from kafka_http.errors import InvalidRequest, KafkaHttpError
-from kafka_http.records import Delivery, Isolation, Outcome, TopicPartition
-from kafka_http.web.bodies import Bodies
+from kafka_http.errors import InvalidRequest
+from kafka_http.records import Isolation, TopicPartition
+from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position, parse_partitions, parse_start
-from kafka_http.web.publishing import PUBLISH_PARAMETERS, parse_publish
+from kafka_http.web.publishing import MessagesPublish
 from kafka_http.web.query import MAX_INT64, Query
-from kafka_http.web.responses import error_object, error_response, json_response, retry_header
+from kafka_http.web.responses import as_response, json_response
 from kafka_http.web.v2_records import render_v2
 from kafka_http.web.waits import Waits
 
 MAX_WAIT = 60
-MAX_TIMEOUT = 60
 MAX_RECORDS = 100_000
 READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_format", "ack", "isolation", "reset")
 
@@ -77,11 +75,10 @@ class Messages:
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one message or a set."""
-        query = Query(request.args, PUBLISH_PARAMETERS)
-        timeout = query.seconds("timeout", self._config.timeout, MAX_TIMEOUT)
+        publish = MessagesPublish(head_of(request), topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            records = parse_publish(request.method, request.headers, query, body, self._core.formats)
-            return _publish_response(topic, self._core.publisher.publish(topic, records, timeout))
+            published = self._core.publisher.publish(topic, publish.messages(body), publish.timeout)
+            return as_response(publish.answer(published))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
@@ -196,18 +193,3 @@ def _start(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[i
             f"The position {offset[:100]!r} names its partitions: leave ?partition= away.", field="partition"
         )
     return start, parse_partitions(partition)
-
-
-def _publish_response(topic: str, outcomes: Sequence[Outcome]) -> Response:
-    """200 where all were written, 207 where some failed, the first error's status where all did."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
-    entries = [_entry(outcome) for outcome in outcomes]
-    if failures and len(failures) == len(outcomes):
-        return error_response(failures[0], **({"records": entries} if len(entries) > 1 else {}))
-    status = 207 if failures else 200
-    headers = retry_header(failures[0]) if failures else {}
-    return json_response({"topic": topic, "records": entries}, status, headers)
-
-
-def _entry(outcome: Outcome) -> Any:
-    return outcome if isinstance(outcome, Delivery) else {"error": error_object(outcome)}

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_options_header
+from werkzeug.http import parse_accept_header, parse_options_header
 
 from kafka_http.core.formats import Formats
 from kafka_http.errors import FormatMismatch, NotAcceptable, UnsupportedFormat
@@ -15,6 +16,8 @@ NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
 V2 = "application/vnd.kafka.v2+json"
 _KAFKA = re.compile(r"application/vnd\.kafka(?:\.(?P<format>[a-z0-9_-]+))?\.v(?P<version>[0-9]+)\+json")
+_REMEMBERED = 128
+"""Header values, of which a client sends the same again and again."""
 _LATER_VERSION = re.compile(r"\.v(?![12]\b)[0-9]")
 
 
@@ -25,6 +28,7 @@ class ContentType(NamedTuple):
     boundary: str | None
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def parse(cls, header: str | None) -> "ContentType":
         media_type, options = parse_options_header(header)
         return cls(media_type.lower(), options.get("boundary"))
@@ -82,12 +86,13 @@ def check_v2_content_type(content_type: str | None) -> None:
         raise UnsupportedFormat(f"A body of the type {media_type[:100]!r} is not taken here: send {V2} or {JSON}.")
 
 
-def v2_answer_type(accept: MIMEAccept) -> str:
+@lru_cache(_REMEMBERED)
+def v2_answer_type(accept: str | None) -> str:
     """The type of a v2 answer other than records: ours, or `application/json` for who likes that better.
 
-    Any of the API's types stands for ours. Raises `NotAcceptable`.
+    Any of the API's types stands for ours. `accept` is the header. Raises `NotAcceptable`.
     """
-    wanted = _Wanted(accept)
+    wanted = _Wanted(parse_accept_header(accept, MIMEAccept))
     ours, json = wanted.quality(V2), wanted.quality(JSON)
     if not ours and not json:
         raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {V2}, {JSON}.")

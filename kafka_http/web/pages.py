@@ -12,8 +12,8 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
+from kafka_http.web.answers import error_object
 from kafka_http.web.positions import page_position
-from kafka_http.web.responses import error_object
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 

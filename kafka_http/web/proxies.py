@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
+_SAID = frozenset(
+    ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PREFIX", "PORT")))
+)
+
+
 class TrustedProxies:
     """WSGI middleware that believes `Forwarded` (RFC 7239) and `X-Forwarded-{For,Proto,Host,Prefix}` from proxies in
     these networks alone. `Forwarded` goes first; of several entries the last counts, our own proxy's."""
@@ -21,7 +26,7 @@ class TrustedProxies:
         self._networks = [ip_network(network) for network in networks]
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if not self._is_trusted(environ.get("REMOTE_ADDR", "")):
+        if _SAID.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
             return self._app(environ, start_response)
         forwarded = environ.get("HTTP_FORWARDED", "").rpartition(",")[2]
         _, said = parse_options_header(f"forwarded; {forwarded}")

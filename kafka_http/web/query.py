@@ -32,13 +32,20 @@ class Query:
     must not be taken for a wish not uttered."""
 
     def __init__(self, args: MultiDict[str, str], known: Collection[str]) -> None:
+        self._args: dict[str, str] = {}
+        if not args:
+            return
         for name, values in args.lists():
             if name not in known:
                 there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
                 raise InvalidRequest(f"Unknown parameter {name!r} in the query; for this call {there}.", field=name)
             if len(values) > 1:
                 raise InvalidRequest(f"Parameter {name!r} is there {len(values)} times in the query.", field=name)
-        self._args = args
+            self._args[name] = values[0]
+
+    def __bool__(self) -> bool:
+        """Whether there is any parameter."""
+        return bool(self._args)
 
     def text(self, name: str) -> str | None:
         return self._args.get(name)

@@ -5,67 +5,44 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from kafka_http.errors import (
-    KafkaHttpError,
-    NotAcceptable,
-    PartitionNotFound,
-    TooLarge,
-    TopicNotFound,
-    status_of,
+from kafka_http.errors import KafkaHttpError, TooLarge
+from kafka_http.web.answers import (
+    Answer,
+    error_answer,
+    json_answer,
+    unforeseen,
+    v2_answer,
+    v2_error,
+    v2_error_answer,
 )
-from kafka_http.logs import request_id
-from kafka_http.web.negotiation import V2, v2_answer_type
 
 log = logging.getLogger(__name__)
 
 _V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?", re.DOTALL)
-_V2_MESSAGES: Mapping[type[KafkaHttpError], str] = {
-    TopicNotFound: "Topic not found.",
-    PartitionNotFound: "Partition not found.",
-}
-"""What clients of the v2 API know these by."""
+
+
+def as_response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers, content_type=answer.content_type)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON. Bytes are taken to be JSON text already."""
-    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Response(text, status, headers, content_type="application/json")
+    return as_response(json_answer(body, status, headers))
 
 
-def v2_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def v2_response(body: Any) -> Response:
     """An answer of the v2 API, of the type that the client likes best. Bytes are taken to be JSON text already."""
-    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Response(text, status, headers, content_type=v2_answer_type(request.accept_mimetypes))
+    return as_response(v2_answer(body, request.headers.get("Accept")))
 
 
-def error_object(error: KafkaHttpError) -> dict[str, Any]:
-    """The `error` of an answer of the /messages dialect."""
-    return {"code": error.code, "message": error.message, **error.fields}
-
-
-def retry_header(error: KafkaHttpError) -> dict[str, str]:
-    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-
-
-def error_response(error: KafkaHttpError, **more: Any) -> Response:
-    """The answer for an error of ours, rendered as the path asks for; `more` goes beside it."""
+def error_response(error: KafkaHttpError) -> Response:
+    """The answer for an error of ours, rendered as the path asks for."""
     if _V2_PATH.fullmatch(request.path):
-        message = _V2_MESSAGES.get(type(error), error.message)
-        return _v2_error(error.code, message, retry_header(error), **more)
-    return json_response({"error": error_object(error), **more}, error.status, retry_header(error))
-
-
-def _v2_error(code: int, message: str, headers: Mapping[str, str], **more: Any) -> Response:
-    try:
-        content_type = v2_answer_type(request.accept_mimetypes)
-    except NotAcceptable:  # an error is told all the same
-        content_type = V2
-    body = msgspec.json.encode({"error_code": code, "message": message, **more})
-    return Response(body, status_of(code), headers, content_type=content_type)
+        return as_response(v2_error_answer(error, request.headers.get("Accept")))
+    return as_response(error_answer(error))
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -80,7 +57,7 @@ def _http_error(error: HTTPException) -> Response:
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message, headers = f"{request.method} is not allowed here. Allowed: {allowed}.", {"Allow": allowed}
     if _V2_PATH.fullmatch(request.path):
-        return _v2_error(code, message, headers)
+        return as_response(v2_error(code, message, request.headers.get("Accept"), headers))
     return json_response({"error": {"code": code, "message": message}}, code, headers)
 
 
@@ -92,9 +69,7 @@ def _too_large(_: RequestEntityTooLarge) -> Response:
 def _unforeseen(error: Exception) -> Response:
     """A defect of ours. The log has its traceback."""
     log.exception("unforeseen error: %s %s", request.method, request.path)
-    return error_response(
-        KafkaHttpError(f"Unforeseen error; the server's log says more under the request's id, {request_id.get()}.")
-    )
+    return error_response(unforeseen())
 
 
 def register_error_handlers(app: Flask) -> None:

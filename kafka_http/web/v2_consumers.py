@@ -236,7 +236,7 @@ class _Told(Iterator[bytes]):
 def _check_accept() -> None:
     """Refuse before anything is done whom no answer would suit; that of records depends on the instance."""
     if request.endpoint != "v2_consumers.records":
-        v2_answer_type(request.accept_mimetypes)
+        v2_answer_type(request.headers.get("Accept"))
 
 
 def _without_head_on_reads(state: BlueprintSetupState) -> None:

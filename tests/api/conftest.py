@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.settings_sources import load_config
+from tests.api.threadless import Threadless
 from tests.fakes import FakeBroker
 
 ClientFactory = Callable[..., FlaskClient]
@@ -24,7 +25,13 @@ def broker() -> FakeBroker:
 
 
 @pytest.fixture
-def make_client(broker: FakeBroker) -> Iterator[ClientFactory]:
+def is_threadless() -> bool:
+    """Whether publishes are answered as a server's main loop does it, not by the views: who publishes tries both."""
+    return False
+
+
+@pytest.fixture
+def make_client(broker: FakeBroker, is_threadless: bool) -> Iterator[ClientFactory]:
     """`make_client(**settings)` gives a client of an application with these settings."""
     made: list[Flask] = []
 
@@ -32,6 +39,8 @@ def make_client(broker: FakeBroker) -> Iterator[ClientFactory]:
         app = create_app(load_config(settings, environ={}), broker)
         app.testing = False
         made.append(app)
+        if is_threadless:
+            app.wsgi_app = Threadless(app)  # type: ignore[method-assign]
         return app.test_client()
 
     yield make

@@ -13,6 +13,11 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 
+@pytest.fixture(params=[False, True], ids=["views", "threadless"])
+def is_threadless(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

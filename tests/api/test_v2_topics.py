@@ -20,6 +20,11 @@ BINARY_V2 = "application/vnd.kafka.binary.v2+json"
 ONE = {"records": [{"value": 1}]}
 
 
+@pytest.fixture(params=[False, True], ids=["views", "threadless"])
+def is_threadless(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def produce(
     client: FlaskClient, body: Any, content_type: str | None = JSON_V2, path: str = "/topics/t", **headers: str
 ) -> Any:

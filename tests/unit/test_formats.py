@@ -55,36 +55,36 @@ def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, byt
     ],
 )
 def test_both_ways(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
-    assert encoded(formats, ProducerRecord(text, format_, text, format_)) == (stored, stored)
+    assert encoded(formats, ProducerRecord(text, text, format=format_, key_format=format_)) == (stored, stored)
     again = formats.decode("t", format_, [], stored)
-    assert encoded(formats, ProducerRecord(again, format_)) == (None, stored)
+    assert encoded(formats, ProducerRecord(again, format=format_)) == (None, stored)
 
 
 def test_null_is_null_in_every_format(formats: Formats) -> None:
     for format_ in formats.names:
-        assert encoded(formats, ProducerRecord(None, format_, None, format_)) == (None, None)
+        assert encoded(formats, ProducerRecord(None, None, format=format_, key_format=format_)) == (None, None)
 
 
 def test_without_a_format_bytes_are_stored_as_they_are(formats: Formats) -> None:
-    assert encoded(formats, ProducerRecord(b"\xff", None, b"\xfe")) == (b"\xfe", b"\xff")
+    assert encoded(formats, ProducerRecord(b"\xff", b"\xfe")) == (b"\xfe", b"\xff")
 
 
 @pytest.mark.parametrize(
     ("record", "error", "field"),
     [
-        (ProducerRecord(b"1", "reversed"), InvalidValue, "value"),
-        (ProducerRecord(b"1", "text"), InvalidValue, "value"),
-        (ProducerRecord(b'"\\ud800"', "text"), InvalidValue, "value"),
-        (ProducerRecord(b'"?"', "binary"), InvalidRequest, "value"),
-        (ProducerRecord(b"1", "json", b"5", "binary"), InvalidRequest, "key"),
-        (ProducerRecord(b"1", "nope"), UnsupportedFormat, "value"),
+        (ProducerRecord(b"1", format="reversed"), InvalidValue, "value"),
+        (ProducerRecord(b"1", format="text"), InvalidValue, "value"),
+        (ProducerRecord(b'"\\ud800"', format="text"), InvalidValue, "value"),
+        (ProducerRecord(b'"?"', format="binary"), InvalidRequest, "value"),
+        (ProducerRecord(b"1", b"5", format="json", key_format="binary"), InvalidRequest, "key"),
+        (ProducerRecord(b"1", format="nope"), UnsupportedFormat, "value"),
     ],
 )
 def test_a_refusal_names_the_record_and_the_field(
     formats: Formats, record: ProducerRecord, error: type[InvalidRequest], field: str
 ) -> None:
     with pytest.raises(error) as raised:
-        formats.encode("t", [ProducerRecord(b"1", "json"), record])
+        formats.encode("t", [ProducerRecord(b"1", format="json"), record])
     fields: Mapping[str, Any] = raised.value.fields
     assert (fields["record"], fields["field"]) == (1, field)
     assert raised.value.message.startswith(f"records[1].{field}: ")

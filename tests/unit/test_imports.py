@@ -35,7 +35,9 @@ ARROWS = {
 """Beside themselves and what is for everyone. What core asks of the broker and the daemon are Protocols of its own."""
 
 ONLY_IN = {
-    "kafka": {"broker", "demo"},
+    "kafka": {"broker", "demo", "bench"},  # bench measures it alone, beside the server
+    "confluent_kafka": {"bench"},
+    "psutil": {"bench"},
     "aiokafka": {"broker"},
     "flask": {"web", "app"},
     "werkzeug": {"web", "app"},

@@ -1,0 +1,147 @@
+"""The few calls to a server that are not measured: is it there, what does a topic hold, v2's consumer instances."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from kafka_http.bench.conversations import V2_JSON, Address, Consuming, Conversation, Paging, Publishing
+from kafka_http.bench.errors import BenchError
+
+_SECONDS = 60.0
+_OWN = "application/vnd.kafka.v2+json"
+_AT_A_TIME = 16
+
+
+class Server:
+    """What answers at a URL; each call takes a connection of its own. Raises `BenchError` where it does not answer."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = Address(url)
+
+    def call(self, method: str, path: str, body: Any = None, *, accept: str = "*/*") -> Any:
+        """The answer's JSON. Raises `BenchError` for any status but 2xx."""
+        data = None if body is None else json.dumps(body).encode()
+        said = self._successful(method, path, data, {"Content-Type": _OWN, "Accept": accept})
+        return json.loads(said) if said else None
+
+    def send(self, path: str, body: bytes, content_type: str) -> None:
+        """POST as it is. Raises `BenchError` for any status but 2xx."""
+        self._successful("POST", path, body, {"Content-Type": content_type})
+
+    def status_of(self, path: str) -> int:
+        return self._ask("GET", path, None, {})[0]
+
+    def _successful(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
+        status, said = self._ask(method, path, body, headers)
+        if not 200 <= status < 300:
+            raise BenchError(f"{method} {path} was answered with {status}: {said[:300].decode(errors='replace')}")
+        return said
+
+    def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.address.host, self.address.port, timeout=_SECONDS)
+        try:
+            connection.request(method, self.address.path + path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BenchError(f"{self.url} does not answer ({why}): start the server, or give another --url.") from None
+        finally:
+            connection.close()
+
+    def messages_in(self, topic: str, dialect: str) -> int:
+        if dialect == "messages":
+            ends = [(each["earliest"], each["latest"]) for each in self.call("GET", f"/messages/{topic}")["partitions"]]
+        else:
+            paths = [f"/topics/{topic}/partitions/{number}/offsets" for number in self.partitions(topic, dialect)]
+            found = [self.call("GET", path) for path in paths]
+            ends = [(each["beginning_offset"], each["end_offset"]) for each in found]
+        return sum(latest - earliest for earliest, latest in ends)
+
+    def partitions(self, topic: str, dialect: str) -> list[int]:
+        if dialect == "messages":
+            found = self.call("GET", f"/messages/{topic}")["partitions"]
+        else:
+            found = self.call("GET", f"/topics/{topic}/partitions")
+        return [each["partition"] for each in found]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each connection of a row does. `what` is `publish` or `read`, `dialect` `messages` or `v2`."""
+
+    url: str
+    topic: str
+    what: str
+    dialect: str
+    records: int
+    size: int
+
+    @contextmanager
+    def conversations(self, count: int) -> Iterator[list[Conversation]]:
+        """One for each of so many connections. Raises `BenchError`."""
+        server = Server(self.url)
+        if self.what == "publish":
+            publishing = Publishing(server.address, self.topic, self.dialect, self.records, self.size)
+            yield [publishing] * count
+        elif self.dialect == "messages":
+            held = server.messages_in(self.topic, self.dialect)
+            yield [Paging(server.address, self.topic, "bench", self.records, held) for _ in range(count)]
+        else:
+            with _instances(server, self.topic, self.records, count) as instances:
+                yield list(instances)
+
+
+@contextmanager
+def _instances(server: Server, topic: str, records: int, count: int) -> Iterator[list[Consuming]]:
+    """v2 consumers, each in a group of its own, that have their partitions."""
+    held = server.messages_in(topic, "v2")
+    partitions = [{"topic": topic, "partition": number} for number in server.partitions(topic, "v2")]
+    made: list[str] = []
+
+    def make(_: int) -> Consuming:
+        instance = _make(server, topic, records)
+        made.append(instance)
+        _wait_for_records(server, instance)
+        server.call("POST", f"{instance}/positions/beginning", {"partitions": partitions})
+        return Consuming(server.address, instance, json.dumps({"partitions": partitions}).encode(), held)
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        try:
+            yield list(pool.map(make, range(count)))
+        finally:
+            list(pool.map(lambda instance: _remove(server, instance), made))
+
+
+def _make(server: Server, topic: str, records: int) -> str:
+    """The path of a new instance that is subscribed."""
+    group = f"/consumers/bench-{uuid4().hex[:12]}"
+    settings = {
+        "format": "json",
+        "auto.offset.reset": "earliest",
+        "auto.commit.enable": "false",
+        "max.poll.records": str(records),
+    }
+    name = server.call("POST", group, settings)["instance_id"]
+    instance = f"{group}/instances/{name}"
+    server.call("POST", f"{instance}/subscription", {"topics": [topic]})
+    return instance
+
+
+def _wait_for_records(server: Server, instance: str) -> None:
+    """The group gives it its partitions within the first reads."""
+    for _ in range(30):
+        if server.call("GET", f"{instance}/records?timeout=2000", accept=V2_JSON):
+            return
+    raise BenchError("A consumer instance has got no messages within a minute.")
+
+
+def _remove(server: Server, instance: str) -> None:
+    with suppress(BenchError):
+        server.call("DELETE", instance)

@@ -1,0 +1,156 @@
+"""A row of the table: load from several processes for so many seconds, and what it cost."""
+
+import gc
+import multiprocessing
+import signal
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from multiprocessing.connection import Connection
+from typing import NamedTuple, TypeVar
+
+from kafka_http.bench.calls import Work
+from kafka_http.bench.conversations import Address
+from kafka_http.bench.errors import BenchError
+from kafka_http.bench.generator import Generator, Tally
+from kafka_http.bench.progress import Progress
+from kafka_http.bench.results import Row, percentile
+from kafka_http.bench.usage import Spent, Usage
+
+_LEAD = 0.05
+"""Seconds until the processes, who are told at once, have begun."""
+
+_SHOWN = 3
+
+Watched = TypeVar("Watched")
+
+
+class Manner(NamedTuple):
+    """From how many processes at most; the seconds that do not count first, and those that do."""
+
+    processes: int
+    warmup: float
+    seconds: float
+
+
+def measure(
+    work: Work, connections: int, manner: Manner, usage: Usage, progress: Progress
+) -> tuple[Row, list[str]]:
+    """The row, and the first errors. Raises `BenchError` where the load cannot be made."""
+
+    def watch(begin: float, end: float) -> Spent:
+        progress.wait_until(begin)
+        before = usage.now()
+        progress.wait_until(end)
+        return usage.now().since(before)
+
+    tallies, spent = drive([(work, share) for share in _shares(connections, manner.processes)], manner, watch)
+    return _row(work.records, connections, manner.seconds, tallies, spent), first_errors(tallies)
+
+
+def drive(
+    shares: Sequence[tuple[Work, int]], manner: Manner, watch: Callable[[float, float], Watched]
+) -> tuple[list[Tally], Watched]:
+    """Load from a process for each share, a number of connections; and what `watch` has seen meanwhile.
+
+    It is given the moments, of `time.monotonic`, from when until when it counts, and returns after the latter.
+    """
+    with _running(shares) as pipes:
+        for pipe in pipes:
+            _receive(pipe)  # it is ready
+        begin = time.monotonic() + _LEAD + manner.warmup
+        for pipe in pipes:
+            pipe.send((begin, begin + manner.seconds))
+        watched = watch(begin, begin + manner.seconds)
+        return [_receive(pipe) for pipe in pipes], watched
+
+
+def first_errors(tallies: Sequence[Tally]) -> list[str]:
+    return list(chain.from_iterable(each.first_errors for each in tallies))[:_SHOWN]
+
+
+def _shares(connections: int, processes: int) -> list[int]:
+    """How many connections each process has; none has none."""
+    count = min(connections, processes)
+    return [connections // count + (number < connections % count) for number in range(count)]
+
+
+def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally], spent: Spent) -> Row:
+    latencies = array("d", sorted(chain.from_iterable(each.latencies for each in tallies)))
+    return Row(
+        records=records,
+        connections=connections,
+        seconds=seconds,
+        requests=len(latencies),
+        messages=sum(each.messages for each in tallies),
+        errors=sum(each.errors for each in tallies),
+        p50=percentile(latencies, 50) * 1000,
+        p90=percentile(latencies, 90) * 1000,
+        p99=percentile(latencies, 99) * 1000,
+        server_cpu=spent.server,
+        broker_cpu=spent.broker,
+        generator_cpu=sum(each.cpu for each in tallies),
+        generator_busiest=max(each.cpu for each in tallies) / seconds,
+        machine_busy=spent.machine_busy,
+    )
+
+
+@contextmanager
+def _running(shares: Sequence[tuple[Work, int]]) -> Iterator[list[Connection]]:
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as ending:
+        pipes = []
+        for work, connections in shares:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_generate, args=(work, connections, theirs), daemon=True)
+            with _deaf_to_ctrl_c():
+                process.start()
+            theirs.close()
+            ending.callback(process.join)
+            ending.callback(ours.close)  # before that: it lets one end that still waits
+            pipes.append(ours)
+        yield pipes
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What starts meanwhile stays so, while the terminal tells all processes: it is the pipe's end that ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _receive(pipe: Connection) -> Tally:
+    try:
+        said = pipe.recv()
+    except EOFError:
+        raise BenchError("A process of the load generator has ended; the lines above say why.") from None
+    if isinstance(said, str):
+        raise BenchError(said)
+    tally: Tally = said
+    return tally
+
+
+def _generate(work: Work, connections: int, pipe: Connection) -> None:
+    """The life of a process: it says that it is ready, is told from when until when to count, and says what it did.
+
+    A text in place of either is why it cannot.
+    """
+    with pipe:
+        try:
+            with work.conversations(connections) as conversations:
+                generator = Generator(Address(work.url), conversations)
+                gc.freeze()
+                pipe.send(generator.tally)
+                begin, end = pipe.recv()
+                pipe.send(generator.run(begin, end))
+        except BenchError as error:
+            pipe.send(str(error))
+        except (EOFError, BrokenPipeError):
+            return  # nobody wants to know any more
+        except OSError as error:
+            pipe.send(f"{work.url} takes no connection: {error.strerror or error}.")

@@ -1,0 +1,98 @@
+"""What processes take of the machine: CPU time and memory."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import psutil
+
+_DAEMON = "kafka_http.daemon"
+
+
+class Reading(NamedTuple):
+    """CPU seconds since the processes' start; None for those that nobody can see. Readings can be subtracted."""
+
+    server: float | None
+    broker: float | None
+    busy: float
+    all: float
+
+    def since(self, before: Self) -> "Spent":
+        return Spent(
+            _difference(self.server, before.server),
+            _difference(self.broker, before.broker),
+            (self.busy - before.busy) / max(self.all - before.all, 1e-9),
+        )
+
+
+class Spent(NamedTuple):
+    """CPU seconds, and the share of all the machine's cores that was not idle."""
+
+    server: float | None
+    broker: float | None
+    machine_busy: float
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+class Usage:
+    """Of the server with all its processes, and of the broker, as far as their main processes are known."""
+
+    def __init__(self, server: int | None = None, data_dir: Path | None = None, broker: int | None = None) -> None:
+        self._server = server
+        self._data_dir = data_dir
+        self._broker = broker
+
+    def now(self) -> Reading:
+        machine = psutil.cpu_times()
+        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        everything = sum(machine[:8])  # what follows on Linux is counted in these already
+        return Reading(
+            None if self._server is None else sum(map(_cpu, self.processes())),
+            None if self._broker is None else _cpu(psutil.Process(self._broker)),
+            everything - idle,
+            everything,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's: its main process first, then the workers, then the node's daemon where there is one."""
+        if self._server is None:
+            return []
+        main = psutil.Process(self._server)
+        return [main, *main.children(recursive=True), *self.daemons()]
+
+    def names(self) -> dict[int, str]:
+        """What each of the server's processes is, by process id: `main`, `worker`, `daemon`."""
+        daemons = {process.pid for process in self.daemons()}
+        return {
+            process.pid: "main" if process.pid == self._server else "daemon" if process.pid in daemons else "worker"
+            for process in self.processes()
+        }
+
+    def daemons(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                command = process.cmdline()
+                if _DAEMON in command and str(self._data_dir) in command:
+                    yield process
+
+
+def resident(processes: Iterable[psutil.Process]) -> dict[int, int]:
+    """The bytes of memory of each that runs, by process id."""
+    found = {}
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid] = int(process.memory_info().rss)
+    return found
+
+
+def _cpu(process: psutil.Process) -> float:
+    """0 for one that has just ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)

@@ -1,0 +1,148 @@
+"""A request's records between their hand-over to kafka-python and Kafka's last word on them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from threading import Lock
+
+from kafka.errors import IllegalStateError, KafkaError
+
+from kafka_http.broker.batches import Fate
+from kafka_http.broker.errors import outcome_of, unknown_outcome
+from kafka_http.broker.sender import Handed, Sender, was_bystander
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, TooLarge
+from kafka_http.records import Delivery, NewRecord, Outcome
+
+
+class Underway:
+    """The records of one request. Those that Kafka did not write only because of others in their batch are handed over
+    once more. Any thread may call."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        topic: str,
+        records: Sequence[NewRecord],
+        deadline: float,
+        done: "Callable[[Underway], None]",
+    ) -> None:
+        """`done` is called once, with this, when each record has its outcome: by the sender's thread, which must not be
+        held up, or by the one that hands over. From `deadline` (of the monotonic clock) on nothing is tried again."""
+        self.limit: int | None = None  # of the size of a message, where Kafka was asked
+        self._sender = sender
+        self._topic = topic
+        self._records = records
+        self._deadline = deadline
+        self._done = done
+        self._refused: dict[int, KafkaHttpError] = {}
+        self._parts: list[_Part] = []
+        self._open = 0
+        self._lock = Lock()
+
+    def refuse(self, index: int, error: KafkaHttpError) -> None:
+        """Leave a record out: this is its outcome."""
+        self._refused[index] = error
+
+    def begin(self, placed: Sequence[int]) -> None:
+        """Hand all records over but those refused. `placed` has the partition of each."""
+        with self._lock:
+            self._open = 1
+        self._placed = placed
+        self._hand_over([each for each in range(len(self._records)) if each not in self._refused])
+        self._close_one()
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether all records were written."""
+        return not self._refused and all(each.handed is not None and each.handed.is_delivered for each in self._parts)
+
+    def outcomes(self) -> list[Outcome]:
+        """One a record, in their order, as far as is known now."""
+        fates: list[Fate] = [None] * len(self._records)
+        for part in list(self._parts):
+            if part.handed is None:
+                continue
+            if len(part.indexes) == len(fates):
+                fates = part.handed.fates()
+                continue
+            for index, fate in zip(part.indexes, part.handed.fates(), strict=True):
+                fates[index] = fate
+        for index, error in list(self._refused.items()):
+            fates[index] = error
+        return [each if isinstance(each, Delivery) else self._outcome(each) for each in fates]
+
+    @property
+    def lacks_limit(self) -> bool:
+        """Whether Kafka has refused a record for its size, without naming the limit."""
+        if self.is_delivered:
+            return False
+        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.outcomes())
+
+    def _outcome(self, fate: BaseException | None) -> KafkaHttpError:
+        """What a client is told of a record that was not written, as far as is known."""
+        if fate is None:
+            return unknown_outcome("no answer within the request's time.")
+        error = fate if isinstance(fate, KafkaHttpError) else outcome_of(fate, self._topic)
+        is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
+        return too_large(self.limit or 0) if is_too_large else error
+
+    def _hand_over(self, indexes: Sequence[int]) -> None:
+        for partition, those in _by_partition(self._placed, indexes).items():
+            with self._lock:
+                self._open += 1
+            self._hand_over_to(partition, those)
+        self._sender.wakeup()
+
+    def _hand_over_to(self, partition: int, indexes: Sequence[int]) -> None:
+        part = _Part(indexes)
+        self._parts.append(part)  # before it can be settled, so that another try of a record comes behind the first
+        is_all = len(indexes) == len(self._records)
+        records = self._records if is_all else [self._records[each] for each in indexes]
+        try:
+            part.handed = self._sender.hand_over(self._topic, partition, records, partial(self._settle, part))
+            return
+        except IllegalStateError:
+            error: KafkaHttpError = BrokerUnavailable("The connection to Kafka was lost before the record was sent.")
+        except KafkaError as refused:
+            error = outcome_of(refused, self._topic)
+        self._refused |= dict.fromkeys(indexes, error)
+        self._close_one()
+
+    def _settle(self, part: "_Part", handed: Handed) -> None:
+        """Called by the sender's thread."""
+        part.handed = handed
+        if not handed.is_delivered and time.monotonic() < self._deadline:
+            fates = zip(part.indexes, handed.fates(), strict=True)
+            if again := [index for index, fate in fates if isinstance(fate, BaseException) and was_bystander(fate)]:
+                self._hand_over(again)
+        self._close_one()
+
+    def _close_one(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open:
+                return
+        self._done(self)
+
+
+class _Part:
+    """Some of the records, handed over together for one partition."""
+
+    __slots__ = ("handed", "indexes")
+
+    def __init__(self, indexes: Sequence[int]) -> None:
+        self.indexes = indexes
+        self.handed: Handed | None = None
+
+
+def _by_partition(placed: Sequence[int], indexes: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    if len(set(placed)) == 1:
+        return {placed[0]: indexes} if indexes else {}
+    places: dict[int, list[int]] = {}
+    for index in indexes:
+        places.setdefault(placed[index], []).append(index)
+    return places
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)

@@ -1,0 +1,26 @@
+"""What the application has for a server whose main loop takes publishes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+
+class Publish(Protocol):
+    """A request that Kafka has."""
+
+    timeout: float
+    """Seconds after which it is to be answered at the latest."""
+
+    def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
+        """What is to be said: status, headers, body. To be called once; raises nothing."""
+
+
+class Publishes(Protocol):
+    """What the application has for it."""
+
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
+    ) -> Publish | None:
+        """Begin a request without blocking. None, with nothing done, for one that is the threads'.
+
+        Any thread may call `done`, perhaps before this returns.
+        """

@@ -1,0 +1,138 @@
+"""Plain publishes of both dialects without a thread that waits for Kafka: begun here, answered when Kafka has answered.
+
+For a server that calls from an event loop. Whatever is not plain, or wrong, or would have to wait for something, is
+left to the views, which say the same in the same words.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from urllib.parse import parse_qsl
+
+from werkzeug.datastructures import MultiDict
+from werkzeug.http import HTTP_STATUS_CODES
+
+from kafka_http.config import Config
+from kafka_http.core import Core
+from kafka_http.core.publishing import MessageSet, Started
+from kafka_http.logs import request_id
+from kafka_http.records import Outcome
+from kafka_http.web.answers import Answer, number_request, tags, unforeseen
+from kafka_http.web.bodies import Bodies
+from kafka_http.web.publishing import Head, MessagesPublish, Publish
+from kafka_http.web.v2_producing import V2Produce
+
+log = logging.getLogger(__name__)
+
+_ROUTE = re.compile(
+    r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
+)
+
+_STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
+_NO_QUERY: MultiDict[str, str] = MultiDict()
+
+WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
+"""Status line without the protocol, headers, body."""
+
+
+class PlainPublishes:
+    """Begins publishes. To be called by one thread."""
+
+    def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
+        self._publisher = core.publisher
+        self._formats = core.formats
+        self._bodies = bodies
+        self._timeout = config.timeout
+        self._max_body_bytes = config.max_body_bytes
+
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
+    ) -> "PlainPublish | None":
+        """Begin a publish. Does not block. None, with nothing done, for a request that is another's to answer.
+
+        Header names are in lower case, each there once. `done` is called when Kafka has answered: by any thread, which
+        must not be held up, perhaps before this returns; or never.
+        """
+        number_request(headers.get("x-request-id"))
+        try:
+            publish = self._parse(method, target, headers)
+            if publish is None or publish.timeout != self._timeout or len(body) > self._max_body_bytes:
+                return None
+            messages = publish.messages(body)
+            held = self._bodies.hold(len(body))
+        except Exception:  # the view meets it again, and says what it is
+            return None
+        return self._begin(publish, messages, held, done)
+
+    def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
+        path, _, query = target.partition("?")
+        route = _ROUTE.fullmatch(path)
+        if route is None:
+            return None
+        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
+        head = Head(method, args, headers)
+        if (topic := route["topic"]) is not None:
+            return MessagesPublish(head, topic, self._formats, self._timeout)
+        if method != "POST":
+            return None
+        partition = route["partition"]
+        number = None if partition is None else int(partition)
+        return V2Produce(head, route["v2"], number, self._formats, self._timeout)
+
+    def _begin(
+        self, publish: Publish, messages: MessageSet, held: int, done: Callable[[], None]
+    ) -> "PlainPublish | None":
+        try:
+            started = self._publisher.start(publish.topic, messages, publish.timeout, done)
+        except Exception as error:  # Kafka may have some of it: no view may do it again
+            started = Started(_Broken(error), {})
+            done()
+        if started is None:
+            self._bodies.hold(-held)
+            return None
+        return PlainPublish(publish, started, partial(self._bodies.hold, -held))
+
+
+class PlainPublish:
+    """A publish on its way to Kafka, until its client has an answer. `answer` is to be called once."""
+
+    def __init__(self, publish: Publish, started: Started, release: Callable[[], object]) -> None:
+        self.timeout = publish.timeout
+        """Seconds after which the client is to be answered at the latest."""
+        self._publish = publish
+        self._started = started
+        self._release = release
+        self._request_id = request_id.get()
+
+    def answer(self) -> WireAnswer:
+        """What is to be said as far as is known now. Does not block, raises nothing."""
+        request_id.set(self._request_id)
+        try:
+            answer = self._publish.answer(self._started.published())
+        except Exception:
+            log.exception("unforeseen error: a publish to %s", self._publish.topic)
+            answer = self._publish.refusal(unforeseen())
+        finally:
+            self._release()
+        return _on_the_wire(answer)
+
+
+class _Broken:
+    """Stands for a publication where beginning it failed unforeseen."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def outcomes(self) -> list[Outcome]:
+        raise self._error
+
+
+def _on_the_wire(answer: Answer) -> WireAnswer:
+    headers = [
+        *answer.headers.items(),
+        ("Content-Type", answer.content_type),
+        ("Content-Length", str(len(answer.body))),
+        *tags(),
+    ]
+    return _STATUS_LINES[answer.status], headers, answer.body

@@ -1,0 +1,107 @@
+"""The v2 API's produce: from a request's parts to records, and from what became of them to an answer."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kafka_http.core.formats import Formats, Role
+from kafka_http.core.publishing import MessageSet, Published
+from kafka_http.core.topic_formats import TopicFormat
+from kafka_http.errors import (
+    BrokerUnavailable,
+    InvalidValue,
+    KafkaHttpError,
+    NotAuthorized,
+    OutcomeUnknown,
+    TooLarge,
+)
+from kafka_http.records import Delivery, ProducerRecord
+from kafka_http.web.answers import Answer, v2_answer, v2_error_answer
+from kafka_http.web.negotiation import produced_format, v2_answer_type
+from kafka_http.web.publishing import Head
+from kafka_http.web.v2_records import parse_v2
+
+KAFKA_ERROR = 50002
+KAFKA_RETRIABLE_ERROR = 50003
+_WHOLE = (TooLarge, OutcomeUnknown, BrokerUnavailable)
+"""What is an error of the answer where it is each record's."""
+
+
+ROLES: tuple[Role, ...] = ("key", "value")
+
+
+class Offset(msgspec.Struct, frozen=True, gc=False):
+    """Where a record is, or why it is nowhere, as the answer has it."""
+
+    partition: int | None
+    offset: int | None
+    error_code: int | None = None
+    error: str | None = None
+
+
+class V2Produce:
+    """POST /topics/<topic>, /topics/<topic>/partitions/<partition>."""
+
+    def __init__(self, head: Head, topic: str, partition: int | None, formats: Formats, timeout: float) -> None:
+        """`partition` is the path's. Raises `NotAcceptable`, `UnsupportedFormat`."""
+        self.topic = topic
+        self.timeout = timeout
+        self._partition = partition
+        self._accept = head.headers.get("accept")
+        self._prefer = head.headers.get("prefer")
+        v2_answer_type(self._accept)
+        format_ = produced_format(head.headers.get("content-type"), formats)
+        self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
+
+    def messages(self, body: bytes) -> MessageSet:
+        """Raises `InvalidRequest`, `InvalidValue`."""
+        messages = parse_v2(body, self._formats, InvalidValue, required=True)
+        if self._partition is None:
+            return messages
+        return MessageSet([_placed(each, self._partition) for each in messages.records], messages.schemas)
+
+    def answer(self, published: Published) -> Answer:
+        """200 though single records failed; what says it of the whole, and `Prefer: strict`, make it an error."""
+        outcomes = published.outcomes
+        failures = [each for each in outcomes if isinstance(each, KafkaHttpError)]
+        if (whole := _error_of_all(failures, len(outcomes))) is not None:
+            return v2_error_answer(whole, self._accept)
+        offsets = [
+            Offset(each.partition, each.offset) if isinstance(each, Delivery) else _error(each) for each in outcomes
+        ]
+        ids = {f"{role}_schema_id": published.schema_ids.get(role) for role in ROLES}
+        body = {"offsets": offsets, **ids}
+        if not self._is_strict():
+            return v2_answer(body, self._accept)
+        applied = {"Preference-Applied": "strict"}
+        if failures and len(failures) == len(outcomes):
+            more = {"offsets": offsets} if len(failures) > 1 else {}
+            return v2_error_answer(failures[0], self._accept, applied, **more)
+        return v2_answer(body, self._accept, 207 if failures else 200, applied)
+
+    def refusal(self, error: KafkaHttpError) -> Answer:
+        return v2_error_answer(error, self._accept)
+
+    def _is_strict(self) -> bool:
+        """Whether the client sends `Prefer: strict` (RFC 7240)."""
+        preferences = (self._prefer or "").split(",")
+        return any(each.partition(";")[0].strip().lower() == "strict" for each in preferences)
+
+
+def _placed(record: ProducerRecord, partition: int) -> ProducerRecord:
+    return msgspec.structs.replace(record, partition=partition) if record.partition is None else record
+
+
+def _error_of_all(failures: Sequence[KafkaHttpError], records: int) -> KafkaHttpError | None:
+    """What failed the request whole: a refusal of its sender by one record, another by all."""
+    refused = next((each for each in failures if isinstance(each, NotAuthorized)), None)
+    if refused is None and failures and len(failures) == records:
+        kind = type(failures[0])
+        if issubclass(kind, _WHOLE) and all(isinstance(each, kind) for each in failures):
+            return failures[0]
+    return refused
+
+
+def _error(error: KafkaHttpError) -> Offset:
+    may_pass = error.retry_after is not None or isinstance(error, OutcomeUnknown)
+    return Offset(None, None, KAFKA_RETRIABLE_ERROR if may_pass else KAFKA_ERROR, error.message)

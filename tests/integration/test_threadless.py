@@ -1,0 +1,294 @@
+"""Publishes that no thread waits for: the same answers as those of the threads, to the byte, and no thread at all."""
+
+import os
+import random
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import requests
+
+from kafka_http.demo.admin import create_topics
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.test_publishing import SHAPES
+from tests.integration.test_wire import random_request
+
+V2 = "application/vnd.kafka.json.v2+json"
+CASES: dict[str, tuple[str, str, dict[str, str], bytes]] = {
+    **{
+        name: ("POST", "/messages/{}" + shape.query, {"Content-Type": shape.content_type or "x/y"}, shape.body)
+        for name, shape in SHAPES.items()
+    },
+    "put": ("PUT", "/messages/{}?key=k", {}, b"\x00\xff"),
+    "tombstone": ("PUT", "/messages/{}?tombstone=true&key=a%20b+c", {}, b""),
+    "attributes": ("POST", "/messages/{}", {"Kafka-Key": "k", "Kafka-Header-A": "b", "ce-id": "1"}, b"x"),
+    "a time of one's own": ("POST", "/messages/{}?timestamp=5", {"traceparent": "00-1"}, b"x"),
+    "a timeout": ("POST", "/messages/{}?timeout=7.5", {}, b"x"),
+    "to be closed": ("POST", "/messages/{}", {"Connection": "close"}, b"x"),
+    "proxied": ("POST", "/messages/{}", {"X-Forwarded-For": "10.1.2.3", "X-Forwarded-Proto": "https"}, b"x"),
+    "no such partition": ("POST", "/messages/{}?partition=7", {}, b"x"),
+    "no such topic": ("POST", "/messages/never-there", {}, b"x"),
+    "no such parameter": ("POST", "/messages/{}?x=y", {}, b"x"),
+    "no JSON": ("POST", "/messages/{}", {"Content-Type": "application/json"}, b"{"),
+    "no format": ("POST", "/messages/{}?format=nope", {"Content-Type": "application/json"}, b"1"),
+    "not acceptable": ("POST", "/topics/{}", {"Content-Type": V2, "Accept": "text/html"}, b'{"records":[{"value":1}]}'),
+    "too large": ("PUT", "/messages/{}", {}, b"x" * 3000),
+    "too large, with others": (
+        *("POST", "/messages/{}", {"Content-Type": "application/json"}),
+        b'["a", "%b", "b"]' % (b"x" * 3000),
+    ),
+    "v2": ("POST", "/topics/{}", {"Content-Type": V2}, b'{"records":[{"value":1,"key":"k"},{"value":null}]}'),
+    "v2, a partition": ("POST", "/topics/{}/partitions/0", {"Content-Type": V2}, b'{"records":[{"value":1}]}'),
+    "v2, no partition": ("POST", "/topics/{}/partitions/9", {"Content-Type": V2}, b'{"records":[{"value":1}]}'),
+    "v2, strict": ("POST", "/topics/{}", {"Content-Type": V2, "Prefer": "strict"}, b'{"records":[{"value":1}]}'),
+    "v2 as JSON": (
+        *("POST", "/topics/{}", {"Content-Type": V2, "Accept": "application/json"}),
+        b'{"records":[{"value":1,"headers":[{"key":"a","value":"AA=="}]}]}',
+    ),
+    "v2, too large": (
+        *("POST", "/topics/{}", {"Content-Type": V2, "Prefer": "strict"}),
+        b'{"records":[{"value":"%b"},{"value":1}]}' % (b"x" * 3000),
+    ),
+    "v2, a bad record": ("POST", "/topics/{}", {"Content-Type": V2}, b'{"records":[{"value":1,"x":2}]}'),
+}
+
+
+class Ways(NamedTuple):
+    threadless: Service
+    threads: Service
+
+
+@pytest.fixture(scope="module")
+def ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    """Two servers of one worker in front of the same Kafka."""
+    with ExitStack() as stack:
+        services = []
+        for threadless in (True, False):
+            directory = tmp_path_factory.mktemp("threadless" if threadless else "threads")
+            service = Service(directory, kafka.bootstrap_servers, workers=1, threadless_publish=threadless)
+            stack.callback(print_log, service)
+            stack.callback(service.stop)
+            service.start()
+            services.append(service)
+        yield Ways(*services)
+        assert "Traceback" not in "".join(each.log for each in services)
+
+
+def print_log(service: Service) -> None:
+    print(service.log)
+
+
+def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: h", f"X-Request-Id: {request_id}", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body
+
+
+def without_dates(answers: bytes, topic: str) -> bytes:
+    """Answers as they would be for any topic at any time."""
+    answers = re.sub(rb"\r\nDate: [^\r]*", b"", answers.replace(topic.encode(), b"TOPIC"))
+    answers = re.sub(rb"(Allow: )([^\r]*)", lambda found: found[1] + b", ".join(sorted(found[2].split(b", "))), answers)
+    answers = re.sub(rb"X-Request-Id: [0-9a-f]{32}", b"X-Request-Id: MADE", answers)
+    return re.sub(rb'("timestamp":)1[789]\d{11}\b', rb"\1NOW", answers)
+
+
+def converse(service: Service, pieces: list[bytes]) -> bytes:
+    """All that comes back for these bytes, sent piece by piece, until the server closes."""
+    with service.connect() as client:
+        for piece in pieces:
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def threads_of(service: Service) -> int:
+    (worker,) = service.workers
+    return len(list(Path(f"/proc/{worker}/task").iterdir()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_ways_answer_alike(ways: Ways, topic: TopicFactory, case: str) -> None:
+    method, path, headers, body = CASES[case]
+    answers = []
+    for service in ways:
+        name = topic(1, {"max.message.bytes": "2000"})
+        assert service.put(f"/messages/{name}", b"the first").ok
+        request = raw(method, path.replace("{}", name), headers, body, f"id-of-{len(case)}")
+        answers.append(without_dates(converse(service, [request]), name))
+        assert re.search(rf"id-of-{len(case)} gunicorn.access: 127.0.0.1 .*{method} ", service.access_log) or (
+            "X-Forwarded-For" in headers
+        )
+    assert answers[0] == answers[1]
+    assert answers[0].startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_ways_answer_random_requests_alike(ways: Ways, topic: TopicFactory, seed: int) -> None:
+    """Plain requests and others, one behind the other on a connection, cut anywhere."""
+    names = [topic(), topic()]
+    for conversation in range(25):
+        answers = []
+        for service, name in zip(ways, names, strict=True):
+            choices = random.Random(f"{seed} {conversation}")
+            assert service.put(f"/messages/{name}", b"known").ok
+            answers.append(without_dates(converse(service, random_pieces(choices, name)), name))
+        assert answers[0] == answers[1], (seed, conversation)
+
+
+def random_pieces(choices: random.Random, topic: str) -> list[bytes]:
+    requests_ = [random_plain(choices, topic) for _ in range(choices.randint(1, 6))]
+    if choices.random() < 0.5:
+        odd = random_request(choices, topic).replace(b"Host: x", b"Host: x\r\nX-Request-Id: odd", 1)
+        requests_.insert(choices.randint(0, len(requests_)), odd)
+    data = b"".join(requests_)
+    if choices.random() < 0.2:
+        data = data[: choices.randint(0, len(data))]
+    cuts = sorted(choices.choices(range(len(data) + 1), k=choices.randint(0, 5)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+def random_plain(choices: random.Random, topic: str) -> bytes:
+    name = choices.choice([each for each in CASES if each not in {"no such topic", "to be closed"}])
+    method, path, headers, body = CASES[name]
+    request = raw(method, path.replace("{}", topic), headers, body, f"id-{choices.randrange(1000)}")
+    if choices.random() < 0.1:  # a length that lies
+        said = choices.choice([b"0", b"1", b"99", b"-1", b"1e1", b"300000"])
+        request = re.sub(rb"Content-Length: \d+", b"Content-Length: " + said, request)
+    return request
+
+
+def test_no_thread_waits_for_kafka(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, workers=1, threads=2, timeout=4)
+    assert service.put("/messages/t", b"first").ok
+    threads = threads_of(service)
+    assert fresh_kafka.pid is not None
+    os.kill(fresh_kafka.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(40) as pool:
+        began = time.monotonic()
+        answers = [pool.submit(service.put, "/messages/t", b"%d" % each) for each in range(40)]
+        try:
+            wait_for(lambda: connections_of(service) >= 40)
+            assert service.get("/health", timeout=2).ok
+            assert threads_of(service) <= threads + 1
+            statuses = [each.result().status_code for each in answers]
+            assert set(statuses) == {504}
+            assert 3.5 < time.monotonic() - began < 7
+        finally:
+            os.kill(fresh_kafka.pid, signal.SIGCONT)
+    fresh_kafka.wait_until_ready()
+    wait_for(lambda: service.put("/messages/t", b"last").ok)
+
+
+def connections_of(service: Service) -> int:
+    (worker,) = service.workers
+    count = 0
+    for each in Path(f"/proc/{worker}/fd").iterdir():
+        with suppress(OSError):
+            count += "socket" in str(each.readlink())
+    return count
+
+
+def test_a_stop_answers_what_kafka_has_not_answered_yet(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    assert service.put("/messages/t", b"first").ok
+    assert fresh_kafka.pid is not None
+    os.kill(fresh_kafka.pid, signal.SIGSTOP)
+    try:
+        with service.connect() as client:
+            client.sendall(raw("PUT", "/messages/t", {}, b"second", "mine"))
+            with service.connect() as idle:
+                idle.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+                read_answers(idle, 1)
+                service.terminate()
+                assert idle.recv(1) == b""  # so the stop has begun
+            os.kill(fresh_kafka.pid, signal.SIGCONT)
+            ((status, headers, _),) = read_answers(client, 1)
+            assert (status, headers["connection"]) == (200, "close")
+            assert client.recv(1) == b""
+        service.wait_for_end()
+    finally:
+        os.kill(fresh_kafka.pid, signal.SIGCONT)
+
+
+def test_clients_that_leave_before_their_answer_take_nothing_along(ways: Ways, topic: TopicFactory) -> None:
+    name = topic()
+    assert ways.threadless.put(f"/messages/{name}", b"first").ok
+    for number in range(50):
+        with ways.threadless.connect() as client:
+            client.sendall(raw("PUT", f"/messages/{name}", {}, b"%d" % number, "gone"))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+    assert ways.threadless.put(f"/messages/{name}", b"last").ok
+    wait_for(lambda: len(ways.threadless.records(name)) >= 2)
+    values = [each["value"] for each in ways.threadless.records(name)]
+    assert len(values) == len(set(values))
+
+
+def test_many_on_few_connections_each_at_its_place(ways: Ways, topic: TopicFactory) -> None:
+    name = topic(3)
+
+    def publish(number: int) -> dict[tuple[int, int], str]:
+        placed = {}
+        with requests.Session() as session:
+            for each in range(50):
+                value = f"{number}-{each}"
+                answer = session.post(f"{ways.threadless.url}/messages/{name}", json=value, timeout=30)
+                (record,) = answer.json()["records"]
+                placed[record["partition"], record["offset"]] = value
+        return placed
+
+    with ThreadPoolExecutor(16) as pool:
+        acknowledged = {place: value for each in pool.map(publish, range(16)) for place, value in each.items()}
+    read = {(each["partition"], each["offset"]): each["value"] for each in ways.threadless.records(name)}
+    assert len(acknowledged) == 800
+    assert read == acknowledged
+
+
+def in_two(client: socket.socket, request: bytes) -> None:
+    client.sendall(request[:40])
+    client.sendall(request[40:])
+
+
+def byte_by_byte(client: socket.socket, request: bytes) -> None:
+    for each in request:
+        client.sendall(b"%c" % each)
+
+
+@pytest.mark.parametrize("send", [in_two, byte_by_byte])
+def test_a_request_in_pieces(ways: Ways, topic: TopicFactory, send: Callable[[socket.socket, bytes], object]) -> None:
+    name = topic()
+    assert ways.threadless.put(f"/messages/{name}", b"first").ok
+    with ways.threadless.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number in (1, 2):
+            send(client, raw("PUT", f"/messages/{name}", {}, b"%d" % number, "pieces"))
+            ((status, headers, body),) = read_answers(client, 1)
+            assert (status, headers["connection"]) == (200, "keep-alive")
+            assert b'"offset":%d,' % number in body
+
+
+def test_a_client_that_reads_late_gets_all_of_a_large_answer(ways: Ways, topic: TopicFactory) -> None:
+    name = topic()
+    assert ways.threadless.put(f"/messages/{name}", b"first").ok
+    body = b"[" + b",".join([b"1"] * 60_000) + b"]"
+    request = raw("POST", f"/messages/{name}", {"Content-Type": "application/json"}, body, "late")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", ways.threadless.port))
+        client.settimeout(30)
+        client.sendall(request + request)
+        wait_for(lambda: len(re.findall(" late gunicorn.access", ways.threadless.access_log)) > 0)
+        for _, _, said in read_answers(client, 2):
+            assert said.count(b'"offset"') == 60_000
