@@ -125,8 +125,14 @@ class Config:
     admin: Annotated[Section, "kafka-python's settings for the admin client, over those of kafka"] = field(
         default_factory=dict, repr=False
     )
+    schema_registry: Annotated[Section, "the schema registry that avro, protobuf and jsonschema need: url, …"] = field(
+        default_factory=dict, repr=False
+    )
     serializers: Annotated[Sections, "settings of each serialiser, by its name"] = field(
         default_factory=dict, repr=False
+    )
+    topics: Annotated[Sections, "formats of topics by patterns of their names, where a request names none"] = field(
+        default_factory=dict
     )
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -156,6 +162,13 @@ class Setting(NamedTuple):
     @property
     def is_section(self) -> bool:
         return get_origin(self.kind) is Mapping
+
+    @property
+    def depth(self) -> int:
+        """How many names lead to a value of a section: its own key, or a key in the table of a name."""
+        if not self.is_section:
+            return 0
+        return 2 if get_origin(get_args(self.kind)[1]) is Mapping else 1
 
     @property
     def is_list(self) -> bool:

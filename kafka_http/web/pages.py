@@ -1,6 +1,7 @@
 """Pages of the /messages dialect: as JSON, and as one message byte for byte."""
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 
 import msgspec
@@ -8,6 +9,7 @@ from flask import Response
 
 from kafka_http.core.formats import Formats
 from kafka_http.core.reading import Page
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
@@ -21,33 +23,34 @@ _json = lru_cache(msgspec.json.encode)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def render_page(formats: Formats, topic: str, consumer: str, format_: str | None, page: Page) -> bytes:
-    """The JSON of a page. Values are read by `format_`, or by what each looks like."""
+def render_page(formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page) -> bytes:
+    """The JSON of a page. Values are read by the format wanted, or by what each looks like."""
     ack = page_position(page.last)
     return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
-        b",".join([render_record(formats, topic, format_, record) for record in page.records]),
+        b",".join([render_record(formats, topic, wanted, record) for record in page.records]),
         page_position(page.next).encode(),
         msgspec.json.encode(ack or None),
     )
 
 
-def render_record(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
-    """The JSON of a record. `"value": null` always is a tombstone; a value that `format_` cannot read is an error."""
+def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> bytes:
+    """The JSON of a record. `"value": null` always is a tombstone; a value that its format cannot read is an error, and
+    such a key is shown without that format."""
     timestamp, key, value, headers = record.timestamp, record.key, record.value, record.headers
-    field, name = b"value", format_
+    field, name = b"value", wanted.value
     if value is None:
         name, text = None, b"null"
-    elif format_ is None:
+    elif name is None:
         name, text = formats.detect(value)
     else:
-        field, name, text = _decoded(formats, topic, format_, headers, value)
+        field, name, text = _decoded(formats, topic, name, headers, value)
     return (_TIMELESS if timestamp is None else _RECORD) % (
         record.partition,
         record.offset,
         b"null" if timestamp is None else timestamp,
-        b"null" if key is None else _key(key),
+        b"null" if key is None else _key(formats, topic, wanted.key, headers, key),
         field,
         text,
         _json(name),
@@ -64,7 +67,12 @@ def _decoded(formats: Formats, topic: str, format_: str, headers: Headers, value
     return b"value", *((format_, text) if text.strip() != b"null" else formats.detect(text))
 
 
-def _key(key: bytes) -> bytes:
+def _key(formats: Formats, topic: str, format_: str | None, headers: Headers, key: bytes) -> bytes:
+    if format_ is not None:
+        with suppress(InvalidValue):
+            text = formats.decode(topic, format_, headers, key)
+            if text.strip() != b"null":  # which is a key that is not there
+                return b'%b,"key_format":"%b"' % (text, format_.encode())
     try:
         return msgspec.json.encode(str(key, "utf-8"))
     except UnicodeDecodeError:

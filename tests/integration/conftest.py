@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
 from kafka import KafkaAdminClient
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.registry import EmbeddedRegistry
 from tests.integration.service import Service
 
 ServiceFactory = Callable[..., Service]
@@ -60,4 +62,11 @@ def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
 def admin(kafka: EmbeddedKafka) -> Iterator[KafkaAdminClient]:
     """kafka-python's own view of the shared broker."""
     with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def judge(registry: EmbeddedRegistry) -> Iterator[SchemaRegistryClient]:
+    """confluent-kafka's own view of the shared schema registry, which its serialisers take."""
+    with SchemaRegistryClient({"url": registry.url}) as client:
         yield client

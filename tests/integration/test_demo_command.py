@@ -134,6 +134,27 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_starte
         assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
 
 
+def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
+    kafka_parts: None, registry_parts: None, tmp_path: Path
+) -> None:
+    def registry_of(running: RunningDemo) -> str:
+        [url] = [line.split()[2] for line in running.said if line.startswith("Schema registry: ")]
+        return url
+
+    with demo(tmp_path, "--registry") as first:
+        subject = f"{registry_of(first)}/subjects/greetings-value/versions"
+        registered = requests.post(subject, json={"schema": '"string"'}, timeout=30).json()
+        first.process.terminate()
+        assert first.process.wait(20) == 0
+        assert processes_of(tmp_path) == {}
+
+    with demo(tmp_path, "--registry") as second:
+        schema = requests.get(f"{registry_of(second)}/schemas/ids/{registered['id']}", timeout=30).json()
+        assert schema["schema"] == '"string"'
+        second.process.kill()
+        wait_for(lambda: processes_of(tmp_path) == {})
+
+
 def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path), "--bind", "0.0.0.0:8082"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
