@@ -48,7 +48,7 @@ class JsonSchemaCodec:
         self._there: CheckerElsewhere | None = None
         self._here: Checker | None = None
         try:
-            self._work = work_of(parsed(text))
+            self._work = work_of(parsed(text), {name: parsed(each) for name, each in references})
             if self._work <= _MOST_WORK_TO_COMPILE:
                 self._here = Checker(text, references)
             else:

@@ -252,6 +252,16 @@ def test_deep_values(codec: Codecs) -> None:
         made.encode(b"[" * 100_000 + b"]" * 100_000)
 
 
+def test_a_value_that_goes_down_two_ways_at_each_level(process: CheckingProcess) -> None:
+    branch = {"properties": {"a": {"$ref": "#"}}}
+    schema = {"anyOf": [{**branch, "required": ["x"]}, {**branch, "required": ["y"]}, {"type": "integer"}]}
+    value = b'{"a":' * 40 + b"{}" + b"}" * 40
+    began = time.monotonic()
+    with pytest.raises(InvalidPayload):
+        Codecs(process, False)(schema).encode(value)
+    assert time.monotonic() - began < 10
+
+
 def laughs(depth: int) -> dict[str, Any]:
     """Each definition refers twice to the next: 2**depth checks."""
     twice = {f"d{number}": {"allOf": [{"$ref": f"#/definitions/d{number + 1}"}] * 2} for number in range(depth)}
@@ -337,7 +347,14 @@ def test_a_process_that_ended_is_started_again() -> None:
         ({"patternProperties": {"a{7}": {}}}, 1 + 50 + 4 + 35 + 1),
         (laughs(5), pytest.approx(32 * 4, rel=0.6)),
         (laughs(30), ENDLESS),
-        ({"items": {"$ref": "#"}}, ENDLESS),
+        ({"items": {"$ref": "#"}}, 2),
+        ({"properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "n": {"type": "integer"}}}, 5),
+        ({"properties": {"next": {"oneOf": [{"type": "null"}, {"$ref": "#"}]}}}, 5),
+        ({"items": {"$ref": "#"}, "contains": {"$ref": "#"}}, ENDLESS),
+        ({"properties": {"a": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}}, ENDLESS),
+        ({"properties": {"a": {"$ref": "#"}}, "allOf": [{"properties": {"a": {"$ref": "#"}}}]}, ENDLESS),
+        ({"not": {"$ref": "#/$defs/b"}, "$defs": {"b": {"allOf": [{"items": {"$ref": "#"}}] * 2}}}, ENDLESS),
+        ({"properties": {"a": {"$ref": "#"}}, "patternProperties": {"a": {"$ref": "#"}}}, ENDLESS),
         ({"$ref": "x.json"}, ENDLESS),
         ({"$ref": "#anchor"}, ENDLESS),
         ({"properties": {"a": {"$id": "http://a.example/"}}}, ENDLESS),
@@ -351,6 +368,22 @@ def test_a_process_that_ended_is_started_again() -> None:
 )
 def test_how_much_work_a_schema_is(schema: Any, work: Any) -> None:
     assert work_of(schema) == work
+
+
+@pytest.mark.parametrize(
+    ("schema", "references", "work"),
+    [
+        ({"$ref": "x"}, {"x": STRING}, 3),
+        ({"$ref": "x#/definitions/y"}, {"x": {"definitions": {"y": {"items": {"$ref": "#"}}}}}, 4),
+        ({"$id": "http://a.example/b", "allOf": [{"$ref": "http://a.example/x"}]}, {"http://a.example/x": STRING}, 5),
+        ({"$id": "http://a.example/b", "allOf": [{"$ref": "x"}]}, {"x": STRING}, ENDLESS),
+        ({"properties": {"a": {"$ref": "x"}}}, {"x": {"items": {"$ref": "y"}}, "y": {"items": {"$ref": "x"}}}, 6),
+        ({"$ref": "x"}, {"x": {"anyOf": [{"items": {"$ref": "x"}}, {"items": {"$ref": "x"}}]}}, ENDLESS),
+        ({"$ref": "x#y"}, {"x": {"definitions": {"y": {"$id": "#y"}}}}, ENDLESS),
+    ],
+)
+def test_how_much_work_it_is_with_references(schema: Any, references: dict[str, Any], work: float) -> None:
+    assert work_of(schema, references) == work
 
 
 def test_reading_needs_neither_schema_nor_registry() -> None:
