@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, dropwhile, islice
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -41,14 +41,6 @@ def bytes_a_record(data: bytes) -> int | None:
     return (_LENGTH_FROM + length) // count if magic == 2 and count > 0 else None
 
 
-class _Batch(NamedTuple):
-    """A batch of which records are still to be had. `end` is the offset after it, where its format says."""
-
-    records: Iterator[Any]
-    end: int | None
-    is_packed: bool
-
-
 class Batches:
     """A partition's part of a fetch answer, whose records are taken piece by piece. For one thread at a time.
 
@@ -66,7 +58,9 @@ class Batches:
         self._unpacked = 0
         self._hidden = _Hidden(aborted or ())
         self._batches = _batches(data, offset)
-        self._batch: _Batch | None = None
+        self._batch: Iterator[Any] | None = None
+        self._end: int | None = None
+        self._is_packed = False
         self._held: list[Record] = []
         self._is_exhausted = False
 
@@ -91,11 +85,13 @@ class Batches:
         used = 0
         while len(taken) < most and (records := self._held or self._decode(min(most - len(taken), _PIECE))):
             wanted = records[: most - len(taken)]
-            if used + size_of(wanted) > size:
+            more = size_of(wanted)
+            if used + more > size:
                 count = count_within(wanted, size - used)
                 wanted = wanted[: count or int(not taken and size_of(wanted[:1]) <= first)]
+                more = size_of(wanted)
             taken += wanted
-            used += size_of(wanted)
+            used += more
             self._held = records[len(wanted) :]
             if self._held:
                 break
@@ -109,30 +105,32 @@ class Batches:
         try:
             while len(records) < most and (batch := self._batch or self._open()) is not None:
                 self._batch = None
-                records += _records(batch, self._place, most - len(records))
-                if batch.is_packed:
+                records += _records(batch, self._place, None if self._is_packed else most - len(records))
+                if self._is_packed:
                     self._unpacked = size_of(records)
-                if len(records) == most and not batch.is_packed:
+                elif len(records) == most:
                     self._batch = batch
                     self._decoded_to = records[-1].offset + 1
-                else:
-                    self._decoded_to = batch.end or (records[-1].offset + 1 if records else self._decoded_to)
+                    break
+                self._decoded_to = self._end or (records[-1].offset + 1 if records else self._decoded_to)
         except Exception as error:  # whatever the parser makes of broken bytes
             self._is_exhausted = True
             if not records and self._decoded_to == self._offset:
                 raise _corrupt(self._place, self._offset, error) from error
         return records
 
-    def _open(self) -> _Batch | None:
-        """The next batch that a reader sees."""
+    def _open(self) -> Iterator[Any] | None:
+        """The records of the next batch that a reader sees."""
         for batch, end in self._batches:
             if self._hidden.covers(batch, end):
                 self._decoded_to = end or self._decoded_to
                 continue
-            wanted: Iterator[Any] = chain(batch)  # a batch begins its own iteration once and no more
-            if getattr(batch, "base_offset", -1) < self._offset:
-                wanted = dropwhile(partial(_is_before, self._offset), wanted)
-            return _Batch(wanted, end, is_packed=end is None or batch.compression_type != 0)
+            self._end = end
+            self._is_packed = end is None or batch.compression_type != 0
+            records = chain(batch)  # a batch begins its own iteration once and no more
+            if end is None or batch.base_offset < self._offset:
+                return dropwhile(partial(_is_before, self._offset), records)
+            return records
         self._is_exhausted = True
         return None
 
@@ -192,8 +190,8 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _records(batch: _Batch, place: TopicPartition, most: int) -> list[Record]:
-    """The next records of a batch: at most so many or, decompressed as it is then, all."""
+def _records(batch: Iterator[Any], place: TopicPartition, most: int | None) -> list[Record]:
+    """The next records of a batch: at most so many, or all."""
     topic, partition = place
     return [
         Record(
@@ -203,9 +201,9 @@ def _records(batch: _Batch, place: TopicPartition, most: int) -> list[Record]:
             None if (at := each.timestamp) == -1 else at,
             each.key,
             each.value,
-            tuple(each.headers),
+            tuple(headers) if (headers := each.headers) else (),
         )
-        for each in islice(batch.records, None if batch.is_packed else most)
+        for each in islice(batch, most)
     ]
 
 
