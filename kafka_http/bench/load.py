@@ -93,6 +93,7 @@ def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally
         p90=percentile(latencies, 90) * 1000,
         p99=percentile(latencies, 99) * 1000,
         server_cpu=spent.server,
+        server_busiest=spent.server_busiest,
         broker_cpu=spent.broker,
         generator_cpu=sum(each.cpu for each in tallies),
         generator_busiest=max(each.cpu for each in tallies) / seconds,

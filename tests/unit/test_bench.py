@@ -214,7 +214,7 @@ def test_percentiles(ordered: list[float], percent: float, value: float) -> None
 def row(records: int = 1, connections: int = 1, **other: object) -> Row:
     figures = {
         "seconds": 10.0, "requests": 20_000, "messages": 20_000 * records, "errors": 0,
-        "p50": 1.0, "p90": 2.0, "p99": 3.0, "server_cpu": 5.0, "broker_cpu": 2.0,
+        "p50": 1.0, "p90": 2.0, "p99": 3.0, "server_cpu": 5.0, "server_busiest": 0.5, "broker_cpu": 2.0,
         "generator_cpu": 1.0, "generator_busiest": 0.1, "machine_busy": 0.5,
     }  # fmt: skip
     return Row(records=records, connections=connections, **figures | other)  # type: ignore[arg-type]
@@ -246,17 +246,19 @@ def test_the_table_has_a_row_for_each_combination() -> None:
     ]
 
 
-def test_the_table_says_where_the_generator_or_somebody_else_was_the_limit() -> None:
+def test_the_table_says_what_to_know_about_its_figures() -> None:
     busy = row(1, 64, generator_busiest=0.97)
     crowded = row(100, 64, machine_busy=0.99, generator_cpu=5.0, server_cpu=11.0)
     shared = row(1000, 64, machine_busy=0.99)
+    uneven = row(2000, 64, server_busiest=0.95)
 
-    said = table(result(row(), busy, crowded, shared)).splitlines()[8:]
+    said = table(result(row(server_busiest=1.0), busy, crowded, shared, uneven)).splitlines()[9:]
 
-    assert [each.partition(" records, 64 connections: ")[0] for each in said] == ["1", "100", "1000"]
+    assert [each.partition(" records, 64 connections: ")[0] for each in said] == ["1", "100", "1000", "2000"]
     assert "97% of a core" in said[0]
     assert "25% of all" in said[1]
     assert "something else took 59% of the machine's cores" in said[2]
+    assert "one of the server's workers did all the work" in said[3]
 
 
 def test_two_runs_side_by_side() -> None:
