@@ -4,16 +4,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-import msgspec
-
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
 from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound
-from kafka_http.records import Place, Positions, Record, TopicPartition, size_of
+from kafka_http.records import Place, Positions, Record, TopicPartition
 
 _PAUSE = 0.1
-_SURELY_LENT = 0.5
-"""Seconds. A group takes no partitions away before it has waited `RELEASE_SECONDS` for their reader."""
 _FULL = 2
 """A page is enough for `fetch.min.bytes` where it is half of what fits: the next record may be larger than the rest."""
 
@@ -66,14 +62,11 @@ class InstanceReader:
     def _read(self, loan: Loan, limits: Limits, until: float) -> LentPage:
         enough = min(loan.settings.min_bytes, limits.size // _FULL)
         while True:
-            lent_at = time.monotonic()
-            page = self._look(loan, limits, min(WAIT_SLICE, until - lent_at))
+            page = self._look(loan, limits, min(WAIT_SLICE, until - time.monotonic()))
             left = until - time.monotonic()
-            full = page.size >= enough or len(page.records) >= limits.records
+            full = _size(page.records) >= enough or len(page.records) >= limits.records
             if left <= 0 or (page.records and full) or self._reader.pause(0):
-                if time.monotonic() - lent_at > _SURELY_LENT:
-                    page = self._still_lent(loan, page)
-                return LentPage(self._instances, loan, page)
+                return LentPage(self._instances, loan, self._still_lent(loan, page))
             if loan.joining:
                 loan = self._instances.renew(loan, (), min(WAIT_SLICE, left))
             else:
@@ -82,7 +75,7 @@ class InstanceReader:
                 loan = self._instances.renew(loan, () if page.records else _places(page.next))
 
     def _still_lent(self, loan: Loan, page: Page) -> Page:
-        """What of the page may be handed out after so long: nobody would note down the delivery of the rest. Raises
+        """What of the page may be handed out still: nobody would note down the delivery of the rest. Raises
         `LoanEnded`, also where the instance's holder has died since."""
         if not page.records:
             return page
@@ -93,7 +86,7 @@ class InstanceReader:
         following, last = (
             {each: offset for each, offset in positions.items() if each in ours} for positions in (page.next, page.last)
         )
-        return Page(records, following, last, size_of(records))
+        return Page(records, following, last)
 
     def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
         """Read once. A topic that is gone keeps nobody from reading the others."""
@@ -105,12 +98,16 @@ class InstanceReader:
                 page = self._reader.read(
                     positions, limits, wait=max(0, seconds), isolation=settings.isolation, reset=settings.reset
                 )
-                return msgspec.structs.replace(page, next={**gone, **page.next})
+                return Page(page.records, {**gone, **page.next}, page.last)
             except TopicNotFound as error:
                 of_it = {each for each in positions if each.topic == error.fields.get("topic")}
                 if len(of_it) in {0, len(positions)}:
                     raise
                 gone |= {each: positions.pop(each) for each in of_it}
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum(len(each.value or b"") + len(each.key or b"") for each in records)
 
 
 def _places(positions: Positions) -> list[Place]:

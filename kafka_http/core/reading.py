@@ -27,13 +27,12 @@ WAIT_SLICE = 1.0
 class Page(Struct, frozen=True):
     """Records, of one partition after another, and where to read on in every partition asked for.
 
-    `last` is the offset of the last record of each partition that there are any of, `size` that of all keys and values.
+    `last` is the offset of the last record of each partition that there are any of.
     """
 
     records: Sequence[Record]
     next: Positions
     last: Positions = {}
-    size: int = 0
 
 
 class Limits(Struct, frozen=True):
@@ -104,7 +103,6 @@ class _PageInMaking:
         self.next = dict(positions)
         self.records_left = limits.records
         self.bytes_left = limits.size
-        self._size = 0
         self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
         self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
 
@@ -124,13 +122,12 @@ class _PageInMaking:
             self._records[place] += records
             self.records_left -= len(records)
         self.bytes_left -= fetched.size
-        self._size += fetched.size
         self.next.update(fetched.next)
 
     def done(self) -> Page:
         lists = [self._records[place] for place in sorted(self._records)]
         last = {place: records[-1].offset for place, records in self._records.items() if records}
-        return Page(list(chain.from_iterable(lists)), self.next, last, self._size)
+        return Page(list(chain.from_iterable(lists)), self.next, last)
 
 
 def _out_of_range(positions: Positions, ends: Mapping[TopicPartition, Ends]) -> OffsetOutOfRange:

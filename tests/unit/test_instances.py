@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from kafka_http.core.consuming import InstanceReader, LentPage
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instances import Loan
 from kafka_http.core.reading import Limits, Reader
@@ -564,51 +563,6 @@ def test_a_reader_that_waits_lets_a_rebalance_through(world: World) -> None:
     loan = world.registry.renew(loan, loan.positions, 5)
     assert (len(loan.positions), loan.joining) == (2, False)
     assert len(world.borrow(B).positions) == 2
-
-
-class Counted:
-    """A registry, and which of its methods were called."""
-
-    def __init__(self, registry: InstanceRegistry) -> None:
-        self._registry = registry
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        self.calls.append(name)
-        return getattr(self._registry, name)
-
-
-def test_a_page_that_is_there_costs_one_call_to_deliver(world: World) -> None:
-    world.create(A, "t")
-    world.write("t", "a", "b")
-    loan = world.borrow()
-    counted: Any = Counted(world.registry)
-    page = InstanceReader(counted, world.reader).read(loan, Limits(1, 1000), time.monotonic() + 5)
-    page.delivered()
-    assert [each.value for each in page.records] == [b"a"]
-    assert counted.calls == ["give_back"]
-    assert world.read() == ["b"]
-
-
-def test_what_was_taken_away_while_a_reader_waited_is_not_handed_out(world: World) -> None:
-    world.create(A, "four")
-    loan = world.borrow()
-    read: list[LentPage] = []
-    reader = InstanceReader(world.registry, world.reader)
-    reading = threading.Thread(target=lambda: read.append(reader.read(loan, Limits(100, 1000), time.monotonic() + 5)))
-    reading.start()
-    threading.Event().wait(0.7)  # so long that what it was lent counts no more
-    world.create(B, "four")
-    eventually(lambda: world.registry.assignments(G, A) == [])
-    for partition in range(4):
-        world.write("four", str(partition), partition=partition)
-    reading.join()
-    read[0].delivered()
-    mine = {each.partition for each in world.registry.assignments(G, A)}
-    assert len(mine) == 2
-    assert {each.partition for each in read[0].records} <= mine
-    values = [(each.value or b"").decode() for each in read[0].records]
-    assert sorted(values + world.read(A) + world.read(B)) == ["0", "1", "2", "3"]
 
 
 def test_what_a_slow_reader_gives_back_counts_for_partitions_that_it_kept(world: World) -> None:
