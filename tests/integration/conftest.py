@@ -65,8 +65,15 @@ def admin(kafka: EmbeddedKafka) -> Iterator[KafkaAdminClient]:
         yield client
 
 
+class Judge(SchemaRegistryClient):
+    """Asks for no associations, which Apicurio does not have: of a hundred such requests it leaves one unanswered."""
+
+    def get_associations_by_resource_name(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+
 @pytest.fixture(scope="session")
 def judge(registry: EmbeddedRegistry) -> Iterator[SchemaRegistryClient]:
     """confluent-kafka's own view of the shared schema registry, which its serialisers take."""
-    with SchemaRegistryClient({"url": registry.url}) as client:
+    with Judge({"url": registry.url, "timeout": 30}) as client:
         yield client
