@@ -17,7 +17,6 @@ from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
-from kafka_http.core.reading import Reader
 from kafka_http.daemon import DaemonInstances
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
@@ -47,10 +46,10 @@ class Held(NamedTuple):
 class Lifecycle:
     """What a server tells the application of its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
+    def __init__(self, core: Core, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
-        self._reader = reader
+        self._core = core
         self._broker = broker
         self._held = held
         self._process = 0
@@ -65,8 +64,9 @@ class Lifecycle:
             self._held.start()
 
     def stopping(self) -> None:
-        """No new requests come; those that wait for messages are answered within a second. Does not block."""
-        self._reader.stop()
+        """No new requests come; those that wait for messages are answered within a second, and streams end. Does not
+        block."""
+        self._core.stop()
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
@@ -84,14 +84,14 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
-    core = Core(broker, load_serializers(config.serializers, registry), config.topics)
+    core = Core(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
     held = None
     if instances is None:
         held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
         instances = held.instances
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     publishes = PlainPublishes(core, config, bodies)
-    lifecycle = Lifecycle(core.reader, broker, held, publishes if config.threadless_publish else None)
+    lifecycle = Lifecycle(core, broker, held, publishes if config.threadless_publish else None)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
