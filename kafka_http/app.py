@@ -1,6 +1,7 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
+from kafka_http.broker.descriptors import Descriptors
 from kafka_http.broker.settings import check_client_settings
 from kafka_http.config import Config
 from kafka_http.core import Core
@@ -18,6 +20,7 @@ from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.daemon import DaemonInstances
+from kafka_http.errors import Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
@@ -32,6 +35,8 @@ from kafka_http.web.responses import register_error_handlers
 from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
+
+log = logging.getLogger(__name__)
 
 
 class Held(NamedTuple):
@@ -52,6 +57,7 @@ class Lifecycle:
         self._core = core
         self._broker = broker
         self._held = held
+        self._descriptors = Descriptors(1, "streams")
         self._process = 0
 
     def started(self) -> None:
@@ -59,6 +65,10 @@ class Lifecycle:
         if self._process == os.getpid():
             return
         self._process = os.getpid()
+        try:
+            self._descriptors.check(self._core.streams.limit)
+        except Unavailable as error:
+            log.warning("%s", error.message)
         gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
         if self._held is not None:
             self._held.start()

@@ -29,6 +29,24 @@ class Bounds(Struct, frozen=True):
 class Stream:
     """One client's way through a topic. One thread at a time may call."""
 
+    __slots__ = (
+        "_budget",
+        "_ends",
+        "_first",
+        "_in_step",
+        "_is_open",
+        "_isolation",
+        "_number",
+        "_patience",
+        "_streams",
+        "_tail",
+        "_topic",
+        "_until",
+        "_view",
+        "is_ending",
+        "position",
+    )
+
     def __init__(
         self,
         streams: "Streams",
@@ -59,7 +77,8 @@ class Stream:
         self._is_open = True
 
     def begin(self, until: Offsets | None) -> None:
-        """Read for the first time, up to these offsets (None: on and on). Raises what `Reader.read` does."""
+        """Read for the first time, up to these offsets (None: on and on). To be called once, before all else. Raises
+        what `Reader.read` does."""
         self._until = until
         self._ends = until is not None
         page = self._page(self.position)
@@ -75,14 +94,6 @@ class Stream:
     def is_empty(self) -> bool:
         """Whether it is over before it has given anything."""
         return self.is_ending and (self._first is None or not self._first.records)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether, at its beginning, more is there than it has read."""
-        if self.is_ending or self._first is None:
-            return False
-        records = self._first.records
-        return len(records) >= _PAGE.records or size_of(records) >= _PAGE.size * 7 // 8
 
     @property
     def is_at_tail(self) -> bool:
@@ -220,6 +231,8 @@ class Stream:
 class _Budget:
     """What is left of a stream's bounds."""
 
+    __slots__ = ("_is_untouched", "_records", "_size", "is_spent")
+
     def __init__(self, bounds: Bounds) -> None:
         self._records = bounds.records
         self._size = bounds.size
@@ -258,7 +271,7 @@ class Streams:
         """`limit`: how many there may be at a time."""
         self.reader = reader
         self._log = log
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()
         self._open = 0
         self._tails: dict[tuple[str, Isolation], Tail] = {}
@@ -282,8 +295,8 @@ class Streams:
         Raises `TooManyStreams`, and what `Reader.read` does. Whoever has it calls its `close`.
         """
         with self._lock:
-            if self._open >= self._limit:
-                raise TooManyStreams(self._limit)
+            if self._open >= self.limit:
+                raise TooManyStreams(self.limit)
             self._open += 1
         stream = Stream(self, topic, positions, render=render, bounds=bounds, isolation=isolation)
         try:

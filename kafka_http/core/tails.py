@@ -77,6 +77,8 @@ class FellBehind(Exception):
 class Patience:
     """Lets pass, for a while, errors that may pass."""
 
+    __slots__ = ("_since",)
+
     def __init__(self) -> None:
         self._since: float | None = None
 
@@ -162,8 +164,10 @@ class Tail:
 
         Raises `FellBehind`, and once all that was read has been had the error that has ended it.
         """
+        if number == self._end and not wait and not self.is_closed:  # as is asked of many streams again and again
+            return None
         with self._changed:
-            if number == self._end and wait > 0 and not self.is_closed:
+            if number == self._end and wait and not self.is_closed:
                 self._changed.wait(wait)
             if number < self._end - len(self._batches):
                 raise FellBehind

@@ -25,6 +25,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.server.publishes import Publishes
+from kafka_http.server.streams import HandedOver, Streams, are_possible, offering
 from kafka_http.server.threadless import Threadless, is_possible
 
 LINGER_SECONDS = 2.0
@@ -63,7 +64,9 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Lingering] = deque()
         self._threadless: Threadless | None = None
+        self._streams: Streams | None = None
         self._keepalive = float(self.cfg.keepalive)
+        self._runtime: Lifecycle | None = None
 
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
@@ -77,15 +80,20 @@ class Worker(ThreadWorker):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
-        runtime = self._runtime()
+        runtime = self._runtime = _runtime_of(self.wsgi)
         if runtime is not None and hasattr(runtime, "started"):
             runtime.started()
         publishes = getattr(runtime, "publishes", None)
         if publishes is not None and is_possible(self.cfg):
             self._threadless = Threadless(self, publishes, self._poller, stall=STALL_SECONDS)
+        if runtime is not None and are_possible(self.cfg):
+            self._streams = Streams(stall=STALL_SECONDS)
+            self.wsgi = offering(self.wsgi)
         try:
             super().run()
         finally:
+            if self._streams is not None:
+                self._streams.close(LINGER_SECONDS)
             self._close_app()
 
     def enqueue_req(self, conn: TConn) -> None:
@@ -102,8 +110,12 @@ class Worker(ThreadWorker):
             self._watch(conn, partial(self.on_pending_socket_readable, conn))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        keeps = fs.result() if not fs.cancelled() and fs.exception() is None else None
-        if keeps is False:
+        error = None if fs.cancelled() else fs.exception()
+        keeps = fs.result() if not fs.cancelled() and error is None else None
+        if isinstance(error, HandedOver) and self._streams is not None:
+            self.nr_conns -= 1
+            self._streams.add(conn.sock, error.feed, error.is_chunked)
+        elif keeps is False:
             self.linger(conn)
         elif keeps is True and self._threadless is not None and not _read_ahead(conn):
             self._threadless.watch(conn)
@@ -208,23 +220,18 @@ class Worker(ThreadWorker):
             conn.timeout = min(conn.timeout or latest, latest)
         if self._threadless is not None:
             self._threadless.begin_stop(latest)
-        runtime = self._runtime()
+        runtime = self._runtime
         if runtime is not None and hasattr(runtime, "stopping"):
             runtime.stopping()
 
     def _close_app(self) -> None:
-        runtime = self._runtime()
+        runtime = self._runtime
         if runtime is None:
             return
         try:
             runtime.close(FLUSH_SECONDS)
         except Exception:
             self.log.exception("The application did not close in order")
-
-    def _runtime(self) -> Lifecycle | None:
-        """Nothing where the application is another than ours, or could not be loaded."""
-        extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
-        return cast("Lifecycle | None", extensions.get("kafka_http"))
 
 
 class _Lingering:
@@ -269,6 +276,11 @@ class _Page:
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return status_line + b"\r\n" + head.encode() + body
+
+
+def _runtime_of(app: Any) -> Lifecycle | None:
+    """Nothing where the application is another than ours, or could not be loaded."""
+    return cast("Lifecycle | None", getattr(app, "extensions", {}).get("kafka_http"))
 
 
 def _read_ahead(conn: TConn) -> bytes:

@@ -20,6 +20,8 @@ class Feed:
     A worker's main loop may be given it as a `kafka_http.server.streams.Feed`.
     """
 
+    __slots__ = ("_frames", "_said_at", "_stream", "_streams", "is_over", "keepalive")
+
     def __init__(self, streams: Streams, stream: Stream, frames: Frames, keepalive: float) -> None:
         """`keepalive`: after so many seconds of silence comes a sign of life."""
         self.keepalive = keepalive
@@ -84,12 +86,12 @@ class Feed:
 
 
 class Body:
-    """The body of a stream as WSGI has it: in its thread, until a server that can takes it over."""
+    """The body of a stream as WSGI has it: in its thread, but for a server that needs none."""
 
     def __init__(
         self, feed: Feed, hand_over: Callable[[Feed], None] | None, release: Callable[[], None] | None
     ) -> None:
-        """`hand_over` does not return. `release` is called once the thread is no longer needed."""
+        """`hand_over` does not return. `release` is called at the end."""
         self._feed = feed
         self._hand_over = hand_over
         self._release = release
@@ -97,10 +99,10 @@ class Body:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._feed.first()
+        if self._hand_over is not None and not self._feed.is_over:
+            self._is_mine = False
+            self._hand_over(self._feed)
         while not self._feed.is_over:
-            if self._hand_over is not None and self._feed.is_at_tail:
-                self._is_mine = False
-                self._hand_over(self._feed)
             yield self._feed.next(_SLICE)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Streams of the /messages dialect: a topic followed over one connection."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from flask import Response, request
 
@@ -62,15 +61,13 @@ class MessageStreams:
         # In a thread it is the second write that fails when the client is gone.
         keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
         feed = Feed(self._core.streams, stream, frames, keepalive)
-        body = Body(feed, hand_over, self._place(stream, hand_over))
+        body = Body(feed, hand_over, None if hand_over is not None or stream.is_ending else self._place())
         response = Response(body, content_type=media_type, direct_passthrough=True)
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass on what comes as it comes
         return response
 
-    def _place(self, stream: Stream, hand_over: Any) -> Callable[[], None] | None:
-        """A place among those that may hold a thread, for a stream that will. Raises `Unavailable`."""
-        if stream.is_ending or (hand_over is not None and not stream.is_behind):
-            return None
+    def _place(self) -> Callable[[], None]:
+        """A place among those that may hold a thread. Raises `Unavailable`."""
         place = self._waits.hold()
         if place is None:
             raise Unavailable(

@@ -9,6 +9,15 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from tests.integration.service import Service
 from tests.integration.test_messages import *  # noqa: F403
 from tests.integration.test_publishing import *  # noqa: F403
+from tests.integration.test_streams import (  # noqa: F401
+    KEEPALIVE,
+    MAX_STREAMS,
+    test_a_client_that_is_gone_makes_room_within_the_keep_alive,
+    test_a_slow_client_delays_nobody_and_loses_nothing,
+    test_a_topic_that_goes_ends_its_streams,
+    test_an_export_is_good_to_import,
+    test_messages_come_as_they_are_published,
+)
 from tests.integration.test_v2 import *  # noqa: F403
 from tests.integration.test_v2_errors import *  # noqa: F403
 
@@ -45,3 +54,16 @@ def service(granian: Service) -> Service:
 @pytest.fixture
 def workers_4(granian: Service) -> Service:
     return granian
+
+
+@pytest.fixture(scope="module")
+def streaming(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"workers": 1, "max_streams": MAX_STREAMS, "stream_keepalive": KEEPALIVE}
+    service = GranianService(tmp_path_factory.mktemp("streaming"), kafka.bootstrap_servers, **settings)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        print(service.log)
+    assert "Traceback" not in service.log

@@ -22,6 +22,7 @@ from kafka import KafkaAdminClient
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.events import EventParser
+from tests.integration.conftest import ServiceFactory
 from tests.integration.following import NDJSON, EventSource, Numbers, events_of, opened
 from tests.integration.service import Service, wait_for
 
@@ -165,6 +166,21 @@ def test_a_client_that_is_gone_makes_room_within_the_keep_alive(streaming: Servi
     assert time.monotonic() - gone < 2 * KEEPALIVE
 
 
+def test_streams_hold_no_threads(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers, workers=1, threads=2), topic()
+    publish(service, name, range(1))
+    with ExitStack() as clients:
+        paths = [f"/messages/{name}/me/{offset}" for offset in ("latest", "earliest") * 30]
+        answers = [clients.enter_context(attempt(service, path)) for path in paths]
+        assert {each.status for each in answers} == {200}
+        publish(service, name, range(1, 2))
+        found = [events_of(answer, 1 + index % 2) for index, answer in enumerate(answers)]
+        assert [[event.json["value"] for event in each] for each in found] == [[1], [0, 1]] * 30
+        assert service.get("/health").status_code == 200
+
+
 def test_a_slow_client_delays_nobody_and_loses_nothing(streaming: Service, topic: TopicFactory) -> None:
     name, value, count = topic(), "x" * 100_000, 200
     path = f"/messages/{name}/me/earliest"
@@ -247,7 +263,7 @@ def test_a_server_that_stops_ends_its_streams_in_order(
 def test_an_event_source_loses_and_repeats_nothing_while_the_server_is_restarted(
     kind: type[Service], kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path
 ) -> None:
-    service = kind(tmp_path, kafka.bootstrap_servers)
+    service = kind(tmp_path, kafka.bootstrap_servers, stream_keepalive=1)
     name = topic(3)
     certificate = getattr(service, "certificate", None)
     try:
