@@ -18,7 +18,7 @@ from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
-from kafka_http.daemon import DaemonInstances
+from kafka_http.daemon import NodeDaemon
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
@@ -120,8 +120,8 @@ def _in_this_process(config: Config, broker: Broker) -> Held:
 
 
 def _in_the_daemon(config: Config) -> Held:
-    daemon = DaemonInstances(config)
-    return Held(daemon.calls, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
+    daemon = NodeDaemon(config)
+    return Held(daemon.instances, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
 
 
 def _number() -> None:

@@ -5,6 +5,6 @@
 A worker imports `proxy` alone; what the process itself needs is imported there.
 """
 
-from kafka_http.daemon.proxy import DaemonInstances
+from kafka_http.daemon.proxy import NodeDaemon
 
-__all__ = ["DaemonInstances"]
+__all__ = ["NodeDaemon"]

@@ -85,7 +85,7 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     from kafka_http.daemon.server import Server
 
     node = Node(config, database, node_id)
-    server = Server(directory.listen(), node.instances, digest(order["settings"]))
+    server = Server(directory.listen(), node.service, digest(order["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _answer(serves=True, pid=os.getpid())
     node.open(lambda: server.has_workers)

@@ -2,12 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.nodes import Elsewhere
+from kafka_http.core.instances import Instances
+from kafka_http.core.nodes import Elsewhere, Nodes
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
 from kafka_http.store import Database, StoredInstances, StoredNodes
@@ -41,6 +43,11 @@ class Node:
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
+
+    def service(self, protocol: type) -> Any:
+        """What answers the workers' calls of a Protocol. Raises as `instances`."""
+        services: Mapping[type, Callable[[], Any]] = {Instances: self.instances, Nodes: self.instances}
+        return services[protocol]()
 
     def instances(self) -> NodeRegistry:
         """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other

@@ -1,4 +1,4 @@
-"""The instances of the node's daemon, as its workers have them."""
+"""The node's daemon, as its workers have it."""
 
 import logging
 import os
@@ -29,17 +29,17 @@ _ONCE = {"create", "delete"}
 """What a second try would answer differently, where the first was done and its answer lost."""
 
 
-class DaemonInstances:
+class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `calls` and `nodes` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `instances` and `nodes` may be used by any thread.
     """
 
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
         self._presence = _Presence(Launcher(config), self._hang_up)
         calls = _Calls(self._call)
-        self.calls = cast("Instances", calls)
+        self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
 
     def attend(self) -> None:
@@ -142,8 +142,8 @@ class _Presence:
                 raise Unavailable("This server is closing down.")
             if self._process != os.getpid():  # forked: the connection is the parent's
                 self._channel, self._process = None, os.getpid()
-            if self._channel is None:
                 self._worker = uuid4().hex
+            if self._channel is None:
                 self._channel = self._launcher.reach(self._worker, if_needed=if_needed)
                 if self._channel is not None:
                     self._channel.settimeout(None)
