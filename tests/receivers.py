@@ -1,5 +1,6 @@
 """A receiver of callbacks that behaves as the path of its URL says."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -26,10 +27,11 @@ class Receiver:
         self.released = threading.Event()
         self._scheme = "https" if tls else "http"
         handler = type("Handler", (_Handler,), {"receiver": self})
-        self._server = _Server((host, port), handler)
+        self._server = (_ServerOfIPv6 if ":" in host else _Server)((host, port), handler)
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.host, self.port = host, self._server.server_port
+        self._name = f"[{host}]" if ":" in host else host
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
@@ -47,7 +49,7 @@ class Receiver:
         self._thread.join()
 
     def url(self, path: str = "/", host: str = "") -> str:
-        return f"{self._scheme}://{host or self.host}:{self.port}{path}"
+        return f"{self._scheme}://{host or self._name}:{self.port}{path}"
 
     @property
     def tasks(self) -> list[str]:
@@ -60,6 +62,10 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """Clients that went away, or refuse our certificate, are what the tests are about."""
+
+
+class _ServerOfIPv6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):

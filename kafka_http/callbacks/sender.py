@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, repeat
 from typing import Self
 from urllib.parse import urlsplit
@@ -131,9 +132,10 @@ class CallbackSender:
 
     def _report(self, callback: DueCallback, outcome: Outcome) -> None:
         """Until the store has taken it: what has arrived is not sent again for the store's sake."""
+        tell = self._report_of(callback, outcome)
         for pause in self._pauses():
             try:
-                self._tell(callback, outcome)
+                tell()
                 self._trouble.is_over(callback.task_id)
                 return
             except Exception as error:
@@ -141,16 +143,15 @@ class CallbackSender:
             if self._stopping.wait(pause):
                 return
 
-    def _tell(self, callback: DueCallback, outcome: Outcome) -> None:
-        task_id, attempts = callback.task_id, callback.attempts + 1
+    def _report_of(self, callback: DueCallback, outcome: Outcome) -> Callable[[], None]:
+        task_id, attempts, reason = callback.task_id, callback.attempts + 1, outcome.reason
         left = callback.since + self._retry_for - self._clock()
         if outcome.status == "delivered":
-            self._store.delivered(task_id, attempts)
-        elif outcome.status == "failed" and left > 0:
-            self._store.retry(task_id, attempts, min(self._delay(attempts), left), outcome.reason)
-        else:
-            log.info("The callback of the task %s is given up at attempt %d: %s", task_id, attempts, outcome.reason)
-            self._store.failed(task_id, attempts, outcome.reason)
+            return partial(self._store.delivered, task_id, attempts)
+        if outcome.status == "failed" and left > 0:
+            return partial(self._store.retry, task_id, attempts, min(self._delay(attempts), left), reason)
+        log.info("The callback of the task %s is given up at attempt %d: %s", task_id, attempts, reason)
+        return partial(self._store.failed, task_id, attempts, reason)
 
     def _delay(self, attempts: int) -> float:
         """Exponential, and any time up to that, so that what failed together does not come again together."""

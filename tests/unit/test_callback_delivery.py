@@ -205,6 +205,16 @@ def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver)
     assert outcome == Outcome("delivered")
 
 
+def test_an_address_of_ipv6_is_called_as_any() -> None:
+    try:
+        receiver = Receiver("::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6, as many containers")
+    with receiver:
+        assert delivery("::1").post(callback(receiver.url())) == Outcome("delivered")
+        assert receiver.received[0].headers["Host"] == f"[::1]:{receiver.port}"
+
+
 def test_no_reason_shows_what_is_in_the_url(receiver: Receiver) -> None:
     urls = [receiver.url(f"{path}?token=hush") for path in ("/status/500", "/close", "/noise", "/hold")]
     urls += ["http://me:hush@receiver.example/", "http://receiver.example:99999/hush", "http://10.0.0.1/hush"]

@@ -343,6 +343,22 @@ def test_a_store_that_is_away_is_waited_for_and_said_once(
     ]
 
 
+def test_what_is_to_be_tried_again_is_so_however_long_the_store_was_away(store: FakeStore, start: Start) -> None:
+    def is_broken(what: str) -> bool:
+        if what != "retry" or store.refused[what] == 3:
+            return False
+        store.now += 3600
+        return True
+
+    store.add("t1", "http://a.example/")
+    store.broken = is_broken
+
+    start(fails)
+    store.wait(lambda: "t1" in store.ended)
+
+    assert [each.what for each in store.reports["t1"]] == ["retry", "failed"]
+
+
 def test_the_end_waits_for_what_is_under_way_and_begins_nothing_more(store: FakeStore, start: Start) -> None:
     gate = Gate()
     for number in range(10):
