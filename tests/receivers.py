@@ -19,7 +19,8 @@ class Receiver:
 
     `/status/503` answers with that; `/redirect?http://…` sends on; `/hold` answers nothing until `released` is set,
     `/drip` a byte now and then, `/drip-body` a whole header before that; `/close` closes; `/noise` is not HTTP;
-    `/flood` answers without end; `/unread` takes nothing of the body; anything else is a 204.
+    `/flood` answers without end; `/unread` takes nothing of the body, `/sip` a little now and then; anything else is a
+    204.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -72,8 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
     receiver: Receiver
 
     def do_POST(self) -> None:
-        if self.path == "/unread":
-            self.receiver.released.wait()
+        if self.path in ("/unread", "/sip"):
+            self.sip(0 if self.path == "/unread" else 1 << 16)
             return
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.receiver.received.append(Received(self.path, dict(self.headers), body))
@@ -83,6 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def sip(self, count: int) -> None:
+        while not self.receiver.released.wait(0.1):
+            self.rfile.read1(count)
 
     def drip(self, text: bytes) -> None:
         for number in range(10**9):

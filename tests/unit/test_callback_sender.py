@@ -191,6 +191,23 @@ def test_one_slow_receiver_does_not_delay_others_however_much_is_for_it(store: F
     assert gate.most["slow.example"] == 4
 
 
+def test_the_store_is_not_asked_again_and_again_while_callbacks_wait_for_their_host(
+    store: FakeStore, start: Start
+) -> None:
+    gate = Gate()
+    for number in range(100):
+        store.add(f"slow{number}", "http://slow.example/")
+    store.add("last", "http://quick.example/")
+    start(gate.post)
+    store.wait(lambda: "last" in store.ended)
+
+    asked = store.asked
+    gate.opened.wait(0.5)
+
+    assert store.asked - asked < 20
+    gate.opened.set()
+
+
 @pytest.mark.parametrize(("workers", "share"), [(1, 1), (2, 1), (3, 1), (5, 2), (8, 4)])
 def test_a_host_has_half_of_the_places(store: FakeStore, start: Start, workers: int, share: int) -> None:
     gate = Gate()
