@@ -110,8 +110,8 @@ FILLED = 3_000_000
 
 @pytest.mark.parametrize(
     ("number", "published"),
-    [(signal.SIGINT, FILLED), pytest.param(signal.SIGTERM, FILLED, marks=pytest.mark.slow),
-     pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
+    [pytest.param(signal.SIGINT, FILLED, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, FILLED, marks=pytest.mark.slow),
+     (signal.SIGINT, 0)],
 )  # fmt: skip
 def test_stopped_under_load_it_leaves_nothing(
     kafka_parts: None, tmp_path: Path, number: signal.Signals, published: int

@@ -75,7 +75,12 @@ def test_a_task_that_fails_is_told_as_well(calling: Service, topic: TopicFactory
 
 @pytest.mark.parametrize(
     ("path", "says"),
-    [("/status/500", "500"), ("/redirect?http://127.0.0.1:1/", "307"), ("/hold", "1 s"), ("/close", ""), ("/drip", "")],
+    [
+        ("/status/500", "500"),
+        ("/redirect?http://127.0.0.1:1/", "307"),
+        *(pytest.param(path, says, marks=pytest.mark.slow) for path, says in (("/hold", "1 s"), ("/drip", ""))),
+        pytest.param("/close", "", marks=pytest.mark.slow),
+    ],
 )
 def test_what_cannot_be_delivered_is_said(
     calling: Service, topic: TopicFactory, receiver: Receiver, path: str, says: str
