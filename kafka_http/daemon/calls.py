@@ -16,6 +16,7 @@ from msgspec import Struct
 from kafka_http import errors
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.errors import KafkaHttpError
 
 
@@ -104,7 +105,7 @@ def _error(failed: Failed) -> KafkaHttpError:
     return error
 
 
-PROTOCOLS = (Instances, Nodes)
+PROTOCOLS = (Instances, Nodes, Tasks)
 
 CALLS = {
     name: Call(protocol, method)

@@ -14,6 +14,7 @@ import msgspec
 from kafka_http.config import Config
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.calls import CALLS, Call, Goodbye, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.launch import Launcher, NoDaemon
@@ -32,7 +33,7 @@ _ONCE = {"create", "delete"}
 class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `instances` and `nodes` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `instances`, `nodes` and `tasks` may be used by any thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -41,6 +42,7 @@ class NodeDaemon:
         calls = _Calls(self._call)
         self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
+        self.tasks = cast("Tasks", calls)
 
     def attend(self) -> None:
         """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
@@ -98,7 +100,7 @@ class NodeDaemon:
 
 
 class _Calls:
-    """The methods of `Instances` and `Nodes`, each of which goes over the socket."""
+    """The methods of all Protocols, each of which goes over the socket."""
 
     def __init__(self, exchange: Callable[..., Any]) -> None:
         for name, call in CALLS.items():
