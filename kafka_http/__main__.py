@@ -15,7 +15,7 @@ from kafka_http.errors import Unavailable
 from kafka_http.server import CannotServe, run
 from kafka_http.settings_sources import load_config
 
-_DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True}
+_DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}
 _EPILOG = "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags win."
 
 

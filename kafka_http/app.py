@@ -28,6 +28,7 @@ from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
+from kafka_http.web.console import Console
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.messages import Messages
@@ -124,6 +125,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(consumers)
     app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
+    if config.console:
+        app.register_blueprint(Console().blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
     app.after_request(_finish)

@@ -121,6 +121,7 @@ class Config:
     data_dir: Annotated[Directory, "directory of this node's own data; {port} is the bind port"] = field(
         default_factory=_own_directory
     )
+    console: Annotated[Switch, "serve a page at /console to look at topics, publish and acknowledge"] = False
     access_log: Annotated[Switch, "write a line a request to stdout"] = False
     log_level: Annotated[Level, "how much is logged to stderr: debug, info, warning, error or critical"] = "info"
     trusted_proxies: Annotated[Networks, "addresses whose X-Forwarded-* and Forwarded headers are believed"] = (

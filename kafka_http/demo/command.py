@@ -177,6 +177,7 @@ def welcome(demo: Demo) -> str:
     return "\n".join((
         f"Apache Kafka {KAFKA_VERSION}: {demo.config.bootstrap_servers[0]}",
         f"HTTP: {url}",
+        *([f"Console: {url}/console"] if demo.config.console else []),
         *([f"Schema registry: {registry}"] if registry else []),
         f"Data: {demo.directory}",
         f"Kafka's log: {demo.node.log_file}",

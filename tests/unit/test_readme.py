@@ -57,7 +57,7 @@ def shown(value: object) -> str:
 
 
 def test_every_call_is_listed() -> None:
-    app = create_app(load_config(environ={}), FakeBroker())
+    app = create_app(load_config({"console": True}, environ={}), FakeBroker())
     calls = {
         f"`{method} {rule.rule}`"
         for rule in app.url_map.iter_rules()

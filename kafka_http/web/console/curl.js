@@ -1,0 +1,62 @@
+// The curl that does what the page does.
+
+import { element } from "./dom.js";
+
+/** The command for a request of api.js, as a shell takes it. */
+export function curl({ method, url, headers = {}, body, stream = false }) {
+  const words = [stream ? "curl -N" : "curl"];
+  if (method !== (body === undefined ? "GET" : "POST")) words.push(`-X ${method}`);
+  for (const [name, value] of Object.entries(headers)) {
+    words.push(`-H ${quoted(value === "" ? `${name};` : `${name}: ${value}`)}`);
+  }
+  if (body !== undefined) words.push(`--data-raw ${quoted(body)}`);
+  words.push(quoted(url));
+  return words.join(words.join(" ").length > 90 ? " \\\n  " : " ");
+}
+
+function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}
+
+/** A box with a command and a button that copies it. */
+export class CurlBox {
+  #code = element("code");
+  #copy = element("button.quiet", { type: "button", click: () => this.#copied() }, "Copy");
+
+  constructor(label) {
+    const shown = element("pre", { tabindex: "0", role: "group", "aria-label": `${label}: as a curl` }, this.#code);
+    this.#copy.setAttribute("aria-label", `Copy the curl: ${label}`);
+    this.element = element("div.curl", {}, shown, this.#copy);
+  }
+
+  show(request) {
+    this.#code.textContent = curl(request);
+  }
+
+  /** Shows the request that `made` gives, or that there is none yet. */
+  preview(made) {
+    try {
+      this.show(made());
+    } catch (error) {
+      this.#code.textContent = `# ${error.message}`;
+    }
+  }
+
+  async #copied() {
+    await this.#write();
+    this.#copy.textContent = "Copied";
+    setTimeout(() => (this.#copy.textContent = "Copy"), 1500);
+  }
+
+  async #write() {
+    if (navigator.clipboard) return navigator.clipboard.writeText(this.#code.textContent);
+    getSelection().selectAllChildren(this.#code); // without HTTPS, and not on this machine
+    document.execCommand("copy");
+  }
+}
+
+/** A button whose curl is seen in `box` before it is pressed: `made` gives its request, `act` does it. */
+export function curlButton(label, box, made, act, properties = {}) {
+  const preview = () => box.preview(made);
+  return element("button", { type: "button", focus: preview, pointerenter: preview, click: act, ...properties }, label);
+}

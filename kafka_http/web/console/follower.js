@@ -1,0 +1,49 @@
+// A topic followed over an EventSource, whatever becomes of the connection.
+
+const SHORTEST = 500;
+const LONGEST = 10_000;
+
+export class Follower {
+  #source = null;
+  #timer = null;
+  #delay = SHORTEST;
+  #address;
+  #on;
+
+  /** `address(position)` is the URL of a stream; `on.record(json)`, `on.state(text)` and `on.problem(text)` are told. */
+  constructor(address, position, on) {
+    this.#address = address;
+    this.#on = on;
+    this.position = position;
+    this.#open();
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    this.#source.close();
+  }
+
+  #open() {
+    const source = new EventSource(this.#address(this.position));
+    source.addEventListener("open", () => this.#opened());
+    source.addEventListener("message", event => {
+      this.position = event.lastEventId;
+      this.#on.record(event.data);
+    });
+    source.addEventListener("error", event => this.#interrupted(event));
+    this.#source = source;
+  }
+
+  #opened() {
+    this.#delay = SHORTEST;
+    this.#on.state("live");
+  }
+
+  #interrupted(event) {
+    if (event.data) this.#on.problem(JSON.parse(event.data).error.message); // the server's last event
+    this.#on.state("reconnecting");
+    if (this.#source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself, with the last id
+    this.#timer = setTimeout(() => this.#open(), this.#delay * (1 + Math.random()));
+    this.#delay = Math.min(2 * this.#delay, LONGEST);
+  }
+}

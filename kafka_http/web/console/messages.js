@@ -1,0 +1,247 @@
+// The messages of a topic, live or a page at a time. The page keeps the newest, and no more than it can show.
+
+import { parseExactly, request, send } from "./api.js";
+import { CurlBox, curlButton } from "./curl.js";
+import { Outcome, attempt, checkbox, choice, element, field, number } from "./dom.js";
+import { Follower } from "./follower.js";
+import { messageRow } from "./message.js";
+
+const MOST_ROWS = 300;
+const PAGE = 100;
+const FLUSH_AFTER = 100;
+const ANNOUNCE_EVERY = 5000;
+const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
+const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
+
+export class Messages {
+  #topic;
+  #consumer = null;
+  #follower = null;
+  #next = null; // of the page that was read last
+  #session = 0;
+  #waiting = [];
+  #flush = null;
+  #received = 0;
+  #unannounced = 0;
+  #announcer = setInterval(() => this.#announce(), ANNOUNCE_EVERY);
+
+  #box = new CurlBox("Read messages");
+  #outcome = new Outcome();
+  #from = element("input", { name: "from", value: "-10", list: "positions", autocomplete: "off", spellcheck: "false" });
+  #partition = element("input", { name: "partition", placeholder: "all", inputmode: "numeric", autocomplete: "off" });
+  #format = choice([["", "as it looks"], ...FORMATS.map(each => [each, each])], { name: "format" });
+  #live = checkbox("Live", { name: "live", checked: true });
+  #filter = element("input", { name: "filter", type: "search", placeholder: "text in key, value or headers" });
+  #list = element("ol.messages", { "aria-label": "Messages, the newest first" });
+  #state = element("span.badge", { "data-state": "" });
+  #count = element("span.soft");
+  #announcement = element("p.unseen", { role: "status" });
+  #pause = element("button", { type: "button", click: () => this.#pauseOrResume() }, "Pause");
+  #more = curlButton("Next page", this.#box, () => this.#page(this.#next), () => this.#readNext());
+
+  constructor(topic) {
+    this.#topic = topic;
+    this.element = this.#built();
+    this.#filter.addEventListener("input", () => this.#filtered());
+    this.#box.preview(() => this.#shownRequest());
+  }
+
+  /** Who reads and acknowledges: what `consumerPanel` returns. */
+  acknowledging(consumer) {
+    this.#consumer = consumer;
+    this.#start();
+  }
+
+  readFrom(position) {
+    this.#from.value = position;
+    this.#start();
+  }
+
+  close() {
+    this.#session += 1;
+    clearInterval(this.#announcer);
+    clearTimeout(this.#flush);
+    this.#follower?.close();
+  }
+
+  #built() {
+    const preview = () => this.#box.preview(() => this.#shownRequest());
+    const form = element(
+      "form.fields", { submit: event => this.#submitted(event), input: preview, "aria-label": "Read" },
+      field("From", this.#from), field("Partition", this.#partition), field("Format", this.#format),
+      this.#live.label,
+      element("button.primary", { type: "submit", focus: preview, pointerenter: preview }, "Read"),
+    );
+    return element(
+      "section.reading", { "aria-labelledby": "messages-title" },
+      element("div.title", {}, element("h3", { id: "messages-title" }, "Messages"), this.#state, this.#count),
+      element("datalist", { id: "positions" }, ...POSITIONS.map(value => element("option", { value }))),
+      form, this.#box.element, this.#outcome.element,
+      element("div.fields", {}, field("Filter", this.#filter), this.#pause, this.#more,
+        element("button.quiet", { type: "button", click: () => this.#clear() }, "Clear")),
+      this.#announcement, this.#list,
+    );
+  }
+
+  #submitted(event) {
+    event.preventDefault();
+    this.#start();
+  }
+
+  // Requests
+
+  #path(position) {
+    return ["messages", this.#topic, this.#consumer?.name() || "console", position];
+  }
+
+  #query() {
+    return { partition: this.#partition.value.trim(), format: this.#format.value };
+  }
+
+  #page(position, query = this.#query()) {
+    return request("GET", this.#path(position), { query: { ...query, limit: PAGE } });
+  }
+
+  #stream(position, query) {
+    const headers = { Accept: "text/event-stream" };
+    return { ...request("GET", this.#path(position), { query, headers }), stream: true };
+  }
+
+  #shownRequest() {
+    const from = this.#from.value.trim();
+    return this.#live.control.checked ? this.#stream(from, this.#query()) : this.#page(from);
+  }
+
+  // Reading
+
+  /** First a page: its errors are plain, and it tells where the stream is to begin, so that none is missed if that
+   * breaks off before its first message. */
+  #start() {
+    this.#stop();
+    this.#clear();
+    const session = this.#session;
+    attempt(this.#outcome, async () => {
+      this.#outcome.good("");
+      this.#box.preview(() => this.#shownRequest());
+      await this.#readPage(this.#page(this.#from.value.trim()), session);
+      if (session !== this.#session) return;
+      if (this.#live.control.checked) this.#follow(this.#next);
+      else this.#say("page");
+    });
+  }
+
+  #stop() {
+    this.#session += 1;
+    this.#follower?.close();
+    this.#follower = null;
+    this.#next = null;
+    this.#say("stopped");
+  }
+
+  async #readPage(page, session) {
+    const { content, text } = await send(page);
+    if (session !== this.#session) return;
+    this.#next = content.next;
+    const exact = parseExactly(text).records;
+    content.records.forEach((record, at) => this.#receive(record, exact[at].value));
+    if (!content.records.length && !this.#live.control.checked) this.#outcome.good("There is nothing more, for now.");
+  }
+
+  #readNext() {
+    attempt(this.#outcome, async () => {
+      const page = this.#page(this.#next, { format: this.#format.value });
+      this.#outcome.good("");
+      this.#box.show(page);
+      await this.#readPage(page, this.#session);
+    });
+  }
+
+  #follow(position) {
+    const query = { format: this.#format.value }; // the position names the partitions
+    this.#say("connecting");
+    this.#follower = new Follower(at => this.#stream(at, query).url, position, {
+      record: json => this.#receive(JSON.parse(json), parseExactly(json).value),
+      state: text => this.#say(text),
+      problem: text => this.#outcome.bad(text),
+    });
+  }
+
+  #pauseOrResume() {
+    if (this.#follower) {
+      this.#follower.close();
+      this.#next = this.#follower.position;
+      this.#follower = null;
+      this.#say("paused");
+    } else if (this.#next) {
+      this.#follow(this.#next);
+    }
+  }
+
+  #say(state) {
+    this.#state.textContent = state;
+    this.#state.dataset.state = state;
+    this.#pause.hidden = !this.#live.control.checked || state === "stopped" || state === "page";
+    this.#pause.textContent = state === "paused" ? "Resume" : "Pause";
+    this.#more.hidden = state !== "page";
+    if (state === "live") this.#outcome.good("");
+  }
+
+  // Showing
+
+  #receive(record, exact) {
+    this.#received += 1;
+    this.#unannounced += 1;
+    this.#waiting.push([record, exact]);
+    if (this.#waiting.length > MOST_ROWS) this.#waiting.shift();
+    this.#flush ??= setTimeout(() => this.#shown(), FLUSH_AFTER);
+  }
+
+  #shown() {
+    this.#flush = null;
+    const rows = this.#waiting.map(([record, exact]) => this.#row(record, exact));
+    this.#waiting = [];
+    this.#list.prepend(...rows.reverse());
+    while (this.#list.childElementCount > MOST_ROWS) this.#list.lastElementChild.remove();
+    this.#counted();
+  }
+
+  #row(record, exact) {
+    const place = `${record.partition}:${record.offset}`;
+    const acknowledge = curlButton(
+      "Ack up to here", this.#box, () => this.#consumer.acknowledgement(place),
+      () => this.#consumer.acknowledge(place), { class: "quiet", "aria-label": `Acknowledge up to and with ${place}` },
+    );
+    const row = messageRow(record, exact, [acknowledge]);
+    row.hidden = !this.#matches(row);
+    return row;
+  }
+
+  #matches(row) {
+    return row.textContent.toLowerCase().includes(this.#filter.value.trim().toLowerCase());
+  }
+
+  #filtered() {
+    for (const row of this.#list.children) row.hidden = !this.#matches(row);
+    this.#counted();
+  }
+
+  #counted() {
+    const shown = [...this.#list.children].filter(each => !each.hidden).length;
+    this.#count.textContent = `${number(shown)} shown of ${number(this.#received)} received`;
+  }
+
+  #clear() {
+    this.#waiting = [];
+    this.#received = 0;
+    this.#unannounced = 0;
+    this.#list.replaceChildren();
+    this.#counted();
+  }
+
+  /** Once in a while, not for each message: a screen reader is not to read the log aloud. */
+  #announce() {
+    if (!this.#unannounced) return;
+    this.#announcement.textContent = `${number(this.#unannounced)} new messages`;
+    this.#unannounced = 0;
+  }
+}

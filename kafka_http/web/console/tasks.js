@@ -1,0 +1,74 @@
+// Publishes that were accepted to be done later, and what has become of them.
+
+import { request, send } from "./api.js";
+import { CurlBox, curlButton } from "./curl.js";
+import { Outcome, attempt, choice, element, field, repeatWhileShown, time } from "./dom.js";
+
+const STATUSES = [["", "all"], ...["pending", "failed", "delivered", "cancelled"].map(each => [each, each])];
+const MOST = 100;
+const EVERY = 2000;
+
+export function tasksView() {
+  const box = new CurlBox("List tasks");
+  const outcome = new Outcome();
+  const status = choice(STATUSES, { name: "status" });
+  const topic = element("input", { name: "topic", autocomplete: "off", spellcheck: "false" });
+  const list = element("ul.messages");
+  const listing = () =>
+    request("GET", ["tasks"], { query: { status: status.value, topic: topic.value.trim(), limit: MOST } });
+  const cancel = task => attempt(outcome, async () => {
+    const cancelling = request("DELETE", ["tasks", task.id]);
+    box.show(cancelling);
+    await send(cancelling);
+    await refresh();
+  });
+  const refresh = () => attempt(outcome, async () => {
+    const { tasks } = (await send(listing())).content;
+    outcome.good(tasks.length ? "" : "There are no such tasks.");
+    update(list, tasks, task => row(task, box, cancel));
+  });
+  const chosen = () => {
+    box.preview(listing);
+    refresh();
+  };
+  status.addEventListener("change", chosen);
+  topic.addEventListener("change", chosen);
+  chosen();
+  const shown = element(
+    "section", {},
+    element("div.title", {}, element("h2", {}, "Tasks")),
+    element("p.hint", {}, "Publishes accepted with “Prefer: respond-async”, by the time of their acceptance."),
+    element("div.fields", {}, field("Status", status), field("Topic", topic)),
+    outcome.element, list, box.element,
+  );
+  repeatWhileShown(shown, EVERY, refresh);
+  return { element: shown, title: "Tasks" };
+}
+
+/** Lets rows be that say the same already, so that focus stays where it is. */
+function update(list, tasks, made) {
+  const known = new Map([...list.children].map(each => [each.dataset.task, each]));
+  const rows = tasks.map(task => known.get(JSON.stringify(task)) ?? made(task));
+  if (rows.length !== list.children.length || rows.some((each, at) => each !== list.children[at])) {
+    list.replaceChildren(...rows);
+  }
+}
+
+function row(task, box, cancel) {
+  const cancelling = () => request("DELETE", ["tasks", task.id]);
+  const failed = (task.records ?? []).filter(each => each.error).length;
+  const kind = { failed: "bad", pending: "warn" }[task.status] ?? "good";
+  return element(
+    "li", { "data-task": JSON.stringify(task) },
+    element(
+      "div.facts", {},
+      element(`span.badge.${kind}`, {}, task.status), element("strong", {}, task.topic), time(task.created),
+      task.records && element("span", {}, `${task.records.length - failed} of ${task.records.length} messages written`),
+      task.callback && element("span", {}, `callback ${task.callback.status}`),
+      task.status === "pending" ? curlButton("Cancel", box, cancelling, () => cancel(task), { class: "quiet" }) : undefined,
+    ),
+    element("code.id", {}, task.id),
+    task.error && element("p.outcome.bad", {}, task.error.message),
+    task.callback?.reason && element("p.outcome.bad", {}, `Callback: ${task.callback.reason}`),
+  );
+}

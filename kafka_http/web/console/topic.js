@@ -1,0 +1,52 @@
+// One topic: publish to it, see its consumers, read it.
+
+import { get } from "./api.js";
+import { consumerPanel } from "./consumer.js";
+import { Outcome, attempt, element, number, panel, repeatWhileShown } from "./dom.js";
+import { Messages } from "./messages.js";
+import { publishPanel } from "./publish.js";
+import { count } from "./topics.js";
+
+const EVERY = 2000;
+
+export function topicView(topic) {
+  const outcome = new Outcome();
+  const summary = element("span.soft");
+  const rows = element("tbody");
+  const messages = new Messages(topic);
+  const consumer = consumerPanel(topic, messages);
+  messages.acknowledging(consumer);
+  const shown = element(
+    "section", {},
+    element("div.title", {}, element("h2", {}, topic), summary),
+    outcome.element,
+    element(
+      "div.columns", {},
+      element("div.side", {}, publishPanel(topic), consumer.element, partitionsPanel(rows)),
+      messages.element,
+    ),
+  );
+  const refresh = () => attempt(outcome, async () => {
+    const { partitions } = await get("messages", topic);
+    outcome.good("");
+    summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
+    rows.replaceChildren(...partitions.map(partitionRow));
+  });
+  refresh();
+  repeatWhileShown(shown, EVERY, refresh);
+  return { element: shown, title: topic, leave: () => messages.close() };
+}
+
+const plural = (amount, noun) => `${number(amount)} ${noun}${amount === 1 ? "" : "s"}`;
+
+function partitionsPanel(rows) {
+  const head = ["Partition", "First", "End", "Leader", "Replicas"].map(each => element("th", { scope: "col" }, each));
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), rows);
+  return panel("Partitions", element("div.scroll", {}, table));
+}
+
+function partitionRow({ partition, earliest, latest, leader, replicas }) {
+  const cells = [number(earliest), number(latest), leader ?? "none", replicas.join(", ")];
+  const name = element("th.number", { scope: "row" }, String(partition));
+  return element("tr", {}, name, ...cells.map(each => element("td.number", {}, String(each))));
+}

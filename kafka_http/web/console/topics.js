@@ -1,0 +1,51 @@
+// All topics, with their partitions and how many messages they hold.
+
+import { forEach, get, request, send } from "./api.js";
+import { CurlBox } from "./curl.js";
+import { Outcome, attempt, element, number } from "./dom.js";
+
+const AT_A_TIME = 4;
+
+export const address = topic => `#/topics/${encodeURIComponent(topic)}`;
+
+/** How many messages there are between the ends of partitions. */
+export const count = partitions => partitions.reduce((sum, each) => sum + each.latest - each.earliest, 0);
+
+export function topicsView() {
+  const box = new CurlBox("List the topics");
+  const outcome = new Outcome();
+  const rows = element("tbody");
+  const refresh = () => attempt(outcome, () => fill(rows, box, outcome));
+  const head = element("tr", {}, ...["Topic", "Partitions", "Messages"].map(each => element("th", { scope: "col" }, each)));
+  refresh();
+  const shown = element(
+    "section", {},
+    element("div.title", {}, element("h2", {}, "Topics"), element("button", { type: "button", click: refresh }, "Refresh")),
+    outcome.element,
+    element("div.panel.scroll", {}, element("table", {}, element("thead", {}, head), rows)),
+    element("p.hint", {}, "Messages are counted from one end of the log to the other; a compacted topic holds fewer."),
+    box.element,
+  );
+  return { element: shown, title: "Topics" };
+}
+
+async function fill(rows, box, outcome) {
+  const listing = request("GET", ["messages"]);
+  box.show(listing);
+  const { topics } = (await send(listing)).content;
+  outcome.good(topics.length ? "" : "There are no topics yet.");
+  const made = topics.map(row);
+  rows.replaceChildren(...made.map(each => each.row));
+  await forEach(made, AT_A_TIME, each => attempt(outcome, each.complete));
+}
+
+function row(topic) {
+  const [partitions, messages] = [element("td.number", {}, "…"), element("td.number", {}, "…")];
+  const name = element("th", { scope: "row" }, element("a", { href: address(topic) }, topic));
+  const complete = async () => {
+    const found = (await get("messages", topic)).partitions;
+    partitions.textContent = number(found.length);
+    messages.textContent = number(count(found));
+  };
+  return { row: element("tr", {}, name, partitions, messages), complete };
+}
