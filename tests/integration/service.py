@@ -58,6 +58,7 @@ class Service(Server):
     def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
         self.port = free_ports(1)[0]
         super().__init__(f"http://127.0.0.1:{self.port}")
+        self.bootstrap_servers = bootstrap_servers
         self._worker_count = settings.get("workers", 2)
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
         self._log_file = directory / "serve.log"

@@ -13,8 +13,9 @@ export function request(method, segments, { query = {}, headers = {}, body } = {
 }
 
 function segment(text) {
-  // A browser takes . and .. for directories, however they are written, and would call something else.
-  if (text === "" || text === "." || text === "..") throw new Error(`“${text}” is no name.`);
+  // A browser takes . and .. for directories, the server a / for the end of a name, however they are written: either
+  // would make it a call of something else.
+  if (["", ".", ".."].includes(text) || text.includes("/")) throw new Error(`“${text}” cannot be a name in a call.`);
   return encodeURIComponent(text).replaceAll("%3A", ":").replaceAll("%2C", ",");
 }
 

@@ -29,7 +29,7 @@ export function publishPanel(topic) {
   const made = () => publishing(topic, read(inputs));
   const update = () => {
     inputs.tombstone.control.disabled = inputs.way.value !== "one";
-    inputs.value.disabled = read(inputs).tombstone;
+    inputs.value.disabled = inputs.tombstone.control.checked && inputs.way.value === "one";
     box.preview(made);
   };
   const submit = event => {

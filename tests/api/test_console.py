@@ -1,0 +1,71 @@
+"""The console's files: where they are, and what keeps them from doing more than they should."""
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from tests.api.conftest import ClientFactory
+
+SOURCES = {
+    each.name: each.read_text("utf-8")
+    for each in (files("kafka_http.web") / "console").iterdir()
+    if not each.name.endswith(".png")
+}
+
+
+def test_it_is_off_unless_asked_for(make_client: ClientFactory) -> None:
+    assert make_client().get("/console").status_code == 404
+    assert make_client().get("/console/console.js").status_code == 404
+    assert make_client(console=True).get("/console").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/console", "/console/", "/console/console.js", "/console/console/console.css"])
+def test_it_may_load_its_own_files_and_nothing_else(make_client: ClientFactory, path: str) -> None:
+    answer = make_client(console=True).get(path)
+
+    assert answer.status_code == 200
+    policy = dict(each.strip().split(" ", 1) for each in answer.headers["Content-Security-Policy"].split(";"))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self' data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/console", "text/html; charset=utf-8"),
+        ("/console/console.css", "text/css; charset=utf-8"),
+        ("/console/console.js", "text/javascript; charset=utf-8"),
+    ],
+)
+def test_each_file_says_what_it_is(make_client: ClientFactory, path: str, content_type: str) -> None:
+    assert make_client(console=True).get(path).headers["Content-Type"] == content_type
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "screenshot.png", "%2e%2e/console.py", "..%2fconfig.py", "%00"])
+def test_nothing_else_is_served(make_client: ClientFactory, name: str) -> None:
+    assert make_client(console=True).get(f"/console/{name}").status_code == 404
+
+
+def test_each_file_that_one_names_is_there() -> None:
+    named = {name for text in SOURCES.values() for name in re.findall(r"\bfrom \"\./([^\"]+)\"", text)}
+    named |= set(re.findall(r'(?:href|src)="console/([^"]+)"', SOURCES["index.html"]))
+
+    assert named == set(SOURCES) - {"index.html"}
+
+
+def test_no_source_has_an_address_of_its_own_or_makes_html() -> None:
+    everything = "\n".join(SOURCES.values())
+
+    assert not re.findall(r"[a-z]+://|[\"'`(=]//?[a-z]", everything.replace("#/", ""))
+    assert not re.findall(r"(inner|outer|Adjacent)HTML|document\.write|DOMParser|\beval\b|style=", everything)
