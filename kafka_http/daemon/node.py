@@ -3,11 +3,15 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
+from kafka_http.core.tasks import Tasks
+from kafka_http.daemon.outbox import make_outbox
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
 from kafka_http.store import Database, StoredInstances, StoredNodes
@@ -15,6 +19,8 @@ from kafka_http.store import Database, StoredInstances, StoredNodes
 log = logging.getLogger(__name__)
 
 _TRY_EVERY = 1.0
+_DELIVERY_SECONDS = 120.0
+_RELAY_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
@@ -30,7 +36,8 @@ class Node:
     """The node's instances, once it is known that the brokers are those of their cluster."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
-        self._broker = KafkaBroker(config)
+        # What the relay has handed over is not given up as long as that of a request, to which nobody would come back.
+        self._broker = KafkaBroker(replace(config, timeout=max(config.timeout, _DELIVERY_SECONDS)))
         self._store = StoredInstances(database, node_id)
         self._registry = NodeRegistry(
             self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
@@ -38,9 +45,14 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
+        self._outbox = make_outbox(config, database, node_id, self._broker.producer)
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
+
+    def service(self, protocol: type) -> Any:
+        """What answers the workers' calls of a Protocol. Raises as `instances`."""
+        return self._outbox if protocol is Tasks else self.instances()
 
     def instances(self) -> NodeRegistry:
         """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
@@ -58,11 +70,13 @@ class Node:
     def open(self, is_attended: Callable[[], bool]) -> None:
         """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
         there are workers to answer for them. Does not block."""
+        self._outbox.start()
         threading.Thread(target=self._open, args=(is_attended,), name="node-opening", daemon=True).start()
 
     def close(self) -> None:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
+        self._outbox.close(_RELAY_STOP_SECONDS)
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
@@ -76,9 +90,10 @@ class Node:
             except KafkaHttpError as error:
                 if error.message != said:
                     said = error.message
-                    log.error("The consumer instances of the store are not brought back yet: %s", said)
+                    log.error("Consumer instances and tasks of the store have to wait: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
+                self._outbox.relay.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
                 if self._registry.sharing is not None:
                     self._registry.sharing.keep(is_attended)

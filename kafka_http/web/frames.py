@@ -11,7 +11,6 @@ from kafka_http.core.tails import Piece
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.records import Offsets, Record
-from kafka_http.web.answers import error_object
 from kafka_http.web.pages import render_record
 
 END = ";end"
@@ -114,4 +113,4 @@ def _position(position: Offsets) -> bytes:
 
 
 def _error(error: KafkaHttpError, position: Offsets) -> bytes:
-    return msgspec.json.encode({"error": error_object(error), "next": _position(position).decode()})
+    return msgspec.json.encode({"error": error.as_object(), "next": _position(position).decode()})
