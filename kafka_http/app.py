@@ -66,8 +66,8 @@ class Lifecycle:
         self._core = core
         self._broker = broker
         self._held = held
-        self._descriptors = Descriptors(1, "streams")
         self._acceptor = acceptor
+        self._descriptors = Descriptors(1, "streams")
         self._process = 0
 
     def started(self) -> None:

@@ -3,27 +3,17 @@ others of its topic."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from msgspec import Struct
-
+from kafka_http.core.bounds import Bounds, Budget
 from kafka_http.core.broker import Log
 from kafka_http.core.reading import Limits, Page, Reader
 from kafka_http.core.tails import Batch, FellBehind, Patience, Piece, Render, Tail, View
 from kafka_http.errors import KafkaHttpError, TooManyStreams
-from kafka_http.records import LATEST, Isolation, Offsets, Record, TopicPartition, count_within, size_of
+from kafka_http.records import LATEST, Isolation, Offsets, TopicPartition
 
 _PAGE = Limits(records=2000, size=1 << 20)
 _PAUSE_SECONDS = 0.2
-
-
-class Bounds(Struct, frozen=True):
-    """What ends a stream: so many messages; so many bytes of keys and values (but one message whatever its size); the
-    end of the log as it was at the start."""
-
-    records: int | None = None
-    size: int | None = None
-    until_end: bool = False
 
 
 class Stream:
@@ -65,7 +55,7 @@ class Stream:
         self._topic = topic
         self._view = View(frozenset(positions), render)
         self._isolation = isolation
-        self._budget = _Budget(bounds)
+        self._budget = Budget(bounds)
         self._patience = Patience()
         self._tail: Tail | None = None
         self._number = 0
@@ -226,42 +216,6 @@ class Stream:
         following = dict(piece.start)
         following.update((each.partition, each.offset + 1) for each in records)
         return Piece(piece.start, records, following)
-
-
-class _Budget:
-    """What is left of a stream's bounds."""
-
-    __slots__ = ("_is_untouched", "_records", "_size", "is_spent")
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._records = bounds.records
-        self._size = bounds.size
-        self._is_untouched = True
-        self.is_spent = False
-
-    def limits(self, most: Limits) -> Limits:
-        """Those of a page, so that its partitions share evenly what is left."""
-        return Limits(min(most.records, self._records or most.records), min(most.size, self._size or most.size))
-
-    def spend(self, records: Sequence[Record]) -> int:
-        """How many of these records there may be, from the first on."""
-        if self._records is None and self._size is None:
-            return len(records)
-        count = len(records)
-        if self._records is not None:
-            count = min(count, self._records)
-            self._records -= count
-            self.is_spent = self._records == 0
-        if self._size is not None and records:
-            count = self._spend_size(records[:count], self._size)
-        self._is_untouched &= not count
-        return count
-
-    def _spend_size(self, records: Sequence[Record], left: int) -> int:
-        count = count_within(records, left) or int(self._is_untouched)
-        self._size = max(0, left - size_of(records[:count]))
-        self.is_spent |= not self._size or count < len(records)
-        return count
 
 
 class Streams:

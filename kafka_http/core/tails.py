@@ -98,6 +98,8 @@ class Batch:
         self.start = dict(before)
         self.next = self.start | {place.partition: offset for place, offset in page.next.items()}
         self.records = page.records
+        self.size = 0
+        """What it takes in the ring, about."""
         self._pieces: dict[frozenset[int], Piece] = {}
 
     def include(self, positions: Offsets) -> None:
@@ -113,9 +115,10 @@ class Batch:
             self._pieces[partitions] = Piece(start, of, following)
         return self._pieces[partitions]
 
-    @property
-    def size(self) -> int:
-        return _BATCH_BYTES + size_of(self.records) + sum(each.rendered_size for each in self._pieces.values())
+    def weigh(self) -> None:
+        """Set `size`, once it is rendered."""
+        rendered = sum(each.rendered_size for each in self._pieces.values())
+        self.size = _BATCH_BYTES + size_of(self.records) + rendered
 
 
 class Tail:
@@ -237,6 +240,7 @@ class Tail:
             batch.include(self._positions)
             if not self._views.keys() <= ready:
                 return False
+            batch.weigh()
             self._positions = dict(batch.next)
             self._batches.append(batch)
             self._end += 1

@@ -52,7 +52,7 @@ class Feed(Protocol):
         """`moved` is to be called, by any thread, when `next` may have something."""
 
     def close(self) -> None:
-        """The client has all, or is gone."""
+        """The client has all, or is gone. May be called twice."""
 
 
 class HandedOver(BaseException):
@@ -156,7 +156,6 @@ class Streams:
         self._is_closing = True
         self._wake()
         self._thread.join(seconds)
-        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _wake(self) -> None:
         if not self._is_woken:
@@ -170,7 +169,8 @@ class Streams:
             try:
                 self._turn()
             except Exception:
-                log.exception("Streams: a round has failed")
+                log.exception("A round of the streams has failed")
+                time.sleep(_BETWEEN_LOOKS)  # it may fail again at once
 
     def _turn(self) -> None:
         for fd, events in self._epoll.poll(max(0.0, self._look_at - time.monotonic())):
@@ -275,6 +275,7 @@ class Streams:
 
     def _end(self, client: _Client) -> None:
         """Let the client close first: what it has sent meanwhile would else have the end of its answer thrown away."""
+        client.feed.close()
         client.lingers_until = time.monotonic() + _LINGER_SECONDS
         try:
             client.socket.shutdown(socket.SHUT_WR)

@@ -6,7 +6,6 @@ With gunicorn's own, a client that keeps its side open after `Connection: close`
 that connects and sends nothing holds a thread for 5 s, and one that vanishes amid a request holds one for ever.
 """
 
-import json
 import logging
 import signal
 import socket
@@ -24,6 +23,7 @@ from typing import Any, Protocol, cast
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from kafka_http.server.answers import ErrorPage
 from kafka_http.server.publishes import Publishes
 from kafka_http.server.streams import HandedOver, Streams, are_possible, offering
 from kafka_http.server.threadless import Threadless, is_possible
@@ -180,7 +180,7 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that is no HTTP, in the form of all our errors, where gunicorn has a page of HTML."""
-        page = _Page()
+        page = ErrorPage()
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
@@ -252,30 +252,6 @@ class _Lingering:
             return True
         self._drained += got
         return not got or self._drained > LINGER_BYTES
-
-
-class _Page:
-    """Stands in for the client's socket while gunicorn writes its page of HTML, of which the status line is kept."""
-
-    def __init__(self) -> None:
-        self._sent = b""
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def sendall(self, data: bytes) -> None:
-        self._sent += data
-
-    def as_json(self, message: str) -> bytes:
-        status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
-        status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
-        said = reason if status.startswith("5") else f"{reason}: {message}"
-        body = json.dumps({"error": {"code": int(status), "message": said}}).encode()
-        head = (
-            f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return status_line + b"\r\n" + head.encode() + body
 
 
 def _runtime_of(app: Any) -> Lifecycle | None:

@@ -6,8 +6,9 @@ from flask import Response, request
 
 from kafka_http.config import Config
 from kafka_http.core import Core
+from kafka_http.core.bounds import Bounds
 from kafka_http.core.positions import Committed, Offset, Start
-from kafka_http.core.streaming import Bounds, Stream
+from kafka_http.core.streaming import Stream
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.web.feeds import Body, Feed
 from kafka_http.web.frames import END, EventFrames, Frames, LineFrames

@@ -1,29 +1,32 @@
 """Streams of a real server, which sends them from one thread, and where it cannot (TLS) from a thread each."""
 
 import json
+import re
 import ssl
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 
+from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.events import EventParser
 from tests.integration.conftest import ServiceFactory
-from tests.integration.following import NDJSON, EventSource, Numbers, events_of, opened
+from tests.integration.following import EVENTS, NDJSON, EventSource, Numbers, events_of, opened
 from tests.integration.service import Service, wait_for
 
 KEEPALIVE = 0.5
@@ -285,3 +288,53 @@ def test_an_event_source_loses_and_repeats_nothing_while_the_server_is_restarted
         service.stop()
         print(service.log)
     assert "Traceback" not in service.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("accept", "rate"), [(NDJSON, None), (EVENTS, 40_000_000)])
+def test_an_export_of_200000_messages_takes_hardly_any_memory(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, accept: str, rate: int | None
+) -> None:
+    """As fast as it goes, and by a client that is slower than the server."""
+    service, name, count = start_service(kafka.bootstrap_servers, workers=1), topic(3), 200_000
+    with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)) as producer:
+        for number in range(count):
+            producer.send(name, b'{"n":%d,"text":"%b"}' % (number, b"x" * 80))
+        producer.flush()
+    (worker,) = service.workers
+    assert service.get(f"/messages/{name}/me/earliest").status_code == 200
+    before, largest, got = resident(worker), 0, bytearray()
+    with stream(service, f"/messages/{name}/me/earliest?until=end", accept, receive_buffer=1 << 17) as answer:
+        while data := answer.read1(1 << 16):
+            got += data
+            if len(got) // 1_000_000 > (len(got) - len(data)) // 1_000_000:
+                largest = max(largest, resident(worker))
+                time.sleep(1_000_000 / rate if rate else 0)
+    assert sorted(map(int, re.findall(rb'"n":(\d+)', got))) == list(range(count))
+    assert largest - before < 32 << 20
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    return psutil.Process(pid).memory_info().rss
+
+
+@pytest.mark.slow
+def test_streams_outlive_their_broker(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"outlived": 1})
+    service = start_service(fresh_kafka.bootstrap_servers)
+    with ExitStack() as clients:
+        answers = [clients.enter_context(stream(service, "/messages/outlived/me/earliest")) for _ in range(6)]
+        publish(service, "outlived", range(1))
+        assert [[each.json["value"] for each in events_of(answer, 1)] for answer in answers] == [[0]] * 6
+        fresh_kafka.kill()
+        fresh_kafka.start()
+        wait_for(lambda: service.post("/messages/outlived", json=[1]).status_code == 200)
+        assert [[each.json["value"] for each in events_of(answer, 1)] for answer in answers] == [[1]] * 6
+        fresh_kafka.kill()
+        began = time.monotonic()
+        for answer in answers:
+            (last,) = events_of(answer, 1)
+            assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 50302, "0:2")
+            assert answer.read() == b""
+        assert 8 < time.monotonic() - began < 25
