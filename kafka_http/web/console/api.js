@@ -3,6 +3,8 @@
 /** Where the API is: beside the console, behind whatever prefix a proxy puts before both. */
 const root = new URL(location.pathname.replace(/\/+console\/*$/, "/"), location.origin);
 
+export const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
+
 /** request("GET", ["messages", topic], {query, headers, body}). Raises an Error where a name cannot be in a path. */
 export function request(method, segments, { query = {}, headers = {}, body } = {}) {
   const url = new URL(segments.map(segment).join("/"), root);

@@ -4,14 +4,14 @@ import { element } from "./dom.js";
 
 /** The command for a request of api.js, as a shell takes it. */
 export function curl({ method, url, headers = {}, body, stream = false }) {
-  const words = [stream ? "curl -N" : "curl"];
+  const words = [];
   if (method !== (body === undefined ? "GET" : "POST")) words.push(`-X ${method}`);
   for (const [name, value] of Object.entries(headers)) {
     words.push(`-H ${quoted(value === "" ? `${name};` : `${name}: ${value}`)}`);
   }
   if (body !== undefined) words.push(`--data-raw ${quoted(body)}`);
   words.push(quoted(url));
-  return words.join(words.join(" ").length > 90 ? " \\\n  " : " ");
+  return `curl ${stream ? "-N " : ""}${words.join(words.join(" ").length > 90 ? " \\\n" : " ")}`;
 }
 
 function quoted(text) {

@@ -1,6 +1,6 @@
 // The messages of a topic, live or a page at a time. The page keeps the newest, and no more than it can show.
 
-import { parseExactly, request, send } from "./api.js";
+import { FORMATS, parseExactly, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, checkbox, choice, element, field, number } from "./dom.js";
 import { Follower } from "./follower.js";
@@ -11,7 +11,6 @@ const PAGE = 100;
 const FLUSH_AFTER = 100;
 const ANNOUNCE_EVERY = 5000;
 const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
-const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
 
 export class Messages {
   #topic;

@@ -1,6 +1,6 @@
 // Publish one message or many.
 
-import { request, send } from "./api.js";
+import { FORMATS, request, send } from "./api.js";
 import { CurlBox } from "./curl.js";
 import { Outcome, attempt, checkbox, choice, element, field, panel } from "./dom.js";
 
@@ -9,7 +9,7 @@ const WAYS = [
   ["lines", "many: a value a line (NDJSON)"],
   ["records", "many: a record a line, with key and headers"],
 ];
-const FORMATS = [["", "JSON, or as the topic's settings say"], ...["json", "text", "binary", "avro", "protobuf", "jsonschema"].map(each => [each, each])];
+const CHOICES = [["", "JSON, or the topic's own"], ...FORMATS.map(each => [each, each])];
 const PRINTABLE = /^[!-~]([ -~]*[!-~])?$/;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 
@@ -20,7 +20,7 @@ export function publishPanel(topic) {
     way: choice(WAYS, { name: "way" }),
     key: element("input", { name: "key", autocomplete: "off", spellcheck: "false" }),
     partition: element("input", { name: "partition", inputmode: "numeric", placeholder: "by key", autocomplete: "off" }),
-    format: choice(FORMATS, { name: "format" }),
+    format: choice(CHOICES, { name: "format" }),
     headers: element("textarea", { name: "headers", rows: 2, spellcheck: "false", placeholder: "name: value" }),
     value: element("textarea", { name: "value", rows: 3, spellcheck: "false" }, '{"hello": "world"}'),
     tombstone: checkbox("Tombstone", { name: "tombstone" }),
