@@ -90,6 +90,8 @@ def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, t
         pytest.skip("there is no curl")
     with demo(tmp_path) as first:
         assert first.said[-1] == f"ready: {first.url}\n"
+        console = next(line.split()[1] for line in first.said if line.startswith("Console: "))
+        assert "<title>kafka_http</title>" in requests.get(console, timeout=10).text
         publish, read, acknowledge = first.curls
         assert json.loads(shell(publish))["records"][0]["offset"] == 0
         assert [record["value"] for record in json.loads(shell(read))["records"]] == ["hello"]
