@@ -13,9 +13,11 @@ from kafka_http.broker.settings import check_client_settings
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.broker import Broker
+from kafka_http.core.idempotency import Idempotency
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
+from kafka_http.core.memory_keys import MemoryKeys
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
 from kafka_http.daemon import NodeDaemon
@@ -25,6 +27,7 @@ from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
+from kafka_http.web.idempotency import Once
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.plain import PlainPublishes
@@ -34,20 +37,27 @@ from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
+_CONCLUDE_SECONDS = 2.0
+"""How long the daemon may take for what Kafka said last."""
+
 
 class Held(NamedTuple):
-    """Consumer instances, and what this process does about them at its start and its end."""
+    """Consumer instances and idempotency keys, and what this process does about them at its start and its end."""
 
     instances: Instances
+    idempotency: Idempotency
     start: Callable[[], None]
     close: Callable[[], None]
+    """While Kafka is there still."""
+    leave: Callable[[], None]
+    """When it is not."""
     nodes: Nodes | None = None
 
 
 class Lifecycle:
     """What a server tells the application of its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
+    def __init__(self, reader: Reader, broker: Broker, held: Held, publishes: PlainPublishes | None) -> None:
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
         self._reader = reader
@@ -61,8 +71,7 @@ class Lifecycle:
             return
         self._process = os.getpid()
         gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
-        if self._held is not None:
-            self._held.start()
+        self._held.start()
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second. Does not block."""
@@ -70,9 +79,10 @@ class Lifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
-        if self._held is not None:
-            self._held.close()
+        self._held.close()
         self._broker.close(timeout)
+        self._held.idempotency.close(_CONCLUDE_SECONDS)
+        self._held.leave()
 
 
 def create_app(config: Config, broker: Broker | None = None, instances: Instances | None = None) -> Flask:
@@ -85,10 +95,10 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
     core = Core(broker, load_serializers(config.serializers, registry), config.topics)
-    held = None
-    if instances is None:
-        held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
-        instances = held.instances
+    held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
+    if instances is not None:
+        held = held._replace(instances=instances)
+    once = Once(held.idempotency, core.publisher)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     publishes = PlainPublishes(core, config, bodies)
     lifecycle = Lifecycle(core.reader, broker, held, publishes if config.threadless_publish else None)
@@ -96,10 +106,10 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["kafka_http"] = lifecycle
-    app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
-    app.register_blueprint(V2Topics(core, config, bodies).blueprint())
-    consumers = V2Consumers(core, instances, config, bodies, waits).blueprint()
-    if held is not None and held.nodes is not None:
+    app.register_blueprint(Messages(core, config, bodies, waits, once).blueprint())
+    app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
+    consumers = V2Consumers(core, held.instances, config, bodies, waits).blueprint()
+    if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
     app.register_blueprint(Health(broker.log).blueprint())
@@ -112,16 +122,19 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
 
 
 def _in_this_process(config: Config, broker: Broker) -> Held:
-    """Consumer instances that end with this process: it keeps nothing of them."""
+    """Consumer instances and idempotency keys that end with this process: it keeps nothing of them."""
     registry = InstanceRegistry(
         broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
-    return Held(registry, lambda: None, partial(registry.close, leave=True))
+    idempotency = Idempotency(MemoryKeys(config.idempotency_retention), lambda: "")
+    return Held(registry, idempotency, lambda: None, partial(registry.close, leave=True), lambda: None)
 
 
 def _in_the_daemon(config: Config) -> Held:
     daemon = NodeDaemon(config)
-    return Held(daemon.instances, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
+    idempotency = Idempotency(daemon.keys, lambda: daemon.worker)
+    nodes = daemon.nodes if config.store_url else None
+    return Held(daemon.instances, idempotency, daemon.attend, lambda: None, daemon.close, nodes)
 
 
 def _number() -> None:

@@ -37,6 +37,7 @@ Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
 Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
+Retention = Annotated[float, Meta(ge=60, le=30 * 86400, description="a number of seconds from 60 to 2592000")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Level = Annotated[
@@ -112,6 +113,7 @@ class Config:
     consumer_auto_offset_reset: Annotated[
         Reset, "where an instance starts that has no committed offset: earliest or latest"
     ] = "earliest"
+    idempotency_retention: Annotated[Retention, "seconds an Idempotency-Key is remembered"] = 86400.0
     # The sections may hold passwords: they stay out of the repr.
     kafka: Annotated[Section, "kafka-python's settings for all clients: security_protocol, sasl_…, ssl_…"] = field(
         default_factory=dict, repr=False

@@ -7,12 +7,14 @@ from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
+from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Elsewhere, Nodes
+from kafka_http.daemon.keys import NodeKeys
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredNodes
+from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class NodeRegistry(InstanceRegistry):
 
 
 class Node:
-    """The node's instances, once it is known that the brokers are those of their cluster."""
+    """The node's instances, once it is known that the brokers are those of their cluster, and its idempotency keys."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
         self._broker = KafkaBroker(config)
@@ -40,14 +42,25 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
+        self._keys = NodeKeys(StoredKeys(database, node_id, config.idempotency_retention))
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
 
     def service(self, protocol: type) -> Any:
         """What answers the workers' calls of a Protocol. Raises as `instances`."""
-        services: Mapping[type, Callable[[], Any]] = {Instances: self.instances, Nodes: self.instances}
+        services: Mapping[type, Callable[[], Any]] = {
+            Instances: self.instances,
+            Nodes: self.instances,
+            IdempotencyKeys: self.keys,
+        }
         return services[protocol]()
+
+    def keys(self) -> NodeKeys:
+        """Raises `Unavailable` where other nodes may take this one for gone."""
+        if self._registry.sharing is not None:
+            self._registry.sharing.check()
+        return self._keys
 
     def instances(self) -> NodeRegistry:
         """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
@@ -62,20 +75,25 @@ class Node:
                     self._is_open = True
         return self._registry
 
-    def open(self, is_attended: Callable[[], bool]) -> None:
+    def open(self, is_attended: Callable[[], bool], is_there: Callable[[str], bool]) -> None:
         """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
-        there are workers to answer for them. Does not block."""
-        threading.Thread(target=self._open, args=(is_attended,), name="node-opening", daemon=True).start()
+        there are workers to answer for them. `is_there` says whether a worker of that name runs. Does not
+        block."""
+        self._keys.start(is_there)
+        if self._registry.sharing is not None:
+            self._registry.sharing.keep(is_attended, lambda: self._is_open)
+        threading.Thread(target=self._open, name="node-opening", daemon=True).start()
 
     def close(self) -> None:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
+        self._keys.close()
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
             self._registry.sharing.close()
 
-    def _open(self, is_attended: Callable[[], bool]) -> None:
+    def _open(self) -> None:
         said = ""
         while not self._closing.is_set():
             try:
@@ -87,6 +105,4 @@ class Node:
                 self._closing.wait(_TRY_EVERY)
             else:
                 log.info("Holds %d consumer instances", len(self._registry.names()))
-                if self._registry.sharing is not None:
-                    self._registry.sharing.keep(is_attended)
                 return

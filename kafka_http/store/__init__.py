@@ -2,6 +2,7 @@
 
 from kafka_http.store.database import Database, open_database
 from kafka_http.store.instances import StoredInstances
+from kafka_http.store.keys import StoredKeys
 from kafka_http.store.nodes import StoredNodes
 
-__all__ = ["Database", "StoredInstances", "StoredNodes", "open_database"]
+__all__ = ["Database", "StoredInstances", "StoredKeys", "StoredNodes", "open_database"]

@@ -1,6 +1,7 @@
 """The /messages dialect: publish, read, acknowledge."""
 
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
@@ -10,11 +11,13 @@ from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
+from kafka_http.core.publishing import Published
 from kafka_http.core.reading import Limits, Page
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Isolation, TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
+from kafka_http.web.idempotency import Once, Send
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position, parse_partitions, parse_start
@@ -32,11 +35,12 @@ READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_for
 class Messages:
     """The views of the dialect."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, once: Once) -> None:
         self._core = core
         self._config = config
         self._bodies = bodies
         self._waits = waits
+        self._once = once
 
     def blueprint(self) -> Blueprint:
         messages = Blueprint("messages", __name__, url_prefix="/messages")
@@ -77,8 +81,11 @@ class Messages:
         """PUT, POST /messages/<topic>: publish one message or a set."""
         publish = MessagesPublish(head_of(request), topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            published = self._core.publisher.publish(topic, publish.messages(body), publish.timeout)
-            return as_response(publish.answer(published))
+            act = partial(self._publish, publish, body)
+            return as_response(self._once.answer(request, body, publish, act))
+
+    def _publish(self, publish: MessagesPublish, body: bytes, send: Send) -> Published:
+        return send(publish.topic, publish.messages(body), publish.timeout)
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""

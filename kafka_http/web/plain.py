@@ -20,7 +20,7 @@ from kafka_http.logs import request_id
 from kafka_http.records import Outcome
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
-from kafka_http.web.publishing import Head, MessagesPublish, Publish
+from kafka_http.web.publishing import KEY_HEADER, Head, MessagesPublish, Publish
 from kafka_http.web.v2_producing import V2Produce
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class PlainPublishes:
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
         route = _ROUTE.fullmatch(path)
-        if route is None:
+        if route is None or KEY_HEADER in headers:
             return None
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
         head = Head(method, args, headers)

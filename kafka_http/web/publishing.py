@@ -19,6 +19,7 @@ from kafka_http.web.query import MAX_INT32, Query, integer
 from kafka_http.web.v2_records import parse_v2
 
 MAX_TIMEOUT = 60
+KEY_HEADER = "idempotency-key"
 _SERIALISING = (
     *("format", "schema_id", "subject", "version"),
     *("key_format", "key_schema_id", "key_subject", "key_version"),

@@ -1,6 +1,7 @@
 """The v2 API's metadata and produce."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -8,8 +9,10 @@ from werkzeug.exceptions import NotFound
 
 from kafka_http.config import Config
 from kafka_http.core import Core
+from kafka_http.core.publishing import Published
 from kafka_http.records import PartitionInfo
 from kafka_http.web.bodies import Bodies, head_of
+from kafka_http.web.idempotency import Once, Send
 from kafka_http.web.negotiation import names_v2, v2_answer_type
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
@@ -19,10 +22,11 @@ from kafka_http.web.v2_producing import V2Produce
 class V2Topics:
     """The views of topics, partitions and brokers."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, once: Once) -> None:
         self._core = core
         self._config = config
         self._bodies = bodies
+        self._once = once
 
     def blueprint(self) -> Blueprint:
         topics = Blueprint("v2_topics", __name__)
@@ -87,10 +91,14 @@ class V2Topics:
         number = None if partition is None else as_number(partition)
         produce = V2Produce(head_of(request), topic, number, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            messages = produce.messages(body)
-            if number is not None and number < 0:
-                self._number(topic, str(partition))
-            return as_response(produce.answer(self._core.publisher.publish(topic, messages, produce.timeout)))
+            act = partial(self._produce, produce, body, partition)
+            return as_response(self._once.answer(request, body, produce, act))
+
+    def _produce(self, produce: V2Produce, body: bytes, partition: str | None, send: Send) -> Published:
+        messages = produce.messages(body)
+        if partition is not None and as_number(partition) < 0:
+            self._number(produce.topic, partition)
+        return send(produce.topic, messages, produce.timeout)
 
 
 def _check_accept() -> None:

@@ -16,7 +16,7 @@ from kafka_http.errors import InstanceExists, Unavailable
 from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
 from kafka_http.store import Database, StoredInstances, StoredNodes, open_database
 from kafka_http.store.nodes import LEASE_SECONDS, Owner
-from kafka_http.store.schema import instances, meta, nodes, read_meta, write_meta
+from kafka_http.store.schema import idempotency_keys, instances, meta, nodes, read_meta, write_meta
 from tests.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
@@ -151,6 +151,7 @@ def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> No
     assert columns("instances") == set(instances.c.keys())
     assert columns("meta") == set(meta.c.keys())
     assert columns("nodes") == set(nodes.c.keys())
+    assert columns("idempotency_keys") == set(idempotency_keys.c.keys())
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
