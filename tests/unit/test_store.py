@@ -4,7 +4,9 @@ import contextlib
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -178,6 +180,21 @@ def test_a_file_that_another_process_holds_locked(tmp_path: Path) -> None:
     other.execute("ROLLBACK")
     other.close()
     StoredInstances(database).create(SUBSCRIBED)
+    database.close()
+
+
+def test_changes_that_wait_for_a_store_that_is_away_fail_together(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    store = StoredInstances(database)
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        failures = [pool.submit(store.create, SUBSCRIBED).exception for _ in range(8)]
+    assert {type(each()) for each in failures} == {Unavailable}
+    assert time.monotonic() - began < 8  # two times the two seconds for which one waits
+    other.close()
+    store.create(SUBSCRIBED)
     database.close()
 
 
