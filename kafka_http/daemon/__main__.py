@@ -71,13 +71,17 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     """Be the node's daemon."""
     from kafka_http.daemon.launch import config_of, digest
     from kafka_http.logs import configure_logging
-    from kafka_http.store import StoredInstances, StoredKeys, open_database
+    from kafka_http.store import StoredInstances, StoredKeys, StoredTasks, open_database
 
     config = config_of(order["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url)
     node_id = directory.node_id() if database.is_shared else ""
-    is_needed = bool(StoredInstances(database, node_id).load() or StoredKeys(database, node_id).are_running())
+    is_needed = (
+        StoredInstances(database, node_id).load()
+        or StoredTasks(database, node_id).has_work()
+        or StoredKeys(database, node_id).are_running()
+    )
     if order["if_needed"] and not is_needed:
         _answer(serves=False)
         return

@@ -17,6 +17,7 @@ from kafka_http import errors
 from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.errors import KafkaHttpError
 
 
@@ -105,7 +106,7 @@ def _error(failed: Failed) -> KafkaHttpError:
     return error
 
 
-PROTOCOLS = (Instances, Nodes, IdempotencyKeys)
+PROTOCOLS = (Instances, Nodes, Tasks, IdempotencyKeys)
 
 CALLS = {
     name: Call(protocol, method)

@@ -2,23 +2,27 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instances import Instances
-from kafka_http.core.nodes import Elsewhere, Nodes
+from kafka_http.core.nodes import Elsewhere
+from kafka_http.core.outbox import Outbox
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.keys import NodeKeys
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
+from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes, StoredTasks
 
 log = logging.getLogger(__name__)
 
 _TRY_EVERY = 1.0
+_DELIVERY_SECONDS = 120.0
+_RELAY_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
@@ -34,7 +38,8 @@ class Node:
     """The node's instances, once it is known that the brokers are those of their cluster, and its idempotency keys."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
-        self._broker = KafkaBroker(config)
+        # What the relay has handed over is not given up as long as that of a request, to which nobody would come back.
+        self._broker = KafkaBroker(replace(config, timeout=max(config.timeout, _DELIVERY_SECONDS)))
         self._store = StoredInstances(database, node_id)
         self._registry = NodeRegistry(
             self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
@@ -42,6 +47,12 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
+        self._outbox = Outbox(
+            StoredTasks(database, node_id),
+            self._broker.producer,
+            max_bytes=config.outbox_max_bytes,
+            retention=config.task_retention,
+        )
         self._keys = NodeKeys(StoredKeys(database, node_id, config.idempotency_retention))
         self._lock = threading.Lock()
         self._is_open = False
@@ -49,12 +60,9 @@ class Node:
 
     def service(self, protocol: type) -> Any:
         """What answers the workers' calls of a Protocol. Raises as `instances`."""
-        services: Mapping[type, Callable[[], Any]] = {
-            Instances: self.instances,
-            Nodes: self.instances,
-            IdempotencyKeys: self.keys,
-        }
-        return services[protocol]()
+        if protocol is IdempotencyKeys:
+            return self.keys()
+        return self._outbox if protocol is Tasks else self.instances()
 
     def keys(self) -> NodeKeys:
         """Raises `Unavailable` where other nodes may take this one for gone."""
@@ -88,6 +96,7 @@ class Node:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
         self._keys.close()
+        self._outbox.close(_RELAY_STOP_SECONDS)
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
@@ -101,8 +110,9 @@ class Node:
             except KafkaHttpError as error:
                 if error.message != said:
                     said = error.message
-                    log.error("The consumer instances of the store are not brought back yet: %s", said)
+                    log.error("Consumer instances and tasks of the store have to wait: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
+                self._outbox.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
                 return

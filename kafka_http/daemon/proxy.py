@@ -15,6 +15,7 @@ from kafka_http.config import Config
 from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.calls import CALLS, Call, Goodbye, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.launch import Launcher, NoDaemon
@@ -33,7 +34,8 @@ _ONCE = {"create", "delete"}
 class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `instances`, `nodes` and `keys` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `instances`, `nodes`, `tasks` and `keys` may be used by any
+    thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -42,6 +44,7 @@ class NodeDaemon:
         calls = _Calls(self._call)
         self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
+        self.tasks = cast("Tasks", calls)
         self.keys = cast("IdempotencyKeys", calls)
 
     @property

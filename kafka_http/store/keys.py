@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, tuple_, upda
 
 from kafka_http.records import Claim, KeptAnswer
 from kafka_http.store.database import Database
-from kafka_http.store.nodes import now
+from kafka_http.store.nodes import now_of
 from kafka_http.store.schema import idempotency_keys as keys
 from kafka_http.store.schema import nodes
 
@@ -111,7 +111,7 @@ class StoredKeys:
         node_id = row["holder"].partition("/")[0]
         if node_id == self._node_id:
             return is_gone(_worker_of(row["holder"]))
-        leased = select(nodes.c.node_id).where(nodes.c.node_id == node_id, nodes.c.leased_until > now(connection))
+        leased = select(nodes.c.node_id).where(nodes.c.node_id == node_id, nodes.c.leased_until > now_of(connection))
         return connection.execute(leased).first() is None
 
     def _running(self, connection: Connection) -> list[dict[str, Any]]:

@@ -2,22 +2,18 @@
 
 import logging
 import re
-from collections.abc import Callable
 from functools import partial
 
 from flask import Request
 
 from kafka_http.core.idempotency import Attempt, Idempotency, fingerprint
-from kafka_http.core.publishing import MessageSet, Published, Publisher
-from kafka_http.errors import InvalidRequest, KafkaHttpError, TooLarge, TooMuchInFlight
+from kafka_http.core.publishing import Published
+from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.records import Delivery, KeptAnswer
 from kafka_http.web.answers import Answer
-from kafka_http.web.publishing import KEY_HEADER, Publish
+from kafka_http.web.publishing import KEY_HEADER, Publish, Publishing
 
 log = logging.getLogger(__name__)
-
-MOST_MESSAGES = 100_000
-"""In a request with a key: so many have room in the answer that is kept."""
 
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _TOKEN = re.compile(r"[!#-+\--\[\]-~]+")
@@ -25,60 +21,44 @@ _LONGEST = 255
 _NOBODY = ""
 """The caller, as long as the server knows none."""
 
-Send = Callable[[str, MessageSet, float], Published]
-"""Publishes, as `Publisher.publish` does."""
-
-Act = Callable[[Send], Published | Answer]
-"""Does what a request asks for: publishes it, or answers otherwise."""
-
 
 class Once:
     """Has each request with a key done once. Safe in many threads."""
 
-    def __init__(self, idempotency: Idempotency, publisher: Publisher) -> None:
+    def __init__(self, idempotency: Idempotency, publishing: Publishing) -> None:
         self._idempotency = idempotency
-        self._publisher = publisher
+        self._publishing = publishing
 
-    def answer(self, request: Request, body: bytes, publish: Publish, act: Act) -> Answer:
-        """What the client is told: of what `act` has done, or of what it did when the key came first.
+    def answer(self, request: Request, publish: Publish, body: bytes) -> Answer:
+        """What the client is told: what has become of the request, or of the first one with its key.
 
-        Raises what `act` raises where there is no key; `InvalidRequest`, `KeyInUse`, `KeyMismatch`, `Unavailable`.
+        Raises what is wrong with the whole where there is no key; `InvalidRequest`, `KeyInUse`, `KeyMismatch`,
+        `Unavailable` for the key's sake.
         """
         header = request.headers.get(KEY_HEADER)
         if header is None:
-            return _answer(publish, act(self._publisher.publish))
+            return _answer(publish, self._publishing.do(publish, body))
         claimed = self._idempotency.claim(_NOBODY, parse_key(header), fingerprint_of(request, body))
         if isinstance(claimed, KeptAnswer):
             return _replayed(claimed)
         try:
-            return self._do(claimed, publish, act)
+            return self._do(claimed, publish, body)
         except BaseException:
             claimed.free()
             raise
 
-    def _do(self, attempt: Attempt, publish: Publish, act: Act) -> Answer:
+    def _do(self, attempt: Attempt, publish: Publish, body: bytes) -> Answer:
+        def settled(published: Published) -> None:
+            attempt.later(partial(_settle, attempt, publish, published))
+
         try:
-            done = act(partial(self._send, attempt, publish))
+            done = self._publishing.do(publish, body, settled)
         except KafkaHttpError as error:
             done = publish.refusal(error)
         answer = _answer(publish, done)
         if isinstance(done, Answer) or done.is_settled:
             _conclude(attempt, answer, done)
         return answer
-
-    def _send(
-        self, attempt: Attempt, publish: Publish, topic: str, messages: MessageSet, timeout: float
-    ) -> Published:
-        if len(messages.records) > MOST_MESSAGES:
-            raise TooLarge(
-                f"A request with an Idempotency-Key takes {MOST_MESSAGES} messages at most. Nothing was written.",
-                limit=MOST_MESSAGES,
-            )
-
-        def settled(published: Published) -> None:
-            attempt.later(partial(_settle, attempt, publish, published))
-
-        return self._publisher.publish(topic, messages, timeout, settled)
 
 
 def parse_key(header: str) -> str:

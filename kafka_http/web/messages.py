@@ -1,7 +1,6 @@
 """The /messages dialect: publish, read, acknowledge."""
 
 from collections.abc import Callable
-from functools import partial
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
@@ -11,13 +10,12 @@ from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
-from kafka_http.core.publishing import Published
 from kafka_http.core.reading import Limits, Page
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Isolation, TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
-from kafka_http.web.idempotency import Once, Send
+from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position, parse_partitions, parse_start
@@ -79,13 +77,10 @@ class Messages:
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one message or a set."""
-        publish = MessagesPublish(head_of(request), topic, self._core.formats, self._config.timeout)
+        head = head_of(request, self._config.base_url)
+        publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            act = partial(self._publish, publish, body)
-            return as_response(self._once.answer(request, body, publish, act))
-
-    def _publish(self, publish: MessagesPublish, body: bytes, send: Send) -> Published:
-        return send(publish.topic, publish.messages(body), publish.timeout)
+            return as_response(self._once.answer(request, publish, body))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""

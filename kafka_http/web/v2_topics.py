@@ -1,7 +1,6 @@
 """The v2 API's metadata and produce."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -9,10 +8,9 @@ from werkzeug.exceptions import NotFound
 
 from kafka_http.config import Config
 from kafka_http.core import Core
-from kafka_http.core.publishing import Published
 from kafka_http.records import PartitionInfo
 from kafka_http.web.bodies import Bodies, head_of
-from kafka_http.web.idempotency import Once, Send
+from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import names_v2, v2_answer_type
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
@@ -89,16 +87,12 @@ class V2Topics:
     def publish(self, topic: str, partition: str | None = None) -> Response:
         """POST /topics/<topic>, /topics/<topic>/partitions/<partition>: produce records."""
         number = None if partition is None else as_number(partition)
-        produce = V2Produce(head_of(request), topic, number, self._core.formats, self._config.timeout)
+        head = head_of(request, self._config.base_url)
+        produce = V2Produce(head, topic, number, self._core.formats, self._config.timeout)
+        if number is not None and number < 0:
+            self._number(topic, str(partition))
         with self._bodies.read(request) as body:
-            act = partial(self._produce, produce, body, partition)
-            return as_response(self._once.answer(request, body, produce, act))
-
-    def _produce(self, produce: V2Produce, body: bytes, partition: str | None, send: Send) -> Published:
-        messages = produce.messages(body)
-        if partition is not None and as_number(partition) < 0:
-            self._number(produce.topic, partition)
-        return send(produce.topic, messages, produce.timeout)
+            return as_response(self._once.answer(request, produce, body))
 
 
 def _check_accept() -> None:

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
-from kafka_http.web.idempotency import MOST_MESSAGES
+from kafka_http.web.publishing import MOST_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
@@ -179,7 +179,7 @@ def test_a_refusal_is_kept(client: FlaskClient, broker: FakeBroker, changed: dic
 
 
 def test_a_refusal_of_the_v2_api_is_kept(client: FlaskClient, broker: FakeBroker) -> None:
-    for path, status in (("/topics/unknown", 404), ("/topics/t/partitions/x", 404), ("/topics/t/partitions/7", 404)):
+    for path, status in (("/topics/unknown", 404), ("/topics/t/partitions/7", 404)):
         first = V2.publish(client, path, path=path)
         again = V2.publish(client, path, path=path)
         assert (first.status_code, is_replay(first)) == (status, False)
@@ -203,6 +203,17 @@ def test_headers_of_the_answer_come_again(client: FlaskClient) -> None:
         assert answer.headers["Preference-Applied"] == "strict"
         assert answer.content_type == "application/json"
     assert is_replay(answer)
+
+
+def test_a_202_is_kept(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+    first, again = (dialect.publish(client, headers={"Prefer": "respond-async"}) for _ in range(2))
+    assert (first.status_code, is_replay(first)) == (202, False)
+    assert (again.status_code, again.data, is_replay(again)) == (202, first.data, True)
+    for name in ("Location", "Preference-Applied", "Content-Type"):
+        assert again.headers[name] == first.headers[name]
+    task = client.get(f"{first.headers['Location']}?wait=5").json["task"]
+    assert (task["status"], len(client.get("/tasks").json["tasks"])) == ("delivered", 1)
+    assert written(broker) == 1
 
 
 def test_a_503_frees_the_key(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
@@ -321,9 +332,9 @@ def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: 
 
 
 def test_more_messages_than_an_answer_can_be_kept_of(client: FlaskClient, broker: FakeBroker) -> None:
-    lines = b"1\n" * (MOST_MESSAGES + 1)
+    lines = b"1\n" * (MOST_WITH_KEY + 1)
     answer = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MOST_MESSAGES)
+    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MOST_WITH_KEY)
     assert written(broker) == 0
     assert MESSAGES.publish(client, None, data=lines, content_type="application/x-ndjson").status_code == 200
 
