@@ -9,10 +9,11 @@ Knows tasks by their ids alone: what is due, and as what body, a `CallbackStore`
 """
 
 from kafka_http.callbacks.delivery import CallbackDelivery, Outcome
-from kafka_http.callbacks.due import CallbackStore, DueCallback
+from kafka_http.callbacks.due import CallbackStore
 from kafka_http.callbacks.guard import Guard
 from kafka_http.callbacks.sender import CallbackSender
 from kafka_http.callbacks.signature import signing_secrets
+from kafka_http.tasks import DueCallback
 
 __all__ = [
     "CallbackDelivery",

@@ -13,11 +13,11 @@ from typing import Literal, Self
 from msgspec import Struct
 
 from kafka_http.callbacks.connection import CheckedConnection, Deadline, in_time
-from kafka_http.callbacks.due import DueCallback
 from kafka_http.callbacks.guard import Guard
 from kafka_http.callbacks.signature import sign, signing_secrets
 from kafka_http.config import Config
 from kafka_http.errors import InvalidCallback, Unavailable
+from kafka_http.tasks import DueCallback
 
 _USER_AGENT = f"kafka_http/{version('kafka_http')}"
 _ANSWER_BYTES = 4096

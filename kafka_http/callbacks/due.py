@@ -3,21 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
-from msgspec import Struct
-
-
-class DueCallback(Struct, frozen=True):
-    """A callback to be made now.
-
-    `body` is the JSON of `{"task": {…}}`, the same at each attempt. `attempts` counts those that were made; `since` is
-    when the task ended, in seconds since 1970.
-    """
-
-    task_id: str
-    url: str
-    body: bytes
-    attempts: int
-    since: float
+from kafka_http.tasks import DueCallback
 
 
 class CallbackStore(Protocol):
@@ -33,6 +19,10 @@ class CallbackStore(Protocol):
 
     def next_due(self) -> float | None:
         """Seconds until one is due, 0 or less where one is; None where there are no more callbacks to make."""
+        ...
+
+    def claim(self, task_id: str) -> bool:
+        """Whether it is still due, and now this process's to make: no other on the same store makes it meanwhile."""
         ...
 
     def delivered(self, task_id: str, attempts: int) -> None: ...

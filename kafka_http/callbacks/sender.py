@@ -11,9 +11,10 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from kafka_http.callbacks.delivery import CallbackDelivery, Outcome
-from kafka_http.callbacks.due import CallbackStore, DueCallback
+from kafka_http.callbacks.due import CallbackStore
 from kafka_http.callbacks.turns import Turns
 from kafka_http.config import Config
+from kafka_http.tasks import DueCallback
 
 log = logging.getLogger(__name__)
 
@@ -120,15 +121,20 @@ class CallbackSender:
 
     def _make(self, callback: DueCallback) -> None:
         try:
-            outcome = self._post(callback)
-        except Exception:
-            log.exception("unforeseen error: the callback of the task %s", callback.task_id)
-            outcome = Outcome("failed", "Unforeseen error; the server's log says more.")
-        try:
-            self._report(callback, outcome)
+            if self._store.claim(callback.task_id):
+                self._report(callback, self._attempt(callback))
+        except Exception as error:
+            self._trouble.say("", error)
         finally:
             self._turns.leave(callback.task_id)
             self._changed.set()
+
+    def _attempt(self, callback: DueCallback) -> Outcome:
+        try:
+            return self._post(callback)
+        except Exception:
+            log.exception("unforeseen error: the callback of the task %s", callback.task_id)
+            return Outcome("failed", "Unforeseen error; the server's log says more.")
 
     def _report(self, callback: DueCallback, outcome: Outcome) -> None:
         """Until the store has taken it: what has arrived is not sent again for the store's sake."""

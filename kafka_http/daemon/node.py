@@ -11,12 +11,12 @@ from kafka_http.config import Config
 from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
-from kafka_http.core.outbox import Outbox
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.keys import NodeKeys
+from kafka_http.daemon.outbox import make_outbox
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes, StoredTasks
+from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,7 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
-        self._outbox = Outbox(
-            StoredTasks(database, node_id),
-            self._broker.producer,
-            max_bytes=config.outbox_max_bytes,
-            retention=config.task_retention,
-        )
+        self._outbox = make_outbox(config, database, node_id, self._broker.producer)
         self._keys = NodeKeys(StoredKeys(database, node_id, config.idempotency_retention))
         self._lock = threading.Lock()
         self._is_open = False
@@ -85,8 +80,8 @@ class Node:
 
     def open(self, is_attended: Callable[[], bool], is_there: Callable[[str], bool]) -> None:
         """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
-        there are workers to answer for them. `is_there` says whether a worker of that name runs. Does not
-        block."""
+        there are workers to answer for them. `is_there` says whether a worker of that name runs. Does not block."""
+        self._outbox.start()
         self._keys.start(is_there)
         if self._registry.sharing is not None:
             self._registry.sharing.keep(is_attended, lambda: self._is_open)
@@ -113,6 +108,6 @@ class Node:
                     log.error("Consumer instances and tasks of the store have to wait: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
-                self._outbox.start()
+                self._outbox.relay.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
                 return

@@ -67,6 +67,9 @@ class FakeStore:
             self._check("next_due")
             return 0.0 if self._open else None
 
+    def claim(self, task_id: str) -> bool:
+        return True
+
     def delivered(self, task_id: str, attempts: int) -> None:
         self._end(task_id, Reported("delivered", attempts, 0.0, ""))
 
