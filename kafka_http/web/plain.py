@@ -37,7 +37,7 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 
 
 class PlainPublishes:
-    """Begins publishes. To be called by one thread."""
+    """Begins publishes. Any thread may call."""
 
     def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
         self._publisher = core.publisher
