@@ -1,14 +1,16 @@
 """`kafka-http serve --server granian` passes the same tests as gunicorn does."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.server.granian.worker import LINGER_SECONDS
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running, starting_services
-from tests.integration.service import Service, read_answers
+from tests.integration.service import Service, read_answers, wait_for
 from tests.integration.test_messages import *  # noqa: F403
 from tests.integration.test_publishing import *  # noqa: F403
 from tests.integration.test_shutdown import *  # noqa: F403
@@ -108,3 +110,19 @@ def test_who_waits_for_a_word_to_go_on_is_told_at_once_that_it_is_too_much(servi
         client.sendall(head.encode())
         ((status, _, _),) = read_answers(client, 1)
     assert status == 413
+
+
+def test_a_stop_waits_for_an_upload_that_pauses(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic()
+    with service.connect() as client:
+        client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello".encode())
+        service.terminate()
+        began = time.monotonic()
+        wait_for(lambda: len(service.workers) == 1)  # the other has been quiet
+        wait_for(lambda: time.monotonic() > began + 2 * LINGER_SECONDS)
+        client.sendall(b"world")
+        ((status, _, _),) = read_answers(client, 1)
+    assert status == 200
+    service.wait_for_end(8)

@@ -104,8 +104,9 @@ def _hurry(process: int | None) -> None:
 
 def _tell(address: tuple[str, int], when_ready: Callable[[], None]) -> None:
     """Call `when_ready` once connections are accepted."""
-    while True:
-        with suppress(OSError), socket.create_connection(address, 1):
-            break
+    accepted = False
+    while not accepted:
         time.sleep(0.02)
+        with suppress(OSError), socket.create_connection(address, 1):
+            accepted = True
     when_ready()

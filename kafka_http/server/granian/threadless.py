@@ -52,12 +52,13 @@ class Threadless:
         self._publishes = publishes
         self._access_log = access_log
         self._owed: dict[_Owed, _Owed] = {}
+        self._reading: set[int] = set()
         Thread(target=self._expire, name="expiry", daemon=True).start()
 
     @property
     def in_flight(self) -> int:
-        """Requests that are owed an answer."""
-        return len(self._owed)
+        """Requests that are read or owed an answer."""
+        return len(self._reading) + len(self._owed)
 
     def take(self, protocol: GranianProtocol, scope: dict[str, Any]) -> bool:
         """Take a request; false, with nothing done, for one that is WSGI's. `scope` is what it will have for environ.
@@ -68,8 +69,7 @@ class Threadless:
         headers = _headers(scope)
         if "" in headers.values() or (self._access_log and not _PROXIED.isdisjoint(headers)):
             return False  # what granian gives as empty may be what is not ASCII
-        body = scope["wsgi.input"].read()
-        scope["wsgi.input"] = BytesIO(body)
+        body = self._read(scope)
         if len(body) != int(scope["CONTENT_LENGTH"]):
             return False
         owed = _Owed(protocol, Line(scope) if self._access_log else None)
@@ -84,6 +84,16 @@ class Threadless:
         if owed.settled:
             self._answer(owed)
         return True
+
+    def _read(self, scope: dict[str, Any]) -> bytes:
+        """The body, which is left to be read again."""
+        self._reading.add(id(scope))
+        try:
+            body: bytes = scope["wsgi.input"].read()
+        finally:
+            self._reading.discard(id(scope))
+        scope["wsgi.input"] = BytesIO(body)
+        return body
 
     def _done(self, owed: "_Owed") -> None:
         """Kafka has answered. Called by any thread, and perhaps before `begin` has returned."""

@@ -13,6 +13,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from kafka_http.config import Config
+from kafka_http.logs import configure_logging
 from kafka_http.server.granian.access_log import AccessLog, open_access_log
 from kafka_http.server.granian.answers import Answers
 from kafka_http.server.granian.threadless import Threadless, take_first
@@ -34,6 +35,7 @@ def load(config: Config, load_app: Callable[[Config], "WSGIApplication"]) -> "WS
     """The application for this worker process. To be called by its main thread."""
     _forget_what_looks_like_headers()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HURRY})
+    configure_logging(config.log_level)  # again where this process was not forked
     app = load_app(config)
     lifecycle = lifecycle_of(app)
     if config.access_log:
