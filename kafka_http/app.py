@@ -20,6 +20,7 @@ from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
 from kafka_http.daemon import DaemonInstances
 from kafka_http.serializers import load_serializers
+from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.forwarding import Forwarding
@@ -82,7 +83,8 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     check_client_settings(config)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
-    core = Core(broker, load_serializers(config.serializers))
+    registry = RegistrySettings.of(config.schema_registry, config.sources)
+    core = Core(broker, load_serializers(config.serializers, registry), config.topics)
     held = None
     if instances is None:
         held = _in_this_process(config, broker) if inline else _in_the_daemon(config)

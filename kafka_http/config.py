@@ -35,6 +35,7 @@ HostPort = Annotated[
 ]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
+Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
 Switch = Annotated[bool, Meta(description="true or false")]
@@ -85,6 +86,9 @@ class Config:
     max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB
     max_in_flight: Annotated[Bytes, "bytes of request bodies a worker holds before it answers 429"] = 256 * MIB
     max_page_bytes: Annotated[Bytes, "most that one read brings, whatever its max_bytes asks for"] = 64 * MIB
+    max_read_ahead: Annotated[
+        Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"
+    ] = 16 * MIB
     auto_create_topics: Annotated[Switch, "let a publish create its topic where the brokers allow it"] = False
     data_dir: Annotated[Directory, "directory of this node's own data; {port} is the bind port"] = field(
         default_factory=_own_directory
@@ -121,8 +125,14 @@ class Config:
     admin: Annotated[Section, "kafka-python's settings for the admin client, over those of kafka"] = field(
         default_factory=dict, repr=False
     )
+    schema_registry: Annotated[Section, "the schema registry that avro, protobuf and jsonschema need: url, …"] = field(
+        default_factory=dict, repr=False
+    )
     serializers: Annotated[Sections, "settings of each serialiser, by its name"] = field(
         default_factory=dict, repr=False
+    )
+    topics: Annotated[Sections, "formats of topics by patterns of their names, where a request names none"] = field(
+        default_factory=dict
     )
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -152,6 +162,13 @@ class Setting(NamedTuple):
     @property
     def is_section(self) -> bool:
         return get_origin(self.kind) is Mapping
+
+    @property
+    def depth(self) -> int:
+        """How many names lead to a value of a section: its own key, or a key in the table of a name."""
+        if not self.is_section:
+            return 0
+        return 2 if get_origin(get_args(self.kind)[1]) is Mapping else 1
 
     @property
     def is_list(self) -> bool:

@@ -15,13 +15,19 @@
     ├── UnsupportedFormat           415    no serialiser of that name
     ├── OffsetOutOfRange            416
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
+    ├── MissingKeySchema            42201  keys of a schema format, and no schema named for them
+    ├── MissingValueSchema          42202
     ├── InvalidConsumerConfig       42204
+    ├── InvalidSchema               42205  the schema itself is at fault, or is not there
+    ├── InvalidPayload              42206  data does not fit its schema
+    ├── NotSerializable             42207  it does, and cannot be written all the same
     ├── TooMuchInFlight             42901
     ├── BrokerError                 50002  Kafka answered with an error
     ├── RetriableBrokerError        50003  … that may pass
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
     │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
+    │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
     │   └── TooManyInstances        503
     ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
     └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
@@ -160,8 +166,48 @@ class IllegalState(KafkaHttpError):
     code = 40903
 
 
+class MissingKeySchema(KafkaHttpError):
+    code = 42201
+
+
+class MissingValueSchema(KafkaHttpError):
+    code = 42202
+
+
 class InvalidConsumerConfig(KafkaHttpError):
     code = 42204
+
+
+class InvalidSchema(KafkaHttpError):
+    """The schema is at fault, whatever the records are: its syntax, what it refers to, its size, or it is not there."""
+
+    code = 42205
+
+    def __init__(self, problem: str, **fields: Any) -> None:
+        super().__init__(f"Invalid schema: {problem}", **fields)
+        self.problem = problem
+
+
+class InvalidPayload(KafkaHttpError):
+    """A value does not fit its schema. `path` leads to the fault: from the value `.address.zip`, `.items[3]`, or ''."""
+
+    code = 42206
+    kind: ClassVar[str] = "Payload error."
+
+    def __init__(self, problem: str, path: str = "", **fields: Any) -> None:
+        self.problem = problem
+        self.path = path
+        where = f"{path.removeprefix('.')}: " if path else ""
+        super().__init__(f"{self.kind} {where}{problem}", **fields)
+
+    def within(self, step: str) -> "InvalidPayload":
+        """The same fault as seen from one level up: `.name` of an object, `[index]` of a list."""
+        return type(self)(self.problem, step + self.path)
+
+
+class NotSerializable(InvalidPayload):
+    code = 42207
+    kind = "Error serializing message."
 
 
 class Unavailable(KafkaHttpError):
@@ -182,6 +228,10 @@ class TooManyInstances(Unavailable):
 class InstanceBusy(Unavailable):
     def __init__(self) -> None:
         super().__init__("Another request is still reading for this consumer instance.")
+
+
+class RegistryUnavailable(Unavailable):
+    """What was asked of the schema registry cannot be had now, and is not cached."""
 
 
 class LoanEnded(Unavailable):

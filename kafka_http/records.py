@@ -3,7 +3,9 @@
 Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and values are the bytes that Kafka stores.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -64,7 +66,10 @@ class Delivery(Struct, frozen=True, gc=False):
 
 
 class Record(Struct, frozen=True, gc=False):
-    """A record that was read. `timestamp` is None where Kafka has none (-1)."""
+    """A record that was read. `timestamp` is None where Kafka has none (-1).
+
+    `headers` should be a tuple: the garbage collector walks over thousands of lists again and again.
+    """
 
     topic: str
     partition: int
@@ -73,6 +78,16 @@ class Record(Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def size_of(records: Sequence[Record]) -> int:
+    """The bytes of their keys and values."""
+    return sum([len(each.value or b"") + len(each.key or b"") for each in records])
+
+
+def count_within(records: Sequence[Record], size: int) -> int:
+    """How many of them, from the first on, have keys and values of at most `size` bytes."""
+    return bisect_right(list(accumulate(len(each.value or b"") + len(each.key or b"") for each in records)), size)
 
 
 Positions = Mapping[TopicPartition, int]
@@ -88,15 +103,17 @@ Outcome = Delivery | KafkaHttpError
 class Fetched(Struct, frozen=True):
     """What one look at the log brought, of each partition asked for that the log could serve.
 
-    `records` are in offset order, at most as many as asked for; `next` is where to read on (behind control records,
-    aborted transactions and compaction's gaps as well). `ended` are the partitions that had nothing more to give.
-    `out_of_range` maps a partition that does not have the offset asked for to its (earliest, latest) offsets.
+    `records` are in offset order; `next` is where to read on (behind control records, aborted transactions and
+    compaction's gaps as well). `ended` are the partitions that had nothing more to give. `out_of_range` maps a
+    partition that does not have the offset asked for to its (earliest, latest) offsets. `size` is that of all keys and
+    values.
     """
 
     records: Mapping[TopicPartition, Sequence[Record]]
     next: Positions
     ended: frozenset[TopicPartition]
     out_of_range: Mapping[TopicPartition, tuple[int, int]]
+    size: int
 
 
 class CommittedOffset(NamedTuple):

@@ -115,8 +115,7 @@ def _check_name(given: _Given) -> None:
         near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else " `kafka-http config` lists those there are."
         raise ConfigError(f"There is no setting {given.name} ({given.source}).{hint}")
-    depth = (2 if name == "serializers" else 1) if setting.is_section else 0
-    if len(inner) < depth or not all(inner):
+    if len(inner) < setting.depth or not all(inner):
         raise _wrong(given)
 
 

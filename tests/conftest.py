@@ -1,12 +1,14 @@
-"""A real Apache Kafka for whoever asks, started by the demo's own code, and a real PostgreSQL.
+"""A real Apache Kafka and a real schema registry for whoever asks, started by the demo's own code; a real PostgreSQL.
 
-Where Java, Kafka's jars or PostgreSQL are missing, such tests are skipped; where the environment has CI set, they fail.
+Where Java, Kafka's jars, the registry's files or PostgreSQL are missing, such tests are skipped; where the environment
+has CI set, they fail.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
@@ -18,8 +20,11 @@ from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import free_ports
+from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.demo.settings import Node
 from tests.postgresql import PostgreSQL, PostgreSQLMissing
+
+Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
 
 TopicFactory = Callable[..., str]
 """`topic(partitions=1, configs={})` creates a topic of a name of its own, waits for its leaders and gives the name."""
@@ -65,12 +70,35 @@ def new_kafka(directory: Path) -> EmbeddedKafka:
     return EmbeddedKafka(Node(directory / "kafka", port, controller_port))
 
 
-def _running(kafka: EmbeddedKafka) -> Iterator[EmbeddedKafka]:
-    kafka.start()
+def _running(server: Server) -> Iterator[Server]:
+    server.start()
     try:
-        yield kafka
+        yield server
     finally:
-        kafka.stop()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def registry_parts() -> None:
+    """A recent Java and the schema registry's files are there."""
+    try:
+        EmbeddedRegistry.parts()
+    except DemoError as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def registry(registry_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRegistry]:
+    """The schema registry that all tests share: `registry.url`. Who stops it spoils it for the others."""
+    yield from _running(EmbeddedRegistry(tmp_path_factory.mktemp("registry")))
+
+
+@pytest.fixture
+def fresh_registry(registry_parts: None, tmp_path: Path) -> Iterator[EmbeddedRegistry]:
+    """A registry for one test, which may `kill()`, `stop()` and `start()` it; it keeps its address and its schemas."""
+    yield from _running(EmbeddedRegistry(tmp_path / "registry"))
 
 
 @pytest.fixture(scope="session")

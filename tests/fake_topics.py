@@ -54,16 +54,16 @@ def offset_at(log: FakePartition, place: OffsetAt) -> int:
     return later[0] if later else log.latest
 
 
-def within(records: list[Record], max_records: int, max_bytes: int) -> list[Record]:
-    """At least one of them, as a broker gives a whole batch whatever the limit."""
+def within(records: list[Record], most: int, size: int, first: int | None) -> list[Record]:
+    """At most `most` of them and of `size` bytes, but the first where it has no more than `first` (None: any)."""
     taken: list[Record] = []
-    for each in records[:max_records]:
-        max_bytes -= len(each.value or b"") + len(each.key or b"") + 70
-        if taken and max_bytes < 0:
+    for each in records[:most]:
+        size -= size_of(each)
+        if size < 0 and (taken or (first is not None and size_of(each) > first)):
             break
         taken.append(each)
     return taken
 
 
-def size_of(record: NewRecord) -> int:
-    return len(record.value or b"") + len(record.key or b"") + sum(len(name) for name, _ in record.headers)
+def size_of(record: NewRecord | Record) -> int:
+    return len(record.value or b"") + len(record.key or b"")

@@ -305,27 +305,31 @@ class FakeBroker:
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
         limit = topic.limit or self.message_limit
-        if size_of(record) > limit:
+        if size_of(record) + sum(len(name) for name, _ in record.headers) > limit:
             return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)
         if topic.compacted and record.key is None:
             return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
         return None
 
     def _fetched(self, positions: Positions, max_records: int, max_bytes: int) -> Fetched:
-        share = max_bytes // len(positions)
         records: dict[TopicPartition, Sequence[Record]] = {}
         following: dict[TopicPartition, int] = {}
         out_of_range: dict[TopicPartition, tuple[int, int]] = {}
-        for at, position in positions.items():
+        size = 0
+        for left, (at, position) in zip(range(len(positions), 0, -1), positions.items(), strict=True):
             log = self._log(*at)
             if not log.earliest <= position <= log.latest:
                 out_of_range[at] = (log.earliest, log.latest)
                 continue
             rest = log.after(position)
-            records[at] = taken = within(rest, max_records, share)
-            following[at] = taken[-1].offset + 1 if len(taken) < len(rest) else log.latest
+            bytes_left = max_bytes - size
+            first = bytes_left if any(records.values()) else None
+            records[at] = taken = within(rest, -(-max_records // left), bytes_left // left, first)
+            following[at] = log.latest if len(taken) == len(rest) else taken[-1].offset + 1 if taken else position
+            max_records -= len(taken)
+            size += sum(map(size_of, taken))
         ended = frozenset(each for each, offset in following.items() if offset >= self._log(*each).latest)
-        return Fetched(records, following, ended, out_of_range)
+        return Fetched(records, following, ended, out_of_range, size)
 
     def _has_members(self, group: str) -> GroupHasMembers:
         members = [{"client_id": each.client_id, "host": each.host} for each in self.members(group)]

@@ -72,11 +72,13 @@ def _many(config: Config, topic: str, made: list[bytes], seconds: float) -> Base
 
 
 def _producer(config: Config) -> KafkaProducer:
-    return KafkaProducer(**client_settings(config), acks="all", batch_size=262_144, max_block_ms=30_000)
+    ours = {"acks": "all", "batch_size": 262_144, "max_block_ms": 30_000}
+    return KafkaProducer(**ours | client_settings(config, "producer", KafkaProducer.DEFAULT_CONFIG))
 
 
 def _consume(config: Config, topic: str, seconds: float) -> Baseline:
-    with closing(KafkaConsumer(**client_settings(config), enable_auto_commit=False)) as consumer:
+    settings = client_settings(config, "consumer", KafkaConsumer.DEFAULT_CONFIG)
+    with closing(KafkaConsumer(**settings | {"enable_auto_commit": False})) as consumer:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
         held = sum(consumer.end_offsets(partitions).values()) - sum(consumer.beginning_offsets(partitions).values())

@@ -1,13 +1,14 @@
 """The few calls to a server that are not measured: is it there, what does a topic hold, v2's consumer instances."""
 
 import http.client
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
+
+import msgspec
 
 from kafka_http.bench.conversations import V2_JSON, Address, Consuming, Conversation, Paging, Publishing
 from kafka_http.bench.errors import BenchError
@@ -17,6 +18,32 @@ _OWN = "application/vnd.kafka.v2+json"
 _AT_A_TIME = 16
 
 
+Answer = TypeVar("Answer")
+
+
+class _Partition(msgspec.Struct):
+    partition: int
+    earliest: int
+    latest: int
+
+
+class _Topic(msgspec.Struct):
+    partitions: list[_Partition]
+
+
+class _V2Partition(msgspec.Struct):
+    partition: int
+
+
+class _Ends(msgspec.Struct):
+    beginning_offset: int
+    end_offset: int
+
+
+class _Instance(msgspec.Struct):
+    instance_id: str
+
+
 class Server:
     """What answers at a URL; each call takes a connection of its own. Raises `BenchError` where it does not answer."""
 
@@ -24,11 +51,14 @@ class Server:
         self.url = url
         self.address = Address(url)
 
-    def call(self, method: str, path: str, body: Any = None, *, accept: str = "*/*") -> Any:
-        """The answer's JSON. Raises `BenchError` for any status but 2xx."""
-        data = None if body is None else json.dumps(body).encode()
+    def call(self, method: str, path: str, kind: type[Answer], body: Any = None, *, accept: str = "*/*") -> Answer:
+        """The answer's JSON. Raises `BenchError` for any status but 2xx, and where it is of another kind."""
+        data = None if body is None else msgspec.json.encode(body)
         said = self._successful(method, path, data, {"Content-Type": _OWN, "Accept": accept})
-        return json.loads(said) if said else None
+        try:
+            return msgspec.json.decode(said or b"null", type=kind)
+        except msgspec.MsgspecError:
+            raise BenchError(f"{method} {path} was not answered as this API does: is the --dialect right?") from None
 
     def send(self, path: str, body: bytes, content_type: str) -> None:
         """POST as it is. Raises `BenchError` for any status but 2xx."""
@@ -57,19 +87,18 @@ class Server:
 
     def messages_in(self, topic: str, dialect: str) -> int:
         if dialect == "messages":
-            ends = [(each["earliest"], each["latest"]) for each in self.call("GET", f"/messages/{topic}")["partitions"]]
-        else:
-            paths = [f"/topics/{topic}/partitions/{number}/offsets" for number in self.partitions(topic, dialect)]
-            found = [self.call("GET", path) for path in paths]
-            ends = [(each["beginning_offset"], each["end_offset"]) for each in found]
-        return sum(latest - earliest for earliest, latest in ends)
+            return sum(each.latest - each.earliest for each in self._topic(topic).partitions)
+        paths = [f"/topics/{topic}/partitions/{number}/offsets" for number in self.partitions(topic, dialect)]
+        ends = [self.call("GET", path, _Ends) for path in paths]
+        return sum(each.end_offset - each.beginning_offset for each in ends)
 
     def partitions(self, topic: str, dialect: str) -> list[int]:
         if dialect == "messages":
-            found = self.call("GET", f"/messages/{topic}")["partitions"]
-        else:
-            found = self.call("GET", f"/topics/{topic}/partitions")
-        return [each["partition"] for each in found]
+            return [each.partition for each in self._topic(topic).partitions]
+        return [each.partition for each in self.call("GET", f"/topics/{topic}/partitions", list[_V2Partition])]
+
+    def _topic(self, name: str) -> "_Topic":
+        return self.call("GET", f"/messages/{name}", _Topic)
 
 
 @dataclass(frozen=True)
@@ -109,8 +138,8 @@ def _instances(server: Server, topic: str, records: int, count: int) -> Iterator
         instance = _make(server, topic, records)
         made.append(instance)
         _wait_for_records(server, instance)
-        server.call("POST", f"{instance}/positions/beginning", {"partitions": partitions})
-        return Consuming(server.address, instance, json.dumps({"partitions": partitions}).encode(), held)
+        server.call("POST", f"{instance}/positions/beginning", object, {"partitions": partitions})
+        return Consuming(server.address, instance, msgspec.json.encode({"partitions": partitions}), held)
 
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         try:
@@ -128,20 +157,19 @@ def _make(server: Server, topic: str, records: int) -> str:
         "auto.commit.enable": "false",
         "max.poll.records": str(records),
     }
-    name = server.call("POST", group, settings)["instance_id"]
-    instance = f"{group}/instances/{name}"
-    server.call("POST", f"{instance}/subscription", {"topics": [topic]})
+    instance = f"{group}/instances/{server.call('POST', group, _Instance, settings).instance_id}"
+    server.call("POST", f"{instance}/subscription", object, {"topics": [topic]})
     return instance
 
 
 def _wait_for_records(server: Server, instance: str) -> None:
     """The group gives it its partitions within the first reads."""
     for _ in range(30):
-        if server.call("GET", f"{instance}/records?timeout=2000", accept=V2_JSON):
+        if server.call("GET", f"{instance}/records?timeout=2000", list[object], accept=V2_JSON):
             return
     raise BenchError("A consumer instance has got no messages within a minute.")
 
 
 def _remove(server: Server, instance: str) -> None:
     with suppress(BenchError):
-        server.call("DELETE", instance)
+        server.call("DELETE", instance, object)

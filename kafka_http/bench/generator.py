@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 from kafka_http.bench.conversations import Address, Conversation, Failed
+from kafka_http.bench.errors import BenchError
 
 _PIECE = 65536
 _CONNECT_SECONDS = 10.0
@@ -53,11 +54,11 @@ class Generator:
     def run(self, begin: float, end: float) -> Tally:
         """Connect and send at once, count from `begin` to `end`, wait for the answers to what was sent before that.
 
-        Raises `OSError` where it cannot connect.
+        Raises `BenchError` where it cannot connect.
         """
         self.begin, self.end = begin, end
         for conversation in self._conversations:
-            _Connection(self, conversation).ask()
+            self._connect(conversation)
             self._loop_until(time.monotonic() + _APART)
         self._loop_until(begin)
         cpu = time.process_time()
@@ -68,6 +69,13 @@ class Generator:
             key.fileobj.close()  # type: ignore[union-attr]  # all of them are sockets
         self.selector.close()
         return self.tally
+
+    def _connect(self, conversation: Conversation) -> None:
+        try:
+            _Connection(self, conversation).ask()
+        except OSError as error:
+            host, port = self.address
+            raise BenchError(f"{host}:{port} takes no connection: {error.strerror or error}.") from None
 
     def _loop_until(self, moment: float) -> None:
         """Until then, or until no connection has anything to do any more."""

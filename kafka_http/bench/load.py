@@ -3,11 +3,13 @@
 import gc
 import multiprocessing
 import signal
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +25,7 @@ _LEAD = 0.05
 """Seconds until the processes, who are told at once, have begun."""
 
 _SHOWN = 3
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 
 Watched = TypeVar("Watched")
 
@@ -90,6 +93,7 @@ def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally
         p90=percentile(latencies, 90) * 1000,
         p99=percentile(latencies, 99) * 1000,
         server_cpu=spent.server,
+        server_busiest=spent.server_busiest,
         broker_cpu=spent.broker,
         generator_cpu=sum(each.cpu for each in tallies),
         generator_busiest=max(each.cpu for each in tallies) / seconds,
@@ -99,29 +103,45 @@ def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally
 
 @contextmanager
 def _running(shares: Sequence[tuple[Work, int]]) -> Iterator[list[Connection]]:
+    """The processes, by the pipes to them. Who leaves before they have said all ends them."""
     context = multiprocessing.get_context("spawn")
-    with ExitStack() as ending:
-        pipes = []
+    started = []
+    try:
         for work, connections in shares:
             ours, theirs = context.Pipe()
             process = context.Process(target=_generate, args=(work, connections, theirs), daemon=True)
-            with _deaf_to_ctrl_c():
+            with _undisturbed():
                 process.start()
+                started.append((process, ours))
             theirs.close()
-            ending.callback(process.join)
-            ending.callback(ours.close)  # before that: it lets one end that still waits
-            pipes.append(ours)
-        yield pipes
+        yield [pipe for _, pipe in started]
+    except BaseException:
+        for process, _ in started:
+            process.terminate()
+        raise
+    finally:
+        for process, pipe in started:
+            process.join()
+            pipe.close()
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What starts meanwhile stays so, while the terminal tells all processes: it is the pipe's end that ends them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _undisturbed() -> Iterator[None]:
+    """Hear SIGINT and SIGTERM afterwards. A process that starts meanwhile never hears SIGINT, which a terminal sends to
+    all: this one ends it.
+    """
+    heard: list[int] = []
+    resource_tracker.ensure_running()  # it would start with the first process, and unblock the signal
+    handlers = {number: signal.signal(number, lambda it, _: heard.append(it)) for number in _ENDS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for each in heard:
+        signal.raise_signal(each)
 
 
 def _receive(pipe: Connection) -> Tally:
@@ -140,7 +160,8 @@ def _generate(work: Work, connections: int, pipe: Connection) -> None:
 
     A text in place of either is why it cannot.
     """
-    with pipe:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # what was made at the server is removed
+    with pipe, suppress(EOFError, BrokenPipeError, ConnectionResetError):  # then nobody wants to know any more
         try:
             with work.conversations(connections) as conversations:
                 generator = Generator(Address(work.url), conversations)
@@ -150,7 +171,3 @@ def _generate(work: Work, connections: int, pipe: Connection) -> None:
                 pipe.send(generator.run(begin, end))
         except BenchError as error:
             pipe.send(str(error))
-        except (EOFError, BrokenPipeError):
-            return  # nobody wants to know any more
-        except OSError as error:
-            pipe.send(f"{work.url} takes no connection: {error.strerror or error}.")

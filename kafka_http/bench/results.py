@@ -31,8 +31,8 @@ class Row(msgspec.Struct, frozen=True):
     """One combination of records a request and connections.
 
     Times are in seconds, latencies in milliseconds; `generator_busiest` is the greatest share of a core that one of the
-    generator's processes took, `machine_busy` that of all cores that was not idle. CPU times that nobody could read
-    are null.
+    generator's processes took, `server_busiest` the share of its workers' CPU time that the busiest of several
+    took, `machine_busy` the share of all cores that was not idle. What nobody could read is null.
     """
 
     records: int
@@ -45,6 +45,7 @@ class Row(msgspec.Struct, frozen=True):
     p90: float
     p99: float
     server_cpu: float | None
+    server_busiest: float | None
     broker_cpu: float | None
     generator_cpu: float
     generator_busiest: float

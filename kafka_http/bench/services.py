@@ -15,11 +15,12 @@ import psutil
 
 from kafka_http.bench.calls import Server
 from kafka_http.bench.errors import BenchError
+from kafka_http.bench.topics import check_kafka
 from kafka_http.bench.usage import Usage
 from kafka_http.config import SETTINGS, Config
 from kafka_http.demo.command import for_our_broker
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.guarded import Guarded
+from kafka_http.demo.guarded import GuardedProcess
 from kafka_http.demo.ports import LOOPBACK, free_ports
 from kafka_http.demo.settings import Node
 
@@ -54,6 +55,7 @@ def started(config: Config) -> Iterator[Service]:
     with TemporaryDirectory(prefix="kafka_http-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         if config.sources.get("bootstrap_servers") == "command line":
+            check_kafka(config)
             with _server(config, directory, None) as service:
                 yield service
         else:
@@ -82,7 +84,8 @@ def _server(config: Config, directory: Path, broker: int | None) -> Iterator[Ser
     settings.write_text(as_toml(config), "utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     command = (sys.executable, "-m", "kafka_http", "serve", "--config", settings)
-    process = Guarded(command, directory / "serve.log", environment)
+    process = GuardedProcess("The server", directory / "serve.log")
+    process.start(command, environment)
     usage = Usage(process.pid, config.data_dir, broker)
     try:
         url = f"http://{config.bind}"
@@ -108,14 +111,14 @@ def _toml(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-def _wait_until_ready(url: str, process: Guarded) -> None:
+def _wait_until_ready(url: str, process: GuardedProcess) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         with suppress(BenchError):
             if Server(url).status_of("/ready") == 200:
                 return
         if not process.is_running or time.monotonic() > deadline:
-            said = process.log.strip().splitlines() or ["it said nothing"]
+            said = process.output().strip().splitlines() or ["it said nothing"]
             raise BenchError(f"The server does not start: {said[-1].removeprefix('kafka-http: ')}")
         time.sleep(0.05)
 

@@ -9,6 +9,7 @@ from kafka_http.bench.results import Result, Row
 _NEAR_A_CORE = 0.9
 _NOT_IDLE = 0.95
 _NOTICEABLE = 0.15
+_NEARLY_ALL = 0.9
 
 
 def table(result: Result) -> str:
@@ -78,6 +79,8 @@ def notes(result: Result) -> Iterator[str]:
             )
         elif row.machine_busy > _NOT_IDLE and (share := row.generator_cpu / whole) > _NOTICEABLE:
             yield f"{where}: no core was idle, and the load generator took {share:.0%} of all of them."
+        if row.connections > 1 and (row.server_busiest or 0) > _NEARLY_ALL:
+            yield f"{where}: one of the server's workers did all the work: by chance it had all connections."
         if (others := _of_others(row, whole)) > _NOTICEABLE:
             yield f"{where}: something else took {others:.0%} of the machine's cores; measure again when it rests."
 

@@ -11,31 +11,32 @@ _DAEMON = "kafka_http.daemon"
 
 
 class Reading(NamedTuple):
-    """CPU seconds since the processes' start; None for those that nobody can see. Readings can be subtracted."""
+    """CPU seconds since the processes' start, the server's by process id; None for those that nobody can see."""
 
-    server: float | None
+    server: dict[int, float] | None
+    workers: list[int]
     broker: float | None
     busy: float
     all: float
 
     def since(self, before: Self) -> "Spent":
-        return Spent(
-            _difference(self.server, before.server),
-            _difference(self.broker, before.broker),
-            (self.busy - before.busy) / max(self.all - before.all, 1e-9),
-        )
+        busy = (self.busy - before.busy) / max(self.all - before.all, 1e-9)
+        broker = None if self.broker is None or before.broker is None else self.broker - before.broker
+        if self.server is None or before.server is None:
+            return Spent(None, None, broker, busy)
+        spent = {pid: cpu - before.server.get(pid, 0.0) for pid, cpu in self.server.items()}
+        workers = [spent.get(pid, 0.0) for pid in self.workers]
+        busiest = max(workers) / max(sum(workers), 1e-9) if len(workers) > 1 else None
+        return Spent(sum(spent.values()), busiest, broker, busy)
 
 
 class Spent(NamedTuple):
-    """CPU seconds, and the share of all the machine's cores that was not idle."""
+    """CPU seconds; what part of its workers' the busiest of several took; the share of all cores that was not idle."""
 
     server: float | None
+    server_busiest: float | None
     broker: float | None
     machine_busy: float
-
-
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
 
 
 class Usage:
@@ -51,7 +52,8 @@ class Usage:
         idle = machine.idle + getattr(machine, "iowait", 0.0)
         everything = sum(machine[:8])  # what follows on Linux is counted in these already
         return Reading(
-            None if self._server is None else sum(map(_cpu, self.processes())),
+            None if self._server is None else {process.pid: _cpu(process) for process in self.processes()},
+            [pid for pid, name in self.names().items() if name == "worker"],
             None if self._broker is None else _cpu(psutil.Process(self._broker)),
             everything - idle,
             everything,

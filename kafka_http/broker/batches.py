@@ -172,6 +172,23 @@ class Accumulator(RecordAccumulator):
     config: dict[str, Any]
     _transaction_manager: Any
 
+    def ready(self, cluster: Any, now: float | None = None) -> Any:
+        """kafka-python looks without a pause for the leader of a partition that it once had records for, though it has
+        none any more and the topic is gone."""
+        found: tuple[Any, float, bool] = super().ready(cluster, now=now)  # type: ignore[no-untyped-call]
+        return super().ready(cluster, now=now) if found[2] and self._forget_gone(cluster) else found  # type: ignore[no-untyped-call]
+
+    def _forget_gone(self, cluster: Any) -> bool:
+        """Whether there were partitions without leader and records, which are no more."""
+        gone = [each for each in list(self._batches) if cluster.leader_for_partition(each) in {None, -1}]
+        forgotten = False
+        for place in gone:
+            with self._tp_lock(place):  # type: ignore[no-untyped-call]
+                if not self._batches[place]:
+                    del self._batches[place]
+                    forgotten = True
+        return forgotten
+
     def append_run(self, place: TopicPartition, run: Run) -> None:
         """Append all of a run's records. Raises `IllegalStateError` where the producer is closed."""
         self._appends_in_progress.increment()

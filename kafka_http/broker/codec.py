@@ -4,50 +4,139 @@ Parsed by `aiokafka.record`, in C where its wheel has that.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import dropwhile, islice
+from functools import partial
+from itertools import chain, dropwhile, islice
 from struct import Struct
 from typing import Any
 
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record, TopicPartition
+from kafka_http.records import Record, TopicPartition, count_within, size_of
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, offset of its first record) of each aborted transaction in a fetch's range."""
 
 _HEAD = Struct(">qiib")  # base offset, length of what follows it, leader epoch or CRC, magic
+_COUNT = Struct(">i")  # of a batch's records
+_COUNT_AT = 57
 _LENGTH_FROM = 12
 _LEAST_LENGTH = {0: 14, 1: 22, 2: 49}
+_PIECE = 1000
+"""Records that are decoded at a time, where it is not known how many a page has room for."""
+_RECORD_BYTES = 300
+"""Of memory, about: what a decoded record takes beside key and value."""
 
 
 class CorruptBatch(BrokerError):
     """The bytes of a partition are not what their checksums and offsets say."""
 
 
-def decode(
-    data: bytes, place: TopicPartition, offset: int, max_records: int, aborted: Aborted | None = None
-) -> tuple[list[Record], int]:
-    """The records from `offset` on, at most `max_records`, and the offset to read next.
+def bytes_a_record(data: bytes) -> int | None:
+    """How large the records of the first batch are, as Kafka keeps them; None where it does not say."""
+    if len(data) < _COUNT_AT + _COUNT.size:
+        return None
+    _, length, _, magic = _HEAD.unpack_from(data)
+    count = _COUNT.unpack_from(data, _COUNT_AT)[0]
+    return (_LENGTH_FROM + length) // count if magic == 2 and count > 0 else None
 
-    `data` is a partition's part of a fetch answer; its last batch may be cut off. Control batches are left out and,
-    where `aborted` is given (`read_committed`), aborted transactions; the next offset passes them. Raises
-    `CorruptBatch` where that is the first batch; a later one ends the list, so that the next call meets it.
+
+class Batches:
+    """A partition's part of a fetch answer, whose records are taken piece by piece. For one thread at a time.
+
+    Control batches are left out and, where `aborted` is given (`read_committed`), aborted transactions; `position`
+    passes them.
     """
-    records: list[Record] = []
-    position = offset
-    hidden = _Hidden(aborted or ())
-    try:
-        for batch, end in _batches(data, offset):
-            if not hidden.covers(batch, end):
-                records += _taken(batch, place, position, max_records - len(records))
-            if len(records) >= max_records:
-                return records, records[-1].offset + 1
-            position = end or (records[-1].offset + 1 if records else position)
-    except Exception as error:  # whatever the parser makes of broken bytes
-        if position == offset:
-            raise _corrupt(place, offset, error) from error
-    return records, position
+
+    def __init__(self, data: bytes, place: TopicPartition, offset: int, aborted: Aborted | None = None) -> None:
+        """`offset` is where to begin in the first batch; the last batch of `data` may be cut off."""
+        self.position = offset
+        """The offset to read next."""
+        self._place = place
+        self._offset = self._decoded_to = offset
+        self._size = len(data)
+        self._unpacked = 0
+        self._hidden = _Hidden(aborted or ())
+        self._batches = _batches(data, offset)
+        self._batch: Iterator[Any] | None = None
+        self._end: int | None = None
+        self._is_packed = False
+        self._held: list[Record] = []
+        self._is_exhausted = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been seen that there are no more."""
+        return self._is_exhausted and not self._held
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes this takes."""
+        return 0 if self.is_over else self._size + self._unpacked + _RECORD_BYTES * len(self._held)
+
+    def take(self, most: int, size: int, first: int) -> tuple[list[Record], int]:
+        """The next records, at most `most`, and the bytes of their keys and values, at most `size`; but one of at most
+        `first` bytes comes whatever `size` says.
+
+        Raises `CorruptBatch` where no record can be read; a later broken batch ends this, so that the next fetch meets
+        it.
+        """
+        taken: list[Record] = []
+        used = 0
+        while len(taken) < most and (records := self._held or self._decode(min(most - len(taken), _PIECE))):
+            wanted = records[: most - len(taken)]
+            more = size_of(wanted)
+            if used + more > size:
+                count = count_within(wanted, size - used)
+                wanted = wanted[: count or int(not taken and size_of(wanted[:1]) <= first)]
+                more = size_of(wanted)
+            taken += wanted
+            used += more
+            self._held = records[len(wanted) :]
+            if self._held:
+                break
+        if taken or not self._held:
+            self.position = taken[-1].offset + 1 if self._held else self._decoded_to
+        return taken, used
+
+    def _decode(self, most: int) -> list[Record]:
+        """So many records, or fewer where there are no more; of a compressed batch all."""
+        records: list[Record] = []
+        try:
+            while len(records) < most and (batch := self._batch or self._open()) is not None:
+                self._batch = None
+                records += _records(batch, self._place, None if self._is_packed else most - len(records))
+                if self._is_packed:
+                    self._unpacked = size_of(records)
+                elif len(records) == most:
+                    self._batch = batch
+                    self._decoded_to = records[-1].offset + 1
+                    break
+                self._decoded_to = self._end or (records[-1].offset + 1 if records else self._decoded_to)
+        except Exception as error:  # whatever the parser makes of broken bytes
+            self._is_exhausted = True
+            if not records and self._decoded_to == self._offset:
+                raise _corrupt(self._place, self._offset, error) from error
+        return records
+
+    def _open(self) -> Iterator[Any] | None:
+        """The records of the next batch that a reader sees."""
+        for batch, end in self._batches:
+            if self._hidden.covers(batch, end):
+                self._decoded_to = end or self._decoded_to
+                continue
+            self._end = end
+            self._is_packed = end is None or batch.compression_type != 0
+            records = chain(batch)  # a batch begins its own iteration once and no more
+            if end is None or batch.base_offset < self._offset:
+                return dropwhile(partial(_is_before, self._offset), records)
+            return records
+        self._is_exhausted = True
+        return None
+
+
+def _is_before(offset: int, record: Any) -> bool:
+    return bool(record.offset < offset)
 
 
 class _Hidden:
@@ -101,10 +190,8 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _taken(batch: Any, place: TopicPartition, position: int, most: int) -> list[Record]:
-    wanted: Iterable[Any] = batch
-    if getattr(batch, "base_offset", -1) < position:
-        wanted = dropwhile(lambda record: record.offset < position, batch)
+def _records(batch: Iterator[Any], place: TopicPartition, most: int | None) -> list[Record]:
+    """The next records of a batch: at most so many, or all."""
     topic, partition = place
     return [
         Record(
@@ -114,9 +201,9 @@ def _taken(batch: Any, place: TopicPartition, position: int, most: int) -> list[
             None if (at := each.timestamp) == -1 else at,
             each.key,
             each.value,
-            each.headers,
+            tuple(headers) if (headers := each.headers) else (),
         )
-        for each in islice(wanted, most)
+        for each in islice(batch, most)
     ]
 
 

@@ -1,20 +1,17 @@
 """Reading by fetch requests of our own: from positions to records and the next positions."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain, repeat
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from kafka.errors import NoError, OffsetOutOfRangeError, for_code
-from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
 from kafka_http.broker.admin import Admin
-from kafka_http.broker.codec import decode
+from kafka_http.broker.codec import Batches, bytes_a_record
 from kafka_http.broker.connections import Connections
-from kafka_http.broker.errors import MOVED, translate
-from kafka_http.broker.metadata import Metadata, NoLeader
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError
+from kafka_http.broker.leaders import Answers, Leaders, is_out_of_range
+from kafka_http.broker.metadata import Metadata
+from kafka_http.broker.read_ahead import ReadAhead, Reading, Rest
 from kafka_http.records import (
     EARLIEST,
     LATEST,
@@ -27,25 +24,41 @@ from kafka_http.records import (
     TopicPartition,
 )
 
-Leaders = Mapping[int, Sequence[TopicPartition]]
-Answers = Mapping[TopicPartition, Any]
-
-_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
-"""Before each look for a leader that has moved, the last again and again; an election takes about a second."""
-_SLICE = 0.1
 _LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed": IsolationLevel.READ_COMMITTED}
 _SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSpec.LATEST}
+
+_GUESSED_BYTES = 250
+"""What Kafka keeps of a record, while none of its topic has been seen."""
+_LEAST_FETCH = 1 << 16
+_AHEAD = 1 << 20
+_AHEAD_OF_PARTITION = 1 << 18
+"""Bytes to fetch at least for who reads on where he was, in all and of a partition: most batches are smaller."""
+_ANY_SIZE = 1 << 62
+_STILL_AT_END_SECONDS = 0.1
+"""So soon a partition that was at its end is not asked again while others have records for the page."""
+
+
+class _Wanted(NamedTuple):
+    """What a page has room for, and what it shows."""
+
+    records: int
+    size: int
+    isolation: Isolation
 
 
 class Fetcher:
     """The `Log` of a Kafka cluster. Any thread may call; each call has a connection to itself."""
 
-    def __init__(self, connections: Connections, metadata: Metadata, admin: Admin, timeout: float) -> None:
+    def __init__(
+        self, connections: Connections, metadata: Metadata, admin: Admin, timeout: float, ahead: ReadAhead
+    ) -> None:
         """`timeout` in seconds is that of a request; a fetch that waits gets it on top."""
         self._connections = connections
         self._metadata = metadata
         self._admin = admin
-        self._timeout = timeout
+        self._leaders = Leaders(connections, metadata, timeout)
+        self._ahead = ahead
+        self._record_bytes: dict[str, int] = {}
 
     def topics(self) -> list[str]:
         return self._metadata.topics()
@@ -86,29 +99,57 @@ class Fetcher:
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
     ) -> Fetched:
-        look = _Look(positions, max_records, max_bytes, isolation)
+        wanted = _Wanted(max_records, max_bytes, isolation)
         until = time.monotonic() + wait
         while True:
-            fetched = self._look(look, max(0.0, until - time.monotonic()))
+            fetched = self._look(positions, wanted, max(0.0, until - time.monotonic()))
             if fetched.out_of_range or any(fetched.records.values()) or time.monotonic() >= until:
                 return fetched
-            look.positions = fetched.next
+            positions = fetched.next
 
-    def _look(self, look: "_Look", wait: float) -> Fetched:
-        def ask(leaders: Leaders) -> Answers:
-            longest = wait if len(leaders) == 1 else min(wait, _SLICE)
-            requests = {node: look.request(partitions, longest) for node, partitions in leaders.items()}
-            answers = self._send(requests, longest + self._timeout)
-            return {
-                TopicPartition(topic.topic, each.partition_index): each
-                for answer in answers
-                for topic in answer.responses
-                for each in topic.partitions
-            }
+    def _look(self, positions: Positions, wanted: _Wanted, wait: float) -> Fetched:
+        """What earlier fetches have left, and of the other partitions what Kafka has."""
+        ids = {topic: self._metadata.topic_id(topic) for topic in {each.topic for each in positions}}
+        reading = Reading(ids, wanted.isolation)
+        rests = self._ahead.take(positions, reading)
+        missing = {place: at for place, at in positions.items() if place not in rests or not rests[place].has_more}
+        has_some = len(missing) < len(positions)
+        answers: Answers = {}
+        if not has_some or not _were_at_end(missing, rests):
+            answers = self._ask(missing, wanted, 0 if has_some else wait, goes_on=bool(rests))
+        ranges = self._ranges([each for each, answer in answers.items() if is_out_of_range(answer)], wanted.isolation)
+        for place, answer in answers.items():
+            rests[place] = self._rest(place, positions[place], answer, wanted.isolation)
+        for place in ranges:
+            del rests[place]
+        records, size = _taken({place: rests[place] for place in positions if place in rests}, wanted)
+        self._ahead.keep(rests, reading)
+        following = {place: rest.batches.position for place, rest in rests.items()}
+        ended = frozenset(place for place in answers if place in rests and rests[place].is_at_end)
+        return Fetched(records, following, ended, ranges, size)
 
-        answers = self._with_leaders(look.positions, wait, ask)
-        missing = [each for each, answer in answers.items() if for_code(answer.error_code) is OffsetOutOfRangeError]
-        return look.result(answers, self._ranges(missing, look.isolation))
+    def _ask(self, positions: Positions, wanted: _Wanted, wait: float, *, goes_on: bool) -> Answers:
+        """What Kafka has of these partitions; more than is wanted for a reader who goes on where he was."""
+        likely = wanted.records * max(self._record_bytes.get(each.topic, _GUESSED_BYTES) for each in positions)
+        size = max(_LEAST_FETCH, min(wanted.size, likely))
+        share = max(1, size // len(positions))
+        if goes_on:
+            share = max(share, _AHEAD_OF_PARTITION)
+            size = max(size, min(share * len(positions), _AHEAD))
+
+        def request(places: Sequence[TopicPartition], longest: float) -> FetchRequest:
+            asked = {place: positions[place] for place in places}
+            return _fetch_request(asked, share, min(size, share * len(places)), longest, wanted.isolation)
+
+        return self._leaders.ask(positions.keys(), request, _fetched_parts, wait)
+
+    def _rest(self, place: TopicPartition, offset: int, answer: Any, isolation: Isolation) -> Rest:
+        data = answer.records or b""
+        if size := bytes_a_record(data):
+            self._record_bytes[place.topic] = size
+        aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
+        end = answer.last_stable_offset if isolation == "read_committed" else answer.high_watermark
+        return Rest(Batches(data, place, offset, aborted), int(end), time.monotonic())
 
     def _ranges(
         self, places: Collection[TopicPartition], isolation: Isolation
@@ -122,130 +163,72 @@ class Fetcher:
         return ranges
 
     def _list_offsets(self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> dict[int, int]:
-        def ask(leaders: Leaders) -> Answers:
-            requests = {
-                node: _list_request(topic, {each.partition: at[each.partition] for each in places}, isolation)
-                for node, places in leaders.items()
-            }
-            answers = self._send(requests, self._timeout)
-            return {
-                TopicPartition(topic, each.partition_index): each
-                for answer in answers
-                for named in answer.topics
-                for each in named.partitions
-            }
+        def request(places: Sequence[TopicPartition], _: float) -> ListOffsetsRequest:
+            return _list_request(topic, {each.partition: at[each.partition] for each in places}, isolation)
 
-        answers = self._with_leaders([TopicPartition(topic, each) for each in at], 0, ask)
+        answers = self._leaders.ask([TopicPartition(topic, each) for each in at], request, _listed_parts)
         return {place.partition: answer.offset for place, answer in answers.items()}
 
-    def _send(self, requests: Mapping[int, Any], timeout: float) -> list[Any]:
-        """One request to each of these nodes, all under way together."""
 
-        async def ask(manager: KafkaConnectionManager) -> list[Any]:
-            sent = [manager.send(request, node, int(timeout * 1000)) for node, request in requests.items()]
-            return [await each for each in sent]
-
-        return self._connections.run(ask, timeout)
-
-    def _with_leaders(
-        self, places: Collection[TopicPartition], wait: float, ask: Callable[[Leaders], Answers]
-    ) -> Answers:
-        """Ask the partitions' leaders, and again where one has moved. Raises what else their answers say."""
-        until = time.monotonic() + wait + self._timeout
-        failure: KafkaHttpError = NoLeader("The partition's leader is moving, try again.")
-        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
-            if time.monotonic() + pause > until:
-                break
-            time.sleep(pause)
-            try:
-                return self._attempt(places, ask)
-            except _Moved as moved:
-                failure = moved.failure
-                for topic in {each.topic for each in places}:
-                    self._metadata.forget(topic)
-        raise failure
-
-    def _attempt(self, places: Collection[TopicPartition], ask: Callable[[Leaders], Answers]) -> Answers:
-        """Raises `_Moved` where another look at the metadata may help, so not where no broker has any."""
-        try:
-            leaders = self._metadata.by_leader(places)
-        except NoLeader as error:
-            raise _Moved(error) from error
-        try:
-            answers = ask(leaders)
-        except BrokerUnavailable as error:
-            raise _Moved(error) from error
-        _check(answers)
-        return answers
+def _were_at_end(places: Collection[TopicPartition], rests: Mapping[TopicPartition, Rest]) -> bool:
+    """Whether all of these had nothing to give a moment ago."""
+    since = time.monotonic() - _STILL_AT_END_SECONDS
+    return all(place in rests and rests[place].is_at_end and rests[place].is_since(since) for place in places)
 
 
-class _Moved(Exception):
-    """A partition's leader is not, or not yet, where the metadata has it."""
+def _taken(rests: Mapping[TopicPartition, Rest], wanted: _Wanted) -> tuple[dict[TopicPartition, Sequence[Record]], int]:
+    """The records of each, and the size of all."""
+    records: dict[TopicPartition, Sequence[Record]] = {}
+    most, size = wanted.records, wanted.size
+    for left, (place, rest) in zip(range(len(rests), 0, -1), rests.items(), strict=True):
+        first = size if most < wanted.records else _ANY_SIZE
+        records[place], used = rest.batches.take(-(-most // left), size // left, first)
+        most -= len(records[place])
+        size -= used
+    return records, wanted.size - size
 
-    def __init__(self, failure: KafkaHttpError) -> None:
-        self.failure = failure
 
-
-class _Look:
-    """What one call of `fetch` asks for."""
-
-    def __init__(self, positions: Positions, max_records: int, max_bytes: int, isolation: Isolation) -> None:
-        self.positions = positions
-        self.isolation = isolation
-        self._max_records = max_records
-        self._share = max(1, max_bytes // len(positions))
-
-    def request(self, places: Sequence[TopicPartition], wait: float) -> FetchRequest:
-        """Without a session, and by topic name: from version 13 on Kafka wants ids."""
-        asked: dict[str, list[Any]] = {each.topic: [] for each in places}
-        for place in places:
-            asked[place.topic].append(
-                FetchRequest.FetchTopic.FetchPartition(
-                    partition=place.partition,
-                    current_leader_epoch=-1,
-                    fetch_offset=self.positions[place],
-                    last_fetched_epoch=-1,
-                    log_start_offset=-1,
-                    partition_max_bytes=self._share,
-                )
+def _fetch_request(positions: Positions, share: int, size: int, wait: float, isolation: Isolation) -> FetchRequest:
+    """For `share` bytes of each partition, `size` in all. Without a session, and by topic name: from version 13 on
+    Kafka wants ids."""
+    asked: dict[str, list[Any]] = {each.topic: [] for each in positions}
+    for place, offset in positions.items():
+        asked[place.topic].append(
+            FetchRequest.FetchTopic.FetchPartition(
+                partition=place.partition,
+                current_leader_epoch=-1,
+                fetch_offset=offset,
+                last_fetched_epoch=-1,
+                log_start_offset=-1,
+                partition_max_bytes=share,
             )
-        return FetchRequest(
-            replica_id=-1,
-            max_wait_ms=int(wait * 1000),
-            min_bytes=1,
-            max_bytes=self._share * len(places),
-            isolation_level=_LEVEL[self.isolation],
-            session_id=0,
-            session_epoch=-1,
-            topics=[FetchRequest.FetchTopic(topic=topic, partitions=partitions) for topic, partitions in asked.items()],
-            forgotten_topics_data=[],
-            rack_id="",
-            min_version=4,
-            max_version=12,
         )
+    return FetchRequest(
+        replica_id=-1,
+        max_wait_ms=int(wait * 1000),
+        min_bytes=1,
+        max_bytes=size,
+        isolation_level=_LEVEL[isolation],
+        session_id=0,
+        session_epoch=-1,
+        topics=[FetchRequest.FetchTopic(topic=topic, partitions=partitions) for topic, partitions in asked.items()],
+        forgotten_topics_data=[],
+        rack_id="",
+        min_version=4,
+        max_version=12,
+    )
 
-    def result(self, answers: Answers, out_of_range: Mapping[TopicPartition, tuple[int, int]]) -> Fetched:
-        records: dict[TopicPartition, Sequence[Record]] = {}
-        following: dict[TopicPartition, int] = {}
-        ended: set[TopicPartition] = set()
-        for place, answer in answers.items():
-            if place in out_of_range:
-                continue
-            records[place], following[place] = self._decoded(place, answer)
-            if following[place] >= self._end(answer):
-                ended.add(place)
-        return Fetched(records, following, frozenset(ended), out_of_range)
 
-    def _decoded(self, place: TopicPartition, answer: Any) -> tuple[list[Record], int]:
-        position = self.positions[place]
-        if not answer.records:
-            return [], position
-        aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
-        return decode(answer.records, place, position, self._max_records, aborted)
+def _fetched_parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
+    for topic in answer.responses:
+        for each in topic.partitions:
+            yield TopicPartition(topic.topic, each.partition_index), each
 
-    def _end(self, answer: Any) -> int:
-        committed = self.isolation == "read_committed"
-        return int(answer.last_stable_offset if committed else answer.high_watermark)
+
+def _listed_parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
+    for topic in answer.topics:
+        for each in topic.partitions:
+            yield TopicPartition(topic.name, each.partition_index), each
 
 
 def _list_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> ListOffsetsRequest:
@@ -266,12 +249,3 @@ def _list_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) 
 def _timestamp(place: OffsetAt) -> int:
     """A time as it is, an end of the log as the negative number that the protocol has for it."""
     return max(0, place) if isinstance(place, int) else _SPEC[place]
-
-
-def _check(answers: Answers) -> None:
-    for place, answer in answers.items():
-        error = for_code(answer.error_code)
-        if error in MOVED:
-            raise _Moved(NoLeader(translate(error).message))
-        if error not in (NoError, OffsetOutOfRangeError):
-            raise translate(error, place.topic)

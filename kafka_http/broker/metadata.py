@@ -24,6 +24,7 @@ class Metadata:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
+        self._ids: dict[str, object] = {}
 
     def alive(self) -> None:
         """Return where a broker answers. Raises `BrokerUnavailable`."""
@@ -52,6 +53,7 @@ class Metadata:
             self.forget(topic)
             raise
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
+        self._ids[topic] = getattr(described, "topic_id", None)
         self._known[topic] = (time.monotonic(), known)
         return known
 
@@ -59,6 +61,11 @@ class Metadata:
         """As `partitions`, None where they would have to be asked for. Does not block."""
         at, known = self._known.get(topic, (float("-inf"), []))
         return known if time.monotonic() - at < max_age else None
+
+    def topic_id(self, topic: str) -> object:
+        """What tells it from another of its name, from memory until `forget`; None where the brokers are too old."""
+        self.partitions(topic, max_age=float("inf"))
+        return self._ids[topic]
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
         """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""

@@ -1,6 +1,7 @@
 """What the server does, whoever asks: no HTTP, no Kafka client."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from kafka_http.core.broker import Broker
 from kafka_http.core.consumers import Consumers
@@ -9,14 +10,15 @@ from kafka_http.core.positions import Resolver
 from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
 from kafka_http.core.topics import Topics
-from kafka_http.serializers import Serializer
+from kafka_http.serializers import Serializers
 
 
 class Core:
     """The nouns of the API, over one broker."""
 
-    def __init__(self, broker: Broker, serializers: Mapping[str, Serializer]) -> None:
-        self.formats = Formats(serializers)
+    def __init__(self, broker: Broker, serializers: Serializers, topics: Mapping[str, Any] | None = None) -> None:
+        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
+        self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
         self.resolver = Resolver(broker.log, broker.groups, self.topics)
         self.consumers = Consumers(broker.groups, self.topics, self.resolver)

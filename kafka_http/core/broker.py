@@ -78,11 +78,11 @@ class Log(Protocol):
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
     ) -> Fetched:
-        """Read from these positions: of each partition at most `max_records`, in all about `max_bytes`.
+        """Read from these positions at most `max_records`, with keys and values of `max_bytes` at most; but one record
+        comes whatever its size.
 
-        With nothing there, waits for at most `wait`. The partitions share the bytes evenly; one whose first batch is
-        larger gives it whole or, where it is not the first in `positions`, perhaps not before a later call.
-        May bring nothing though a partition has not ended: then call again from `next`.
+        The partitions share both evenly; what one leaves is for those behind it in `positions`. With nothing there,
+        waits for at most `wait`. May bring nothing of a partition that has not ended: then call again from `next`.
         """
 
     def alive(self) -> None:

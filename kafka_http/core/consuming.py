@@ -83,7 +83,10 @@ class InstanceReader:
         if ours >= page.next.keys():
             return page
         records = [each for each in page.records if TopicPartition(each.topic, each.partition) in ours]
-        return Page(records, {each: offset for each, offset in page.next.items() if each in ours})
+        following, last = (
+            {each: offset for each, offset in positions.items() if each in ours} for positions in (page.next, page.last)
+        )
+        return Page(records, following, last)
 
     def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
         """Read once. A topic that is gone keeps nobody from reading the others."""
@@ -95,7 +98,7 @@ class InstanceReader:
                 page = self._reader.read(
                     positions, limits, wait=max(0, seconds), isolation=settings.isolation, reset=settings.reset
                 )
-                return Page(page.records, {**gone, **page.next})
+                return Page(page.records, {**gone, **page.next}, page.last)
             except TopicNotFound as error:
                 of_it = {each for each in positions if each.topic == error.fields.get("topic")}
                 if len(of_it) in {0, len(positions)}:

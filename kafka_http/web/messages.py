@@ -11,6 +11,7 @@ from kafka_http.core import Core
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Isolation, TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
@@ -25,7 +26,7 @@ from kafka_http.web.waits import Waits
 
 MAX_WAIT = 60
 MAX_RECORDS = 100_000
-READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "ack", "isolation", "reset")
+READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_format", "ack", "isolation", "reset")
 
 
 class Messages:
@@ -76,27 +77,33 @@ class Messages:
         """PUT, POST /messages/<topic>: publish one message or a set."""
         publish = MessagesPublish(head_of(request), topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            outcomes = self._core.publisher.publish(topic, publish.records(body), publish.timeout)
-            return as_response(publish.answer(outcomes))
+            published = self._core.publisher.publish(topic, publish.messages(body), publish.timeout)
+            return as_response(publish.answer(published))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
         query = Query(request.args, READ_PARAMETERS)
-        offers = (JSON, OCTETS, *kafka_types(self._core.formats))
-        media_type = best_of(request.accept_mimetypes, offers)
-        format_ = kafka_format(media_type, self._core.formats) or query.text("format")
-        if format_ is not None:
-            self._core.formats.check(format_)
+        formats = self._core.formats
+        media_type = best_of(request.accept_mimetypes, (JSON, OCTETS, *kafka_types(formats)))
+        wanted = self._wanted(topic, kafka_format(media_type, formats), query)
         page = self._read(topic, consumer, offset, query, one=media_type == OCTETS)
         if media_type == OCTETS:
             response = with_positions(raw_response(page), page)
         elif media_type == JSON:
-            response = json_response(render_page(self._core.formats, topic, consumer, format_, page))
+            response = json_response(render_page(formats, topic, consumer, wanted, page))
         else:
-            body = render_v2(self._core.formats, str(format_), page.records)
+            body = render_v2(formats, str(wanted.value), page.records, wanted.key)
             response = with_positions(Response(body, content_type=media_type), page)
         response.headers["Link"] = self._next_link(topic, consumer, page)
         return response
+
+    def _wanted(self, topic: str, accepted: str | None, query: Query) -> TopicFormat:
+        """By what to read keys and values: as the request says, else as the topic's settings do."""
+        default = self._core.formats.of_topic(topic)
+        wanted = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
+        for each in filter(None, wanted):
+            self._core.formats.check(each)
+        return wanted
 
     def _read(self, topic: str, consumer: str, offset: str, query: Query, one: bool) -> Page:
         isolation: Isolation = query.choice("isolation", ("read_uncommitted", "read_committed"), "read_uncommitted")

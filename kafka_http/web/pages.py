@@ -1,66 +1,82 @@
 """Pages of the /messages dialect: as JSON, and as one message byte for byte."""
 
 import re
+from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 from flask import Response
 
 from kafka_http.core.formats import Formats
 from kafka_http.core.reading import Page
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
 from kafka_http.web.answers import error_object
 from kafka_http.web.positions import page_position
 
+_RECORD = b'{"partition":%d,"offset":%d,"timestamp":%d,"key":%b,"%b":%b,"format":%b,"headers":%b}'
+_TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
+_json = lru_cache(msgspec.json.encode)
+"""Of the few names that come again and again."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def render_page(formats: Formats, topic: str, consumer: str, format_: str | None, page: Page) -> bytes:
-    """The JSON of a page. Values are read by `format_`, or by what each looks like."""
+def render_page(formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page) -> bytes:
+    """The JSON of a page. Values are read by the format wanted, or by what each looks like."""
     ack = page_position(page.last)
     return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
-        b",".join([render_record(formats, topic, format_, record) for record in page.records]),
+        b",".join([render_record(formats, topic, wanted, record) for record in page.records]),
         page_position(page.next).encode(),
         msgspec.json.encode(ack or None),
     )
 
 
-def render_record(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
-    """The JSON of a record. `"value": null` always is a tombstone; a value that `format_` cannot read is an error."""
-    return b'{"partition":%d,"offset":%d,"timestamp":%b,"key":%b,%b,"headers":%b}' % (
+def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> bytes:
+    """The JSON of a record. `"value": null` always is a tombstone; a value that its format cannot read is an error, and
+    such a key is shown without that format."""
+    timestamp, key, value, headers = record.timestamp, record.key, record.value, record.headers
+    field, name = b"value", wanted.value
+    if value is None:
+        name, text = None, b"null"
+    elif name is None:
+        name, text = formats.detect(value)
+    else:
+        field, name, text = _decoded(formats, topic, name, headers, value)
+    return (_TIMELESS if timestamp is None else _RECORD) % (
         record.partition,
         record.offset,
-        b"null" if record.timestamp is None else b"%d" % record.timestamp,
-        b"null" if record.key is None else _key(record.key),
-        _value(formats, topic, format_, record),
-        _headers(record.headers) if record.headers else b"[]",
+        b"null" if timestamp is None else timestamp,
+        b"null" if key is None else _key(formats, topic, wanted.key, headers, key),
+        field,
+        text,
+        _json(name),
+        _headers(headers) if headers else b"[]",
     )
 
 
-def _key(key: bytes) -> bytes:
+def _decoded(formats: Formats, topic: str, format_: str, headers: Headers, value: bytes) -> tuple[bytes, str, bytes]:
+    """What a value is shown as: the name of its field, its format and its JSON."""
+    try:
+        text = formats.decode(topic, format_, headers, value)
+    except InvalidValue as error:
+        return b"error", format_, msgspec.json.encode(error_object(error))
+    return b"value", *((format_, text) if text.strip() != b"null" else formats.detect(text))
+
+
+def _key(formats: Formats, topic: str, format_: str | None, headers: Headers, key: bytes) -> bytes:
+    if format_ is not None:
+        with suppress(InvalidValue):
+            text = formats.decode(topic, format_, headers, key)
+            if text.strip() != b"null":  # which is a key that is not there
+                return b'%b,"key_format":"%b"' % (text, format_.encode())
     try:
         return msgspec.json.encode(str(key, "utf-8"))
     except UnicodeDecodeError:
         return b'"%b","key_format":"binary"' % encode_base64(key).encode()
-
-
-def _value(formats: Formats, topic: str, format_: str | None, record: Record) -> bytes:
-    if record.value is None:
-        return b'"value":null,"format":null'
-    name = format_
-    if format_ is None:
-        name, text = formats.detect(record.value)
-    else:
-        try:
-            text = formats.decode(topic, format_, record.headers, record.value)
-        except InvalidValue as error:
-            return b'"error":%b,"format":"%b"' % (msgspec.json.encode(error_object(error)), format_.encode())
-        if text.strip() == b"null":
-            name, text = formats.detect(text)
-    return b'"value":%b,"format":"%b"' % (text, str(name).encode())
 
 
 def _headers(headers: Headers) -> bytes:

@@ -15,9 +15,9 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.config import Config
 from kafka_http.core import Core
-from kafka_http.core.broker import Publication
+from kafka_http.core.publishing import MessageSet, Started
 from kafka_http.logs import request_id
-from kafka_http.records import Outcome, ProducerRecord
+from kafka_http.records import Outcome
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.publishing import Head, MessagesPublish, Publish
@@ -30,6 +30,7 @@ _ROUTE = re.compile(
 )
 
 _STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
+_MOST_VALUES = 15_000
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
@@ -57,13 +58,17 @@ class PlainPublishes:
         number_request(headers.get("x-request-id"))
         try:
             publish = self._parse(method, target, headers)
-            if publish is None or publish.timeout != self._timeout or len(body) > self._max_body_bytes:
+            if publish is None or publish.timeout != self._timeout or self._is_large(body):
                 return None
-            records = publish.records(body)
+            messages = publish.messages(body)
             held = self._bodies.hold(len(body))
         except Exception:  # the view meets it again, and says what it is
             return None
-        return self._begin(publish, records, held, done)
+        return self._begin(publish, messages, held, done)
+
+    def _is_large(self, body: bytes) -> bool:
+        """Whether it is over the limit, or has so many values that an event loop would be at it for long."""
+        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") > _MOST_VALUES
 
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
@@ -81,28 +86,27 @@ class PlainPublishes:
         return V2Produce(head, route["v2"], number, self._formats, self._timeout)
 
     def _begin(
-        self, publish: Publish, records: Sequence[ProducerRecord], held: int, done: Callable[[], None]
+        self, publish: Publish, messages: MessageSet, held: int, done: Callable[[], None]
     ) -> "PlainPublish | None":
-        publication: Publication | None = None
         try:
-            publication = self._publisher.start(publish.topic, records, publish.timeout, done)
+            started = self._publisher.start(publish.topic, messages, publish.timeout, done)
         except Exception as error:  # Kafka may have some of it: no view may do it again
-            publication = _Broken(error)
+            started = Started(_Broken(error), {})
             done()
-        if publication is None:
+        if started is None:
             self._bodies.hold(-held)
             return None
-        return PlainPublish(publish, publication, partial(self._bodies.hold, -held))
+        return PlainPublish(publish, started, partial(self._bodies.hold, -held))
 
 
 class PlainPublish:
     """A publish on its way to Kafka, until its client has an answer. `answer` is to be called once."""
 
-    def __init__(self, publish: Publish, publication: Publication, release: Callable[[], object]) -> None:
+    def __init__(self, publish: Publish, started: Started, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout
         """Seconds after which the client is to be answered at the latest."""
         self._publish = publish
-        self._publication = publication
+        self._started = started
         self._release = release
         self._request_id = request_id.get()
 
@@ -110,7 +114,7 @@ class PlainPublish:
         """What is to be said as far as is known now. Does not block, raises nothing."""
         request_id.set(self._request_id)
         try:
-            answer = self._publish.answer(self._publication.outcomes())
+            answer = self._publish.answer(self._started.published())
         except Exception:
             log.exception("unforeseen error: a publish to %s", self._publish.topic)
             answer = self._publish.refusal(unforeseen())

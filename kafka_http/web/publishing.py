@@ -1,23 +1,29 @@
 """A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from werkzeug.datastructures import MultiDict
 
-from kafka_http.core.formats import Formats
+from kafka_http.core.formats import NO_SCHEMAS, Formats, SchemaChoice, Schemas
+from kafka_http.core.publishing import MessageSet, Published
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest, KafkaHttpError
-from kafka_http.records import Delivery, Outcome, ProducerRecord
+from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.web.answers import Answer, error_answer, error_object, json_answer, retry_header
 from kafka_http.web.attributes import request_attributes
 from kafka_http.web.envelopes import parse_json, parse_lines, parse_record_lines
 from kafka_http.web.multipart import parse_multipart
 from kafka_http.web.negotiation import JSON, NDJSON, ContentType, kafka_format
-from kafka_http.web.query import Query
+from kafka_http.web.query import MAX_INT32, Query, integer
 from kafka_http.web.v2_records import parse_v2
 
 MAX_TIMEOUT = 60
-_PARAMETERS = ("key", "partition", "timestamp", "format", "timeout", "tombstone", "lines", "partitions")
+_SERIALISING = (
+    *("format", "schema_id", "subject", "version"),
+    *("key_format", "key_schema_id", "key_subject", "key_version"),
+)
+_PARAMETERS = ("key", "partition", "timestamp", "timeout", "tombstone", "lines", "partitions", *_SERIALISING)
 
 
 class Head(NamedTuple):
@@ -35,10 +41,10 @@ class Publish(Protocol):
     timeout: float
     """Seconds."""
 
-    def records(self, body: bytes) -> list[ProducerRecord]:
+    def messages(self, body: bytes) -> MessageSet:
         """What is to be published. Raises for what is wrong with it."""
 
-    def answer(self, outcomes: Sequence[Outcome]) -> Answer:
+    def answer(self, published: Published) -> Answer:
         """What the client is told."""
 
     def refusal(self, error: KafkaHttpError) -> Answer:
@@ -56,23 +62,20 @@ class MessagesPublish:
         self._formats = formats
         self.timeout = self._query.seconds("timeout", timeout, MAX_TIMEOUT)
 
-    def records(self, body: bytes) -> list[ProducerRecord]:
+    def messages(self, body: bytes) -> MessageSet:
         """Raises `InvalidRequest`, `UnsupportedFormat`."""
-        content_type = ContentType.parse(self._head.headers.get("content-type"))
-        format_ = self._query.text("format")
-        if format_ is not None:
-            self._formats.check(format_)
+        for name in ("format", "key_format"):
+            if (format_ := self._query.text(name)) is not None:
+                self._formats.check(format_)
         attributes = request_attributes(self._query, self._head.headers)
-        if not self._query.flag("tombstone"):
-            records = _parse_body(self._head.method, content_type, self._query, body, self._formats)
-        elif body:
-            raise InvalidRequest("tombstone=true is a null: send no body with it.", field="tombstone")
-        else:
-            records = [ProducerRecord(None)]
-        return records if attributes is None else [attributes.fill(record) for record in records]
+        messages = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body)
+        if attributes is None:
+            return messages
+        return MessageSet([attributes.fill(record) for record in messages.records], messages.schemas)
 
-    def answer(self, outcomes: Sequence[Outcome]) -> Answer:
+    def answer(self, published: Published) -> Answer:
         """200 where all were written, 207 where some failed, the first error's status where all did."""
+        outcomes = published.outcomes
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
         if not failures:
             return json_answer({"topic": self.topic, "records": outcomes})
@@ -84,29 +87,67 @@ class MessagesPublish:
     def refusal(self, error: KafkaHttpError) -> Answer:
         return error_answer(error)
 
+    def _tombstone(self, body: bytes) -> MessageSet:
+        if body:
+            raise InvalidRequest("tombstone=true is a null: send no body with it.", field="tombstone")
+        return MessageSet([ProducerRecord(None)])
 
-def _parse_body(
-    method: str, content_type: ContentType, query: Query, body: bytes, formats: Formats
-) -> list[ProducerRecord]:
-    media_type = content_type.media_type if method == "POST" else ""
-    format_ = query.text("format")
-    if media_type != NDJSON and (query.text("lines") or query.text("partitions")):
-        raise InvalidRequest(f"lines and partitions go with a POST of {NDJSON}.", field="lines")
-    if media_type == JSON:
-        return parse_json(body, format_)
-    if media_type == NDJSON:
+    def _parse(self, body: bytes) -> MessageSet:
+        method, query = self._head.method, self._query
+        content_type = ContentType.parse(self._head.headers.get("content-type"))
+        media_type = content_type.media_type if method == "POST" else ""
+        format_ = query.text("format")
+        if media_type != NDJSON and (query.text("lines") or query.text("partitions")):
+            raise InvalidRequest(f"lines and partitions go with a POST of {NDJSON}.", field="lines")
+        if media_type in {JSON, NDJSON}:
+            return MessageSet(self._parse_json(media_type, body), _schemas(query))
+        name = kafka_format(media_type, self._formats)
+        if name is not None and format_ in {None, name}:
+            return self._parse_v2(name, body)
+        for each in _SERIALISING:
+            if query.text(each) is not None:
+                raise InvalidRequest(
+                    f"{each} says how {'a key' if each.startswith('key') else 'a value'} in JSON is serialised; a "
+                    f"{method} of {content_type.media_type or 'no type'} is stored byte for byte: leave it away.",
+                    field=each,
+                )
+        if media_type in {"multipart/mixed", "multipart/form-data"}:
+            return MessageSet(parse_multipart(body, content_type.boundary))
+        return MessageSet([ProducerRecord(body)])
+
+    def _parse_json(self, media_type: str, body: bytes) -> list[ProducerRecord]:
+        query, default = self._query, self._default_formats
+        if media_type == JSON:
+            return parse_json(body, default)
         keep = query.choice("partitions", ("keep", ""), "") == "keep"
         if query.choice("lines", ("records", "values"), "values") == "records":
-            return parse_record_lines(body, format_, keep)
-        return parse_lines(body, format_)
-    if (name := kafka_format(media_type, formats)) is not None and format_ in {None, name}:
-        return parse_v2(body, name)
-    if format_ is not None:
-        raise InvalidRequest(
-            f"format says how a value in JSON is serialised; a {method} of {content_type.media_type or 'no type'} "
-            "is stored byte for byte: leave it away.",
-            field="format",
-        )
-    if media_type in {"multipart/mixed", "multipart/form-data"}:
-        return parse_multipart(body, content_type.boundary)
-    return [ProducerRecord(body)]
+            return parse_record_lines(body, default, keep)
+        return parse_lines(body, default.value)
+
+    def _parse_v2(self, name: str, body: bytes) -> MessageSet:
+        messages = parse_v2(body, TopicFormat(self._default_formats.key or name, name))
+        named, also = messages.schemas, _schemas(self._query)
+        if NO_SCHEMAS not in {named, also}:
+            raise InvalidRequest("The body and the query both name schemas: one of them is enough.")
+        return MessageSet(messages.records, named if also == NO_SCHEMAS else also)
+
+    @property
+    def _default_formats(self) -> TopicFormat:
+        """Of records that name none: the query's, else the topic's."""
+        of_topic = self._formats.of_topic(self.topic)
+        return TopicFormat(self._query.text("key_format") or of_topic.key, self._query.text("format") or of_topic.value)
+
+
+def _schemas(query: Query) -> Schemas:
+    if not query:
+        return NO_SCHEMAS
+    return Schemas(_schema("key_", query), _schema("", query))
+
+
+def _schema(prefix: str, query: Query) -> SchemaChoice:
+    schema_id = query.text(f"{prefix}schema_id")
+    return SchemaChoice(
+        schema_id=None if schema_id is None else integer(f"{prefix}schema_id", schema_id, 0, MAX_INT32),
+        subject=query.text(f"{prefix}subject"),
+        version=query.text(f"{prefix}version"),
+    )

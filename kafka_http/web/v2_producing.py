@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kafka_http.core.formats import Formats
+from kafka_http.core.formats import Formats, Role
+from kafka_http.core.publishing import MessageSet, Published
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
@@ -13,7 +15,7 @@ from kafka_http.errors import (
     OutcomeUnknown,
     TooLarge,
 )
-from kafka_http.records import Delivery, Outcome, ProducerRecord
+from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.web.answers import Answer, v2_answer, v2_error_answer
 from kafka_http.web.negotiation import produced_format, v2_answer_type
 from kafka_http.web.publishing import Head
@@ -23,6 +25,9 @@ KAFKA_ERROR = 50002
 KAFKA_RETRIABLE_ERROR = 50003
 _WHOLE = (TooLarge, OutcomeUnknown, BrokerUnavailable)
 """What is an error of the answer where it is each record's."""
+
+
+ROLES: tuple[Role, ...] = ("key", "value")
 
 
 class Offset(msgspec.Struct, frozen=True, gc=False):
@@ -45,22 +50,27 @@ class V2Produce:
         self._accept = head.headers.get("accept")
         self._prefer = head.headers.get("prefer")
         v2_answer_type(self._accept)
-        self._format = produced_format(head.headers.get("content-type"), formats)
+        format_ = produced_format(head.headers.get("content-type"), formats)
+        self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
 
-    def records(self, body: bytes) -> list[ProducerRecord]:
+    def messages(self, body: bytes) -> MessageSet:
         """Raises `InvalidRequest`, `InvalidValue`."""
-        records = parse_v2(body, self._format, InvalidValue)
-        return records if self._partition is None else [_placed(each, self._partition) for each in records]
+        messages = parse_v2(body, self._formats, InvalidValue, required=True)
+        if self._partition is None:
+            return messages
+        return MessageSet([_placed(each, self._partition) for each in messages.records], messages.schemas)
 
-    def answer(self, outcomes: Sequence[Outcome]) -> Answer:
+    def answer(self, published: Published) -> Answer:
         """200 though single records failed; what says it of the whole, and `Prefer: strict`, make it an error."""
+        outcomes = published.outcomes
         failures = [each for each in outcomes if isinstance(each, KafkaHttpError)]
         if (whole := _error_of_all(failures, len(outcomes))) is not None:
             return v2_error_answer(whole, self._accept)
         offsets = [
             Offset(each.partition, each.offset) if isinstance(each, Delivery) else _error(each) for each in outcomes
         ]
-        body = {"offsets": offsets, "key_schema_id": None, "value_schema_id": None}
+        ids = {f"{role}_schema_id": published.schema_ids.get(role) for role in ROLES}
+        body = {"offsets": offsets, **ids}
         if not self._is_strict():
             return v2_answer(body, self._accept)
         applied = {"Preference-Applied": "strict"}

@@ -1,18 +1,25 @@
 """Records in the form of the v2 API: the body of a produce request, and the array that a read answers."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.core.formats import Formats
+from kafka_http.core.formats import Formats, SchemaChoice, Schemas
+from kafka_http.core.publishing import MessageSet
+from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
+_RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
+_TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
+_json = lru_cache(msgspec.json.encode)
+"""Of a topic's name, which comes again and again."""
 Decoded = TypeVar("Decoded")
 
 
@@ -33,18 +40,28 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
 class V2Body(Struct, frozen=True):
     records: list[V2Record]
+    key_schema: str | None = None
+    key_schema_id: int | None = None
+    value_schema: str | None = None
+    value_schema_id: int | None = None
 
 
 _body = msgspec.json.Decoder(V2Body)
 
 
-def parse_v2(body: bytes, format_: str, invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:
-    """The records of a produce request, keys and values to be serialised by `format_`.
+def parse_v2(
+    body: bytes, formats: TopicFormat, invalid: type[KafkaHttpError] = InvalidRequest, *, required: bool = False
+) -> MessageSet:
+    """The records of a produce request, keys and values to be serialised by these formats, with the schemas that it
+    names; `required`: where they need one.
 
     Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one.
     """
-    records = decode_object(_body, body, invalid).records
-    return not_empty([_producer_record(index, record, format_) for index, record in enumerate(records)], invalid)
+    said = decode_object(_body, body, invalid)
+    records = [_producer_record(index, record, formats) for index, record in enumerate(said.records)]
+    key = SchemaChoice(schema=said.key_schema, schema_id=said.key_schema_id)
+    value = SchemaChoice(schema=said.value_schema, schema_id=said.value_schema_id)
+    return MessageSet(not_empty(records, invalid), Schemas(key, value, required))
 
 
 def decode_object(
@@ -55,10 +72,10 @@ def decode_object(
     return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
-def _producer_record(index: int, record: V2Record, format_: str) -> ProducerRecord:
+def _producer_record(index: int, record: V2Record, formats: TopicFormat) -> ProducerRecord:
     headers = [(each.key, _header_bytes(index, each)) for each in record.headers] if record.headers else ()
     value, key = json_text(record.value), json_text(record.key)
-    return ProducerRecord(value, key, record.partition, record.timestamp, headers, format_, format_)
+    return ProducerRecord(value, key, record.partition, record.timestamp, headers, formats.value, formats.key)
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:
@@ -69,30 +86,32 @@ def _header_bytes(index: int, header: V2Header) -> bytes | None:
         raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
 
 
-def render_v2(formats: Formats, format_: str, records: Sequence[Record]) -> bytes:
-    """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it."""
-    return b"[%b]" % b",".join([_render(formats, format_, record) for record in records])
+def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
+    """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it.
+
+    Keys are read by `key_format`, else by their topic's, else by the format of the values.
+    """
+    return b"[%b]" % b",".join([_render(formats, format_, key_format, record) for record in records])
 
 
-def _render(formats: Formats, format_: str, record: Record) -> bytes:
+def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
+    topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
     error = b""
+    of_key = key_format or formats.of_topic(topic).key or format_
     try:
-        key, value = (
-            b"null" if data is None else formats.decode(record.topic, format_, record.headers, data)
-            for data in (record.key, record.value)
-        )
+        shown_key = b"null" if key is None else formats.decode(topic, of_key, headers, key)
+        shown_value = b"null" if value is None else formats.decode(topic, format_, headers, value)
     except InvalidValue as refused:
-        key, value = _base64(record.key), _base64(record.value)
-        said = {"error_code": CANNOT_DESERIALIZE, "message": refused.message}
-        error = b',"error":%b' % msgspec.json.encode(said)
-    return b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%b%b%b}' % (
-        msgspec.json.encode(record.topic),
-        key,
-        value,
+        shown_key, shown_value = _base64(key), _base64(value)
+        error = b',"error":%b' % msgspec.json.encode({"error_code": CANNOT_DESERIALIZE, "message": refused.message})
+    return (_TIMELESS if timestamp is None else _RECORD) % (
+        _json(topic),
+        shown_key,
+        shown_value,
         record.partition,
         record.offset,
-        b"null" if record.timestamp is None else b"%d" % record.timestamp,
-        _headers(record.headers) if record.headers else b"",
+        b"null" if timestamp is None else timestamp,
+        _headers(headers) if headers else b"",
         error,
     )
 

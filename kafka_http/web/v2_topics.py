@@ -87,10 +87,10 @@ class V2Topics:
         number = None if partition is None else as_number(partition)
         produce = V2Produce(head_of(request), topic, number, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            records = produce.records(body)
+            messages = produce.messages(body)
             if number is not None and number < 0:
                 self._number(topic, str(partition))
-            return as_response(produce.answer(self._core.publisher.publish(topic, records, produce.timeout)))
+            return as_response(produce.answer(self._core.publisher.publish(topic, messages, produce.timeout)))
 
 
 def _check_accept() -> None:

@@ -523,3 +523,18 @@ def test_no_answer_in_time(client: FlaskClient, broker: FakeBroker) -> None:
     answer = client.put("/messages/t?timeout=0.05", data=b"x")
     assert (answer.status_code, answer.json["error"]["code"]) == (504, 504)
     assert "may have been written" in answer.json["error"]["message"]
+
+
+def test_a_topic_has_formats_of_its_own(make_client: Any, broker: FakeBroker) -> None:
+    client = make_client(topics={"t.*": {"value": "binary", "key": "text"}})
+    records = [{"value": "AP8=", "key": "k"}, {"value": "x", "format": "text"}, {"value": 1, "format": "json"}]
+    assert client.post("/messages/t", json={"records": records}).status_code == 200
+    assert client.post("/messages/t", data=b'"AP8="', content_type=JSON).status_code == 200
+    assert client.post("/messages/t?format=json", json=["AP8="]).status_code == 200
+    assert client.put("/messages/t", data=b'"AP8="', content_type=JSON).status_code == 200
+    v2 = {"records": [{"value": 1, "key": "k"}]}
+    assert client.post("/topics/t", json=v2, content_type="application/vnd.kafka.json.v2+json").status_code == 200
+    assert stored(broker) == [
+        *((b"k", b"\x00\xff"), (None, b"x"), (None, b"1"), (None, b"\x00\xff")),
+        *((None, b'"AP8="'), (None, b'"AP8="'), (b"k", b"1")),
+    ]

@@ -106,7 +106,7 @@ def test_settings(client: FlaskClient, settings: Any) -> None:
     ("settings", "says"),
     [
         ({"format": "nope"}, ["format", "'nope'", "json", "binary"]),
-        ({"format": "avro"}, ["format", "kafka_http[schemas]"]),
+        ({"format": "avro"}, ["format", "schema_registry.url"]),
         ({"auto.offset.reset": "sometimes"}, ["auto.offset.reset", "earliest", "latest"]),
         ({"auto.commit.enable": "perhaps"}, ["auto.commit.enable", "true"]),
         ({"enable.auto.commit": 1}, ["enable.auto.commit", "true"]),

@@ -219,9 +219,9 @@ def test_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> N
         ("application/vnd.kafka+json", [JSON_V2, BINARY_V2]),
         ("text/plain", [JSON_V2, BINARY_V2, "text/plain"]),
         ("application/x-www-form-urlencoded", [JSON_V2]),
-        ("application/vnd.kafka.avro.v2+json", ["kafka_http[schemas]", "json", "binary"]),
-        ("application/vnd.kafka.protobuf.v2+json", ["kafka_http[schemas]"]),
-        ("application/vnd.kafka.jsonschema.v2+json", ["kafka_http[schemas]"]),
+        ("application/vnd.kafka.avro.v2+json", ["schema_registry.url", "json", "binary"]),
+        ("application/vnd.kafka.protobuf.v2+json", ["schema_registry.url"]),
+        ("application/vnd.kafka.jsonschema.v2+json", ["schema_registry.url"]),
         ("application/vnd.kafka.nope.v2+json", ["'nope'", "json", "binary"]),
     ],
 )

@@ -66,12 +66,33 @@ def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) ->
     assert (fetched.next, fetched.ended, fetched.out_of_range) == ({0: 5}, frozenset({0}), {})
 
 
-def test_at_most_so_many_records_of_each_partition(cluster: Cluster, broker: Broker) -> None:
-    topic = filled(cluster, [5, 2])
-    fetched = fetch(broker, topic, {0: 1, 1: 0}, max_records=2, max_bytes=1 << 20)
-    assert offsets_in(fetched) == {0: [1, 2], 1: [0, 1]}
-    assert (fetched.next, fetched.ended) == ({0: 3, 1: 2}, frozenset({1}))
+def test_at_most_so_many_records_shared_evenly(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [5, 2, 9])
+    fetched = fetch(broker, topic, {0: 1, 1: 0, 2: 2}, max_records=5, max_bytes=1 << 20)
+    assert offsets_in(fetched) == {0: [1, 2], 1: [0, 1], 2: [2]}
+    assert (fetched.next, fetched.ended) == ({0: 3, 1: 2, 2: 3}, frozenset({1}))
     assert {each.partition for each in fetched.records[1]} == {1}
+
+
+def test_what_a_partition_leaves_is_for_those_behind_it(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [1, 0, 9])
+    fetched = fetch(broker, topic, {0: 0, 1: 0, 2: 0}, max_records=6, max_bytes=1 << 20)
+    assert offsets_in(fetched) == {0: [0], 1: [], 2: [0, 1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "offsets"), [(59, {0: [0, 1], 1: [0, 1, 2]}), (20, {0: [0], 1: [0]}), (9, {0: [0], 1: []})]
+)
+def test_at_most_so_many_bytes(
+    cluster: Cluster, broker: Broker, max_bytes: int, offsets: Mapping[int, list[int]]
+) -> None:
+    topic = cluster.topic(partitions=2)
+    for partition in (0, 1):
+        sizes = (10, 10, 10, 50, 10)
+        broker.producer.produce(topic, [NewRecord(b"x" * (size - 1), b"k", partition) for size in sizes], 10)
+    fetched = fetch(broker, topic, {0: 0, 1: 0}, max_records=9, max_bytes=max_bytes)
+    assert offsets_in(fetched) == offsets
+    assert fetched.next == {each: len(offsets[each]) for each in (0, 1)}
 
 
 def test_the_end_of_the_log_is_a_position(cluster: Cluster, broker: Broker) -> None:

@@ -37,9 +37,12 @@ class Answer(NamedTuple):
 class Load:
     """Clients of one topic, one request after the other each, every one on a connection of its own."""
 
-    def __init__(self, service: Service, topic: str) -> None:
+    def __init__(self, service: Service, topic: str, *, values: int = 5, pause: float = PAUSE) -> None:
+        """`values` are those of each publish, `pause` the seconds until the next one of a client."""
         self.answers: list[Answer] = []
         self._service = service
+        self._values = values
+        self._pause = pause
         self._messages = f"/messages/{topic}"
         self._stopping = threading.Event()
 
@@ -73,8 +76,8 @@ class Load:
 
     def _publish(self, name: str) -> None:
         number = 0
-        while not self._stopping.wait(PAUSE):
-            values = tuple(f"{name}-{number + each}" for each in range(5))
+        while not self._stopping.wait(self._pause):
+            values = tuple(f"{name}-{number + each}" for each in range(self._values))
             number += len(values)
             self._ask("publish", "POST", self._messages, values)
 

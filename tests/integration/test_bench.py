@@ -104,12 +104,21 @@ def test_without_a_url_it_starts_kafka_and_a_server_and_leaves_nothing(kafka_par
     assert not list(tmp_path.glob("kafka_http-bench-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_stopped_amid_a_row_it_leaves_nothing(kafka_parts: None, tmp_path: Path, number: signal.Signals) -> None:
-    row = ("--seconds", "600", "--messages", "1000", "--records", "1", "--connections", "2")
-    with start("read", *row, tmp=tmp_path) as process:
-        wait_for(lambda: "serve" in "".join(processes_naming(tmp_path)) or process.poll() is not None, 60)
-        wait_for(lambda: generators_of(process.pid), 60)
+FILLED = 3_000_000
+"""More bytes than the topic is filled with before the load."""
+
+
+@pytest.mark.parametrize(
+    ("number", "published"),
+    [(signal.SIGINT, FILLED), pytest.param(signal.SIGTERM, FILLED, marks=pytest.mark.slow),
+     pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_stopped_under_load_it_leaves_nothing(
+    kafka_parts: None, tmp_path: Path, number: signal.Signals, published: int
+) -> None:
+    with start("memory", "--seconds", "600", tmp=tmp_path) as process:
+        wait_for(lambda: generators_of(process.pid) or process.poll() is not None, 60)
+        wait_for(lambda: logged(tmp_path) >= published or process.poll() is not None, 60)
         os.killpg(process.pid, number)  # as a terminal does
         printed, complaints = process.communicate(timeout=60)
 
@@ -123,6 +132,11 @@ def test_stopped_amid_a_row_it_leaves_nothing(kafka_parts: None, tmp_path: Path,
 def generators_of(pid: int) -> list[str]:
     listed = subprocess.run(["pgrep", "-aP", str(pid)], capture_output=True, text=True, check=False).stdout
     return [line for line in listed.splitlines() if "spawn_main" in line]
+
+
+def logged(directory: Path) -> int:
+    """The bytes that the bench's own Kafka has of its topic."""
+    return sum(file.stat().st_size for file in directory.glob("kafka_http-bench-*/kafka/data/bench-*/*.log"))
 
 
 def test_errors_are_counted_and_the_first_are_shown(service: Service, topic: TopicFactory, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The broker interface on a real Kafka, beyond what a fake can show."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def test_many_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
     assert [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)] == [
         (each % 60, each // 60) for each in range(600)
     ]
-    fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=20, max_bytes=1 << 22)
+    fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=1200, max_bytes=1 << 22)
     assert [len(fetched.records[each]) for each in range(60)] == [10] * 60
     assert len(fetched.ended) == 60
 
@@ -173,6 +174,30 @@ def test_a_topic_that_was_deleted_is_not_asked_for_again_and_again(
     threading.Event().wait(1.5)
     assert caplog.text.count(f"Topic {name} not found") < 4
     broker.close(5)
+
+
+def test_a_topic_that_was_deleted_keeps_no_thread_busy(
+    kafka: EmbeddedKafka, admin: KafkaAdminClient, topic: TopicFactory
+) -> None:
+    name, other = topic(), topic()
+    before = set(threading.enumerate())
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,), producer={"metadata_max_age_ms": 300}))
+    broker.producer.produce(name, [NewRecord(b"a")], 10)
+    (sender,) = set(threading.enumerate()) - before
+    admin.delete_topics([name])
+    eventually(lambda: name not in broker.log.topics())
+    threading.Event().wait(1)  # until the producer has heard of it
+    broker.producer.produce(other, [NewRecord(b"b")], 10)
+    began = cpu_of(sender)
+    threading.Event().wait(2)
+    assert cpu_of(sender) - began < 0.3
+    broker.close(5)
+
+
+def cpu_of(thread: threading.Thread) -> float:
+    """The seconds that a thread of this process was at work."""
+    said = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(said[11]) + int(said[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_topic_is_created_where_the_settings_say_so(kafka: EmbeddedKafka) -> None:

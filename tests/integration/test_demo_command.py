@@ -18,6 +18,8 @@ import requests
 
 from kafka_http.demo.ports import free_ports
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
 
 class RunningDemo:
     """A demo that is ready: what it has printed, and what it prints."""
@@ -132,6 +134,41 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_starte
     wait_for(lambda: processes_of(tmp_path) == {})
     with demo(tmp_path) as running:
         assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
+
+
+def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
+    kafka_parts: None, registry_parts: None, tmp_path: Path
+) -> None:
+    def registry_of(running: RunningDemo) -> str:
+        [url] = [line.split()[2] for line in running.said if line.startswith("Schema registry: ")]
+        return url
+
+    with demo(tmp_path, "--registry") as first:
+        subject = f"{registry_of(first)}/subjects/greetings-value/versions"
+        registered = requests.post(subject, json={"schema": '"string"'}, timeout=30).json()
+        first.process.terminate()
+        assert first.process.wait(20) == 0
+        assert processes_of(tmp_path) == {}
+
+    with demo(tmp_path, "--registry") as second:
+        schema = requests.get(f"{registry_of(second)}/schemas/ids/{registered['id']}", timeout=30).json()
+        assert schema["schema"] == '"string"'
+        second.process.kill()
+        wait_for(lambda: processes_of(tmp_path) == {})
+
+
+def test_the_readmes_curls_publish_and_read_avro(kafka_parts: None, registry_parts: None, tmp_path: Path) -> None:
+    if not shutil.which("curl") and "CI" not in os.environ:
+        pytest.skip("there is no curl")
+    section = README.split("### Formats with a schema\n", 1)[1].split("\n### ", 1)[0]
+    publish, read = re.findall(r"^    (curl .*)$", section, re.MULTILINE)
+    with demo(tmp_path, "--registry") as running:
+        said = json.loads(shell(publish.replace("http://127.0.0.1:8082", running.url)))
+        assert said["value_schema_id"] is not None
+        page = json.loads(shell(read.replace("http://127.0.0.1:8082", running.url)))
+        assert [each["value"] for each in page["records"]] == [{"item": "book", "price": {"double": 12.5}}]
+        url = f"{running.url}/messages/orders?format=avro"
+        assert requests.post(url, json={"item": "pen", "price": None}, timeout=20).status_code == 200
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_outage_under_load(
     check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", PARTITIONS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.1, 3, 15])
+def test_outage_under_all_the_load_that_goes(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, seconds: float
+) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": PARTITIONS})
+    service = start_service(fresh_kafka.bootstrap_servers, access_log=False)
+    load = Load(service, "t", values=100, pause=0)
+    with load.running(publishers=16, consumers=False):
+        wait_for(lambda: len(load.successes("publish")) > 100, 20)
+        killed(fresh_kafka, seconds)
+        well = time.monotonic() + RECOVERY_SECONDS
+        wait_for(lambda: len(load.successes("publish", well)) > 100, 20)
+    check_answers_meanwhile(load.answers, 10)
+    assert [each for each in load.of("publish", well) if each.status != 200] == []
+    check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", PARTITIONS)
+
+
 def check_answers_meanwhile(answers: list[Answer], timeout: float) -> None:
     """What fails is answered as the contract has it, and in time."""
     failures = [answer for answer in answers if answer.status not in (200, 204)]

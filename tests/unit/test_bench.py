@@ -39,9 +39,15 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: "Small"
 
+    def do_GET(self) -> None:
+        self._answer()
+
     def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
         behaviour = self.server.behaviour
-        behaviour.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        behaviour.bodies.append(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         time.sleep(behaviour.delay)
         self.send_response(behaviour.status)
         if behaviour.has_length:
@@ -137,7 +143,7 @@ def test_an_answer_without_length_cannot_be_measured(small: Small) -> None:
 
 def test_a_server_that_is_not_there() -> None:
     address = Address(f"http://127.0.0.1:{free_ports(1)[0]}")
-    with pytest.raises(OSError, match="refused"):
+    with pytest.raises(BenchError, match="takes no connection: Connection refused"):
         Generator(address, [Publishing(address, "t", "messages", 1, 100)]).run(0, 1)
 
 
@@ -208,7 +214,7 @@ def test_percentiles(ordered: list[float], percent: float, value: float) -> None
 def row(records: int = 1, connections: int = 1, **other: object) -> Row:
     figures = {
         "seconds": 10.0, "requests": 20_000, "messages": 20_000 * records, "errors": 0,
-        "p50": 1.0, "p90": 2.0, "p99": 3.0, "server_cpu": 5.0, "broker_cpu": 2.0,
+        "p50": 1.0, "p90": 2.0, "p99": 3.0, "server_cpu": 5.0, "server_busiest": 0.5, "broker_cpu": 2.0,
         "generator_cpu": 1.0, "generator_busiest": 0.1, "machine_busy": 0.5,
     }  # fmt: skip
     return Row(records=records, connections=connections, **figures | other)  # type: ignore[arg-type]
@@ -240,17 +246,19 @@ def test_the_table_has_a_row_for_each_combination() -> None:
     ]
 
 
-def test_the_table_says_where_the_generator_or_somebody_else_was_the_limit() -> None:
+def test_the_table_says_what_to_know_about_its_figures() -> None:
     busy = row(1, 64, generator_busiest=0.97)
     crowded = row(100, 64, machine_busy=0.99, generator_cpu=5.0, server_cpu=11.0)
     shared = row(1000, 64, machine_busy=0.99)
+    uneven = row(2000, 64, server_busiest=0.95)
 
-    said = table(result(row(), busy, crowded, shared)).splitlines()[8:]
+    said = table(result(row(server_busiest=1.0), busy, crowded, shared, uneven)).splitlines()[9:]
 
-    assert [each.partition(" records, 64 connections: ")[0] for each in said] == ["1", "100", "1000"]
+    assert [each.partition(" records, 64 connections: ")[0] for each in said] == ["1", "100", "1000", "2000"]
     assert "97% of a core" in said[0]
     assert "25% of all" in said[1]
     assert "something else took 59% of the machine's cores" in said[2]
+    assert "one of the server's workers did all the work" in said[3]
 
 
 def test_two_runs_side_by_side() -> None:
@@ -336,7 +344,23 @@ def test_a_url_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_that_cannot_be_written_is_refused_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "publish", "--json", "/missing/a.json"]) == 1
-    assert capsys.readouterr().err == "kafka-http bench: /missing/a.json cannot be written: No such file or directory.\n"
+    assert "/missing/a.json cannot be written: No such file or directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dialect", ["messages", "v2"])
+def test_a_server_of_another_kind(small: Small, capsys: pytest.CaptureFixture[str], dialect: str) -> None:
+    url = f"http://127.0.0.1:{small.server_port}"
+
+    assert main(["bench", "read", "--dialect", dialect, "--topic", "t", "--url", url]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("was not answered as this API does: is the --dialect right?")
+
+
+def test_a_kafka_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_ports(1)[0]
+
+    assert main(["bench", "publish", "--bootstrap-servers", f"127.0.0.1:{port}"]) == 1
+    assert f"kafka-http bench: Kafka at 127.0.0.1:{port} does not answer: " in capsys.readouterr().err
 
 
 def test_the_server_is_given_the_same_settings(tmp_path: Path) -> None:

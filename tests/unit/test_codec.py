@@ -6,55 +6,23 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_http.broker.codec import CorruptBatch
-from kafka_http.broker.codec import decode as decode_partition
+from kafka_http.broker.codec import Batches, CorruptBatch, bytes_a_record
 from kafka_http.records import Record, TopicPartition
-
-NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-CONTROL, TRANSACTIONAL = 0x20, 0x10
-
-
-def batch(
-    base: int,
-    values: Sequence[bytes | None],
-    *,
-    deltas: Sequence[int] | None = None,
-    last: int | None = None,
-    codec: int = NONE,
-    producer: int = -1,
-    attributes: int = 0,
-    timestamp: int = 5,
-) -> bytes:
-    """A batch as a broker keeps it. `deltas` are the records' places, `last` that of the last there ever was."""
-    builder = DefaultRecordBatchBuilder(2, codec, int(attributes & TRANSACTIONAL > 0), producer, 0, 0, 1 << 30)
-    for delta, value in zip(deltas or range(len(values)), values, strict=True):
-        builder.append(delta, timestamp=timestamp, key=b"k", value=value, headers=[("h", None)])
-    data = builder.build()
-    struct.pack_into(">q", data, 0, base)
-    struct.pack_into(">h", data, 21, struct.unpack_from(">h", data, 21)[0] | attributes)
-    if last is not None:
-        struct.pack_into(">i", data, 23, last)
-    struct.pack_into(">I", data, 17, calc_crc32c(bytes(data[21:])))
-    return bytes(data)
-
-
-def marker(base: int, producer: int, *, commit: bool) -> bytes:
-    """A transaction's end."""
-    return batch(base, [struct.pack(">hi", 0, int(commit))], producer=producer, attributes=CONTROL | TRANSACTIONAL)
+from tests.record_batches import GZIP, LZ4, NONE, SNAPPY, TRANSACTIONAL, ZSTD, batch, marker
 
 
 def offsets(records: Sequence[Record]) -> list[int]:
     return [each.offset for each in records]
 
 
-def decode(data: bytes, partition: int, *how: Any) -> tuple[list[Record], int]:
-    return decode_partition(data, TopicPartition("t", partition), *how)
+def decode(data: bytes, partition: int, offset: int, most: int, *aborted: Any) -> tuple[list[Record], int]:
+    """The records from an offset on, taken at once, and the offset to read next."""
+    batches = Batches(data, TopicPartition("t", partition), offset, *aborted)
+    return batches.take(most, 1 << 30, 0)[0], batches.position
 
 
 def test_nothing() -> None:
@@ -63,7 +31,7 @@ def test_nothing() -> None:
 
 def test_a_record_whole() -> None:
     records, position = decode(batch(3, [b"v"]), 2, 3, 10)
-    assert records == [Record("t", 2, 3, 5, b"k", b"v", [("h", None)])]
+    assert records == [Record("t", 2, 3, 5, b"k", b"v", (("h", None),))]
     assert position == 4
 
 
@@ -134,6 +102,82 @@ def test_aborted_transactions_are_left_out() -> None:
     assert decode(data[: len(data) // 2], 0, 0, 1, aborted)[1] == 2
 
 
+PLACE = TopicPartition("t", 0)
+MIXED = b"".join(
+    [
+        batch(0, [b"a", b"bb", b"ccc"], producer=2, attributes=TRANSACTIONAL),
+        batch(3, [b"d" * each for each in range(20)], codec=LZ4),
+        batch(23, [b"aborted"] * 3, producer=1, attributes=TRANSACTIONAL),
+        marker(26, 1, commit=False),
+        batch(27, [b"e", b"f"], deltas=[1, 3], last=6),
+        marker(34, 2, commit=True),
+        batch(35, [None, b"g"]),
+    ]
+)
+ABORTED = [(1, 23)]
+
+
+@given(
+    pieces=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=40),
+    aborted=st.sampled_from([(), ABORTED]),
+)
+def test_pieces_are_the_whole(pieces: list[tuple[int, int, int]], aborted: Sequence[tuple[int, int]]) -> None:
+    whole, end = decode(MIXED, 0, 0, 100, aborted)
+    batches = Batches(MIXED, PLACE, 0, aborted)
+    taken: list[Record] = []
+    for most, size, first in pieces:
+        piece, used = batches.take(most, size, first)
+        assert used == sum(len(each.value or b"") + len(each.key or b"") for each in piece)
+        assert len(piece) <= most
+        assert used <= size or (len(piece) == 1 and used <= first)
+        taken += piece
+        assert taken == whole[: len(taken)]
+        assert (
+            batches.position == end
+            or [each for each in whole if each.offset >= batches.position] == whole[len(taken) :]
+        )
+    rest, _ = batches.take(100, 1 << 20, 0)
+    assert taken + rest == whole
+    assert batches.position == end
+    assert batches.take(1, 1, 1) == ([], 0)
+    assert batches.is_over
+    assert batches.memory == 0
+
+
+def test_a_record_that_is_larger_than_what_there_is_room_for() -> None:
+    batches = Batches(batch(0, [b"x" * 50, b"y", b"z" * 50]), PLACE, 0)
+    assert batches.take(9, 10, 50) == ([], 0)
+    assert batches.position == 0
+    assert offsets(batches.take(9, 10, 51)[0]) == [0]
+    assert offsets(batches.take(9, 10, 51)[0]) == [1]
+    assert batches.position == 2
+    assert not batches.is_over
+    assert offsets(batches.take(9, 51, 0)[0]) == [2]
+
+
+def test_a_broken_batch_behind_good_ones_ends_them() -> None:
+    batches = Batches(batch(0, [b"a", b"b"]) + batch(2, [b"c"])[:-1] + b"!", PLACE, 0)
+    assert offsets(batches.take(1, 100, 0)[0]) == [0]
+    assert offsets(batches.take(9, 100, 0)[0]) == [1]
+    assert (batches.position, batches.is_over) == (2, True)
+
+
+def test_memory_of_what_was_decompressed_counts() -> None:
+    values = [b"v" * 1000] * 500
+    data = batch(0, values, codec=ZSTD)
+    batches = Batches(data, PLACE, 0)
+    assert batches.memory < 50_000
+    batches.take(1, 1 << 20, 0)
+    assert batches.memory > 500_000
+
+
+def test_how_large_records_are() -> None:
+    size = len(batch(0, [b"v" * 100] * 10))
+    assert bytes_a_record(batch(0, [b"v" * 100] * 10) + batch(10, [b"v"])) == size // 10
+    assert bytes_a_record(b"") is None
+    assert bytes_a_record(batch(0, [], last=3)) is None
+
+
 @pytest.mark.parametrize("magic", [0, 1])
 def test_old_formats(magic: int) -> None:
     builder = LegacyRecordBatchBuilder(magic, 0, 1 << 20)
@@ -141,7 +185,7 @@ def test_old_formats(magic: int) -> None:
         builder.append(each, timestamp=5, key=None, value=b"%d" % each)
     data = bytes(builder.build())
     records, position = decode(data, 0, 1, 10)
-    assert [(each.offset, each.value, each.headers) for each in records] == [(1, b"1", []), (2, b"2", [])]
+    assert [(each.offset, each.value, each.headers) for each in records] == [(1, b"1", ()), (2, b"2", ())]
     assert position == 3
 
 

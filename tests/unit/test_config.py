@@ -84,6 +84,15 @@ def test_serializers_have_a_section_each() -> None:
     assert config.serializers == {"avro": {"url": "http://registry", "cache": 10}}
 
 
+def test_formats_of_topics_have_patterns_as_names(settings_file: Path) -> None:
+    settings_file.write_text('[topics."orders.*"]\nvalue = "avro"\nkey = "text"\n')
+
+    config = load({"KAFKA_HTTP_TOPICS": '{"A.*" = {value = "json"}}'}, config=str(settings_file))
+
+    assert config.topics == {"orders.*": {"value": "avro", "key": "text"}, "A.*": {"value": "json"}}
+    assert config.sources["topics.orders.*.value"] == str(settings_file)
+
+
 @pytest.mark.parametrize(
     ("setting", "text", "value"),
     [
@@ -139,6 +148,7 @@ def test_a_password_is_a_text_whatever_it_looks_like(password: str) -> None:
         ("LOG_LEVEL", "loud", ["log_level", "debug, info, warning"]),
         ("KAFKA", "x", ["kafka", "table"]),
         ("SERIALIZERS__AVRO", "1", ["serializers.avro", "table"]),
+        ("TOPICS__T", "json", ["topics.t", "table"]),
         ("WORKER", "4", ["no setting worker ", "Did you mean workers?"]),
         ("WORKERS__X", "4", ["no setting workers.x ", "Did you mean workers?"]),
         ("PORT", "8082", ["no setting port ", "kafka-http config"]),

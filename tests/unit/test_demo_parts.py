@@ -1,19 +1,25 @@
 """What the demo needs before it can start Kafka: its jars, a Java, ports, a plan. No Kafka runs here."""
 
 import argparse
+import hashlib
+import io
 import socket
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from kafka_http.demo import command
+from kafka_http.demo.apicurio import registry_files
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import kafka_jars, listed_jars
 from kafka_http.demo.java import find_java, parse_version
+from kafka_http.demo.maven import Artifact
 from kafka_http.demo.ports import free_ports
 from kafka_http.settings_sources import load_config
 
@@ -100,6 +106,64 @@ def test_without_network_one_sentence_says_so(remote: Remote, tmp_path: Path, li
         kafka_jars(tmp_path / "here", url)
 
 
+def archived(directory: Path, *members: tarfile.TarInfo) -> Artifact:
+    """An archive in a Maven repository, of a file `quarkus-run.jar` and of these."""
+    name = Artifact("org.example", "registry", "1", "", "all", "tar.gz").path_in(directory)
+    name.parent.mkdir(parents=True)
+    with tarfile.open(name, "w:gz") as archive:
+        for member in (tarfile.TarInfo("lib/quarkus-run.jar"), *members):
+            archive.addfile(member, io.BytesIO(b"x" * member.size))
+    return Artifact("org.example", "registry", "1", hashlib.sha256(name.read_bytes()).hexdigest(), "all", "tar.gz")
+
+
+def member(name: str, **attributes: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    for attribute, value in attributes.items():
+        setattr(made, attribute, value)
+    return made
+
+
+def test_the_registry_is_fetched_once(remote: Remote, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    artifact = archived(tmp_path / "remote", member("a.jar", size=5))
+    files = registry_files(tmp_path / "cache", remote.url, artifact)
+    assert sorted(path.name for path in files.rglob("*")) == ["a.jar", "lib", "quarkus-run.jar"]
+    assert "Fetching registry-1-all.tar.gz" in capfd.readouterr().err
+    assert list((tmp_path / "cache").iterdir()) == [files]
+
+    remote.asked.clear()
+    assert registry_files(tmp_path / "cache", remote.url, artifact) == files
+    assert remote.asked == []
+
+
+@pytest.mark.parametrize(
+    "harmful",
+    [
+        member("../evil"),
+        member("lib/../../evil"),
+        member("/evil"),
+        member("link", type=tarfile.SYMTYPE, linkname="/etc"),
+        member("link", type=tarfile.LNKTYPE, linkname="../evil"),
+        member("pipe", type=tarfile.FIFOTYPE),
+    ],
+    ids=lambda harmful: harmful.name,
+)
+def test_an_archive_that_would_write_elsewhere_is_not_unpacked(
+    remote: Remote, tmp_path: Path, harmful: tarfile.TarInfo
+) -> None:
+    artifact = archived(tmp_path / "remote", harmful)
+    with pytest.raises(DemoError, match=r"^Cannot keep Apicurio Registry \S+ in .*its archive is not as it should be"):
+        registry_files(tmp_path / "cache", remote.url, artifact)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_registry_with_another_sum_is_not_unpacked(remote: Remote, tmp_path: Path) -> None:
+    artifact = archived(tmp_path / "remote")._replace(sha256="0" * 64)
+    with pytest.raises(DemoError, match=r"^registry-1-all.tar.gz, as it came .* SHA-256 sum differs"):
+        registry_files(tmp_path / "cache", remote.url, artifact)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("said", "version"),
     [
@@ -124,6 +188,7 @@ def test_the_java_on_path_is_taken_where_it_is_recent_enough(
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_java() == (java if taken else packaged)
+    assert find_java("Apicurio Registry", 21) == packaged
 
 
 def demo_arguments(*flags: object) -> argparse.Namespace:
@@ -147,6 +212,12 @@ def test_the_demo_does_not_log_in_to_its_kafka_as_to_others(tmp_path: Path) -> N
     config = load_config(given, environ={})
     demo = command.plan(demo_arguments("--port", free_ports(1)[0], "--data", tmp_path), config)
     assert demo.config.kafka == {"client_id": "me"}
+
+
+def test_the_demo_does_not_log_in_to_its_registry_as_to_others(tmp_path: Path) -> None:
+    given = {"schema_registry": {"url": "https://example.org", "basic_auth": "me:x", "timeout": 2.5}}
+    config = command.with_registry(load_config(given, environ={}), "http://127.0.0.1:1/apis")
+    assert config.schema_registry == {"url": "http://127.0.0.1:1/apis", "timeout": 2.5}
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8082", "[::]:8082", "192.0.2.1:8082", "kafka.example.org:8082"])

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from kafka_http.config import ConfigError
 from kafka_http.core.formats import Formats
 from kafka_http.errors import InvalidRequest, InvalidValue, UnsupportedFormat
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.serializers import SerializerNotLoaded, load_serializers
+from kafka_http.serializers import SerializerNotLoaded, Serializers, load_serializers
 
 
 class Reversed:
@@ -26,11 +27,12 @@ class Reversed:
 
 @pytest.fixture
 def formats() -> Formats:
-    return Formats({**load_serializers({}), "reversed": Reversed()})
+    serializers = load_serializers({})
+    return Formats(Serializers({**serializers.loaded, "reversed": Reversed()}, serializers.missing))
 
 
 def test_ours_come_in_by_the_entry_point_group() -> None:
-    assert list(load_serializers({})) == ["binary", "json", "text"]
+    assert list(load_serializers({}).loaded) == ["binary", "json", "text"]
 
 
 def test_settings_of_a_serialiser_that_is_not_there() -> None:
@@ -39,7 +41,7 @@ def test_settings_of_a_serialiser_that_is_not_there() -> None:
 
 
 def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, bytes | None]:
-    (new,) = formats.encode("t", [record])
+    (new,) = formats.encode("t", [record]).records
     return new.key, new.value
 
 
@@ -99,3 +101,36 @@ def test_bytes_that_a_format_cannot_read(formats: Formats, format_: str, data: b
 def test_binary_reads_everything(formats: Formats) -> None:
     every = bytes(range(256))
     assert formats.decode("t", "binary", [], every) == b'"%b"' % base64.b64encode(every)
+
+
+def with_topics(**topics: Any) -> Formats:
+    return Formats(load_serializers({}), topics)
+
+
+def test_a_topic_has_the_formats_of_the_first_pattern_that_matches_its_whole_name() -> None:
+    topics = {"orders.eu": {"value": "text"}, r"orders\..*": {"value": "json", "key": "text"}, "o.*": {"key": "binary"}}
+    formats = Formats(load_serializers({}), topics)
+
+    assert formats.of_topic("orders.eu") == (None, "text")
+    assert formats.of_topic("orders.us") == ("text", "json")
+    assert formats.of_topic("orders") == ("binary", None)
+    assert formats.of_topic("my-orders.us") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("topics", "said"),
+    [
+        ({"(": {"value": "json"}}, r"topics.'\(': The pattern cannot be used"),
+        ({"x" * 300: {"value": "json"}}, "300 characters"),
+        ({"t": {"value": "jsn"}}, r"topics.'t'.value: No serialiser is named 'jsn'. There are: .*json"),
+        ({"t": {"key": "avro"}}, r"topics.'t'.key: .*schema_registry.url"),
+        ({"t": {"value": 5}}, "No serialiser is named 5"),
+        ({"t": {"value": []}}, "takes the name of a format"),
+        ({"t": {"values": "json"}}, "takes key, value or both"),
+        ({"t": {}}, "takes key, value or both"),
+        ({"t": "json"}, "takes key, value or both"),
+    ],
+)
+def test_formats_of_topics_that_cannot_be(topics: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_topics(**topics)

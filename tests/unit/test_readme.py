@@ -9,6 +9,7 @@ from kafka_http import errors
 from kafka_http.app import create_app
 from kafka_http.config import SETTINGS
 from kafka_http.errors import KafkaHttpError, status_of
+from kafka_http.serializers.registry_settings import RegistrySettings, registry_setting_help
 from kafka_http.settings_sources import load_config
 from kafka_http.web.bodies import LengthRequired
 from tests.fakes import FakeBroker
@@ -34,6 +35,15 @@ def test_every_setting_is_listed_with_its_default() -> None:
             assert default == shown(getattr(defaults, name)), name
 
 
+def test_every_setting_of_the_registry_is_listed_with_its_default() -> None:
+    listed = {name.strip("`"): (default, means) for name, default, means in table("### The schema registry")}
+    defaults = RegistrySettings()
+    assert list(listed) == list(RegistrySettings.__struct_fields__)
+    for name, (default, means) in listed.items():
+        assert means == registry_setting_help()[name]
+        assert default == shown(getattr(defaults, name)), name
+
+
 def shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(f"`{each}`" for each in value)
@@ -41,8 +51,8 @@ def shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, dict) or value == "":
         return ""
-    if isinstance(value, int) and value % (1 << 20) == 0 and value:
-        return f"{value >> 20} MiB"
+    if isinstance(value, int) and value % (1 << 19) == 0 and value:
+        return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value >> 10} KiB"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

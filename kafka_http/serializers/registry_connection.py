@@ -1,0 +1,181 @@
+"""HTTP with the schema registry: several addresses, a time-out for all of it, and nothing of credentials in an error.
+
+By urllib3, for its pool is safe in many threads, it needs no other package, and it sends nothing that it was not
+told to: no environment's proxy, no `.netrc`, and redirects are not followed.
+"""
+
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
+
+from kafka_http.config import ConfigError
+from kafka_http.encoding import encode_base64
+from kafka_http.errors import InvalidSchema, RegistryUnavailable
+from kafka_http.serializers.registry_settings import RegistrySettings
+
+_TYPE = "application/vnd.schemaregistry.v1+json"
+_ROUNDS = 2
+_PAUSE = 0.1
+"""Every address is tried that often, with so many seconds between the rounds."""
+_CHUNK = 1 << 16
+_MAY_PASS = {408, 429}
+
+
+class Answer(Struct, frozen=True):
+    """What the registry said: a status below 500, and the JSON of its body."""
+
+    status: int
+    body: bytes
+
+    @property
+    def is_missing(self) -> bool:
+        return self.status == 404
+
+    @property
+    def problem(self) -> str:
+        """The registry's own words on what is wrong, or its status where it has none."""
+        try:
+            said = msgspec.json.decode(self.body, type=_Problem).message
+        except msgspec.MsgspecError:
+            said = ""
+        return said[:500] or f"status {self.status}"
+
+    @property
+    def is_of_a_registry(self) -> bool:
+        """Whether an error is one of the registry's API, and not of some other server."""
+        try:
+            return msgspec.json.decode(self.body, type=_Problem).error_code is not None
+        except msgspec.MsgspecError:
+            return False
+
+
+class _Problem(Struct):
+    error_code: int | None = None
+    message: str = ""
+
+
+class _Failed(Exception):
+    """One attempt at one address has failed; the text says why."""
+
+
+class RegistryConnection:
+    """Asks one address after another until one answers. Safe in many threads; connects when it is first asked."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        """Raises `ConfigError` where a file of certificates cannot be read."""
+        self._urls = [url.rstrip("/") for url in settings.url]
+        self._timeout = settings.timeout
+        self._limit = settings.max_schema_bytes
+        self._headers = {"Accept": f"{_TYPE}, application/json", "Content-Type": _TYPE, **_authorization(settings)}
+        tls = _tls(settings) if any(url.startswith("https:") for url in self._urls) else None
+        self._pool = PoolManager(num_pools=len(self._urls), maxsize=8, retries=False, ssl_context=tls)
+        self._first = 0
+
+    @property
+    def name(self) -> str:
+        """The registry as an error calls it."""
+        return f"The schema registry ({', '.join(self._urls)})"
+
+    def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        """Its answer, within the time-out of the settings whatever happens.
+
+        Raises `RegistryUnavailable`, and `InvalidSchema` for an answer larger than a schema may be.
+        """
+        problem = "no answer in time"
+        for index, seconds in self._attempts():
+            try:
+                answer = self._attempt(method, self._urls[index] + path, body, seconds)
+            except _Failed as failed:
+                problem = str(failed)
+            else:
+                self._first = index
+                return answer
+        raise RegistryUnavailable(f"{self.name} cannot be asked for a schema that is not cached: {problem}.")
+
+    def _attempts(self) -> Iterator[tuple[int, float]]:
+        """Which address to ask next, and for how many seconds at most: the last that answered comes first."""
+        deadline = time.monotonic() + self._timeout
+        count = len(self._urls)
+        first = self._first
+        for number in range(_ROUNDS * count):
+            if number and number % count == 0:
+                time.sleep(_PAUSE)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            yield (first + number) % count, left / (count - number % count)
+
+    def _attempt(self, method: str, url: str, body: Any, seconds: float) -> Answer:
+        deadline = time.monotonic() + seconds
+        data = None if body is None else msgspec.json.encode(body)
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                body=data,
+                headers=self._headers,
+                timeout=Timeout(total=seconds),
+                redirect=False,
+                preload_content=False,
+            )
+            with response:
+                answer = Answer(response.status, self._read(response, deadline))
+                response.release_conn()
+        except HTTPError as error:
+            raise _Failed(_in_words(error, seconds)) from None
+        self._check(answer)
+        return answer
+
+    def _read(self, response: BaseHTTPResponse, deadline: float) -> bytes:
+        read = bytearray()
+        while chunk := response.read1(_CHUNK):
+            read += chunk
+            if len(read) > 4 * self._limit + _CHUNK:
+                raise InvalidSchema(f"it is larger than the {self._limit} bytes that a schema may have here.")
+            if time.monotonic() > deadline:
+                raise _Failed("no answer in time")
+        return bytes(read)
+
+    def _check(self, answer: Answer) -> None:
+        status = answer.status
+        if status in {401, 403, 407}:
+            raise _Failed(f"it refuses this server's credentials (status {status})")
+        if status >= 500 or status in _MAY_PASS:
+            raise _Failed(f"it answers with status {status}")
+        if status >= 300 and not answer.is_of_a_registry:
+            raise _Failed(f"it answers as no schema registry does (status {status})")
+
+
+def _authorization(settings: RegistrySettings) -> dict[str, str]:
+    if settings.bearer_token:
+        return {"Authorization": f"Bearer {settings.bearer_token}"}
+    if settings.basic_auth:
+        return {"Authorization": f"Basic {encode_base64(settings.basic_auth.encode())}"}
+    return {}
+
+
+def _tls(settings: RegistrySettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        if settings.certificate_file:
+            key = settings.key_file or None
+            context.load_cert_chain(settings.certificate_file, key, settings.key_password or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"A certificate or key of [schema_registry] cannot be used: {error.strerror}.") from None
+    return context
+
+
+def _in_words(error: HTTPError, seconds: float) -> str:
+    if isinstance(error, NewConnectionError):  # to urllib3 one of the next
+        return "no connection to it can be made"
+    if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
+        return f"no answer within {seconds:.3g} s"
+    if isinstance(error, SSLError):
+        return "its certificate is not trusted, or TLS fails in another way"
+    return "the connection to it broke"

@@ -1,0 +1,160 @@
+"""Reading what was written with a schema: the id in the record decides, in both dialects."""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from kafka_http.records import NewRecord
+from kafka_http.serializers.avro import AvroCodec
+from tests.api.conftest import ClientFactory
+from tests.api.consumers import AVRO_V2, Consumer, error
+from tests.fake_registry import FakeRegistry, running_registry
+from tests.fakes import FakeBroker
+
+POINT = '{"type": "record", "name": "P", "fields": [{"name": "x", "type": ["null", "int"]}]}'
+X5 = {"x": {"int": 5}}
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with running_registry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def client(make_client: ClientFactory, registry: FakeRegistry) -> FlaskClient:
+    return make_client(schema_registry={"url": registry.url, "timeout": 1.0})
+
+
+def avro(registry: FakeRegistry, schema: str, data: Any) -> bytes:
+    return struct.pack(">bI", 0, registry.add("any", schema)) + AvroCodec(schema).encode(data)
+
+
+def write(broker: FakeBroker, value: bytes | None, key: bytes | None = None) -> None:
+    broker.produce("t", [NewRecord(value, key)], 1)
+
+
+def read(client: FlaskClient, **query: str) -> Any:
+    answer = client.get("/messages/t/me/earliest", query_string=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json["records"]
+
+
+def test_a_page_of_the_messages_dialect(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+    write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
+    write(broker, avro(registry, '"bytes"', "ÿ"))
+    write(broker, None)
+
+    first, second, third = read(client, format="avro", key_format="avro")
+
+    assert (first["value"], first["format"], first["key"], first["key_format"]) == (X5, "avro", 7, "avro")
+    assert (second["value"], second["key"]) == ("ÿ", None)
+    assert (third["value"], third["format"]) == (None, None)
+
+
+def test_without_a_format_they_are_bytes(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+    write(broker, avro(registry, '"bytes"', "ÿ"), b"key")
+
+    (record,) = read(client)
+
+    assert (record["format"], record["key"]) == ("binary", "key")
+    assert "key_format" not in record
+
+
+def test_the_array_of_the_v2_api(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+    write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
+
+    (by_consumer,) = Consumer(client, format="avro").assigned().records()
+    (by_messages,) = client.get("/messages/t/me/earliest", headers={"Accept": AVRO_V2}).json
+
+    assert (by_consumer["key"], by_consumer["value"]) == (7, X5)
+    assert by_messages == by_consumer
+
+
+def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    unknown = struct.pack(">bI", 0, 99) + b"\x02"
+    other = struct.pack(">bI", 0, registry.add("p", "message M {}", "PROTOBUF"))
+    for value in (b'{"x": 5}', b"", unknown, other, avro(registry, POINT, X5) + b"!"):
+        write(broker, value)
+    write(broker, avro(registry, POINT, X5))
+
+    *wrong, right = read(client, format="avro")
+    consumed = Consumer(client, format="avro").assigned().records()
+
+    assert right["value"] == X5
+    assert all("value" not in each for each in wrong)
+    reasons = ("zero byte", "zero byte", "none of the id 99", "PROTOBUF", "goes on")
+    for record, said in zip(wrong, reasons, strict=True):
+        assert said in record["error"]["message"]
+    assert [each.get("error", {}).get("error_code") for each in consumed] == [40801] * 5 + [None]
+    assert consumed[0]["value"] == "eyJ4IjogNX0="
+    assert consumed[5]["value"] == X5
+    assert len([each for each in registry.asked if each.endswith("/99")]) == 1
+
+
+def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1", b"plain")
+    write(broker, b"1", b"\xff")
+
+    plain, binary = read(client, key_format="avro")
+
+    assert (plain["key"], "key_format" in plain) == ("plain", False)
+    assert (binary["key"], binary["key_format"]) == ("/w==", "binary")
+
+
+def test_a_key_that_reads_as_null_is_no_missing_key(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1", b"null")
+
+    (record,) = read(client, key_format="json")
+
+    assert record["key"] == "null"
+
+
+def test_a_registry_that_is_away_is_an_error_of_the_answer_and_nothing_is_skipped(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    write(broker, avro(registry, POINT, X5))
+    consumer = Consumer(client, format="avro").assigned()
+    registry.answer = (503, b"", {})
+
+    answer = client.get("/messages/t/me/earliest?format=avro")
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
+    assert answer.headers["Retry-After"]
+    assert registry.url in answer.json["error"]["message"]
+    status, code, _ = error(client.get(f"{consumer.path}/records"))
+    assert (status, code) == (503, 503)
+
+    registry.answer = None
+    assert consumer.values() == [X5]
+    registry.answer = (503, b"", {})
+    assert read(client, format="avro")[0]["value"] == X5
+
+
+def test_without_a_registry_the_setting_is_named(make_client: ClientFactory) -> None:
+    client = make_client()
+
+    for query in ("format=avro", "key_format=avro"):
+        answer = client.get(f"/messages/t/me/earliest?{query}")
+        assert answer.status_code == 415
+        assert "schema_registry.url" in answer.json["error"]["message"]
+        assert "avro" not in answer.json["error"]["formats"]
+
+
+def test_a_topic_has_formats_of_its_own(
+    make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    topics = {"t.*": {"value": "avro", "key": "text"}, ".*": {"value": "binary"}}
+    client = make_client(schema_registry={"url": registry.url}, topics=topics)
+    write(broker, avro(registry, POINT, X5), b"anna")
+
+    (record,) = read(client)
+    assert (record["value"], record["format"], record["key"], record["key_format"]) == (X5, "avro", "anna", "text")
+    (record,) = read(client, format="binary", key_format="binary")
+    assert (record["format"], record["key"]) == ("binary", "YW5uYQ==")
+    (record,) = Consumer(client, format="avro").assigned().records()
+    assert (record["key"], record["value"]) == ("anna", X5)

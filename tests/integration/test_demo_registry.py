@@ -1,0 +1,141 @@
+"""The demo's schema registry: it starts, keeps its schemas, is for this machine alone, and leaves no process behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from kafka_http.demo.errors import DemoError
+from kafka_http.demo.registry import EmbeddedRegistry
+from tests.integration.test_demo_kafka import is_alive, wait_for
+
+_DEFAULTS = {"int": {"default": 0}}
+
+
+def register(registry: EmbeddedRegistry, subject: str, **fields: str) -> requests.Response:
+    described = [{"name": name, "type": type_} | _DEFAULTS.get(type_, {}) for name, type_ in fields.items()]
+    schema = json.dumps({"type": "record", "name": "R", "fields": described})
+    return requests.post(f"{registry.url}/subjects/{subject}/versions", json={"schema": schema}, timeout=30)
+
+
+def test_schemas_and_address_outlive_a_kill_and_a_restart(fresh_registry: EmbeddedRegistry) -> None:
+    url = fresh_registry.url
+    registered = register(fresh_registry, "a-value", name="string").json()
+    killed = fresh_registry.pid
+    assert killed
+
+    fresh_registry.kill()
+    assert not is_alive(killed)
+    fresh_registry.start()
+    assert fresh_registry.url == url
+    assert requests.get(f"{url}/subjects/a-value/versions/1", timeout=30).json()["id"] == registered["id"]
+
+    stopped = fresh_registry.pid
+    assert stopped
+    fresh_registry.stop()
+    assert not is_alive(stopped)
+    assert not fresh_registry.is_running
+
+
+def test_a_new_schema_has_to_read_what_old_ones_wrote(registry: EmbeddedRegistry) -> None:
+    assert register(registry, "compatible", name="string").status_code == 200
+    assert register(registry, "compatible", name="string", age="int").status_code == 200
+    assert register(registry, "compatible", name="int").status_code == 409
+
+
+def test_it_listens_on_the_loopback_interface_alone(registry: EmbeddedRegistry) -> None:
+    listening = {
+        line.split()[1]
+        for file in ("tcp", "tcp6")
+        for line in Path(f"/proc/{registry.pid}/net/{file}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and int(line.split()[9]) in inodes_of(registry.pid)
+    }
+    assert len(listening) == 2  # its API, and its own health
+    assert {address.split(":")[0][-8:] for address in listening} == {"0100007F"}
+
+
+def inodes_of(pid: int | None) -> set[int]:
+    links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from kafka_http.demo.registry import EmbeddedRegistry
+
+registry = EmbeddedRegistry(Path(sys.argv[1]), announce=True)
+registry.start()
+print(registry.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("what", ["owner", "registry"])
+def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
+    registry_parts: None, tmp_path: Path, what: str
+) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", OWNER, tmp_path / "registry"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout
+        assert owner.stderr
+        pid = int(owner.stdout.readline())
+        try:
+            os.kill(owner.pid if what == "owner" else pid, signal.SIGKILL)
+            wait_for(lambda: not is_alive(pid))
+            if what == "registry":
+                assert "The schema registry has stopped (exit status -9, its log is " in owner.stderr.readline()
+        finally:
+            owner.kill()
+
+
+def refusal(registry: EmbeddedRegistry) -> str:
+    """What a registry says instead of starting."""
+    try:
+        with pytest.raises(DemoError) as refused:
+            registry.start()
+    finally:
+        registry.stop()
+    return str(refused.value)
+
+
+def test_a_directory_in_use(registry: EmbeddedRegistry) -> None:
+    said = refusal(EmbeddedRegistry(registry.log_file.parent))
+    assert said.startswith("Apicurio Registry 3.3.3 does not start: ")
+    assert "already in use" in said
+    assert said.endswith(f"Its log is {registry.log_file}.")
+    assert registry.is_running
+
+
+def test_a_port_in_use(fresh_registry: EmbeddedRegistry) -> None:
+    fresh_registry.stop()
+    port = int(fresh_registry.url.split(":")[2].split("/")[0])
+    with socket.create_server(("127.0.0.1", port)):
+        assert f"Port {port} seems to be in use" in refusal(fresh_registry)
+
+
+def test_a_directory_that_cannot_be_made(registry_parts: None, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refusal(EmbeddedRegistry(tmp_path / "file" / "registry"))
+    assert said == f"Cannot use the directory {tmp_path}/file/registry: Not a directory."
+
+
+def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) -> None:
+    registry = EmbeddedRegistry(tmp_path / "dä ta;%41 €" / "registry")
+    registry.start()
+    try:
+        assert register(registry, "a", name="string").status_code == 200
+    finally:
+        registry.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["dä ta;%41 €"]
+
+
+def test_a_directory_of_a_name_that_it_cannot_take(registry_parts: None, tmp_path: Path) -> None:
+    assert refusal(EmbeddedRegistry(tmp_path / "a\\b")).startswith("The schema registry takes the backslash in ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,39 @@
+"""Record batches as a broker keeps them."""
+
+import struct
+from collections.abc import Sequence
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+CONTROL, TRANSACTIONAL = 0x20, 0x10
+
+
+def batch(
+    base: int,
+    values: Sequence[bytes | None],
+    *,
+    deltas: Sequence[int] | None = None,
+    last: int | None = None,
+    codec: int = NONE,
+    producer: int = -1,
+    attributes: int = 0,
+    timestamp: int = 5,
+) -> bytes:
+    """A batch as a broker keeps it. `deltas` are the records' places, `last` that of the last there ever was."""
+    builder = DefaultRecordBatchBuilder(2, codec, int(attributes & TRANSACTIONAL > 0), producer, 0, 0, 1 << 30)
+    for delta, value in zip(deltas or range(len(values)), values, strict=True):
+        builder.append(delta, timestamp=timestamp, key=b"k", value=value, headers=[("h", None)])
+    data = builder.build()
+    struct.pack_into(">q", data, 0, base)
+    struct.pack_into(">h", data, 21, struct.unpack_from(">h", data, 21)[0] | attributes)
+    if last is not None:
+        struct.pack_into(">i", data, 23, last)
+    struct.pack_into(">I", data, 17, calc_crc32c(bytes(data[21:])))
+    return bytes(data)
+
+
+def marker(base: int, producer: int, *, commit: bool) -> bytes:
+    """A transaction's end."""
+    return batch(base, [struct.pack(">hi", 0, int(commit))], producer=producer, attributes=CONTROL | TRANSACTIONAL)

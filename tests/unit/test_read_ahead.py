@@ -1,0 +1,96 @@
+"""What is kept of a fetch for the reader who goes on: for whom, how long and how much."""
+
+from kafka_http.broker.codec import Batches
+from kafka_http.broker.read_ahead import SECONDS, ReadAhead, Reading, Rest
+from kafka_http.records import TopicPartition
+from tests.record_batches import batch
+
+PLACE = TopicPartition("t", 0)
+ANYBODY = Reading({"t": "id-1"}, "read_uncommitted")
+LIMIT = 400_000
+
+
+class Kept:
+    """A `ReadAhead` at a time that the test tells."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.now = 100.0
+        self.ahead = ReadAhead(limit, clock=lambda: self.now)
+
+    def keep(self, offset: int = 5, place: TopicPartition = PLACE, reading: Reading = ANYBODY, size: int = 100) -> None:
+        batches = Batches(batch(0, [b"v" * size] * 10), place, offset)
+        self.ahead.keep({place: Rest(batches, 10, self.now)}, reading)
+
+    def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: Reading = ANYBODY) -> list[int]:
+        """The offsets in what is found there."""
+        rests = self.ahead.take({place: offset}, reading)
+        return [each.offset for rest in rests.values() for each in rest.batches.take(100, 1 << 30, 0)[0]]
+
+
+def test_it_is_there_for_who_goes_on_and_once() -> None:
+    kept = Kept()
+    kept.keep()
+    assert kept.take() == [5, 6, 7, 8, 9]
+    assert kept.take() == []
+    assert kept.ahead.size == 0
+
+
+def test_it_is_for_nobody_else() -> None:
+    kept = Kept()
+    kept.keep()
+    assert kept.take(offset=4) == kept.take(offset=6) == []
+    assert kept.take(place=TopicPartition("t", 1)) == []
+    assert kept.take(reading=ANYBODY._replace(isolation="read_committed")) == []
+    assert kept.take(reading=ANYBODY._replace(topic_ids={"t": "id-2"})) == []  # made anew under its name
+    assert kept.take() == [5, 6, 7, 8, 9]
+
+
+def test_it_is_not_there_for_long() -> None:
+    kept = Kept()
+    kept.keep()
+    kept.now += SECONDS
+    assert kept.take() == []
+
+
+def test_to_be_read_on_makes_nothing_younger() -> None:
+    kept = Kept()
+    kept.keep(offset=0)
+    for offset in range(5):
+        rests = kept.ahead.take({PLACE: offset}, ANYBODY)
+        rests[PLACE].batches.take(1, 1 << 30, 0)
+        kept.ahead.keep(rests, ANYBODY)
+        kept.now += SECONDS / 5
+    assert kept.take() == []
+
+
+def test_the_oldest_make_room() -> None:
+    kept = Kept()
+    for number in range(20):
+        kept.keep(place=TopicPartition("t", number), size=6000)
+        assert kept.ahead.size <= LIMIT
+    found = [bool(kept.take(place=TopicPartition("t", number))) for number in range(20)]
+    assert found == sorted(found)
+    assert 3 < sum(found) < 8
+
+
+def test_what_is_too_old_makes_room_by_itself() -> None:
+    kept = Kept()
+    for number in range(4):
+        kept.keep(place=TopicPartition("t", number), size=6000)
+    kept.now += SECONDS
+    kept.keep()
+    assert kept.ahead.size < 10_000
+
+
+def test_one_reader_does_not_take_all_of_it() -> None:
+    kept = Kept()
+    kept.keep(place=TopicPartition("t", 1))
+    kept.keep(size=LIMIT // 20)
+    assert kept.take() == []
+    assert kept.take(place=TopicPartition("t", 1))
+
+
+def test_it_can_be_turned_off() -> None:
+    kept = Kept(limit=0)
+    kept.keep()
+    assert kept.take() == []

@@ -1,0 +1,378 @@
+"""The registry's client: what it caches, what it asks once, and what it says of a registry that does not answer."""
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from kafka_http.errors import InvalidSchema, RegistryUnavailable
+from kafka_http.serializers.cache import Cache, WouldBlock
+from kafka_http.serializers.registry import SchemaNotFound, SchemaRegistry
+from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.serializers.schema import Reference, Schema
+from tests.fake_registry import FakeRegistry, running_registry
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    with running_registry() as registry:
+        yield registry
+
+
+def client(*urls: str, **settings: Any) -> SchemaRegistry:
+    return SchemaRegistry(RegistrySettings(url=urls, **{"timeout": 2.0, **settings}))
+
+
+def test_a_schema_by_its_id_is_asked_for_once(fake: FakeRegistry) -> None:
+    schema_id = fake.add("s", '"string"', references=[{"name": "a", "subject": "b", "version": 3}])
+    registry = client(fake.url + "/")
+
+    for _ in range(3):
+        expected = Schema(schema_id, "AVRO", '"string"', (Reference("a", "b", 3),))
+        assert registry.by_id(schema_id) == expected
+    assert fake.asked == [f"GET /schemas/ids/{schema_id}"]
+
+
+def test_many_who_ask_at_once_ask_once(fake: FakeRegistry) -> None:
+    schema_id = fake.add("s", '"string"')
+    registry = client(fake.url)
+    fake.hold.clear()
+    with ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(registry.by_id, schema_id) for _ in range(20)]
+        wait_until(lambda: fake.asked)
+        fake.hold.set()
+        assert {each.result().id for each in answers} == {schema_id}
+    assert len(fake.asked) == 1
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_types_and_names_come_through(fake: FakeRegistry) -> None:
+    registry = client(fake.url)
+    fake.add("a/b ü%2F", "message M {}", "PROTOBUF")
+
+    found = registry.by_version("a/b ü%2F", "latest")
+
+    assert (found.type, found.text) == ("PROTOBUF", "message M {}")
+    assert registry.by_id(found.id) == registry.by_version("a/b ü%2F", 1) == found
+    assert len(fake.asked) == 2
+
+
+@pytest.mark.parametrize("subject", ["", ".", ".."])
+def test_a_subject_that_would_lead_elsewhere(fake: FakeRegistry, subject: str) -> None:
+    with pytest.raises(SchemaNotFound):
+        client(fake.url).by_version(subject, "latest")
+    assert fake.asked == []
+
+
+def test_what_is_missing_is_remembered_for_a_while(fake: FakeRegistry) -> None:
+    registry = client(fake.url, latest_ttl=0.2)
+
+    for _ in range(3):
+        with pytest.raises(SchemaNotFound, match="none of the id 1"):
+            registry.by_id(1)
+    assert len(fake.asked) == 1
+    schema_id = fake.add("s", '"int"')
+
+    wait_until(lambda: is_there(registry, schema_id))
+
+
+def is_there(registry: SchemaRegistry, schema_id: int) -> bool:
+    try:
+        return registry.by_id(schema_id).id == schema_id
+    except SchemaNotFound:
+        return False
+
+
+@pytest.mark.parametrize("schema_id", [-1, 2**31, 2**70])
+def test_an_id_that_none_can_be_is_not_asked_for(fake: FakeRegistry, schema_id: int) -> None:
+    with pytest.raises(SchemaNotFound):
+        client(fake.url).by_id(schema_id)
+    assert fake.asked == []
+
+
+def test_a_subject_or_a_version_that_is_not_there(fake: FakeRegistry) -> None:
+    fake.add("s", '"int"')
+    with pytest.raises(SchemaNotFound, match="no version latest of the subject 'other'"):
+        client(fake.url).by_version("other", "latest")
+    with pytest.raises(SchemaNotFound, match="no version 2 of the subject 's'"):
+        client(fake.url).by_version("s", 2)
+
+
+def test_the_latest_is_asked_for_again(fake: FakeRegistry) -> None:
+    registry = client(fake.url, latest_ttl=0.2)
+    fake.add("s", '"int"')
+    assert registry.by_version("s", "latest").text == '"int"'
+    fake.add("s", '"long"')
+    assert registry.by_version("s", "latest").text == '"int"'
+    wait_until(lambda: registry.by_version("s", "latest").text == '"long"')
+    assert registry.by_version("s", 1).text == '"int"'
+
+
+def test_a_text_is_looked_up_first_and_registered_once(fake: FakeRegistry) -> None:
+    known = fake.add("s", '"int"')
+    registry = client(fake.url)
+    checked: list[int] = []
+
+    def check() -> None:
+        checked.append(1)
+
+    for _ in range(3):
+        assert registry.register("s", "AVRO", '"int"', check=check).id == known
+        assert registry.register("s", "AVRO", '"long"', check=check).id == known + 1
+    known_asked = ["POST /subjects/s", "GET /schemas/ids/1"]
+    assert fake.asked == [*known_asked, "POST /subjects/s", "POST /subjects/s/versions", "GET /schemas/ids/2"]
+    assert checked == [1]
+
+
+def test_what_is_no_schema_is_not_registered(fake: FakeRegistry) -> None:
+    def check() -> None:
+        raise InvalidSchema("no good")
+
+    with pytest.raises(InvalidSchema, match="no good"):
+        client(fake.url).register("s", "AVRO", '"int"', check=check)
+    assert fake.asked == ["POST /subjects/s"]
+
+
+def test_what_the_registry_refuses_is_refused_in_its_words(fake: FakeRegistry) -> None:
+    with pytest.raises(InvalidSchema, match="refuses it for the subject 's': Invalid schema, says the registry"):
+        client(fake.url).register("s", "AVRO", '"refuse"')
+
+
+def test_a_schema_that_is_too_large(fake: FakeRegistry) -> None:
+    registry = client(fake.url, max_schema_bytes=2000)
+    with pytest.raises(InvalidSchema, match="2000 are the most"):
+        registry.register("s", "AVRO", "x" * 2001)
+    assert fake.asked == []
+    for size in (2001, 1_000_000):
+        with pytest.raises(InvalidSchema, match="2000"):
+            registry.by_id(fake.add("s", "x" * size))
+
+
+def test_a_schema_of_an_unknown_type(fake: FakeRegistry) -> None:
+    with pytest.raises(InvalidSchema, match="'XSD', which is not known here"):
+        client(fake.url).by_id(fake.add("s", "<x/>", "XSD"))
+
+
+def reference(name: str, version: int = 1) -> dict[str, object]:
+    return {"name": name, "subject": name, "version": version}
+
+
+def test_dependencies_come_before_those_that_need_them(fake: FakeRegistry) -> None:
+    fake.add("a", "A")
+    fake.add("b", "B", references=[reference("a")])
+    fake.add("c", "C", references=[reference("b"), reference("a")])
+    registry = client(fake.url)
+    schema = registry.by_id(fake.add("d", "D", references=[reference("c"), reference("a"), reference("b")]))
+
+    assert [(name, each.text) for name, each in registry.dependencies(schema)] == [("a", "A"), ("b", "B"), ("c", "C")]
+    registry.dependencies(schema)
+    assert len(fake.asked) == 4
+
+
+def test_references_that_form_a_cycle(fake: FakeRegistry) -> None:
+    fake.add("a", "A", references=[reference("b")])
+    registry = client(fake.url)
+    schema = registry.by_id(fake.add("b", "B", references=[reference("a")]))
+
+    with pytest.raises(InvalidSchema, match="form a cycle"):
+        registry.dependencies(schema)
+
+
+def test_references_to_two_schemas_of_one_name(fake: FakeRegistry) -> None:
+    fake.add("a", "A1")
+    fake.add("a", "A2")
+    fake.add("b", "B", references=[reference("a", 2)])
+    registry = client(fake.url)
+    schema = registry.by_id(fake.add("c", "C", references=[reference("a"), reference("b")]))
+
+    with pytest.raises(InvalidSchema, match="two different schemas by the name 'a'"):
+        registry.dependencies(schema)
+
+
+def test_too_many_references(fake: FakeRegistry) -> None:
+    for number in range(120):
+        fake.add(f"s{number}", f"S{number}", references=[reference(f"s{number - 1}")] if number else [])
+    registry = client(fake.url)
+
+    with pytest.raises(InvalidSchema, match="more than 100 others"):
+        registry.dependencies(registry.by_version("s119", 1))
+
+
+def test_references_that_are_too_large_together(fake: FakeRegistry) -> None:
+    fake.add("a", "A" * 1500)
+    registry = client(fake.url, max_schema_bytes=2000)
+
+    with pytest.raises(InvalidSchema, match="larger than a schema may be"):
+        registry.dependencies(registry.by_id(fake.add("b", "B" * 1000, references=[reference("a")])))
+
+
+def test_a_reference_that_is_not_there(fake: FakeRegistry) -> None:
+    registry = client(fake.url)
+    schema = registry.by_id(fake.add("a", "A", references=[reference("gone")]))
+
+    with pytest.raises(InvalidSchema, match="no version 1 of the subject 'gone'"):
+        registry.dependencies(schema)
+
+
+def test_the_next_address_is_asked_and_remembered(fake: FakeRegistry) -> None:
+    with running_registry() as broken:
+        broken.answer = (500, b"", {})
+        registry = client(NOBODY, broken.url, fake.url)
+
+        assert registry.by_id(fake.add("s", '"int"')).text == '"int"'
+        assert len(broken.asked) == 1
+        assert registry.by_id(fake.add("s", '"long"')).text == '"long"'
+        assert len(broken.asked) == 1
+
+
+def test_an_address_that_keeps_silent_leaves_time_for_the_next(fake: FakeRegistry) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        registry = client(f"http://127.0.0.1:{silent.getsockname()[1]}", fake.url, timeout=1.0)
+
+        assert registry.by_id(fake.add("s", '"int"')).text == '"int"'
+        assert time.monotonic() - start < 0.9
+
+
+def test_an_answer_that_trickles_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stopped = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while not stopped.wait(0.1):
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(RegistryUnavailable, match="no answer"):
+            client(f"http://127.0.0.1:{server.getsockname()[1]}", timeout=0.5).by_id(1)
+        assert time.monotonic() - start < 1.5
+        stopped.set()
+        thread.join()
+
+
+def test_a_registry_that_is_away_is_named_and_no_credential_is(fake: FakeRegistry) -> None:
+    for credential in ({"basic_auth": "me:hush"}, {"bearer_token": "hush"}):
+        start = time.monotonic()
+        with pytest.raises(RegistryUnavailable) as error:
+            client(NOBODY, **credential).by_id(1)
+        assert time.monotonic() - start < 1
+        assert error.value.status == 503
+        assert error.value.retry_after
+        assert NOBODY in error.value.message
+        assert "hush" not in repr(error.value)
+        assert base64.b64encode(b"me:hush").decode() not in repr(error.value)
+
+
+def test_credentials_are_sent(fake: FakeRegistry) -> None:
+    schema_id = fake.add("s", '"int"')
+    client(fake.url, basic_auth="me:hüsh").by_id(schema_id)
+    assert fake.headers["Authorization"] == f"Basic {base64.b64encode('me:hüsh'.encode()).decode()}"
+    client(fake.url, bearer_token="hush").by_id(schema_id)  # noqa: S106  nobody's
+    assert fake.headers["Authorization"] == "Bearer hush"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((401, b'{"error_code": 40101}', {}), "refuses this server's credentials"),
+        ((403, b"", {}), "refuses this server's credentials"),
+        ((503, b"", {}), "status 503"),
+        ((429, b"", {}), "status 429"),
+        ((404, b"<html>", {}), "as no schema registry does"),
+        ((302, b"", {"Location": "http://127.0.0.1:1/elsewhere"}), "as no schema registry does"),
+        ((200, b"<html>", {}), "as no schema registry does"),
+        ((200, b'{"schema": 5}', {}), "as no schema registry does"),
+        ((200, b"", {"Content-Length": "5", "Connection": "close"}), "broke"),
+    ],
+)
+def test_an_answer_that_helps_nobody(fake: FakeRegistry, answer: Any, said: str) -> None:
+    fake.answer = answer
+    with pytest.raises(RegistryUnavailable, match=said):
+        client(fake.url).by_id(1)
+
+
+def test_what_is_cached_goes_on_working_while_the_registry_is_away(fake: FakeRegistry) -> None:
+    registry = client(fake.url, latest_ttl=0.1)
+    first = registry.by_id(fake.add("s", '"int"'))
+    assert registry.by_version("s", "latest") == first
+    assert registry.register("s", "AVRO", '"int"') == first
+    fake.answer = (503, b"", {})
+    before = len(fake.asked)
+    wait_until(lambda: registry.by_version("s", "latest") == first and len(fake.asked) > before)
+
+    assert registry.by_id(first.id) == first
+    assert registry.by_version("s", "latest") == first
+    assert registry.register("s", "AVRO", '"int"') == first
+    with pytest.raises(RegistryUnavailable):
+        registry.by_id(99)
+    fake.answer = None
+    assert registry.by_id(fake.add("s", '"long"')).text == '"long"'
+
+
+def test_who_must_not_wait_is_told_so(fake: FakeRegistry) -> None:
+    registry = client(fake.url)
+    schema_id = fake.add("s", '"int"')
+    for ask in (
+        lambda: registry.by_id(schema_id, blocking=False),
+        lambda: registry.by_version("s", "latest", blocking=False),
+        lambda: registry.register("s", "AVRO", '"int"', blocking=False),
+    ):
+        with pytest.raises(WouldBlock):
+            ask()
+    assert fake.asked == []
+    registry.by_version("s", "latest")
+    assert registry.by_version("s", "latest", blocking=False).id == schema_id
+    assert registry.by_id(schema_id, blocking=False).id == schema_id
+
+
+def test_a_cache_forgets_what_was_used_longest_ago() -> None:
+    cache: Cache[str, str] = Cache(10, len)
+    made: list[str] = []
+
+    def get(key: str, size: int) -> None:
+        cache.get(key, lambda: made.append(key) or "x" * size)  # type: ignore[func-returns-value]
+
+    for key in "ab":
+        get(key, 4)
+    get("a", 4)
+    get("c", 4)
+    assert made == ["a", "b", "c"]
+    get("a", 4)
+    get("b", 4)
+    assert made == ["a", "b", "c", "b"]
+    get("large", 11)
+    get("large", 11)
+    assert made[4:] == ["large", "large"]
+
+
+def test_an_error_is_shared_and_not_kept() -> None:
+    cache: Cache[str, str] = Cache(10, len)
+
+    def fail() -> str:
+        raise RegistryUnavailable("no")
+
+    for _ in range(2):
+        with pytest.raises(RegistryUnavailable):
+            cache.get("a", fail)
+    assert cache.get("a", lambda: "x") == "x"

@@ -1,0 +1,85 @@
+"""The section [schema_registry]: what it takes, and what is said of the rest."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kafka_http.config import MIB, ConfigError, is_secret
+from kafka_http.serializers.registry_settings import RegistrySettings, registry_setting_help
+from kafka_http.settings_sources import load_config
+
+
+def settings(**section: Any) -> RegistrySettings:
+    return RegistrySettings.of(section, {})
+
+
+def test_without_a_section_there_is_no_registry() -> None:
+    assert settings() == RegistrySettings()
+    assert settings().url == ()
+    assert (settings().timeout, settings().latest_ttl) == (5, 30)
+    assert (settings().cache_bytes, settings().max_schema_bytes) == (8 * MIB, MIB // 2)
+
+
+@pytest.mark.parametrize("url", ["http://a:8081, https://b/x/", ["http://a:8081", "https://b/x/"]])
+def test_there_may_be_several_addresses(url: object) -> None:
+    assert settings(url=url).url == ("http://a:8081", "https://b/x/")
+
+
+def test_the_environment_and_flags_give_it_as_well() -> None:
+    environ = {
+        "KAFKA_HTTP_SCHEMA_REGISTRY__URL": "http://a",
+        "KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "2.5",
+        "KAFKA_HTTP_SCHEMA_REGISTRY__BEARER_TOKEN": "12345",
+    }
+    config = load_config({"schema_registry": {"latest_ttl": "0"}}, environ)
+
+    read = RegistrySettings.of(config.schema_registry, config.sources)
+
+    assert (read.url, read.timeout, read.bearer_token, read.latest_ttl) == (("http://a",), 2.5, "12345", 0)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"url": "registry:8081"}, "schema_registry.url .* takes URLs such as"),
+        ({"url": "http://user:hush@registry"}, "no credentials"),
+        ({"url": 5}, "takes URLs"),
+        ({"basic_auth": "hush"}, "basic_auth .* takes USER:PASSWORD"),
+        ({"bearer_token": "hush hush"}, "bearer_token .* takes a text"),
+        ({"bearer_token": 5}, "bearer_token .* takes a text"),
+        ({"basic_auth": "me:hush", "bearer_token": "hush"}, "only one"),
+        ({"ca_file": "/none"}, "ca_file .* takes the path of a file that exists"),
+        ({"timeout": 0}, "timeout .* takes a number of seconds from 0.1 to 60"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"cache_bytes": "many"}, "takes a number of bytes"),
+        ({"timeouts": 5}, r"timeouts .* Did you mean timeout\?"),
+        ({"zzz": 5}, "There are: url, "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_be_right(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        settings(**section)
+
+    assert "hush" not in str(error.value)
+
+
+def test_an_error_names_the_source() -> None:
+    config = load_config(environ={"KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "never"})
+
+    with pytest.raises(ConfigError, match="environment KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT"):
+        RegistrySettings.of(config.schema_registry, config.sources)
+
+
+def test_a_file_that_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.touch()
+
+    assert settings(ca_file=str(file)).ca_file == str(file)
+
+
+def test_what_is_a_credential_is_hidden() -> None:
+    hidden = {name for name in registry_setting_help() if is_secret(f"schema_registry.{name}")}
+
+    assert hidden == {"basic_auth", "bearer_token", "key_password"}
+    assert "hush" not in repr(load_config({"schema_registry": {"basic_auth": "me:hush"}}, {}))
