@@ -1,77 +1,17 @@
-"""`kafka-http serve --server granian` passes the same tests as gunicorn does."""
+"""What `kafka-http serve --server granian` does in a way of its own; test_granian_as_gunicorn.py has all the rest."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.server.granian.worker import LINGER_SECONDS
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory, running, starting_services
+from tests.integration.conftest import ServiceFactory
+from tests.integration.granian_service import *  # noqa: F403
 from tests.integration.service import Service, read_answers, wait_for
-from tests.integration.test_messages import *  # noqa: F403
-from tests.integration.test_publishing import *  # noqa: F403
-from tests.integration.test_shutdown import *  # noqa: F403
-from tests.integration.test_threadless import (  # noqa: F401
-    CASES,
-    Ways,
-    both_ways,
-    raw,
-    test_a_client_that_reads_late_gets_all_of_a_large_answer,
-    test_a_request_in_pieces,
-    test_a_stop_answers_what_kafka_has_not_answered_yet,
-    test_clients_that_leave_before_their_answer_take_nothing_along,
-    test_many_on_few_connections_each_at_its_place,
-    test_no_thread_waits_for_kafka,
-    without_dates,
-)
-from tests.integration.test_v2 import *  # noqa: F403
-from tests.integration.test_v2_errors import *  # noqa: F403
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def granian(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(Service(tmp_path_factory.mktemp("granian"), kafka.bootstrap_servers, server="granian")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(granian: Service) -> Service:
-    return granian
-
-
-@pytest.fixture
-def workers_4(granian: Service) -> Service:
-    return granian
-
-
-@pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
-    yield from starting_services(tmp_path, server="granian")
-
-
-@pytest.fixture(scope="module")
-def ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    yield from both_ways(kafka, tmp_path_factory, server="granian")
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_both_ways_answer_alike(ways: Ways, topic: TopicFactory, case: str) -> None:
-    method, path, headers, body = CASES[case]
-    answers = []
-    for service in ways:
-        name = topic(1, {"max.message.bytes": "2000"})
-        assert service.put(f"/messages/{name}", b"the first").ok
-        with service.connect() as client:
-            client.sendall(raw(method, path.replace("{}", name), headers, body, f"id-of-{len(case)}"))
-            ((status, said, text),) = read_answers(client, 1)
-        said.pop("date")
-        answers.append((status, said, without_dates(text, name)))
-    assert answers[0] == answers[1]
+from tests.integration.test_messages import test_publish_read_acknowledge_and_resume  # noqa: F401
+from tests.integration.test_shutdown import test_sigterm_under_load_loses_nothing_acknowledged  # noqa: F401
 
 
 def test_a_body_in_chunks_is_refused(service: Service, topic: TopicFactory) -> None:
@@ -112,6 +52,7 @@ def test_who_waits_for_a_word_to_go_on_is_told_at_once_that_it_is_too_much(servi
     assert status == 413
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_an_upload_that_pauses(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:

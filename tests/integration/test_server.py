@@ -363,7 +363,7 @@ def test_no_line_a_request_is_written_otherwise(start: ServerFactory, web_server
     server = start(server=web_server)
     server.get("/")
 
-    assert server.out == ["ready"]
+    wait_for(lambda: server.out == ["ready"])
     assert all(re.match(r"\S+Z INFO \d+ - (gunicorn\.error|_granian(\.serve)?): ", line) for line in server.err)
 
 

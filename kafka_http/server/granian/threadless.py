@@ -1,5 +1,5 @@
-"""Publishes that no thread waits for: granian's threads hand them over, and a thread of ours gives granian the answers
-once Kafka has acknowledged. All other requests take WSGI's way.
+"""Publishes that no thread waits for: granian's threads hand them over, and the producer's thread, which hears of
+Kafka's acknowledgement first, gives granian the answers. All other requests take WSGI's way.
 
 WSGI knows no answer that comes after the call. granian's own interface below it does, which is not public: where it is
 not as it was, nothing is taken.
@@ -51,7 +51,7 @@ class Threadless:
     def __init__(self, publishes: Publishes, *, access_log: bool) -> None:
         self._publishes = publishes
         self._access_log = access_log
-        self._owed: dict[_Owed, _Owed] = {}
+        self._owed: dict[_Owed, _Owed] = {}  # whoever pops one answers it: no two threads can
         self._reading: set[int] = set()
         Thread(target=self._expire, name="expiry", daemon=True).start()
 

@@ -61,7 +61,10 @@ def _threadless(lifecycle: Lifecycle | None, *, access_log: bool) -> list[Thread
 
 
 def _forget_what_looks_like_headers() -> None:
-    """granian puts the environment into each request's: HTTP_FORWARDED would be a header of all clients."""
+    """granian puts the environment into each request's: HTTP_FORWARDED would be a header of all clients.
+
+    HTTP_PROXY stays: clients in this process look for their proxy there, and nobody here for a header `Proxy`.
+    """
     for name in [*os.environ]:
         if name.startswith(("HTTP_", "CONTENT_")) and name != "HTTP_PROXY":
             del os.environ[name]
