@@ -3,7 +3,6 @@
 import gc
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from flask import Flask, Response, request
@@ -12,13 +11,17 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.broker.settings import check_client_settings
 from kafka_http.config import Config
 from kafka_http.core import Core
+from kafka_http.core.acceptance import Acceptor
 from kafka_http.core.broker import Broker
+from kafka_http.core.deferring import DeferredPublisher
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
-from kafka_http.daemon import DaemonInstances
+from kafka_http.core.tasks import Tasks
+from kafka_http.daemon import NodeDaemon
+from kafka_http.errors import InvalidValue
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
@@ -29,16 +32,19 @@ from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.plain import PlainPublishes
 from kafka_http.web.proxies import TrustedProxies
+from kafka_http.web.publishing import Publishing
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.tasks import TaskViews
 from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
 
 class Held(NamedTuple):
-    """Consumer instances, and what this process does about them at its start and its end."""
+    """What outlives a request, and what this process does about it at its start and its end."""
 
     instances: Instances
+    tasks: Tasks
     start: Callable[[], None]
     close: Callable[[], None]
     nodes: Nodes | None = None
@@ -47,12 +53,15 @@ class Held(NamedTuple):
 class Lifecycle:
     """What a server tells the application of its start and its end."""
 
-    def __init__(self, reader: Reader, broker: Broker, held: Held | None, publishes: PlainPublishes | None) -> None:
+    def __init__(
+        self, reader: Reader, broker: Broker, held: Held, acceptor: Acceptor, publishes: PlainPublishes | None
+    ) -> None:
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
         self._reader = reader
         self._broker = broker
         self._held = held
+        self._acceptor = acceptor
         self._process = 0
 
     def started(self) -> None:
@@ -61,8 +70,7 @@ class Lifecycle:
             return
         self._process = os.getpid()
         gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
-        if self._held is not None:
-            self._held.start()
+        self._held.start()
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second. Does not block."""
@@ -70,12 +78,12 @@ class Lifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
-        if self._held is not None:
-            self._held.close()
+        self._acceptor.close()
+        self._held.close()
         self._broker.close(timeout)
 
 
-def create_app(config: Config, broker: Broker | None = None, instances: Instances | None = None) -> Flask:
+def create_app(config: Config, broker: Broker | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
     `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`.
@@ -85,23 +93,26 @@ def create_app(config: Config, broker: Broker | None = None, instances: Instance
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
     core = Core(broker, load_serializers(config.serializers, registry), config.topics)
-    held = None
-    if instances is None:
-        held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
-        instances = held.instances
+    held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
-    publishes = PlainPublishes(core, config, bodies)
-    lifecycle = Lifecycle(core.reader, broker, held, publishes if config.threadless_publish else None)
+    acceptor = Acceptor(held.tasks)
+    deferred = DeferredPublisher(
+        broker.log, core.formats, acceptor, _check_callback, auto_create_topics=config.auto_create_topics
+    )
+    publishing = Publishing(core.publisher, deferred)
+    publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
+    lifecycle = Lifecycle(core.reader, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["kafka_http"] = lifecycle
-    app.register_blueprint(Messages(core, config, bodies, waits).blueprint())
-    app.register_blueprint(V2Topics(core, config, bodies).blueprint())
-    consumers = V2Consumers(core, instances, config, bodies, waits).blueprint()
-    if held is not None and held.nodes is not None:
+    app.register_blueprint(Messages(core, config, bodies, waits, publishing).blueprint())
+    app.register_blueprint(V2Topics(core, config, bodies, publishing).blueprint())
+    consumers = V2Consumers(core, held.instances, config, bodies, waits).blueprint()
+    if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
+    app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
@@ -116,12 +127,24 @@ def _in_this_process(config: Config, broker: Broker) -> Held:
     registry = InstanceRegistry(
         broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
-    return Held(registry, lambda: None, partial(registry.close, leave=True))
+    from kafka_http.daemon.inline import InlineTasks  # no other worker needs what it imports
+
+    tasks = InlineTasks(config, broker.producer)
+
+    def close() -> None:
+        tasks.close()
+        registry.close(leave=True)
+
+    return Held(registry, tasks, tasks.start, close)
 
 
 def _in_the_daemon(config: Config) -> Held:
-    daemon = DaemonInstances(config)
-    return Held(daemon.calls, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
+    daemon = NodeDaemon(config)
+    return Held(daemon.instances, daemon.tasks, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
+
+
+def _check_callback(url: str) -> None:
+    raise InvalidValue(f"{url[:50]!r} cannot be called back yet.")
 
 
 def _number() -> None:

@@ -38,6 +38,7 @@ Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 10
 Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
+Retention = Annotated[float, Meta(ge=60, le=30 * 86400, description="a number of seconds from 60 to 2592000")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Level = Annotated[
     Literal["debug", "info", "warning", "error", "critical"],
@@ -107,6 +108,10 @@ class Config:
         StoreUrl, "database of the nodes' state: postgresql://user@host/name; empty: SQLite in data_dir"
     ] = field(default="", repr=False)
     node_url: Annotated[BaseUrl, "where other nodes on the same store reach this one; empty: http://<bind>"] = ""
+    outbox_max_bytes: Annotated[
+        Bytes, "bytes of messages that a node has accepted (202) and not yet published; beyond them 429"
+    ] = 256 * MIB
+    task_retention: Annotated[Retention, "seconds for which a task is kept after it has ended"] = 86400.0
     max_consumer_instances: Annotated[Count, "consumer instances that a node holds; beyond them 503"] = 1000
     consumer_idle_timeout: Annotated[Seconds, "seconds without a call until a consumer instance is closed"] = 300.0
     consumer_auto_offset_reset: Annotated[

@@ -6,9 +6,12 @@
     ├── TopicNotFound               40401
     ├── PartitionNotFound           40402
     ├── InstanceNotFound            40403  no such v2 consumer instance
+    ├── TaskNotFound                404
     ├── NotAcceptable               406    no answer of a type that the client takes
     ├── FormatMismatch              40601  … that the v2 consumer instance gives
     ├── GroupHasMembers             409    the group's own consumers are at work
+    ├── TaskUnderway                409    a task whose messages are on their way to Kafka
+    ├── TaskEnded                   409    … that has ended
     ├── InstanceExists              40902
     ├── IllegalState                40903  not at this point of a v2 consumer instance's life
     ├── TooLarge                    413    the body, or a message for the broker
@@ -22,6 +25,7 @@
     ├── InvalidPayload              42206  data does not fit its schema
     ├── NotSerializable             42207  it does, and cannot be written all the same
     ├── TooMuchInFlight             42901
+    │   └── OutboxFull              42901  as much is accepted and not yet published as may be
     ├── BrokerError                 50002  Kafka answered with an error
     ├── RetriableBrokerError        50003  … that may pass
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
@@ -58,6 +62,10 @@ class KafkaHttpError(Exception):
         super().__init__(message)
         self.message = message
         self.fields: Mapping[str, Any] = fields
+
+    def as_object(self) -> dict[str, Any]:
+        """The `error` of an answer of the /messages dialect."""
+        return {"code": self.code, "message": self.message, **self.fields}
 
     @property
     def status(self) -> int:
@@ -119,6 +127,13 @@ class InvalidValue(KafkaHttpError):
 class TooMuchInFlight(KafkaHttpError):
     code = 42901
     retry_after = 1
+
+
+class OutboxFull(TooMuchInFlight):
+    def __init__(self) -> None:
+        super().__init__(
+            "Accepted messages wait for Kafka up to outbox_max_bytes: nothing of this request was taken, try again."
+        )
 
 
 class BrokerError(KafkaHttpError):
@@ -239,3 +254,21 @@ class LoanEnded(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The consumer instance was taken back from this request: it took too long.")
+
+
+class TaskNotFound(KafkaHttpError):
+    code = 404
+
+
+class TaskUnderway(KafkaHttpError):
+    code = 409
+
+    def __init__(self) -> None:
+        super().__init__("The task's messages are on their way to Kafka already: it cannot be cancelled any more.")
+
+
+class TaskEnded(KafkaHttpError):
+    code = 409
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"The task is {status}: only a pending one can be cancelled.", status=status)

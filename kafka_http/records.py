@@ -32,7 +32,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class NewRecord(Struct, frozen=True, gc=False):
+class NewRecord(Struct, frozen=True, gc=False, array_like=True):
     """A record to publish, serialised: bytes as Kafka is to store them, None for null.
 
     Without a partition it goes where Java's default partitioner puts its key; with neither, where the request's
@@ -46,7 +46,7 @@ class NewRecord(Struct, frozen=True, gc=False):
     headers: Headers = ()
 
 
-class ProducerRecord(NewRecord, frozen=True, gc=False):
+class ProducerRecord(NewRecord, frozen=True, gc=False, array_like=True):
     """A record to publish, as the client gave it.
 
     `value` and `key` are JSON texts where a format is named, which serialises them; without one they are the bytes to

@@ -72,13 +72,14 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     """Be the node's daemon."""
     from kafka_http.daemon.launch import config_of, digest
     from kafka_http.logs import configure_logging
-    from kafka_http.store import StoredInstances, open_database
+    from kafka_http.store import StoredInstances, StoredTasks, open_database
 
     config = config_of(order["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url)
     node_id = directory.node_id() if database.is_shared else ""
-    if order["if_needed"] and not StoredInstances(database, node_id).load():
+    is_needed = StoredInstances(database, node_id).load() or StoredTasks(database, node_id).has_work()
+    if order["if_needed"] and not is_needed:
         _answer(serves=False)
         return
 
@@ -86,7 +87,7 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     from kafka_http.daemon.server import Server
 
     node = Node(config, database, node_id)
-    server = Server(directory.listen(), node.instances, digest(order["settings"]))
+    server = Server(directory.listen(), node.service, digest(order["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _answer(serves=True, pid=os.getpid())
     node.open(lambda: server.has_workers)

@@ -1,4 +1,4 @@
-"""What goes over the socket: a greeting, then calls of `Instances` and `Nodes`, one after the other.
+"""What goes over the socket: a greeting, then calls of the `PROTOCOLS`, one after the other.
 
 A call's messages are made from the Protocols themselves: a method added there is one here. msgpack, by msgspec.
 """
@@ -16,6 +16,7 @@ from msgspec import Struct
 from kafka_http import errors
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.errors import KafkaHttpError
 
 
@@ -58,11 +59,12 @@ Greeting = Welcome | Refused | Goodbye
 
 
 class Call:
-    """One method of the Protocol: how its request and its answer are written."""
+    """One method of a Protocol: how its request and its answer are written."""
 
-    def __init__(self, method: Callable[..., Any]) -> None:
+    def __init__(self, protocol: type, method: Callable[..., Any]) -> None:
         hints = get_type_hints(method)
         returns = hints.pop("return")
+        self.protocol = protocol
         self.name = method.__name__
         defaults = {name: each.default for name, each in signature(method).parameters.items()}
         fields = [
@@ -103,9 +105,11 @@ def _error(failed: Failed) -> KafkaHttpError:
     return error
 
 
+PROTOCOLS = (Instances, Nodes, Tasks)
+
 CALLS = {
-    name: Call(method)
-    for protocol in (Instances, Nodes)
+    name: Call(protocol, method)
+    for protocol in PROTOCOLS
     for name, method in vars(protocol).items()
     if callable(method) and name[0] != "_"
 }

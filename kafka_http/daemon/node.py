@@ -3,18 +3,24 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
+from kafka_http.core.outbox import Outbox
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredNodes
+from kafka_http.store import Database, StoredInstances, StoredNodes, StoredTasks
 
 log = logging.getLogger(__name__)
 
 _TRY_EVERY = 1.0
+_DELIVERY_SECONDS = 120.0
+_RELAY_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
@@ -30,7 +36,8 @@ class Node:
     """The node's instances, once it is known that the brokers are those of their cluster."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
-        self._broker = KafkaBroker(config)
+        # What the relay has handed over is not given up as long as that of a request, to which nobody would come back.
+        self._broker = KafkaBroker(replace(config, timeout=max(config.timeout, _DELIVERY_SECONDS)))
         self._store = StoredInstances(database, node_id)
         self._registry = NodeRegistry(
             self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
@@ -38,9 +45,19 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
+        self._outbox = Outbox(
+            StoredTasks(database, node_id),
+            self._broker.producer,
+            max_bytes=config.outbox_max_bytes,
+            retention=config.task_retention,
+        )
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
+
+    def service(self, protocol: type) -> Any:
+        """What answers the workers' calls of a Protocol. Raises as `instances`."""
+        return self._outbox if protocol is Tasks else self.instances()
 
     def instances(self) -> NodeRegistry:
         """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
@@ -63,6 +80,7 @@ class Node:
     def close(self) -> None:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
+        self._outbox.close(_RELAY_STOP_SECONDS)
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
@@ -79,6 +97,7 @@ class Node:
                     log.error("The consumer instances of the store are not brought back yet: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
+                self._outbox.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
                 if self._registry.sharing is not None:
                     self._registry.sharing.keep(is_attended)

@@ -1,4 +1,4 @@
-"""The instances of the node's daemon, as its workers have them."""
+"""The node's daemon, as its workers have it."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ import msgspec
 from kafka_http.config import Config
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon.calls import CALLS, Call, Goodbye, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.launch import Launcher, NoDaemon
@@ -29,18 +30,19 @@ _ONCE = {"create", "delete"}
 """What a second try would answer differently, where the first was done and its answer lost."""
 
 
-class DaemonInstances:
+class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `calls` and `nodes` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `instances`, `nodes` and `tasks` may be used by any thread.
     """
 
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
         self._presence = _Presence(Launcher(config), self._hang_up)
         calls = _Calls(self._call)
-        self.calls = cast("Instances", calls)
+        self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
+        self.tasks = cast("Tasks", calls)
 
     def attend(self) -> None:
         """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
@@ -98,7 +100,7 @@ class DaemonInstances:
 
 
 class _Calls:
-    """The methods of `Instances` and `Nodes`, each of which goes over the socket."""
+    """The methods of all Protocols, each of which goes over the socket."""
 
     def __init__(self, exchange: Callable[..., Any]) -> None:
         for name, call in CALLS.items():
@@ -142,8 +144,8 @@ class _Presence:
                 raise Unavailable("This server is closing down.")
             if self._process != os.getpid():  # forked: the connection is the parent's
                 self._channel, self._process = None, os.getpid()
-            if self._channel is None:
                 self._worker = uuid4().hex
+            if self._channel is None:
                 self._channel = self._launcher.reach(self._worker, if_needed=if_needed)
                 if self._channel is not None:
                     self._channel.settimeout(None)

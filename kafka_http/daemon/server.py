@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from kafka_http.core.instances import Instances, Loan
-from kafka_http.core.nodes import Nodes
 from kafka_http.daemon.calls import CALLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, failed, hellos, requests
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import is_same_user
@@ -22,9 +21,8 @@ from kafka_http.logs import request_id
 log = logging.getLogger(__name__)
 
 
-class NodeInstances(Instances, Nodes, Protocol):
-    """What the workers call."""
-
+Services = Callable[[type], Any]
+"""What answers the calls of a Protocol. Raises what its caller is to be told where it cannot be had now."""
 
 LINGER_SECONDS = 10.0
 """How long it waits for a worker when there is none."""
@@ -34,14 +32,14 @@ _LOOK_EVERY = 0.25
 
 
 class Server:
-    """Answers the workers' calls with what `instances` gives, until there are no workers any more.
+    """Answers the workers' calls, until there are no workers any more.
 
     `settings` is the digest of the settings it was started with.
     """
 
-    def __init__(self, listener: socket.socket, instances: Callable[[], NodeInstances], settings: str) -> None:
+    def __init__(self, listener: socket.socket, services: Services, settings: str) -> None:
         self._listener = listener
-        self._instances = instances
+        self._services = services
         self._settings = settings
         self._workers: dict[str, _Worker] = {}
         self._lock = threading.Lock()
@@ -101,7 +99,7 @@ class Server:
         finally:
             worker.channels.discard(channel)
             if hello.presence:
-                self._end(hello.worker)
+                self._end(hello.worker, worker)
 
     def _admit(self, hello: Hello, channel: Channel) -> "tuple[Greeting, _Worker | None]":
         with self._lock:
@@ -112,7 +110,7 @@ class Server:
                 self._closing = not self._workers
                 return (Goodbye() if self._closing else Refused(_why(hello))), None
             if hello.presence:
-                self._workers[hello.worker] = _Worker(self._instances)
+                self._workers[hello.worker] = _Worker(self._services)
             worker = self._workers.get(hello.worker)
             if worker is None:
                 return Goodbye(), None
@@ -134,7 +132,7 @@ class Server:
         number, *arguments = msgspec.structs.astuple(request)
         request_id.set(number)
         try:
-            value = getattr(self._instances(), call.name)(*arguments)
+            value = getattr(self._services(call.protocol), call.name)(*arguments)
             worker.note(call.name, arguments, value)
             return call.returned(value), value if isinstance(value, Loan) else None
         except KafkaHttpError as error:
@@ -143,9 +141,10 @@ class Server:
             log.exception("unforeseen error: %s", call.name)
             return failed(KafkaHttpError("Unforeseen error; the log of the server's daemon says more.")), None
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str, worker: "_Worker") -> None:
         with self._lock:
-            worker = self._workers.pop(name)
+            if self._workers.get(name) is worker:  # it may be back already
+                del self._workers[name]
             self._alone_since = time.monotonic()
         worker.end()
 
@@ -158,9 +157,9 @@ def _why(hello: Hello) -> str:
 class _Worker:
     """A worker that runs: its connections, and what it has borrowed."""
 
-    def __init__(self, instances: Callable[[], NodeInstances]) -> None:
+    def __init__(self, services: Services) -> None:
         self.channels: set[Channel] = set()
-        self._instances = instances
+        self._services = services
         self._loans: dict[str, Loan] = {}
         self._lock = threading.Lock()
         self._gone = False
@@ -183,7 +182,7 @@ class _Worker:
             if self._loans.pop(loan.id, None) is None:
                 return
         try:
-            self._instances().drop(loan)
+            self._services(Instances).drop(loan)
         except KafkaHttpError as error:
             log.debug("A loan had ended already: %s", error)
 

@@ -3,5 +3,6 @@
 from kafka_http.store.database import Database, open_database
 from kafka_http.store.instances import StoredInstances
 from kafka_http.store.nodes import StoredNodes
+from kafka_http.store.tasks import StoredTasks
 
-__all__ = ["Database", "StoredInstances", "StoredNodes", "open_database"]
+__all__ = ["Database", "StoredInstances", "StoredNodes", "StoredTasks", "open_database"]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from kafka_http.errors import InstanceExists, Unavailable
 from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
 from kafka_http.store.database import Database
-from kafka_http.store.schema import instances, read_meta, write_meta
+from kafka_http.store.schema import instances, read_meta, tasks, write_meta
 
 _THIS = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
 _OURS = (*_THIS, instances.c.owner == bindparam("of_owner"))
@@ -33,15 +33,16 @@ class StoredInstances:
         self._node_id = node_id
 
     def claim_cluster(self, cluster_id: str) -> None:
-        """Say which Kafka cluster the instances are of. Raises `Unavailable` where there are some of another."""
+        """Say which Kafka cluster instances and tasks are of. Raises `Unavailable` where there are some of another."""
 
         def claim(connection: Connection) -> None:
             known = read_meta(connection, "cluster_id")
             if known == cluster_id:
                 return
             count = connection.scalar(select(func.count()).select_from(instances)) or 0
-            if known is not None and count:
-                raise _other_cluster(count, known, cluster_id)
+            waiting = connection.scalar(select(func.count()).where(tasks.c.status == "pending")) or 0
+            if known is not None and (count or waiting):
+                raise _other_cluster(count, waiting, known, cluster_id)
             write_meta(connection, "cluster_id", cluster_id)
 
         self._database.write(claim)
@@ -77,9 +78,10 @@ class StoredInstances:
         self._database.write(lambda connection: connection.execute(statement, values))
 
 
-def _other_cluster(count: int, known: str, other: str) -> Unavailable:
+def _other_cluster(count: int, waiting: int, known: str, other: str) -> Unavailable:
+    held = f"{count} consumer instances" + (f" and {waiting} tasks" if waiting else "")
     return Unavailable(
-        f"The state store holds {count} consumer instances of the Kafka cluster {known}, and the brokers are of the "
+        f"The state store holds {held} of the Kafka cluster {known}, and the brokers are of the "
         f"cluster {other}: point bootstrap_servers at theirs, or choose another data_dir or store_url."
     )
 

@@ -56,7 +56,7 @@ class StoredNodes:
         """Answer for the instances that are this node's, for another `LEASE_SECONDS` from now."""
 
         def renew(connection: Connection) -> None:
-            values = {"url": self._url, "leased_until": _now(connection) + LEASE_SECONDS}
+            values = {"url": self._url, "leased_until": now_of(connection) + LEASE_SECONDS}
             ours = nodes.c.node_id == self.node_id
             if not connection.execute(update(nodes).where(ours).values(values)).rowcount:
                 connection.execute(insert(nodes).values({"node_id": self.node_id} | values))
@@ -68,7 +68,7 @@ class StoredNodes:
 
         def give_up(connection: Connection) -> None:
             ours = nodes.c.node_id == self.node_id
-            connection.execute(update(nodes).where(ours).values(leased_until=_now(connection)))
+            connection.execute(update(nodes).where(ours).values(leased_until=now_of(connection)))
 
         self._database.write(give_up)
 
@@ -77,7 +77,7 @@ class StoredNodes:
 
         def find(connection: Connection) -> Owner | None:
             row = connection.execute(
-                select(instances.c.owner, nodes.c.url, nodes.c.leased_until - _now(connection))
+                select(instances.c.owner, nodes.c.url, nodes.c.leased_until - now_of(connection))
                 .select_from(_owned())
                 .where(instances.c.group_id == group, instances.c.name == name)
             ).first()
@@ -90,7 +90,7 @@ class StoredNodes:
 
         def adopt(connection: Connection) -> StoredInstance | None:
             this = (instances.c.group_id == group, instances.c.name == name)
-            leased = select(nodes.c.node_id).where(nodes.c.leased_until > _now(connection))
+            leased = select(nodes.c.node_id).where(nodes.c.leased_until > now_of(connection))
             taken = connection.execute(
                 update(instances).where(*this, instances.c.owner.not_in(leased)).values(owner=self.node_id)
             )
@@ -104,7 +104,7 @@ class StoredNodes:
         """The instances whose owner's lease has run out so long ago."""
 
         def find(connection: Connection) -> list[Key]:
-            gone = or_(nodes.c.leased_until.is_(None), nodes.c.leased_until <= _now(connection) - seconds)
+            gone = or_(nodes.c.leased_until.is_(None), nodes.c.leased_until <= now_of(connection) - seconds)
             found = connection.execute(
                 select(instances.c.group_id, instances.c.name)
                 .select_from(_owned())
@@ -131,5 +131,6 @@ def _owned() -> Join:
     return instances.outerjoin(nodes, nodes.c.node_id == instances.c.owner)
 
 
-def _now(connection: Connection) -> ColumnElement[float]:
+def now_of(connection: Connection) -> ColumnElement[float]:
+    """The database's clock, in seconds since 1970."""
     return literal_column(_CLOCKS[connection.dialect.name])

@@ -1,7 +1,7 @@
 """The tables, and how a store of an earlier version comes to have them.
 
-A change of the schema is one more entry in `_STEPS`, in SQL that SQLite and PostgreSQL both take; entries that are
-there stay as they are, since stores in the field have run them.
+A change of the schema is one more entry in `_STEPS`, in SQL that SQLite and PostgreSQL both take but for the words in
+braces (`_WORDS`); entries that are there stay as they are, since stores in the field have run them.
 """
 
 from sqlalchemy import Connection, column, insert, select, table, update
@@ -23,6 +23,24 @@ empty where a store is one node's alone."""
 nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
 """The nodes that share the store, and until when each may answer for the instances it owns: seconds since 1970 by the
 database's clock."""
+
+tasks = table(
+    "tasks",
+    *map(column, ("seq", "id", "topic", "status", "created", "ended", "records", "size", "outcome")),
+    *map(column, ("callback_url", "callback_status", "callback_attempts", "callback_due", "callback_reason")),
+)
+"""Publishes that were answered with a 202, in the order of `seq`. `records` and their `size` in bytes are what is to be
+published, null and 0 once it has ended; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null where
+no callback is to be sent, or not yet."""
+
+lanes = table("lanes", column("topic"), column("owner"))
+"""The node that publishes the tasks of a topic, where nodes share the store."""
+
+idempotency_keys = table(
+    "idempotency_keys",
+    *map(column, ("caller", "name", "fingerprint", "holder", "created", "status", "headers", "body")),
+)
+"""`status`, `headers` (JSON) and `body` are the first answer, null as long as `holder`, a worker, is at it."""
 
 _STEPS = (
     (
@@ -50,7 +68,45 @@ _STEPS = (
             leased_until DOUBLE PRECISION NOT NULL
         )""",
     ),
+    (
+        """CREATE TABLE tasks (
+            seq {serial},
+            id VARCHAR(64) NOT NULL UNIQUE,
+            topic VARCHAR(255) NOT NULL,
+            status VARCHAR(16) NOT NULL,
+            created DOUBLE PRECISION NOT NULL,
+            ended DOUBLE PRECISION,
+            records {bytes},
+            size BIGINT NOT NULL,
+            outcome TEXT,
+            callback_url TEXT,
+            callback_status VARCHAR(16),
+            callback_attempts INTEGER NOT NULL DEFAULT 0,
+            callback_due DOUBLE PRECISION,
+            callback_reason TEXT
+        )""",
+        "CREATE INDEX tasks_pending ON tasks (topic, seq) WHERE status = 'pending'",
+        "CREATE INDEX tasks_ended ON tasks (ended) WHERE ended IS NOT NULL",
+        "CREATE INDEX tasks_callback_due ON tasks (callback_due) WHERE callback_due IS NOT NULL",
+        "CREATE TABLE lanes (topic VARCHAR(255) PRIMARY KEY NOT NULL, owner VARCHAR(64) NOT NULL)",
+        """CREATE TABLE idempotency_keys (
+            caller VARCHAR(255) NOT NULL,
+            name VARCHAR(255) NOT NULL,
+            fingerprint VARCHAR(64) NOT NULL,
+            holder VARCHAR(128) NOT NULL,
+            created DOUBLE PRECISION NOT NULL,
+            status INTEGER,
+            headers TEXT,
+            body {bytes},
+            PRIMARY KEY (caller, name)
+        )""",
+        "CREATE INDEX idempotency_keys_created ON idempotency_keys (created)",
+    ),
 )
+_WORDS = {
+    "sqlite": {"serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"},
+    "postgresql": {"serial": "BIGSERIAL PRIMARY KEY", "bytes": "BYTEA"},
+}
 _LOCK = 0x6B687474
 """Which of PostgreSQL's advisory locks says that a node is at the schema. (`khtt`.)"""
 
@@ -70,7 +126,7 @@ def upgrade(connection: Connection) -> None:
         )
     for step in _STEPS[version:]:
         for statement in step:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement.format_map(_WORDS[connection.dialect.name]))
     if version < len(_STEPS):
         write_meta(connection, "schema_version", str(len(_STEPS)))
 

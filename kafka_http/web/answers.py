@@ -9,6 +9,7 @@ import msgspec
 
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TopicNotFound, status_of
 from kafka_http.logs import request_id
+from kafka_http.tasks import NewTask, Task, task_object
 from kafka_http.web.negotiation import JSON, V2, v2_answer_type
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -41,9 +42,11 @@ def v2_answer(body: Any, accept: str | None, status: int = 200, headers: Mapping
     return Answer(status, headers or {}, v2_answer_type(accept), text)
 
 
-def error_object(error: KafkaHttpError) -> dict[str, Any]:
-    """The `error` of an answer of the /messages dialect."""
-    return {"code": error.code, "message": error.message, **error.fields}
+def accepted_answer(task: NewTask, root: str, content_type: str) -> Answer:
+    """The answer that a task is safe, and where to ask about it."""
+    headers = {"Location": f"{root}/tasks/{task.id}", "Preference-Applied": "respond-async"}
+    shown = task_object(Task(task.id, task.topic, "pending", task.created))
+    return Answer(202, headers, content_type, msgspec.json.encode({"task": shown}))
 
 
 def retry_header(error: KafkaHttpError) -> dict[str, str]:
@@ -52,7 +55,7 @@ def retry_header(error: KafkaHttpError) -> dict[str, str]:
 
 def error_answer(error: KafkaHttpError, **more: Any) -> Answer:
     """The answer of the /messages dialect for an error; `more` goes beside it."""
-    return json_answer({"error": error_object(error), **more}, error.status, retry_header(error))
+    return json_answer({"error": error.as_object(), **more}, error.status, retry_header(error))
 
 
 def v2_error_answer(

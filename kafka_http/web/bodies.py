@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from flask import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -18,8 +19,10 @@ DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
 
 
-def head_of(request: Request) -> Head:
-    return Head(request.method, request.args, {name.lower(): value for name, value in request.headers.items()})
+def head_of(request: Request, base_url: str = "") -> Head:
+    root = urlsplit(base_url).path.rstrip("/") or request.root_path.rstrip("/")
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Head(request.method, request.args, headers, root)
 
 
 class LengthRequired(KafkaHttpError):

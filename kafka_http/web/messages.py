@@ -18,7 +18,7 @@ from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position, parse_partitions, parse_start
-from kafka_http.web.publishing import MessagesPublish
+from kafka_http.web.publishing import MessagesPublish, Publishing
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
 from kafka_http.web.v2_records import render_v2
@@ -32,8 +32,9 @@ READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_for
 class Messages:
     """The views of the dialect."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, publishing: Publishing) -> None:
         self._core = core
+        self._publishing = publishing
         self._config = config
         self._bodies = bodies
         self._waits = waits
@@ -75,10 +76,10 @@ class Messages:
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one message or a set."""
-        publish = MessagesPublish(head_of(request), topic, self._core.formats, self._config.timeout)
+        head = head_of(request, self._config.base_url)
+        publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            published = self._core.publisher.publish(topic, publish.messages(body), publish.timeout)
-            return as_response(publish.answer(published))
+            return as_response(self._publishing.answer(publish, body))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""

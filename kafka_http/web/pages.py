@@ -13,7 +13,6 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.records import Headers, Record
-from kafka_http.web.answers import error_object
 from kafka_http.web.positions import page_position
 
 _RECORD = b'{"partition":%d,"offset":%d,"timestamp":%d,"key":%b,"%b":%b,"format":%b,"headers":%b}'
@@ -63,7 +62,7 @@ def _decoded(formats: Formats, topic: str, format_: str, headers: Headers, value
     try:
         text = formats.decode(topic, format_, headers, value)
     except InvalidValue as error:
-        return b"error", format_, msgspec.json.encode(error_object(error))
+        return b"error", format_, msgspec.json.encode(error.as_object())
     return b"value", *((format_, text) if text.strip() != b"null" else formats.detect(text))
 
 

@@ -8,19 +8,19 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.config import Config
-from kafka_http.core import Core
-from kafka_http.core.publishing import MessageSet, Started
+from kafka_http.core.formats import Formats
+from kafka_http.core.publishing import MessageSet
+from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
-from kafka_http.records import Outcome
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
-from kafka_http.web.publishing import Head, MessagesPublish, Publish
+from kafka_http.web.publishing import Begun, Head, MessagesPublish, Publish, Publishing
 from kafka_http.web.v2_producing import V2Produce
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,10 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 class PlainPublishes:
     """Begins publishes. Any thread may call."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
-        self._publisher = core.publisher
-        self._formats = core.formats
+    def __init__(self, publishing: Publishing, formats: Formats, config: Config, bodies: Bodies) -> None:
+        self._publishing = publishing
+        self._formats = formats
+        self._root = urlsplit(config.base_url).path.rstrip("/")
         self._bodies = bodies
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
@@ -60,6 +61,8 @@ class PlainPublishes:
             publish = self._parse(method, target, headers)
             if publish is None or publish.timeout != self._timeout or self._is_large(body):
                 return None
+            if publish.later is not None and "x-forwarded-prefix" in headers:  # Location has it
+                return None
             messages = publish.messages(body)
             held = self._bodies.hold(len(body))
         except Exception:  # the view meets it again, and says what it is
@@ -76,7 +79,7 @@ class PlainPublishes:
         if route is None:
             return None
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
-        head = Head(method, args, headers)
+        head = Head(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
             return MessagesPublish(head, topic, self._formats, self._timeout)
         if method != "POST":
@@ -89,24 +92,24 @@ class PlainPublishes:
         self, publish: Publish, messages: MessageSet, held: int, done: Callable[[], None]
     ) -> "PlainPublish | None":
         try:
-            started = self._publisher.start(publish.topic, messages, publish.timeout, done)
+            begun = self._publishing.begin(publish, messages, done)
         except Exception as error:  # Kafka may have some of it: no view may do it again
-            started = Started(_Broken(error), {})
+            begun = partial(_raise, error)
             done()
-        if started is None:
+        if begun is None:
             self._bodies.hold(-held)
             return None
-        return PlainPublish(publish, started, partial(self._bodies.hold, -held))
+        return PlainPublish(publish, begun, partial(self._bodies.hold, -held))
 
 
 class PlainPublish:
     """A publish on its way to Kafka, until its client has an answer. `answer` is to be called once."""
 
-    def __init__(self, publish: Publish, started: Started, release: Callable[[], object]) -> None:
+    def __init__(self, publish: Publish, begun: Begun, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout
         """Seconds after which the client is to be answered at the latest."""
         self._publish = publish
-        self._started = started
+        self._begun = begun
         self._release = release
         self._request_id = request_id.get()
 
@@ -114,7 +117,9 @@ class PlainPublish:
         """What is to be said as far as is known now. Does not block, raises nothing."""
         request_id.set(self._request_id)
         try:
-            answer = self._publish.answer(self._started.published())
+            answer = self._begun()
+        except KafkaHttpError as error:
+            answer = self._publish.refusal(error)
         except Exception:
             log.exception("unforeseen error: a publish to %s", self._publish.topic)
             answer = self._publish.refusal(unforeseen())
@@ -123,14 +128,8 @@ class PlainPublish:
         return _on_the_wire(answer)
 
 
-class _Broken:
-    """Stands for a publication where beginning it failed unforeseen."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def outcomes(self) -> list[Outcome]:
-        raise self._error
+def _raise(error: Exception) -> Answer:
+    raise error
 
 
 def _on_the_wire(answer: Answer) -> WireAnswer:

@@ -22,7 +22,7 @@ class TrustedProxies:
 
     def __init__(self, app: "WSGIApplication", networks: Sequence[str]) -> None:
         self._app = app
-        self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_prefix=1)
+        self._fixed = ProxyFix(self._rooted, x_for=1, x_proto=1, x_host=1, x_prefix=1)
         self._networks = [ip_network(network) for network in networks]
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -34,6 +34,12 @@ class TrustedProxies:
             if name in {"proto", "host"}:
                 environ[f"HTTP_X_FORWARDED_{name.upper()}"] = value
         return self._fixed(environ, start_response)
+
+    def _rooted(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Go on with a prefix that begins with a slash: without one it would become a part of the host."""
+        if (prefix := environ["SCRIPT_NAME"]) and not prefix.startswith("/"):
+            environ["SCRIPT_NAME"] = f"/{prefix}"
+        return self._app(environ, start_response)
 
     def _is_trusted(self, address: str) -> bool:
         if not address:  # a Unix socket: whoever can open it

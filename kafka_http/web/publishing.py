@@ -1,16 +1,18 @@
 """A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from werkzeug.datastructures import MultiDict
 
+from kafka_http.core.deferring import DeferredPublisher
 from kafka_http.core.formats import NO_SCHEMAS, Formats, SchemaChoice, Schemas
-from kafka_http.core.publishing import MessageSet, Published
+from kafka_http.core.publishing import MessageSet, Published, Publisher
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Delivery, ProducerRecord
-from kafka_http.web.answers import Answer, error_answer, error_object, json_answer, retry_header
+from kafka_http.tasks import NewTask
+from kafka_http.web.answers import Answer, accepted_answer, error_answer, json_answer, retry_header
 from kafka_http.web.attributes import request_attributes
 from kafka_http.web.envelopes import parse_json, parse_lines, parse_record_lines
 from kafka_http.web.multipart import parse_multipart
@@ -23,15 +25,39 @@ _SERIALISING = (
     *("format", "schema_id", "subject", "version"),
     *("key_format", "key_schema_id", "key_subject", "key_version"),
 )
-_PARAMETERS = ("key", "partition", "timestamp", "timeout", "tombstone", "lines", "partitions", *_SERIALISING)
+_PARAMETERS = (
+    *("callback", "key", "partition", "timestamp", "timeout", "tombstone", "lines", "partitions"),
+    *_SERIALISING,
+)
+
+
+RESPOND_ASYNC = "respond-async"
 
 
 class Head(NamedTuple):
-    """A request without its body. Header names are in lower case."""
+    """A request without its body. Header names are in lower case; `root` is what stands before the paths of ours."""
 
     method: str
     args: MultiDict[str, str]
     headers: Mapping[str, str]
+    root: str = ""
+
+    def prefers(self, preference: str) -> bool:
+        """Whether the client sends it in `Prefer` (RFC 7240)."""
+        sent = self.headers.get("prefer")
+        return sent is not None and preference in [
+            each.partition(";")[0].strip().lower() for each in sent.split(",")
+        ]
+
+    def later(self, callback_url: str | None) -> "Later | None":
+        """The wish to be answered before Kafka has the messages."""
+        return Later(callback_url) if callback_url is not None or self.prefers(RESPOND_ASYNC) else None
+
+
+class Later(NamedTuple):
+    """To publish later. `callback_url` is to be told what became of it."""
+
+    callback_url: str | None
 
 
 class Publish(Protocol):
@@ -40,6 +66,7 @@ class Publish(Protocol):
     topic: str
     timeout: float
     """Seconds."""
+    later: Later | None
 
     def messages(self, body: bytes) -> MessageSet:
         """What is to be published. Raises for what is wrong with it."""
@@ -47,8 +74,42 @@ class Publish(Protocol):
     def answer(self, published: Published) -> Answer:
         """What the client is told."""
 
+    def accepted(self, task: NewTask) -> Answer:
+        """What the client is told of what will be published later."""
+
     def refusal(self, error: KafkaHttpError) -> Answer:
         """What the client is told of an error of the whole request."""
+
+
+class Publishing:
+    """What becomes of a request that publishes."""
+
+    def __init__(self, publisher: Publisher, deferred: DeferredPublisher) -> None:
+        self._publisher = publisher
+        self._deferred = deferred
+
+    def answer(self, publish: Publish, body: bytes) -> Answer:
+        """Do it, or see to it that it will be done. Blocks. Raises what is wrong with the whole."""
+        messages = publish.messages(body)
+        if publish.later is None:
+            return publish.answer(self._publisher.publish(publish.topic, messages, publish.timeout))
+        return publish.accepted(self._deferred.accept(publish.topic, messages, publish.later.callback_url))
+
+    def begin(self, publish: Publish, messages: MessageSet, done: Callable[[], None]) -> "Begun | None":
+        """As `answer`, without blocking: None, with nothing done, where that cannot be, or it would raise.
+
+        `done` is called once it is known what became of it: by any thread, which must not be held up, perhaps before
+        this returns; or never.
+        """
+        if publish.later is None:
+            started = self._publisher.start(publish.topic, messages, publish.timeout, done)
+            return None if started is None else lambda: publish.answer(started.published())
+        accepting = self._deferred.start(publish.topic, messages, publish.later.callback_url, done)
+        return None if accepting is None else lambda: publish.accepted(accepting.accepted())
+
+
+Begun = Callable[[], Answer]
+"""Gives the answer, as far as is known when it is called. Raises what is wrong with the whole. Does not block."""
 
 
 class MessagesPublish:
@@ -61,6 +122,7 @@ class MessagesPublish:
         self._query = Query(head.args, _PARAMETERS)
         self._formats = formats
         self.timeout = self._query.seconds("timeout", timeout, MAX_TIMEOUT)
+        self.later = head.later(self._query.text("callback"))
 
     def messages(self, body: bytes) -> MessageSet:
         """Raises `InvalidRequest`, `UnsupportedFormat`."""
@@ -79,10 +141,13 @@ class MessagesPublish:
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
         if not failures:
             return json_answer({"topic": self.topic, "records": outcomes})
-        entries = [each if isinstance(each, Delivery) else {"error": error_object(each)} for each in outcomes]
+        entries = [each if isinstance(each, Delivery) else {"error": each.as_object()} for each in outcomes]
         if len(failures) == len(outcomes):
             return error_answer(failures[0], **({"records": entries} if len(entries) > 1 else {}))
         return json_answer({"topic": self.topic, "records": entries}, 207, retry_header(failures[0]))
+
+    def accepted(self, task: NewTask) -> Answer:
+        return accepted_answer(task, self._head.root, JSON)
 
     def refusal(self, error: KafkaHttpError) -> Answer:
         return error_answer(error)

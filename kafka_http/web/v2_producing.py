@@ -16,7 +16,8 @@ from kafka_http.errors import (
     TooLarge,
 )
 from kafka_http.records import Delivery, ProducerRecord
-from kafka_http.web.answers import Answer, v2_answer, v2_error_answer
+from kafka_http.tasks import NewTask
+from kafka_http.web.answers import Answer, accepted_answer, v2_answer, v2_error_answer
 from kafka_http.web.negotiation import produced_format, v2_answer_type
 from kafka_http.web.publishing import Head
 from kafka_http.web.v2_records import parse_v2
@@ -48,7 +49,8 @@ class V2Produce:
         self.timeout = timeout
         self._partition = partition
         self._accept = head.headers.get("accept")
-        self._prefer = head.headers.get("prefer")
+        self._head = head
+        self.later = head.later(head.args.get("callback"))
         v2_answer_type(self._accept)
         format_ = produced_format(head.headers.get("content-type"), formats)
         self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
@@ -71,7 +73,7 @@ class V2Produce:
         ]
         ids = {f"{role}_schema_id": published.schema_ids.get(role) for role in ROLES}
         body = {"offsets": offsets, **ids}
-        if not self._is_strict():
+        if not self._head.prefers("strict"):
             return v2_answer(body, self._accept)
         applied = {"Preference-Applied": "strict"}
         if failures and len(failures) == len(outcomes):
@@ -79,13 +81,11 @@ class V2Produce:
             return v2_error_answer(failures[0], self._accept, applied, **more)
         return v2_answer(body, self._accept, 207 if failures else 200, applied)
 
+    def accepted(self, task: NewTask) -> Answer:
+        return accepted_answer(task, self._head.root, v2_answer_type(self._accept))
+
     def refusal(self, error: KafkaHttpError) -> Answer:
         return v2_error_answer(error, self._accept)
-
-    def _is_strict(self) -> bool:
-        """Whether the client sends `Prefer: strict` (RFC 7240)."""
-        preferences = (self._prefer or "").split(",")
-        return any(each.partition(";")[0].strip().lower() == "strict" for each in preferences)
 
 
 def _placed(record: ProducerRecord, partition: int) -> ProducerRecord:

@@ -11,6 +11,7 @@ from kafka_http.core import Core
 from kafka_http.records import PartitionInfo
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.negotiation import names_v2, v2_answer_type
+from kafka_http.web.publishing import Publishing
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
 from kafka_http.web.v2_producing import V2Produce
@@ -19,8 +20,9 @@ from kafka_http.web.v2_producing import V2Produce
 class V2Topics:
     """The views of topics, partitions and brokers."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, publishing: Publishing) -> None:
         self._core = core
+        self._publishing = publishing
         self._config = config
         self._bodies = bodies
 
@@ -85,12 +87,12 @@ class V2Topics:
     def publish(self, topic: str, partition: str | None = None) -> Response:
         """POST /topics/<topic>, /topics/<topic>/partitions/<partition>: produce records."""
         number = None if partition is None else as_number(partition)
-        produce = V2Produce(head_of(request), topic, number, self._core.formats, self._config.timeout)
+        head = head_of(request, self._config.base_url)
+        produce = V2Produce(head, topic, number, self._core.formats, self._config.timeout)
+        if number is not None and number < 0:
+            self._number(topic, str(partition))
         with self._bodies.read(request) as body:
-            messages = produce.messages(body)
-            if number is not None and number < 0:
-                self._number(topic, str(partition))
-            return as_response(produce.answer(self._core.publisher.publish(topic, messages, produce.timeout)))
+            return as_response(self._publishing.answer(produce, body))
 
 
 def _check_accept() -> None:

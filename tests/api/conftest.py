@@ -1,6 +1,7 @@
 """Flask's test client over a fake at the one seam, the broker interface."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,12 +32,13 @@ def is_threadless() -> bool:
 
 
 @pytest.fixture
-def make_client(broker: FakeBroker, is_threadless: bool) -> Iterator[ClientFactory]:
+def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iterator[ClientFactory]:
     """`make_client(**settings)` gives a client of an application with these settings."""
     made: list[Flask] = []
 
     def make(**settings: Any) -> FlaskClient:
-        app = create_app(load_config(settings, environ={}), broker)
+        data_dir = str(tmp_path / f"data-{len(made)}")
+        app = create_app(load_config({"data_dir": data_dir, **settings}, environ={}), broker)
         app.testing = False
         made.append(app)
         if is_threadless:

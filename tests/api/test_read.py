@@ -285,6 +285,12 @@ def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
     )
 
 
+@pytest.mark.parametrize("prefix", ["::", "a, b:c", "rest"])
+def test_a_prefix_without_a_slash_stays_a_path(client: FlaskClient, prefix: str) -> None:
+    link = client.get("/messages/t/c/earliest", headers={"X-Forwarded-Prefix": prefix}).headers["Link"]
+    assert link.startswith(f"<http://localhost/{prefix.rpartition(',')[2].strip()}/messages/t/c/0:0>")
+
+
 def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker) -> None:
     timer = threading.Timer(0.2, put, (broker, "three", b"1"), {"partition": 2})
     timer.start()

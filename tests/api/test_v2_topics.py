@@ -465,7 +465,7 @@ def test_nothing_answered_and_nothing_handed_over(
 def test_prefer_strict(client: FlaskClient, outcomes: Outcomes) -> None:
     body = outcomes.are(WRITTEN, BrokerError("No."))
     usual = produce(client, body)
-    strict = produce(client, body, Prefer="respond-async, Strict")
+    strict = produce(client, body, Prefer="wait=5, Strict")
     assert (strict.status_code, strict.json) == (207, usual.json)
     assert strict.headers["Preference-Applied"] == "strict"
     assert "Preference-Applied" not in usual.headers

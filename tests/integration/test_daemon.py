@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from kafka_http.config import Config
-from kafka_http.daemon import DaemonInstances
+from kafka_http.daemon import NodeDaemon
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from kafka_http.records import Definition, InstanceSettings
@@ -294,9 +294,9 @@ def test_a_data_directory_too_long_for_a_socket(
 
 def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     """Prints how many it answers a second, and how fast; asserts what the slowest machine should do."""
-    daemon = DaemonInstances(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
+    daemon = NodeDaemon(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
     group = new_group()
-    daemon.calls.create(group, "i", InstanceSettings())
+    daemon.instances.create(group, "i", InstanceSettings())
     try:
         for threads in (1, 16):
             took = sorted(timed_calls(daemon, group, threads))
@@ -305,18 +305,18 @@ def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
                   f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms")
             assert took[len(took) * 99 // 100] < 0.1
     finally:
-        daemon.calls.delete(group, "i")
+        daemon.instances.delete(group, "i")
         daemon.close()
         end_daemons(tmp_path / "data")
 
 
-def timed_calls(daemon: DaemonInstances, group: str, threads: int) -> list[float]:
+def timed_calls(daemon: NodeDaemon, group: str, threads: int) -> list[float]:
     took: list[float] = []
 
     def call() -> None:
         for _ in range(4000 // threads):
             began = time.perf_counter()
-            daemon.calls.settings(group, "i")
+            daemon.instances.settings(group, "i")
             took.append(time.perf_counter() - began)
 
     callers = [threading.Thread(target=call) for _ in range(threads)]

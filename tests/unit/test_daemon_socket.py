@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from unittest.mock import Mock
 
 import msgspec
@@ -19,12 +19,12 @@ from kafka_http import errors
 from kafka_http.config import Config
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.nodes import Elsewhere, Nodes
-from kafka_http.daemon import DaemonInstances
+from kafka_http.daemon import NodeDaemon
 from kafka_http.daemon.calls import VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import Directory
 from kafka_http.daemon.launch import config_of, digest, settings_of
-from kafka_http.daemon.server import NodeInstances, Server
+from kafka_http.daemon.server import Server
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.records import InstanceSettings, Place, TopicPartition
 
@@ -39,6 +39,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
+class NodeInstances(Instances, Nodes, Protocol):
+    """What the workers call."""
+
+
 class Node:
     """A server in this process. `instances` is a `Mock` of what it serves."""
 
@@ -48,18 +52,18 @@ class Node:
         self.directory.make()
         self.instances = Mock(spec=NodeInstances, **{f"{each}.return_value": None for each in ("give_back", "drop")})
         self.settings = digest(settings_of(self.config))
-        self.server = Server(self.directory.listen(), lambda: cast("NodeInstances", self.instances), self.settings)
+        self.server = Server(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
-        self.workers: list[DaemonInstances] = []
+        self.workers: list[NodeDaemon] = []
 
     def _serve(self) -> None:
         self.server.serve()
         self.directory.remove_socket()
         self.server.close()
 
-    def worker(self) -> DaemonInstances:
-        self.workers.append(DaemonInstances(self.config))
+    def worker(self) -> NodeDaemon:
+        self.workers.append(NodeDaemon(self.config))
         return self.workers[-1]
 
     def connect(self) -> socket.socket:
@@ -119,7 +123,7 @@ def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
     node: Node, name: str, arguments: tuple[Any, ...], result: Any
 ) -> None:
     getattr(node.instances, name).return_value = result
-    assert getattr(cast("NodeInstances", node.worker().calls), name)(*arguments) == result
+    assert getattr(cast("NodeInstances", node.worker().instances), name)(*arguments) == result
     getattr(node.instances, name).assert_called_once_with(*arguments)
 
 
@@ -131,12 +135,12 @@ def test_every_call_is_tried() -> None:
 
 def test_an_argument_left_out_has_its_default(node: Node) -> None:
     node.instances.renew.return_value = LOAN
-    node.worker().calls.renew(LOAN)
+    node.worker().instances.renew(LOAN)
     node.instances.renew.assert_called_once_with(LOAN, [], 0)
 
 
 def test_an_error_comes_back_as_what_it_is(node: Node) -> None:
-    calls = node.worker().calls
+    calls = node.worker().instances
     for kind in vars(errors).values():
         if not (isinstance(kind, type) and issubclass(kind, KafkaHttpError)):
             continue
@@ -152,7 +156,7 @@ def test_an_error_comes_back_as_what_it_is(node: Node) -> None:
 def test_a_defect_of_the_daemon_is_told_without_its_traceback(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.instances.delete.side_effect = ZeroDivisionError("secret")
     with pytest.raises(KafkaHttpError, match="log of the server's daemon") as raised:
-        node.worker().calls.delete("g", "i")
+        node.worker().instances.delete("g", "i")
     assert raised.value.code == 500
     assert "ZeroDivisionError: secret" in caplog.text
 
@@ -167,7 +171,7 @@ def test_a_call_delays_no_other(node: Node) -> None:
 
     node.instances.borrow.side_effect = wait
     node.instances.settings.return_value = SETTINGS
-    calls = node.worker().calls
+    calls = node.worker().instances
     waiting = threading.Thread(target=calls.borrow, args=("g", "i", 1.0))
     waiting.start()
     assert entered.wait(5)
@@ -190,7 +194,7 @@ WRONG = [
 @pytest.mark.parametrize("sent", WRONG)
 def test_who_sends_nothing_half_or_nonsense_harms_nobody(node: Node, sent: bytes, greeted: bool) -> None:
     node.instances.settings.return_value = SETTINGS
-    calls = node.worker().calls
+    calls = node.worker().instances
     calls.settings("g", "i")
     with node.connect() as wrong:
         if greeted:
@@ -207,7 +211,7 @@ def test_who_sends_nothing_half_or_nonsense_harms_nobody(node: Node, sent: bytes
 def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> None:
     silent = [node.connect() for _ in range(200)]
     node.instances.settings.return_value = SETTINGS
-    assert node.worker().calls.settings("g", "i") == SETTINGS
+    assert node.worker().instances.settings("g", "i") == SETTINGS
     for each in silent:
         each.close()
 
@@ -215,9 +219,9 @@ def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> Non
 def test_loans_end_with_their_worker(node: Node) -> None:
     node.instances.borrow.side_effect = lambda group, name, _: Loan(name, SETTINGS, [])
     first, second = node.worker(), node.worker()
-    kept, given_back = first.calls.borrow("g", "kept", 1), first.calls.borrow("g", "given back", 1)
-    second.calls.borrow("g", "another's", 1)
-    first.calls.give_back(given_back, [], [])
+    kept, given_back = first.instances.borrow("g", "kept", 1), first.instances.borrow("g", "given back", 1)
+    second.instances.borrow("g", "another's", 1)
+    first.instances.give_back(given_back, [], [])
     first.close()
     wait_for(lambda: node.instances.drop.called)
     node.instances.drop.assert_called_once_with(kept)
@@ -236,7 +240,7 @@ def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
 
     def borrow() -> None:
         with pytest.raises(Unavailable):
-            worker.calls.borrow("g", "i", 1.0)
+            worker.instances.borrow("g", "i", 1.0)
 
     borrowing = threading.Thread(target=borrow)
     borrowing.start()
@@ -252,10 +256,10 @@ def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
     for each in (first, second):
-        each.calls.settings("g", "i")
+        each.instances.settings("g", "i")
     node.server.stop()
     first.close()
-    second.calls.settings("g", "i")
+    second.instances.settings("g", "i")
     assert not node.is_over
     second.close()
     wait_for(lambda: node.is_over)
@@ -265,20 +269,20 @@ def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
 def test_a_worker_of_another_version_is_refused_while_there_are_others(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
-    worker.calls.settings("g", "i")
+    worker.instances.settings("g", "i")
     channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
     channel.close()
     assert isinstance(greeting, Refused)
     assert "another version" in greeting.why
-    assert worker.calls.settings("g", "i") == SETTINGS
+    assert worker.instances.settings("g", "i") == SETTINGS
 
 
 def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node: Node) -> None:
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w1", True))
     assert isinstance(greeting, Welcome)
-    other = DaemonInstances(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
+    other = NodeDaemon(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
     with pytest.raises(Unavailable, match="another set of settings"):
-        other.calls.settings("g", "i")
+        other.instances.settings("g", "i")
     channel.close()
     wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Goodbye))
     wait_for(lambda: node.is_over)
@@ -298,7 +302,7 @@ def test_a_connection_of_a_worker_that_gave_no_sign_of_life(node: Node) -> None:
 def test_a_directory_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
     node = Node(tmp_path / ("d" * 100) / ("e" * 100))
     node.instances.settings.return_value = SETTINGS
-    assert node.worker().calls.settings("g", "i") == SETTINGS
+    assert node.worker().instances.settings("g", "i") == SETTINGS
     node.end()
 
 
@@ -328,9 +332,9 @@ def test_settings_arrive_as_they_were() -> None:
 def test_a_process_forked_from_a_worker_has_connections_of_its_own(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
-    worker.calls.settings("g", "i")
+    worker.instances.settings("g", "i")
     child = os.fork()
     if not child:
-        os._exit(0 if worker.calls.settings("g", "i") == SETTINGS else 1)
+        os._exit(0 if worker.instances.settings("g", "i") == SETTINGS else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert worker.calls.settings("g", "i") == SETTINGS
+    assert worker.instances.settings("g", "i") == SETTINGS

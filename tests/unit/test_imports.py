@@ -14,6 +14,7 @@ PACKAGE = Path(kafka_http.__file__).parent
 FOR_EVERYONE = {
     "errors",
     "records",
+    "tasks",
     "config",
     "encoding",  # pure functions over bytes, which web and the serialisers must not have twice
     "logs",  # a line of any room names its request: the one who knows the id and those who log must share it

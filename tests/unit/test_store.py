@@ -206,7 +206,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
         old.executescript(FIRST_VERSION)
     database = open_database(tmp_path)
     assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
-    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "2"
+    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "3"
     database.close()
 
 
