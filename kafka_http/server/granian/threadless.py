@@ -1,5 +1,5 @@
-"""Publishes that no thread waits for: granian's threads hand them over, and the producer's thread, which hears of
-Kafka's acknowledgement first, gives granian the answers. All other requests take WSGI's way.
+"""Publishes that no thread waits for: granian's threads hand them over, and whichever thread hears of Kafka's
+acknowledgement gives granian the answer. All other requests take WSGI's way.
 
 WSGI knows no answer that comes after the call. granian's own interface below it does, which is not public: where it is
 not as it was, nothing is taken.
