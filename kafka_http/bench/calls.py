@@ -44,6 +44,10 @@ class _Instance(msgspec.Struct):
     instance_id: str
 
 
+class _Tasks(msgspec.Struct):
+    tasks: list[Any]
+
+
 class Server:
     """What answers at a URL; each call takes a connection of its own. Raises `BenchError` where it does not answer."""
 
@@ -97,6 +101,10 @@ class Server:
             return [each.partition for each in self._topic(topic).partitions]
         return [each.partition for each in self.call("GET", f"/topics/{topic}/partitions", list[_V2Partition])]
 
+    def pending(self, topic: str) -> bool:
+        """Whether the server has messages of the topic that it has accepted and not yet published."""
+        return bool(self.call("GET", f"/tasks?status=pending&topic={topic}&limit=1", _Tasks).tasks)
+
     def _topic(self, name: str) -> "_Topic":
         return self.call("GET", f"/messages/{name}", _Topic)
 
@@ -111,13 +119,16 @@ class Work:
     dialect: str
     records: int
     size: int
+    later: bool = False
 
     @contextmanager
     def conversations(self, count: int) -> Iterator[list[Conversation]]:
         """One for each of so many connections. Raises `BenchError`."""
         server = Server(self.url)
         if self.what == "publish":
-            publishing = Publishing(server.address, self.topic, self.dialect, self.records, self.size)
+            publishing = Publishing(
+                server.address, self.topic, self.dialect, self.records, self.size, later=self.later
+            )
             yield [publishing] * count
         elif self.dialect == "messages":
             held = server.messages_in(self.topic, self.dialect)

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="read: what the topic is filled with first (default: 200000)")  # fmt: skip
     parser.add_argument("--batch", type=_count, default=100, metavar="N",
                         help="read: of so many at a time, which Kafka keeps together (default: 100)")  # fmt: skip
+    parser.add_argument("--later", action="store_true",
+                        help="publish: each row also with Prefer: respond-async, answered with 202")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file as well")
     parser.set_defaults(usage=parser.error)
 

@@ -52,13 +52,19 @@ def values(count: int, size: int) -> list[str]:
 
 
 class Publishing:
-    """The same request over and over: of one record the value alone, of more the envelope; in v2 always the latter."""
+    """The same request over and over: of one record the value alone, of more the envelope; in v2 always the latter.
 
-    def __init__(self, address: Address, topic: str, dialect: str, records: int, size: int) -> None:
+    With `later` it is answered before Kafka has the records.
+    """
+
+    def __init__(
+        self, address: Address, topic: str, dialect: str, records: int, size: int, *, later: bool = False
+    ) -> None:
         is_v2 = dialect == "v2"
         path = f"/topics/{topic}" if is_v2 else f"/messages/{topic}"
-        content_type = f"Content-Type: {V2_JSON if is_v2 else 'application/json'}\r\n"
-        self.request = address.request("POST", path, content_type, publish_body(records, size, bare=not is_v2))
+        headers = f"Content-Type: {V2_JSON if is_v2 else 'application/json'}\r\n"
+        headers += "Prefer: respond-async\r\n" if later else ""
+        self.request = address.request("POST", path, headers, publish_body(records, size, bare=not is_v2))
         self._records = records
         self._is_v2 = is_v2
 

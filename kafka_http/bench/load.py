@@ -50,7 +50,7 @@ def measure(
         return usage.now().since(before)
 
     tallies, spent = drive([(work, share) for share in _shares(connections, manner.processes)], manner, watch)
-    return _row(work.records, connections, manner.seconds, tallies, spent), first_errors(tallies)
+    return _row(work, connections, manner.seconds, tallies, spent), first_errors(tallies)
 
 
 def drive(
@@ -80,10 +80,11 @@ def _shares(connections: int, processes: int) -> list[int]:
     return [connections // count + (number < connections % count) for number in range(count)]
 
 
-def _row(records: int, connections: int, seconds: float, tallies: Sequence[Tally], spent: Spent) -> Row:
+def _row(work: Work, connections: int, seconds: float, tallies: Sequence[Tally], spent: Spent) -> Row:
     latencies = array("d", sorted(chain.from_iterable(each.latencies for each in tallies)))
     return Row(
-        records=records,
+        records=work.records,
+        later=work.later,
         connections=connections,
         seconds=seconds,
         requests=len(latencies),

@@ -32,7 +32,8 @@ class Row(msgspec.Struct, frozen=True):
 
     Times are in seconds, latencies in milliseconds; `generator_busiest` is the greatest share of a core that one of the
     generator's processes took, `server_busiest` the share of its workers' CPU time that the busiest of several
-    took, `machine_busy` the share of all cores that was not idle. What nobody could read is null.
+    took, `machine_busy` the share of all cores that was not idle. What nobody could read is null. `later` ones
+    are answered with a 202, before Kafka has the records.
     """
 
     records: int
@@ -50,6 +51,7 @@ class Row(msgspec.Struct, frozen=True):
     generator_cpu: float
     generator_busiest: float
     machine_busy: float
+    later: bool = False
 
     @property
     def requests_per_second(self) -> float:

@@ -1,5 +1,6 @@
 """A run: its topics, what the machine does without HTTP, its rows."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from kafka_http.bench.topics import topic
 
 _BASELINE_SECONDS = 5.0
 _FILLERS = 8
+_RELAY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Options:
     topic: str | None
     messages: int
     batch: int
+    later: bool
 
 
 class Run:
@@ -78,7 +81,7 @@ class Run:
 
     def _seconds(self) -> float:
         options = self._options
-        rows = len(options.records) * len(options.connections)
+        rows = len(options.records) * len(options.connections) * (1 + options.later)
         alone = (2 if options.what == "publish" else 1) * (2 if baselines.has_confluent() else 1)
         return rows * (options.warmup + options.seconds) + (alone * self._alone if self._service.kafka else 0)
 
@@ -96,6 +99,19 @@ class Run:
         for records, connections in product(self._options.records, self._options.connections):
             with self._topic() as name:
                 self._run_row(name, records, connections)
+            if self._options.later:
+                with self._topic() as name:
+                    self._run_row(name, records, connections, later=True)
+                    self._wait_for_relay(name)
+
+    def _wait_for_relay(self, name: str) -> None:
+        """Until what was accepted is published: the next row is to have the machine for itself."""
+        self._progress.says("waiting for what was accepted")
+        deadline = time.monotonic() + _RELAY_SECONDS
+        while self._server.pending(name):
+            if time.monotonic() > deadline:
+                raise BenchError(f"What was accepted is not published within {_RELAY_SECONDS:.0f} s.")
+            time.sleep(0.1)
 
     def _read(self) -> None:
         with self._topic() as name:
@@ -105,10 +121,10 @@ class Run:
             for records, connections in product(self._options.records, self._options.connections):
                 self._run_row(name, records, connections)
 
-    def _run_row(self, name: str, records: int, connections: int) -> None:
+    def _run_row(self, name: str, records: int, connections: int, *, later: bool = False) -> None:
         options = self._options
-        self._progress.says(f"{options.what}, {records} records, {connections} connections")
-        work = Work(self._service.url, name, options.what, options.dialect, records, options.size)
+        self._progress.says(f"{options.what}{' later' * later}, {records} records, {connections} connections")
+        work = Work(self._service.url, name, options.what, options.dialect, records, options.size, later)
         manner = Manner(options.processes, options.warmup, options.seconds)
         row, errors = measure(work, connections, manner, self._service.usage, self._progress)
         self._rows.append(row)

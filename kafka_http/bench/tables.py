@@ -16,7 +16,8 @@ def table(result: Result) -> str:
     """A row for each combination, what the machine does without HTTP, and what to know about the figures."""
     clients = [each for each in (KAFKA_PYTHON, CONFLUENT) if any(one.client == each for one in result.baselines)]
     head = [
-        "records", "connections", "requests/s", "messages/s", "MB/s", "p50 ms", "p90 ms", "p99 ms", "errors",
+        "records", "connections", *(["answer"] if has_later(result) else []), "requests/s",
+        "messages/s", "MB/s", "p50 ms", "p90 ms", "p99 ms", "errors",
         "server CPU s", "broker CPU s", "load CPU s", "server us/message", *(f"of {client}" for client in clients),
     ]  # fmt: skip
     lines = [head, *(_cells(result, row, clients) for row in result.rows)]
@@ -39,11 +40,17 @@ def _title(result: Result) -> str:
 
 def _cells(result: Result, row: Row, clients: Sequence[str]) -> list[str]:
     return [
-        f"{row.records}", f"{row.connections}", number(row.requests_per_second), number(row.messages_per_second),
+        f"{row.records}", f"{row.connections}", *(["202" if row.later else "200"] if has_later(result) else []),
+        number(row.requests_per_second), number(row.messages_per_second),
         number(result.megabytes_per_second(row)), number(row.p50), number(row.p90), number(row.p99), f"{row.errors}",
         number(row.server_cpu), number(row.broker_cpu), number(row.generator_cpu), number(row.server_us_per_message),
         *(_ratio(result, row, client) for client in clients),
     ]  # fmt: skip
+
+
+def has_later(result: Result) -> bool:
+    """Whether some rows are of requests that were answered before Kafka had their records."""
+    return any(row.later for row in result.rows)
 
 
 def number(value: float | None) -> str:
@@ -70,7 +77,7 @@ def _baselines(result: Result) -> Iterator[str]:
 def notes(result: Result) -> Iterator[str]:
     """Where the generator was the limit, or took from the others what they could have used; or somebody else did."""
     for row in result.rows:
-        where = f"{row.records} records, {row.connections} connections"
+        where = f"{row.records} records{' later' * row.later}, {row.connections} connections"
         whole = row.seconds * result.machine.cores
         if row.generator_busiest > _NEAR_A_CORE:
             yield (
@@ -96,8 +103,8 @@ def comparison(first: Result, second: Result) -> str:
     """The rows that both have, each figure of one run beside the other's. Raises `BenchError` where there are none."""
     if first.what != second.what:
         raise BenchError(f"The first is a bench of {first.what}, the second of {second.what}: compare two of a kind.")
-    others = {(row.records, row.connections): row for row in second.rows}
-    both = [(row, others[key]) for row in first.rows if (key := (row.records, row.connections)) in others]
+    others = {_key(row): row for row in second.rows}
+    both = [(row, others[_key(row)]) for row in first.rows if _key(row) in others]
     if not both:
         raise BenchError("The two have no row in common: run both with the same --records and --connections.")
     names = ("requests/s", "messages/s", "p50 ms", "p99 ms", "errors", "server us/message")
@@ -106,11 +113,15 @@ def comparison(first: Result, second: Result) -> str:
     return "\n".join([*aligned(lines), *_without_http(first, second), *_differences(first, second)])
 
 
+def _key(row: Row) -> tuple[int, int, bool]:
+    return row.records, row.connections, row.later
+
+
 def _compared(one: Row, other: Row) -> list[str]:
     figures = [(row.requests_per_second, row.messages_per_second, row.p50, row.p99, float(row.errors),
                 row.server_us_per_message) for row in (one, other)]  # fmt: skip
     cells = [cell for a, b in zip(*figures, strict=True) for cell in (number(a), number(b), _quotient(a, b))]
-    return [f"{one.records}", f"{one.connections}", *cells]
+    return [f"{one.records}{' later' * one.later}", f"{one.connections}", *cells]
 
 
 def _quotient(a: float | None, b: float | None) -> str:

@@ -94,7 +94,7 @@ class Node:
             except KafkaHttpError as error:
                 if error.message != said:
                     said = error.message
-                    log.error("The consumer instances of the store are not brought back yet: %s", said)
+                    log.error("Consumer instances and tasks of the store have to wait: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
                 self._outbox.start()

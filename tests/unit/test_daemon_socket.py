@@ -19,16 +19,19 @@ from kafka_http import errors
 from kafka_http.config import Config
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.nodes import Elsewhere, Nodes
+from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
-from kafka_http.daemon.calls import VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
+from kafka_http.daemon.calls import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import Directory
 from kafka_http.daemon.launch import config_of, digest, settings_of
 from kafka_http.daemon.server import Server
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.records import InstanceSettings, Place, TopicPartition
+from kafka_http.tasks import Callback, NewTask, Task
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
+TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", Callback("http://example.org", "failed", 3, "no answer"))
 LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)])
 
 
@@ -39,7 +42,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
-class NodeInstances(Instances, Nodes, Protocol):
+class Calls(Instances, Nodes, Tasks, Protocol):
     """What the workers call."""
 
 
@@ -50,7 +53,7 @@ class Node:
         self.config = Config(data_dir=directory)
         self.directory = Directory(self.config.data_dir)
         self.directory.make()
-        self.instances = Mock(spec=NodeInstances, **{f"{each}.return_value": None for each in ("give_back", "drop")})
+        self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("give_back", "drop")})
         self.settings = digest(settings_of(self.config))
         self.server = Server(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
@@ -115,6 +118,11 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("drop", (LOAN,), None),
     ("locate", ("g", "i", "secret"), None),
     ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret")),
+    ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
+    ("find_task", ("1", 2.5), TASK),
+    ("find_task", ("1", 0.0), None),
+    ("list_tasks", ("pending", None, 10, "0"), [TASK]),
+    ("cancel_task", ("1",), TASK),
 ]
 
 
@@ -123,12 +131,12 @@ def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
     node: Node, name: str, arguments: tuple[Any, ...], result: Any
 ) -> None:
     getattr(node.instances, name).return_value = result
-    assert getattr(cast("NodeInstances", node.worker().instances), name)(*arguments) == result
+    assert getattr(cast("Calls", node.worker().instances), name)(*arguments) == result
     getattr(node.instances, name).assert_called_once_with(*arguments)
 
 
 def test_every_call_is_tried() -> None:
-    methods = [*vars(Instances).items(), *vars(Nodes).items()]
+    methods = [each for protocol in PROTOCOLS for each in vars(protocol).items()]
     asked = {name for name, each in methods if inspect.isfunction(each) and not name.startswith("_")}
     assert {each[0] for each in CALLS} == asked
 

@@ -1,0 +1,233 @@
+"""Publishing later, with real processes: what was accepted reaches Kafka, whoever dies."""
+
+import json
+import os
+import random
+import resource
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import NewTopic
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.service import Service, wait_for
+from tests.postgresql import PostgreSQL
+
+LATER = {"Prefer": "respond-async", "Content-Type": "application/json"}
+CLIENTS = 8
+
+
+def kill_everything(service: Service) -> None:
+    """kill -9 for the server, its workers and its daemon."""
+    assert service.process is not None
+    os.killpg(service.process.pid, signal.SIGKILL)
+    for daemon in service.daemons:
+        os.kill(daemon, signal.SIGKILL)
+    service.process.wait()
+    wait_for(service.is_gone, 5)
+
+
+def made_topic(kafka: EmbeddedKafka, partitions: int) -> str:
+    name = f"topic-{uuid4().hex[:8]}"
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)) as admin:
+        admin.create_topics([NewTopic(name, partitions, 1)])
+    return name
+
+
+class Clients:
+    """Each sends numbers under a key of its own, one after the other, and remembers which were accepted."""
+
+    def __init__(self, service: Service, topic: str, total: int) -> None:
+        self.accepted: dict[int, list[int]] = {client: [] for client in range(CLIENTS)}
+        self.others: Counter[int] = Counter()
+        self._service = service
+        self._topic = topic
+        self._total = total
+        self._next = 0
+        self._threads = [threading.Thread(target=self._run, args=(client,)) for client in range(CLIENTS)]
+
+    def __enter__(self) -> "Clients":
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._threads:
+            each.join()
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.accepted.values()))
+
+    def _run(self, client: int) -> None:
+        path = f"/messages/{self._topic}?key=client-{client}"
+        connection: HTTPConnection | None = None
+        number = 0
+        while self.count < self._total:
+            number += 1
+            try:
+                connection = connection or HTTPConnection("127.0.0.1", self._service.port, timeout=30)
+                connection.request("POST", path, str(number), LATER)
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, HTTPException):
+                if connection is not None:
+                    connection.close()
+                connection = None
+                time.sleep(0.05)  # it is being killed, or has not started yet
+                continue
+            if answer.status == 202:
+                self.accepted[client].append(number)
+            else:
+                self.others[answer.status] += 1
+        if connection is not None:
+            connection.close()
+
+
+def consumed(kafka: EmbeddedKafka, topic: str) -> dict[str, list[int]]:
+    """The numbers of each key, as another client reads them."""
+    found: dict[str, list[int]] = {}
+    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)) as consumer:
+        partitions = [TopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(each) < ends[each] for each in partitions):
+            for records in consumer.poll(1000).values():
+                for each in records:
+                    found.setdefault(each.key.decode(), []).append(int(each.value))
+    return found
+
+
+def pending(service: Service) -> list[Any]:
+    return list(service.get("/tasks?status=pending&limit=1").json()["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("total", "kills"), [(600, 1), pytest.param(10_000, 3, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
+def test_what_was_accepted_outlives_everything(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, total: int, kills: int
+) -> None:
+    topic = made_topic(fresh_kafka, 3)
+    service = start_service(fresh_kafka.bootstrap_servers)
+    assert service.put(f"/messages/{topic}?key=first", b"0").ok
+    fresh_kafka.stop()
+    with Clients(service, topic, total) as clients:
+        for kill in range(kills):
+            wait_for(lambda kill=kill: clients.count > (kill + random.random()) * total / kills * 0.9, 200)
+            kill_everything(service)
+            service.start()
+    fresh_kafka.start()
+    wait_for(lambda: not pending(service), 120)
+    found = consumed(fresh_kafka, topic)
+    twice = 0
+    for client, accepted in clients.accepted.items():
+        read = found[f"client-{client}"]
+        firsts = list(dict.fromkeys(read))
+        twice += len(read) - len(firsts)
+        assert set(accepted) <= set(read)
+        assert firsts == sorted(firsts)
+    print(f"{clients.count} accepted, {twice} twice, answers that were none: {dict(clients.others)}")
+    assert twice == 0  # nothing was killed while Kafka was there
+
+
+def test_killed_while_it_publishes_it_loses_nothing(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    name = topic(3)
+    service = start_service(kafka.bootstrap_servers)
+    with Clients(service, name, 1500) as clients:
+        for kill in range(1, 4):
+            wait_for(lambda kill=kill: clients.count > kill * 350, 60)
+            os.kill(service.daemon, signal.SIGKILL)
+            wait_for(lambda: service.daemons, 20)
+    wait_for(lambda: not pending(service), 60)
+    found = consumed(kafka, name)
+    for client, accepted in clients.accepted.items():
+        firsts = list(dict.fromkeys(found[f"client-{client}"]))
+        assert set(accepted) <= set(firsts)
+        assert firsts == sorted(firsts)
+
+
+def test_nothing_comes_twice_where_nothing_dies(service: Service, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+    name = topic(3)
+    with Clients(service, name, 500) as clients:
+        pass
+    wait_for(lambda: not pending(service), 30)
+    assert clients.others == {}
+    assert consumed(kafka, name) == {f"client-{client}": sent for client, sent in clients.accepted.items()}
+
+
+def test_the_task_says_where_the_message_is(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    location = service.post(f"/messages/{name}", b'{"a": 1}', headers=LATER).headers["Location"]
+    task = service.get(f"{location}?wait=10").json()["task"]
+    assert task["status"] == "delivered"
+    (record,) = service.records(name)
+    assert [record[each] for each in ("partition", "offset", "timestamp")] == list(task["records"][0].values())
+
+
+def test_a_message_that_kafka_refuses_fails_its_task_alone(service: Service, topic: TopicFactory) -> None:
+    name = topic(1, {"max.message.bytes": "1000"})
+    sizes = (10, 5000, 20)
+    tasks = [service.put(f"/messages/{name}", b"x" * size, headers=LATER).headers["Location"] for size in sizes]
+    ended = [service.get(f"{each}?wait=30").json()["task"] for each in tasks]
+    assert [each["status"] for each in ended] == ["delivered", "failed", "delivered"]
+    assert ended[1]["error"]["code"] == 413
+
+
+def test_a_full_disk_is_said_and_publishing_goes_on(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    name = topic()
+    service = start_service(kafka.bootstrap_servers)
+    assert service.put(f"/messages/{name}", b"x", headers=LATER).status_code == 202
+    grown = max(each.stat().st_size for each in service.data_dir.glob("store.sqlite*"))
+    resource.prlimit(service.daemon, resource.RLIMIT_FSIZE, (grown, resource.RLIM_INFINITY))
+    body = os.urandom(50_000)
+    answers = [service.put(f"/messages/{name}", body, headers=LATER) for _ in range(3)]
+    assert answers[-1].status_code == 503
+    assert "state store" in answers[-1].json()["error"]["message"]
+    assert service.put(f"/messages/{name}", body).status_code == 200
+    resource.prlimit(service.daemon, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    answer = service.put(f"/messages/{name}", body, headers=LATER)
+    assert answer.status_code == 202, answer.text
+    assert service.get(f"{answer.headers['Location']}?wait=20").json()["task"]["status"] == "delivered"
+    kept = [each for each in answers if each.status_code == 202]
+    assert len(service.records(name)) == 1 + len(kept) + 2
+
+
+def test_nodes_share_the_work_and_take_over_that_of_the_dead(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
+) -> None:
+    url = postgresql.database(f"outbox_{uuid4().hex}")
+    first, second = (start_service(kafka.bootstrap_servers, store_url=url) for _ in range(2))
+    names = [topic() for _ in range(4)]
+    locations = []
+    for number in range(40):
+        node = (first, second)[number % 2]
+        answer = node.post(f"/messages/{names[number % 4 // 2]}", json.dumps(number), headers=LATER)
+        assert answer.status_code == 202, answer.text
+        locations.append(answer.headers["Location"])
+        if number == 20:
+            kill_everything(second)
+            second.start()
+    kill_everything(second)
+    for each in locations:
+        assert first.get(f"{each}?wait=30").json()["task"]["status"] == "delivered"
+    for name in names[:2]:
+        values = [each["value"] for each in first.records(name)]
+        assert list(dict.fromkeys(values)) == sorted(set(values))
+    with suppress(ProcessLookupError):
+        second.stop()
