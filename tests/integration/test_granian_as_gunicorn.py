@@ -10,6 +10,11 @@ from tests.integration.conftest import running
 from tests.integration.granian_service import *  # noqa: F403
 from tests.integration.service import Service, read_answers
 from tests.integration.test_messages import *  # noqa: F403
+from tests.integration.test_outbox import (  # noqa: F401
+    test_killed_while_it_publishes_it_loses_nothing,
+    test_nothing_comes_twice_where_nothing_dies,
+    test_the_task_says_where_the_message_is,
+)
 from tests.integration.test_publishing import *  # noqa: F403
 from tests.integration.test_shutdown import *  # noqa: F403
 from tests.integration.test_threadless import (  # noqa: F401

@@ -12,7 +12,7 @@ word to go on before he sends it would be waited for without end."""
 
 _OF_RECORDS = ("HTTP_KAFKA_", "HTTP_CE_")
 """Headers that become a part of records. A value that is not ASCII granian gives as an empty one; the application is
-given one that it refuses."""
+given one that it refuses. Trace context may be empty and stays as it is."""
 
 
 class Answers:
