@@ -5,10 +5,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from kafka_http.callbacks.signature import signing_secrets
 from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret
+from kafka_http.errors import Unavailable
 from kafka_http.server import CannotServe, run
 from kafka_http.settings_sources import load_config
 
@@ -148,6 +151,8 @@ def _nested(assignments: list[tuple[str, str]]) -> dict[str, Any]:
 
 def _show_config(given: argparse.Namespace) -> int:
     config = load_config(_flags(given))
+    if given.show_secrets and not config.callback_secret:
+        config = _with_kept_secret(config)
     rows = [
         (name, _shown(name, value, given.show_secrets), config.sources.get(name, "default"))
         for setting in SETTINGS.values()
@@ -164,6 +169,16 @@ def _values(name: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         return [(name, value)]
     return [each for key, inner in value.items() for each in _values(f"{name}.{key}", inner)]
+
+
+def _with_kept_secret(config: Config) -> Config:
+    """With the secret that is made where none is set, so that a receiver can be told it before the first callback."""
+    try:
+        secrets = tuple(signing_secrets(config))
+    except Unavailable as error:
+        _fail(error.message, 0)
+        return config
+    return replace(config, callback_secret=secrets, sources={**config.sources, "callback_secret": "kept in data_dir"})
 
 
 def _shown(name: str, value: Any, with_secrets: bool) -> str:

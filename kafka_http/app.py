@@ -9,6 +9,7 @@ from flask import Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker.settings import check_client_settings
+from kafka_http.callbacks import Guard
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.acceptance import Acceptor
@@ -21,7 +22,6 @@ from kafka_http.core.nodes import Nodes
 from kafka_http.core.reading import Reader
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
-from kafka_http.errors import InvalidValue
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
@@ -97,7 +97,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     acceptor = Acceptor(held.tasks)
     deferred = DeferredPublisher(
-        broker.log, core.formats, acceptor, _check_callback, auto_create_topics=config.auto_create_topics
+        broker.log, core.formats, acceptor, Guard.of(config).check_url, auto_create_topics=config.auto_create_topics
     )
     publishing = Publishing(core.publisher, deferred)
     publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
@@ -141,10 +141,6 @@ def _in_this_process(config: Config, broker: Broker) -> Held:
 def _in_the_daemon(config: Config) -> Held:
     daemon = NodeDaemon(config)
     return Held(daemon.instances, daemon.tasks, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
-
-
-def _check_callback(url: str) -> None:
-    raise InvalidValue(f"{url[:50]!r} cannot be called back yet.")
 
 
 def _number() -> None:

@@ -28,6 +28,23 @@ class Network(str):
         return super().__new__(cls, text)
 
 
+_NAME = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_NAME}\.)*(?!(0x[0-9a-f]*|\d+)$){_NAME}", re.ASCII)
+"""A host's name in lower case. One whose last label is a number would be taken for an address."""
+
+
+class Host(str):
+    """A host's name, `*.example.org` for all names below one, an IP address or a network; in lower case."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        text = text.lower()
+        if not HOST_NAME.fullmatch(text.removeprefix("*.")):
+            ip_network(text)
+        return super().__new__(cls, text)
+
+
 _PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|\d{1,4})"
 HostPort = Annotated[
     str,
@@ -37,6 +54,7 @@ Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
 Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
+LongSeconds = Annotated[float, Meta(ge=0, le=604800, description="a number of seconds from 0 to 604800")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
 Retention = Annotated[float, Meta(ge=60, le=30 * 86400, description="a number of seconds from 60 to 2592000")]
 Switch = Annotated[bool, Meta(description="true or false")]
@@ -46,6 +64,13 @@ Level = Annotated[
 ]
 Servers = Annotated[tuple[HostPort, ...], Meta(min_length=1, description="HOST:PORT,… such as kafka1:9092,kafka2:9092")]
 Networks = Annotated[tuple[Network, ...], Meta(description="IP addresses or networks, such as 10.0.0.0/8,::1")]
+Hosts = Annotated[
+    tuple[Host, ...], Meta(description="host names, *.example.org, IP addresses or networks, commas between several")
+]
+Secrets = Annotated[
+    tuple[Annotated[str, Meta(min_length=16)], ...],
+    Meta(description="texts of at least 16 characters, commas between several"),
+]
 Directory = Annotated[Path, Meta(description="a path")]
 BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
@@ -117,6 +142,16 @@ class Config:
     consumer_auto_offset_reset: Annotated[
         Reset, "where an instance starts that has no committed offset: earliest or latest"
     ] = "earliest"
+    callback_secret: Annotated[
+        Secrets, "secrets that sign callbacks, each of them each callback; empty: one is made and kept in data_dir"
+    ] = field(default=(), repr=False)
+    callback_allow: Annotated[
+        Hosts, "hosts that callbacks may go to wherever they are: names, *.example.org, addresses, networks"
+    ] = ()
+    callback_hosts: Annotated[Hosts, "the only hosts that callbacks may go to; empty: any that is public"] = ()
+    callback_timeout: Annotated[Seconds, "seconds until a receiver must have answered a callback"] = 10.0
+    callback_retry_for: Annotated[LongSeconds, "seconds that a callback is tried again for, 0 for once only"] = 3600.0
+    callback_workers: Annotated[Count, "callbacks under way at the same time, half of them to one host"] = 8
     # The sections may hold passwords: they stay out of the repr.
     kafka: Annotated[Section, "kafka-python's settings for all clients: security_protocol, sasl_…, ssl_…"] = field(
         default_factory=dict, repr=False

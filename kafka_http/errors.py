@@ -18,6 +18,7 @@
     ├── UnsupportedFormat           415    no serialiser of that name
     ├── OffsetOutOfRange            416
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
+    │   └── InvalidCallback         422    a callback may not go to that URL
     ├── MissingKeySchema            42201  keys of a schema format, and no schema named for them
     ├── MissingValueSchema          42202
     ├── InvalidConsumerConfig       42204
@@ -122,6 +123,10 @@ class OffsetOutOfRange(KafkaHttpError):
 
 class InvalidValue(KafkaHttpError):
     code = 422
+
+
+class InvalidCallback(InvalidValue):
+    """A callback may not go to a URL, or to what its host resolves to. The message names no resolved address."""
 
 
 class TooMuchInFlight(KafkaHttpError):

@@ -168,5 +168,5 @@ def _as_toml(text: str, otherwise: Any) -> Any:
 
 def _wrong(given: _Given) -> ConfigError:
     setting = SETTINGS[given.path[0]]
-    shown = "" if setting.is_section else f", not {given.value!r}"
+    shown = "" if setting.is_section or is_secret(setting.name) else f", not {given.value!r}"
     return ConfigError(f"The setting {given.name} ({given.source}) takes {setting.takes}{shown}.")

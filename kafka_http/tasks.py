@@ -69,6 +69,20 @@ class Queued(Struct, frozen=True):
     size: int
 
 
+class DueCallback(Struct, frozen=True):
+    """A callback to be made now.
+
+    `body` is the JSON of `{"task": {…}}`, the same at each attempt. `attempts` counts those that were made; `since` is
+    when the task ended, in seconds since 1970.
+    """
+
+    task_id: str
+    url: str
+    body: bytes
+    attempts: int
+    since: float
+
+
 def new_task_id() -> str:
     """One that nobody can guess, and that sorts by its time."""
     return f"{time.time_ns() // 1000:0{_TIME_DIGITS}x}{secrets.token_hex(_RANDOM_BYTES)}"
@@ -105,6 +119,11 @@ def task_object(task: Task) -> dict[str, Any]:
     if task.callback is not None:
         shown["callback"] = task.callback
     return shown
+
+
+def callback_body(task: Task) -> bytes:
+    """What a callback says: the task without what concerns the callback."""
+    return msgspec.json.encode({"task": task_object(msgspec.structs.replace(task, callback=None))})
 
 
 def _time(seconds: float) -> str:

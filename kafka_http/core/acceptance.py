@@ -10,6 +10,7 @@ from kafka_http.tasks import NewTask
 
 _MOST_BYTES = 1 << 20
 _MOST_TASKS = 500
+_CLOSE_SECONDS = 5.0
 
 
 class Acceptance:
@@ -70,7 +71,7 @@ class Acceptor:
             self._is_closed = True
             self._lock.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         while batch := self._next():

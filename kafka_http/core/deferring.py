@@ -30,7 +30,7 @@ class DeferredPublisher:
         log: Log,
         formats: Formats,
         acceptor: Acceptor,
-        check_callback: Callable[[str], None],
+        check_callback: Callable[[str], object],
         *,
         auto_create_topics: bool,
     ) -> None:

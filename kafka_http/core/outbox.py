@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from kafka_http.core.broker import Producer
 from kafka_http.core.relay import Relay
@@ -19,12 +20,26 @@ _CLEAN_EVERY = 30.0
 _MOST_REMOVED = 1000
 
 
+class Callbacks(Protocol):
+    """Tells those who asked for it how their tasks ended."""
+
+    def start(self) -> None: ...
+
+    def wake(self) -> None:
+        """Tasks have ended. Does not block."""
+
+    def stop(self, timeout: float) -> None: ...
+
+
 class Outbox:
     """The `Tasks` of this node. Its relay publishes them, once it was started."""
 
-    def __init__(self, store: TaskStore, producer: Producer, *, max_bytes: int, retention: float) -> None:
+    def __init__(
+        self, store: TaskStore, producer: Producer, callbacks: Callbacks, *, max_bytes: int, retention: float
+    ) -> None:
         """`max_bytes` of pending tasks are kept, and ended ones for `retention` seconds."""
         self._store = store
+        self._callbacks = callbacks
         self._max_bytes = max_bytes
         self._retention = retention
         self._size: int | None = None
@@ -32,16 +47,18 @@ class Outbox:
         self._awaited: dict[str, list[threading.Event]] = {}
         self._closing = threading.Event()
         self.relay = Relay(store, producer, self._ended)
+        """To be started once it is known that Kafka is the right one."""
 
     def start(self) -> None:
-        """Publish what there is, and what comes, and forget what ended long ago. Does not block."""
-        self.relay.start()
+        """Make callbacks, and forget what ended long ago. Does not block."""
+        self._callbacks.start()
         threading.Thread(target=self._clean, name="outbox-cleaning", daemon=True).start()
 
     def close(self, timeout: float) -> None:
         """Begin nothing more, and wait for what is with Kafka, for `timeout` seconds at most."""
         self._closing.set()
         self.relay.stop(timeout)
+        self._callbacks.stop(timeout)
 
     def accept_tasks(self, tasks: Sequence[NewTask]) -> int:
         fitting = tasks[: self._reserve([len(each.records) for each in tasks])]
@@ -114,6 +131,7 @@ class Outbox:
                 self._size -= size
         for event in awaited:
             event.set()
+        self._callbacks.wake()
 
     def _clean(self) -> None:
         while not self._closing.wait(_CLEAN_EVERY):

@@ -8,8 +8,9 @@ from kafka_http.config import Config
 from kafka_http.core.broker import Producer
 from kafka_http.core.outbox import Outbox
 from kafka_http.daemon.directory import Directory
+from kafka_http.daemon.outbox import make_outbox
 from kafka_http.errors import Unavailable
-from kafka_http.store import StoredTasks, open_database
+from kafka_http.store import open_database
 from kafka_http.tasks import NewTask, Status, Task
 
 _STOP_SECONDS = 5.0
@@ -60,12 +61,8 @@ class InlineTasks:
         if not opening.enter_context(directory.lock("daemon", lambda: True)):
             raise Unavailable("Another process has the data directory: daemon = inline is for a server of one process.")
         database = opening.enter_context(closing(open_database(self._config.data_dir)))
-        outbox = Outbox(
-            StoredTasks(database),
-            self._producer,
-            max_bytes=self._config.outbox_max_bytes,
-            retention=self._config.task_retention,
-        )
+        outbox = make_outbox(self._config, database, "", self._producer)
         outbox.start()
+        outbox.relay.start()
         opening.callback(outbox.close, _STOP_SECONDS)
         return outbox

@@ -10,11 +10,11 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
-from kafka_http.core.outbox import Outbox
 from kafka_http.core.tasks import Tasks
+from kafka_http.daemon.outbox import make_outbox
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredNodes, StoredTasks
+from kafka_http.store import Database, StoredInstances, StoredNodes
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,7 @@ class Node:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
-        self._outbox = Outbox(
-            StoredTasks(database, node_id),
-            self._broker.producer,
-            max_bytes=config.outbox_max_bytes,
-            retention=config.task_retention,
-        )
+        self._outbox = make_outbox(config, database, node_id, self._broker.producer)
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
@@ -75,6 +70,7 @@ class Node:
     def open(self, is_attended: Callable[[], bool]) -> None:
         """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
         there are workers to answer for them. Does not block."""
+        self._outbox.start()
         threading.Thread(target=self._open, args=(is_attended,), name="node-opening", daemon=True).start()
 
     def close(self) -> None:
@@ -97,7 +93,7 @@ class Node:
                     log.error("Consumer instances and tasks of the store have to wait: %s", said)
                 self._closing.wait(_TRY_EVERY)
             else:
-                self._outbox.start()
+                self._outbox.relay.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
                 if self._registry.sharing is not None:
                     self._registry.sharing.keep(is_attended)

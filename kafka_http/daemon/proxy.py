@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 90.0
 """More than the longest wait of a call."""
 
-_ONCE = {"create", "delete"}
+_ONCE = {"create", "delete", "cancel_task"}
 """What a second try would answer differently, where the first was done and its answer lost."""
 
 

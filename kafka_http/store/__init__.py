@@ -1,8 +1,9 @@
 """The node's state, in SQLite or PostgreSQL: what must outlive every process."""
 
+from kafka_http.store.callbacks import StoredCallbacks
 from kafka_http.store.database import Database, open_database
 from kafka_http.store.instances import StoredInstances
 from kafka_http.store.nodes import StoredNodes
 from kafka_http.store.tasks import StoredTasks
 
-__all__ = ["Database", "StoredInstances", "StoredNodes", "StoredTasks", "open_database"]
+__all__ = ["Database", "StoredCallbacks", "StoredInstances", "StoredNodes", "StoredTasks", "open_database"]

@@ -15,7 +15,7 @@ from kafka_http.tasks import Callback, Ended, NewTask, Queued, Status, Task, unp
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
 _THIS = tasks.c.id == bindparam("of_id")
-_SHOWN = (
+SHOWN = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
 )
@@ -23,7 +23,7 @@ _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
-_FIND = select(*_SHOWN).where(_THIS)
+_FIND = select(*SHOWN).where(_THIS)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
 _QUEUED = (
@@ -67,14 +67,14 @@ class StoredTasks:
 
     def find(self, task_id: str) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
-        return None if row is None else _task(row)
+        return None if row is None else task_of(row)
 
     def listed(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        wanted = select(*_SHOWN).order_by(tasks.c.id).limit(limit)
+        wanted = select(*SHOWN).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
         wanted = wanted if after is None else wanted.where(tasks.c.id > after)
-        return [_task(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
+        return [task_of(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
 
     def open_topics(self) -> list[str]:
         def find(connection: Connection) -> list[str]:
@@ -170,7 +170,8 @@ def _row(task: NewTask) -> dict[str, Any]:
     }
 
 
-def _task(row: Any) -> Task:
+def task_of(row: Any) -> Task:
+    """A task of a row of `SHOWN`."""
     outcome = None if row.outcome is None else row.outcome.encode()
     callback = None
     if row.callback_url is not None:

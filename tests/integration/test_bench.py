@@ -110,9 +110,11 @@ FILLED = 3_000_000
 
 @pytest.mark.parametrize(
     ("number", "published"),
-    [(signal.SIGINT, FILLED), pytest.param(signal.SIGTERM, FILLED, marks=pytest.mark.slow),
-     pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
-)  # fmt: skip
+    [
+        (signal.SIGINT, 0),
+        *(pytest.param(number, FILLED, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM)),
+    ],
+)
 def test_stopped_under_load_it_leaves_nothing(
     kafka_parts: None, tmp_path: Path, number: signal.Signals, published: int
 ) -> None:

@@ -233,6 +233,7 @@ def topics_seen_by(user: str, password: str, bootstrap_servers: str) -> str:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 def test_three_brokers_go_on_without_one(kafka_cluster: EmbeddedCluster) -> None:
     create_topics(kafka_cluster.bootstrap_servers, {"t": 1})
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:

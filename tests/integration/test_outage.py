@@ -59,10 +59,10 @@ def stopped(kafka: EmbeddedKafka) -> Iterator[None]:
     ("outage", "seconds", "timeout"),
     [
         pytest.param(killed, 1, 10, id="killed for a moment"),
-        pytest.param(killed, 2, 2, id="killed for longer than a delivery may take"),
+        pytest.param(killed, 2, 2, id="killed for longer than a delivery may take", marks=pytest.mark.slow),
         pytest.param(killed, 15, 10, id="killed for 15 s", marks=pytest.mark.slow),
         pytest.param(frozen, 1.5, 10, id="frozen for a moment"),
-        pytest.param(frozen, 8, 3, id="frozen for longer than a delivery may take"),
+        pytest.param(frozen, 8, 3, id="frozen for longer than a delivery may take", marks=pytest.mark.slow),
     ],
 )
 def test_outage_under_load(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
@@ -18,6 +19,8 @@ from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.service import Service, wait_for
 from tests.integration.test_threadless import threads_of
+
+pytestmark = pytest.mark.slow
 
 SECRET = "a-very-secret-word"  # noqa: S105  of this test alone
 TIMEOUT = 2.0

@@ -8,6 +8,7 @@ Its life is told on stdout: "at /sleep/1", "stopping", "closed", and at the end 
 """
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
+def tell(what: str) -> None:
+    """A line by one write: the workers share the file."""
+    os.write(sys.stdout.fileno(), f"{what}\n".encode())
+
+
 class Tiny:
     def __init__(self) -> None:
         self._stopping = Event()
@@ -31,7 +37,7 @@ class Tiny:
         request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
         path = environ["PATH_INFO"]
         if path != "/":
-            print(f"at {path}", flush=True)
+            tell(f"at {path}")
         if path.startswith("/sleep/"):
             time.sleep(float(path.removeprefix("/sleep/")))
         if path == "/until-stop":
@@ -41,10 +47,10 @@ class Tiny:
 
     def stopping(self) -> None:
         self._stopping.set()
-        print("stopping", flush=True)
+        tell("stopping")
 
     def close(self, timeout: float) -> None:
-        print("closed", flush=True)
+        tell("closed")
 
 
 def make(_: Any = None) -> Tiny:
@@ -52,13 +58,13 @@ def make(_: Any = None) -> Tiny:
 
 
 def main() -> None:
-    atexit.register(print, "at exit")
+    atexit.register(tell, "at exit")
     try:
-        run(load_config(), lambda: print("ready", flush=True), make)
+        run(load_config(), lambda: tell("ready"), make)
     except CannotServe as error:
         sys.exit(str(error))
     finally:
-        print("returned", flush=True)
+        tell("returned")
 
 
 app = make()

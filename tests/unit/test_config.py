@@ -111,6 +111,11 @@ def test_formats_of_topics_have_patterns_as_names(settings_file: Path) -> None:
         ("trusted_proxies", "[]", ()),
         ("data_dir", "/var/lib/1", Path("/var/lib/1")),
         ("base_url", "https://example.org/rest", "https://example.org/rest"),
+        ("callback_secret", "12345678901234567890", ("12345678901234567890",)),
+        ("callback_secret", '["a secret, of sorts", "another secret.."]', ("a secret, of sorts", "another secret..")),
+        ("callback_allow", "A.example, *.b.example,10.0.0.0/8,::1", ("a.example", "*.b.example", "10.0.0.0/8", "::1")),
+        ("callback_hosts", "[]", ()),
+        ("callback_retry_for", "0", 0.0),
     ],
 )
 def test_a_text_is_read_as_toml_else_as_it_stands(setting: str, text: str, value: object) -> None:
@@ -144,6 +149,13 @@ def test_a_password_is_a_text_whatever_it_looks_like(password: str) -> None:
         ("BOOTSTRAP_SERVERS", "a:1,b", ["bootstrap_servers", "HOST:PORT"]),
         ("TRUSTED_PROXIES", "10.0.0.1/8", ["trusted_proxies", "networks"]),
         ("DATA_DIR", "", ["data_dir", "path"]),
+        ("CALLBACK_SECRET", "", ["callback_secret", "at least 16 characters"]),
+        ("CALLBACK_ALLOW", "http://a.example", ["callback_allow", "host names", "networks"]),
+        ("CALLBACK_ALLOW", "a.example:80", ["callback_allow", "host names"]),
+        ("CALLBACK_ALLOW", "127.1", ["callback_allow", "host names"]),
+        ("CALLBACK_ALLOW", "10.0.0.1/8", ["callback_allow", "networks"]),
+        ("CALLBACK_HOSTS", "*", ["callback_hosts", "host names"]),
+        ("CALLBACK_HOSTS", "a.*.example", ["callback_hosts", "host names"]),
         ("BASE_URL", "example.org", ["base_url", "https://"]),
         ("LOG_LEVEL", "loud", ["log_level", "debug, info, warning"]),
         ("KAFKA", "x", ["kafka", "table"]),
@@ -160,6 +172,13 @@ def test_a_wrong_value_names_setting_source_and_what_would_be_right(variable: st
 
     for each in (*said, f"environment KAFKA_HTTP_{variable}"):
         assert each in str(error.value)
+
+
+def test_a_wrong_secret_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"callback_secret .*16 characters, commas between several\.") as error:
+        load(callback_secret="hush")  # noqa: S106  to be hidden
+
+    assert "hush" not in str(error.value)
 
 
 def test_a_wrong_value_in_the_file_names_the_file(settings_file: Path) -> None:
@@ -205,7 +224,11 @@ def test_bind_falls_into_host_and_port() -> None:
 
 
 def test_no_credential_is_shown_by_the_repr() -> None:
-    config = load(kafka={"sasl_plain_password": "hush"}, serializers={"avro": {"token": "hush"}})
+    config = load(
+        kafka={"sasl_plain_password": "hush"},
+        serializers={"avro": {"token": "hush"}},
+        callback_secret="hush-hush-hush-hush",  # noqa: S106  to be hidden
+    )
 
     assert "hush" not in repr(config)
 

@@ -55,6 +55,7 @@ def test_config_shows_each_setting_its_value_and_its_source(
 
 def test_config_hides_secrets_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--kafka", "sasl_plain_password=hush", "--serializers", "avro.url=http://me:hush@registry/x"]
+    given += ["--callback-secret", "hush-hush-hush-hush,hush-hush-hush-hushed"]
 
     hidden = shown(capsys, *given)
     open_ = shown(capsys, *given, "--show-secrets")
@@ -63,6 +64,34 @@ def test_config_hides_secrets_unless_asked(capsys: pytest.CaptureFixture[str]) -
     assert hidden["serializers.avro.url"][0] == '"http://me:(hidden)@registry/x"'
     assert open_["kafka.sasl_plain_password"][0] == '"hush"'
     assert open_["serializers.avro.url"][0] == '"http://me:hush@registry/x"'
+    assert hidden["callback_secret"][0] == '"(hidden)"'
+    assert open_["callback_secret"][0] == '["hush-hush-hush-hush", "hush-hush-hush-hushed"]'
+
+
+def test_config_shows_the_secret_of_callbacks_that_is_kept_and_makes_it_only_to_show_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ["--data-dir", str(tmp_path / "data")]
+
+    assert shown(capsys, *given)["callback_secret"][0] == '"(hidden)"'
+    assert not (tmp_path / "data").exists()
+    first, second = (shown(capsys, *given, "--show-secrets")["callback_secret"] for _ in range(2))
+
+    kept = (tmp_path / "data" / "callback-secret").read_text().strip()
+    assert first == second == (f'["{kept}"]', "kept in data_dir")
+    assert shown(capsys, *given)["callback_secret"][0] == '"(hidden)"'
+
+
+def test_config_shows_the_rest_where_no_secret_of_callbacks_can_be_kept(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    assert main(["config", "--show-secrets", "--data-dir", str(tmp_path / "file")]) == 0
+
+    said = capsys.readouterr()
+    assert "The secret of the callbacks cannot be kept" in said.err
+    assert "bootstrap_servers" in said.out
 
 
 def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,368 @@
+"""One attempt at a callback, before receivers of all kinds; and the README's receiver."""
+
+import datetime
+import hmac
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from werkzeug.serving import make_server
+
+from kafka_http.callbacks import CallbackDelivery, DueCallback, Guard, Outcome
+from kafka_http.callbacks.guard import Resolve
+from kafka_http.config import Config
+from kafka_http.errors import Unavailable
+from kafka_http.settings_sources import load_config
+from tests.receivers import Receiver
+
+SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
+BODY = b'{"task":{"id":"t1","status":"delivered"}}'
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def delivery(*allow: str, timeout: float = 10.0, **others: Any) -> CallbackDelivery:
+    guard = Guard(allow or ["127.0.0.1"], resolve=others.pop("resolve", answers("127.0.0.1")))
+    return CallbackDelivery(guard, lambda: [SECRET], timeout, **others)
+
+
+def answers(*each: str) -> Resolve:
+    """A resolver with another answer each time it is asked, the last from then on."""
+    left = list(each)
+    return lambda _host, _port: [left.pop(0) if len(left) > 1 else left[0]]
+
+
+def callback(url: str, attempts: int = 0, body: bytes = BODY) -> DueCallback:
+    return DueCallback("t1", url, body, attempts, 0.0)
+
+
+def test_the_task_is_posted_as_it_is_with_its_headers_and_a_signature(receiver: Receiver) -> None:
+    url = receiver.url("/hook?a=%20b", "receiver.example")
+
+    assert delivery(clock=lambda: 1790000000.9).post(callback(url, attempts=2)) == Outcome("delivered")
+
+    (got,) = receiver.received
+    expected = hmac.digest(SECRET.encode(), b"1790000000." + BODY, "sha256").hex()
+    assert (got.path, got.body) == ("/hook?a=%20b", BODY)
+    assert {name: value for name, value in got.headers.items() if name != "User-Agent"} == {
+        "Host": f"receiver.example:{receiver.port}",
+        "Accept-Encoding": "identity",
+        "Content-Length": str(len(BODY)),
+        "Content-Type": "application/json",
+        "Connection": "close",
+        "Kafka-Http-Task": "t1",
+        "Kafka-Http-Attempt": "3",
+        "Kafka-Http-Signature": f"t=1790000000,v1={expected}",
+    }
+    assert got.headers["User-Agent"].startswith("kafka_http/")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        ("/status/200", "delivered", ""),
+        ("/status/299", "delivered", ""),
+        ("/status/410", "gone", "410"),
+        ("/status/400", "failed", "status 400"),
+        ("/status/404", "failed", "status 404"),
+        ("/status/503", "failed", "status 503"),
+        ("/status/304", "failed", "status 304"),
+        ("/close", "failed", "closed the connection"),
+        ("/noise", "failed", "does not answer in HTTP"),
+    ],
+)
+def test_what_the_answer_makes_of_it(receiver: Receiver, path: str, status: str, reason: str) -> None:
+    outcome = delivery().post(callback(receiver.url(path)))
+
+    assert outcome.status == status
+    assert reason in outcome.reason
+    assert len(receiver.received) == 1
+
+
+def test_an_answer_without_end_is_read_to_no_more_than_some_thousand_bytes(receiver: Receiver) -> None:
+    assert delivery().post(callback(receiver.url("/flood"))).status == "delivered"
+
+
+def test_the_status_counts_though_the_rest_of_the_answer_drips(receiver: Receiver) -> None:
+    began = time.monotonic()
+
+    assert delivery(timeout=60).post(callback(receiver.url("/drip-body"))) == Outcome("delivered")
+    assert time.monotonic() - began < 20  # instead of 40
+
+
+@pytest.mark.parametrize("path", ["/hold", "/drip", "/unread", "/sip"])
+def test_a_receiver_that_takes_too_long_has_failed(receiver: Receiver, path: str) -> None:
+    """Though each byte comes in time, or each goes."""
+    large = callback(receiver.url(path), body=b"x" * 20_000_000 if path in {"/unread", "/sip"} else BODY)
+    began = time.monotonic()
+
+    outcome = delivery(timeout=0.5).post(large)
+
+    assert outcome == Outcome("failed", "The receiver did not answer within 0.5 s.")
+    assert time.monotonic() - began < 20  # instead of without end
+
+
+def test_a_resolver_that_takes_too_long_has_failed() -> None:
+    released = threading.Event()
+
+    def resolve(_host: str, _port: int) -> Sequence[str]:
+        released.wait()
+        return ["127.0.0.1"]
+
+    outcome = delivery(timeout=0.2, resolve=resolve).post(callback("http://receiver.example/"))
+    released.set()
+
+    assert outcome == Outcome("failed", "The receiver did not answer within 0.2 s.")
+
+
+def test_a_host_that_cannot_be_resolved_may_be_so_later() -> None:
+    def resolve(_host: str, _port: int) -> Sequence[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    outcome = delivery(resolve=resolve).post(callback("http://receiver.example/"))
+
+    assert outcome == Outcome("failed", "The receiver's host cannot be resolved.")
+
+
+def test_the_systems_resolver_is_asked_for_a_name() -> None:
+    guard = Guard(["127.0.0.0/8", "::1"])
+
+    assert "127.0.0.1" in map(str, guard.addresses(guard.check_url("http://localhost/")))
+
+
+def test_no_receiver_there() -> None:
+    with Receiver() as gone:
+        url = gone.url()
+
+    assert delivery().post(callback(url)) == Outcome("failed", "No connection to the receiver can be made.")
+
+
+def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
+    with Receiver("127.0.0.2") as elsewhere:
+        outcome = delivery().post(callback(receiver.url(f"/redirect?{elsewhere.url()}")))
+        assert elsewhere.received == []
+
+    assert outcome == Outcome("failed", "The receiver answered with status 307. Redirects are not followed.")
+
+
+def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Receiver("127.0.0.2") as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url())
+        assert delivery().post(callback(receiver.url())).status == "delivered"
+        assert proxy.received == []
+
+
+def test_what_may_not_be_called_is_refused_without_a_connection(receiver: Receiver) -> None:
+    outcome = delivery("10.0.0.0/8").post(callback(receiver.url()))
+
+    assert outcome.status == "refused"
+    assert "loopback" in outcome.reason
+    assert receiver.received == []
+
+
+def test_a_name_that_leads_inside_since_it_was_checked_is_refused(receiver: Receiver) -> None:
+    guard = Guard(resolve=answers("8.8.8.8", "127.0.0.1"))
+    target = guard.check_url(receiver.url(host="receiver.example"))
+    assert guard.addresses(target)
+
+    outcome = CallbackDelivery(guard, lambda: [SECRET], 10).post(callback(receiver.url(host="receiver.example")))
+
+    assert outcome.status == "refused"
+    assert receiver.received == []
+
+
+def test_the_connection_goes_to_the_address_that_was_checked_whatever_is_answered_next(receiver: Receiver) -> None:
+    """The first answer is allowed, the next is not, and the name is one that no other resolver knows."""
+    with Receiver("127.0.0.2", receiver.port) as allowed:
+        resolve = answers("127.0.0.2", "127.0.0.1")
+        outcome = delivery("127.0.0.2", resolve=resolve).post(callback(receiver.url(host="receiver.example")))
+
+        assert outcome == Outcome("delivered")
+        assert allowed.tasks == ["t1"]
+        assert receiver.received == []
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver) -> None:
+    guard = Guard(["127.0.0.0/8"], resolve=lambda _host, _port: ["127.0.0.3", "127.0.0.1"])
+
+    outcome = CallbackDelivery(guard, lambda: [SECRET], 10).post(callback(receiver.url(host="receiver.example")))
+
+    assert outcome == Outcome("delivered")
+
+
+def test_an_address_of_ipv6_is_called_as_any() -> None:
+    try:
+        receiver = Receiver("::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6, as many containers")
+    with receiver:
+        assert delivery("::1").post(callback(receiver.url())) == Outcome("delivered")
+        assert receiver.received[0].headers["Host"] == f"[::1]:{receiver.port}"
+
+
+def test_no_reason_shows_what_is_in_the_url(receiver: Receiver) -> None:
+    urls = [receiver.url(f"{path}?token=hush") for path in ("/status/500", "/close", "/noise", "/hold")]
+    urls += ["http://me:hush@receiver.example/", "http://receiver.example:99999/hush", "http://10.0.0.1/hush"]
+
+    for url in urls:
+        outcome = delivery(timeout=0.3).post(callback(url))
+        assert outcome.status in {"failed", "refused"}
+        assert outcome.reason
+        assert "hush" not in outcome.reason
+
+
+def test_without_a_secret_it_is_tried_later() -> None:
+    def none_there() -> Sequence[str]:
+        raise Unavailable("The secret cannot be read.")
+
+    unsigned = CallbackDelivery(Guard(["127.0.0.1"]), none_there, 10)
+
+    assert unsigned.post(callback("http://127.0.0.1/")) == Outcome("failed", "The secret cannot be read.")
+
+
+class Certificates:
+    """An authority of the test's own, and a server's certificate for one name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.trusting = ssl.create_default_context()
+        self._directory = directory
+
+    def server(self, name: str) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        file = self._directory / f"{name}.pem"
+        public = certificate.public_bytes(Encoding.PEM)
+        file.write_bytes(public + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self.trusting.load_verify_locations(cadata=public.decode())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+def test_tls_is_with_the_name_though_the_connection_is_to_an_address(certificates: Certificates) -> None:
+    context = certificates.server("receiver.example")
+    asked_for: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
+    with Receiver(tls=context) as receiver:
+        url = receiver.url("/status/200", "receiver.example")
+        outcome = delivery(tls=certificates.trusting).post(callback(url))
+        assert outcome == Outcome("delivered")
+        assert receiver.received[0].headers["Host"] == f"receiver.example:{receiver.port}"
+    assert asked_for == ["receiver.example"]
+
+
+def test_a_certificate_of_another_name_is_not_trusted(certificates: Certificates) -> None:
+    with Receiver(tls=certificates.server("other.example")) as receiver:
+        outcome = delivery(tls=certificates.trusting).post(callback(receiver.url(host="receiver.example")))
+        assert receiver.received == []
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+
+
+def test_a_certificate_of_an_unknown_authority_is_not_trusted(certificates: Certificates) -> None:
+    with Receiver(tls=certificates.server("receiver.example")) as receiver:
+        outcome = delivery().post(callback(receiver.url(host="receiver.example")))
+        assert receiver.received == []
+    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+
+
+def test_tls_is_not_waited_for_without_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://receiver.example:{silent.getsockname()[1]}/"
+
+        outcome = delivery(timeout=0.5).post(callback(url))
+
+    assert outcome == Outcome("failed", "The receiver did not answer within 0.5 s.")
+
+
+def test_a_delivery_as_the_settings_say(receiver: Receiver) -> None:
+    settings = {
+        "callback_allow": "127.0.0.1",
+        "callback_timeout": "0.2",
+        "callback_secret": "first of two secrets,and a second of them",
+    }
+    made = CallbackDelivery.of(load_config(settings, {}))
+
+    assert made.post(callback(receiver.url())) == Outcome("delivered")
+    assert made.post(callback(receiver.url("/hold"))).reason == "The receiver did not answer within 0.2 s."
+    assert receiver.received[0].headers["Kafka-Http-Signature"].count("v1=") == 2
+
+
+def receiver_of_the_readme() -> str:
+    section = README.split("### Callbacks\n", 1)[1]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_receiver_of_the_readme_has_fifteen_lines() -> None:
+    assert len(receiver_of_the_readme().strip().splitlines()) <= 15
+
+
+def test_the_receiver_of_the_readme_knows_whose_a_callback_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CALLBACK_SECRET", SECRET)
+    names: dict[str, Any] = {"__name__": "receiver"}
+    exec(receiver_of_the_readme(), names)  # noqa: S102  it is the README's
+    server = make_server("127.0.0.1", 0, names["app"])
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/callback"
+        hour_ago = time.time() - 3600
+        outcomes = [
+            delivery().post(callback(url)),
+            CallbackDelivery(Guard(["127.0.0.1"]), lambda: ["of another time", SECRET], 10).post(callback(url)),
+            delivery(clock=lambda: hour_ago).post(callback(url)),
+            CallbackDelivery(Guard(["127.0.0.1"]), lambda: ["another secret"], 10).post(callback(url)),
+        ]
+        unsigned = names["app"].test_client().post("/callback", json=json.loads(BODY))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [each.status for each in outcomes] == ["delivered", "delivered", "failed", "failed"]
+    assert "status 401" in outcomes[2].reason
+    assert "status 401" in outcomes[3].reason
+    assert unsigned.status_code == 401
+    assert capsys.readouterr().out.splitlines() == ["t1 delivered", "t1 delivered"]
+
+
+def test_by_default_no_one_of_the_node_itself_can_be_called(receiver: Receiver) -> None:
+    made = CallbackDelivery.of(Config(callback_secret=("a secret of sorts",)))
+
+    assert made.post(callback(receiver.url())).status == "refused"
+    assert made.post(callback(receiver.url(host="localhost"))).status == "refused"
+    assert receiver.received == []

@@ -1,0 +1,159 @@
+"""The relay over a real store, before a Kafka that does as it is told."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kafka_http.core.relay import Relay
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown, PartitionNotFound, TooLarge
+from kafka_http.records import Delivery, NewRecord, Outcome
+from kafka_http.store import StoredTasks, open_database
+from kafka_http.tasks import NewTask, Task, new_task_id, packed
+
+Answer = Callable[[Sequence[bytes | None]], list[Outcome] | KafkaHttpError]
+
+
+def delivered(values: Sequence[bytes | None]) -> list[Outcome]:
+    return [Delivery(0, number, 1) for number in range(len(values))]
+
+
+class Kafka:
+    """A `Producer` whose answers to a topic's calls are given, one after the other; then it delivers."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[bytes | None]]] = []
+        self.answers: dict[str, list[Answer]] = {}
+
+    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+        values = [each.value for each in records]
+        self.calls.append((topic, values))
+        answers = self.answers.get(topic)
+        answer = (answers.pop(0) if answers else delivered)(values)
+        if isinstance(answer, KafkaHttpError):
+            raise answer
+        return answer
+
+    def start(self, *_: object) -> None:
+        raise NotImplementedError
+
+
+class Outbox:
+    """A store, and its relay once `run`."""
+
+    def __init__(self, store: StoredTasks) -> None:
+        self.kafka = Kafka()
+        self.freed = 0
+        self._store = store
+        self._ended: dict[str, threading.Event] = {}
+        self.relay = Relay(store, self.kafka, self._end)
+
+    def add(self, *values: bytes, topic: str = "t") -> str:
+        task = NewTask(new_task_id(), topic, time.time(), packed([NewRecord(each) for each in values]))
+        self._ended[task.id] = threading.Event()
+        self._store.add([task])
+        return task.id
+
+    def ended(self, task_id: str) -> Task:
+        assert self._ended[task_id].wait(15), "it does not end"
+        task = self._store.find(task_id)
+        assert task is not None
+        return task
+
+    def _end(self, task_ids: Collection[str], size: int) -> None:
+        self.freed += size
+        for each in task_ids:
+            self._ended[each].set()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with closing(open_database(tmp_path)) as database:
+        outbox = Outbox(StoredTasks(database))
+        yield outbox
+        outbox.relay.stop(5)
+
+
+def test_what_waits_goes_together_and_in_order(outbox: Outbox) -> None:
+    tasks = [outbox.add(b"%d" % number) for number in range(5)]
+    outbox.relay.start()
+    assert {outbox.ended(each).status for each in tasks} == {"delivered"}
+    assert outbox.kafka.calls == [("t", [b"0", b"1", b"2", b"3", b"4"])]
+    assert outbox.freed > 5
+
+
+def test_what_kafka_has_is_not_sent_again(outbox: Outbox) -> None:
+    first, second = outbox.add(b"a", b"b"), outbox.add(b"c")
+    outbox.kafka.answers["t"] = [lambda _: [Delivery(0, 7, 1), OutcomeUnknown("?"), BrokerUnavailable("away")]]
+    outbox.relay.start()
+    assert outbox.ended(second).status == "delivered"
+    assert outbox.kafka.calls == [("t", [b"a", b"b", b"c"]), ("t", [b"b", b"c"])]
+    assert b'"offset":7' in (outbox.ended(first).outcome or b"")
+
+
+def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
+    task = outbox.add(b"a")
+    again = threading.Event()
+
+    def unknown_then_away(_: object) -> list[Outcome]:
+        outbox.kafka.answers["t"] = [lambda _: BrokerUnavailable("away"), held]
+        return [OutcomeUnknown("?")]
+
+    def held(values: Sequence[bytes | None]) -> list[Outcome]:
+        assert again.wait(15)
+        return delivered(values)
+
+    outbox.kafka.answers["t"] = [unknown_then_away]
+    outbox.relay.start()
+    deadline = time.monotonic() + 15
+    while len(outbox.kafka.calls) < 3:
+        assert time.monotonic() < deadline
+        with outbox.relay.untouched(task) as is_untouched:
+            assert not outbox.kafka.calls or not is_untouched
+        time.sleep(0.01)
+    again.set()
+    assert outbox.ended(task).status == "delivered"
+
+
+def test_one_that_fails_for_all_is_found(outbox: Outbox) -> None:
+    def refused(values: Sequence[bytes | None]) -> list[Outcome] | KafkaHttpError:
+        return PartitionNotFound("t", 9, 1) if b"bad" in values else delivered(values)
+
+    good, bad, last = outbox.add(b"good"), outbox.add(b"bad"), outbox.add(b"last")
+    outbox.kafka.answers["t"] = [refused] * 4
+    outbox.relay.start()
+    assert [outbox.ended(each).status for each in (good, bad, last)] == ["delivered", "failed", "delivered"]
+    assert [values for _, values in outbox.kafka.calls] == [[b"good", b"bad", b"last"], [b"good"], [b"bad"], [b"last"]]
+
+
+def test_one_that_can_never_be_written_blocks_no_other(outbox: Outbox) -> None:
+    bad, good = outbox.add(b"bad", b"too"), outbox.add(b"good")
+    outbox.kafka.answers["t"] = [lambda _: [TooLarge("no"), Delivery(0, 0, 1), Delivery(0, 1, 1)]]
+    outbox.relay.start()
+    assert outbox.ended(good).status == "delivered"
+    task = outbox.ended(bad)
+    assert task.status == "failed"
+    assert b'"code":413' in (task.outcome or b"")
+
+
+def test_a_topic_that_waits_holds_up_no_other(outbox: Outbox) -> None:
+    outbox.kafka.answers["t"] = [lambda _: BrokerUnavailable("no leader")] * 4
+    waiting, other = outbox.add(b"1"), outbox.add(b"2", topic="u")
+    outbox.relay.start()
+    assert outbox.ended(other).status == "delivered"
+    assert outbox.ended(waiting).status == "delivered"
+    assert [values for topic, values in outbox.kafka.calls if topic == "t"] == [[b"1"]] * 5
+
+
+def test_a_defect_in_between_is_survived(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: object) -> list[Outcome]:
+        raise RuntimeError("a defect")
+
+    outbox.kafka.answers["t"] = [broken]
+    task = outbox.add(b"1")
+    outbox.relay.start()
+    assert outbox.ended(task).status == "delivered"
+    assert "a defect" in caplog.text
