@@ -42,9 +42,11 @@ class Relay:
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="relay", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._thread.start()
 
     def wake(self, topics: Collection[str]) -> None:
         """There are new tasks of these topics."""
@@ -57,6 +59,8 @@ class Relay:
         self._stopping.set()
         self._woken.set()
         deadline = time.monotonic() + timeout
+        if self._thread is not None:  # which starts the others
+            self._thread.join(timeout)
         for lane in list(self._lanes.values()):
             if lane.thread is not None:
                 lane.thread.join(max(0.0, deadline - time.monotonic()))
