@@ -1,7 +1,7 @@
 """Plain publishes of both dialects without a thread that waits for Kafka: begun here, answered when Kafka has answered.
 
-For a server that calls from an event loop. Whatever is not plain, or wrong, or would have to wait for something, is
-left to the views, which say the same in the same words.
+For a server that calls from an event loop or from a few threads. Whatever is not plain, or wrong, or would have to wait
+for something, is left to the views, which say the same in the same words.
 """
 
 import logging
@@ -38,7 +38,7 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 
 
 class PlainPublishes:
-    """Begins publishes. To be called by one thread."""
+    """Begins publishes. Any thread may call."""
 
     def __init__(self, publishing: Publishing, formats: Formats, config: Config, bodies: Bodies) -> None:
         self._publishing = publishing
