@@ -9,6 +9,10 @@ from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.integration.granian_service import *  # noqa: F403
 from tests.integration.service import Service, read_answers
+from tests.integration.test_idempotency import (  # noqa: F401
+    test_a_stop_waits_for_the_answer_to_be_kept,
+    test_of_many_repeats_each_key_writes_one_message,
+)
 from tests.integration.test_messages import *  # noqa: F403
 from tests.integration.test_outbox import (  # noqa: F401
     test_killed_while_it_publishes_it_loses_nothing,
