@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 RING_BYTES = 4 << 20
 """What is kept of a topic's end for streams whose clients are slow, as it is sent."""
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 """How long what may pass is let pass before a stream ends of it."""
 
 _BATCH = Limits(records=500, size=256 << 10)

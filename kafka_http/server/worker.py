@@ -18,13 +18,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ, BaseSelector
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.server.answers import ErrorPage
-from kafka_http.server.publishes import Publishes
+from kafka_http.server.lifecycle import FLUSH_SECONDS, Lifecycle, lifecycle_of
 from kafka_http.server.streams import HandedOver, Streams, are_possible, offering
 from kafka_http.server.threadless import Threadless, is_possible
 
@@ -35,26 +35,6 @@ LINGER_BYTES = 65536
 
 STALL_SECONDS = 30
 """How long a client may send nothing amid its request, or take nothing of its answer."""
-
-FLUSH_SECONDS = 5
-"""What is left of `graceful_timeout`, after the requests, for the application to hand over what it holds."""
-
-
-class Lifecycle(Protocol):
-    """What the application may have in `app.extensions["kafka_http"]`."""
-
-    def started(self) -> None:
-        """This process serves from now on. Must not block."""
-
-    def stopping(self) -> None:
-        """No new requests come: those that wait for something to happen should be answered now. Must not block."""
-
-    def close(self, timeout: float) -> None:
-        """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
-
-    @property
-    def publishes(self) -> Publishes | None:
-        """Takes publishes that need no thread, where that is wanted."""
 
 
 class Worker(ThreadWorker):
@@ -80,7 +60,7 @@ class Worker(ThreadWorker):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
-        runtime = self._runtime = _runtime_of(self.wsgi)
+        runtime = self._runtime = lifecycle_of(self.wsgi)
         if runtime is not None and hasattr(runtime, "started"):
             runtime.started()
         publishes = getattr(runtime, "publishes", None)
@@ -252,11 +232,6 @@ class _Lingering:
             return True
         self._drained += got
         return not got or self._drained > LINGER_BYTES
-
-
-def _runtime_of(app: Any) -> Lifecycle | None:
-    """Nothing where the application is another than ours, or could not be loaded."""
-    return cast("Lifecycle | None", getattr(app, "extensions", {}).get("kafka_http"))
 
 
 def _read_ahead(conn: TConn) -> bytes:

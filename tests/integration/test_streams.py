@@ -329,7 +329,7 @@ def test_streams_outlive_their_broker(fresh_kafka: EmbeddedKafka, start_service:
         assert [[each.json["value"] for each in events_of(answer, 1)] for answer in answers] == [[0]] * 6
         fresh_kafka.kill()
         fresh_kafka.start()
-        wait_for(lambda: service.post("/messages/outlived", json=[1]).status_code == 200)
+        wait_for(lambda: service.post("/messages/outlived", json=[1]).status_code == 200, 20)
         assert [[each.json["value"] for each in events_of(answer, 1)] for answer in answers] == [[1]] * 6
         fresh_kafka.kill()
         began = time.monotonic()
@@ -337,4 +337,4 @@ def test_streams_outlive_their_broker(fresh_kafka: EmbeddedKafka, start_service:
             (last,) = events_of(answer, 1)
             assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 50302, "0:2")
             assert answer.read() == b""
-        assert 8 < time.monotonic() - began < 25
+        assert 25 < time.monotonic() - began < 50
