@@ -101,8 +101,9 @@ function progressTable(rows) {
 
 function fill(rows, partitions) {
   const made = partitions.map(({ partition, committed, earliest, latest, lag }) => {
+    const max = Math.max(1, latest - earliest);
     const meter = element("meter", {
-      min: 0, max: Math.max(1, latest - earliest), value: lag, "aria-label": `Lag of partition ${partition}`,
+      max, value: lag, low: max / 4, high: max * 3 / 4, optimum: 0, "aria-label": `Lag of partition ${partition}`,
     });
     return element(
       "tr", {},
