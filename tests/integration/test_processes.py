@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -19,6 +20,7 @@ from tests.integration.conftest import ServiceFactory
 from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell, wait_for
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+LESSON = re.compile(r"^## A lesson.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +31,8 @@ def curl() -> None:
 
 def readme_curls() -> Iterator[str]:
     """The README's curl commands, each with the lines that go on from it. Those that need a schema registry are run
-    by the test of a demo that has one."""
-    for found in re.finditer(r"^    (curl (?:.*\|\n)?.*)", README, re.MULTILINE):
+    by the test of a demo that has one, the lesson's by a test of their own."""
+    for found in re.finditer(r"^    (curl (?:.*\|\n)?.*)", LESSON.sub("", README), re.MULTILINE):
         if "avro" not in found[1]:
             yield found[1].replace("curl ", "curl -sS --fail-with-body ")
 
@@ -59,6 +61,36 @@ def test_the_readmes_commands_work_as_they_stand(
     without_place = [{**record, "offset": None} for record in copied]
     assert without_place == [{**record, "offset": None} for record in greetings][: len(copied)]
     assert len(copied) > 5
+
+
+def test_the_readmes_lesson_teaches_what_is_so(kafka_parts: None, tmp_path: Path) -> None:
+    lesson = LESSON.search(README)
+    assert lesson is not None
+    steps = re.findall(r"^    (curl .*)", lesson[0], re.MULTILINE)
+    with demo(tmp_path, "--topic", "rides:3") as running:
+
+        def do(step: int, ack: str = "") -> dict[str, Any]:
+            command = steps[step - 1].replace("http://127.0.0.1:8082", running.url).replace("<ack>", ack)
+            said = shell(command)
+            return json.loads(said) if said else {}
+
+        first, again = do(1)["records"], do(1)["records"]
+        assert first[0]["partition"] == first[2]["partition"] != first[1]["partition"]
+        assert [each["partition"] for each in first] == [each["partition"] for each in again]
+        assert first[2]["offset"] == first[0]["offset"] + 1 == again[0]["offset"] - 1
+        page = do(2)
+        assert places(page) == places({"records": first + again})
+        assert places(do(2)) == places(page)
+        assert do(3, page["ack"]) == {}
+        assert do(2)["records"] == []
+        assert sum(each["lag"] for each in do(4)["partitions"]) == 6
+        do(5)
+        assert places(do(2)) == places(page)
+    assert len(steps) == 5
+
+
+def places(page: dict[str, Any]) -> set[tuple[int, int]]:
+    return {(each["partition"], each["offset"]) for each in page["records"]}
 
 
 def test_the_readmes_program_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
