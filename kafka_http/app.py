@@ -19,7 +19,6 @@ from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
-from kafka_http.core.reading import Reader
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
 from kafka_http.serializers import load_serializers
@@ -54,11 +53,11 @@ class Lifecycle:
     """What a server tells the application of its start and its end."""
 
     def __init__(
-        self, reader: Reader, broker: Broker, held: Held, acceptor: Acceptor, publishes: PlainPublishes | None
+        self, core: Core, broker: Broker, held: Held, acceptor: Acceptor, publishes: PlainPublishes | None
     ) -> None:
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
-        self._reader = reader
+        self._core = core
         self._broker = broker
         self._held = held
         self._acceptor = acceptor
@@ -73,8 +72,9 @@ class Lifecycle:
         self._held.start()
 
     def stopping(self) -> None:
-        """No new requests come; those that wait for messages are answered within a second. Does not block."""
-        self._reader.stop()
+        """No new requests come; those that wait for messages are answered within a second, and streams end. Does not
+        block."""
+        self._core.stop()
 
     def close(self, timeout: float) -> None:
         """Flush what was handed to Kafka, for `timeout` seconds at most. No request may be in flight any more."""
@@ -101,7 +101,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     )
     publishing = Publishing(core.publisher, deferred)
     publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
-    lifecycle = Lifecycle(core.reader, broker, held, acceptor, publishes)
+    lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False

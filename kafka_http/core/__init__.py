@@ -10,6 +10,7 @@ from kafka_http.core.positions import Resolver
 from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
 from kafka_http.core.topics import Topics
+from kafka_http.core.uploading import Uploader
 from kafka_http.serializers import Serializers
 
 
@@ -23,4 +24,10 @@ class Core:
         self.resolver = Resolver(broker.log, broker.groups, self.topics)
         self.consumers = Consumers(broker.groups, self.topics, self.resolver)
         self.publisher = Publisher(broker.producer, self.formats)
+        self.uploader = Uploader(broker.producer, self.formats)
         self.reader = Reader(broker.log)
+
+    def stop(self) -> None:
+        """No new requests come: what waits, or goes on without end, is to end within a second. Does not block."""
+        self.reader.stop()
+        self.uploader.stop()

@@ -21,6 +21,7 @@ from kafka_http.web.positions import page_position, parse_partitions, parse_star
 from kafka_http.web.publishing import MessagesPublish, Publishing
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
+from kafka_http.web.uploads import Uploads, is_upload
 from kafka_http.web.v2_records import render_v2
 from kafka_http.web.waits import Waits
 
@@ -35,6 +36,7 @@ class Messages:
     def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, publishing: Publishing) -> None:
         self._core = core
         self._publishing = publishing
+        self._uploads = Uploads(core.uploader, core.formats, config, bodies)
         self._config = config
         self._bodies = bodies
         self._waits = waits
@@ -77,6 +79,8 @@ class Messages:
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one message or a set."""
         head = head_of(request, self._config.base_url)
+        if is_upload(head):
+            return self._uploads.answer(request, head, topic)
         publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
             return as_response(self._publishing.answer(publish, body))
