@@ -1,7 +1,7 @@
 """A request's body as it arrives: what is there is read, and no more is waited for.
 
 A WSGI server's `read(n)` and `readline()` wait for more than what would do: gunicorn's for 1,024 bytes of a chunked
-body. So this takes gunicorn's connection over; under another server it is `read1`, or else a line, that is waited for.
+body. So this takes gunicorn's connection over; under another server it is `read1`, or else 1,024 bytes are waited for.
 """
 
 import re
@@ -15,6 +15,7 @@ from kafka_http.errors import InvalidRequest, TooLarge
 from kafka_http.web.envelopes import lines_of
 
 PIECE = 1 << 17
+_LITTLE = 1024
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _LONGEST_LINE = 8190
 _MOST_TRAILERS = 100
@@ -49,7 +50,7 @@ def source_of(environ: Mapping[str, Any], length: int | None) -> Source:
 
 
 class Arrivals:
-    """The lines of a body as they arrive. `read` alone stands for the body as any file does."""
+    """The lines of a body as they arrive."""
 
     def __init__(self, source: Source, limit: int, hold: Callable[[int], None]) -> None:
         """`limit`: bytes of a line. `hold` is called with the bytes of a line that has not ended yet, and may raise."""
@@ -76,7 +77,7 @@ class Arrivals:
         Raises `InvalidRequest` where the body breaks off, `TooLarge` for a line over the limit.
         """
         searched = len(self._begun)
-        self._begun += self.read()
+        self._begun += self.some()
         ended = self._begun.rfind(b"\n", searched) + 1
         if self._source.has_ended:
             ended = len(self._begun)
@@ -95,7 +96,13 @@ class Arrivals:
         self._hold(begun)
 
     def read(self, size: int = PIECE) -> bytes:
-        """What is there of the body, whatever `size` says."""
+        """As any file's, for who wants the rest of the body; whatever `size` says."""
+        while not (piece := self.some()) and not self._source.has_ended:
+            pass
+        return piece
+
+    def some(self) -> bytes:
+        """What is there of the body. Perhaps nothing, though it has not ended. Raises `InvalidRequest`."""
         try:
             return self._source.read()
         except InvalidRequest:
@@ -238,7 +245,8 @@ class _Whatever:
 
     def __init__(self, stream: Any, length: int | None) -> None:
         self.has_ended = length == 0
-        self._read = getattr(stream, "read1", None) or stream.readline
+        read1 = getattr(stream, "read1", None)
+        self._read, self._most = (stream.read, _LITTLE) if read1 is None else (read1, PIECE)  # granian's readline errs
         self._left = length
 
     def wait(self, seconds: float) -> bool:
@@ -248,7 +256,7 @@ class _Whatever:
         return True
 
     def read(self) -> bytes:
-        size = PIECE if self._left is None else min(PIECE, self._left)
+        size = self._most if self._left is None else min(self._most, self._left)
         piece: bytes = self._read(size) if size else b""
         if self._left is not None:
             self._left -= len(piece)

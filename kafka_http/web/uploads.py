@@ -242,7 +242,7 @@ class _Course:
         try:
             while left > 0 and time.monotonic() < until and not self._arrivals.has_ended:
                 if self._arrivals.wait(_TICK):
-                    left -= len(self._arrivals.read())
+                    left -= len(self._arrivals.some())
         except KafkaHttpError:
             pass  # it has left
 

@@ -9,6 +9,12 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from tests.integration.service import Service
 from tests.integration.test_messages import *  # noqa: F403
 from tests.integration.test_publishing import *  # noqa: F403
+from tests.integration.test_uploads import (  # noqa: F401
+    test_a_body_with_a_length,
+    test_expect_100_continue,
+    test_order_within_a_partition,
+    test_what_is_wrong_at_once_is_a_status,
+)
 from tests.integration.test_v2 import *  # noqa: F403
 from tests.integration.test_v2_errors import *  # noqa: F403
 

@@ -17,6 +17,7 @@ import requests
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.server.worker import STALL_SECONDS
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.nginx import nginx_before
@@ -156,6 +157,18 @@ def test_a_bad_line_ends_a_pipe(service: Service, topic: TopicFactory) -> None:
     assert count(service, name) == 1001
 
 
+def test_a_message_over_the_limit(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    lines = [b"1\n"] * 3 + [b'"' + b"x" * 2 * MIB + b'"\n'] + [b"2\n"] * 3
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"".join(lines))
+        client.end()
+        *_, last = iter(client.line, None)
+    assert (last["records"], last["error"]["code"], last["error"]["record"]) == (3, 413, 3)
+    assert last["error"]["limit"] == 1048588
+    assert count(service, name) == 3 + sum(high - low + 1 for low, high in last.get("written", []))
+
+
 def test_what_is_wrong_at_once_is_a_status(service: Service) -> None:
     answer = service.post("/messages/nope", iter([b"1\n"] * 5), headers=HEADERS)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 40401)
@@ -258,6 +271,21 @@ class Peak:
 
 
 @pytest.mark.slow
+def test_a_client_may_be_silent(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"1\n")
+        assert client.line()
+        threading.Event().wait(STALL_SECONDS + 5)
+        client.send(b"2\n")
+        assert client.line() == {"records": 2, "partitions": {"0": 1}}
+        client.socket.sendall(b"2\r\n3")
+        threading.Event().wait(STALL_SECONDS + 5)
+        client.socket.sendall(b"\n\r\n")
+        assert client.line() == {"records": 3, "partitions": {"0": 2}}
+
+
+@pytest.mark.slow
 def test_memory_stays_flat(start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
     service, name = start_service(kafka.bootstrap_servers, workers=1), topic(3)
     piece = b'{"n": 1, "text": "%s"}\n' % (b"x" * 76) * 10_000
@@ -285,10 +313,12 @@ def test_the_broker_is_killed(start_service: ServiceFactory, fresh_kafka: Embedd
             assert client.line()
             assert client.line(), "a second, with much under way"
             fresh_kafka.kill()
+            killed = time.monotonic()
             *_, last = iter(client.line, None)
         finally:
             client.socket.shutdown(socket.SHUT_RDWR)
             sending.join()
+    assert time.monotonic() - killed < 3 + 3
     assert last["error"]["code"] in (504, 50302)
     fresh_kafka.start()
     stored = [record["value"] for record in service.records("t")]
