@@ -15,9 +15,11 @@ from kafka_http.core import Core
 from kafka_http.core.acceptance import Acceptor
 from kafka_http.core.broker import Broker
 from kafka_http.core.deferring import DeferredPublisher
+from kafka_http.core.idempotency import Idempotency
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.instance_store import MemoryStore
 from kafka_http.core.instances import Instances
+from kafka_http.core.memory_keys import MemoryKeys
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
@@ -27,6 +29,7 @@ from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
+from kafka_http.web.idempotency import Once
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.plain import PlainPublishes
@@ -38,14 +41,21 @@ from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
 
+_CONCLUDE_SECONDS = 2.0
+"""How long the daemon may take for what Kafka said last."""
+
 
 class Held(NamedTuple):
     """What outlives a request, and what this process does about it at its start and its end."""
 
     instances: Instances
     tasks: Tasks
+    idempotency: Idempotency
     start: Callable[[], None]
     close: Callable[[], None]
+    """While Kafka is there still."""
+    leave: Callable[[], None]
+    """When it is not."""
     nodes: Nodes | None = None
 
 
@@ -81,6 +91,8 @@ class Lifecycle:
         self._acceptor.close()
         self._held.close()
         self._broker.close(timeout)
+        self._held.idempotency.close(_CONCLUDE_SECONDS)
+        self._held.leave()
 
 
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
@@ -100,14 +112,15 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         broker.log, core.formats, acceptor, Guard.of(config).check_url, auto_create_topics=config.auto_create_topics
     )
     publishing = Publishing(core.publisher, deferred)
+    once = Once(held.idempotency, publishing)
     publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["kafka_http"] = lifecycle
-    app.register_blueprint(Messages(core, config, bodies, waits, publishing).blueprint())
-    app.register_blueprint(V2Topics(core, config, bodies, publishing).blueprint())
+    app.register_blueprint(Messages(core, config, bodies, waits, once).blueprint())
+    app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
     consumers = V2Consumers(core, held.instances, config, bodies, waits).blueprint()
     if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
@@ -123,24 +136,27 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
 
 def _in_this_process(config: Config, broker: Broker) -> Held:
-    """Consumer instances that end with this process: it keeps nothing of them."""
+    """Consumer instances and idempotency keys that end with this process: it keeps nothing of them."""
     registry = InstanceRegistry(
         broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
     from kafka_http.daemon.inline import InlineTasks  # no other worker needs what it imports
 
     tasks = InlineTasks(config, broker.producer)
+    idempotency = Idempotency(MemoryKeys(config.idempotency_retention), lambda: "")
 
     def close() -> None:
         tasks.close()
         registry.close(leave=True)
 
-    return Held(registry, tasks, tasks.start, close)
+    return Held(registry, tasks, idempotency, tasks.start, close, lambda: None)
 
 
 def _in_the_daemon(config: Config) -> Held:
     daemon = NodeDaemon(config)
-    return Held(daemon.instances, daemon.tasks, daemon.attend, daemon.close, daemon.nodes if config.store_url else None)
+    idempotency = Idempotency(daemon.keys, lambda: daemon.worker)
+    nodes = daemon.nodes if config.store_url else None
+    return Held(daemon.instances, daemon.tasks, idempotency, daemon.attend, lambda: None, daemon.close, nodes)
 
 
 def _number() -> None:

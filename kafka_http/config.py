@@ -76,6 +76,7 @@ BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
+WebServer = Annotated[Literal["gunicorn", "granian"], Meta(description="gunicorn or granian")]
 StoreUrl = Annotated[
     str,
     Meta(
@@ -102,11 +103,10 @@ class Config:
 
     bootstrap_servers: Annotated[Servers, "Kafka brokers to ask for the others"] = ("localhost:9092",)
     bind: Annotated[HostPort, "address the server listens on"] = "127.0.0.1:8082"
+    server: Annotated[WebServer, "what speaks HTTP: gunicorn or granian"] = "gunicorn"
     workers: Annotated[Count, "worker processes"] = field(default_factory=_cores)
     threads: Annotated[Count, "requests that a worker serves at the same time"] = 32
-    threadless_publish: Annotated[
-        Switch, "let a worker's main loop take plain publishes, so that no thread waits for Kafka"
-    ] = True
+    threadless_publish: Annotated[Switch, "take plain publishes without a thread that waits for Kafka"] = True
     timeout: Annotated[Seconds, "seconds a publish may take until its answer"] = 10.0
     keepalive: Annotated[WholeSeconds, "seconds an idle connection stays open; a proxy in front should take less"] = 75
     max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB
@@ -142,6 +142,7 @@ class Config:
     consumer_auto_offset_reset: Annotated[
         Reset, "where an instance starts that has no committed offset: earliest or latest"
     ] = "earliest"
+    idempotency_retention: Annotated[Retention, "seconds an Idempotency-Key is remembered"] = 86400.0
     callback_secret: Annotated[
         Secrets, "secrets that sign callbacks, each of them each callback; empty: one is made and kept in data_dir"
     ] = field(default=(), repr=False)

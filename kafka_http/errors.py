@@ -10,6 +10,7 @@
     ├── NotAcceptable               406    no answer of a type that the client takes
     ├── FormatMismatch              40601  … that the v2 consumer instance gives
     ├── GroupHasMembers             409    the group's own consumers are at work
+    ├── KeyInUse                    409    the first request with an idempotency key is not answered yet
     ├── TaskUnderway                409    a task whose messages are on their way to Kafka
     ├── TaskEnded                   409    … that has ended
     ├── InstanceExists              40902
@@ -19,6 +20,7 @@
     ├── OffsetOutOfRange            416
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
     │   └── InvalidCallback         422    a callback may not go to that URL
+    ├── KeyMismatch                 422    an idempotency key was another request's
     ├── MissingKeySchema            42201  keys of a schema format, and no schema named for them
     ├── MissingValueSchema          42202
     ├── InvalidConsumerConfig       42204
@@ -36,6 +38,7 @@
     │   └── TooManyInstances        503
     ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
     └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
+        └── NotYetKnown             504    … and Kafka's answer may still come
 
 The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
 """
@@ -109,6 +112,28 @@ class GroupHasMembers(KafkaHttpError):
     code = 409
 
 
+class KeyInUse(KafkaHttpError):
+    code = 409
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The first request with this Idempotency-Key is still under way: try again, and be answered as that is.",
+            field="Idempotency-Key",
+        )
+
+
+class KeyMismatch(KafkaHttpError):
+    code = 422
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used for another request: method, path, query, Content-Type, Kafka-* headers and "
+            "body have to be the same. Nothing was written; a new request takes a new key.",
+            field="Idempotency-Key",
+        )
+
+
 class TooLarge(KafkaHttpError):
     code = 413
 
@@ -157,6 +182,10 @@ class BrokerUnavailable(KafkaHttpError):
 
 class OutcomeUnknown(KafkaHttpError):
     code = 504
+
+
+class NotYetKnown(OutcomeUnknown):
+    """The request's time is over, that of Kafka's answer is not."""
 
 
 class InstanceNotFound(KafkaHttpError):

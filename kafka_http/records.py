@@ -99,6 +99,9 @@ Offsets = Mapping[int, int]
 Outcome = Delivery | KafkaHttpError
 """What became of one record of a publish."""
 
+Settled = Callable[[list[Outcome]], None]
+"""Hears the last word on a request's records, in their order."""
+
 
 class Fetched(Struct, frozen=True):
     """What one look at the log brought, of each partition asked for that the log could serve.
@@ -223,3 +226,19 @@ class Progress(Struct, frozen=True):
 class StoredInstance(Struct, frozen=True):
     definition: Definition
     progress: Progress
+
+
+class KeptAnswer(Struct, frozen=True):
+    """The answer of the first request with an idempotency key. `headers` are those that come again with it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Claim(Struct, frozen=True):
+    """What a key is to a request that comes with it: its own from now on; that of the same request, which is under way
+    or has this `answer`; or that of another request."""
+
+    state: Literal["own", "running", "kept", "other"]
+    answer: KeptAnswer | None = None

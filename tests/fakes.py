@@ -13,7 +13,7 @@ from kafka_http.errors import (
     InvalidValue,
     KafkaHttpError,
     NotAuthorized,
-    OutcomeUnknown,
+    NotYetKnown,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -30,6 +30,7 @@ from kafka_http.records import (
     PartitionInfo,
     Positions,
     Record,
+    Settled,
     TopicPartition,
 )
 from tests.fake_groups import FakeGroups
@@ -37,6 +38,7 @@ from tests.fake_topics import FakePartition, FakeTopic, offset_at, place, size_o
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_NOT_YET = NotYetKnown("Kafka did not acknowledge the record in time: it may have been written.")
 
 
 class FakePublication:
@@ -50,8 +52,8 @@ class FakePublication:
 class FakeBroker:
     """A cluster of one broker, empty at first. Its own methods and switches are for tests:
 
-    `down`: nothing answers. `silent`: what is published gets no answer, `unanswered` counts such requests. `refused`:
-    topics that ACLs do not allow.
+    `down`: nothing answers. `silent`: a publish gets no answer until `answer`; `unanswered` counts such requests.
+    `refused`: topics that ACLs do not allow.
     `message_limit`: the largest message, in bytes. `cluster`: the cluster's id. `auto_create_topics`: as the setting.
     """
 
@@ -59,6 +61,7 @@ class FakeBroker:
         self.down = False
         self.silent = False
         self.unanswered = 0
+        self._owed: list[tuple[Settled, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
         self.refused: set[str] = set()
         self.message_limit = 1048588
         self.auto_create_topics = False
@@ -114,6 +117,13 @@ class FakeBroker:
         with self._changed:
             return [each for log in self._topics[topic].partitions for each in log.records]
 
+    def answer(self, refusal: KafkaHttpError | None = None) -> None:
+        """Answer what got no answer, and be silent no more: all is written, or refused like this."""
+        self.silent = False
+        owed, self._owed = self._owed, []
+        for settled, topic, places, records in owed:
+            settled(self._write_all(topic, places, records) if refusal is None else [refusal] * len(records))
+
     def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
         """Let the log grow by offsets without records, as markers and compaction do."""
         with self._changed:
@@ -140,28 +150,33 @@ class FakeBroker:
 
     # Producer
 
-    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+    def produce(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
+    ) -> list[Outcome]:
         with self._changed:
             found = self._to_write(topic)
             shared = random.randrange(len(found.partitions))
             places = [place(found, each, shared) for each in records]
             if not self.silent:
-                outcomes = [self._write(found, *each) for each in zip(places, records, strict=True)]
-                self._changed.notify_all()
-                return outcomes
+                return self._write_all(found, places, records)
         self.unanswered += 1
         threading.Event().wait(timeout)
-        return [OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")] * len(
-            records
-        )
+        if settled is not None:
+            self._owed.append((settled, found, places, records))
+        return [_NOT_YET] * len(records)
+
+    def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[Outcome]:
+        with self._changed:
+            outcomes = [self._write(topic, *each) for each in zip(places, records, strict=True)]
+            self._changed.notify_all()
+            return outcomes
 
     def start(
         self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
     ) -> "FakePublication | None":
         if self.silent:
             self.unanswered += 1
-            unknown = OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")
-            return FakePublication([unknown] * len(records))
+            return FakePublication([_NOT_YET] * len(records))
         try:
             publication = FakePublication(self.produce(topic, records, timeout))
         except KafkaHttpError:

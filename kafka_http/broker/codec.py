@@ -129,7 +129,7 @@ class Batches:
             self._is_packed = end is None or batch.compression_type != 0
             records = chain(batch)  # a batch begins its own iteration once and no more
             if end is None or batch.base_offset < self._offset:
-                return dropwhile(partial(_is_before, self._offset), records)
+                return dropwhile(partial(_is_before, self._decoded_to), records)
             return records
         self._is_exhausted = True
         return None

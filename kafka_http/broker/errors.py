@@ -279,10 +279,8 @@ def is_refusal(error: BaseException) -> bool:
     return issubclass(_decision(type(error)), _REFUSED)
 
 
-def unknown_outcome(reason: str) -> OutcomeUnknown:
-    return OutcomeUnknown(
-        f"Kafka did not acknowledge the record in time, so it may or may not have been written: {reason}"
-    )
+def unknown_outcome(reason: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
+    return kind(f"Kafka did not acknowledge the record in time, so it may or may not have been written: {reason}")
 
 
 def _decision(kind: type[BaseException]) -> type[KafkaHttpError]:

@@ -20,11 +20,12 @@ from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
     KafkaHttpError,
+    NotYetKnown,
     PartitionNotFound,
     RetriableBrokerError,
     TopicNotFound,
 )
-from kafka_http.records import NewRecord, Outcome, PartitionInfo
+from kafka_http.records import NewRecord, Outcome, PartitionInfo, Settled
 
 _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
@@ -51,7 +52,9 @@ class KafkaRecordProducer:
         self._aside = ThreadPoolExecutor(1)
         self._looked_up: set[str] = set()
 
-    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+    def produce(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
+    ) -> list[Outcome]:
         deadline = time.monotonic() + timeout
         partitions = self._checked(topic, records, self._partitions(topic, deadline))
         sender = self._sender(topic, len(partitions), deadline)
@@ -61,7 +64,10 @@ class KafkaRecordProducer:
         if not done.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
         self._explain(underway, topic)
-        return underway.outcomes()
+        outcomes = underway.outcomes()
+        if settled is not None and any(isinstance(each, NotYetKnown) for each in outcomes):
+            underway.when_done(partial(self._settled, topic, lambda: settled(underway.outcomes())))
+        return outcomes
 
     def start(
         self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]

@@ -10,7 +10,7 @@ from kafka.errors import IllegalStateError, KafkaError
 from kafka_http.broker.batches import Fate
 from kafka_http.broker.errors import outcome_of, unknown_outcome
 from kafka_http.broker.sender import Handed, Sender, was_bystander
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, TooLarge
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, NotYetKnown, TooLarge
 from kafka_http.records import Delivery, NewRecord, Outcome
 
 
@@ -33,7 +33,7 @@ class Underway:
         self._topic = topic
         self._records = records
         self._deadline = deadline
-        self._done = done
+        self._done = [done]
         self._refused: dict[int, KafkaHttpError] = {}
         self._parts: list[_Part] = []
         self._open = 0
@@ -50,6 +50,14 @@ class Underway:
         self._placed = placed
         self._hand_over([each for each in range(len(self._records)) if each not in self._refused])
         self._close_one()
+
+    def when_done(self, done: "Callable[[Underway], None]") -> None:
+        """Have this called as well when each record has its outcome: at once where that is so."""
+        with self._lock:
+            if self._open:
+                self._done.append(done)
+                return
+        done(self)
 
     @property
     def is_delivered(self) -> bool:
@@ -81,7 +89,7 @@ class Underway:
     def _outcome(self, fate: BaseException | None) -> KafkaHttpError:
         """What a client is told of a record that was not written, as far as is known."""
         if fate is None:
-            return unknown_outcome("no answer within the request's time.")
+            return unknown_outcome("no answer within the request's time.", NotYetKnown)
         error = fate if isinstance(fate, KafkaHttpError) else outcome_of(fate, self._topic)
         is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
         return too_large(self.limit or 0) if is_too_large else error
@@ -122,7 +130,8 @@ class Underway:
             self._open -= 1
             if self._open:
                 return
-        self._done(self)
+        for done in self._done:
+            done(self)
 
 
 class _Part:

@@ -20,19 +20,24 @@ from kafka_http.records import (
     Outcome,
     PartitionInfo,
     Positions,
+    Settled,
     TopicPartition,
 )
 
 
 class Producer(Protocol):
-    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+    def produce(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
+    ) -> list[Outcome]:
         """Write the records of one request and wait for Kafka's acknowledgement, at most `timeout`.
 
-        One outcome a record, in their order; those that got no answer in time are an `OutcomeUnknown`. Records with
+        One outcome a record, in their order; those that got no answer in time are a `NotYetKnown`. Records with
         neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
         `PartitionNotFound`, `BrokerUnavailable`.
-        """
 
+        Where there is a `NotYetKnown`, `settled` is called once, with the outcomes in which there is none any more: by
+        any thread, which must not be held up, perhaps before this returns.
+        """
 
     def start(
         self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
@@ -48,7 +53,7 @@ class Publication(Protocol):
     """A request's records that were handed over."""
 
     def outcomes(self) -> list[Outcome]:
-        """One a record, in their order; of those that have no answer yet, an `OutcomeUnknown`. Does not block."""
+        """One a record, in their order; of those that have no answer yet, a `NotYetKnown`. Does not block."""
 
 
 class Log(Protocol):

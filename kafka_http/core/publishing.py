@@ -7,7 +7,7 @@ from msgspec import Struct
 from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.core.topics import check_topic_name
-from kafka_http.errors import KafkaHttpError
+from kafka_http.errors import KafkaHttpError, NotYetKnown
 from kafka_http.records import Outcome, ProducerRecord
 from kafka_http.serializers.cache import WouldBlock
 
@@ -25,6 +25,11 @@ class Published(Struct, frozen=True):
     outcomes: Sequence[Outcome]
     schema_ids: Mapping[Role, int]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no more is to be expected of Kafka."""
+        return not any(isinstance(each, NotYetKnown) for each in self.outcomes)
+
 
 class Started(Struct, frozen=True):
     """A request's records on their way."""
@@ -33,7 +38,7 @@ class Started(Struct, frozen=True):
     schema_ids: Mapping[Role, int]
 
     def published(self) -> Published:
-        """What is known now; an `OutcomeUnknown` of the others. Does not block."""
+        """What is known now; a `NotYetKnown` of the others. Does not block."""
         return Published(self.publication.outcomes(), self.schema_ids)
 
 
@@ -44,16 +49,22 @@ class Publisher:
         self._producer = producer
         self._formats = formats
 
-    def publish(self, topic: str, messages: MessageSet, timeout: float) -> Published:
+    def publish(
+        self, topic: str, messages: MessageSet, timeout: float, settled: Callable[[Published], None] | None = None
+    ) -> Published:
         """Publish a request's records and wait up to `timeout` seconds for Kafka's acknowledgement of all.
 
         A failure of one record is its outcome. What fails the request whole is raised, and then nothing was written:
         a bad name, a format or a schema that is not there, a value that its serialiser refuses, an unknown topic or
         partition, no broker, no registry.
+
+        Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
         """
         check_topic_name(topic)
         encoded = self._formats.encode(topic, messages.records, messages.schemas)
-        return Published(self._producer.produce(topic, encoded.records, timeout), encoded.schema_ids)
+        ids = encoded.schema_ids
+        later = None if settled is None else lambda outcomes: settled(Published(outcomes, ids))
+        return Published(self._producer.produce(topic, encoded.records, timeout, later), ids)
 
     def start(self, topic: str, messages: MessageSet, timeout: float, done: Callable[[], None]) -> Started | None:
         """As `publish`, without waiting: None, with nothing written, where that cannot be, or it would raise.

@@ -28,6 +28,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     if os.fork():  # so that it is no worker's child: nobody has to wait for its end
         os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # granian's workers have some blocked
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
@@ -71,13 +72,17 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     """Be the node's daemon."""
     from kafka_http.daemon.launch import config_of, digest
     from kafka_http.logs import configure_logging
-    from kafka_http.store import StoredInstances, StoredTasks, open_database
+    from kafka_http.store import StoredInstances, StoredKeys, StoredTasks, open_database
 
     config = config_of(order["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url)
     node_id = directory.node_id() if database.is_shared else ""
-    is_needed = StoredInstances(database, node_id).load() or StoredTasks(database, node_id).has_work()
+    is_needed = (
+        StoredInstances(database, node_id).load()
+        or StoredTasks(database, node_id).has_work()
+        or StoredKeys(database, node_id).are_running()
+    )
     if order["if_needed"] and not is_needed:
         _answer(serves=False)
         return
@@ -89,7 +94,7 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
     server = Server(directory.listen(), node.service, digest(order["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _answer(serves=True, pid=os.getpid())
-    node.open(lambda: server.has_workers)
+    node.open(lambda: server.has_workers, server.is_there)
     server.serve()
     directory.remove_socket()
     server.close()

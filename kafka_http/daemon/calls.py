@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http import errors
+from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
@@ -105,7 +106,7 @@ def _error(failed: Failed) -> KafkaHttpError:
     return error
 
 
-PROTOCOLS = (Instances, Nodes, Tasks)
+PROTOCOLS = (Instances, Nodes, Tasks, IdempotencyKeys)
 
 CALLS = {
     name: Call(protocol, method)

@@ -8,13 +8,15 @@ from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
+from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
 from kafka_http.core.tasks import Tasks
+from kafka_http.daemon.keys import NodeKeys
 from kafka_http.daemon.outbox import make_outbox
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
-from kafka_http.store import Database, StoredInstances, StoredNodes
+from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class NodeRegistry(InstanceRegistry):
 
 
 class Node:
-    """The node's instances, once it is known that the brokers are those of their cluster."""
+    """The node's instances, once it is known that the brokers are those of their cluster, and its idempotency keys."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
         # What the relay has handed over is not given up as long as that of a request, to which nobody would come back.
@@ -46,13 +48,22 @@ class Node:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = Sharing(nodes, self._registry)
         self._outbox = make_outbox(config, database, node_id, self._broker.producer)
+        self._keys = NodeKeys(StoredKeys(database, node_id, config.idempotency_retention))
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
 
     def service(self, protocol: type) -> Any:
         """What answers the workers' calls of a Protocol. Raises as `instances`."""
+        if protocol is IdempotencyKeys:
+            return self.keys()
         return self._outbox if protocol is Tasks else self.instances()
+
+    def keys(self) -> NodeKeys:
+        """Raises `Unavailable` where other nodes may take this one for gone."""
+        if self._registry.sharing is not None:
+            self._registry.sharing.check()
+        return self._keys
 
     def instances(self) -> NodeRegistry:
         """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
@@ -67,22 +78,26 @@ class Node:
                     self._is_open = True
         return self._registry
 
-    def open(self, is_attended: Callable[[], bool]) -> None:
+    def open(self, is_attended: Callable[[], bool], is_there: Callable[[str], bool]) -> None:
         """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
-        there are workers to answer for them. Does not block."""
+        there are workers to answer for them. `is_there` says whether a worker of that name runs. Does not block."""
         self._outbox.start()
-        threading.Thread(target=self._open, args=(is_attended,), name="node-opening", daemon=True).start()
+        self._keys.start(is_there)
+        if self._registry.sharing is not None:
+            self._registry.sharing.keep(is_attended, lambda: self._is_open)
+        threading.Thread(target=self._open, name="node-opening", daemon=True).start()
 
     def close(self) -> None:
         """End the instances in this process; their groups keep their places for another."""
         self._closing.set()
+        self._keys.close()
         self._outbox.close(_RELAY_STOP_SECONDS)
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
             self._registry.sharing.close()
 
-    def _open(self, is_attended: Callable[[], bool]) -> None:
+    def _open(self) -> None:
         said = ""
         while not self._closing.is_set():
             try:
@@ -95,6 +110,4 @@ class Node:
             else:
                 self._outbox.relay.start()
                 log.info("Holds %d consumer instances", len(self._registry.names()))
-                if self._registry.sharing is not None:
-                    self._registry.sharing.keep(is_attended)
                 return

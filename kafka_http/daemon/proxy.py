@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from kafka_http.config import Config
+from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
@@ -33,7 +34,8 @@ _ONCE = {"create", "delete", "cancel_task"}
 class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
-    Connects on first use, so it can be made before a fork. `instances`, `nodes` and `tasks` may be used by any thread.
+    Connects on first use, so it can be made before a fork. `instances`, `nodes`, `tasks` and `keys` may be used by any
+    thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -43,6 +45,12 @@ class NodeDaemon:
         self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
         self.tasks = cast("Tasks", calls)
+        self.keys = cast("IdempotencyKeys", calls)
+
+    @property
+    def worker(self) -> str:
+        """The name by which the daemon knows this process, for as long as it lives."""
+        return self._presence.worker
 
     def attend(self) -> None:
         """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
@@ -119,6 +127,11 @@ class _Presence:
         self._process = 0
         self._closed = threading.Event()
 
+    @property
+    def worker(self) -> str:
+        with self._lock:
+            return self._own_name()
+
     def attend(self) -> None:
         self._in_background(self._attend)
 
@@ -142,15 +155,19 @@ class _Presence:
         with self._lock:
             if self._closed.is_set():
                 raise Unavailable("This server is closing down.")
-            if self._process != os.getpid():  # forked: the connection is the parent's
-                self._channel, self._process = None, os.getpid()
-                self._worker = uuid4().hex
+            worker = self._own_name()
             if self._channel is None:
-                self._channel = self._launcher.reach(self._worker, if_needed=if_needed)
+                self._channel = self._launcher.reach(worker, if_needed=if_needed)
                 if self._channel is not None:
                     self._channel.settimeout(None)
                     self._in_background(partial(self._watch, self._channel))
-            return self._channel, self._worker
+            return self._channel, worker
+
+    def _own_name(self) -> str:
+        if self._process != os.getpid():  # forked: the connection is the parent's
+            self._channel, self._process = None, os.getpid()
+            self._worker = uuid4().hex
+        return self._worker
 
     def _watch(self, channel: Channel) -> None:
         """Wait for the connection's end; without a goodbye the daemon has died, and its instances need another."""

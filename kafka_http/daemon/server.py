@@ -51,6 +51,10 @@ class Server:
     def has_workers(self) -> bool:
         return bool(self._workers)
 
+    def is_there(self, worker: str) -> bool:
+        """Whether a worker of that name runs."""
+        return worker in self._workers
+
     def serve(self) -> None:
         """Return when no worker has been there for a while."""
         self._listener.settimeout(_LOOK_EVERY)

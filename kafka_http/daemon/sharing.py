@@ -56,9 +56,9 @@ class Sharing:
             raise Unavailable("The consumer instance has just gone to another node, try again.")
         return Elsewhere(owner.url, self._secret)
 
-    def keep(self, is_attended: Callable[[], bool]) -> None:
-        """Hold the lease from now on, while there are workers to answer for it."""
-        threading.Thread(target=self._keep, args=(is_attended,), name="lease", daemon=True).start()
+    def keep(self, is_attended: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
+        """Hold the lease from now on, while there are workers to answer for it; adopt instances as soon as one may."""
+        threading.Thread(target=self._keep, args=(is_attended, may_adopt), name="lease", daemon=True).start()
 
     def close(self) -> None:
         """Give up the lease."""
@@ -66,7 +66,7 @@ class Sharing:
         with self._lock:
             self._give_up()
 
-    def _keep(self, is_attended: Callable[[], bool]) -> None:
+    def _keep(self, is_attended: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
         while not self._closing.wait(_RENEW_EVERY):
             try:
                 with self._lock:
@@ -74,7 +74,7 @@ class Sharing:
                         self._renew()
                     else:
                         self._give_up()
-                if is_attended():
+                if is_attended() and may_adopt():
                     for group, name in self._nodes.orphans(_ORPHANED_SECONDS):
                         self._adopt(group, name)
             except KafkaHttpError as error:

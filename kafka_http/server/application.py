@@ -1,14 +1,10 @@
-"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines."""
+"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines, or granian in its place."""
 
-import logging
-import math
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
@@ -17,40 +13,38 @@ from gunicorn.glogging import Logger
 
 from kafka_http.config import Config
 from kafka_http.logs import LineFormatter, configure_logging
+from kafka_http.server.address import check_address, warn_of_strangers
+from kafka_http.server.errors import CannotServe
+from kafka_http.server.lifecycle import stop_seconds
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-log = logging.getLogger(__name__)
-
-_STOP_SECONDS = 20
-"""What a stop may take beyond a publish's own time; with the default time-out 30 s in all, as Kubernetes gives."""
+LoadApp = Callable[[Config], "WSGIApplication"]
 
 
-class CannotServe(Exception):
-    """The server cannot start; the message is a sentence for the user."""
-
-
-def run(
-    config: Config,
-    when_ready: Callable[[], None] | None = None,
-    load_app: Callable[[Config], "WSGIApplication"] | None = None,
-) -> None:
+def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: LoadApp | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
 
-    Call it in the main thread. `when_ready` is called once connections are accepted. Raises `ConfigError`,
-    `CannotServe`. The worker processes are forked from here and end here: none returns to the caller or runs his
-    `finally` clauses and `atexit` functions.
+    Call it in the main thread. `when_ready` is called once connections are accepted, by a thread of its own where
+    granian serves; and there `load_app` is called in each worker once more. Raises `ConfigError`, `CannotServe`. The
+    worker processes are forked from here and end here: none returns to the caller or runs his `finally` clauses and
+    `atexit` functions.
     """
     configure_logging(config.log_level)
-    app = (load_app or _create_app)(config)
-    _check_address(config)
-    _warn_of_strangers(config)
+    load_app = load_app or _create_app
+    with_granian = _granian() if config.server == "granian" else None
+    app = load_app(config)
+    address = check_address(config)
+    warn_of_strangers(config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
-        _Application(config, app, when_ready).run()
+        if with_granian is not None:
+            with_granian(config, load_app, address, when_ready)
+        else:
+            _Application(config, app, when_ready).run()
     except BaseException as end:
         if os.getpid() != main_process:
             _end_worker(end)
@@ -61,6 +55,18 @@ def run(
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
+
+
+def _granian() -> Callable[[Config, LoadApp, tuple[str, int], Callable[[], None] | None], None]:
+    try:
+        from kafka_http.server.granian import serve
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not missing.name.startswith("granian"):
+            raise
+        raise CannotServe(
+            "The server granian needs the package granian: pip install 'kafka_http[granian]' brings it."
+        ) from None
+    return serve
 
 
 def _create_app(config: Config) -> "WSGIApplication":
@@ -75,36 +81,6 @@ def _end_worker(end: BaseException) -> NoReturn:
             stream.flush()
     code = end.code if isinstance(end, SystemExit) else 1
     os._exit(code if isinstance(code, int) else 1 if code else 0)
-
-
-def _check_address(config: Config) -> None:
-    """Try the address: gunicorn would try it five times and say nothing that helps."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((config.host, config.port))
-            probe.listen()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CannotServe(
-            f"Cannot listen on {config.bind}: {reason}. Stop what listens there, or choose another with --bind."
-        ) from None
-
-
-def _warn_of_strangers(config: Config) -> None:
-    if not _is_loopback(config.host):
-        log.warning(
-            "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
-            "write all that this server may.", config.bind
-        )  # fmt: skip
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Application(BaseApplication):
@@ -167,7 +143,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "preload_app": True,
         "proc_name": "kafka-http",
         "keepalive": config.keepalive,
-        "graceful_timeout": math.ceil(config.timeout) + _STOP_SECONDS,
+        "graceful_timeout": stop_seconds(config),
         "control_socket_disable": True,  # by default one in the home directory, shared by all servers of a user
         "limit_request_line": 8190,  # gunicorn's greatest: about 550 partitions in a position
         "limit_request_field_size": 8190,  # as nginx's

@@ -1,4 +1,4 @@
-"""What the application has for a server whose main loop takes publishes."""
+"""What the application has for a server that answers a publish later, without a thread that waits for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -15,7 +15,7 @@ class Publish(Protocol):
 
 
 class Publishes(Protocol):
-    """What the application has for it."""
+    """Begins them. Any thread may call."""
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]

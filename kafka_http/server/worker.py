@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ, BaseSelector
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from kafka_http.server.publishes import Publishes
+from kafka_http.server.lifecycle import FLUSH_SECONDS, Lifecycle, lifecycle_of
 from kafka_http.server.threadless import Threadless, is_possible
 
 LINGER_SECONDS = 2.0
@@ -34,26 +34,6 @@ LINGER_BYTES = 65536
 
 STALL_SECONDS = 30
 """How long a client may send nothing amid its request, or take nothing of its answer."""
-
-FLUSH_SECONDS = 5
-"""What is left of `graceful_timeout`, after the requests, for the application to hand over what it holds."""
-
-
-class Lifecycle(Protocol):
-    """What the application may have in `app.extensions["kafka_http"]`."""
-
-    def started(self) -> None:
-        """This process serves from now on. Must not block."""
-
-    def stopping(self) -> None:
-        """No new requests come: those that wait for something to happen should be answered now. Must not block."""
-
-    def close(self, timeout: float) -> None:
-        """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
-
-    @property
-    def publishes(self) -> Publishes | None:
-        """Takes publishes that need no thread, where that is wanted."""
 
 
 class Worker(ThreadWorker):
@@ -222,9 +202,7 @@ class Worker(ThreadWorker):
             self.log.exception("The application did not close in order")
 
     def _runtime(self) -> Lifecycle | None:
-        """Nothing where the application is another than ours, or could not be loaded."""
-        extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
-        return cast("Lifecycle | None", extensions.get("kafka_http"))
+        return lifecycle_of(getattr(self, "wsgi", None))
 
 
 class _Lingering:

@@ -3,7 +3,16 @@
 from kafka_http.store.callbacks import StoredCallbacks
 from kafka_http.store.database import Database, open_database
 from kafka_http.store.instances import StoredInstances
+from kafka_http.store.keys import StoredKeys
 from kafka_http.store.nodes import StoredNodes
 from kafka_http.store.tasks import StoredTasks
 
-__all__ = ["Database", "StoredCallbacks", "StoredInstances", "StoredNodes", "StoredTasks", "open_database"]
+__all__ = [
+    "Database",
+    "StoredCallbacks",
+    "StoredInstances",
+    "StoredKeys",
+    "StoredNodes",
+    "StoredTasks",
+    "open_database",
+]

@@ -105,19 +105,22 @@ class Database:
         self._engine.dispose()
 
     def _commit(self, batch: "list[_Waiting[Any]]", *, again: bool = True) -> None:
+        has_begun = False
         try:
             with self._engine.begin() as connection:
+                has_begun = True
                 for each in batch:
                     each.run(connection)
         except SQLAlchemyError as error:
-            if len(batch) > 1:
+            if has_begun and len(batch) > 1:
                 for each in batch:
                     self._commit([each])
             elif again and isinstance(error, DBAPIError) and error.connection_invalidated:
                 self._commit(batch, again=False)
             else:
                 self._say(str(getattr(error, "orig", error)).strip().partition("\n")[0])
-                batch[0].failure = Unavailable("The server's state store does not answer; its log says why.")
+                for each in batch:  # one alone, or all of them in vain
+                    each.failure = Unavailable("The server's state store does not answer; its log says why.")
         else:
             self._say("")
         for each in batch:

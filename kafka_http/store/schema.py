@@ -101,6 +101,7 @@ _STEPS = (
             PRIMARY KEY (caller, name)
         )""",
         "CREATE INDEX idempotency_keys_created ON idempotency_keys (created)",
+        "CREATE INDEX idempotency_keys_running ON idempotency_keys (holder) WHERE status IS NULL",
     ),
 )
 _WORDS = {

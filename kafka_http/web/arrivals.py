@@ -189,8 +189,10 @@ class Chunks:
 
     def feed(self, received: bytes) -> bytes:
         """The data in what was received, up to a fault or the end."""
-        self._received += received
         pieces: list[bytes] = []
+        if self.fault is not None:
+            return b""
+        self._received += received
         try:
             self._take(pieces)
         except ValueError as fault:

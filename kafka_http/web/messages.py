@@ -15,10 +15,11 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import Isolation, TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
+from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position, parse_partitions, parse_start
-from kafka_http.web.publishing import MessagesPublish, Publishing
+from kafka_http.web.publishing import MessagesPublish
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
 from kafka_http.web.uploads import Uploads, is_upload
@@ -33,13 +34,13 @@ READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_for
 class Messages:
     """The views of the dialect."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, publishing: Publishing) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, once: Once) -> None:
         self._core = core
-        self._publishing = publishing
         self._uploads = Uploads(core.uploader, core.formats, config, bodies)
         self._config = config
         self._bodies = bodies
         self._waits = waits
+        self._once = once
 
     def blueprint(self) -> Blueprint:
         messages = Blueprint("messages", __name__, url_prefix="/messages")
@@ -83,7 +84,7 @@ class Messages:
             return self._uploads.answer(request, head, topic)
         publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
-            return as_response(self._publishing.answer(publish, body))
+            return as_response(self._once.answer(request, publish, body))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""

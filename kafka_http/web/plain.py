@@ -1,7 +1,7 @@
 """Plain publishes of both dialects without a thread that waits for Kafka: begun here, answered when Kafka has answered.
 
-For a server that calls from an event loop. Whatever is not plain, or wrong, or would have to wait for something, is
-left to the views, which say the same in the same words.
+For a server that calls from an event loop or from a few threads. Whatever is not plain, or wrong, or would have to wait
+for something, is left to the views, which say the same in the same words.
 """
 
 import logging
@@ -20,7 +20,7 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
-from kafka_http.web.publishing import Begun, Head, MessagesPublish, Publish, Publishing
+from kafka_http.web.publishing import KEY_HEADER, Begun, Head, MessagesPublish, Publish, Publishing
 from kafka_http.web.uploads import is_upload
 from kafka_http.web.v2_producing import V2Produce
 
@@ -39,7 +39,7 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 
 
 class PlainPublishes:
-    """Begins publishes. To be called by one thread."""
+    """Begins publishes. Any thread may call."""
 
     def __init__(self, publishing: Publishing, formats: Formats, config: Config, bodies: Bodies) -> None:
         self._publishing = publishing
@@ -77,7 +77,7 @@ class PlainPublishes:
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
         route = _ROUTE.fullmatch(path)
-        if route is None:
+        if route is None or KEY_HEADER in headers:
             return None
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
         head = Head(method, args, headers, self._root)

@@ -9,7 +9,7 @@ from kafka_http.core.deferring import DeferredPublisher
 from kafka_http.core.formats import NO_SCHEMAS, Formats, SchemaChoice, Schemas
 from kafka_http.core.publishing import MessageSet, Published, Publisher
 from kafka_http.core.topic_formats import TopicFormat
-from kafka_http.errors import InvalidRequest, KafkaHttpError
+from kafka_http.errors import InvalidRequest, KafkaHttpError, TooLarge
 from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.tasks import NewTask
 from kafka_http.web.answers import Answer, accepted_answer, error_answer, json_answer, retry_header
@@ -21,6 +21,9 @@ from kafka_http.web.query import MAX_INT32, Query, integer
 from kafka_http.web.v2_records import parse_v2
 
 MAX_TIMEOUT = 60
+KEY_HEADER = "idempotency-key"
+MOST_WITH_KEY = 100_000
+"""Messages of a request with an idempotency key: so many have room in the answer that is kept."""
 SERIALISING = (
     *("format", "schema_id", "subject", "version"),
     *("key_format", "key_schema_id", "key_subject", "key_version"),
@@ -88,12 +91,22 @@ class Publishing:
         self._publisher = publisher
         self._deferred = deferred
 
-    def answer(self, publish: Publish, body: bytes) -> Answer:
-        """Do it, or see to it that it will be done. Blocks. Raises what is wrong with the whole."""
+    def do(
+        self, publish: Publish, body: bytes, settled: Callable[[Published], None] | None = None
+    ) -> Published | Answer:
+        """Do it, or see to it that it will be done, and answer that. Blocks. Raises what is wrong with the whole.
+
+        Where not all is settled yet, `settled` hears of it later, as `Publisher.publish` says.
+        """
         messages = publish.messages(body)
-        if publish.later is None:
-            return publish.answer(self._publisher.publish(publish.topic, messages, publish.timeout))
-        return publish.accepted(self._deferred.accept(publish.topic, messages, publish.later.callback_url))
+        if publish.later is not None:
+            return publish.accepted(self._deferred.accept(publish.topic, messages, publish.later.callback_url))
+        if settled is not None and len(messages.records) > MOST_WITH_KEY:
+            raise TooLarge(
+                f"A request with an Idempotency-Key takes {MOST_WITH_KEY} messages at most. Nothing was written.",
+                limit=MOST_WITH_KEY,
+            )
+        return self._publisher.publish(publish.topic, messages, publish.timeout, settled)
 
     def begin(self, publish: Publish, messages: MessageSet, done: Callable[[], None]) -> "Begun | None":
         """As `answer`, without blocking: None, with nothing done, where that cannot be, or it would raise.

@@ -10,8 +10,8 @@ from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.records import PartitionInfo
 from kafka_http.web.bodies import Bodies, head_of
+from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import names_v2, v2_answer_type
-from kafka_http.web.publishing import Publishing
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
 from kafka_http.web.v2_producing import V2Produce
@@ -20,11 +20,11 @@ from kafka_http.web.v2_producing import V2Produce
 class V2Topics:
     """The views of topics, partitions and brokers."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies, publishing: Publishing) -> None:
+    def __init__(self, core: Core, config: Config, bodies: Bodies, once: Once) -> None:
         self._core = core
-        self._publishing = publishing
         self._config = config
         self._bodies = bodies
+        self._once = once
 
     def blueprint(self) -> Blueprint:
         topics = Blueprint("v2_topics", __name__)
@@ -92,7 +92,7 @@ class V2Topics:
         if number is not None and number < 0:
             self._number(topic, str(partition))
         with self._bodies.read(request) as body:
-            return as_response(self._publishing.answer(produce, body))
+            return as_response(self._once.answer(request, produce, body))
 
 
 def _check_accept() -> None:

@@ -1,5 +1,7 @@
 """A fake and a real Kafka, to be told the same things."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +35,9 @@ class Cluster(Protocol):
     def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
         """A consumer of the group that subscribes to the topic."""
 
+    def silent(self) -> AbstractContextManager[None]:
+        """Meanwhile it answers nothing; what it was sent it answers after that."""
+
     def another(self) -> Broker:
         """The same cluster, as another process has it."""
 
@@ -57,6 +62,12 @@ class FakeCluster:
         yield
         self.broker.leave(group)
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self.broker.silent = True
+        yield
+        self.broker.answer()
+
     def another(self) -> Broker:
         return self.broker
 
@@ -67,11 +78,21 @@ class FakeCluster:
 
 
 class KafkaCluster:
-    def __init__(self, broker: KafkaBroker, bootstrap_servers: str, topics: TopicFactory) -> None:
+    def __init__(self, broker: KafkaBroker, kafka: EmbeddedKafka, topics: TopicFactory) -> None:
         self.broker = broker
-        self._bootstrap_servers = bootstrap_servers
+        self._kafka = kafka
+        self._bootstrap_servers = kafka.bootstrap_servers
         self._topics = topics
         self._others: list[KafkaBroker] = []
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        assert self._kafka.pid is not None
+        os.kill(self._kafka.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._kafka.pid, signal.SIGCONT)
 
     def another(self) -> Broker:
         self._others.append(KafkaBroker(Config(bootstrap_servers=(self._bootstrap_servers,))))
@@ -142,8 +163,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def kafka_cluster_of(broker: KafkaBroker, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    kafka = request.getfixturevalue("kafka")
-    cluster = KafkaCluster(broker, kafka.bootstrap_servers, request.getfixturevalue("topic"))
+    cluster = KafkaCluster(broker, request.getfixturevalue("kafka"), request.getfixturevalue("topic"))
     yield cluster
     cluster.close()
 

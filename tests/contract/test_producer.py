@@ -14,6 +14,7 @@ from kafka_http.errors import (
     InvalidRequest,
     InvalidValue,
     KafkaHttpError,
+    NotYetKnown,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -216,6 +217,35 @@ def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker
     assert broker.producer.start(topic, records, 10, lambda: None) is None
     assert broker.producer.start("nobody-made-this", [NewRecord(b"a")], 10, lambda: None) is None
     assert [each.value for each in stored(broker, topic)] == [b"first"]
+
+
+def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=2)
+    delivered(broker.producer.produce(topic, [NewRecord(b"first", partition=0)], 10))
+    heard: list[list[Outcome]] = []
+    settled = Event()
+
+    def hear(outcomes: list[Outcome]) -> None:
+        heard.append(outcomes)
+        settled.set()
+
+    records = [NewRecord(b"a", partition=1), NewRecord(b"b", partition=0), NewRecord(b"c", partition=1)]
+    with cluster.silent():
+        outcomes = broker.producer.produce(topic, records, 0.3, hear)
+        assert [type(each) for each in outcomes] == [NotYetKnown] * 3
+        assert not heard
+    assert settled.wait(10)
+    assert [delivered(each) for each in heard] == [[(1, 0), (0, 1), (1, 1)]]
+
+
+def test_who_is_answered_in_time_hears_nothing_later(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    heard: list[list[Outcome]] = []
+    for _ in range(5):
+        delivered(broker.producer.produce(topic, [NewRecord(b"a")], 10, heard.append))
+    with pytest.raises(PartitionNotFound):
+        broker.producer.produce(topic, [NewRecord(b"a", partition=9)], 10, heard.append)
+    assert not heard
 
 
 def test_no_broker(cluster: Cluster) -> None:

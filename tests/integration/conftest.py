@@ -1,7 +1,7 @@
-"""The whole service for the tests: a real gunicorn in front of a real Kafka."""
+"""The whole service for the tests: a real server in front of a real Kafka."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,22 @@ from tests.integration.service import Service
 ServiceFactory = Callable[..., Service]
 
 
-@pytest.fixture(scope="session")
-def shared_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service"), kafka.bootstrap_servers)
+@contextmanager
+def running(service: Service) -> Iterator[Service]:
+    """The service while it runs. At the end its log is shown, where no traceback may be."""
     try:
         service.start()
         yield service
     finally:
         service.stop()
         print(service.log)
+    assert "Traceback" not in service.log
+
+
+@pytest.fixture(scope="session")
+def shared_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(Service(tmp_path_factory.mktemp("service"), kafka.bootstrap_servers)) as service:
+        yield service
 
 
 @pytest.fixture
@@ -40,12 +47,17 @@ def service(shared_service: Service) -> Iterator[Service]:
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
     """`start_service(bootstrap_servers, **settings)` starts a server for one test, which may stop and kill it."""
+    yield from starting_services(tmp_path)
+
+
+def starting_services(tmp_path: Path, **given: Any) -> Iterator[ServiceFactory]:
+    """What starts services, which run in sub-directories and are stopped at the end; `given`: settings of all."""
     started: list[Service] = []
 
     def start(bootstrap_servers: str, **settings: Any) -> Service:
         directory = tmp_path / f"service-{len(started)}"
         directory.mkdir()
-        started.append(Service(directory, bootstrap_servers, **settings))
+        started.append(Service(directory, bootstrap_servers, **given | settings))
         started[-1].start()
         return started[-1]
 

@@ -59,6 +59,7 @@ class Service(Server):
         self.port = free_ports(1)[0]
         super().__init__(f"http://127.0.0.1:{self.port}")
         self._worker_count = settings.get("workers", 2)
+        self.takes_chunked = settings.get("server") != "granian"
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
         self._log_file = directory / "serve.log"
         self._access_log_file = directory / "access.log"
@@ -192,7 +193,7 @@ class Service(Server):
 
         def all_there() -> bool:
             for line in self.access_log.splitlines():
-                if found := re.match(r"\S+ INFO (\d+) (\S+) gunicorn.access: ", line):
+                if found := re.match(r"\S+ INFO (\d+) (\S+) (?:gunicorn|granian).access: ", line):
                     served[found[2]] = int(found[1])
             return wanted <= served.keys()
 

@@ -1,53 +1,69 @@
-"""`wsgi:app` under another WSGI server passes the same tests as `kafka-http serve`."""
+"""What `kafka-http serve --server granian` does in a way of its own; test_granian_as_gunicorn.py has all the rest."""
 
-import sys
-from collections.abc import Iterator
+import time
 
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.integration.service import Service
-from tests.integration.test_messages import *  # noqa: F403
-from tests.integration.test_publishing import *  # noqa: F403
-from tests.integration.test_uploads import (  # noqa: F401
-    test_a_body_with_a_length,
-    test_expect_100_continue,
-    test_order_within_a_partition,
-    test_what_is_wrong_at_once_is_a_status,
-)
-from tests.integration.test_v2 import *  # noqa: F403
-from tests.integration.test_v2_errors import *  # noqa: F403
-
-pytestmark = pytest.mark.slow
+from kafka_http.server.granian.worker import LINGER_SECONDS
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.granian_service import *  # noqa: F403
+from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.test_messages import test_publish_read_acknowledge_and_resume  # noqa: F401
+from tests.integration.test_shutdown import test_sigterm_under_load_loses_nothing_acknowledged  # noqa: F401
 
 
-class GranianService(Service):
-    """granian, written in Rust: no thread of Python reads a request or writes an answer."""
-
-    @property
-    def command(self) -> list[str]:
-        address = ["--host", "127.0.0.1", "--port", str(self.port)]
-        size = ["--workers", str(self._worker_count), "--blocking-threads", "32", "--backpressure", "64"]
-        return [sys.executable, "-m", "granian", "--interface", "wsgi", "--no-ws", *address, *size, "wsgi:app"]
-
-
-@pytest.fixture(scope="module")
-def granian(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = GranianService(tmp_path_factory.mktemp("granian"), kafka.bootstrap_servers, workers=2)
-    try:
-        service.start()
-        yield service
-    finally:
-        service.stop()
-        print(service.log)
-    assert "Traceback" not in service.log
+def test_a_body_in_chunks_is_refused(service: Service, topic: TopicFactory) -> None:
+    """What breaks off looks to the application as what ends."""
+    name = topic()
+    assert service.put(f"/messages/{name}", b"known").ok
+    with service.connect() as client:
+        client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        ((status, _, text),) = read_answers(client, 1)
+    assert status == 411
+    assert b"Content-Length" in text
 
 
-@pytest.fixture
-def service(granian: Service) -> Service:
-    return granian
+def test_a_body_that_breaks_off_is_not_written(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    assert service.put(f"/messages/{name}", b"known").ok
+    with service.connect() as client:
+        client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode())
+    assert service.put(f"/messages/{name}", b"last").ok
+    assert [each["value"] for each in service.records(name)] == ["known", "last"]
 
 
-@pytest.fixture
-def workers_4(granian: Service) -> Service:
-    return granian
+def test_a_header_of_a_record_that_is_not_ascii_is_refused(service: Service, topic: TopicFactory) -> None:
+    """granian gives it to the application as an empty one."""
+    name = topic()
+    assert service.put(f"/messages/{name}", b"known").ok
+    for header in ("Kafka-Key", "Kafka-Header-A"):
+        answer = service.put(f"/messages/{name}", b"x", headers={header: "ä".encode()})
+        assert (answer.status_code, answer.json()["error"]["field"]) == (400, header)
+
+
+def test_who_waits_for_a_word_to_go_on_is_told_at_once_that_it_is_too_much(service: Service) -> None:
+    with service.connect() as client:
+        client.settimeout(5)
+        head = "PUT /messages/t HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100000000\r\n\r\n"
+        client.sendall(head.encode())
+        ((status, _, _),) = read_answers(client, 1)
+    assert status == 413
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_an_upload_that_pauses(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic()
+    with service.connect() as client:
+        client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello".encode())
+        service.terminate()
+        began = time.monotonic()
+        wait_for(lambda: len(service.workers) == 1)  # the other has been quiet
+        wait_for(lambda: time.monotonic() > began + 2 * LINGER_SECONDS)
+        client.sendall(b"world")
+        ((status, _, _),) = read_answers(client, 1)
+    assert status == 200
+    service.wait_for_end(8)

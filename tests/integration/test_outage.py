@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 import requests
@@ -50,9 +51,19 @@ def stopped(kafka: EmbeddedKafka) -> Iterator[None]:
     assert kafka.pid is not None
     os.kill(kafka.pid, signal.SIGSTOP)
     try:
+        wait_for(lambda: is_stopped(kafka))
         yield
     finally:
         os.kill(kafka.pid, signal.SIGCONT)
+
+
+def is_stopped(kafka: EmbeddedKafka) -> bool:
+    """Whether none of its threads runs any more: the signal takes its time on a busy machine."""
+    try:
+        states = [each.read_text() for each in Path(f"/proc/{kafka.pid}/task").glob("*/stat")]
+    except OSError:  # one has just ended
+        return False
+    return all(each.rpartition(")")[2].split()[0] == "T" for each in states)
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,13 @@ def readme_curls() -> Iterator[str]:
 def test_the_readmes_commands_work_as_they_stand(
     kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
-    service = start_service(kafka.bootstrap_servers, auto_create_topics=True)
+    service = start_service(kafka.bootstrap_servers, auto_create_topics=True, callback_allow=["127.0.0.1"])
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\x00")
     answers = []
     for command in readme_curls():
-        pasted = command.replace("http://127.0.0.1:8082", service.url)
+        pasted = command.replace("http://127.0.0.1:8082", service.url).replace("127.0.0.1:5000", "127.0.0.1:1")
+        if "<id>" in pasted:
+            pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # said in its Location
         done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stdout}"
         answers.append(done.stdout)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -18,7 +18,7 @@ import requests
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory
+from tests.integration.conftest import ServiceFactory, running
 from tests.integration.service import Service, read_answers, wait_for
 from tests.integration.test_publishing import SHAPES
 from tests.integration.test_wire import random_request
@@ -70,22 +70,18 @@ class Ways(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    yield from both_ways(kafka, tmp_path_factory)
+
+
+def both_ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, **settings: Any) -> Iterator[Ways]:
     """Two servers of one worker in front of the same Kafka."""
     with ExitStack() as stack:
         services = []
         for threadless in (True, False):
             directory = tmp_path_factory.mktemp("threadless" if threadless else "threads")
-            service = Service(directory, kafka.bootstrap_servers, workers=1, threadless_publish=threadless)
-            stack.callback(print_log, service)
-            stack.callback(service.stop)
-            service.start()
-            services.append(service)
+            given = {"workers": 1, "threadless_publish": threadless} | settings
+            services.append(stack.enter_context(running(Service(directory, kafka.bootstrap_servers, **given))))
         yield Ways(*services)
-        assert "Traceback" not in "".join(each.log for each in services)
-
-
-def print_log(service: Service) -> None:
-    print(service.log)
 
 
 def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str) -> bytes:
@@ -275,7 +271,7 @@ def test_a_request_in_pieces(ways: Ways, topic: TopicFactory, send: Callable[[so
         for number in (1, 2):
             send(client, raw("PUT", f"/messages/{name}", {}, b"%d" % number, "pieces"))
             ((status, headers, body),) = read_answers(client, 1)
-            assert (status, headers["connection"]) == (200, "keep-alive")
+            assert (status, headers.get("connection", "keep-alive")) == (200, "keep-alive")
             assert b'"offset":%d,' % number in body
 
 
@@ -289,6 +285,6 @@ def test_a_client_that_reads_late_gets_all_of_a_large_answer(ways: Ways, topic: 
         client.connect(("127.0.0.1", ways.threadless.port))
         client.settimeout(30)
         client.sendall(request * 8)  # more than the kernel keeps for who does not read
-        wait_for(lambda: len(re.findall(" late gunicorn.access", ways.threadless.access_log)) > 0)
+        wait_for(lambda: len(re.findall(r" late \w+\.access", ways.threadless.access_log)) > 0)
         for _, _, said in read_answers(client, 8):
             assert said.count(b'"offset"') == 15_000

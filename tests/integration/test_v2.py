@@ -1,4 +1,4 @@
-"""The v2 API through a real gunicorn with several workers, before a real Kafka."""
+"""The v2 API through a real server with several workers, before a real Kafka."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory
+from tests.integration.conftest import ServiceFactory, running
 from tests.integration.instances import JSON_TYPE, PEOPLE, ConsumerInstance, instances, produce, transcript
 from tests.integration.service import Service, wait_for
 
@@ -30,14 +30,8 @@ GO = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
 @pytest.fixture(scope="module")
 def workers_4(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server with four workers, so that hardly a call meets the worker of the call before."""
-    service = Service(tmp_path_factory.mktemp("v2"), kafka.bootstrap_servers, workers=4)
-    try:
-        service.start()
+    with running(Service(tmp_path_factory.mktemp("v2"), kafka.bootstrap_servers, workers=4)) as service:
         yield service
-    finally:
-        service.stop()
-        print(service.log)
-    assert "Traceback" not in service.log
 
 
 @pytest.fixture

@@ -219,6 +219,14 @@ def test_offsets_that_do_not_rise() -> None:
     assert decode(batch(5, [b"a", b"b"]) + batch(6, [b"c"]), 0, 5, 10)[1] == 7
 
 
+def test_offsets_that_do_not_rise_under_a_damaged_format() -> None:
+    """No checksum covers the byte that says the format."""
+    whole, later = batch(5, [b"a", b"b"]), bytearray(batch(2, [b"c"]))
+    later[16] = 0
+    records, position = decode(whole + bytes(later), 0, 0, 10)
+    assert (offsets(records), position) == ([5, 6], 7)
+
+
 def test_a_batch_that_ends_before_the_offset() -> None:
     with pytest.raises(CorruptBatch):
         decode(batch(0, [b"a"]), 0, 9, 10)

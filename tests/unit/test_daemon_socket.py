@@ -17,6 +17,7 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.config import Config
+from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.nodes import Elsewhere, Nodes
 from kafka_http.core.tasks import Tasks
@@ -27,7 +28,7 @@ from kafka_http.daemon.directory import Directory
 from kafka_http.daemon.launch import config_of, digest, settings_of
 from kafka_http.daemon.server import Server
 from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.records import InstanceSettings, Place, TopicPartition
+from kafka_http.records import Claim, InstanceSettings, KeptAnswer, Place, TopicPartition
 from kafka_http.tasks import Callback, NewTask, Task
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
@@ -42,7 +43,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
-class Calls(Instances, Nodes, Tasks, Protocol):
+class Calls(Instances, Nodes, Tasks, IdempotencyKeys, Protocol):
     """What the workers call."""
 
 
@@ -118,6 +119,10 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("drop", (LOAN,), None),
     ("locate", ("g", "i", "secret"), None),
     ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret")),
+    ("claim_key", ("me", "ü", "f" * 64, "w/1"), Claim("own")),
+    ("claim_key", ("", "k", "f" * 64, "w/1"), Claim("kept", KeptAnswer(200, {"A": "b"}, b"\xff\x00"))),
+    ("keep_answer", ("", "k", "w/1", KeptAnswer(207, {}, b"")), None),
+    ("free_key", ("", "k", "w/1"), None),
     ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
     ("find_task", ("1", 2.5), TASK),
     ("find_task", ("1", 0.0), None),
@@ -260,6 +265,18 @@ def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
     node.instances.drop.assert_called_once_with(LOAN)
 
 
+def test_it_knows_by_their_names_who_is_there(node: Node) -> None:
+    node.instances.settings.return_value = SETTINGS
+    first, second = node.worker(), node.worker()
+    assert not node.server.is_there(first.worker)
+    for each in (first, second):
+        each.instances.settings("g", "i")
+        assert node.server.is_there(each.worker)
+    first.close()
+    wait_for(lambda: not node.server.is_there(first.worker))
+    assert node.server.is_there(second.worker)
+
+
 def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
@@ -337,12 +354,14 @@ def test_settings_arrive_as_they_were() -> None:
     assert config_of(msgspec.json.decode(msgspec.json.encode(settings_of(config)))) == config
 
 
-def test_a_process_forked_from_a_worker_has_connections_of_its_own(node: Node) -> None:
+def test_a_process_forked_from_a_worker_has_connections_and_a_name_of_its_own(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
+    name = worker.worker
     worker.instances.settings("g", "i")
     child = os.fork()
     if not child:
-        os._exit(0 if worker.instances.settings("g", "i") == SETTINGS else 1)
+        os._exit(0 if worker.worker != name and worker.instances.settings("g", "i") == SETTINGS else 1)
     assert os.waitpid(child, 0)[1] == 0
+    assert worker.worker == name
     assert worker.instances.settings("g", "i") == SETTINGS

@@ -204,3 +204,28 @@ def test_without_the_extra_the_demo_says_what_to_install() -> None:
         "kafka-http: The demo needs the package a_package_of_the_extra: pip install 'kafka_http[demo]' brings it."
     ]
     assert done.returncode == 1
+
+
+def test_without_the_extra_granian_says_what_to_install(taken_port: int) -> None:
+    arguments = ["serve", "--server", "granian", "--bind", f"127.0.0.1:{taken_port}"]
+    start = f"from kafka_http.__main__ import main; sys.exit(main({arguments}))"
+    done = run("-c", f"import sys; sys.modules['granian'] = None; {start}")
+
+    assert done.stderr.splitlines() == [
+        "kafka-http: The server granian needs the package granian: pip install 'kafka_http[granian]' brings it."
+    ]
+    assert done.returncode == 1
+
+
+def test_granian_says_as_clearly_that_a_port_is_in_use(taken_port: int) -> None:
+    done = run("-m", "kafka_http", "serve", "--server", "granian", "--bind", f"127.0.0.1:{taken_port}")
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"Cannot listen on 127.0.0.1:{taken_port}: address already in use" in line
+
+
+def test_a_server_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--server", "nginx"]) == 2
+
+    assert "server (command line) takes gunicorn or granian, not 'nginx'" in capsys.readouterr().err

@@ -4,7 +4,9 @@ import contextlib
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +18,7 @@ from kafka_http.errors import InstanceExists, Unavailable
 from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
 from kafka_http.store import Database, StoredInstances, StoredNodes, open_database
 from kafka_http.store.nodes import LEASE_SECONDS, Owner
-from kafka_http.store.schema import instances, meta, nodes, read_meta, write_meta
+from kafka_http.store.schema import idempotency_keys, instances, meta, nodes, read_meta, write_meta
 from tests.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
@@ -151,6 +153,7 @@ def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> No
     assert columns("instances") == set(instances.c.keys())
     assert columns("meta") == set(meta.c.keys())
     assert columns("nodes") == set(nodes.c.keys())
+    assert columns("idempotency_keys") == set(idempotency_keys.c.keys())
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -177,6 +180,21 @@ def test_a_file_that_another_process_holds_locked(tmp_path: Path) -> None:
     other.execute("ROLLBACK")
     other.close()
     StoredInstances(database).create(SUBSCRIBED)
+    database.close()
+
+
+def test_changes_that_wait_for_a_store_that_is_away_fail_together(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    store = StoredInstances(database)
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        failures = [pool.submit(store.create, SUBSCRIBED).exception for _ in range(8)]
+    assert {type(each()) for each in failures} == {Unavailable}
+    assert time.monotonic() - began < 8  # two times the two seconds for which one waits
+    other.close()
+    store.create(SUBSCRIBED)
     database.close()
 
 

@@ -1,0 +1,299 @@
+"""Idempotency-Key before a real Kafka: many workers, and what dies, stops or is full meanwhile."""
+
+import os
+import random
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+from sqlalchemy import select
+
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.store import open_database
+from kafka_http.store.nodes import LEASE_SECONDS
+from kafka_http.store.schema import idempotency_keys
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.load import stored_values
+from tests.integration.service import Service, wait_for
+from tests.integration.test_outage import stopped
+from tests.postgresql import PostgreSQL
+
+JSON_V2 = "application/vnd.kafka.json.v2+json"
+THREADS = 16
+
+
+def publish(service: Service, topic: str, key: str, value: object = 1, query: str = "") -> requests.Response:
+    return service.put(f"/messages/{topic}{query}", str(value), headers={"Idempotency-Key": key})
+
+
+def is_replay(answer: requests.Response) -> bool:
+    return "Idempotency-Replayed" in answer.headers
+
+
+def written(kafka: EmbeddedKafka, topic: str, partitions: int = 1) -> list[str]:
+    return sorted(stored_values(kafka.bootstrap_servers, topic, partitions).values())
+
+
+def replay(service: Service, topic: str, key: str, status: int = 200, seconds: float = 10) -> requests.Response:
+    """The answer to a repeat, once the first is under way no longer."""
+    answers: list[requests.Response] = []
+
+    def ask() -> bool:
+        answers.append(publish(service, topic, key))
+        return answers[-1].status_code != 409
+
+    wait_for(ask, seconds)
+    assert {each.headers["Retry-After"] for each in answers[:-1]} <= {"1"}
+    assert answers[-1].status_code == status, answers[-1].text
+    return answers[-1]
+
+
+@contextmanager
+def under_way(
+    service: Service, topic: str, key: str, client: requests.Session | None = None, store_url: str = ""
+) -> Iterator["Future[requests.Response]"]:
+    """A request with this key, which Kafka, stopped, does not answer."""
+    put = requests.put if client is None else client.put
+    pool = ThreadPoolExecutor(1)
+    headers = {"Idempotency-Key": key}
+    request = pool.submit(put, f"{service.url}/messages/{topic}", "1", headers=headers, timeout=60)
+    pool.shutdown(wait=False)  # Kafka is to go on first
+    this = select(idempotency_keys).where(idempotency_keys.c.name == key)
+    with closing(open_database(service.data_dir, store_url)) as database:
+        wait_for(lambda: database.write(lambda connection: connection.execute(this).first()))
+    yield request
+
+
+def test_of_many_repeats_each_key_writes_one_message(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    """A thousand keys, each three times, by both dialects, from many threads to four workers."""
+    service = start_service(kafka.bootstrap_servers, workers=4)
+    name = topic(partitions=3)
+    keys = [str(uuid4()) for _ in range(1000)]
+    todo = [(number, key) for number, key in enumerate(keys) for _ in range(3)]
+    random.Random(8).shuffle(todo)
+    answers: dict[str, set[bytes]] = {key: set() for key in keys}
+
+    def work(share: list[tuple[int, str]]) -> int:
+        replays = 0
+        with requests.Session() as session:
+            for number, key in share:
+                answer = ask(session, number, key)
+                answers[key].add(answer.content)
+                replays += is_replay(answer)
+        return replays
+
+    def ask(session: requests.Session, number: int, key: str) -> requests.Response:
+        path, content_type = ("topics", JSON_V2) if number % 2 else ("messages", "application/json")
+        body = f'{{"records":[{{"value":{number}}}]}}'
+        headers = {"Idempotency-Key": f'"{key}"', "Content-Type": content_type}
+        while True:
+            answer = session.post(f"{service.url}/{path}/{name}", body, headers=headers, timeout=30)
+            if answer.status_code != 409:
+                assert answer.status_code == 200, answer.text
+                return answer
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        replayed = sum(pool.map(work, [todo[each::THREADS] for each in range(THREADS)]))
+    assert replayed == 2000
+    assert {len(each) for each in answers.values()} == {1}
+    assert sorted(written(kafka, name, 3), key=int) == [str(number) for number in range(1000)]
+
+
+def test_after_a_504_the_key_waits_for_kafka(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    assert publish(service, name, "first", "first").ok
+    for session in service.session_of_each_worker().values():  # those know the topic now
+        assert session.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
+        session.close()
+    with stopped(kafka):
+        assert publish(service, name, "k", query="?timeout=0.5").status_code == 504
+        busy = publish(service, name, "k", query="?timeout=0.5")
+        assert (busy.status_code, busy.headers["Retry-After"]) == (409, "1")
+    wait_for(lambda: publish(service, name, "k", query="?timeout=0.5").status_code == 200)
+    settled = publish(service, name, "k", query="?timeout=0.5")
+    assert is_replay(settled)
+    assert settled.json()["records"][0]["offset"] == 3
+    assert written(kafka, name) == ["1", "first", "first", "first"]
+
+
+def test_a_key_is_free_where_kafka_never_answered(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers, timeout=1)
+    name = topic()
+    assert publish(service, name, "first", "first").ok
+    with stopped(kafka), under_way(service, name, "k") as request:
+        assert request.result().status_code in {503, 504}
+        threading.Event().wait(1)
+    wait_for(lambda: publish(service, name, "k").status_code == 200)
+    assert is_replay(publish(service, name, "k"))
+    assert set(written(kafka, name)) == {"1", "first"}
+
+
+def test_a_stop_waits_for_the_answer_to_be_kept(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=1)
+    name = topic()
+    assert publish(service, name, "first", "first").ok
+    with stopped(kafka):
+        assert publish(service, name, "k", query="?timeout=0.5").status_code == 504
+        service.terminate()
+        threading.Event().wait(0.5)
+    service.wait_for_end()
+    service.start()
+    again = publish(service, name, "k", query="?timeout=0.5")
+    assert (again.status_code, is_replay(again)) == (200, True)
+    assert written(kafka, name) == ["1", "first"]
+
+
+def test_the_key_of_a_worker_that_dies_is_free(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    assert publish(service, name, "kept", "kept").ok
+    (worker, session), (_, other) = service.session_of_each_worker().items()
+    for each in (session, other):
+        assert each.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
+    with stopped(kafka), under_way(service, name, "k", session) as request:
+        other.close()
+        assert publish(service, name, "k").status_code == 409
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(requests.ConnectionError):
+            request.result()
+    session.close()
+    assert not is_replay(replay(service, name, "k"))
+    assert is_replay(replay(service, name, "k"))
+    assert is_replay(publish(service, name, "kept", "kept"))
+    assert set(written(kafka, name)) == {"first", "kept", "1"}
+
+
+def test_a_daemon_that_dies_forgets_nothing(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    assert publish(service, name, "kept", "kept").ok
+    with stopped(kafka), under_way(service, name, "k") as request:
+        killed = service.daemon
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: service.daemons not in ([], [killed]))
+        assert is_replay(publish(service, name, "kept", "kept"))
+        assert publish(service, name, "k").status_code == 409
+        threading.Event().wait(0.5)
+        os.kill(service.daemon, signal.SIGKILL)
+    assert request.result().status_code == 200
+    again = replay(service, name, "k")
+    assert (again.content, is_replay(again)) == (request.result().content, True)
+    assert written(kafka, name) == ["1", "kept"]
+
+
+@contextmanager
+def full_disk(process: int, data_dir: Path) -> Iterator[None]:
+    """No file of this process grows any more."""
+    unlimited = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    smallest = min(each.stat().st_size for each in data_dir.glob("store.sqlite*"))
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (min(smallest, 4096), unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_FSIZE, unlimited)
+
+
+def test_a_full_disk(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    assert publish(service, name, "kept", "kept").ok
+    with full_disk(service.daemon, service.data_dir):
+        refused = publish(service, name, "k")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "Nothing was written: the server's state store" in refused.json()["error"]["message"]
+        assert str(service.data_dir) not in refused.text
+        assert service.put(f"/messages/{name}", "without").status_code == 200
+    assert not is_replay(replay(service, name, "k"))
+    assert is_replay(publish(service, name, "kept", "kept"))
+    assert written(kafka, name) == ["1", "kept", "without"]
+
+
+def test_an_answer_that_the_disk_has_no_room_for(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    assert publish(service, name, "first", "first").ok
+    with ExitStack() as full:
+        with stopped(kafka), under_way(service, name, "k") as request:
+            full.enter_context(full_disk(service.daemon, service.data_dir))
+        assert request.result().status_code == 200
+        assert publish(service, name, "k").status_code in {409, 503}
+    again = replay(service, name, "k")
+    assert (again.content, is_replay(again)) == (request.result().content, True)
+    assert written(kafka, name) == ["1", "first"]
+
+
+def test_a_store_that_is_away(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, fresh_postgresql: PostgreSQL
+) -> None:
+    service = start_service(kafka.bootstrap_servers, store_url=fresh_postgresql.database("keys"))
+    name = topic()
+    assert publish(service, name, "kept", "kept").ok
+    fresh_postgresql.stop()
+    refused = publish(service, name, "k")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert "Nothing was written: the server's state store" in refused.json()["error"]["message"]
+    assert service.put(f"/messages/{name}", "without").status_code == 200
+    fresh_postgresql.start()
+    wait_for(lambda: publish(service, name, "k").status_code == 200)
+    assert is_replay(publish(service, name, "kept", "kept"))
+    assert written(kafka, name) == ["1", "kept", "without"]
+
+
+def test_nodes_that_share_a_store(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
+) -> None:
+    url = postgresql.database(f"keys_{uuid4().hex}")
+    first, second = (start_service(kafka.bootstrap_servers, store_url=url, workers=1) for _ in range(2))
+    name = topic()
+    assert publish(first, name, "kept", "kept").ok
+    assert is_replay(publish(second, name, "kept", "kept"))
+    with stopped(kafka), under_way(first, name, "k", store_url=url) as request:
+        assert publish(second, name, "k").status_code == 409
+    again = replay(second, name, "k")
+    assert (again.content, is_replay(again)) == (request.result().content, True)
+    assert written(kafka, name) == ["1", "kept"]
+
+
+@pytest.mark.slow
+def test_of_nodes_that_share_a_store_one_dies(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
+) -> None:
+    url = postgresql.database(f"keys_{uuid4().hex}")
+    first, second = (start_service(kafka.bootstrap_servers, store_url=url, workers=1) for _ in range(2))
+    name = topic()
+    assert publish(first, name, "kept", "kept").ok
+    with stopped(kafka), under_way(first, name, "k", store_url=url) as request:
+        os.kill(first.daemon, signal.SIGKILL)
+        threading.Event().wait(LEASE_SECONDS + 1)
+        assert publish(second, name, "k").status_code == 409
+    again = replay(second, name, "k")
+    assert (again.content, is_replay(again)) == (request.result().content, True)
+    with stopped(kafka), under_way(first, name, "l", store_url=url) as request:
+        assert first.process is not None
+        os.killpg(first.process.pid, signal.SIGKILL)
+        os.kill(first.daemon, signal.SIGKILL)
+    assert isinstance(request.exception(), requests.ConnectionError)
+    assert not is_replay(replay(second, name, "l", seconds=LEASE_SECONDS + 5))
