@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
+from math import inf
 from threading import Event
 
 from kafka_http.core.broker import Producer, Publication
@@ -16,6 +17,8 @@ from kafka_http.records import Delivery, NewRecord, Outcome, ProducerRecord
 MAX_RECORDS = 10_000
 MAX_BYTES = 4 << 20
 """Of one upload, on their way to Kafka: beyond that it is full."""
+
+STOP_SECONDS = 10
 
 
 class Uploader:
@@ -131,10 +134,11 @@ class Upload:
         return batch.count
 
     def finish(self) -> None:
-        """Wait until all have an answer, or cannot get one in time any more."""
+        """Wait until all have an answer, or cannot get one in time any more: in 10 s where the server stops."""
+        latest = time.monotonic() + (STOP_SECONDS if self._stopping.is_set() else self._timeout)
         while any(each.outcomes is None for each in self._batches):
             for batch in self._batches:
-                batch.settle()
+                batch.settle(latest)
             self.wait(0.02)
 
     def rest(self) -> dict[str, list[tuple[int, int]]]:
@@ -177,11 +181,12 @@ class _Batch:
         self._has_ended = True
         self._changed.set()
 
-    def settle(self) -> None:
-        """Look at what became of it, once that is known or its time is over."""
+    def settle(self, latest: float = inf) -> None:
+        """Look at what became of it, once that is known or its time is over; at `latest` (of the monotonic clock) it
+        is."""
         if self.publication is None or self.outcomes is not None:
             return
-        if self._has_ended or time.monotonic() >= self._deadline:
+        if self._has_ended or time.monotonic() >= min(self._deadline, latest):
             self.conclude(self.publication.outcomes())
 
     def conclude(self, outcomes: Sequence[Outcome]) -> None:

@@ -25,6 +25,7 @@ from kafka_http.web.bodies import DRAIN_BYTES, DRAIN_SECONDS, Bodies, check_tran
 from kafka_http.web.envelopes import Lines, not_empty, records_of, values_of
 from kafka_http.web.negotiation import JSON, NDJSON, ContentType
 from kafka_http.web.publishing import (
+    KEY_HEADER,
     MAX_TIMEOUT,
     RESPOND_ASYNC,
     SERIALISING,
@@ -140,7 +141,7 @@ class Wanted:
         given = [
             ("Prefer: respond-async", head.prefers(RESPOND_ASYNC)),
             ("callback", "callback" in head.args),
-            ("Idempotency-Key", "idempotency-key" in head.headers),
+            ("Idempotency-Key", KEY_HEADER in head.headers),
         ]
         for name, is_given in given:
             if is_given:
