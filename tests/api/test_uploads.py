@@ -270,6 +270,23 @@ def test_the_server_stops(client: FlaskClient, broker: FakeBroker) -> None:
     assert values(broker) == [b"1", b"2"]
 
 
+def test_the_server_stops_while_kafka_says_nothing(
+    client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kafka_http.core.uploading.STOP_SECONDS", 0.2)
+
+    def stop() -> bytes:
+        broker.silent = True
+        return b"2\n"
+
+    def also() -> bytes:
+        client.application.extensions["kafka_http"].stopping()
+        return b"3\n"
+
+    *_, last = lines_of(upload(client, [b"1\n", stop, also], "/messages/t?timeout=60"))
+    assert (last["records"], last["error"]["code"], last["unknown"]) == (1, 503, [[1, 1]])
+
+
 def test_places_are_few_and_given_back(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(threads=16)  # an eighth: two
     refused: list[TestResponse] = []

@@ -299,7 +299,7 @@ def test_memory_stays_flat(start_service: ServiceFactory, kafka: EmbeddedKafka, 
         assert send(300)["records"] == 3_000_000
         took = time.monotonic() - began
     print(f"{3_000_000 / took:.0f} records/s, {peak.bytes / MIB:.0f} MiB more than at rest")
-    assert peak.bytes < 40 * MIB
+    assert peak.bytes < 64 * MIB
 
 
 @pytest.mark.slow
