@@ -1,6 +1,7 @@
 """The composition root: builds what the settings ask for and puts it together."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
+from kafka_http.broker.descriptors import Descriptors
 from kafka_http.broker.settings import check_client_settings
 from kafka_http.callbacks import Guard
 from kafka_http.config import Config
@@ -23,6 +25,7 @@ from kafka_http.core.memory_keys import MemoryKeys
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
+from kafka_http.errors import Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
@@ -40,6 +43,8 @@ from kafka_http.web.tasks import TaskViews
 from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
 from kafka_http.web.waits import Waits
+
+log = logging.getLogger(__name__)
 
 _CONCLUDE_SECONDS = 2.0
 """How long the daemon may take for what Kafka said last."""
@@ -71,6 +76,7 @@ class Lifecycle:
         self._broker = broker
         self._held = held
         self._acceptor = acceptor
+        self._descriptors = Descriptors(1, "streams")
         self._process = 0
 
     def started(self) -> None:
@@ -78,6 +84,10 @@ class Lifecycle:
         if self._process == os.getpid():
             return
         self._process = os.getpid()
+        try:
+            self._descriptors.check(self._core.streams.limit)
+        except Unavailable as error:
+            log.warning("%s", error.message)
         gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
         self._held.start()
 
@@ -104,7 +114,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
-    core = Core(broker, load_serializers(config.serializers, registry), config.topics)
+    core = Core(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     acceptor = Acceptor(held.tasks)

@@ -115,6 +115,8 @@ class Config:
     max_read_ahead: Annotated[
         Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"
     ] = 16 * MIB
+    max_streams: Annotated[Count, "streams that a worker holds; beyond them 503"] = 1000
+    stream_keepalive: Annotated[Seconds, "seconds of silence after which a stream sends a sign of life"] = 15.0
     auto_create_topics: Annotated[Switch, "let a publish create its topic where the brokers allow it"] = False
     data_dir: Annotated[Directory, "directory of this node's own data; {port} is the bind port"] = field(
         default_factory=_own_directory

@@ -35,7 +35,8 @@
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
     │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
     │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
-    │   └── TooManyInstances        503
+    │   ├── TooManyInstances        503
+    │   └── TooManyStreams          503
     ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
     └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
         └── NotYetKnown             504    … and Kafka's answer may still come
@@ -271,6 +272,14 @@ class TooManyInstances(Unavailable):
         super().__init__(
             f"This server holds as many consumer instances as it may ({limit}, its setting max_consumer_instances). "
             "Delete some, or wait until idle ones are closed."
+        )
+
+
+class TooManyStreams(Unavailable):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This server's process holds as many streams as it may ({limit}, its setting max_streams). Close some, or "
+            "try again later."
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kafka_http.bench import memory, services
+from kafka_http.bench import memory, services, streams
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.results import cores, read_result
 from kafka_http.bench.runs import Options, Run
@@ -22,7 +22,7 @@ _LEAST_SIZE = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The bench's own flags; `run` takes what they parse to. The settings of `serve` stand beside them."""
-    parser.add_argument("what", nargs="?", choices=("publish", "read", "memory"), help="what is measured")
+    parser.add_argument("what", nargs="?", choices=("publish", "read", "streams", "memory"), help="what is measured")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="two runs side by side")
     parser.add_argument("--url", type=_url, help="a server that runs; without it Kafka and a server are started")
     parser.add_argument("--dialect", choices=("messages", "v2"), default="messages", help="API (default: messages)")
@@ -52,15 +52,19 @@ def run(arguments: argparse.Namespace, load: Callable[[], Config]) -> int:
     """Measure, or compare; the exit status. `load` gives the settings of the server."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if arguments.compare is None and arguments.what is None:
-        arguments.usage("say what to measure, publish, read or memory, or --compare two results")
-    if arguments.what == "memory" and (arguments.url is not None or arguments.json is not None):
-        arguments.usage("memory is measured of a server that it starts itself, and printed: no --url, no --json")
+        arguments.usage("say what to measure, publish, read, streams or memory, or --compare two results")
+    own = arguments.what in {"memory", "streams"}
+    if own and (arguments.url is not None or arguments.json is not None):
+        arguments.usage(f"{arguments.what}: of a server that it starts itself, and printed: no --url, no --json")
     try:
         if arguments.compare is not None:
             print(comparison(*map(read_result, arguments.compare)))
         elif arguments.what == "memory":
             with services.started(load()) as service:
                 print(memory.measure(service, arguments.seconds, arguments.size, arguments.partitions))
+        elif arguments.what == "streams":
+            with services.started(load()) as service:
+                print(streams.measure(service, arguments.connections, arguments.seconds))
         else:
             _measure(arguments, load())
     except (BenchError, DemoError) as error:

@@ -9,6 +9,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.positions import Resolver
 from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
+from kafka_http.core.streaming import Streams
 from kafka_http.core.topics import Topics
 from kafka_http.core.uploading import Uploader
 from kafka_http.serializers import Serializers
@@ -17,7 +18,13 @@ from kafka_http.serializers import Serializers
 class Core:
     """The nouns of the API, over one broker."""
 
-    def __init__(self, broker: Broker, serializers: Serializers, topics: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        serializers: Serializers,
+        topics: Mapping[str, Any] | None = None,
+        max_streams: int = 1000,
+    ) -> None:
         """`topics` are the settings of formats by topic. Raises `ConfigError`."""
         self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
@@ -26,8 +33,10 @@ class Core:
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = Uploader(broker.producer, self.formats)
         self.reader = Reader(broker.log)
+        self.streams = Streams(broker.log, self.reader, max_streams)
 
     def stop(self) -> None:
-        """No new requests come: what waits, or goes on without end, is to end within a second. Does not block."""
+        """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
+        self.streams.stop()
         self.uploader.stop()

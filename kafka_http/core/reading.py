@@ -53,6 +53,10 @@ class Reader:
         """From now on wait for nothing: those that do so return within `WAIT_SLICE` seconds."""
         self._stopping.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
     def pause(self, seconds: float) -> bool:
         """Wait for so long, or until `stop`; true where it was called."""
         return self._stopping.wait(seconds)

@@ -1,5 +1,6 @@
 """Answers as gunicorn writes them, and the lines of its access log."""
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -57,3 +58,27 @@ class AccessLog:
         }
         answer = SimpleNamespace(status=status, headers=headers, sent=len(body))
         self._access(answer, request.headers, environ, timedelta(seconds=time.monotonic() - connection.began))
+
+
+class ErrorPage:
+    """Stands in for the client's socket while gunicorn writes its page of HTML, of which the status line is kept."""
+
+    def __init__(self) -> None:
+        self._sent = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        self._sent += data
+
+    def as_json(self, message: str) -> bytes:
+        status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
+        status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
+        said = reason if status.startswith("5") else f"{reason}: {message}"
+        body = json.dumps({"error": {"code": int(status), "message": said}}).encode()
+        head = (
+            f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        return status_line + b"\r\n" + head.encode() + body

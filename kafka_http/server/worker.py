@@ -6,7 +6,6 @@ With gunicorn's own, a client that keeps its side open after `Connection: close`
 that connects and sends nothing holds a thread for 5 s, and one that vanishes amid a request holds one for ever.
 """
 
-import json
 import logging
 import signal
 import socket
@@ -24,7 +23,9 @@ from typing import Any, cast
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from kafka_http.server.answers import ErrorPage
 from kafka_http.server.lifecycle import FLUSH_SECONDS, Lifecycle, lifecycle_of
+from kafka_http.server.streams import HandedOver, Streams, are_possible, offering
 from kafka_http.server.threadless import Threadless, is_possible
 
 LINGER_SECONDS = 2.0
@@ -43,7 +44,9 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Lingering] = deque()
         self._threadless: Threadless | None = None
+        self._streams: Streams | None = None
         self._keepalive = float(self.cfg.keepalive)
+        self._runtime: Lifecycle | None = None
 
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
@@ -57,15 +60,20 @@ class Worker(ThreadWorker):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
-        runtime = self._runtime()
+        runtime = self._runtime = lifecycle_of(self.wsgi)
         if runtime is not None and hasattr(runtime, "started"):
             runtime.started()
         publishes = getattr(runtime, "publishes", None)
         if publishes is not None and is_possible(self.cfg):
             self._threadless = Threadless(self, publishes, self._poller, stall=STALL_SECONDS)
+        if runtime is not None and are_possible(self.cfg):
+            self._streams = Streams(stall=STALL_SECONDS)
+            self.wsgi = offering(self.wsgi)
         try:
             super().run()
         finally:
+            if self._streams is not None:
+                self._streams.close(LINGER_SECONDS)
             self._close_app()
 
     def enqueue_req(self, conn: TConn) -> None:
@@ -82,8 +90,12 @@ class Worker(ThreadWorker):
             self._watch(conn, partial(self.on_pending_socket_readable, conn))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        keeps = fs.result() if not fs.cancelled() and fs.exception() is None else None
-        if keeps is False:
+        error = None if fs.cancelled() else fs.exception()
+        keeps = fs.result() if not fs.cancelled() and error is None else None
+        if isinstance(error, HandedOver) and self._streams is not None:
+            self.nr_conns -= 1
+            self._streams.add(conn.sock, error.feed, error.is_chunked)
+        elif keeps is False:
             self.linger(conn)
         elif keeps is True and self._threadless is not None and not _read_ahead(conn):
             self._threadless.watch(conn)
@@ -148,7 +160,7 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that is no HTTP, in the form of all our errors, where gunicorn has a page of HTML."""
-        page = _Page()
+        page = ErrorPage()
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
@@ -188,21 +200,18 @@ class Worker(ThreadWorker):
             conn.timeout = min(conn.timeout or latest, latest)
         if self._threadless is not None:
             self._threadless.begin_stop(latest)
-        runtime = self._runtime()
+        runtime = self._runtime
         if runtime is not None and hasattr(runtime, "stopping"):
             runtime.stopping()
 
     def _close_app(self) -> None:
-        runtime = self._runtime()
+        runtime = self._runtime
         if runtime is None:
             return
         try:
             runtime.close(FLUSH_SECONDS)
         except Exception:
             self.log.exception("The application did not close in order")
-
-    def _runtime(self) -> Lifecycle | None:
-        return lifecycle_of(getattr(self, "wsgi", None))
 
 
 class _Lingering:
@@ -223,30 +232,6 @@ class _Lingering:
             return True
         self._drained += got
         return not got or self._drained > LINGER_BYTES
-
-
-class _Page:
-    """Stands in for the client's socket while gunicorn writes its page of HTML, of which the status line is kept."""
-
-    def __init__(self) -> None:
-        self._sent = b""
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def sendall(self, data: bytes) -> None:
-        self._sent += data
-
-    def as_json(self, message: str) -> bytes:
-        status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
-        status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
-        said = reason if status.startswith("5") else f"{reason}: {message}"
-        body = json.dumps({"error": {"code": int(status), "message": said}}).encode()
-        head = (
-            f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return status_line + b"\r\n" + head.encode() + body
 
 
 def _read_ahead(conn: TConn) -> bytes:

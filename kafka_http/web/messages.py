@@ -11,24 +11,25 @@ from kafka_http.core import Core
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.positions import Committed, Offset, Start
 from kafka_http.core.reading import Limits, Page
-from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
-from kafka_http.records import Isolation, TopicPartition
+from kafka_http.records import TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
-from kafka_http.web.positions import page_position, parse_partitions, parse_start
+from kafka_http.web.positions import page_position
 from kafka_http.web.publishing import MessagesPublish
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
+from kafka_http.web.selection import SELECTION, acks_previous, start_of, wanted_formats, wanted_isolation
+from kafka_http.web.streams import STREAMS, MessageStreams
 from kafka_http.web.uploads import Uploads, is_upload
 from kafka_http.web.v2_records import render_v2
 from kafka_http.web.waits import Waits
 
 MAX_WAIT = 60
 MAX_RECORDS = 100_000
-READ_PARAMETERS = ("partition", "limit", "max_bytes", "wait", "format", "key_format", "ack", "isolation", "reset")
+READ_PARAMETERS = (*SELECTION, "wait")
 
 
 class Messages:
@@ -41,6 +42,7 @@ class Messages:
         self._bodies = bodies
         self._waits = waits
         self._once = once
+        self._streams = MessageStreams(core, config, waits)
 
     def blueprint(self) -> Blueprint:
         messages = Blueprint("messages", __name__, url_prefix="/messages")
@@ -88,10 +90,12 @@ class Messages:
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
-        query = Query(request.args, READ_PARAMETERS)
         formats = self._core.formats
-        media_type = best_of(request.accept_mimetypes, (JSON, OCTETS, *kafka_types(formats)))
-        wanted = self._wanted(topic, kafka_format(media_type, formats), query)
+        media_type = best_of(request.accept_mimetypes, (JSON, OCTETS, *STREAMS, *kafka_types(formats)))
+        if media_type in STREAMS:
+            return self._streams.open(topic, consumer, offset, media_type)
+        query = Query(request.args, READ_PARAMETERS)
+        wanted = wanted_formats(formats, topic, query, kafka_format(media_type, formats))
         page = self._read(topic, consumer, offset, query, one=media_type == OCTETS)
         if media_type == OCTETS:
             response = with_positions(raw_response(page), page)
@@ -103,25 +107,16 @@ class Messages:
         response.headers["Link"] = self._next_link(topic, consumer, page)
         return response
 
-    def _wanted(self, topic: str, accepted: str | None, query: Query) -> TopicFormat:
-        """By what to read keys and values: as the request says, else as the topic's settings do."""
-        default = self._core.formats.of_topic(topic)
-        wanted = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
-        for each in filter(None, wanted):
-            self._core.formats.check(each)
-        return wanted
-
     def _read(self, topic: str, consumer: str, offset: str, query: Query, one: bool) -> Page:
-        isolation: Isolation = query.choice("isolation", ("read_uncommitted", "read_committed"), "read_uncommitted")
+        isolation = wanted_isolation(query)
         limit = query.integer("limit", 1000, 1, MAX_RECORDS)
         max_bytes = query.integer("max_bytes", 4 << 20, 1, MAX_INT64)
         limits = Limits(1 if one else limit, min(max_bytes, self._config.max_page_bytes))
         wait = query.seconds("wait", 0, MAX_WAIT)
-        ack_previous = query.choice("ack", ("previous", ""), "") == "previous"
-        start, wanted = _start(consumer, offset, query)
+        start, wanted = start_of(consumer, offset, query)
         positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)
         reset = start.rest.reset if isinstance(start.rest, Committed) else None
-        if ack_previous and reset is None:
+        if acks_previous(query) and reset is None:
             self._core.consumers.ack_before(topic, consumer, positions)
         with self._waits.place(wait) as seconds:
             places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
@@ -136,13 +131,13 @@ class Messages:
 
     def seek(self, topic: str, consumer: str, offset: str) -> Response:
         """PUT /messages/<topic>/<consumer>/<offset>: set the committed position."""
-        start, wanted = _start(consumer, offset, Query(request.args, ("partition", "reset")))
+        start, wanted = start_of(consumer, offset, Query(request.args, ("partition", "reset")))
         self._core.consumers.seek(topic, consumer, start, wanted)
         return self._progress_response(topic, consumer)
 
     def ack(self, topic: str, consumer: str, offset: str) -> Response:
         """DELETE /messages/<topic>/<consumer>/<offset>: acknowledge up to and with it."""
-        start, wanted = _start(consumer, offset, Query(request.args, ("partition",)))
+        start, wanted = start_of(consumer, offset, Query(request.args, ("partition",)))
         self._core.consumers.ack(topic, consumer, self._acknowledged(topic, start, wanted))
         return Response(status=204)
 
@@ -185,17 +180,3 @@ def _without_head_on_reads(state: BlueprintSetupState) -> None:
     """A read's HEAD would read all that its GET does, to throw it away."""
     for rule in state.app.url_map.iter_rules("messages.read"):
         (rule.methods or set()).discard("HEAD")
-
-
-def _start(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[int] | None]:
-    """Where to start, and the partitions that `?partition=` narrows it to."""
-    check_consumer_name(consumer)
-    start = parse_start(offset, query.choice("reset", ("earliest", "latest"), "earliest"))
-    partition = query.text("partition")
-    if partition is None:
-        return start, None
-    if start.partitions or start.rest is None or ":" in offset.partition("@")[0]:
-        raise InvalidRequest(
-            f"The position {offset[:100]!r} names its partitions: leave ?partition= away.", field="partition"
-        )
-    return start, parse_partitions(partition)

@@ -13,6 +13,7 @@ from kafka_http.errors import FormatMismatch, NotAcceptable, UnsupportedFormat
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+EVENTS = "text/event-stream"
 OCTETS = "application/octet-stream"
 V2 = "application/vnd.kafka.v2+json"
 _KAFKA = re.compile(r"application/vnd\.kafka(?:\.(?P<format>[a-z0-9_-]+))?\.v(?P<version>[0-9]+)\+json")

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Waits:
@@ -26,6 +26,11 @@ class Waits:
             yield seconds
         finally:
             taken.release()
+
+    def hold(self) -> Callable[[], None] | None:
+        """Take a place for as long as one likes, until what this returns is called; None where all are taken."""
+        taken = self._take(joining=False)
+        return None if taken is None else taken.release
 
     def _take(self, joining: bool) -> threading.Semaphore | None:
         places = [self._places, self._joining] if joining else [self._places]

@@ -432,8 +432,6 @@ def test_an_offset_that_the_log_does_not_have(client: FlaskClient, broker: FakeB
 @pytest.mark.parametrize(
     "accept",
     [
-        "application/x-ndjson",
-        "text/event-stream",
         "text/html",
         "application/json;q=0",
         "application/vnd.kafka.nope.v2+json",

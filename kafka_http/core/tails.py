@@ -1,0 +1,251 @@
+"""The ends of topics' logs: one reader a topic follows it there, for all streams that have come so far."""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
+from kafka_http.errors import KafkaHttpError
+from kafka_http.records import Isolation, Offsets, Record, TopicPartition, size_of
+
+log = logging.getLogger(__name__)
+
+RING_BYTES = 4 << 20
+"""What is kept of a topic's end for streams whose clients are slow, as it is sent."""
+PATIENCE_SECONDS = 30.0
+"""How long what may pass is let pass before a stream ends of it."""
+
+_BATCH = Limits(records=500, size=256 << 10)
+_BATCH_BYTES = 1000
+"""About what a batch takes beside what is sent of it."""
+_RETRY_SECONDS = 0.5
+_LINGER_SECONDS = 5.0
+
+
+class Piece:
+    """Records of a stream that follow each other: where it was before, and where it is behind them.
+
+    `start` and `next` map each partition of the stream to an offset. Not to be changed: streams share it.
+    """
+
+    def __init__(self, start: Offsets, records: Sequence[Record], following: Offsets) -> None:
+        self.start = start
+        self.records = records
+        self.next = following
+        self._rendered: dict[Render, bytes | KafkaHttpError] = {}
+
+    @property
+    def rendered_size(self) -> int:
+        """Bytes of all forms that it was rendered in."""
+        return sum(len(each) for each in self._rendered.values() if isinstance(each, bytes))
+
+    def prepare(self, render: "Render") -> None:
+        """Render it now, for those who ask later. What goes wrong is for them as well."""
+        try:
+            self._rendered[render] = render(self)
+        except KafkaHttpError as error:
+            self._rendered[render] = error
+
+    def rendered(self, render: "Render") -> bytes:
+        """As `render` gives it, which is asked once. May wait where the format of the records does."""
+        if render not in self._rendered:
+            self.prepare(render)
+        rendered = self._rendered[render]
+        if isinstance(rendered, KafkaHttpError):
+            raise rendered
+        return rendered
+
+
+Render = Callable[[Piece], bytes]
+"""Makes of a piece what is sent. Must be hashable; those that are equal give the same."""
+
+
+class View(NamedTuple):
+    """What streams have in common that send the same: the partitions, and the form."""
+
+    partitions: frozenset[int]
+    render: Render
+
+
+class FellBehind(Exception):
+    """What comes next is not kept any more: it is to be read from Kafka."""
+
+
+class Patience:
+    """Lets pass, for a while, errors that may pass."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def reset(self) -> None:
+        self._since = None
+
+    def has_for(self, error: KafkaHttpError) -> bool:
+        if self._since is None:
+            self._since = time.monotonic()
+        return error.retry_after is not None and time.monotonic() - self._since < PATIENCE_SECONDS
+
+
+class Batch:
+    """What one read brought, of all partitions that are followed."""
+
+    def __init__(self, page: Page, before: Offsets) -> None:
+        self.start = dict(before)
+        self.next = self.start | {place.partition: offset for place, offset in page.next.items()}
+        self.records = page.records
+        self.size = 0
+        """What it takes in the ring, about."""
+        self._pieces: dict[frozenset[int], Piece] = {}
+
+    def include(self, positions: Offsets) -> None:
+        """Partitions that are followed since it was read; it has nothing of them."""
+        self.start = {**positions, **self.start}
+        self.next = {**positions, **self.next}
+
+    def piece(self, partitions: frozenset[int]) -> Piece:
+        """What it has of these partitions."""
+        if partitions not in self._pieces:
+            of = [each for each in self.records if each.partition in partitions]
+            start, following = ({each: at[each] for each in partitions} for at in (self.start, self.next))
+            self._pieces[partitions] = Piece(start, of, following)
+        return self._pieces[partitions]
+
+    def weigh(self) -> None:
+        """Set `size`, once it is rendered."""
+        rendered = sum(each.rendered_size for each in self._pieces.values())
+        self.size = _BATCH_BYTES + size_of(self.records) + rendered
+
+
+class Tail:
+    """Follows the end of one topic's log in a thread of its own, and keeps the last of it. Any thread may call."""
+
+    def __init__(self, topic: str, isolation: Isolation, reader: Reader, moved: Callable[[], None]) -> None:
+        """`moved` is called by its thread when there is more, or will never be."""
+        self._topic = topic
+        self._isolation = isolation
+        self._reader = reader
+        self._moved = moved
+        self._changed = threading.Condition()
+        self._positions: dict[int, int] = {}
+        self._views: Counter[View] = Counter()
+        self._batches: deque[Batch] = deque()
+        self._end = 0
+        self._size = 0
+        self._left_at = time.monotonic()
+        self._error: KafkaHttpError | None = None
+        self.is_closed = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"tail of {self._topic}", daemon=True).start()
+
+    def join(self, view: View, positions: Offsets) -> tuple[int, Offsets] | None:
+        """Follow from now on: the number of the batch to come next, and where it begins in these partitions.
+
+        One that nobody has followed is followed from the position given. None where this tail is closed: take another.
+        """
+        with self._changed:
+            if self.is_closed:
+                return None
+            self._positions = {**positions, **self._positions}
+            self._views[view] += 1
+            return self._end, {each: self._positions[each] for each in positions}
+
+    def leave(self, view: View) -> None:
+        with self._changed:
+            self._views[view] -= 1
+            if not self._views[view]:
+                del self._views[view]
+            self._left_at = time.monotonic()
+
+    def batch(self, number: int, wait: float) -> Batch | None:
+        """The batch of that number, waiting up to `wait` seconds for it.
+
+        Raises `FellBehind`, and once all that was read has been had the error that has ended it.
+        """
+        if number == self._end and not wait and not self.is_closed:  # as is asked of many streams again and again
+            return None
+        with self._changed:
+            if number == self._end and wait and not self.is_closed:
+                self._changed.wait(wait)
+            if number < self._end - len(self._batches):
+                raise FellBehind
+            if number < self._end:
+                return self._batches[number - self._end]
+            if self._error is not None:
+                raise self._error
+            return None
+
+    def wake(self) -> None:
+        """Let those who wait return."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        patience = Patience()
+        while not self._closes():
+            try:
+                self._read()
+                patience.reset()
+            except KafkaHttpError as error:
+                if not patience.has_for(error):
+                    self._close(error)
+                self._reader.pause(_RETRY_SECONDS)
+            except Exception:
+                log.exception("The end of %s cannot be followed", self._topic)
+                self._close(KafkaHttpError("Unforeseen error; the server's log says more."))
+
+    def _closes(self) -> bool:
+        """Close where nobody has followed for a while, or the server stops."""
+        with self._changed:
+            idle = not self._views and time.monotonic() - self._left_at > _LINGER_SECONDS
+            if (idle or self._reader.is_stopping) and not self.is_closed:
+                self._close(None)
+            return self.is_closed
+
+    def _close(self, error: KafkaHttpError | None) -> None:
+        with self._changed:
+            self._error = error
+            self.is_closed = True
+            self._changed.notify_all()
+        self._moved()
+
+    def _read(self) -> None:
+        with self._changed:
+            before = dict(self._positions)
+        places = {TopicPartition(self._topic, each): offset for each, offset in before.items()}
+        page = self._reader.read(places, _BATCH, wait=WAIT_SLICE, isolation=self._isolation)
+        batch = Batch(page, before)
+        if batch.next != batch.start:
+            self._add(batch)
+
+    def _add(self, batch: Batch) -> None:
+        """Render a batch for all who follow, then let them have it: who takes it need not wait for a format."""
+        ready: set[View] = set()
+        while not self._append(batch, ready):
+            with self._changed:
+                views = set(self._views) - ready
+            for view in views:
+                batch.piece(view.partitions).prepare(view.render)
+            ready |= views
+        self._moved()
+
+    def _append(self, batch: Batch, ready: set[View]) -> bool:
+        """False where somebody has come meanwhile for whom it is not rendered yet."""
+        with self._changed:
+            batch.include(self._positions)
+            if not self._views.keys() <= ready:
+                return False
+            batch.weigh()
+            self._positions = dict(batch.next)
+            self._batches.append(batch)
+            self._end += 1
+            self._size += batch.size
+            while self._size > RING_BYTES and len(self._batches) > 1:
+                self._size -= self._batches.popleft().size
+            self._changed.notify_all()
+            return True

@@ -1,0 +1,47 @@
+"""Which messages a read or a stream is to bring, and how they are to be shown: what the two have in common."""
+
+from kafka_http.core.consumers import check_consumer_name
+from kafka_http.core.formats import Formats
+from kafka_http.core.positions import Start
+from kafka_http.core.topic_formats import TopicFormat
+from kafka_http.errors import InvalidRequest
+from kafka_http.records import Isolation
+from kafka_http.web.positions import parse_partitions, parse_start
+from kafka_http.web.query import Query
+
+SELECTION = ("partition", "limit", "max_bytes", "format", "key_format", "ack", "isolation", "reset")
+
+
+def wanted_formats(formats: Formats, topic: str, query: Query, accepted: str | None = None) -> TopicFormat:
+    """By what to read keys and values: as the request says (`accepted` by its Accept), else as the topic's settings do.
+
+    Raises `UnsupportedFormat`.
+    """
+    default = formats.of_topic(topic)
+    wanted = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
+    for each in filter(None, wanted):
+        formats.check(each)
+    return wanted
+
+
+def wanted_isolation(query: Query) -> Isolation:
+    choices: tuple[Isolation, ...] = ("read_uncommitted", "read_committed")
+    return query.choice("isolation", choices, "read_uncommitted")
+
+
+def acks_previous(query: Query) -> bool:
+    return query.choice("ack", ("previous", ""), "") == "previous"
+
+
+def start_of(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[int] | None]:
+    """Where to start, and the partitions that `?partition=` narrows it to."""
+    check_consumer_name(consumer)
+    start = parse_start(offset, query.choice("reset", ("earliest", "latest"), "earliest"))
+    partition = query.text("partition")
+    if partition is None:
+        return start, None
+    if start.partitions or start.rest is None or ":" in offset.partition("@")[0]:
+        raise InvalidRequest(
+            f"The position {offset[:100]!r} names its partitions: leave ?partition= away.", field="partition"
+        )
+    return start, parse_partitions(partition)

@@ -1,0 +1,413 @@
+"""GET /messages/<topic>/<consumer>/<offset> as server-sent events and as NDJSON without end."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from kafka_http.core.tails import RING_BYTES
+from kafka_http.records import NewRecord
+from tests.api.conftest import ClientFactory
+from tests.events import Event, EventParser
+from tests.fakes import FakeBroker
+
+EVENTS = "text/event-stream"
+NDJSON = "application/x-ndjson"
+
+
+def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 0, **more: Any) -> None:
+    broker.producer.produce(topic, [NewRecord(value, partition=partition, **more) for value in values], 1)
+
+
+class Open:
+    """A stream that is being read."""
+
+    def __init__(self, client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answer: TestResponse = client.get(path, headers={"Accept": accept, **named})
+        assert self.answer.status_code == 200, self.answer.text
+        self._chunks: Iterator[bytes] = self.answer.iter_encoded()
+        self.parser = EventParser()
+        self.bytes = b""
+        self._events: list[Event] = []
+        self._is_events = accept == EVENTS
+        assert self.read()
+
+    def close(self) -> None:
+        self.answer.close()
+
+    def read(self) -> bool:
+        """Take one more chunk; false at the end."""
+        chunk = next(self._chunks, None)
+        self.bytes += chunk or b""
+        if self._is_events:
+            self._events += self.parser.feed(chunk or b"")
+        return chunk is not None
+
+    def until(self, condition: Any, seconds: float = 20) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline
+            assert self.read(), self.bytes[-1000:]
+        return found
+
+    def events(self, count: int) -> list[Event]:
+        """The next so many events."""
+        self.until(lambda: len(self._events) >= count)
+        found, self._events = self._events[:count], self._events[count:]
+        return found
+
+    def values(self, count: int) -> list[Any]:
+        found = self.events(count)
+        assert {each.type for each in found} == {"message"}, found
+        return [each.json["value"] for each in found]
+
+    def rest(self) -> list[Event]:
+        """All events up to the end."""
+        while self.read():
+            pass
+        found, self._events = self._events, []
+        return found
+
+    def lines(self) -> list[Any]:
+        """All lines up to the end, of a stream of NDJSON."""
+        while self.read():
+            pass
+        assert self.bytes.endswith(b"\n")
+        return [json.loads(line) for line in self.bytes.split(b"\n") if line]
+
+
+def stream(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> Any:
+    return closing(Open(client, path, accept, **headers))
+
+
+def status(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(client.get(path, headers={"Accept": accept, **named})) as answer:
+        return answer.status_code
+
+
+@pytest.fixture
+def five(broker: FakeBroker) -> None:
+    put(broker, "t", *(b"%d" % number for number in range(5)))
+
+
+@pytest.mark.usefixtures("five")
+def test_events(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/2") as events:
+        assert events.answer.content_type == EVENTS
+        assert events.answer.headers["X-Accel-Buffering"] == "no"
+        assert events.answer.headers["Cache-Control"] == "no-store"
+        assert events.bytes.startswith(b"id: 0:2\n\n")
+        assert events.parser.ids[0] == "0:2"
+        put(broker, "t", b'{"a":\r\n 1}', key=b"k", timestamp=7, headers=(("h", b"v"),))
+        put(broker, "t", None)
+        events.until(lambda: events.parser.last_id == "0:7")
+        assert events.parser.ids[:5] == ["0:2", "0:3", "0:4", "0:5", "0:6"]
+
+
+@pytest.mark.usefixtures("five")
+def test_a_record_is_shown_as_in_a_page(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b'{"a":\r\n 1}', b"\xff", b"text", None, key=b"\xfe", headers=(("h", b"v"), ("n", None)))
+    page = client.get("/messages/t/me/earliest").json
+    with stream(client, "/messages/t/me/earliest?until=end") as events:
+        *records, end = events.rest()
+    assert [each.json for each in records] == page["records"]
+    assert (end.type, end.json) == ("end", {"next": page["next"]})
+    with stream(client, "/messages/t/me/earliest?until=end", NDJSON) as lines:
+        assert lines.lines() == page["records"]
+
+
+@pytest.mark.usefixtures("five")
+def test_lines(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/4", NDJSON) as lines:
+        assert lines.answer.content_type == NDJSON
+        lines.until(lambda: b'"offset":4' in lines.bytes)
+        put(broker, "t", b"[\n]")
+        lines.until(lambda: b'"offset":5' in lines.bytes)
+    assert [json.loads(line)["value"] for line in lines.bytes.splitlines() if line] == [4, []]
+
+
+@pytest.mark.parametrize(("accept", "sign"), [(EVENTS, b"id: 0:5\n\n"), (NDJSON, b"\n")])
+@pytest.mark.usefixtures("five")
+def test_a_sign_of_life(make_client: ClientFactory, accept: str, sign: bytes) -> None:
+    with stream(make_client(stream_keepalive=0.2), "/messages/t/me/latest", accept) as silent:
+        silent.until(lambda: len(silent.bytes) >= 3 * len(sign), 5)
+        assert silent.bytes == sign * (len(silent.bytes) // len(sign))
+
+
+@pytest.mark.usefixtures("five")
+def test_a_stream_goes_on_from_the_last_id(client: FlaskClient) -> None:
+    with stream(client, "/messages/t/me/earliest") as events:
+        assert events.values(3)[:3] == [0, 1, 2]
+    with stream(client, "/messages/t/me/earliest?partition=0", Last_Event_ID="0:3") as events:
+        assert events.parser.ids[0] == "0:3"
+        assert events.values(2) == [3, 4]
+    with stream(client, "/messages/t/me/earliest?until=end", NDJSON, Last_Event_ID="0:3") as lines:
+        assert [each["value"] for each in lines.lines()] == [3, 4]
+
+
+def test_an_id_names_every_partition_asked_for(client: FlaskClient, broker: FakeBroker) -> None:
+    for partition in range(3):
+        put(broker, "three", b"%d" % partition, partition=partition)
+    with stream(client, "/messages/three/me/earliest?until=end") as events:
+        records = events.rest()[:-1]
+    assert {each.json["partition"] for each in records} == {0, 1, 2}
+    assert [sum(int(part.split(":")[1]) for part in each.split(",")) for each in events.parser.ids[:4]] == [0, 1, 2, 3]
+    assert events.parser.last_id == "0:1,1:1,2:1;end"
+    with stream(client, "/messages/three/me/earliest?partition=1,2&limit=1") as events:
+        assert [each.type for each in events.rest()] == ["message", "end"]
+        assert events.parser.ids[0] == "1:0,2:0"
+
+
+def test_a_position_behind_what_has_no_records(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/earliest") as events:
+        broker.pass_over("t", count=3)
+        put(broker, "t", b"1")
+        assert events.values(1) == [1]
+        assert events.parser.last_id == "0:4"
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("accept", [EVENTS, NDJSON])
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("limit=3", 3), ("limit=5", 5), ("max_bytes=2", 2), ("max_bytes=5&limit=9", 5), ("until=end", 5)],
+)
+def test_a_stream_with_an_end(client: FlaskClient, accept: str, query: str, count: int) -> None:
+    with stream(client, f"/messages/t/me/earliest?{query}", accept) as ends:
+        if accept == NDJSON:
+            assert [each["value"] for each in ends.lines()] == list(range(count))
+            return
+        *records, end = ends.rest()
+    assert [each.json["value"] for each in records] == list(range(count))
+    assert (end.type, end.json) == ("end", {"next": f"0:{count}"})
+    last = ends.parser.last_id
+    assert status(client, f"/messages/t/me/earliest?{query}", accept, Last_Event_ID=last) == 204
+
+
+def test_max_bytes_brings_one_message_whatever_it_says(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"12345", b"6")
+    with stream(client, "/messages/t/me/earliest?max_bytes=3", NDJSON) as lines:
+        assert [each["value"] for each in lines.lines()] == [12345]
+
+
+def test_a_limit_is_kept_at_the_tail(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/earliest?limit=3") as events:
+        put(broker, "t", b"0", b"1")
+        assert events.values(2) == [0, 1]
+        put(broker, "t", b"2", b"3", b"4")
+        assert [each.data for each in events.rest()][1:] == ['{"next":"0:3"}']
+
+
+@pytest.mark.usefixtures("five")
+def test_the_end_is_that_of_the_start(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", *(b"%d" % number for number in range(5, 3000)))
+    with stream(client, "/messages/t/me/earliest?until=end", NDJSON) as lines:
+        put(broker, "t", *(b"x" for _ in range(3000)))
+        assert [each["value"] for each in lines.lines()] == list(range(3000))
+
+
+def test_an_empty_topic_has_its_end(client: FlaskClient) -> None:
+    with stream(client, "/messages/three/me/earliest?until=end") as events:
+        assert [each.type for each in events.rest()] == ["end"]
+    with stream(client, "/messages/three/me/earliest?until=end", NDJSON) as lines:
+        assert lines.lines() == []
+
+
+@pytest.mark.usefixtures("five")
+def test_who_comes_back_at_the_end_gets_nothing(client: FlaskClient, broker: FakeBroker) -> None:
+    path = "/messages/t/me/earliest?until=end"
+    assert status(client, path, Last_Event_ID="0:5") == 204
+    put(broker, "t", b"5")
+    assert status(client, path, Last_Event_ID="0:5;end") == 204, "though there is more by now"
+    with stream(client, path, Last_Event_ID="0:5") as events:
+        assert [each.type for each in events.rest()] == ["message", "end"]
+
+
+@pytest.mark.usefixtures("five")
+def test_opening_acknowledges_what_is_before_its_position(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/1?ack=previous") as events:
+        assert events.values(4) == [1, 2, 3, 4]
+        assert broker.committed("me", "t", [0]) == {0: 1}
+    with stream(client, "/messages/t/me/1?ack=previous", Last_Event_ID="0:4"):
+        assert broker.committed("me", "t", [0]) == {0: 4}
+    assert status(client, "/messages/t/me/1?ack=previous", Last_Event_ID="0:5;end") == 204
+    assert broker.committed("me", "t", [0]) == {0: 5}
+    with stream(client, "/messages/t/me/committed?ack=previous"):
+        assert broker.committed("me", "t", [0]) == {0: 5}
+
+
+@pytest.mark.usefixtures("five")
+def test_a_committed_position_that_is_gone(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.commit("me", "t", {0: 1})
+    broker.delete_before("t", 0, 3)
+    with stream(client, "/messages/t/me/committed?until=end") as events:
+        assert [each.json["value"] for each in events.rest()[:-1]] == [3, 4]
+    assert events.parser.ids[0] == "0:3"
+    with stream(client, "/messages/t/me/committed?reset=latest&until=end") as events:
+        assert events.rest()[0].type == "end"
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("accept", [EVENTS, NDJSON])
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/messages/nope/me/earliest", {}, 404),
+        ("/messages/t/me/earliest?partition=7", {}, 404),
+        ("/messages/t/me/6", {}, 416),
+        ("/messages/t/me/6?until=end", {}, 416),
+        ("/messages/t/me/6?ack=previous", {}, 416),
+        ("/messages/t/me/x", {}, 400),
+        ("/messages/t/me/earliest?wait=1", {}, 400),
+        ("/messages/t/me/earliest?limit=0", {}, 400),
+        ("/messages/t/me/earliest?until=now", {}, 400),
+        ("/messages/t/me/earliest?format=nope", {}, 415),
+        ("/messages/t/me/earliest", {"Last_Event_ID": "x"}, 400),
+        ("/messages/t/me/earliest", {"Last_Event_ID": "earliest"}, 400),
+        ("/messages/t/me/earliest", {"Last_Event_ID": "0:9"}, 416),
+    ],
+)
+def test_what_is_wrong_before_the_first_record_is_a_status(
+    client: FlaskClient, accept: str, path: str, headers: dict[str, str], expected: int
+) -> None:
+    assert status(client, path, accept, **headers) == expected
+
+
+def test_a_page_has_no_end(client: FlaskClient) -> None:
+    assert client.get("/messages/t/me/earliest?until=end").status_code == 400
+
+
+def test_head_reads_nothing(client: FlaskClient) -> None:
+    assert client.head("/messages/t/me/earliest", headers={"Accept": EVENTS}).status_code == 405
+
+
+def test_a_broker_that_is_away_is_a_status(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.down = True
+    answer = client.get("/messages/t/me/earliest", headers={"Accept": EVENTS})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+def test_a_broker_that_is_away_for_a_while_is_waited_for(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/earliest") as events:
+        put(broker, "t", b"1")
+        assert events.values(1) == [1]
+        broker.down = True
+        events.read()
+        broker.down = False
+        put(broker, "t", b"2")
+        assert events.values(1) == [2]
+
+
+@pytest.mark.usefixtures("five")
+def test_a_later_error_is_what_comes_last(client: FlaskClient, broker: FakeBroker) -> None:
+    path = "/messages/t/me/earliest"
+    with stream(client, path) as events, stream(client, path, NDJSON) as lines:
+        assert events.values(5) == [0, 1, 2, 3, 4]
+        broker.delete_topic("t")
+        (last,) = events.rest()
+        *_, last_line = lines.lines()
+    assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 40401, "0:5")
+    assert (last_line["error"]["code"], last_line["next"]) == (40401, "0:5")
+    assert events.parser.last_id == "0:5"
+
+
+def test_a_value_that_its_format_cannot_read_is_an_error_of_its_own(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "t", b"{", b"1")
+    with stream(client, "/messages/t/me/earliest?format=json&until=end", NDJSON) as lines:
+        first, second = lines.lines()
+    assert first["error"]["code"] == 422
+    assert second["value"] == 1
+
+
+@pytest.mark.usefixtures("five")
+def test_a_server_that_stops_says_come_back(client: FlaskClient) -> None:
+    with stream(client, "/messages/t/me/3") as events, stream(client, "/messages/t/me/latest", NDJSON) as lines:
+        assert events.values(2) == [3, 4]
+        client.application.extensions["kafka_http"].stopping()
+        began = time.monotonic()
+        assert events.rest() == []
+        assert time.monotonic() - began < 1
+        assert events.parser.retry
+        assert events.parser.last_id == "0:5"
+        assert [(each["error"]["code"], each["next"]) for each in lines.lines()] == [(503, "0:5")]
+
+
+def test_there_are_so_many_streams(make_client: ClientFactory) -> None:
+    client = make_client(max_streams=2)
+    with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest", NDJSON):
+        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
+        assert answer.headers["Retry-After"] == "1"
+        assert "max_streams" in answer.json["error"]["message"]
+    with stream(client, "/messages/t/me/latest"):
+        pass
+    assert status(client, "/messages/nope/me/latest") == 404
+    with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest"):
+        assert status(client, "/messages/t/me/latest") == 503
+
+
+def test_streams_that_hold_threads_leave_half_of_them(make_client: ClientFactory) -> None:
+    client = make_client(threads=4)
+    with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest"):
+        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (answer.status_code, "threads" in answer.json["error"]["message"]) == (503, True)
+        assert status(client, "/messages/t/me/latest?until=end") == 200
+        assert client.get("/messages/t/me/latest?wait=5").status_code == 200
+    with stream(client, "/messages/t/me/latest"):
+        pass
+
+
+def test_many_forms_of_one_tail(client: FlaskClient, broker: FakeBroker) -> None:
+    paths = ["/messages/t/me/latest", "/messages/t/me/latest?format=binary", "/messages/t/me/latest?format=text"]
+    opened = [Open(client, path) for path in (*paths, *paths)]
+    for number in range(3):
+        put(broker, "t", b"%d" % number)
+        assert [each.values(1) for each in opened[:3]] == [[number], [["MA==", "MQ==", "Mg=="][number]], [str(number)]]
+    assert [each.values(3) for each in opened[3:]] == [[0, 1, 2], ["MA==", "MQ==", "Mg=="], ["0", "1", "2"]]
+    for each in opened:
+        each.close()
+
+
+def test_who_falls_behind_at_the_tail_reads_from_the_log(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.create_topic("large", limit=2 << 20)
+    size = 500_000
+    count = 4 * RING_BYTES // size
+    with stream(client, "/messages/large/me/latest") as fast, stream(client, "/messages/large/me/latest") as slow:
+        for number in range(count):
+            put(broker, "large", b'"%d %s"' % (number, b"x" * size))
+            assert fast.values(1)[0].startswith(f"{number} ")
+        assert [int(each.split(" ")[0]) for each in slow.values(count)] == list(range(count))
+
+
+def test_nothing_is_lost_or_comes_twice_wherever_a_stream_begins(client: FlaskClient, broker: FakeBroker) -> None:
+    count, done = 600, threading.Event()
+
+    def publish() -> None:
+        for number in range(count):
+            put(broker, "three", b"%d" % number, partition=number % 3)
+            done.wait(0.002)
+
+    def follow(number: int) -> tuple[list[str], list[Any]]:
+        done.wait(number / 20)
+        partitions = ["", "?partition=0", "?partition=1,2"][number % 3]
+        expected = [each for each in range(count) if str(each % 3) in (partitions or "012")]
+        got: list[Any] = []
+        with stream(client, f"/messages/three/me/earliest{partitions}") as events:
+            while len(got) < len(expected):
+                got += events.values(1)
+        return [str(each) for each in sorted(expected)], [str(each) for each in sorted(got)]
+
+    with ThreadPoolExecutor(13) as pool:
+        publisher = pool.submit(publish)
+        for expected, got in pool.map(follow, range(12)):
+            assert got == expected
+        publisher.result()
