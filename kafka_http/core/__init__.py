@@ -11,6 +11,7 @@ from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
 from kafka_http.core.streaming import Streams
 from kafka_http.core.topics import Topics
+from kafka_http.core.uploading import Uploader
 from kafka_http.serializers import Serializers
 
 
@@ -30,10 +31,12 @@ class Core:
         self.resolver = Resolver(broker.log, broker.groups, self.topics)
         self.consumers = Consumers(broker.groups, self.topics, self.resolver)
         self.publisher = Publisher(broker.producer, self.formats)
+        self.uploader = Uploader(broker.producer, self.formats)
         self.reader = Reader(broker.log)
         self.streams = Streams(broker.log, self.reader, max_streams)
 
     def stop(self) -> None:
-        """From now on wait for nothing: reads that do so return within a second, streams at once. Does not block."""
+        """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
         self.streams.stop()
+        self.uploader.stop()

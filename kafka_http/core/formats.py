@@ -97,16 +97,23 @@ class Formats:
         return _formats(records) <= self._immediate
 
     def encode(
-        self, topic: str, records: Sequence[ProducerRecord], schemas: Schemas = NO_SCHEMAS, *, blocking: bool = True
+        self,
+        topic: str,
+        records: Sequence[ProducerRecord],
+        schemas: Schemas = NO_SCHEMAS,
+        *,
+        blocking: bool = True,
+        first: int = 0,
     ) -> Encoded:
-        """Serialise a request's records. Raises for the first that cannot be, naming its index and field.
+        """Serialise a request's records, from that of the index `first` on. Raises for the first that cannot be, naming
+        its index and field.
 
         What is wrong with a schema is raised before any record is looked at. With `blocking=False` raises `WouldBlock`
         where a serialiser would have to wait.
         """
         if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
             return Encoded(records, {})
-        return _Encoding(self, topic, schemas, blocking).of(records)
+        return _Encoding(self, topic, schemas, blocking).of(records, first)
 
     def serializer(self, name: str) -> Any:
         """What is called to serialise. Raises `UnsupportedFormat`."""
@@ -162,12 +169,12 @@ class _Encoding:
         self._schema_ids: dict[Role, int] = {}
         self._left = MAX_ENCODED
 
-    def of(self, records: Sequence[ProducerRecord]) -> Encoded:
+    def of(self, records: Sequence[ProducerRecord], first: int) -> Encoded:
         if self._schemas.key != _NONE:
             self._look_at_schema("key", {each.key_format for each in records})
         if self._schemas.value != _NONE:
             self._look_at_schema("value", {each.format for each in records})
-        return Encoded([self._record(index, record) for index, record in enumerate(records)], self._schema_ids)
+        return Encoded([self._record(index, record) for index, record in enumerate(records, first)], self._schema_ids)
 
     def _look_at_schema(self, role: Role, names: Collection[str | None]) -> None:
         takers = [name for name in names if name is not None and self._formats.takes_schema(name)]

@@ -19,6 +19,7 @@ LOOK_EVERY = 5.0
 
 _AT_ONCE = 500
 _PAUSE = 0.05
+_CLOSE_SECONDS = 5.0
 
 
 class NodeKeys:
@@ -33,12 +34,14 @@ class NodeKeys:
         self._is_there: Callable[[str], bool] = lambda _: False
         self._returned_by = 0.0
         self._closing = threading.Event()
+        self._cleaner: threading.Thread | None = None
 
     def start(self, is_there: Callable[[str], bool]) -> None:
         """Before the first call: `is_there` says whether a worker of that name runs."""
         self._is_there = is_there
         self._returned_by = time.monotonic() + self._return_seconds
-        threading.Thread(target=self._clean, name="idempotency-keys", daemon=True).start()
+        self._cleaner = threading.Thread(target=self._clean, name="idempotency-keys", daemon=True)
+        self._cleaner.start()
 
     def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> Claim:
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
@@ -52,6 +55,8 @@ class NodeKeys:
     def close(self) -> None:
         """No worker is there any more."""
         self._closing.set()
+        if self._cleaner is not None:
+            self._cleaner.join(_CLOSE_SECONDS)
         try:
             self._store.free_those(lambda _: True)
         except KafkaHttpError as error:
@@ -64,8 +69,8 @@ class NodeKeys:
         while not self._closing.wait(self._look_every):
             try:
                 self._store.free_those(self._is_gone)
-                while self._store.remove_old(_AT_ONCE) == _AT_ONCE:
-                    self._closing.wait(_PAUSE)  # others want to write too
+                while self._store.remove_old(_AT_ONCE) == _AT_ONCE and not self._closing.wait(_PAUSE):
+                    pass  # others want to write too
             except KafkaHttpError as error:
                 log.debug("Old idempotency keys are not removed: %s", error.message)
             except Exception:

@@ -43,7 +43,7 @@ class Bodies:
 
         Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off), `RequestEntityTooLarge`.
         """
-        _check_transfer(request)
+        check_transfer(request)
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
@@ -83,7 +83,8 @@ class Bodies:
         return size
 
 
-def _check_transfer(request: Request) -> None:
+def check_transfer(request: Request) -> None:
+    """Raise for a body that is compressed, or of which no end is to be known; one that is not there becomes empty."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedFormat(f"Content-Encoding {encoding[:50]!r} is not taken: send the body as it is.")

@@ -1,6 +1,6 @@
 """Message sets in JSON: the envelope `{"records": […]}`, arrays, NDJSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -92,18 +92,37 @@ def _as_envelope(body: bytes) -> Envelope | None:
 
 def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
     """NDJSON: each line that is not empty is a message, byte for byte."""
-    records: list[ProducerRecord] = []
-    for number, line in _lines(body):
-        _check_json(f"records[{len(records)}] (line {number})", line, len(records))
-        records.append(ProducerRecord(line, format=format_))
-    return not_empty(records)
+    return not_empty(list(values_of(lines_of(body), format_)))
 
 
 def parse_record_lines(body: bytes, default: TopicFormat, keep_partitions: bool) -> list[ProducerRecord]:
     """NDJSON whose lines are records, as an envelope or a page has them."""
-    records: list[ProducerRecord] = []
-    for number, line in _lines(body):
-        index = len(records)
+    return not_empty(list(records_of(lines_of(body), default, keep_partitions)))
+
+
+Lines = Iterable[tuple[int, bytes]]
+"""Lines that are not empty, without their ends, and the number of each, from 1."""
+
+
+def lines_of(text: bytes, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text that begins with that number, empty ones left out."""
+    for number, line in enumerate(text.split(b"\n"), first):
+        if line.strip():
+            yield number, line.removesuffix(b"\r")
+
+
+def values_of(lines: Lines, format_: str | None, first: int = 0) -> Iterator[ProducerRecord]:
+    """Lines that are values, from the record of that index on. Raises `InvalidRequest` at the first that is none."""
+    for index, (number, line) in enumerate(lines, first):
+        _check_json(f"records[{index}] (line {number})", line, index)
+        yield ProducerRecord(line, format=format_)
+
+
+def records_of(
+    lines: Lines, default: TopicFormat, keep_partitions: bool, first: int = 0
+) -> Iterator[ProducerRecord]:
+    """As `values_of`, of lines that are records."""
+    for index, (number, line) in enumerate(lines, first):
         try:
             record = decode(_line, line, f"records[{index}]", index)
             str(line, "utf-8")
@@ -116,15 +135,7 @@ def parse_record_lines(body: bytes, default: TopicFormat, keep_partitions: bool)
                 field="error" if bytes(record.error) else "value",
             )
         parsed = _producer_record(index, record, default)
-        records.append(parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None))
-    return not_empty(records)
-
-
-def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(body.split(b"\n"), 1):
-        text = line.removesuffix(b"\r")
-        if text.strip():
-            yield number, text
+        yield parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None)
 
 
 def _producer_record(index: int, record: EnvelopeRecord, default: TopicFormat) -> ProducerRecord:

@@ -23,6 +23,7 @@ from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
 from kafka_http.web.selection import SELECTION, acks_previous, start_of, wanted_formats, wanted_isolation
 from kafka_http.web.streams import STREAMS, MessageStreams
+from kafka_http.web.uploads import Uploads, is_upload
 from kafka_http.web.v2_records import render_v2
 from kafka_http.web.waits import Waits
 
@@ -36,6 +37,7 @@ class Messages:
 
     def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, once: Once) -> None:
         self._core = core
+        self._uploads = Uploads(core.uploader, core.formats, config, bodies)
         self._config = config
         self._bodies = bodies
         self._waits = waits
@@ -80,6 +82,8 @@ class Messages:
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one message or a set."""
         head = head_of(request, self._config.base_url)
+        if is_upload(head):
+            return self._uploads.answer(request, head, topic)
         publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
         with self._bodies.read(request) as body:
             return as_response(self._once.answer(request, publish, body))

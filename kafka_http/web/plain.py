@@ -21,6 +21,7 @@ from kafka_http.logs import request_id
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.publishing import KEY_HEADER, Begun, Head, MessagesPublish, Publish, Publishing
+from kafka_http.web.uploads import is_upload
 from kafka_http.web.v2_producing import V2Produce
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class PlainPublishes:
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
         head = Head(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
-            return MessagesPublish(head, topic, self._formats, self._timeout)
+            return None if is_upload(head) else MessagesPublish(head, topic, self._formats, self._timeout)
         if method != "POST":
             return None
         partition = route["partition"]

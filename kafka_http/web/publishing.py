@@ -24,13 +24,13 @@ MAX_TIMEOUT = 60
 KEY_HEADER = "idempotency-key"
 MOST_WITH_KEY = 100_000
 """Messages of a request with an idempotency key: so many have room in the answer that is kept."""
-_SERIALISING = (
+SERIALISING = (
     *("format", "schema_id", "subject", "version"),
     *("key_format", "key_schema_id", "key_subject", "key_version"),
 )
 _PARAMETERS = (
     *("callback", "key", "partition", "timestamp", "timeout", "tombstone", "lines", "partitions"),
-    *_SERIALISING,
+    *SERIALISING,
 )
 
 
@@ -139,9 +139,7 @@ class MessagesPublish:
 
     def messages(self, body: bytes) -> MessageSet:
         """Raises `InvalidRequest`, `UnsupportedFormat`."""
-        for name in ("format", "key_format"):
-            if (format_ := self._query.text(name)) is not None:
-                self._formats.check(format_)
+        check_formats(self._query, self._formats)
         attributes = request_attributes(self._query, self._head.headers)
         messages = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body)
         if attributes is None:
@@ -178,11 +176,11 @@ class MessagesPublish:
         if media_type != NDJSON and (query.text("lines") or query.text("partitions")):
             raise InvalidRequest(f"lines and partitions go with a POST of {NDJSON}.", field="lines")
         if media_type in {JSON, NDJSON}:
-            return MessageSet(self._parse_json(media_type, body), _schemas(query))
+            return MessageSet(self._parse_json(media_type, body), schemas_of(query))
         name = kafka_format(media_type, self._formats)
         if name is not None and format_ in {None, name}:
             return self._parse_v2(name, body)
-        for each in _SERIALISING:
+        for each in SERIALISING:
             if query.text(each) is not None:
                 raise InvalidRequest(
                     f"{each} says how {'a key' if each.startswith('key') else 'a value'} in JSON is serialised; a "
@@ -204,19 +202,31 @@ class MessagesPublish:
 
     def _parse_v2(self, name: str, body: bytes) -> MessageSet:
         messages = parse_v2(body, TopicFormat(self._default_formats.key or name, name))
-        named, also = messages.schemas, _schemas(self._query)
+        named, also = messages.schemas, schemas_of(self._query)
         if NO_SCHEMAS not in {named, also}:
             raise InvalidRequest("The body and the query both name schemas: one of them is enough.")
         return MessageSet(messages.records, named if also == NO_SCHEMAS else also)
 
     @property
     def _default_formats(self) -> TopicFormat:
-        """Of records that name none: the query's, else the topic's."""
-        of_topic = self._formats.of_topic(self.topic)
-        return TopicFormat(self._query.text("key_format") or of_topic.key, self._query.text("format") or of_topic.value)
+        return default_formats(self._query, self._formats, self.topic)
 
 
-def _schemas(query: Query) -> Schemas:
+def check_formats(query: Query, formats: Formats) -> None:
+    """Raise `UnsupportedFormat` where a query names a format that there is not."""
+    for name in ("format", "key_format"):
+        if (format_ := query.text(name)) is not None:
+            formats.check(format_)
+
+
+def default_formats(query: Query, formats: Formats, topic: str) -> TopicFormat:
+    """Of records that name none: the query's, else the topic's."""
+    of_topic = formats.of_topic(topic)
+    return TopicFormat(query.text("key_format") or of_topic.key, query.text("format") or of_topic.value)
+
+
+def schemas_of(query: Query) -> Schemas:
+    """Those that a query names."""
     if not query:
         return NO_SCHEMAS
     return Schemas(_schema("key_", query), _schema("", query))

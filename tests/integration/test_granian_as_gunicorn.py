@@ -34,6 +34,7 @@ from tests.integration.test_threadless import (  # noqa: F401
     test_no_thread_waits_for_kafka,
     without_dates,
 )
+from tests.integration.test_uploads import test_a_body_with_a_length  # noqa: F401
 from tests.integration.test_v2 import *  # noqa: F403
 from tests.integration.test_v2_errors import *  # noqa: F403
 

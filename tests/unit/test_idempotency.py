@@ -32,12 +32,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
+_nodes: list[NodeKeys] = []
+"""Those that the test has made."""
+
+
 def opened(request: pytest.FixtureRequest, directory: Path) -> Iterator[Database]:
     url = ""
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql").database(f"test_{uuid4().hex}")
     database = open_database(directory, url)
     yield database
+    while _nodes:
+        _nodes.pop().close()
     database.close()
 
 
@@ -52,9 +58,7 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Idempotency
         yield MemoryKeys(3600)
         return
     for database in opened(request, tmp_path):
-        made = node(database)
-        yield made
-        made.close()
+        yield node(database)
 
 
 def node(
@@ -63,6 +67,7 @@ def node(
     """The keys as the daemon of a node has them that has these workers."""
     made = NodeKeys(StoredKeys(database, name), return_seconds, look_every=0.02)
     made.start(lambda worker: worker in workers)
+    _nodes.append(made)
     return made
 
 

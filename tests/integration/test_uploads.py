@@ -1,0 +1,338 @@
+"""POST of NDJSON that is published while it is read, over real HTTP to a real Kafka."""
+
+import itertools
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from kafka_http.demo.admin import create_topics
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.server.worker import STALL_SECONDS
+from tests.conftest import TopicFactory
+from tests.integration.conftest import ServiceFactory
+from tests.integration.nginx import nginx_before
+from tests.integration.service import Service, wait_for
+
+NDJSON = "application/x-ndjson"
+HEADERS = {"Content-Type": NDJSON, "Accept": NDJSON}
+MIB = 1 << 20
+
+
+class Pipe:
+    """A client that sends a chunked body bit by bit and reads the answer's lines as they come."""
+
+    def __init__(self, service: Service, path: str, *headers: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+        given = [f"POST {path} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked"]
+        given += [f"{name}: {value}" for name, value in HEADERS.items()]
+        self.socket.sendall("\r\n".join([*given, *headers, "", ""]).encode())
+        self._answer = self.socket.makefile("rb")
+        self.status = 0
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        self.socket.sendall(b"0\r\n\r\n")
+
+    def line(self) -> dict[str, Any] | None:
+        """The next line of the answer, None at its end."""
+        if not self.status:
+            self.status = int(self._answer.readline().split()[1])
+            while self._answer.readline().strip():
+                pass
+        size = int(self._answer.readline(), 16)
+        data = self._answer.read(size + 2)
+        assert data.endswith(b"\r\n")
+        return json.loads(data) if size else None
+
+    def close(self) -> None:
+        self._answer.close()
+        self.socket.close()
+
+
+@contextmanager
+def pipe(service: Service, path: str, *headers: str) -> Iterator[Pipe]:
+    with closing(Pipe(service, path, *headers)) as opened:
+        yield opened
+
+
+def curl(url: str, data: Iterator[bytes] | bytes, *options: str) -> list[dict[str, Any]]:
+    """What the README's pipe answers."""
+    command = ["curl", "-sS", "-X", "POST", "-T", "-", *options]
+    for name, value in HEADERS.items():
+        command += ["-H", f"{name}: {value}"]
+    with subprocess.Popen([*command, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        for piece in [data] if isinstance(data, bytes) else data:
+            process.stdin.write(piece)
+        said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def count(service: Service, topic: str) -> int:
+    return sum(each["latest"] for each in service.get(f"/messages/{topic}").json()["partitions"])
+
+
+def test_a_line_at_a_time(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with pipe(service, f"/messages/{name}") as client:
+        for number in range(3):
+            client.send(b"%d\n" % number)
+            began = time.monotonic()
+            page = service.get(f"/messages/{name}/me/{number}?wait=5").json()
+            assert [each["value"] for each in page["records"]] == [number]
+            assert time.monotonic() - began < 1
+            said = client.line()
+            assert said == {"records": number + 1, "partitions": {"0": number}}
+            assert time.monotonic() - began < 2.5
+        client.send(b"3")
+        client.end()
+        assert client.line() == {"records": 4, "partitions": {"0": 3}, "done": True}
+        assert client.line() is None
+
+
+def test_chunks_that_come_together_and_in_bits(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with pipe(service, f"/messages/{name}") as client:
+        client.socket.sendall(b"2\r\n1\n\r\n2;x=y\r\n2\n\r\n2\r\n3\n\r\n")
+        wait_for(lambda: count(service, name) == 3, 1)
+        for each in b"2\r\n4\n\r\n0\r\nTrailer: x\r\n\r\n":
+            client.socket.sendall(bytes([each]))
+            time.sleep(0.001)
+        lines = iter(client.line, None)
+        assert list(lines)[-1] == {"records": 4, "partitions": {"0": 3}, "done": True}
+    with pipe(service, f"/messages/{name}") as client:
+        client.socket.sendall(b"2\r\n5\n\r\nnonsense\r\n")
+        *_, last = iter(client.line, None)
+        assert (last["records"], last["error"]["code"]) == (1, 400)
+    assert count(service, name) == 5
+
+
+def test_a_body_with_a_length(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with requests.Session() as session:
+        for size in (1, 3, 100_000):
+            body = b"\n".join(b"%d" % number for number in range(size))
+            answer = session.post(f"{service.url}/messages/{name}", data=body, headers=HEADERS, timeout=30)
+            assert json.loads(answer.text.splitlines()[-1])["records"] == size
+    assert count(service, name) == 100_004
+
+
+def test_expect_100_continue(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    body = b"1\n" * 2000
+    last = curl(f"{service.url}/messages/{name}", body, "-H", "Expect: 100-continue")[-1]
+    assert last == {"records": 2000, "partitions": {"0": 1999}, "done": True}
+
+
+def test_a_bad_line_ends_a_pipe(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+
+    def body() -> Iterator[bytes]:
+        yield b"1\n" * 1000 + b"bad\n" + b"2\n" * 1000
+
+    last = curl(f"{service.url}/messages/{name}", body())[-1]
+    assert (last["records"], last["error"]["record"]) == (1000, 1000)
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"1\n")
+        assert client.line() == {"records": 1, "partitions": {"0": 1000}}
+        client.send(b"bad\n")
+        last = client.line()
+        assert last is not None
+        assert last["error"]["record"] == 1
+        assert client.line() is None
+        assert client.socket.recv(1) == b""
+    assert count(service, name) == 1001
+
+
+def test_a_message_over_the_limit(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    lines = [b"1\n"] * 3 + [b'"' + b"x" * 2 * MIB + b'"\n'] + [b"2\n"] * 3
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"".join(lines))
+        client.end()
+        *_, last = iter(client.line, None)
+    assert (last["records"], last["error"]["code"], last["error"]["record"]) == (3, 413, 3)
+    assert last["error"]["limit"] == 1048588
+    assert count(service, name) == 3 + sum(high - low + 1 for low, high in last.get("written", []))
+
+
+def test_what_is_wrong_at_once_is_a_status(service: Service) -> None:
+    answer = service.post("/messages/nope", iter([b"1\n"] * 5), headers=HEADERS)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, 40401)
+
+
+def test_a_client_that_leaves(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    for _ in range(10):  # more than there are places
+        with pipe(service, f"/messages/{name}") as client:
+            client.send(b"1\n2\n3")
+            assert client.line() is not None
+    assert count(service, name) == 20
+
+
+def test_a_client_that_reads_only_at_the_end(service: Service, topic: TopicFactory) -> None:
+    name = topic(3)
+    body = b'{"n": 1, "text": "%s"}\n' % (b"x" * 80) * 200_000
+    with pipe(service, f"/messages/{name}") as client:
+        for start in range(0, len(body), 100_000):
+            client.send(body[start : start + 100_000])
+        client.end()
+        *_, last = iter(client.line, None)
+    assert (last["records"], last["done"]) == (200_000, True)
+    assert count(service, name) == 200_000
+
+
+def test_order_within_a_partition(service: Service, topic: TopicFactory) -> None:
+    name = topic(3)
+    lines = (json.dumps({"key": f"k{number % 50}", "value": number}) for number in range(20_000))
+    body = "\n".join(lines).encode()
+    assert curl(f"{service.url}/messages/{name}?lines=records", body)[-1]["records"] == 20_000
+    last: dict[str, int] = {}
+    for record in service.records(name):
+        assert last.get(record["key"], -1) < record["value"]
+        last[record["key"]] = record["value"]
+    assert sorted(last.values()) == list(range(19_950, 20_000))
+
+
+def test_places(start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+    service, name = start_service(kafka.bootstrap_servers, workers=1, threads=16), topic()
+    with pipe(service, f"/messages/{name}") as one, pipe(service, f"/messages/{name}") as two:
+        for each in (one, two):
+            each.send(b"1\n")
+            assert each.line()
+        answer = service.post(f"/messages/{name}", iter([b"1\n"]), headers=HEADERS)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert service.post(f"/messages/{name}", b"1\n").status_code == 200
+    ended = lambda: service.post(f"/messages/{name}", iter([b"1\n"]), headers=HEADERS).status_code == 200  # noqa: E731
+    wait_for(ended)
+
+
+def test_the_server_stops(start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+    service, name = start_service(kafka.bootstrap_servers), topic()
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"1\n2\n")
+        assert client.line() == {"records": 2, "partitions": {"0": 1}}
+        began = time.monotonic()
+        service.terminate()
+        last = client.line()
+        assert last is not None
+        assert (last["records"], last["error"]["code"]) == (2, 503)
+        assert client.line() is None
+        assert time.monotonic() - began < 3
+    service.wait_for_end()
+
+
+def test_through_nginx(service: Service, topic: TopicFactory, tmp_path: Path) -> None:
+    name = topic(3)
+    line = b'{"n": 1, "text": "%s"}\n' % (b"x" * 976)
+    with nginx_before([service], tmp_path) as front:
+        (last,) = curl(f"{front}/messages/{name}?answer=end", line * 30_000)
+    assert (last["records"], last["done"]) == (30_000, True)
+    assert count(service, name) == 30_000
+
+
+class Peak:
+    """The most private memory that a server's workers have at a time, beside what they had at first."""
+
+    def __init__(self, service: Service) -> None:
+        self._processes = [psutil.Process(each) for each in service.workers]
+        self._first = self._now()
+        self.bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _now(self) -> int:
+        return sum(each.memory_full_info().uss for each in self._processes)
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.05):
+            self.bytes = max(self.bytes, self._now() - self._first)
+
+    def __enter__(self) -> "Peak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.mark.slow
+def test_a_client_may_be_silent(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    with pipe(service, f"/messages/{name}") as client:
+        client.send(b"1\n")
+        assert client.line()
+        threading.Event().wait(STALL_SECONDS + 5)
+        client.send(b"2\n")
+        assert client.line() == {"records": 2, "partitions": {"0": 1}}
+        client.socket.sendall(b"2\r\n3")
+        threading.Event().wait(STALL_SECONDS + 5)
+        client.socket.sendall(b"\n\r\n")
+        assert client.line() == {"records": 3, "partitions": {"0": 2}}
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+    service, name = start_service(kafka.bootstrap_servers, workers=1), topic(3)
+    piece = b'{"n": 1, "text": "%s"}\n' % (b"x" * 76) * 10_000
+
+    def send(pieces: int) -> dict[str, Any]:
+        return curl(f"{service.url}/messages/{name}", (piece for _ in range(pieces)))[-1]
+
+    send(20)
+    with Peak(service) as peak:
+        began = time.monotonic()
+        assert send(300)["records"] == 3_000_000
+        took = time.monotonic() - began
+    print(f"{3_000_000 / took:.0f} records/s, {peak.bytes / MIB:.0f} MiB more than at rest")
+    assert peak.bytes < 64 * MIB
+
+
+@pytest.mark.slow
+def test_the_broker_is_killed(start_service: ServiceFactory, fresh_kafka: EmbeddedKafka) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers)
+    with pipe(service, "/messages/t?timeout=3") as client:
+        sending = threading.Thread(target=send_numbers, args=(client,))
+        sending.start()
+        try:
+            assert client.line()
+            assert client.line(), "a second, with much under way"
+            fresh_kafka.kill()
+            killed = time.monotonic()
+            *_, last = iter(client.line, None)
+        finally:
+            client.socket.shutdown(socket.SHUT_RDWR)
+            sending.join()
+    assert time.monotonic() - killed < 3 + 3
+    assert last["error"]["code"] in (504, 50302)
+    fresh_kafka.start()
+    stored = [record["value"] for record in service.records("t")]
+    assert stored[: last["records"]] == list(range(last["records"])), "each once, and in order"
+    named = last.get("written", []) + last.get("unknown", [])
+    others = stored[last["records"] :]
+    assert len(others) == len(set(others))
+    assert all(any(low <= each <= high for low, high in named) for each in others)
+
+
+def send_numbers(client: Pipe) -> None:
+    """Send lines until the connection is closed."""
+    with suppress(OSError):
+        for start in itertools.count(step=100):
+            client.send(b"".join(b"%d\n" % number for number in range(start, start + 100)))
+
+
