@@ -11,7 +11,7 @@ function show() {
   const [view, name] = location.hash.split("/").slice(1);
   if (!view && main.childElementCount) return; // a link within the view
   leave();
-  const made = made_of(view, name && decodeURIComponent(name));
+  const made = viewOf(view, name && decodeURIComponent(name));
   leave = made.leave ?? (() => {});
   main.replaceChildren(made.element);
   document.title = `${made.title} · kafka_http`;
@@ -21,7 +21,7 @@ function show() {
   }
 }
 
-function made_of(view, name) {
+function viewOf(view, name) {
   if (view === "tasks") return tasksView();
   return name ? topicView(name) : topicsView();
 }
