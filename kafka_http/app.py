@@ -34,6 +34,7 @@ from kafka_http.web.console import Console
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.idempotency import Once
+from kafka_http.web.instances import InstanceList
 from kafka_http.web.messages import Messages
 from kafka_http.web.paths import NormalizedPaths
 from kafka_http.web.plain import PlainPublishes
@@ -136,6 +137,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
+    app.register_blueprint(InstanceList(held.instances).blueprint())
     app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
     app.register_blueprint(Health(broker.log).blueprint())
     if config.console:

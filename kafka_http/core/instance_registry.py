@@ -91,6 +91,11 @@ class InstanceRegistry:
 
     # Instances
 
+    def list_instances(self) -> list[Definition]:
+        with self._lock:
+            definitions = [each.definition for each in self._instances.values()]
+        return sorted(definitions, key=lambda each: (each.group, each.name))
+
     def create(self, group: str, name: str, settings: InstanceSettings) -> None:
         self.start()
         definition = Definition(group, name, f"{name}-{secrets.token_hex(4)}", settings)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from kafka_http.records import InstanceSettings, Place, Reset, TopicPartition
+from kafka_http.records import Definition, InstanceSettings, Place, Reset, TopicPartition
 
 
 class Loan(Struct, frozen=True):
@@ -28,8 +28,12 @@ class Loan(Struct, frozen=True):
 class Instances(Protocol):
     """What can be done with instances. All calls block and may be made from any thread; times are in seconds.
 
-    All but `create` raise `InstanceNotFound`. Each counts as use: an instance idle for too long is removed.
+    All but the first two raise `InstanceNotFound`, and each of these counts as use: an instance idle for too long is
+    removed.
     """
+
+    def list_instances(self) -> list[Definition]:
+        """All there are, those of other nodes on the same store included, by group and name. No use of any of them."""
 
     def create(self, group: str, name: str, settings: InstanceSettings) -> None:
         """Raises `InstanceExists`, `TooManyInstances`."""

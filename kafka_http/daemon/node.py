@@ -16,6 +16,7 @@ from kafka_http.daemon.keys import NodeKeys
 from kafka_http.daemon.outbox import make_outbox
 from kafka_http.daemon.sharing import Sharing
 from kafka_http.errors import KafkaHttpError
+from kafka_http.records import Definition
 from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ class NodeRegistry(InstanceRegistry):
     """The instances of this node, and where those of others are."""
 
     sharing: Sharing | None = None
+
+    def list_instances(self) -> list[Definition]:
+        return super().list_instances() if self.sharing is None else self.sharing.list_instances()
 
     def locate(self, group: str, name: str, secret: str) -> Elsewhere | None:
         return None if self.sharing is None else self.sharing.locate(group, name, secret)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from kafka_http.core.instance_registry import InstanceRegistry
 from kafka_http.core.nodes import Elsewhere
 from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.records import Definition
 from kafka_http.store import StoredNodes
 from kafka_http.store.nodes import LEASE_SECONDS
 
@@ -40,6 +41,10 @@ class Sharing:
         with self._lock:
             if time.monotonic() >= self._leased_until:
                 self._renew()
+
+    def list_instances(self) -> list[Definition]:
+        """Those of all nodes, by group and name."""
+        return self._nodes.definitions()
 
     def locate(self, group: str, name: str, secret: str) -> Elsewhere | None:
         """As `Nodes.locate`. Adopts the instance where its owner is gone."""

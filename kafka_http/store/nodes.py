@@ -6,7 +6,7 @@ from collections.abc import Collection
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Join, insert, literal_column, or_, select, update
 
-from kafka_http.records import StoredInstance
+from kafka_http.records import Definition, StoredInstance
 from kafka_http.store.database import Database
 from kafka_http.store.instances import stored_instance
 from kafka_http.store.schema import instances, nodes, read_meta, write_meta
@@ -71,6 +71,12 @@ class StoredNodes:
             connection.execute(update(nodes).where(ours).values(leased_until=now_of(connection)))
 
         self._database.write(give_up)
+
+    def definitions(self) -> list[Definition]:
+        """The instances of all nodes, by group and name."""
+        wanted = select(instances).order_by(instances.c.group_id, instances.c.name)
+        rows = self._database.write(lambda connection: connection.execute(wanted).mappings().all())
+        return [stored_instance(row).definition for row in rows]
 
     def owner(self, group: str, name: str) -> Owner | None:
         """The node that has an instance; None where there is no such instance."""

@@ -643,3 +643,21 @@ def test_an_idle_instance_is_closed_and_commits_nothing(make_client: ClientFacto
     else:
         pytest.fail("the instance that was used is gone")
     assert Consumer(client, name="next").subscribed().values() == [0]
+
+
+def test_all_are_listed(client: FlaskClient) -> None:
+    assert client.get("/instances").json == {"instances": []}
+    for group, name in (("h", "a"), ("g", "c"), ("g", "b"), ("g", "a")):
+        send(client, "POST", f"/consumers/{group}", {"name": name, "format": "json"})
+    send(client, "POST", "/consumers/g/instances/a/subscription", {"topics": ["t", "three"]})
+    send(client, "POST", "/consumers/g/instances/b/subscription", {"topic_pattern": "t.*"})
+    send(client, "POST", "/consumers/g/instances/c/assignments", {"partitions": [{"topic": "three", "partition": 2}]})
+    assert client.get("/instances").json == {
+        "instances": [
+            {"group": "g", "name": "a", "format": "json", "topics": ["t", "three"]},
+            {"group": "g", "name": "b", "format": "json", "pattern": "t.*"},
+            {"group": "g", "name": "c", "format": "json", "partitions": [{"topic": "three", "partition": 2}]},
+            {"group": "h", "name": "a", "format": "json"},
+        ]
+    }
+    assert client.get("/instances?group=g").status_code == 400

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from kafka import KafkaProducer
@@ -337,6 +338,21 @@ def test_publishes_for_later_are_among_the_tasks(console: OpenConsole, topic: To
     window.page.locator("li", has_text="failed").locator(".outcome.bad").wait_for()
     window.box("Status").select_option("failed")
     wait_for(lambda: window.page.locator("li").count() == 1)
+
+
+def test_consumer_instances_are_listed_and_removed(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+    name, group = topic(), f"group-{uuid4().hex[:8]}"
+    v2 = {"Content-Type": "application/vnd.kafka.v2+json"}
+    assert server.post(f"/consumers/{group}", '{"name": "mine", "format": "json"}', headers=v2).ok
+    window = console().open("#/instances")
+    row = window.page.locator("li", has_text=group)
+    row.get_by_text("reads nothing yet").wait_for()
+    subscription = json.dumps({"topics": [name]})
+    assert server.post(f"/consumers/{group}/instances/mine/subscription", subscription, headers=v2).ok
+    row.get_by_text(f"subscribed to {name}").wait_for()
+    row.get_by_role("button", name="Delete").click()
+    row.wait_for(state="detached")
+    assert server.delete(f"/consumers/{group}/instances/mine").status_code == 404
 
 
 def test_the_curl_that_is_shown_does_the_same(console: OpenConsole, server: Service, topic: TopicFactory) -> None:

@@ -85,6 +85,17 @@ def test_a_name_is_taken_on_all_nodes(nodes: Nodes, group: str) -> None:
     assert instance.delete().status_code == 204
 
 
+def test_each_node_lists_the_instances_of_all(nodes: Nodes, group: str) -> None:
+    made = [ConsumerInstance(lambda node=node: node.url, group) for node in nodes]  # type: ignore[misc]
+    for each in made:
+        assert each.create().status_code == 200
+    for node in nodes:
+        listed = [each["name"] for each in node.get("/instances").json()["instances"] if each["group"] == group]
+        assert listed == sorted(each.name for each in made)
+    for each in made:
+        assert each.delete().status_code == 204
+
+
 def test_an_error_of_the_other_node_comes_through(nodes: Nodes, group: str) -> None:
     instance = ConsumerInstance(lambda: nodes[0].url, group)
     instance.create()

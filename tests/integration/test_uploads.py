@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
@@ -336,3 +337,52 @@ def send_numbers(client: Pipe) -> None:
             client.send(b"".join(b"%d\n" % number for number in range(start, start + 100)))
 
 
+
+
+def records_of(kafka: EmbeddedKafka, topic: str, partitions: int) -> dict[int, list[tuple[Any, ...]]]:
+    """What another client reads of each partition."""
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)) as consumer:
+        places = [TopicPartition(topic, each) for each in range(partitions)]
+        consumer.assign(places)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(places)
+        while any(consumer.position(each) < ends[each] for each in places):
+            for records in consumer.poll(1000).values():
+                for each in records:
+                    kept = (each.key, each.value, tuple(each.headers), each.timestamp)
+                    found.setdefault(each.partition, []).append(kept)
+    return found
+
+
+@pytest.mark.slow
+def test_an_export_of_200000_goes_into_another_topic(
+    start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
+) -> None:
+    """The README's two curls, one into the other."""
+    service, name, other = start_service(kafka.bootstrap_servers, workers=2), topic(3), topic(3)
+    base, total = 1_790_000_000_000, 200_000
+    values = [b'{"n":%d,"text":"\xc3\xbc"}', b"\xff\x00%d", b"plain %d", None]
+    with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)) as producer:
+        for number in range(total):
+            value = values[number % 4]
+            key = (b"key-%d" % number, b"\xfe%d" % number, None)[number % 3]
+            headers = [("h", b"%d" % number), ("Raw", b"\xff"), ("h", None)][: number % 4]
+            stored = value and value % number
+            producer.send(name, stored, key, headers, number % 3, timestamp_ms=base + number)
+        producer.flush()
+    with Peak(service) as peak:
+        export = ["curl", "-sS", "-N", "-H", f"Accept: {NDJSON}"]
+        export.append(f"{service.url}/messages/{name}/copy/earliest?until=end")
+        imports = ["curl", "-sS", "-X", "POST", "-T", "-", *(f"-H{each}: {value}" for each, value in HEADERS.items())]
+        imports.append(f"{service.url}/messages/{other}?lines=records&partitions=keep")
+        with (
+            subprocess.Popen(export, stdout=subprocess.PIPE) as reading,
+            subprocess.Popen(imports, stdin=reading.stdout, stdout=subprocess.PIPE) as writing,
+        ):
+            said, _ = writing.communicate(timeout=200)
+    last = json.loads(said.splitlines()[-1])
+    assert (last["records"], last["done"]) == (total, True)
+    print(f"{peak.bytes / MIB:.0f} MiB more than at rest")
+    assert peak.bytes < 96 * MIB
+    assert records_of(kafka, other, 3) == records_of(kafka, name, 3)

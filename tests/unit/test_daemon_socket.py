@@ -28,7 +28,7 @@ from kafka_http.daemon.directory import Directory
 from kafka_http.daemon.launch import config_of, digest, settings_of
 from kafka_http.daemon.server import Server
 from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.records import Claim, InstanceSettings, KeptAnswer, Place, TopicPartition
+from kafka_http.records import Claim, Definition, InstanceSettings, KeptAnswer, Place, TopicPartition
 from kafka_http.tasks import Callback, NewTask, Task
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
@@ -98,6 +98,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("list_instances", (), [Definition("g", "i", "i-1", SETTINGS, ("t",), None, (TopicPartition("t", 1),))]),
     ("create", ("g", "i", SETTINGS), None),
     ("delete", ("g", "i"), None),
     ("settings", ("g", "i"), SETTINGS),

@@ -3,6 +3,8 @@
 /** Where the API is: beside the console, behind whatever prefix a proxy puts before both. */
 const root = new URL(location.pathname.replace(/\/+console\/*$/, "/"), location.origin);
 
+const JSON_TYPE = /^application\/(.*\+)?json/;
+
 export const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
 
 /** request("GET", ["messages", topic], {query, headers, body}). Raises an Error where a name cannot be in a path. */
@@ -27,8 +29,8 @@ export async function send({ method, url, headers, body }) {
     throw new Error("The server cannot be reached.");
   });
   const text = await answer.text();
-  const content = text && answer.headers.get("Content-Type")?.startsWith("application/json") ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Error(content?.error?.message ?? `The server answered ${answer.status}.`);
+  const content = text && JSON_TYPE.test(answer.headers.get("Content-Type")) ? JSON.parse(text) : null;
+  if (!answer.ok) throw new Error(content?.error?.message ?? content?.message ?? `The server answered ${answer.status}.`);
   return { content, text };
 }
 

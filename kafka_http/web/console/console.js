@@ -1,5 +1,6 @@
 // The page: which view the address asks for.
 
+import { instancesView } from "./instances.js";
 import { tasksView } from "./tasks.js";
 import { topicView } from "./topic.js";
 import { topicsView } from "./topics.js";
@@ -23,6 +24,7 @@ function show() {
 
 function viewOf(view, name) {
   if (view === "tasks") return tasksView();
+  if (view === "instances") return instancesView();
   return name ? topicView(name) : topicsView();
 }
 

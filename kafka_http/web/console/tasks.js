@@ -3,6 +3,7 @@
 import { request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, choice, element, field, repeatWhileShown, time } from "./dom.js";
+import { update } from "./rows.js";
 
 const STATUSES = [["", "all"], ...["pending", "failed", "delivered", "cancelled"].map(each => [each, each])];
 const MOST = 100;
@@ -45,21 +46,12 @@ export function tasksView() {
   return { element: shown, title: "Tasks" };
 }
 
-/** Lets rows be that say the same already, so that focus stays where it is. */
-function update(list, tasks, made) {
-  const known = new Map([...list.children].map(each => [each.dataset.task, each]));
-  const rows = tasks.map(task => known.get(JSON.stringify(task)) ?? made(task));
-  if (rows.length !== list.children.length || rows.some((each, at) => each !== list.children[at])) {
-    list.replaceChildren(...rows);
-  }
-}
-
 function row(task, box, cancel) {
   const cancelling = () => request("DELETE", ["tasks", task.id]);
   const failed = (task.records ?? []).filter(each => each.error).length;
   const kind = { failed: "bad", pending: "warn" }[task.status] ?? "good";
   return element(
-    "li", { "data-task": JSON.stringify(task) },
+    "li", {},
     element(
       "div.facts", {},
       element(`span.badge.${kind}`, {}, task.status), element("strong", {}, task.topic), time(task.created),

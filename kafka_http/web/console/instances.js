@@ -1,0 +1,58 @@
+// The consumer instances of the REST Proxy v2 API, and what they read.
+
+import { request, send } from "./api.js";
+import { CurlBox, curlButton } from "./curl.js";
+import { Outcome, attempt, element, repeatWhileShown } from "./dom.js";
+import { update } from "./rows.js";
+
+const EVERY = 2000;
+
+export function instancesView() {
+  const box = new CurlBox("List consumer instances");
+  const outcome = new Outcome();
+  const list = element("ul.messages");
+  const listing = () => request("GET", ["instances"]);
+  const remove = instance => attempt(outcome, async () => {
+    const removing = removal(instance);
+    box.show(removing);
+    await send(removing);
+    await refresh();
+  });
+  const refresh = () => attempt(outcome, async () => {
+    const { instances } = (await send(listing())).content;
+    outcome.good(instances.length ? "" : "There are no consumer instances.");
+    update(list, instances, instance => row(instance, box, remove));
+  });
+  box.preview(listing);
+  refresh();
+  const shown = element(
+    "section", {},
+    element("div.title", {}, element("h2", {}, "Consumer instances")),
+    element("p.hint", {}, "Made by clients of the REST Proxy v2 API. To be listed here is no use: idle ones are closed all the same."),
+    outcome.element, list, box.element,
+  );
+  repeatWhileShown(shown, EVERY, refresh);
+  return { element: shown, title: "Consumer instances" };
+}
+
+const removal = ({ group, name }) => request("DELETE", ["consumers", group, "instances", name]);
+
+function row(instance, box, remove) {
+  return element(
+    "li", {},
+    element(
+      "div.facts", {},
+      element("strong", {}, instance.name), element("span", {}, `of the group ${instance.group}`),
+      element("span.badge", {}, instance.format),
+      curlButton("Delete", box, () => removal(instance), () => remove(instance), { class: "quiet" }),
+    ),
+    element("p", {}, reads(instance)),
+  );
+}
+
+function reads({ topics, pattern, partitions }) {
+  if (pattern !== undefined) return `subscribed to the topics that match ${pattern}`;
+  if (topics) return `subscribed to ${topics.join(", ")}`;
+  if (partitions) return `assigned to ${partitions.map(each => `${each.topic} ${each.partition}`).join(", ")}`;
+  return "reads nothing yet";
+}
