@@ -96,9 +96,9 @@ def _error_of_all(failures: Sequence[KafkaHttpError], records: int) -> KafkaHttp
     """What failed the request whole: a refusal of its sender by one record, another by all."""
     refused = next((each for each in failures if isinstance(each, NotAuthorized)), None)
     if refused is None and failures and len(failures) == records:
-        kind = type(failures[0])
-        if issubclass(kind, _WHOLE) and all(isinstance(each, kind) for each in failures):
-            return failures[0]
+        for kind in _WHOLE:
+            if all(isinstance(each, kind) for each in failures):
+                return failures[0]
     return refused
 
 
