@@ -118,6 +118,14 @@ def read_all(client: socket.socket) -> bytes:
 ServerFactory = Callable[..., Server]
 
 
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """The servers inherit what SIGHUP does, and the tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[ServerFactory]:
     """`start(**settings)` serves the tiny application as `kafka-http serve` would; `command` starts something else."""
