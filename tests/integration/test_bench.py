@@ -200,6 +200,7 @@ def test_memory(kafka_parts: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_streams(kafka_parts: None, tmp_path: Path) -> None:
     arguments = ("--connections", "5,20", "--seconds", "1", "--workers", "2")
     status, printed, complaints = bench("streams", *arguments, tmp=tmp_path)

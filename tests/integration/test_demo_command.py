@@ -138,6 +138,7 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_starte
         assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
 
 
+@pytest.mark.slow
 def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
     kafka_parts: None, registry_parts: None, tmp_path: Path
 ) -> None:

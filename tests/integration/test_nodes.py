@@ -172,6 +172,7 @@ def test_a_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: To
     assert instance.delete().status_code == 204
 
 
+@pytest.mark.slow
 def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     gone, other = nodes
     instance = ConsumerInstance(lambda: gone.url, group)

@@ -208,6 +208,7 @@ def test_a_full_disk_is_said_and_publishing_goes_on(
     assert len(service.records(name)) == 1 + len(kept) + 2
 
 
+@pytest.mark.slow
 def test_nodes_share_the_work_and_take_over_that_of_the_dead(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:

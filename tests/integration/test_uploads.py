@@ -366,8 +366,8 @@ def test_an_export_of_200000_goes_into_another_topic(
     with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)) as producer:
         for number in range(total):
             value = values[number % 4]
-            key = (b"key-%d" % number, b"\xfe%d" % number, None)[number % 3]
-            headers = [("h", b"%d" % number), ("Raw", b"\xff"), ("h", None)][: number % 4]
+            key = (b"key-%d" % number, b"\xfe%d" % number, None if value else b"gone")[number % 3]
+            headers = [("h", b"%d" % number), ("Raw", b"\xff"), ("h", b"")][: number % 4]
             stored = value and value % number
             producer.send(name, stored, key, headers, number % 3, timestamp_ms=base + number)
         producer.flush()
