@@ -120,10 +120,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     acceptor = Acceptor(held.tasks)
-    deferred = DeferredPublisher(
-        broker.log, core.formats, acceptor, Guard.of(config).check_url, auto_create_topics=config.auto_create_topics
-    )
-    publishing = Publishing(core.publisher, deferred)
+    publishing = Publishing(core.publisher, _deferred_publisher(config, broker, core, acceptor))
     once = Once(held.idempotency, publishing)
     publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
@@ -148,6 +145,13 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
+
+
+def _deferred_publisher(config: Config, broker: Broker, core: Core, acceptor: Acceptor) -> DeferredPublisher:
+    check_callback = Guard.of(config).check_url
+    return DeferredPublisher(
+        broker.log, core.formats, acceptor, check_callback, auto_create_topics=config.auto_create_topics
+    )
 
 
 def _in_this_process(config: Config, broker: Broker) -> Held:

@@ -57,6 +57,11 @@ class ProducerRecord(NewRecord, frozen=True, gc=False, array_like=True):
     key_format: str | None = None
 
 
+def partitions_beyond(records: Sequence[NewRecord], count: int) -> set[int]:
+    """The partitions that records name and that are none of so many."""
+    return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
+
+
 class Delivery(Struct, frozen=True, gc=False):
     """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime."""
 

@@ -25,7 +25,7 @@ from kafka_http.errors import (
     RetriableBrokerError,
     TopicNotFound,
 )
-from kafka_http.records import NewRecord, Outcome, PartitionInfo, Settled
+from kafka_http.records import NewRecord, Outcome, PartitionInfo, Settled, partitions_beyond
 
 _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
@@ -76,7 +76,7 @@ class KafkaRecordProducer:
         sender = self._kept.current
         if not partitions or sender is None or sender.is_lost or not sender.knows(topic, len(partitions)):
             return None
-        if _beyond(records, len(partitions)):
+        if partitions_beyond(records, len(partitions)):
             return None
         deadline = time.monotonic() + timeout
         underway = Underway(sender, topic, records, deadline, partial(self._settled, topic, done))
@@ -133,9 +133,9 @@ class KafkaRecordProducer:
         self, topic: str, records: Sequence[NewRecord], partitions: list[PartitionInfo]
     ) -> list[PartitionInfo]:
         """The partitions, looked at again where a record names one that was not there a moment ago."""
-        if _beyond(records, len(partitions)):
+        if partitions_beyond(records, len(partitions)):
             partitions = self._metadata.partitions(topic)
-        for partition in _beyond(records, len(partitions)):
+        for partition in partitions_beyond(records, len(partitions)):
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 
@@ -190,11 +190,6 @@ class KafkaRecordProducer:
         if underway.lacks_limit:
             with suppress(KafkaHttpError):
                 underway.limit = self._admin.message_limit(topic)
-
-
-def _beyond(records: Sequence[NewRecord], count: int) -> set[int]:
-    """The partitions that records name and that are none of so many."""
-    return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
 def _place(record: NewRecord, count: int) -> int:

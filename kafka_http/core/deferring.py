@@ -10,7 +10,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.publishing import MessageSet
 from kafka_http.core.topics import check_topic_name
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound, TopicNotFound
-from kafka_http.records import NewRecord
+from kafka_http.records import NewRecord, partitions_beyond
 from kafka_http.serializers.cache import WouldBlock
 from kafka_http.tasks import NewTask, new_task_id, packed
 
@@ -84,7 +84,7 @@ class _Places:
     def are_known(self, topic: str, records: Sequence[NewRecord]) -> bool:
         """Whether all that they name is there, as far as is known. Does not block."""
         count, at = self._known.get(topic, (0, float("-inf")))
-        return time.monotonic() < at + _FRESH and not _beyond(records, count)
+        return time.monotonic() < at + _FRESH and not partitions_beyond(records, count)
 
     def check(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Raise `TopicNotFound`, `PartitionNotFound` where Kafka says so."""
@@ -92,7 +92,7 @@ class _Places:
             return
         count, at = self._known.get(topic, (0, float("-inf")))
         now = time.monotonic()
-        if now < at + _STALE and not _beyond(records, count):
+        if now < at + _STALE and not partitions_beyond(records, count):
             self._ask_aside(topic)
         elif now >= self._away_until:
             try:
@@ -103,7 +103,7 @@ class _Places:
             except BrokerUnavailable:
                 return
             else:
-                for partition in _beyond(records, count):
+                for partition in partitions_beyond(records, count):
                     raise PartitionNotFound(topic, partition, count)
 
     def _ask_aside(self, topic: str) -> None:
@@ -132,8 +132,3 @@ class _Places:
             raise
         self._known[topic] = count, time.monotonic()
         return count
-
-
-def _beyond(records: Sequence[NewRecord], count: int) -> list[int]:
-    """The partitions that records name and that are none of so many."""
-    return [each.partition for each in records if each.partition is not None and not 0 <= each.partition < count]
