@@ -4,13 +4,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple
 from uuid import uuid4
 
 import requests
-from kafka import KafkaConsumer, TopicPartition
 
+from tests.integration.reading import read_topic
 from tests.integration.service import Service
 
 Place = tuple[int, int]
@@ -113,12 +113,7 @@ class Load:
 
 def stored_values(bootstrap_servers: str, topic: str, partitions: int) -> dict[Place, str]:
     """What kafka-python reads of a topic: the values, without their quotes, by place."""
-    with closing(KafkaConsumer(bootstrap_servers=bootstrap_servers, consumer_timeout_ms=20_000)) as consumer:
-        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        consumer.assign(wanted)
-        consumer.seek_to_beginning(*wanted)
-        count = sum(consumer.end_offsets(wanted).values())
-        read = [next(consumer) for _ in range(count)]
+    read = read_topic(bootstrap_servers, topic, partitions)
     return {(each.partition, each.offset): each.value.decode().strip('"') for each in read}
 
 

@@ -151,6 +151,16 @@ class Service(Server):
         assert self.process.wait(seconds) == 0, self.log
         wait_for(self.is_gone, 2)
 
+    def kill(self) -> None:
+        """End all its processes, its daemon too, as a power cut does."""
+        assert self.process is not None
+        daemons = self.daemons
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for daemon in daemons:
+            os.kill(daemon, signal.SIGKILL)
+        self.process.wait()
+        wait_for(self.is_gone, 5)
+
     def stop(self) -> None:
         """End it as SIGTERM does. Without effect where it does not run."""
         if self.process is None:

@@ -278,7 +278,6 @@ def test_nodes_that_share_a_store(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_of_nodes_that_share_a_store_one_dies(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory
+from tests.integration.conftest import ServiceFactory, running
 from tests.integration.service import Service, read_answers, wait_for
 
 KIB = 1024
@@ -24,14 +24,8 @@ MIB = 1024 * KIB
 def small_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One worker with four threads that takes bodies up to 1 MiB, and 1 MiB of them at a time."""
     limits = {"workers": 1, "threads": 4, "max_body_bytes": MIB, "max_in_flight": MIB}
-    service = Service(tmp_path_factory.mktemp("small"), kafka.bootstrap_servers, **limits)
-    try:
-        service.start()
+    with running(Service(tmp_path_factory.mktemp("small"), kafka.bootstrap_servers, **limits)) as service:
         yield service
-    finally:
-        service.stop()
-        print(service.log)
-    assert "Traceback" not in service.log
 
 
 def head(method: str, path: str, *headers: str) -> bytes:

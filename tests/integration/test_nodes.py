@@ -107,16 +107,6 @@ def test_an_error_of_the_other_node_comes_through(nodes: Nodes, group: str) -> N
     instance.delete()
 
 
-def kill(node: Service) -> None:
-    """End all its processes as a power cut does."""
-    assert node.process is not None
-    daemons = node.daemons
-    os.killpg(node.process.pid, signal.SIGKILL)
-    for daemon in daemons:
-        os.kill(daemon, signal.SIGKILL)
-    node.process.wait()
-
-
 def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     killed, other = nodes
     name = topic(2)
@@ -127,7 +117,7 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
         produce(other.url, name, [f"{partition}-0"], partition)
     read = instance.values(5000) + instance.values(100)
     assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
-    kill(killed)
+    killed.kill()
     at = time.monotonic()
     for partition in (0, 1):
         produce(other.url, name, [f"{partition}-1"], partition)
@@ -179,7 +169,7 @@ def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: 
     instance.create()
     instance.subscribe(topic())
     ConsumerInstance(lambda: other.url, group).create()  # so that it has a daemon
-    kill(gone)
+    gone.kill()
     wait_for(lambda: f"Adopts the consumer instance {instance.name}" in other.log, 15)
 
 

@@ -14,27 +14,18 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
+from tests.integration.reading import read_topic
 from tests.integration.service import Service, wait_for
 from tests.postgresql import PostgreSQL
 
 LATER = {"Prefer": "respond-async", "Content-Type": "application/json"}
 CLIENTS = 8
-
-
-def kill_everything(service: Service) -> None:
-    """kill -9 for the server, its workers and its daemon."""
-    assert service.process is not None
-    os.killpg(service.process.pid, signal.SIGKILL)
-    for daemon in service.daemons:
-        os.kill(daemon, signal.SIGKILL)
-    service.process.wait()
-    wait_for(service.is_gone, 5)
 
 
 def made_topic(kafka: EmbeddedKafka, partitions: int) -> str:
@@ -94,18 +85,11 @@ class Clients:
             connection.close()
 
 
-def consumed(kafka: EmbeddedKafka, topic: str) -> dict[str, list[int]]:
+def consumed(kafka: EmbeddedKafka, topic: str, partitions: int = 3) -> dict[str, list[int]]:
     """The numbers of each key, as another client reads them."""
     found: dict[str, list[int]] = {}
-    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)) as consumer:
-        partitions = [TopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(each) < ends[each] for each in partitions):
-            for records in consumer.poll(1000).values():
-                for each in records:
-                    found.setdefault(each.key.decode(), []).append(int(each.value))
+    for each in read_topic(kafka.bootstrap_servers, topic, partitions):
+        found.setdefault(each.key.decode(), []).append(int(each.value))
     return found
 
 
@@ -126,7 +110,7 @@ def test_what_was_accepted_outlives_everything(
     with Clients(service, topic, total) as clients:
         for kill in range(kills):
             wait_for(lambda kill=kill: clients.count > (kill + random.random()) * total / kills * 0.9, 200)
-            kill_everything(service)
+            service.kill()
             service.start()
     fresh_kafka.start()
     wait_for(lambda: not pending(service), 120)
@@ -222,9 +206,9 @@ def test_nodes_share_the_work_and_take_over_that_of_the_dead(
         assert answer.status_code == 202, answer.text
         locations.append(answer.headers["Location"])
         if number == 20:
-            kill_everything(second)
+            second.kill()
             second.start()
-    kill_everything(second)
+    second.kill()
     for each in locations:
         assert first.get(f"{each}?wait=30").json()["task"]["status"] == "delivered"
     for name in names[:2]:

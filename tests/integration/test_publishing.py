@@ -3,16 +3,15 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
+from tests.integration.reading import read_topic
 from tests.integration.service import Service
 
 NDJSON = "application/x-ndjson"
@@ -27,12 +26,7 @@ class Stored(NamedTuple):
 
 def stored(kafka: EmbeddedKafka, topic: str, partitions: int = 1) -> list[Stored]:
     """All records of a topic as kafka-python reads them, partition by partition."""
-    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, consumer_timeout_ms=20_000)) as consumer:
-        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        consumer.assign(wanted)
-        consumer.seek_to_beginning(*wanted)
-        count = sum(consumer.end_offsets(wanted).values())
-        read = [next(consumer) for _ in range(count)]
+    read = read_topic(kafka.bootstrap_servers, topic, partitions)
     return sorted((Stored(each.partition, each.key, each.value, each.headers) for each in read), key=lambda x: x[0])
 
 

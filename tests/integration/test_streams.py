@@ -25,7 +25,7 @@ from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.events import EventParser
-from tests.integration.conftest import ServiceFactory
+from tests.integration.conftest import ServiceFactory, running
 from tests.integration.following import EVENTS, NDJSON, EventSource, Numbers, events_of, opened
 from tests.integration.service import Service, wait_for
 
@@ -80,14 +80,8 @@ def streaming(
     """A server of one worker that holds few streams."""
     directory = tmp_path_factory.mktemp("streaming")
     settings = {"workers": 1, "max_streams": MAX_STREAMS, "stream_keepalive": KEEPALIVE}
-    service: Service = request.param(directory, kafka.bootstrap_servers, **settings)
-    try:
-        service.start()
+    with running(request.param(directory, kafka.bootstrap_servers, **settings)) as service:
         yield service
-    finally:
-        service.stop()
-        print(service.log)
-    assert "Traceback" not in service.log
 
 
 def attempt(service: Service, path: str, accept: str = "text/event-stream", **more: Any) -> Any:

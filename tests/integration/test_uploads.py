@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
@@ -22,6 +22,7 @@ from kafka_http.server.worker import STALL_SECONDS
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.nginx import nginx_before
+from tests.integration.reading import read_topic
 from tests.integration.service import Service, wait_for
 
 NDJSON = "application/x-ndjson"
@@ -342,16 +343,9 @@ def send_numbers(client: Pipe) -> None:
 def records_of(kafka: EmbeddedKafka, topic: str, partitions: int) -> dict[int, list[tuple[Any, ...]]]:
     """What another client reads of each partition."""
     found: dict[int, list[tuple[Any, ...]]] = {}
-    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)) as consumer:
-        places = [TopicPartition(topic, each) for each in range(partitions)]
-        consumer.assign(places)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(places)
-        while any(consumer.position(each) < ends[each] for each in places):
-            for records in consumer.poll(1000).values():
-                for each in records:
-                    kept = (each.key, each.value, tuple(each.headers), each.timestamp)
-                    found.setdefault(each.partition, []).append(kept)
+    for each in read_topic(kafka.bootstrap_servers, topic, partitions):
+        kept = (each.key, each.value, tuple(each.headers), each.timestamp)
+        found.setdefault(each.partition, []).append(kept)
     return found
 
 
