@@ -2,14 +2,12 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaConsumer
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
@@ -17,6 +15,7 @@ from kafka_http.core.broker import Broker
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from tests.fakes import FakeBroker
+from tests.members import live_member
 
 TopicFactory = Callable[..., str]
 
@@ -114,26 +113,8 @@ class KafkaCluster:
             configs["message.timestamp.type"] = "LogAppendTime"
         return self._topics(partitions, configs)
 
-    @contextmanager
-    def member(self, group: str, topic: str, client_id: str) -> Iterator[None]:
-        consumer = KafkaConsumer(topic, group_id=group, client_id=client_id, bootstrap_servers=self._bootstrap_servers)
-        assigned, leaving = threading.Event(), threading.Event()
-
-        def poll() -> None:
-            while not leaving.is_set():
-                consumer.poll(timeout_ms=50)
-                if consumer.assignment():
-                    assigned.set()
-            consumer.close()
-
-        thread = threading.Thread(target=poll)
-        thread.start()
-        try:
-            assert assigned.wait(20)
-            yield
-        finally:
-            leaving.set()
-            thread.join()
+    def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
+        return live_member(self._bootstrap_servers, topic, group, client_id)
 
     def unreachable(self) -> Broker:
         return KafkaBroker(Config(bootstrap_servers=(f"127.0.0.1:{free_ports(1)[0]}",)))

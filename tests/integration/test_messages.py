@@ -6,8 +6,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.service import Service
+from tests.members import live_member
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -108,36 +108,12 @@ def test_seek_and_forget(service: Service, topic: TopicFactory, admin: KafkaAdmi
     assert service.delete(f"/messages/{name}/{group}").status_code == 204
 
 
-@contextmanager
-def live_consumer(kafka: EmbeddedKafka, topic: str, group: str, client_id: str) -> Iterator[None]:
-    """A consumer of kafka-python's that is in the group and polls."""
-    there, leaving = threading.Event(), threading.Event()
-
-    def poll() -> None:
-        with closing(
-            KafkaConsumer(topic, group_id=group, client_id=client_id, bootstrap_servers=kafka.bootstrap_servers)
-        ) as consumer:
-            while not leaving.is_set():
-                consumer.poll(timeout_ms=50)
-                if consumer.assignment():
-                    there.set()
-
-    thread = threading.Thread(target=poll)
-    thread.start()
-    try:
-        assert there.wait(20)
-        yield
-    finally:
-        leaving.set()
-        thread.join()
-
-
 def test_a_group_with_live_members_is_not_acknowledged_for(
     service: Service, topic: TopicFactory, kafka: EmbeddedKafka, admin: KafkaAdminClient
 ) -> None:
     name, group = topic(), fresh_group()
     service.post(f"/messages/{name}", json=[1, 2, 3])
-    with live_consumer(kafka, name, group, "billing-7"):
+    with live_member(kafka.bootstrap_servers, name, group, "billing-7"):
         for method, path in [("DELETE", "/0:0"), ("PUT", "/earliest"), ("DELETE", "")]:
             answer = service.request(method, f"/messages/{name}/{group}{path}")
             if (method, path) == ("DELETE", ""):  # with nothing committed there is nothing to forget
