@@ -94,6 +94,7 @@ def _light() -> dict[str, object]:
     return {
         "auto.create.topics.enable": "false",
         "offsets.retention.minutes": _A_YEAR_IN_MINUTES,
+        "log.retention.hours": -1,  # by default a message whose own timestamp is a week old is gone within minutes
         "offsets.topic.num.partitions": 5,
         "transaction.state.log.num.partitions": 5,
         "share.coordinator.state.topic.num.partitions": 5,
