@@ -122,7 +122,9 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     acceptor = Acceptor(held.tasks)
     publishing = Publishing(core.publisher, _deferred_publisher(config, broker, core, acceptor))
     once = Once(held.idempotency, publishing)
-    publishes = PlainPublishes(publishing, core.formats, config, bodies) if config.threadless_publish else None
+    senders = (broker.producer.send, acceptor.send)
+    plain = PlainPublishes(publishing, core.formats, config, bodies, senders)
+    publishes = plain if config.threadless_publish else None
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes

@@ -4,6 +4,7 @@ import random
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kafka_http.errors import (
@@ -62,6 +63,7 @@ class FakeBroker:
         self.silent = False
         self.unanswered = 0
         self._owed: list[tuple[Settled, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
+        self._unsent: deque[Callable[[], None]] = deque()
         self.refused: set[str] = set()
         self.message_limit = 1048588
         self.auto_create_topics = False
@@ -181,8 +183,12 @@ class FakeBroker:
             publication = FakePublication(self.produce(topic, records, timeout))
         except KafkaHttpError:
             return None
-        done()
+        self._unsent.append(done)
         return publication
+
+    def send(self) -> None:
+        while self._unsent:
+            self._unsent.popleft()()
 
     # Log
 

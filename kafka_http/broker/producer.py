@@ -61,6 +61,7 @@ class KafkaRecordProducer:
         done = Event()
         underway = Underway(sender, topic, records, deadline, lambda _: done.set())
         self._begin(underway, topic, records, partitions)
+        sender.wakeup()
         if not done.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
         self._explain(underway, topic)
@@ -82,6 +83,10 @@ class KafkaRecordProducer:
         underway = Underway(sender, topic, records, deadline, partial(self._settled, topic, done))
         self._begin(underway, topic, records, partitions)
         return underway
+
+    def send(self) -> None:
+        if (sender := self._kept.current) is not None:
+            sender.wakeup()
 
     def close(self, timeout: float) -> None:
         self._aside.shutdown(wait=False, cancel_futures=True)

@@ -44,7 +44,8 @@ class Underway:
         self._refused[index] = error
 
     def begin(self, placed: Sequence[int]) -> None:
-        """Hand all records over but those refused. `placed` has the partition of each."""
+        """Hand all records over but those refused; the sender's `wakeup` sends them. `placed` has the partition of
+        each."""
         with self._lock:
             self._open = 1
         self._placed = placed
@@ -99,7 +100,6 @@ class Underway:
             with self._lock:
                 self._open += 1
             self._hand_over_to(partition, those)
-        self._sender.wakeup()
 
     def _hand_over_to(self, partition: int, indexes: Sequence[int]) -> None:
         part = _Part(indexes)

@@ -45,8 +45,8 @@ class Acceptor:
         self._is_closed = False
 
     def start(self, task: NewTask, done: Callable[[], None]) -> Acceptance:
-        """Does not block. `done` is called once it is known whether the task is safe: by a thread that must not be
-        held up."""
+        """Take a task, which may lie here until `send` is called. Does not block. `done` is called once it is known
+        whether the task is safe: by a thread that must not be held up."""
         acceptance = Acceptance(task, done)
         with self._lock:
             if self._is_closed:
@@ -55,13 +55,19 @@ class Acceptor:
                 self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
                 self._thread.start()
             self._waiting.append(acceptance)
-            self._lock.notify()
         return acceptance
+
+    def send(self) -> None:
+        """Hand over what was started: once for all requests that came together. Does not block."""
+        if self._waiting:
+            with self._lock:
+                self._lock.notify()
 
     def accept(self, task: NewTask) -> NewTask:
         """Return once the task is safe. Raises `OutboxFull`, `Unavailable`."""
         done = threading.Event()
         acceptance = self.start(task, done.set)
+        self.send()
         done.wait()
         return acceptance.accepted()
 

@@ -44,9 +44,12 @@ class Producer(Protocol):
     ) -> "Publication | None":
         """As `produce`, without waiting: None, with nothing written, where that cannot be, or it would raise.
 
-        `done` is called once each record has its outcome: by any thread, which must not be held up, perhaps before
-        this returns. It may come after `timeout`, or never.
+        The records may lie here until `send` is called. `done` is called once each has its outcome: by any thread,
+        which must not be held up, perhaps before this returns. It may come after `timeout`, or never.
         """
+
+    def send(self) -> None:
+        """Send what was started: once for all requests that came together, which then share batches. Does not block."""
 
 
 class Publication(Protocol):

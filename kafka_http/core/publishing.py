@@ -69,7 +69,7 @@ class Publisher:
     def start(self, topic: str, messages: MessageSet, timeout: float, done: Callable[[], None]) -> Started | None:
         """As `publish`, without waiting: None, with nothing written, where that cannot be, or it would raise.
 
-        `done` is called once each record has its outcome, as `Producer.start` does it.
+        As `Producer.start` does it: the producer's `send` sends, `done` is called once each record has its outcome.
         """
         if not self._formats.are_immediate(messages.records):
             return None

@@ -91,6 +91,7 @@ class Upload:
         encoded = self._encode(records, first=self.handed).records
         batch = _Batch(self.handed, encoded, self._timeout, self._changed)
         batch.publication = self._producer.start(self._topic, encoded, self._timeout, batch.end)
+        self._producer.send()
         if batch.publication is None:
             batch.conclude(self._producer.produce(self._topic, encoded, self._timeout))
         self._batches.append(batch)

@@ -22,5 +22,8 @@ class Publishes(Protocol):
     ) -> Publish | None:
         """Begin a request without blocking. None, with nothing done, for one that is the threads'.
 
-        Any thread may call `done`, perhaps before this returns.
+        Any thread may call `done`, perhaps before this returns, or not before `send` is called.
         """
+
+    def send(self) -> None:
+        """Let all go that was begun. Does not block."""

@@ -53,6 +53,7 @@ class Threadless:
         self._idle, self._reading, self._owed, self._sending = Waiting(), Waiting(), Waiting(), Waiting()
         self._settled: deque[tuple[Connection, object]] = deque()
         self._woken = False
+        self._begun = False
 
     def watch(self, conn: TConn) -> None:
         """Wait for a connection's next request, or its first."""
@@ -60,6 +61,13 @@ class Threadless:
         conn.sock.setblocking(False)
         self._watch(connection)
         self._rest(connection)
+
+    def end_round(self) -> None:
+        """Send the requests that one round of the main loop has brought: together, and not before, or the thread that
+        sends them would fight with the loop over each."""
+        if self._begun:
+            self._begun = False
+            self._publishes.send()
 
     @property
     def deadline(self) -> float:
@@ -150,6 +158,7 @@ class Threadless:
         if owed is None:
             self._to_thread(connection)
             return
+        self._begun = True
         connection.owed = owed
         connection.request = request
         connection.last = request.last

@@ -107,6 +107,8 @@ class Worker(ThreadWorker):
             left = self._threadless.deadline - time.monotonic()
             timeout = max(0.0, left if timeout is None else min(timeout, left))
         super().wait_for_and_dispatch_events(timeout)
+        if self._threadless is not None:
+            self._threadless.end_round()
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Called by the main loop after each round, and once more, with `force`, at its end."""

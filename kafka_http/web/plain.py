@@ -41,8 +41,17 @@ WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
 class PlainPublishes:
     """Begins publishes. Any thread may call."""
 
-    def __init__(self, publishing: Publishing, formats: Formats, config: Config, bodies: Bodies) -> None:
+    def __init__(
+        self,
+        publishing: Publishing,
+        formats: Formats,
+        config: Config,
+        bodies: Bodies,
+        senders: Sequence[Callable[[], None]],
+    ) -> None:
+        """`senders` let go what `publishing` has begun."""
         self._publishing = publishing
+        self._senders = senders
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._bodies = bodies
@@ -52,7 +61,8 @@ class PlainPublishes:
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
     ) -> "PlainPublish | None":
-        """Begin a publish. Does not block. None, with nothing done, for a request that is another's to answer.
+        """Begin a publish, which `send` sends. Does not block. None, with nothing done, for a request that is another's
+        to answer.
 
         Header names are in lower case, each there once. `done` is called when Kafka has answered: by any thread, which
         must not be held up, perhaps before this returns; or never.
@@ -69,6 +79,11 @@ class PlainPublishes:
         except Exception:  # the view meets it again, and says what it is
             return None
         return self._begin(publish, messages, held, done)
+
+    def send(self) -> None:
+        """Send what was begun: once for all requests that came together. Does not block."""
+        for send in self._senders:
+            send()
 
     def _is_large(self, body: bytes) -> bool:
         """Whether it is over the limit, or has so many values that an event loop would be at it for long."""

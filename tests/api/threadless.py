@@ -38,6 +38,7 @@ class Threadless:
         if owed is None:
             return self._views(environ, start_response)
         self.taken += 1
+        self._publishes.send()
         done.wait(TIMEOUT)
         status, answered, said = owed.answer()
         start_response(status, list(answered))

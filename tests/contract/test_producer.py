@@ -46,6 +46,7 @@ class Started:
         publication = self._producer.start(topic, records, timeout, done.set)
         if publication is None:
             return self._producer.produce(topic, records, timeout)
+        self._producer.send()
         assert done.wait(timeout)
         return publication.outcomes()
 
@@ -206,8 +207,24 @@ def test_a_request_is_started_where_nothing_is_to_be_waited_for(cluster: Cluster
     done = Event()
     publication = broker.producer.start(topic, [NewRecord(b"second")], 10, done.set)
     assert publication is not None
+    broker.producer.send()
     assert done.wait(10)
     assert delivered(publication.outcomes()) == [(0, 1)]
+
+
+def test_requests_that_were_started_are_sent_together(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic(partitions=2)
+    delivered(broker.producer.produce(topic, [NewRecord(b"0", partition=each) for each in (0, 1)], 10))
+    broker.producer.send()  # with nothing to send
+    done = [Event() for _ in range(20)]
+    publications = [
+        broker.producer.start(topic, [NewRecord(str(number).encode(), partition=number % 2)], 10, each.set)
+        for number, each in enumerate(done)
+    ]
+    broker.producer.send()
+    assert all(each.wait(10) for each in done)
+    outcomes = [outcome for each in publications if each is not None for outcome in each.outcomes()]
+    assert delivered(outcomes) == [(number % 2, 1 + number // 2) for number in range(20)]
 
 
 def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker: Broker) -> None:

@@ -26,6 +26,7 @@ class FakePublishes:
     def __init__(self, *, begins: bool = True, at_once: bool = False, timeout: float = 60) -> None:
         self.begun: list[tuple[str, str, Mapping[str, str], bytes]] = []
         self.done: list[Callable[[], None]] = []
+        self.sent = 0
         self._begins, self._at_once, self._timeout = begins, at_once, timeout
 
     def begin(
@@ -38,6 +39,9 @@ class FakePublishes:
         if self._at_once:
             done()
         return FakePublish(self._timeout)
+
+    def send(self) -> None:
+        self.sent = len(self.begun)
 
 
 class FakeProtocol:
@@ -75,7 +79,7 @@ def test_a_plain_publish_is_handed_over_and_answered_later() -> None:
     assert publishes.begun == [
         ("POST", "/messages/t?key=a%3Fb", {"x-request-id": "mine", "content-type": "a/b"}, b"hi")
     ]
-    assert (protocol.answers, threadless.in_flight) == ([], 1)
+    assert (publishes.sent, protocol.answers, threadless.in_flight) == (1, [], 1)
     publishes.done[0]()
     publishes.done[0]()
     assert (protocol.answers, threadless.in_flight) == ([ANSWER], 0)

@@ -44,6 +44,7 @@ class Loop:
         self.body = b"said"
         self.timeout = 5.0
         self.at_once = False
+        self.sends: list[int] = []
         self.log = Logger(Config())
         self.method_queue = SimpleNamespace(defer=self.deferred.append)
         self.keeps_connections = True
@@ -68,12 +69,16 @@ class Loop:
             done()
         return self.begun[-1]
 
+    def send(self) -> None:
+        self.sends.append(len(self.begun))
+
     def turn(self) -> None:
         """One round of the main loop."""
         for key, _ in self.poller.select(0.2):
             key.data(key.fileobj)
         while self.deferred:
             self.deferred.pop(0)()
+        self.threadless.end_round()
         self.threadless.expire()
 
     def connect(self, buffer: int | None = None) -> socket.socket:
@@ -124,6 +129,21 @@ def test_an_answer_comes_when_the_application_is_done(loop: Loop) -> None:
         owed.done()
         loop.turn()
         assert read_answer(client) == b"said1"
+
+
+def test_what_one_round_brings_is_sent_together(loop: Loop) -> None:
+    with loop.connect() as one, loop.connect() as other:
+        loop.turn()
+        assert loop.sends == []
+        for client in (one, other):
+            client.sendall(REQUEST + b"1" + REQUEST + b"2")
+        loop.turn()
+        assert loop.sends == [2]
+        for owed in list(loop.begun):
+            owed.done()
+        loop.turn()  # answers both, and finds that they have sent more
+        assert loop.sends == [2, 4]
+        assert [read_answer(client) for client in (one, other)] == [b"said1"] * 2
 
 
 def test_who_is_done_before_it_has_begun(loop: Loop) -> None:

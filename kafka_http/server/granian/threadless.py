@@ -81,6 +81,7 @@ class Threadless:
         owed.deadline = time.monotonic() + publish.timeout
         self._owed[owed] = owed
         owed.publish = publish
+        self._publishes.send()
         if owed.settled:
             self._answer(owed)
         return True
