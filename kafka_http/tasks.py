@@ -62,11 +62,13 @@ class Ended(Struct, frozen=True):
 
 
 class Queued(Struct, frozen=True):
-    """A pending task as the relay has it. `size` is that of its records in the store, in bytes."""
+    """A pending task as the relay has it. `size` is that of its records in the store, in bytes; `calls_back`: somebody
+    is to be told of its end."""
 
     id: str
     records: Sequence[NewRecord]
     size: int
+    calls_back: bool = False
 
 
 class DueCallback(Struct, frozen=True):

@@ -10,7 +10,7 @@ from kafka_http.core.broker import Producer
 from kafka_http.core.relay import Relay
 from kafka_http.core.tasks import TaskStore
 from kafka_http.errors import KafkaHttpError, TaskEnded, TaskUnderway
-from kafka_http.tasks import NewTask, Status, Task
+from kafka_http.tasks import NewTask, Queued, Status, Task
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._awaited: dict[str, list[threading.Event]] = {}
         self._closing = threading.Event()
-        self.relay = Relay(store, producer, self._ended)
+        self.relay = Relay(store, producer, self._published)
         """To be started once it is known that Kafka is the right one."""
 
     def start(self) -> None:
@@ -97,7 +97,7 @@ class Outbox:
         if not cancelled:
             raise TaskUnderway() if task.status == "pending" else TaskEnded(task.status)
         self._size = None
-        self._ended([task_id], 0)
+        self._ended([task_id], 0, calls_back=task.callback is not None)
         return task
 
     def _wait(self, task_id: str, has_ended: threading.Event, until: float) -> Task | None:
@@ -124,14 +124,19 @@ class Outbox:
         with self._lock:
             self._size = size
 
-    def _ended(self, task_ids: Collection[str], size: int) -> None:
+    def _published(self, over: Sequence[Queued]) -> None:
+        size, calls_back = sum(each.size for each in over), any(each.calls_back for each in over)
+        self._ended([each.id for each in over], size, calls_back=calls_back)
+
+    def _ended(self, task_ids: Collection[str], size: int, *, calls_back: bool) -> None:
         with self._lock:
             awaited = [event for each in task_ids for event in self._awaited.get(each, ())]
             if self._size is not None:
                 self._size -= size
         for event in awaited:
             event.set()
-        self._callbacks.wake()
+        if calls_back:
+            self._callbacks.wake()
 
     def _clean(self) -> None:
         while not self._closing.wait(_CLEAN_EVERY):

@@ -27,14 +27,17 @@ _GONE_AFTER = 10.0
 """Seconds for which a topic must be missing, or refuse us, until its tasks fail: a cluster may err as it starts."""
 _GRACE = (TopicNotFound, NotAuthorized)
 _REST, _LONGEST_REST = 0.1, 5.0
+_GATHER = 0.02
+"""Seconds between one hand-over of a topic and the next, unless that would be full: each costs as much as the
+acceptance of dozens of tasks, in the same process."""
 _LOOK_EVERY = 1.0
 
 
 class Relay:
     """Any thread may call. A task is published once where nothing dies, and at least once whatever dies."""
 
-    def __init__(self, store: TaskStore, producer: Producer, ended: Callable[[Collection[str], int], None]) -> None:
-        """`ended` is told the ids of tasks that have ended, and the bytes that their records had in the store."""
+    def __init__(self, store: TaskStore, producer: Producer, ended: Callable[[Sequence[Queued]], None]) -> None:
+        """`ended` is told of tasks that have ended."""
         self._store = store
         self._producer = producer
         self._tell = ended
@@ -130,6 +133,8 @@ class Relay:
             if not self._publish(lane, queued):
                 lane.has_news = True
                 return
+            if len(queued) < _MOST_TASKS and sum(each.size for each in queued) < _MOST_BYTES / 2:
+                self._stopping.wait(_GATHER)
 
     def _take(self, lane: "_Lane") -> list[Queued]:
         with self._lock:
@@ -177,7 +182,7 @@ class Relay:
             self._store.end([Ended(each.id, *outcome_of(lane.outcomes(each.id))) for each in over])
             for each in over:
                 del lane.begun[each.id]
-            self._tell([each.id for each in over], sum(each.size for each in over))
+            self._tell(over)
 
 
 class _Lane:

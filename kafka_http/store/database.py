@@ -45,7 +45,9 @@ def _sqlite(file: Path) -> Engine:
     except OSError as error:
         raise Unavailable(f"The state store {file} cannot be opened: {error.strerror}.") from None
     engine = create_engine(
-        URL.create("sqlite", database=str(file)), connect_args={"check_same_thread": False, "timeout": _BUSY_SECONDS}
+        URL.create("sqlite", database=str(file)),
+        connect_args={"check_same_thread": False, "timeout": _BUSY_SECONDS},
+        pool_reset_on_return=None,  # each transaction has its own end; a rollback after it does nothing, and takes time
     )
 
     @event.listens_for(engine, "connect")

@@ -27,7 +27,7 @@ _FIND = select(*SHOWN).where(_THIS)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
 _QUEUED = (
-    select(tasks.c.id, tasks.c.records, tasks.c.size)
+    select(tasks.c.id, tasks.c.records, tasks.c.size, tasks.c.callback_url)
     .where(*_OF_TOPIC, tasks.c.seq <= bindparam("last"))
     .order_by(tasks.c.seq)
 )
@@ -91,7 +91,10 @@ class StoredTasks:
             last = _last_within(sizes, size)
             return connection.execute(_QUEUED, {"of_topic": topic, "last": last}).all() if sizes else []
 
-        return [Queued(row.id, unpacked(row.records), row.size) for row in self._database.write(find)]
+        return [
+            Queued(row.id, unpacked(row.records), row.size, row.callback_url is not None)
+            for row in self._database.write(find)
+        ]
 
     def end(self, ended: Sequence[Ended]) -> None:
         now = time.time()

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from kafka_http.core.relay import Relay
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown, PartitionNotFound, TooLarge
 from kafka_http.records import Delivery, NewRecord, Outcome
 from kafka_http.store import StoredTasks, open_database
-from kafka_http.tasks import NewTask, Task, new_task_id, packed
+from kafka_http.tasks import NewTask, Queued, Task, new_task_id, packed
 
 Answer = Callable[[Sequence[bytes | None]], list[Outcome] | KafkaHttpError]
 
@@ -40,6 +40,9 @@ class Kafka:
     def start(self, *_: object) -> None:
         raise NotImplementedError
 
+    def send(self) -> None:
+        raise NotImplementedError
+
 
 class Outbox:
     """A store, and its relay once `run`."""
@@ -63,10 +66,10 @@ class Outbox:
         assert task is not None
         return task
 
-    def _end(self, task_ids: Collection[str], size: int) -> None:
-        self.freed += size
-        for each in task_ids:
-            self._ended[each].set()
+    def _end(self, over: Sequence[Queued]) -> None:
+        self.freed += sum(each.size for each in over)
+        for each in over:
+            self._ended[each.id].set()
 
 
 @pytest.fixture
@@ -83,6 +86,26 @@ def test_what_waits_goes_together_and_in_order(outbox: Outbox) -> None:
     assert {outbox.ended(each).status for each in tasks} == {"delivered"}
     assert outbox.kafka.calls == [("t", [b"0", b"1", b"2", b"3", b"4"])]
     assert outbox.freed > 5
+
+
+def test_what_comes_bit_by_bit_is_gathered(outbox: Outbox) -> None:
+    outbox.relay.start()
+    began = time.monotonic()
+    tasks = []
+    for number in range(100):
+        tasks.append(outbox.add(b"%d" % number))
+        outbox.relay.wake({"t"})
+    assert {outbox.ended(each).status for each in tasks} == {"delivered"}
+    assert [value for _, values in outbox.kafka.calls for value in values] == [b"%d" % each for each in range(100)]
+    assert len(outbox.kafka.calls) <= (time.monotonic() - began) / 0.02 + 2
+
+
+def test_a_backlog_goes_without_pauses(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kafka_http.core.relay._GATHER", 20)
+    tasks = [outbox.add(b"%d" % number) for number in range(1001)]
+    outbox.relay.start()
+    assert {outbox.ended(each).status for each in tasks} == {"delivered"}
+    assert [len(values) for _, values in outbox.kafka.calls] == [500, 500, 1]
 
 
 def test_what_kafka_has_is_not_sent_again(outbox: Outbox) -> None:
