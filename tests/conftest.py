@@ -5,6 +5,7 @@ has CI set, they fail.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,12 @@ Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
 
 TopicFactory = Callable[..., str]
 """`topic(partitions=1, configs={})` creates a topic of a name of its own, waits for its leaders and gives the name."""
+
+
+def pytest_configure() -> None:
+    """What the tests start is to heed Ctrl-C though they run in the background, where that is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ class Underway:
         if not handed.is_delivered and time.monotonic() < self._deadline:
             fates = zip(part.indexes, handed.fates(), strict=True)
             if again := [index for index, fate in fates if isinstance(fate, BaseException) and was_bystander(fate)]:
-                self._hand_over(again)
+                self._hand_over(again)  # and the thread that calls looks for what is to be sent, right after this
         self._close_one()
 
     def _close_one(self) -> None:
