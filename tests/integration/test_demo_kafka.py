@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from kafka_http.broker import KafkaBroker
-from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
@@ -23,6 +21,7 @@ from kafka_http.demo.errors import DemoError
 from kafka_http.demo.ports import free_ports
 from kafka_http.demo.settings import Node
 from tests.conftest import TopicFactory
+from tests.integration.service import Service
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
@@ -72,13 +71,9 @@ def test_topics_are_created_when_asked_for_alone(kafka: EmbeddedKafka) -> None:
         assert "never-created" not in admin.list_topics()
 
 
-def test_no_message_goes_for_its_age(kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+def test_no_message_goes_for_its_age(service: Service, topic: TopicFactory) -> None:
     """Kafka's default would remove those with a timestamp of their own that is a week old, when it looks next."""
-    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
-    try:
-        assert broker.log.configs(topic())["retention.ms"] == "-1"
-    finally:
-        broker.close(1)
+    assert service.get(f"/topics/{topic()}").json()["configs"]["retention.ms"] == "-1"
 
 
 def test_an_end_that_another_has_reaped_is_no_hindrance(fresh_kafka: EmbeddedKafka) -> None:

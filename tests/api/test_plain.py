@@ -1,0 +1,31 @@
+"""Publishes that are begun, and sent together."""
+
+from threading import Event
+
+import pytest
+
+from kafka_http.web.plain import PlainPublishes
+from tests.api.conftest import ClientFactory
+
+HEADERS = {"prefer": "respond-async"}
+
+
+@pytest.fixture
+def publishes(make_client: ClientFactory) -> PlainPublishes:
+    client = make_client()
+    assert client.post("/messages/t", data=b"the topic is known from now on", headers=HEADERS).status_code == 202
+    found = client.application.extensions["kafka_http"].publishes
+    assert isinstance(found, PlainPublishes)
+    return found
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 ACCEPTED")])
+def test_what_was_begun_is_done_once_it_is_sent(
+    publishes: PlainPublishes, headers: dict[str, str], status: str
+) -> None:
+    done = [Event(), Event()]
+    begun = [publishes.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]
+    assert None not in begun
+    publishes.send()
+    assert all(each.wait(5) for each in done)
+    assert [each.answer()[0] for each in begun if each is not None] == [status] * 2
