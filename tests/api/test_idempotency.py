@@ -1,7 +1,6 @@
 """Idempotency-Key on the publishes of both dialects."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from werkzeug.test import TestResponse
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
 from kafka_http.web.publishing import MOST_WITH_KEY
 from tests.api.conftest import ClientFactory
+from tests.attempts import wait_for
 from tests.fakes import FakeBroker
 
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -61,14 +61,6 @@ def is_replay(answer: TestResponse) -> bool:
     marked = answer.headers.get("Idempotency-Replayed")
     assert marked in {None, "true"}
     return marked is not None
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 5) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
-        time.sleep(0.005)
-    return found
 
 
 def test_a_repeat_is_answered_as_the_first_and_writes_nothing(

@@ -1,7 +1,5 @@
 """A fake and a real Kafka, to be told the same things."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -15,6 +13,7 @@ from kafka_http.core.broker import Broker
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from tests.fakes import FakeBroker
+from tests.freezing import frozen
 from tests.members import live_member
 
 TopicFactory = Callable[..., str]
@@ -86,12 +85,8 @@ class KafkaCluster:
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        assert self._kafka.pid is not None
-        os.kill(self._kafka.pid, signal.SIGSTOP)
-        try:
+        with frozen(self._kafka):
             yield
-        finally:
-            os.kill(self._kafka.pid, signal.SIGCONT)
 
     def another(self) -> Broker:
         self._others.append(KafkaBroker(Config(bootstrap_servers=(self._bootstrap_servers,))))

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from kafka import KafkaProducer
 
+from tests.attempts import wait_for
 from tests.events import Event, EventParser
-from tests.integration.service import wait_for
 
 EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"

@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from kafka_http.demo.ports import free_ports
-from tests.integration.service import Service, wait_for
+from tests.attempts import wait_for
+from tests.integration.service import Service
 
 README = Path(__file__).parents[2] / "README.md"
 

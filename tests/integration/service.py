@@ -6,8 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,10 @@ from urllib.parse import urlsplit
 import requests
 
 from kafka_http.demo.ports import free_ports
+from tests.attempts import wait_for
 
 PREFIX = "KAFKA_HTTP_"
 ROOT = Path(__file__).parents[2]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    """What `condition` returns once that is true of it; an `AssertionError` after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 class Server:

@@ -12,8 +12,9 @@ import pytest
 
 from kafka_http.bench.results import Result, read_result
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.integration.service import ROOT, Service, wait_for
+from tests.integration.service import ROOT, Service
 
 SHORT = ("--seconds", "0.5", "--warmup", "0.2", "--messages", "3000", "--size", "50")
 

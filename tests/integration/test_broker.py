@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +21,7 @@ from kafka_http.demo.ports import free_ports
 from kafka_http.demo.settings import Node
 from kafka_http.errors import BrokerUnavailable, TopicNotFound
 from kafka_http.records import Delivery, Isolation, NewRecord
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.reads import fetch
 
@@ -50,13 +51,6 @@ def values(broker: KafkaBroker, topic: str, isolation: Isolation = "read_uncommi
             return found
 
 
-def eventually(condition: Callable[[], bool], within: float = 10) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_compressed_logs(broker: KafkaBroker, topic: TopicFactory, codec: str) -> None:
     name = topic(configs={"compression.type": codec})
@@ -84,7 +78,7 @@ def test_transactions(kafka: EmbeddedKafka, broker: KafkaBroker, topic: TopicFac
         fetched = fetch(broker, name, {0: 5}, max_records=9, max_bytes=1 << 20, isolation="read_committed")
         assert (fetched.records, fetched.next, fetched.ended) == ({0: []}, {0: 8}, frozenset({0}))
         producer.commit_transaction()
-    eventually(lambda: values(broker, name, "read_committed") == [b"0", b"2", b"open"])  # its marker comes later
+    wait_for(lambda: values(broker, name, "read_committed") == [b"0", b"2", b"open"])  # its marker comes later
 
 
 def test_records_that_retention_has_removed(broker: KafkaBroker, admin: KafkaAdminClient, topic: TopicFactory) -> None:
@@ -146,7 +140,7 @@ def test_a_topic_that_has_grown(broker: KafkaBroker, admin: KafkaAdminClient, to
     name = topic(partitions=1)
     broker.producer.produce(name, [NewRecord(b"a", partition=0)], 10)
     admin.create_partitions({name: NewPartitions(3)})
-    eventually(lambda: len(broker.log.partitions(name)) == 3)
+    wait_for(lambda: len(broker.log.partitions(name)) == 3)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"b", partition=2)], 10)
     assert isinstance(outcome, Delivery) and outcome.partition == 2
     assert fetch(broker, name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
@@ -156,7 +150,7 @@ def test_a_topic_that_was_deleted(broker: KafkaBroker, admin: KafkaAdminClient, 
     name = topic()
     broker.producer.produce(name, [NewRecord(b"a")], 10)
     admin.delete_topics([name])
-    eventually(lambda: name not in broker.log.topics())
+    wait_for(lambda: name not in broker.log.topics())
     with pytest.raises(TopicNotFound):
         fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000)
     with pytest.raises(TopicNotFound):
@@ -170,7 +164,7 @@ def test_a_topic_that_was_deleted_is_not_asked_for_again_and_again(
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,), producer={"metadata_max_age_ms": 300}))
     broker.producer.produce(name, [NewRecord(b"a")], 10)
     admin.delete_topics([name])
-    eventually(lambda: f"Topic {name} not found" in caplog.text)
+    wait_for(lambda: f"Topic {name} not found" in caplog.text)
     threading.Event().wait(1.5)
     assert caplog.text.count(f"Topic {name} not found") < 4
     broker.close(5)
@@ -185,7 +179,7 @@ def test_a_topic_that_was_deleted_keeps_no_thread_busy(
     broker.producer.produce(name, [NewRecord(b"a")], 10)
     (sender,) = set(threading.enumerate()) - before
     admin.delete_topics([name])
-    eventually(lambda: name not in broker.log.topics())
+    wait_for(lambda: name not in broker.log.topics())
     threading.Event().wait(1)  # until the producer has heard of it
     broker.producer.produce(other, [NewRecord(b"b")], 10)
     began = cpu_of(sender)

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import itertools
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
 from kafka_http.records import Delivery, NewRecord, Outcome
 from tests.attempts import eventually
+from tests.freezing import frozen
 from tests.reads import fetch
 
 QUICK = {"request_timeout_ms": 700, "delivery_timeout_ms": 1500}
@@ -34,17 +33,6 @@ def connected(kafka: EmbeddedKafka, **settings: Any) -> Iterator[KafkaBroker]:
         yield broker
     finally:
         broker.close(3)
-
-
-@contextmanager
-def frozen(kafka: EmbeddedKafka) -> Iterator[None]:
-    """The broker's connections stay open, and nothing answers."""
-    assert kafka.pid is not None
-    os.kill(kafka.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(kafka.pid, signal.SIGCONT)
 
 
 def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> Delivery:

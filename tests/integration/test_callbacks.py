@@ -11,9 +11,10 @@ import pytest
 
 from kafka_http.callbacks.signature import sign
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 from tests.postgresql import PostgreSQL
 from tests.receivers import Receiver
 

@@ -9,9 +9,10 @@ import requests
 from kafka import KafkaAdminClient
 
 from kafka_http.demo.cluster import EmbeddedCluster
+from tests.attempts import wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Load, check_nothing_lost_or_doubled
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 pytestmark = pytest.mark.slow
 

@@ -17,11 +17,12 @@ import pytest
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.browsing import Console, chromium, missing
 from tests.integration.conftest import ServiceFactory
 from tests.integration.nginx import nginx_before
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -20,10 +20,11 @@ from kafka_http.demo.ports import free_ports
 from kafka_http.records import Definition, InstanceSettings
 from kafka_http.store import StoredInstances, open_database
 from kafka_http.store.schema import write_meta
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, ConsumerInstance, instances, produce
-from tests.integration.service import Service, end_daemons, wait_for
+from tests.integration.service import Service, end_daemons
 
 LINGER = 10.0
 

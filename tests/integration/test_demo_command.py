@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -17,6 +16,7 @@ import pytest
 import requests
 
 from kafka_http.demo.ports import free_ports
+from tests.attempts import wait_for
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -61,13 +61,6 @@ def demo(directory: Path, *flags: str) -> Iterator[RunningDemo]:
                 os.killpg(process.pid, signal.SIGKILL)
             for reader in running.readers:
                 reader.join()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def shell(command: str) -> str:

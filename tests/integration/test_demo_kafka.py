@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +19,9 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.ports import free_ports
 from kafka_http.demo.settings import Node
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.service import Service
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:

@@ -13,7 +13,8 @@ import requests
 
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.registry import EmbeddedRegistry
-from tests.integration.test_demo_kafka import is_alive, wait_for
+from tests.attempts import wait_for
+from tests.integration.test_demo_kafka import is_alive
 
 _DEFAULTS = {"int": {"default": 0}}
 

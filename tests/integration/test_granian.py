@@ -6,10 +6,11 @@ import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.server.granian.worker import LINGER_SECONDS
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.granian_service import *  # noqa: F403
-from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.service import Service, read_answers
 from tests.integration.test_messages import test_publish_read_acknowledge_and_resume  # noqa: F401
 from tests.integration.test_shutdown import test_sigterm_under_load_loses_nothing_acknowledged  # noqa: F401
 

@@ -19,11 +19,12 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.store import open_database
 from kafka_http.store.nodes import LEASE_SECONDS
 from kafka_http.store.schema import idempotency_keys
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import stored_values
-from tests.integration.service import Service, wait_for
-from tests.integration.test_outage import stopped
+from tests.integration.service import Service
 from tests.postgresql import PostgreSQL
 
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -60,7 +61,7 @@ def replay(service: Service, topic: str, key: str, status: int = 200, seconds: f
 def under_way(
     service: Service, topic: str, key: str, client: requests.Session | None = None, store_url: str = ""
 ) -> Iterator["Future[requests.Response]"]:
-    """A request with this key, which Kafka, stopped, does not answer."""
+    """A request with this key, which Kafka, frozen, does not answer."""
     put = requests.put if client is None else client.put
     pool = ThreadPoolExecutor(1)
     headers = {"Idempotency-Key": key}
@@ -118,7 +119,7 @@ def test_after_a_504_the_key_waits_for_kafka(
     for session in service.session_of_each_worker().values():  # those know the topic now
         assert session.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
         session.close()
-    with stopped(kafka):
+    with frozen(kafka):
         assert publish(service, name, "k", query="?timeout=0.5").status_code == 504
         busy = publish(service, name, "k", query="?timeout=0.5")
         assert (busy.status_code, busy.headers["Retry-After"]) == (409, "1")
@@ -135,7 +136,7 @@ def test_a_key_is_free_where_kafka_never_answered(
     service = start_service(kafka.bootstrap_servers, timeout=1)
     name = topic()
     assert publish(service, name, "first", "first").ok
-    with stopped(kafka), under_way(service, name, "k") as request:
+    with frozen(kafka), under_way(service, name, "k") as request:
         assert request.result().status_code in {503, 504}
         threading.Event().wait(1)
     wait_for(lambda: publish(service, name, "k").status_code == 200)
@@ -149,7 +150,7 @@ def test_a_stop_waits_for_the_answer_to_be_kept(
     service = start_service(kafka.bootstrap_servers, workers=1)
     name = topic()
     assert publish(service, name, "first", "first").ok
-    with stopped(kafka):
+    with frozen(kafka):
         assert publish(service, name, "k", query="?timeout=0.5").status_code == 504
         service.terminate()
         threading.Event().wait(0.5)
@@ -169,7 +170,7 @@ def test_the_key_of_a_worker_that_dies_is_free(
     (worker, session), (_, other) = service.session_of_each_worker().items()
     for each in (session, other):
         assert each.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
-    with stopped(kafka), under_way(service, name, "k", session) as request:
+    with frozen(kafka), under_way(service, name, "k", session) as request:
         other.close()
         assert publish(service, name, "k").status_code == 409
         os.kill(worker, signal.SIGKILL)
@@ -188,7 +189,7 @@ def test_a_daemon_that_dies_forgets_nothing(
     service = start_service(kafka.bootstrap_servers)
     name = topic()
     assert publish(service, name, "kept", "kept").ok
-    with stopped(kafka), under_way(service, name, "k") as request:
+    with frozen(kafka), under_way(service, name, "k") as request:
         killed = service.daemon
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: service.daemons not in ([], [killed]))
@@ -236,7 +237,7 @@ def test_an_answer_that_the_disk_has_no_room_for(
     name = topic()
     assert publish(service, name, "first", "first").ok
     with ExitStack() as full:
-        with stopped(kafka), under_way(service, name, "k") as request:
+        with frozen(kafka), under_way(service, name, "k") as request:
             full.enter_context(full_disk(service.daemon, service.data_dir))
         assert request.result().status_code == 200
         assert publish(service, name, "k").status_code in {409, 503}
@@ -270,7 +271,7 @@ def test_nodes_that_share_a_store(
     name = topic()
     assert publish(first, name, "kept", "kept").ok
     assert is_replay(publish(second, name, "kept", "kept"))
-    with stopped(kafka), under_way(first, name, "k", store_url=url) as request:
+    with frozen(kafka), under_way(first, name, "k", store_url=url) as request:
         assert publish(second, name, "k").status_code == 409
     again = replay(second, name, "k")
     assert (again.content, is_replay(again)) == (request.result().content, True)
@@ -285,13 +286,13 @@ def test_of_nodes_that_share_a_store_one_dies(
     first, second = (start_service(kafka.bootstrap_servers, store_url=url, workers=1) for _ in range(2))
     name = topic()
     assert publish(first, name, "kept", "kept").ok
-    with stopped(kafka), under_way(first, name, "k", store_url=url) as request:
+    with frozen(kafka), under_way(first, name, "k", store_url=url) as request:
         os.kill(first.daemon, signal.SIGKILL)
         threading.Event().wait(LEASE_SECONDS + 1)
         assert publish(second, name, "k").status_code == 409
     again = replay(second, name, "k")
     assert (again.content, is_replay(again)) == (request.result().content, True)
-    with stopped(kafka), under_way(first, name, "l", store_url=url) as request:
+    with frozen(kafka), under_way(first, name, "l", store_url=url) as request:
         assert first.process is not None
         os.killpg(first.process.pid, signal.SIGKILL)
         os.kill(first.daemon, signal.SIGKILL)

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running
-from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.service import Service, read_answers
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -9,11 +9,12 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.events import EventParser
 from tests.integration.conftest import ServiceFactory
 from tests.integration.following import events_of, opened
 from tests.integration.nginx import nginx_before
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 TopicFactory = Callable[..., str]
 

@@ -15,11 +15,12 @@ import requests
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.store import StoredNodes, open_database
 from kafka_http.web.forwarding import NODE_HEADER
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, PEOPLE, ConsumerInstance, produce, transcript
 from tests.integration.nginx import nginx_before
-from tests.integration.service import Server, Service, wait_for
+from tests.integration.service import Server, Service
 from tests.postgresql import PostgreSQL
 
 Nodes = tuple[Service, Service]

@@ -4,18 +4,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import requests
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
+from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Answer, Load, check_nothing_lost_or_doubled
-from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.service import Service, read_answers
 
 RECOVERY_SECONDS = 2
 READ_TIMEOUT = 5
@@ -24,7 +25,7 @@ PARTITIONS = 6
 KINDS = ("publish", "read", "ack", "seek")
 
 
-def killed(kafka: EmbeddedKafka, seconds: float) -> None:
+def kill_for(kafka: EmbeddedKafka, seconds: float) -> None:
     """As kill -9 does it, with records in flight, and started again after so many seconds."""
     kill_amid_requests(kafka)
     threading.Event().wait(seconds)
@@ -39,41 +40,20 @@ def kill_amid_requests(kafka: EmbeddedKafka) -> None:
     kafka.kill()
 
 
-def frozen(kafka: EmbeddedKafka, seconds: float) -> None:
-    """Its connections stay open, and nothing answers, for so many seconds."""
-    with stopped(kafka):
+def freeze_for(kafka: EmbeddedKafka, seconds: float) -> None:
+    with frozen(kafka):
         threading.Event().wait(seconds)
     kafka.wait_until_ready()
-
-
-@contextmanager
-def stopped(kafka: EmbeddedKafka) -> Iterator[None]:
-    assert kafka.pid is not None
-    os.kill(kafka.pid, signal.SIGSTOP)
-    try:
-        wait_for(lambda: is_stopped(kafka))
-        yield
-    finally:
-        os.kill(kafka.pid, signal.SIGCONT)
-
-
-def is_stopped(kafka: EmbeddedKafka) -> bool:
-    """Whether none of its threads runs any more: the signal takes its time on a busy machine."""
-    try:
-        states = [each.read_text() for each in Path(f"/proc/{kafka.pid}/task").glob("*/stat")]
-    except OSError:  # one has just ended
-        return False
-    return all(each.rpartition(")")[2].split()[0] == "T" for each in states)
 
 
 @pytest.mark.parametrize(
     ("outage", "seconds", "timeout"),
     [
-        pytest.param(killed, 1, 10, id="killed for a moment"),
-        pytest.param(killed, 2, 2, id="killed for longer than a delivery may take", marks=pytest.mark.slow),
-        pytest.param(killed, 15, 10, id="killed for 15 s", marks=pytest.mark.slow),
-        pytest.param(frozen, 1.5, 10, id="frozen for a moment"),
-        pytest.param(frozen, 8, 3, id="frozen for longer than a delivery may take", marks=pytest.mark.slow),
+        pytest.param(kill_for, 1, 10, id="killed for a moment"),
+        pytest.param(kill_for, 2, 2, id="killed for longer than a delivery may take", marks=pytest.mark.slow),
+        pytest.param(kill_for, 15, 10, id="killed for 15 s", marks=pytest.mark.slow),
+        pytest.param(freeze_for, 1.5, 10, id="frozen for a moment"),
+        pytest.param(freeze_for, 8, 3, id="frozen for longer than a delivery may take", marks=pytest.mark.slow),
     ],
 )
 def test_outage_under_load(
@@ -110,7 +90,7 @@ def test_outage_under_all_the_load_that_goes(
     load = Load(service, "t", values=100, pause=0)
     with load.running(publishers=16, consumers=False):
         wait_for(lambda: len(load.successes("publish")) > 100, 20)
-        killed(fresh_kafka, seconds)
+        kill_for(fresh_kafka, seconds)
         well = time.monotonic() + RECOVERY_SECONDS
         wait_for(lambda: len(load.successes("publish", well)) > 100, 20)
     check_answers_meanwhile(load.answers, 10)
@@ -169,7 +149,7 @@ def test_a_stop_while_kafka_is_away(fresh_kafka: EmbeddedKafka, start_service: S
     for session in service.session_of_each_worker().values():
         assert session.put(f"{service.url}/messages/t", "before").ok
         session.close()
-    with stopped(fresh_kafka), service.connect() as client:
+    with frozen(fresh_kafka), service.connect() as client:
         client.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
         for session in service.session_of_each_worker().values():  # these have accepted the one before
             session.close()

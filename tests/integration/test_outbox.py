@@ -18,10 +18,11 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.reading import read_topic
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 from tests.postgresql import PostgreSQL
 
 LATER = {"Prefer": "respond-async", "Content-Type": "application/json"}

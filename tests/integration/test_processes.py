@@ -16,8 +16,9 @@ import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
+from tests.attempts import wait_for
 from tests.integration.conftest import ServiceFactory
-from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell, wait_for
+from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TIMED_OUT = 28

@@ -18,8 +18,8 @@ from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, OffsetOutOfRange
 from kafka_http.records import Isolation, NewRecord, Positions, Record, TopicPartition
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.integration.service import wait_for
 from tests.reads import fetch
 
 ENOUGH = 1 << 20

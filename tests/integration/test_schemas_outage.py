@@ -1,8 +1,6 @@
 """A registry that goes away and comes back under load: schemas that are known go on working, the others are a 503."""
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +13,11 @@ import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.registry import EmbeddedRegistry
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 from tests.integration.test_threadless import threads_of
 
 pytestmark = pytest.mark.slow
@@ -173,11 +173,8 @@ def test_a_schema_that_is_known_needs_no_thread_and_another_gets_one(
     )
     assert messages(service, name, schema_id=known).status_code == 200
     assert v2(service, name, value_schema_id=known).status_code == 200
-    pid = fresh_registry.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
     with ThreadPoolExecutor(4) as pool:
-        try:
+        with frozen(fresh_registry):
             waiting = [pool.submit(messages, service, name, schema_id=other) for _ in range(4)]
             wait_for(lambda: service_is_full(service, name))
             threads = threads_of(service)
@@ -187,8 +184,6 @@ def test_a_schema_that_is_known_needs_no_thread_and_another_gets_one(
             assert threads_of(service) <= threads + 1
             assert service_is_full(service, name)
             assert not any(each.done() for each in waiting)
-        finally:
-            os.kill(pid, signal.SIGCONT)
         assert {each.result().status_code for each in waiting} == {200}
 
 

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from kafka_http.demo.ports import free_ports
+from tests.attempts import wait_for
 
 ROOT = Path(__file__).parents[2]
 OURS = "kafka_http.server.worker.Worker"
@@ -99,13 +100,6 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
-        time.sleep(0.02)
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -8,10 +8,11 @@ import time
 from contextlib import ExitStack
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Load, check_nothing_lost_or_doubled
-from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.service import Service, read_answers
 
 
 def test_sigterm_under_load_loses_nothing_acknowledged(

@@ -23,11 +23,12 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.events import EventParser
 from tests.integration.conftest import ServiceFactory, running
 from tests.integration.following import EVENTS, NDJSON, EventSource, Numbers, events_of, opened
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 KEEPALIVE = 0.5
 MAX_STREAMS = 8

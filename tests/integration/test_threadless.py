@@ -1,9 +1,7 @@
 """Publishes that no thread waits for: the same answers as those of the threads, to the byte, and no thread at all."""
 
-import os
 import random
 import re
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +15,11 @@ import requests
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory, running
-from tests.integration.service import Service, read_answers, wait_for
+from tests.integration.service import Service, read_answers
 from tests.integration.test_publishing import SHAPES
 from tests.integration.test_wire import random_request
 
@@ -167,20 +167,15 @@ def test_no_thread_waits_for_kafka(fresh_kafka: EmbeddedKafka, start_service: Se
     service = start_service(fresh_kafka.bootstrap_servers, workers=1, threads=2, timeout=4)
     assert service.put("/messages/t", b"first").ok
     threads = threads_of(service)
-    assert fresh_kafka.pid is not None
-    os.kill(fresh_kafka.pid, signal.SIGSTOP)
-    with ThreadPoolExecutor(40) as pool:
+    with ThreadPoolExecutor(40) as pool, frozen(fresh_kafka):
         began = time.monotonic()
         answers = [pool.submit(service.put, "/messages/t", b"%d" % each) for each in range(40)]
-        try:
-            wait_for(lambda: connections_of(service) >= 40)
-            assert service.get("/health", timeout=2).ok
-            assert threads_of(service) <= threads + 1
-            statuses = [each.result().status_code for each in answers]
-            assert set(statuses) == {504}
-            assert 3.5 < time.monotonic() - began < 7
-        finally:
-            os.kill(fresh_kafka.pid, signal.SIGCONT)
+        wait_for(lambda: connections_of(service) >= 40)
+        assert service.get("/health", timeout=2).ok
+        assert threads_of(service) <= threads + 1
+        statuses = [each.result().status_code for each in answers]
+        assert set(statuses) == {504}
+        assert 3.5 < time.monotonic() - began < 7
     fresh_kafka.wait_until_ready()
     wait_for(lambda: service.put("/messages/t", b"last").ok)
 
@@ -200,23 +195,17 @@ def test_a_stop_answers_what_kafka_has_not_answered_yet(
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     service = start_service(fresh_kafka.bootstrap_servers, workers=1)
     assert service.put("/messages/t", b"first").ok
-    assert fresh_kafka.pid is not None
-    os.kill(fresh_kafka.pid, signal.SIGSTOP)
-    try:
-        with service.connect() as client:
+    with service.connect() as client:
+        with frozen(fresh_kafka), service.connect() as idle:
             client.sendall(raw("PUT", "/messages/t", {}, b"second", "mine"))
-            with service.connect() as idle:
-                idle.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
-                read_answers(idle, 1)
-                service.terminate()
-                assert idle.recv(1) == b""  # so the stop has begun
-            os.kill(fresh_kafka.pid, signal.SIGCONT)
-            ((status, headers, _),) = read_answers(client, 1)
-            assert (status, headers["connection"]) == (200, "close")
-            assert client.recv(1) == b""
-        service.wait_for_end()
-    finally:
-        os.kill(fresh_kafka.pid, signal.SIGCONT)
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            read_answers(idle, 1)
+            service.terminate()
+            assert idle.recv(1) == b""  # so the stop has begun
+        ((status, headers, _),) = read_answers(client, 1)
+        assert (status, headers["connection"]) == (200, "close")
+        assert client.recv(1) == b""
+    service.wait_for_end()
 
 
 def test_clients_that_leave_before_their_answer_take_nothing_along(ways: Ways, topic: TopicFactory) -> None:

@@ -19,11 +19,12 @@ from kafka import KafkaProducer
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.server.worker import STALL_SECONDS
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.nginx import nginx_before
 from tests.integration.reading import read_topic
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 NDJSON = "application/x-ndjson"
 HEADERS = {"Content-Type": NDJSON, "Accept": NDJSON}

@@ -18,10 +18,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running
 from tests.integration.instances import JSON_TYPE, PEOPLE, ConsumerInstance, instances, produce, transcript
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 BINARY_TYPE = "application/vnd.kafka.binary.v2+json"
 GO = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")

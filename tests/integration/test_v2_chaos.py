@@ -14,10 +14,11 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import ConsumerInstance, produce
-from tests.integration.service import Service, wait_for
+from tests.integration.service import Service
 
 pytestmark = pytest.mark.slow
 

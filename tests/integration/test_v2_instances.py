@@ -19,10 +19,10 @@ from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Delivery, NewRecord, Place, TopicPartition
+from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
 from tests.integration.consuming import Holder
-from tests.integration.service import wait_for
 
 HolderFactory = Callable[..., Holder]
 

@@ -7,7 +7,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 from unittest.mock import Mock
@@ -30,17 +30,11 @@ from kafka_http.daemon.server import Server
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.records import Claim, Definition, InstanceSettings, KeptAnswer, Place, TopicPartition
 from kafka_http.tasks import Callback, NewTask, Task
+from tests.attempts import wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", Callback("http://example.org", "failed", 3, "no answer"))
 LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
-        time.sleep(0.005)
 
 
 class Calls(Instances, Nodes, Tasks, IdempotencyKeys, Protocol):

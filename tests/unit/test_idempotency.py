@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,10 @@ from kafka_http.records import Claim, KeptAnswer
 from kafka_http.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.store.nodes import LEASE_SECONDS
 from kafka_http.store.schema import idempotency_keys, nodes
+from tests.attempts import wait_for
 
 ANSWER = KeptAnswer(207, {"Content-Type": "application/json", "Retry-After": "1"}, b'{"\xc3\xbc": "\x00\xff"}')
 OWN, RUNNING, OTHER, KEPT = Claim("own"), Claim("running"), Claim("other"), Claim("kept", ANSWER)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds} s"
-        time.sleep(0.005)
 
 
 _nodes: list[NodeKeys] = []
