@@ -40,6 +40,8 @@ class Load:
     def __init__(self, service: Service, topic: str, *, values: int = 5, pause: float = PAUSE) -> None:
         """`values` are those of each publish, `pause` the seconds until the next one of a client."""
         self.answers: list[Answer] = []
+        self.in_flight: dict[str, float] = {}
+        """When each request began that has no answer yet, by its id."""
         self._service = service
         self._values = values
         self._pause = pause
@@ -92,6 +94,7 @@ class Load:
 
     def _ask(self, kind: str, method: str, path: str, values: tuple[str, ...] = ()) -> None:
         request_id, began = uuid4().hex, time.monotonic()
+        self.in_flight[request_id] = began
         body = {"json": list(values)} if values else {}
         places: list[Place] = []
         status, retry_after = None, None
@@ -107,6 +110,7 @@ class Load:
         self.answers.append(
             Answer(kind, request_id, began, seconds, status, retry_after, text, values, tuple(places))
         )
+        del self.in_flight[request_id]
         if status is None:
             self._stopping.wait(0.05)
 

@@ -7,30 +7,41 @@ import signal
 import time
 from contextlib import ExitStack
 
+from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Load, check_nothing_lost_or_doubled
 from tests.integration.service import Service, read_answers
 
 
 def test_sigterm_under_load_loses_nothing_acknowledged(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
-    service, name = start_service(kafka.bootstrap_servers), topic(3)
-    load = Load(service, name)
-    with load.running(publishers=8, consumers=False):
+    """Each client has a publish in flight, which Kafka answers when the stop has long begun; then they all go on."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 3})
+    service = start_service(fresh_kafka.bootstrap_servers)
+    load = Load(service, "t")
+    with load.running(publishers=8, consumers=False), service.connect() as idle:
         wait_for(lambda: len(load.acknowledged) > 500, 20)
-        began = time.monotonic()
-        service.terminate()
+        with frozen(fresh_kafka):
+            wait_for(lambda: len(load.in_flight) == 8 and max(load.in_flight.values()) < time.monotonic() - 0.5)
+            owed = set(load.in_flight)
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_answers(idle, 1)[0][0] == 200
+            began = time.monotonic()
+            service.terminate()
+            assert idle.recv(1) == b""  # so the stop has begun
+            assert set(load.in_flight) == owed
         service.wait_for_end()
         assert time.monotonic() - began < 8
         wait_for(lambda: load.answers[-1].status is None)
+    assert [each.text for each in load.answers if each.request_id in owed and each.status != 200] == []
     assert {answer.status for answer in load.answers} == {200, None}
-    assert [answer for answer in load.answers if answer.status == 200 and answer.began + answer.seconds > began]
-    assert [a.text for a in load.answers if a.status is None and a.began < began - 0.1] == []
-    check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
+    assert [each.text for each in load.answers if each.status is None and each.began < began] == []
+    check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", 3)
 
 
 def test_sigterm_answers_who_waits_for_messages_at_once(
