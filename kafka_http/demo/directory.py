@@ -1,4 +1,4 @@
-"""The directory of an embedded broker: made once, formatted once, used by one broker at a time."""
+"""The directory of an embedded broker: made once, formatted once; and the lock of any that one process is to use."""
 
 import fcntl
 import os
@@ -27,15 +27,23 @@ def claim(directory: Path) -> int:
         raise DemoError(f"Kafka takes the comma in {directory} for the end of a name: choose another directory.")
     try:
         _make(directory)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return take_lock(directory, "Kafka")
     except OSError as error:
         raise DemoError(f"Cannot use the directory {directory}: {error.strerror}.") from error
+
+
+def take_lock(directory: Path, user: str) -> int:
+    """A file descriptor, open as long as the lock is held.
+
+    Raises `DemoError` where another `user`, as one calls it, holds it; `OSError` where the directory is not to be used.
+    """
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         raise DemoError(
-            f"A Kafka that runs already uses the directory {directory}: stop that one, or choose another directory."
+            f"A {user} that runs already uses the directory {directory}: stop that one, or choose another directory."
         ) from None
     return lock
 

@@ -9,6 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from kafka_http.demo.apicurio import PRODUCT, registry_files
+from kafka_http.demo.directory import take_lock
 from kafka_http.demo.embedded import reason_in
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.guarded import GuardedProcess
@@ -34,6 +35,7 @@ class EmbeddedRegistry:
     def __init__(self, directory: Path, *, announce: bool = False) -> None:
         self.log_file = directory / "registry.log"
         self._directory = directory
+        self._scratch = directory / "tmp"
         self._announce = announce
         self._port = 0
         self._process = GuardedProcess("The schema registry", self.log_file)
@@ -65,11 +67,17 @@ class EmbeddedRegistry:
     def launch(self) -> None:
         """Start without waiting. Fetches what has not been fetched yet."""
         java, files = self.parts()
-        self._make_directory()
+        self._process.wait()
+        lock = self._claim_directory()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHERS)}
         environment["LC_ALL"] = "C.UTF-8"  # in the locale C, Java opens no file whose name is not ASCII
         command: list[str | Path] = [java, *_java_flags(self._port), "-jar", files / "quarkus-run.jar"]
-        self._process.start(command, environment, self._directory)
+        try:
+            shutil.rmtree(self._scratch, ignore_errors=True)  # what a kill has left
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            self._process.start(command, environment, self._directory, pass_fds=[lock])
+        finally:
+            os.close(lock)  # the guard has inherited it
 
     def wait_until_ready(self) -> None:
         """Wait until it answers; else stop it and say why."""
@@ -110,15 +118,15 @@ class EmbeddedRegistry:
         finally:
             connection.close()
 
-    def _make_directory(self) -> None:
+    def _claim_directory(self) -> int:
+        """Make the directory, and take its lock: a registry that finds another in it may start and refuse all calls."""
         if "\\" in str(self._directory):
             raise DemoError(
                 f"The schema registry takes the backslash in {self._directory} for a slash: choose another directory."
             )
-        scratch = self._directory / "tmp"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)  # what a kill has left
-            scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return take_lock(self._directory, "schema registry")
         except OSError as error:
             raise DemoError(f"Cannot use the directory {self._directory}: {error.strerror}.") from error
 
