@@ -7,7 +7,7 @@ from typing import Any
 from kafka_http.errors import KafkaHttpError
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
     """What `condition` returns once that is true of it; an `AssertionError` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

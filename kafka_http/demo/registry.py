@@ -19,6 +19,7 @@ from kafka_http.demo.ports import LOOPBACK
 _OLDEST_JAVA = 21
 _START_TIMEOUT = 60.0
 _LISTENS = re.compile(rf"Listening on: http://{re.escape(LOOPBACK)}:(\d+)")
+_SCRATCH = "tmp"
 _CONFLUENTS_API = "/apis/ccompat/v7"
 _OF_OTHERS = ("QUARKUS_", "APICURIO_", "REGISTRY_")
 """What such variables of the environment say is meant for another registry."""
@@ -35,7 +36,6 @@ class EmbeddedRegistry:
     def __init__(self, directory: Path, *, announce: bool = False) -> None:
         self.log_file = directory / "registry.log"
         self._directory = directory
-        self._scratch = directory / "tmp"
         self._announce = announce
         self._port = 0
         self._process = GuardedProcess("The schema registry", self.log_file)
@@ -67,14 +67,14 @@ class EmbeddedRegistry:
     def launch(self) -> None:
         """Start without waiting. Fetches what has not been fetched yet."""
         java, files = self.parts()
-        self._process.wait()
+        self._process.wait()  # its guard holds the lock
         lock = self._claim_directory()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHERS)}
         environment["LC_ALL"] = "C.UTF-8"  # in the locale C, Java opens no file whose name is not ASCII
         command: list[str | Path] = [java, *_java_flags(self._port), "-jar", files / "quarkus-run.jar"]
         try:
-            shutil.rmtree(self._scratch, ignore_errors=True)  # what a kill has left
-            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            shutil.rmtree(self._directory / _SCRATCH, ignore_errors=True)  # what a kill has left
+            (self._directory / _SCRATCH).mkdir(mode=0o700, exist_ok=True)
             self._process.start(command, environment, self._directory, pass_fds=[lock])
         finally:
             os.close(lock)  # the guard has inherited it
@@ -125,7 +125,7 @@ class EmbeddedRegistry:
                 f"The schema registry takes the backslash in {self._directory} for a slash: choose another directory."
             )
         try:
-            self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._directory.mkdir(parents=True, exist_ok=True)
             return take_lock(self._directory, "schema registry")
         except OSError as error:
             raise DemoError(f"Cannot use the directory {self._directory}: {error.strerror}.") from error
@@ -147,7 +147,7 @@ def _reason_in(log: str) -> str:
 def _java_flags(port: int) -> list[str]:
     """For little memory, a quick start and the loopback interface alone; paths are below its working directory."""
     settings = {
-        "java.io.tmpdir": "tmp",
+        "java.io.tmpdir": _SCRATCH,
         "quarkus.banner.enabled": "false",
         "quarkus.http.host": LOOPBACK,
         "quarkus.http.port": port,

@@ -225,7 +225,7 @@ def test_a_429_frees_the_key(
     large = dialect.body + " " * 1000
     with ThreadPoolExecutor() as pool:
         pending = pool.submit(dialect.publish, client, "first", data=large)
-        wait_for(lambda: broker.unanswered or pending.done())
+        wait_for(lambda: broker.unanswered or pending.done(), 5)
         assert dialect.publish(client, "second", data=large).status_code in {429, 504}
     broker.answer()
     answer = dialect.publish(client, "second", data=large)
@@ -250,7 +250,7 @@ def test_a_key_is_running_until_the_first_request_is_answered(
     broker.silent = True
     with ThreadPoolExecutor() as pool:
         first = pool.submit(dialect.publish, client)
-        wait_for(lambda: broker.unanswered)
+        wait_for(lambda: broker.unanswered, 5)
         busy = dialect.publish(client)
         assert not first.done()
         other = dialect.publish(client, data='{"records":[{"value":2}]}')
@@ -280,7 +280,7 @@ def test_after_a_504_a_repeat_is_answered_as_it_came_out(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker
 ) -> None:
     broker.answer()
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200))
+    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
     assert is_replay(answer)
     assert b'"offset":0' in answer.data
     assert written(broker) == 1
@@ -293,7 +293,7 @@ def test_after_a_504_a_refusal_is_kept(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError, status: int
 ) -> None:
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), status))
+    answer = wait_for(lambda: answered(dialect.publish(unanswered), status), 5)
     assert is_replay(answer)
     assert written(broker) == 0
 
@@ -305,7 +305,7 @@ def test_after_a_504_a_failure_that_may_pass_frees_the_key(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError
 ) -> None:
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200))
+    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
     assert not is_replay(answer)
     assert written(broker) == 1
 

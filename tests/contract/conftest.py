@@ -83,10 +83,8 @@ class KafkaCluster:
         self._topics = topics
         self._others: list[KafkaBroker] = []
 
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        with frozen(self._kafka):
-            yield
+    def silent(self) -> AbstractContextManager[None]:
+        return frozen(self._kafka)
 
     def another(self) -> Broker:
         self._others.append(KafkaBroker(Config(bootstrap_servers=(self._bootstrap_servers,))))

@@ -136,6 +136,14 @@ class Service(Server):
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
+    def begin_stop(self) -> None:
+        """SIGTERM, and wait until the stop has begun: a connection that is idle is closed."""
+        with self.connect() as idle:
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert read_answers(idle, 1)[0][0] == 200
+            self.terminate()
+            assert idle.recv(1) == b""
+
     def wait_for_end(self, seconds: float = 35) -> None:
         """Wait until it has ended, in order and with all its processes."""
         assert self.process is not None

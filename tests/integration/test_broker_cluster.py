@@ -12,7 +12,7 @@ from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.records import Delivery, NewRecord
-from tests.attempts import eventually
+from tests.attempts import eventually, wait_for
 from tests.reads import FetchedOfTopic, fetch
 
 PARTITIONS = 6
@@ -43,10 +43,7 @@ class Traffic:
 
     def all_is_there(self) -> None:
         """A new leader learns only from its followers how far the log is acknowledged, so look again."""
-        deadline = time.monotonic() + 5
-        while sorted(values_of(self.read()), key=lambda value: int(value or b"")) != self._written:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: sorted(values_of(self.read()), key=lambda value: int(value or b"")) == self._written, 5)
 
 
 @pytest.fixture
@@ -102,11 +99,8 @@ def start_and_wait_until_in_sync(cluster: EmbeddedCluster, number: int) -> None:
     cluster.brokers[number].launch()
     cluster.brokers[number].wait_until_ready(brokers=3)
     admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
-    deadline = time.monotonic() + 30
     try:
-        while any(len(each["isr_nodes"]) < 3 for each in admin.describe_topics(["t"])[0]["partitions"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: all(len(each["isr_nodes"]) >= 3 for each in admin.describe_topics(["t"])[0]["partitions"]), 30)
     finally:
         admin.close()
 

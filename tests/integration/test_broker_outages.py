@@ -19,7 +19,7 @@ from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
 from kafka_http.records import Delivery, NewRecord, Outcome
-from tests.attempts import eventually
+from tests.attempts import eventually, wait_for
 from tests.freezing import frozen
 from tests.reads import fetch
 
@@ -64,13 +64,6 @@ def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fre
         assert b"after" in read_all(broker)
 
 
-def eventually_true(condition: Callable[[], bool], within: float) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 class Writer(threading.Thread):
     """Publishes numbers one after the other, and knows which of them were acknowledged."""
 
@@ -111,7 +104,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: Embedded
         for writer in writers:
             writer.start()
         try:
-            eventually_true(lambda: all(len(each.acknowledged) > 500 for each in writers), within=10)
+            wait_for(lambda: all(len(each.acknowledged) > 500 for each in writers), 10)
             fresh_kafka.kill()
             threading.Event().wait(down)
             fresh_kafka.start()
@@ -119,7 +112,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: Embedded
             back_in = eventually(lambda: write(broker, b"back %d" % next(probes)), within=10)
             counts = [len(each.acknowledged) for each in writers]
             for writer, count in zip(writers, counts, strict=True):
-                eventually_true(lambda w=writer, n=count: len(w.acknowledged) > n, within=5)
+                wait_for(lambda w=writer, n=count: len(w.acknowledged) > n, 5)
         finally:
             for writer in writers:
                 writer.stopping.set()

@@ -109,12 +109,12 @@ def test_when_kafka_dies_the_server_goes_on_and_when_the_demo_dies_nothing_does(
 ) -> None:
     with demo(tmp_path) as running:
         os.kill(kafka_of(tmp_path), signal.SIGKILL)
-        wait_for(lambda: any("Kafka has stopped" in line for line in running.complaints))
+        wait_for(lambda: any("Kafka has stopped" in line for line in running.complaints), 15)
         assert requests.get(f"{running.url}/messages/greetings/me/earliest", timeout=20).status_code == 503
 
     with demo(tmp_path) as running:
         running.process.kill()
-        wait_for(lambda: processes_of(tmp_path) == {})
+        wait_for(lambda: processes_of(tmp_path) == {}, 15)
 
 
 def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_started_again(
@@ -123,10 +123,10 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_starte
     port, kafka_port = free_ports(2)
     command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path)]
     with subprocess.Popen([*command, "--port", str(port), "--kafka-port", str(kafka_port)]) as process:
-        wait_for(lambda: any(re.match(r"\S*java ", command) for command in processes_of(tmp_path).values()))
+        wait_for(lambda: any(re.match(r"\S*java ", command) for command in processes_of(tmp_path).values()), 15)
         process.terminate()
         assert process.wait(20) == 128 + signal.SIGTERM
-    wait_for(lambda: processes_of(tmp_path) == {})
+    wait_for(lambda: processes_of(tmp_path) == {}, 15)
     with demo(tmp_path) as running:
         assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
 
@@ -150,7 +150,7 @@ def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
         schema = requests.get(f"{registry_of(second)}/schemas/ids/{registered['id']}", timeout=30).json()
         assert schema["schema"] == '"string"'
         second.process.kill()
-        wait_for(lambda: processes_of(tmp_path) == {})
+        wait_for(lambda: processes_of(tmp_path) == {}, 15)
 
 
 def test_the_readmes_curls_publish_and_read_avro(kafka_parts: None, registry_parts: None, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_kafka_ends_when_its_owner_is_killed(kafka_parts: None, tmp_path: Path) 
         command_line = subprocess.check_output(["ps", "-ww", "-o", "args=", "-p", str(kafka)], text=True)
         assert command_line.rstrip().endswith(f"kafka.Kafka {tmp_path}/kafka/server.properties")
         process.kill()
-        wait_for(lambda: not is_alive(kafka))
+        wait_for(lambda: not is_alive(kafka), 15)
 
 
 def test_kafkas_own_end_is_announced_in_one_line(kafka_parts: None, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
         pid = int(owner.stdout.readline())
         try:
             os.kill(owner.pid if what == "owner" else pid, signal.SIGKILL)
-            wait_for(lambda: not is_alive(pid))
+            wait_for(lambda: not is_alive(pid), 15)
             if what == "registry":
                 assert "The schema registry has stopped (exit status -9, its log is " in owner.stderr.readline()
         finally:

@@ -122,7 +122,7 @@ def test_an_access_log_that_nobody_reads_is_no_reason_to_log_what_clients_send(t
     ) as process:
         os.close(writing)
         try:
-            wait_for(lambda: is_healthy(port))
+            wait_for(lambda: is_healthy(port), 15)
             assert requests.get(f"http://127.0.0.1:{port}/health", auth=("me", "hush"), timeout=10).ok
         finally:
             process.terminate()
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(kafka_parts: 
         assert first_values(running, "orders") == ["hello"]
         os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does it
         assert running.process.wait(20) == 0
-        wait_for(lambda: processes_of(tmp_path) == {})
+        wait_for(lambda: processes_of(tmp_path) == {}, 15)
     assert not [line for line in running.complaints if "Traceback" in line]
     assert (tmp_path / "diary").read_text() == "mine"
 

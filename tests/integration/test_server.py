@@ -58,7 +58,7 @@ class Server:
         return self._err.read_text().splitlines()
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: self.process.poll() is not None or self._answers())
+        wait_for(lambda: self.process.poll() is not None or self._answers(), 15)
         assert self.process.poll() is None, self.err
 
     def _answers(self) -> bool:
@@ -83,7 +83,7 @@ class Server:
         answers: list[requests.Response] = []
         thread = Thread(target=lambda: answers.append(self.get(path)))
         thread.start()
-        wait_for(lambda: f"at {path}" in self.out)
+        wait_for(lambda: f"at {path}" in self.out, 15)
 
         def answer() -> requests.Response:
             thread.join(20)
@@ -130,7 +130,7 @@ def start(tmp_path: Path) -> Iterator[ServerFactory]:
             stack.callback(server.stop)
             server.wait_until_ready()
             started = "Started worker-" if settings.get("server") == "granian" else "Booting worker"
-            wait_for(lambda: str(server.err).count(started) == settings.get("workers", 1))
+            wait_for(lambda: str(server.err).count(started) == settings.get("workers", 1), 15)
             return server
 
         yield start_one
@@ -300,9 +300,9 @@ def test_a_second_ctrl_c_does_not_wait(start: ServerFactory, web_server: str) ->
     server = start(server=web_server)
     with server.connect() as client:
         client.sendall(b"GET /sleep/19 HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_for(lambda: "at /sleep/19" in server.out)
+        wait_for(lambda: "at /sleep/19" in server.out, 15)
         os.killpg(server.process.pid, signal.SIGINT)
-        wait_for(lambda: "stopping" in server.out)
+        wait_for(lambda: "stopping" in server.out, 15)
         begun = time.monotonic()
         os.killpg(server.process.pid, signal.SIGINT)
 
@@ -338,8 +338,8 @@ def test_workers_end_when_their_parent_is_killed(start: ServerFactory, web_serve
             return True
         return False
 
-    wait_for(nobody_listens)
-    wait_for(lambda: server.out.count("closed") == 2)
+    wait_for(nobody_listens, 15)
+    wait_for(lambda: server.out.count("closed") == 2, 15)
 
 
 def test_no_control_socket_is_left_in_the_home_directory(start: ServerFactory) -> None:
@@ -356,7 +356,7 @@ def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory,
     def lines() -> list[str]:
         return [line for line in server.out if f"{web_server}.access" in line and "/sleep/0" in line]
 
-    wait_for(lines)  # it is written after the answer
+    wait_for(lines, 15)  # it is written after the answer
     (line,) = lines()
     assert re.fullmatch(
         rf'\S+Z INFO \d+ r-1 {web_server}\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
@@ -369,7 +369,7 @@ def test_no_line_a_request_is_written_otherwise(start: ServerFactory, web_server
     server = start(server=web_server)
     server.get("/")
 
-    wait_for(lambda: server.out == ["ready"])
+    wait_for(lambda: server.out == ["ready"], 15)
     assert all(re.match(r"\S+Z INFO \d+ - (gunicorn\.error|_granian(\.serve)?): ", line) for line in server.err)
 
 
@@ -437,7 +437,7 @@ def test_a_client_amid_its_request_line_holds_up_a_stop_of_granian_for_a_moment(
 def test_granian_listens_to_ipv6_and_to_a_name(tmp_path: Path, bind: str) -> None:
     server = Server(tmp_path, TINY, bind=bind, server="granian")
     try:
-        wait_for(lambda: "ready" in server.out)
+        wait_for(lambda: "ready" in server.out, 15)
         url = "http://" + bind.format(port=server.port)
         assert requests.get(url, timeout=5).text == "ok"
     finally:
@@ -452,7 +452,7 @@ def test_no_variable_of_the_environment_is_taken_for_a_header_of_all_clients(
     server = start(server="granian", access_log="true")
     server.get("/sleep/0")
 
-    wait_for(lambda: any("/sleep/0" in line and "granian.access" in line for line in server.out))
+    wait_for(lambda: any("/sleep/0" in line and "granian.access" in line for line in server.out), 15)
     assert "from-the-environment" not in str(server.out)
 
 
@@ -462,5 +462,5 @@ def test_granian_replaces_a_worker_that_dies(start: ServerFactory) -> None:
     listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
     os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
 
-    wait_for(lambda: str(server.err).count("Started worker-") == 3)
+    wait_for(lambda: str(server.err).count("Started worker-") == 3, 15)
     assert server.get("/").text == "ok"

@@ -231,7 +231,7 @@ def test_loans_end_with_their_worker(node: Node) -> None:
     second.instances.borrow("g", "another's", 1)
     first.instances.give_back(given_back, [], [])
     first.close()
-    wait_for(lambda: node.instances.drop.called)
+    wait_for(lambda: node.instances.drop.called, 5)
     node.instances.drop.assert_called_once_with(kept)
 
 
@@ -256,7 +256,7 @@ def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
     worker.close()
     borrowing.join(5)
     leave.set()
-    wait_for(lambda: node.instances.drop.called)
+    wait_for(lambda: node.instances.drop.called, 5)
     node.instances.drop.assert_called_once_with(LOAN)
 
 
@@ -268,7 +268,7 @@ def test_it_knows_by_their_names_who_is_there(node: Node) -> None:
         each.instances.settings("g", "i")
         assert node.server.is_there(each.worker)
     first.close()
-    wait_for(lambda: not node.server.is_there(first.worker))
+    wait_for(lambda: not node.server.is_there(first.worker), 5)
     assert node.server.is_there(second.worker)
 
 
@@ -282,7 +282,7 @@ def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
     second.instances.settings("g", "i")
     assert not node.is_over
     second.close()
-    wait_for(lambda: node.is_over)
+    wait_for(lambda: node.is_over, 5)
     assert not list(node.directory.path.glob("*.sock"))
 
 
@@ -304,8 +304,8 @@ def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node:
     with pytest.raises(Unavailable, match="another set of settings"):
         other.instances.settings("g", "i")
     channel.close()
-    wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Goodbye))
-    wait_for(lambda: node.is_over)
+    wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Goodbye), 5)
+    wait_for(lambda: node.is_over, 5)
     other.close()
 
 

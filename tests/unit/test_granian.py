@@ -1,7 +1,6 @@
 """Which requests granian's threads hand over, and that each is answered once, whoever is first."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -10,6 +9,7 @@ import granian.server.mp
 import pytest
 
 from kafka_http.server.granian.threadless import Threadless, take_first
+from tests.attempts import wait_for
 
 
 class FakePublish:
@@ -99,10 +99,7 @@ def test_a_publish_that_kafka_does_not_answer_is_answered_in_time() -> None:
 
     assert threadless.take(protocol, scope())
 
-    deadline = time.monotonic() + 5
-    while not protocol.answers:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: protocol.answers, 5)
     publishes.done[0]()
     assert protocol.answers == [ANSWER]
 

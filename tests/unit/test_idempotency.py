@@ -25,7 +25,6 @@ from tests.attempts import wait_for
 ANSWER = KeptAnswer(207, {"Content-Type": "application/json", "Retry-After": "1"}, b'{"\xc3\xbc": "\x00\xff"}')
 OWN, RUNNING, OTHER, KEPT = Claim("own"), Claim("running"), Claim("other"), Claim("kept", ANSWER)
 
-
 _nodes: list[NodeKeys] = []
 """Those that the test has made."""
 
@@ -120,7 +119,7 @@ def test_memory_forgets_answers_that_are_old() -> None:
     for name in "kl":
         keys.claim_key("", name, "f", "w/1")
     keys.keep_answer("", "k", "w/1", ANSWER)
-    wait_for(lambda: keys.claim_key("", "k", "g", "w/2") == OWN)
+    wait_for(lambda: keys.claim_key("", "k", "g", "w/2") == OWN, 5)
     assert keys.claim_key("", "l", "f", "w/2") == RUNNING
 
 
@@ -178,7 +177,7 @@ def test_keys_of_workers_that_are_gone_are_cleared_away(database: Database) -> N
     for worker in ("w", "v"):
         keys.claim_key("", worker, "f", f"{worker}/1")
     workers.remove("w")
-    wait_for(lambda: count(database) == 1)
+    wait_for(lambda: count(database) == 1, 5)
     assert keys.claim_key("", "v", "f", "v/2") == RUNNING
     assert StoredKeys(database, "n1").are_running()
     keys.close()
@@ -189,7 +188,7 @@ def test_workers_have_time_to_come_to_the_daemon_after_one_that_died(database: D
     node(database).claim_key("", "k", "f", "w/1")
     keys = node(database, workers=("v",), return_seconds=0.5)
     assert keys.claim_key("", "k", "f", "v/1") == RUNNING
-    wait_for(lambda: keys.claim_key("", "k", "f", "v/1") == OWN)
+    wait_for(lambda: keys.claim_key("", "k", "f", "v/1") == OWN, 5)
     keys.close()
 
 
@@ -282,7 +281,7 @@ def test_what_cannot_be_concluded_at_once_is_concluded_later() -> None:
     first.keep(ANSWER)
     second.free()
     keys.fails = False
-    wait_for(lambda: len(keys.calls) == 2)
+    wait_for(lambda: len(keys.calls) == 2, 5)
     assert [each[:3] for each in keys.calls] == [("keep", "", "1"), ("free", "", "2")]
     idempotency.close(1)
 

@@ -27,6 +27,7 @@ from kafka_http.errors import (
     Unavailable,
 )
 from kafka_http.records import Definition, InstanceSettings, NewRecord, Place, Progress, StoredInstance, TopicPartition
+from tests.attempts import wait_for
 from tests.fakes import FakeBroker
 
 G, A, B = "group", "a", "b"
@@ -118,14 +119,6 @@ class World:
 
 def places(offsets: dict[TopicPartition, int]) -> list[Place]:
     return [Place(*each, at) for each, at in offsets.items()]
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 5) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    return found
 
 
 @pytest.fixture
@@ -233,7 +226,7 @@ def test_a_pattern_finds_topics_that_are_made_later(world: World) -> None:
     world.write("orders-2", "new")
     world.registry.look_up()
     assert world.registry.subscription(G, A) == ["orders-1", "orders-2"]
-    assert eventually(world.read) == ["new"]
+    assert wait_for(world.read, 5) == ["new"]
     world.broker.delete_topic("orders-1")
     world.registry.look_up()
     assert world.registry.subscription(G, A) == ["orders-2"]
@@ -249,7 +242,7 @@ def test_a_pattern_without_topics_yet(world: World) -> None:
     world.broker.create_topic("later")
     world.write("later", "x")
     world.registry.look_up()
-    assert eventually(world.read) == ["x"]
+    assert wait_for(world.read, 5) == ["x"]
     world.broker.delete_topic("later")
     world.registry.look_up()
     assert world.registry.subscription(G, A) == []
@@ -263,7 +256,7 @@ def test_a_topic_subscribed_to_before_it_is_made(world: World) -> None:
     world.broker.create_topic("later")
     world.write("later", "x")
     world.registry.look_up()
-    assert eventually(world.read) == ["x"]
+    assert wait_for(world.read, 5) == ["x"]
 
 
 @pytest.mark.parametrize("pattern", ["(", "a(?=b)", r"(a)\1", "x" * 257, "(a{1000}){1000}"])
@@ -457,7 +450,7 @@ def test_one_reader_at_a_time_in_their_order(world: World) -> None:
         waiting = []
         for name in ("first", "second"):
             waiting.append(pool.submit(read, name))
-            eventually(lambda name=name: name in order)
+            wait_for(lambda name=name: name in order, 5)
             time.sleep(0.02)  # from there to its place in the queue
         world.registry.drop(loan)
         assert [each.result(5) for each in waiting] == [["1"], ["2"]]
@@ -532,12 +525,12 @@ def test_members_share_and_one_leaves(world: World) -> None:
     world.create(B, "four")
     assert world.read(B) == []
     assert world.committed("four") == dict.fromkeys(range(4), 1)
-    eventually(lambda: len(world.registry.assignments(G, A)) == len(world.registry.assignments(G, B)) == 2)
+    wait_for(lambda: len(world.registry.assignments(G, A)) == len(world.registry.assignments(G, B)) == 2, 5)
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     assert sorted(world.read(A) + world.read(B)) == ["0", "1", "2", "3"]
     world.registry.delete(G, B)
-    eventually(lambda: len(world.registry.assignments(G, A)) == 4)
+    wait_for(lambda: len(world.registry.assignments(G, A)) == 4, 5)
     assert world.read() == []
 
 
@@ -548,7 +541,7 @@ def test_a_rebalance_waits_for_a_page_on_its_way(world: World) -> None:
     loan = world.borrow()
     values, positions, delivered = world.look(loan)
     world.create(B, "four")
-    eventually(lambda: world.registry.assignments(G, A) == [])
+    wait_for(lambda: world.registry.assignments(G, A) == [], 5)
     world.registry.give_back(loan, positions, delivered)
     assert (len(values), world.read(B), world.read(A)) == (4, [], [])
     assert world.committed("four") == dict.fromkeys(range(4), 1)
@@ -559,7 +552,7 @@ def test_a_reader_that_waits_lets_a_rebalance_through(world: World) -> None:
     loan = world.borrow()
     assert len(loan.positions) == 4
     world.create(B, "four")
-    eventually(lambda: world.registry.assignments(G, A) == [])
+    wait_for(lambda: world.registry.assignments(G, A) == [], 5)
     loan = world.registry.renew(loan, loan.positions, 5)
     assert (len(loan.positions), loan.joining) == (2, False)
     assert len(world.borrow(B).positions) == 2
@@ -621,7 +614,7 @@ def test_after_a_rebalance_that_it_slept_through_committed_offsets_count(world: 
     world.registry = world.start()
     for each in world.registries[1:-1]:
         each.close(leave=True)
-    assert eventually(world.read) == ["3"]
+    assert wait_for(world.read, 5) == ["3"]
 
 
 def test_a_fenced_instance_is_gone_here(world: World) -> None:
@@ -629,7 +622,7 @@ def test_a_fenced_instance_is_gone_here(world: World) -> None:
     world.read()
     other = world.start()
     other.start()
-    eventually(lambda: other.assignments(G, A))
+    wait_for(lambda: other.assignments(G, A), 5)
 
     def is_gone() -> bool:
         try:
@@ -638,7 +631,7 @@ def test_a_fenced_instance_is_gone_here(world: World) -> None:
             return True
         return False
 
-    eventually(is_gone)
+    wait_for(is_gone, 5)
     world.registry.tidy()
     assert world.registry.names() == []
     assert list(world.store.kept) == [(G, A)]

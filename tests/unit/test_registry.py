@@ -4,7 +4,7 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from kafka_http.serializers.cache import Cache, WouldBlock
 from kafka_http.serializers.registry import SchemaNotFound, SchemaRegistry
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.serializers.schema import Reference, Schema
+from tests.attempts import wait_for
 from tests.fake_registry import FakeRegistry, running_registry
 
 NOBODY = "http://127.0.0.1:1"
@@ -46,17 +47,10 @@ def test_many_who_ask_at_once_ask_once(fake: FakeRegistry) -> None:
     fake.hold.clear()
     with ThreadPoolExecutor(20) as pool:
         answers = [pool.submit(registry.by_id, schema_id) for _ in range(20)]
-        wait_until(lambda: fake.asked)
+        wait_for(lambda: fake.asked, 5)
         fake.hold.set()
         assert {each.result().id for each in answers} == {schema_id}
     assert len(fake.asked) == 1
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_types_and_names_come_through(fake: FakeRegistry) -> None:
@@ -86,7 +80,7 @@ def test_what_is_missing_is_remembered_for_a_while(fake: FakeRegistry) -> None:
     assert len(fake.asked) == 1
     schema_id = fake.add("s", '"int"')
 
-    wait_until(lambda: is_there(registry, schema_id))
+    wait_for(lambda: is_there(registry, schema_id), 5)
 
 
 def is_there(registry: SchemaRegistry, schema_id: int) -> bool:
@@ -117,7 +111,7 @@ def test_the_latest_is_asked_for_again(fake: FakeRegistry) -> None:
     assert registry.by_version("s", "latest").text == '"int"'
     fake.add("s", '"long"')
     assert registry.by_version("s", "latest").text == '"int"'
-    wait_until(lambda: registry.by_version("s", "latest").text == '"long"')
+    wait_for(lambda: registry.by_version("s", "latest").text == '"long"', 5)
     assert registry.by_version("s", 1).text == '"int"'
 
 
@@ -319,7 +313,7 @@ def test_what_is_cached_goes_on_working_while_the_registry_is_away(fake: FakeReg
     assert registry.register("s", "AVRO", '"int"') == first
     fake.answer = (503, b"", {})
     before = len(fake.asked)
-    wait_until(lambda: registry.by_version("s", "latest") == first and len(fake.asked) > before)
+    wait_for(lambda: registry.by_version("s", "latest") == first and len(fake.asked) > before, 5)
 
     assert registry.by_id(first.id) == first
     assert registry.by_version("s", "latest") == first
