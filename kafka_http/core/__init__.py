@@ -10,6 +10,7 @@ from kafka_http.core.positions import Resolver
 from kafka_http.core.publishing import Publisher
 from kafka_http.core.reading import Reader
 from kafka_http.core.streaming import Streams
+from kafka_http.core.tails import Tails
 from kafka_http.core.topics import Topics
 from kafka_http.core.uploading import Uploader
 from kafka_http.serializers import Serializers
@@ -33,10 +34,11 @@ class Core:
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = Uploader(broker.producer, self.formats)
         self.reader = Reader(broker.log)
-        self.streams = Streams(broker.log, self.reader, max_streams)
+        self.tails = Tails(self.reader)
+        self.streams = Streams(broker.log, self.reader, self.tails, max_streams)
 
     def stop(self) -> None:
         """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
-        self.streams.stop()
+        self.tails.wake()
         self.uploader.stop()

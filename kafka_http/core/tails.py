@@ -4,12 +4,12 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
+from kafka_http.core.pieces import Piece, View
 from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import Isolation, Offsets, Record, TopicPartition, size_of
+from kafka_http.records import Isolation, Offsets, TopicPartition, size_of
 
 log = logging.getLogger(__name__)
 
@@ -23,51 +23,6 @@ _BATCH_BYTES = 1000
 """About what a batch takes beside what is sent of it."""
 _RETRY_SECONDS = 0.5
 _LINGER_SECONDS = 5.0
-
-
-class Piece:
-    """Records of a stream that follow each other: where it was before, and where it is behind them.
-
-    `start` and `next` map each partition of the stream to an offset. Not to be changed: streams share it.
-    """
-
-    def __init__(self, start: Offsets, records: Sequence[Record], following: Offsets) -> None:
-        self.start = start
-        self.records = records
-        self.next = following
-        self._rendered: dict[Render, bytes | KafkaHttpError] = {}
-
-    @property
-    def rendered_size(self) -> int:
-        """Bytes of all forms that it was rendered in."""
-        return sum(len(each) for each in self._rendered.values() if isinstance(each, bytes))
-
-    def prepare(self, render: "Render") -> None:
-        """Render it now, for those who ask later. What goes wrong is for them as well."""
-        try:
-            self._rendered[render] = render(self)
-        except KafkaHttpError as error:
-            self._rendered[render] = error
-
-    def rendered(self, render: "Render") -> bytes:
-        """As `render` gives it, which is asked once. May wait where the format of the records does."""
-        if render not in self._rendered:
-            self.prepare(render)
-        rendered = self._rendered[render]
-        if isinstance(rendered, KafkaHttpError):
-            raise rendered
-        return rendered
-
-
-Render = Callable[[Piece], bytes]
-"""Makes of a piece what is sent. Must be hashable; those that are equal give the same."""
-
-
-class View(NamedTuple):
-    """What streams have in common that send the same: the partitions, and the form."""
-
-    partitions: frozenset[int]
-    render: Render
 
 
 class FellBehind(Exception):
@@ -249,3 +204,49 @@ class Tail:
                 self._size -= self._batches.popleft().size
             self._changed.notify_all()
             return True
+
+
+class Tails:
+    """The tails of this process, one a topic and isolation that is followed. Any thread may call."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._tails: dict[tuple[str, Isolation], Tail] = {}
+        self._watchers: set[Callable[[], None]] = set()
+
+    def join(
+        self, topic: str, isolation: Isolation, view: View, positions: Offsets
+    ) -> tuple[Tail, int, Offsets]:
+        """Follow the topic's tail: which it is, the number of its next batch, and where that begins."""
+        while True:
+            tail = self._tail(topic, isolation)
+            joined = tail.join(view, positions)
+            if joined is not None:
+                return tail, *joined
+
+    def watch(self, moved: Callable[[], None]) -> None:
+        """Call this, by any thread, whenever some stream at its tail may have more to give. It must not block."""
+        self._watchers.add(moved)
+
+    def wake(self) -> None:
+        """Let those who wait return, and those who watch look: the reader stops."""
+        with self._lock:
+            tails = list(self._tails.values())
+        for tail in tails:
+            tail.wake()
+        self._moved()
+
+    def _tail(self, topic: str, isolation: Isolation) -> Tail:
+        with self._lock:
+            tail = self._tails.get((topic, isolation))
+            if tail is None or tail.is_closed:
+                for closed in [each for each, tail in self._tails.items() if tail.is_closed]:
+                    del self._tails[closed]
+                tail = self._tails[topic, isolation] = Tail(topic, isolation, self._reader, self._moved)
+                tail.start()
+            return tail
+
+    def _moved(self) -> None:
+        for watcher in self._watchers:
+            watcher()

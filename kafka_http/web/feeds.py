@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from kafka_http.core.streaming import Stream, Streams
+from kafka_http.core.stream import Stream
+from kafka_http.core.tails import Tails
 from kafka_http.errors import KafkaHttpError
 from kafka_http.web.answers import unforeseen
 from kafka_http.web.frames import Frames
@@ -20,14 +21,14 @@ class Feed:
     A worker's main loop may be given it as a `kafka_http.server.streams.Feed`.
     """
 
-    __slots__ = ("_frames", "_said_at", "_stream", "_streams", "is_over", "keepalive")
+    __slots__ = ("_frames", "_said_at", "_stream", "_tails", "is_over", "keepalive")
 
-    def __init__(self, streams: Streams, stream: Stream, frames: Frames, keepalive: float) -> None:
+    def __init__(self, tails: Tails, stream: Stream, frames: Frames, keepalive: float) -> None:
         """`keepalive`: after so many seconds of silence comes a sign of life."""
         self.keepalive = keepalive
         self.is_over = False
         """Whether all has been had."""
-        self._streams = streams
+        self._tails = tails
         self._stream = stream
         self._frames = frames
         self._said_at = 0.0
@@ -59,7 +60,7 @@ class Feed:
 
     def watch(self, moved: Callable[[], None]) -> None:
         """Call this, by any thread, when `next` may have something. It must not block."""
-        self._streams.watch(moved)
+        self._tails.watch(moved)
 
     def close(self) -> None:
         """The client has all, or is gone."""

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.core.formats import Formats
-from kafka_http.core.tails import Piece
+from kafka_http.core.pieces import Piece
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.records import Offsets, Record

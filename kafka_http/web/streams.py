@@ -8,7 +8,7 @@ from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.bounds import Bounds
 from kafka_http.core.positions import Committed, Offset, Start
-from kafka_http.core.streaming import Stream
+from kafka_http.core.stream import Stream
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.web.feeds import Body, Feed
 from kafka_http.web.frames import END, EventFrames, Frames, LineFrames
@@ -61,7 +61,7 @@ class MessageStreams:
         hand_over = request.environ.get(HAND_OVER)
         # In a thread it is the second write that fails when the client is gone.
         keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
-        feed = Feed(self._core.streams, stream, frames, keepalive)
+        feed = Feed(self._core.tails, stream, frames, keepalive)
         body = Body(feed, hand_over, None if hand_over is not None or stream.is_ending else self._place())
         response = Response(body, content_type=media_type, direct_passthrough=True)
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass on what comes as it comes
