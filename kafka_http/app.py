@@ -113,6 +113,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`.
     """
     check_client_settings(config)
+    if source := config.sources.get("server"):
+        log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)

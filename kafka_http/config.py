@@ -76,7 +76,7 @@ BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
-WebServer = Annotated[Literal["gunicorn", "granian"], Meta(description="gunicorn or granian")]
+WebServer = Annotated[Literal["gunicorn"], Meta(description="gunicorn only (granian was removed)")]
 StoreUrl = Annotated[
     str,
     Meta(
@@ -103,7 +103,7 @@ class Config:
 
     bootstrap_servers: Annotated[Servers, "Kafka brokers to ask for the others"] = ("localhost:9092",)
     bind: Annotated[HostPort, "address the server listens on"] = "127.0.0.1:8082"
-    server: Annotated[WebServer, "what speaks HTTP: gunicorn or granian"] = "gunicorn"
+    server: Annotated[WebServer, "has no effect; it will be removed in 2.0"] = "gunicorn"
     workers: Annotated[Count, "worker processes"] = field(default_factory=_cores)
     threads: Annotated[Count, "requests that a worker serves at the same time"] = 32
     threadless_publish: Annotated[Switch, "take plain publishes without a thread that waits for Kafka"] = True

@@ -12,7 +12,7 @@ import msgspec
 from kafka_http.bench.errors import BenchError
 
 _PACKAGES = (
-    *("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn", "gunicorn_h1c", "granian"),
+    *("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn", "gunicorn_h1c"),
     "confluent-kafka",
 )
 

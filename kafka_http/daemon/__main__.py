@@ -28,7 +28,6 @@ def main() -> None:
     order = json.load(sys.stdin)
     if os.fork():  # so that it is no worker's child: nobody has to wait for its end
         os._exit(0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # granian's workers have some blocked
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)

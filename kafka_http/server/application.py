@@ -1,10 +1,13 @@
-"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines, or granian in its place."""
+"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines."""
 
+import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
@@ -13,38 +16,36 @@ from gunicorn.glogging import Logger
 
 from kafka_http.config import Config
 from kafka_http.logs import LineFormatter, configure_logging
-from kafka_http.server.address import check_address, warn_of_strangers
-from kafka_http.server.errors import CannotServe
 from kafka_http.server.lifecycle import stop_seconds
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+log = logging.getLogger(__name__)
+
 LoadApp = Callable[[Config], "WSGIApplication"]
+
+
+class CannotServe(Exception):
+    """The server cannot start. The message is a sentence for the user."""
 
 
 def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: LoadApp | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
 
-    Call it in the main thread. `when_ready` is called once connections are accepted, by a thread of its own where
-    granian serves; and there `load_app` is called in each worker once more. Raises `ConfigError`, `CannotServe`. The
-    worker processes are forked from here and end here: none returns to the caller or runs his `finally` clauses and
-    `atexit` functions.
+    Call it in the main thread. `when_ready` is called once connections are accepted. Raises `ConfigError`,
+    `CannotServe`. The worker processes are forked from here and end here: none returns to the caller or runs his
+    `finally` clauses and `atexit` functions.
     """
     configure_logging(config.log_level)
-    load_app = load_app or _create_app
-    with_granian = _granian() if config.server == "granian" else None
-    app = load_app(config)
-    address = check_address(config)
+    app = (load_app or _create_app)(config)
+    check_address(config)
     warn_of_strangers(config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
-        if with_granian is not None:
-            with_granian(config, load_app, address, when_ready)
-        else:
-            _Application(config, app, when_ready).run()
+        _Application(config, app, when_ready).run()
     except BaseException as end:
         if os.getpid() != main_process:
             _end_worker(end)
@@ -57,16 +58,35 @@ def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: 
             signal.signal(number, handler)
 
 
-def _granian() -> Callable[[Config, LoadApp, tuple[str, int], Callable[[], None] | None], None]:
+def check_address(config: Config) -> None:
+    """Try to listen on `bind`, since gunicorn's own error says nothing that helps. Raises `CannotServe`."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        from kafka_http.server.granian import serve
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not missing.name.startswith("granian"):
-            raise
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+            probe.listen()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
         raise CannotServe(
-            "The server granian needs the package granian: pip install 'kafka_http[granian]' brings it."
+            f"Cannot listen on {config.bind}: {reason}. Stop what listens there, or choose another with --bind."
         ) from None
-    return serve
+
+
+def warn_of_strangers(config: Config) -> None:
+    """Say so where others than this machine can reach the server."""
+    if not _is_loopback(config.host):
+        log.warning(
+            "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
+            "write all that this server may.", config.bind
+        )  # fmt: skip
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _create_app(config: Config) -> "WSGIApplication":

@@ -4,8 +4,8 @@ import time
 
 from gunicorn.workers.gthread import TConn
 
+from kafka_http.server.lifecycle import Publish
 from kafka_http.server.plain import PlainRequest
-from kafka_http.server.publishes import Publish
 
 
 class Connection:

@@ -1,10 +1,10 @@
-"""What a server tells the application of its life in a process."""
+"""What the server tells the application of its life in a process, and what it asks of it below WSGI."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from kafka_http.config import Config
-from kafka_http.server.publishes import Publishes
 
 FLUSH_SECONDS = 5
 """What the application gets at the end, after the requests, to hand over what it holds."""
@@ -16,6 +16,31 @@ _STOP_SECONDS = 20
 def stop_seconds(config: Config) -> int:
     """How long a stop may take in all."""
     return math.ceil(config.timeout) + _STOP_SECONDS
+
+
+class Publish(Protocol):
+    """A request that Kafka has."""
+
+    timeout: float
+    """Seconds after which it is to be answered at the latest."""
+
+    def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
+        """What is to be said: status, headers, body. To be called once; raises nothing."""
+
+
+class Publishes(Protocol):
+    """Begins them. Any thread may call."""
+
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
+    ) -> Publish | None:
+        """Begin a request without blocking. None, with nothing done, for one that is the threads'.
+
+        Any thread may call `done`, perhaps before this returns, or not before `send` is called.
+        """
+
+    def send(self) -> None:
+        """Let all go that was begun. Does not block."""
 
 
 class Lifecycle(Protocol):

@@ -17,8 +17,8 @@ from gunicorn.workers.gthread import TConn
 from kafka_http.logs import request_id
 from kafka_http.server.answers import AccessLog, render
 from kafka_http.server.connections import Connection, Waiting
+from kafka_http.server.lifecycle import Publishes
 from kafka_http.server.plain import MAX_BODY, MAX_FIELDS, MAX_HEAD, NotPlain, PlainRequest, parse
-from kafka_http.server.publishes import Publishes
 
 if TYPE_CHECKING:
     from kafka_http.server.worker import Worker

@@ -248,7 +248,7 @@ class _Whatever:
     def __init__(self, stream: Any, length: int | None) -> None:
         self.has_ended = length == 0
         read1 = getattr(stream, "read1", None)
-        self._read, self._most = (stream.read, _LITTLE) if read1 is None else (read1, PIECE)  # granian's readline errs
+        self._read, self._most = (stream.read, _LITTLE) if read1 is None else (read1, PIECE)
         self._left = length
 
     def wait(self, seconds: float) -> bool:

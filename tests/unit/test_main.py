@@ -206,26 +206,31 @@ def test_without_the_extra_the_demo_says_what_to_install() -> None:
     assert done.returncode == 1
 
 
-def test_without_the_extra_granian_says_what_to_install(taken_port: int) -> None:
-    arguments = ["serve", "--server", "granian", "--bind", f"127.0.0.1:{taken_port}"]
-    start = f"from kafka_http.__main__ import main; sys.exit(main({arguments}))"
-    done = run("-c", f"import sys; sys.modules['granian'] = None; {start}")
+@pytest.mark.parametrize("server", ["granian", "nginx"])
+def test_another_server_than_gunicorn_is_refused(capsys: pytest.CaptureFixture[str], server: str) -> None:
+    assert main(["serve", "--server", server]) == 2
 
-    assert done.stderr.splitlines() == [
-        "kafka-http: The server granian needs the package granian: pip install 'kafka_http[granian]' brings it."
-    ]
-    assert done.returncode == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"server (command line) takes gunicorn only (granian was removed), not '{server}'" in line
 
 
-def test_granian_says_as_clearly_that_a_port_is_in_use(taken_port: int) -> None:
-    done = run("-m", "kafka_http", "serve", "--server", "granian", "--bind", f"127.0.0.1:{taken_port}")
+@pytest.mark.parametrize("source", ["command line", "environment KAFKA_HTTP_SERVER", "settings.toml"])
+def test_server_gunicorn_is_accepted_and_has_no_effect(
+    taken_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    """At a port in use, so that nothing is left running."""
+    arguments = ["-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}"]
+    if source == "command line":
+        arguments += ["--server", "gunicorn"]
+    elif source == "settings.toml":
+        file = tmp_path / source
+        file.write_text('server = "gunicorn"\n')
+        arguments += ["--config", str(file)]
+    else:
+        monkeypatch.setenv("KAFKA_HTTP_SERVER", "gunicorn")
 
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert f"Cannot listen on 127.0.0.1:{taken_port}: address already in use" in line
+    warning, end = run(*arguments).stderr.splitlines()
 
-
-def test_a_server_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--server", "nginx"]) == 2
-
-    assert "server (command line) takes gunicorn or granian, not 'nginx'" in capsys.readouterr().err
+    assert "WARNING" in warning
+    assert f"The setting server ({arguments[-1] if source == 'settings.toml' else source}) has no effect" in warning
+    assert "Cannot listen on" in end
