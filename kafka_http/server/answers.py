@@ -76,7 +76,7 @@ class ErrorPage:
         status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
         status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
         said = reason if status.startswith("5") else f"{reason}: {message}"
-        body = json.dumps({"error": {"code": int(status), "message": said}}).encode()
+        body = json.dumps({"error": {"code": int(status), "message": said}}).encode() + b"\n"
         head = (
             f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"

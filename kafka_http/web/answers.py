@@ -29,24 +29,28 @@ class Answer(NamedTuple):
     body: bytes
 
 
+def json_text(body: Any) -> bytes:
+    """The JSON text of an answer, which ends with a newline. Bytes are taken to be JSON text already."""
+    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
 def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """An answer in JSON. Bytes are taken to be JSON text already."""
-    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Answer(status, headers or {}, JSON, text)
+    return Answer(status, headers or {}, JSON, json_text(body))
 
 
 def v2_answer(body: Any, accept: str | None, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """An answer of the v2 API, of the type that the client likes best by its Accept header. Bytes are taken to be JSON
     text already. Raises `NotAcceptable`."""
-    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Answer(status, headers or {}, v2_answer_type(accept), text)
+    return Answer(status, headers or {}, v2_answer_type(accept), json_text(body))
 
 
 def accepted_answer(task: NewTask, root: str, content_type: str) -> Answer:
     """The answer that a task is safe, and where to ask about it."""
     headers = {"Location": f"{root}/tasks/{task.id}", "Preference-Applied": "respond-async"}
     shown = task_object(Task(task.id, task.topic, "pending", task.created))
-    return Answer(202, headers, content_type, msgspec.json.encode({"task": shown}))
+    return Answer(202, headers, content_type, json_text({"task": shown}))
 
 
 def retry_header(error: KafkaHttpError) -> dict[str, str]:
@@ -71,8 +75,7 @@ def v2_error(code: int, message: str, accept: str | None, headers: Mapping[str, 
         content_type = v2_answer_type(accept)
     except NotAcceptable:  # an error is told all the same
         content_type = V2
-    body = msgspec.json.encode({"error_code": code, "message": message, **more})
-    return Answer(status_of(code), headers, content_type, body)
+    return Answer(status_of(code), headers, content_type, json_text({"error_code": code, "message": message, **more}))
 
 
 def unforeseen() -> KafkaHttpError:

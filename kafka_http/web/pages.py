@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def render_page(formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page) -> bytes:
     """The JSON of a page. Values are read by the format wanted, or by what each looks like."""
     ack = page_position(page.last)
-    return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}' % (
+    return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}\n' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
         b",".join([render_record(formats, topic, wanted, record) for record in page.records]),

@@ -161,7 +161,7 @@ class V2Consumers:
         check_records_type(request.accept_mimetypes, settings.format)
         seconds = _milliseconds("timeout", settings.timeout)
         page = self._read(group, name, self._limits(settings), min(seconds, MAX_TIMEOUT))
-        body = b"[]" if page is None else self._rendered(page, settings.format)
+        body = b"[]\n" if page is None else self._rendered(page, settings.format)
         response = Response(body if page is None else _Told(body, page), content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response

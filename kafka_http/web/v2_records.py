@@ -91,7 +91,7 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_for
 
     Keys are read by `key_format`, else by their topic's, else by the format of the values.
     """
-    return b"[%b]" % b",".join([_render(formats, format_, key_format, record) for record in records])
+    return b"[%b]\n" % b",".join([_render(formats, format_, key_format, record) for record in records])
 
 
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:

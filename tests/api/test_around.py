@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
 
@@ -56,6 +57,52 @@ def test_unknown_paths(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
     assert answer.headers["Cache-Control"] == "no-store"
+
+
+V2 = "application/vnd.kafka.json.v2+json"
+RECORDS = b'{"records": [{"value": 1}, {"value": 2}]}'
+
+
+@pytest.mark.parametrize("is_threadless", [False, True], ids=["thread", "main loop"])
+def test_json_answers_of_both_dialects_end_with_a_newline(make_client: ClientFactory, is_threadless: bool) -> None:
+    client = make_client()
+    json, v2, group = {"Content-Type": "application/json"}, {"Content-Type": V2}, "/consumers/g"
+    instance = f"{group}/instances/i"
+    calls: list[tuple[str, str, bytes, dict[str, str]]] = [
+        ("POST", "/messages/t", RECORDS, json),
+        ("POST", "/messages/t", RECORDS, json | {"Idempotency-Key": "k"}),
+        ("POST", "/messages/t", RECORDS, json | {"Idempotency-Key": "k"}),
+        ("POST", "/messages/t", RECORDS, json | {"Prefer": "respond-async"}),
+        ("POST", "/messages/t", b"{", json),
+        ("POST", "/messages/three", b'{"records": [{"value": 1}, {"value": 1, "partition": 9}]}', json),
+        ("PUT", "/messages/nope", b"x", {}),
+        ("POST", "/topics/t", RECORDS, v2),
+        ("POST", "/topics/t", RECORDS, v2 | {"Prefer": "respond-async"}),
+        ("POST", "/topics/t/partitions/9", RECORDS, v2),
+        *[
+            ("GET", path, b"", {})
+            for path in ("/messages", "/messages/t", "/messages/t/c", "/messages/t/c/0", "/tasks", "/tasks/x", "/nope")
+        ],
+        ("GET", "/messages/t/c/0", b"", {"Accept": V2}),
+        ("GET", "/messages/t/c/0", b"", {"Accept": "image/png"}),
+        ("PATCH", "/messages/t", b"", {}),
+        *[("GET", path, b"", {}) for path in ("/health", "/ready", "/instances", "/topics", "/topics/t", "/brokers")],
+        *[("GET", f"/topics/t/partitions{path}", b"", {}) for path in ("", "/0", "/0/offsets", "/9")],
+        ("POST", group, b'{"name": "i", "format": "json"}', v2),
+        *[("GET", f"{instance}/{path}", b"", {}) for path in ("subscription", "assignments")],
+        ("GET", f"{instance}/records", b"", {"Accept": V2}),
+        ("GET", f"{instance}/records?timeout=10", b"", {"Accept": V2}),
+        ("POST", f"{instance}/offsets", b"", v2),
+    ]
+    assigned = b'{"partitions": [{"topic": "t", "partition": 0}]}'
+    for method, path, body, headers in calls:
+        if path == f"{instance}/subscription":
+            assert client.post(f"{instance}/assignments", data=assigned, headers=v2).status_code == 204
+        answer = client.open(path, method=method, data=body, headers=headers)
+        assert "json" in answer.content_type, (method, path)
+        assert answer.data.endswith((b"}\n", b"]\n")), (method, path, answer.data)
+        assert not answer.data.endswith(b"\n\n"), (method, path, answer.data)
+        assert int(answer.headers["Content-Length"]) == len(answer.data)
 
 
 @pytest.mark.parametrize(

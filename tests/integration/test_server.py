@@ -259,6 +259,8 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
 
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"Cache-Control: no-store" in head
+    assert f"Content-Length: {len(body)}\r\n".encode() in head
+    assert body.endswith(b"}\n")
     error = requests.models.complexjson.loads(body)["error"]
     assert error["code"] == status
     assert said in error["message"]
