@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LoadApp = Callable[[Config], "WSGIApplication"]
+
+_POLLED_PATH = re.compile(r"/(messages/[^/]+(/[^/]+)?|instances|tasks)")
 
 
 class CannotServe(Exception):
@@ -152,6 +155,26 @@ class _Logger(Logger):
             handler.setFormatter(LineFormatter())
 
 
+class _LoggerBesideConsole(_Logger):
+    """Leaves the calls that an open console page repeats out of the access log."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.access_log.addFilter(_is_not_polling)  # adds the same function once only
+
+
+def _is_not_polling(record: logging.LogRecord) -> bool:
+    """False for a successful GET of metadata that the console marked. Reads and writes of messages are always
+    logged, so that a client cannot hide them by the header."""
+    atoms: Any = record.args
+    return not (
+        atoms["{x-console-poll}i"] != "-"
+        and atoms["m"] == "GET"
+        and str(atoms["s"]) == "200"
+        and _POLLED_PATH.fullmatch(atoms["U"])
+    )
+
+
 def gunicorn_settings(config: Config) -> dict[str, Any]:
     """gunicorn's settings by their names."""
     return {
@@ -169,7 +192,7 @@ def gunicorn_settings(config: Config) -> dict[str, Any]:
         "limit_request_field_size": 8190,  # as nginx's
         "forwarded_allow_ips": ",".join(config.trusted_proxies),
         "forwarder_headers": "",  # else a client of a trusted proxy could set its PATH_INFO
-        "logger_class": _Logger,
+        "logger_class": _LoggerBesideConsole if config.console else _Logger,
         "loglevel": config.log_level,
         "accesslog": "-" if config.access_log else None,
         "access_log_format": '%(h)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',

@@ -1,6 +1,7 @@
 """A real Chromium, and the console in it."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,10 @@ class Console:
 
     def row(self, text: str) -> "Locator":
         return self.rows.filter(has_text=text)
+
+    def row_at(self, place: str) -> "Locator":
+        """The row of the message at PARTITION:OFFSET. A filter by text alone would find the row's time as well."""
+        return self.rows.filter(has=self.page.locator("code.place", has_text=re.compile(f"^{place}$")))
 
     def choose_consumer(self, name: str) -> None:
         self.box("Name").fill(name)

@@ -130,6 +130,22 @@ def test_the_topics_are_listed_with_what_they_hold(console: OpenConsole, server:
     page.get_by_role("heading", name=name).wait_for()
 
 
+def test_what_the_page_repeats_stays_out_of_the_access_log(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
+    name = topic()
+    window = console()
+    asked: list[str] = []
+    window.page.on("request", lambda request: asked.append(request.url.removeprefix(server.url)))
+    window.open_topic(name)
+    for path in (f"/messages/{name}", f"/messages/{name}/me"):
+        while asked.count(path) < 3:
+            with window.page.expect_request(f"**{path}"):
+                pass
+        wait_for(lambda path=path: f'"GET {path} HTTP' in server.access_log)  # that of the page's start
+        assert server.access_log.count(f'"GET {path} HTTP') == 1
+
+
 def test_what_is_acknowledged_lets_the_lag_fall_and_a_replay_brings_it_back(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:
@@ -139,7 +155,7 @@ def test_what_is_acknowledged_lets_the_lag_fall_and_a_replay_brings_it_back(
     window.choose_consumer("billing")
     window.lag(5).wait_for()
 
-    window.row("0:3").get_by_role("button").click()
+    window.row_at("0:3").get_by_role("button").click()
     window.lag(1).wait_for()
     assert lag_of(server, name, "billing") == 1
     assert "-X DELETE" in window.panel("Consumer").locator("pre").inner_text() or "-X DELETE" in curl_of_reading(window)
@@ -271,7 +287,7 @@ def test_tombstones_and_what_cannot_be_read_are_seen(
 
     assert "tombstone" in window.row("gone").inner_text()
     assert "binary" in window.row("bytes").inner_text()
-    assert "key in base64" in window.row("0:2").inner_text()
+    assert "key in base64" in window.row_at("0:2").inner_text()
     window.page.locator("select[name=format]").last.select_option("json")
     window.button("Read").click()
     window.row("unreadable").wait_for()
@@ -379,7 +395,7 @@ def test_the_curl_that_is_shown_does_the_same(console: OpenConsole, server: Serv
     found = [{**each, "offset": 0, "timestamp": 0} for each in server.records(name)]
     assert found[:3] == found[3:]
     window.choose_consumer("it's me")
-    window.row("0:4").get_by_role("button").focus()
+    window.row_at("0:4").get_by_role("button").focus()
     shell(curl_of_reading(window))
     window.lag(1).wait_for()
 
@@ -438,7 +454,7 @@ def test_all_that_is_written_can_be_read(
     window = console(color_scheme=scheme).open_topic(name, "earliest")
     page = window.page
     wait_for(lambda: window.rows.count() == 2)
-    window.row("0:1").get_by_role("button").click()
+    window.row_at("0:1").get_by_role("button").click()
     window.panel("Consumer").locator(".outcome.good").wait_for()
     window.box("Partition").fill("x")
     window.button("Publish").click()

@@ -356,6 +356,21 @@ def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory)
     )
 
 
+@pytest.mark.parametrize("console", [True, False])
+def test_access_log_leaves_out_what_the_console_polls_and_nothing_else(start: ServerFactory, console: bool) -> None:
+    server = start(access_log="true", console=str(console).lower())
+    polls, others = ["/messages/t", "/messages/t/c", "/instances", "/tasks"], ["/messages/t/c/0", "/console"]
+    for path in polls + others:
+        server.get(path, headers={"X-Console-Poll": "true"})
+        server.get(f"{path}?by=hand")
+    requests.put(server.url + "/messages/t", headers={"X-Console-Poll": "true"}, timeout=20)
+
+    wait_for(lambda: any('"PUT /messages/t ' in line for line in server.out), 15)
+    wait_for(lambda: sum("by=hand" in line for line in server.out) == len(polls + others), 15)
+    logged = {path for path in polls + others if any(f'"GET {path} ' in line for line in server.out)}
+    assert logged == set(others if console else polls + others)
+
+
 def test_no_line_a_request_is_written_otherwise(start: ServerFactory) -> None:
     server = start()
     server.get("/")

@@ -1,6 +1,6 @@
 // A consumer: how far it is, and how to move it.
 
-import { request, send } from "./api.js";
+import { polled, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, number, panel, repeatWhileShown } from "./dom.js";
 
@@ -42,7 +42,7 @@ export function consumerPanel(topic, messages) {
     acknowledgement: place => request("DELETE", path(place)),
   };
   const list = () => known.replaceChildren(...remembered().map(value => element("option", { value })));
-  const refresh = async () => fill(rows, (await send(calls.progress())).content.partitions);
+  const refresh = async (mark = made => made) => fill(rows, (await send(mark(calls.progress()))).content.partitions);
   const act = (made, sentence) => attempt(outcome, async () => {
     const request_ = made();
     box.show(request_);
@@ -85,7 +85,7 @@ export function consumerPanel(topic, messages) {
     outcome.element, box.element,
   );
   chosen();
-  repeatWhileShown(shown, EVERY, () => refresh().catch(() => rows.replaceChildren()));
+  repeatWhileShown(shown, EVERY, () => refresh(polled).catch(() => rows.replaceChildren()));
   return {
     element: shown,
     name: () => name.value.trim(),

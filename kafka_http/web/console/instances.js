@@ -1,6 +1,6 @@
 // The consumer instances of the REST Proxy v2 API, and what they read.
 
-import { request, send } from "./api.js";
+import { polled, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, repeatWhileShown } from "./dom.js";
 import { update } from "./rows.js";
@@ -18,8 +18,8 @@ export function instancesView() {
     await send(removing);
     await refresh();
   });
-  const refresh = () => attempt(outcome, async () => {
-    const { instances } = (await send(listing())).content;
+  const refresh = (mark = made => made) => attempt(outcome, async () => {
+    const { instances } = (await send(mark(listing()))).content;
     outcome.good(instances.length ? "" : "There are no consumer instances.");
     update(list, instances, instance => row(instance, box, remove));
   });
@@ -31,7 +31,7 @@ export function instancesView() {
     element("p.hint", {}, "Made by clients of the REST Proxy v2 API. To be listed here is no use: idle ones are closed all the same."),
     outcome.element, list, box.element,
   );
-  repeatWhileShown(shown, EVERY, refresh);
+  repeatWhileShown(shown, EVERY, () => refresh(polled));
   return { element: shown, title: "Consumer instances" };
 }
 

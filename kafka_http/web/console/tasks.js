@@ -1,6 +1,6 @@
 // Publishes that were accepted to be done later, and what has become of them.
 
-import { request, send } from "./api.js";
+import { polled, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, choice, element, field, repeatWhileShown, time } from "./dom.js";
 import { update } from "./rows.js";
@@ -23,8 +23,8 @@ export function tasksView() {
     await send(cancelling);
     await refresh();
   });
-  const refresh = () => attempt(outcome, async () => {
-    const { tasks } = (await send(listing())).content;
+  const refresh = (mark = made => made) => attempt(outcome, async () => {
+    const { tasks } = (await send(mark(listing()))).content;
     outcome.good(tasks.length ? "" : "There are no such tasks.");
     update(list, tasks, task => row(task, box, cancel));
   });
@@ -42,7 +42,7 @@ export function tasksView() {
     element("div.fields", {}, field("Status", status), field("Topic", topic)),
     outcome.element, list, box.element,
   );
-  repeatWhileShown(shown, EVERY, refresh);
+  repeatWhileShown(shown, EVERY, () => refresh(polled));
   return { element: shown, title: "Tasks" };
 }
 

@@ -1,6 +1,6 @@
 // One topic: publish to it, see its consumers, read it.
 
-import { get } from "./api.js";
+import { polled, request, send } from "./api.js";
 import { consumerPanel } from "./consumer.js";
 import { Outcome, attempt, element, number, panel, repeatWhileShown } from "./dom.js";
 import { Messages } from "./messages.js";
@@ -26,14 +26,14 @@ export function topicView(topic) {
       messages.element,
     ),
   );
-  const refresh = () => attempt(outcome, async () => {
-    const { partitions } = await get("messages", topic);
+  const refresh = (mark = made => made) => attempt(outcome, async () => {
+    const { partitions } = (await send(mark(request("GET", ["messages", topic])))).content;
     outcome.good("");
     summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
     rows.replaceChildren(...partitions.map(partitionRow));
   });
   refresh();
-  repeatWhileShown(shown, EVERY, refresh);
+  repeatWhileShown(shown, EVERY, () => refresh(polled));
   return { element: shown, title: topic, leave: () => messages.close() };
 }
 
