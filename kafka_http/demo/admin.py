@@ -31,16 +31,18 @@ def count_brokers(bootstrap_servers: str) -> int:
         return 0
 
 
-def create_topics(bootstrap_servers: str, partitions: Mapping[str, int]) -> None:
+def create_topics(bootstrap_servers: str, partitions: Mapping[str, int]) -> dict[str, int]:
     """Create those topics that there are not yet, by name with their number of partitions; wait for their leaders.
 
-    Raises `DemoError` where Kafka does not.
+    Return the number of partitions that each topic has, which differs for one that existed before. Raises `DemoError`
+    where Kafka does not answer, or refuses.
     """
     try:
         with admin_client(bootstrap_servers, _CREATE_TIMEOUT_MS) as client:
             for name, count in partitions.items():
                 _create(client, name, count)
             client.wait_for_topics(list(partitions), _CREATE_TIMEOUT_MS)
+            return {each["name"]: len(each["partitions"]) for each in client.describe_topics(list(partitions))}
     except KafkaError as error:
         raise DemoError(f"Kafka has stopped answering while topics were created ({type(error).__name__}).") from error
 

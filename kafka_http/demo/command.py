@@ -76,8 +76,9 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until gunicorn takes it over
     try:
         demo = plan(arguments, config)
-        with _running(demo) as ready:
-            create_topics(demo.config.bootstrap_servers[0], {topic.name: topic.partitions for topic in demo.topics})
+        with _running(demo) as started:
+            ready = replace(started, topics=_create_topics(demo))
+            _say(f"Starting the HTTP server: {ready.config.bind}")
             server.run(ready.config, when_ready=lambda: print(welcome(ready), flush=True))
     except DemoError as error:
         print(f"kafka-http demo: {error}", file=sys.stderr)
@@ -85,6 +86,21 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def _say(step: str) -> None:
+    print(step, flush=True)
+
+
+def _create_topics(demo: "Demo") -> list[Topic]:
+    """Create those that are missing. The topics as they are, whatever was asked for."""
+    wanted = {topic.name: topic.partitions for topic in demo.topics}
+    there = create_topics(demo.config.bootstrap_servers[0], wanted)
+    for name, asked in wanted.items():
+        plural = "" if there[name] == 1 else "s"
+        kept = "" if there[name] == asked else f", not {asked}: it existed before and stays as it is"
+        _say(f"Topic {name}: {there[name]} partition{plural}{kept}")
+    return [Topic(name, there[name]) for name in wanted]
 
 
 @dataclass(frozen=True)
@@ -148,12 +164,16 @@ def _running(demo: Demo) -> Iterator[Demo]:
     kafka = EmbeddedKafka(demo.node, announce=True)
     registry = EmbeddedRegistry(demo.directory / "registry", announce=True)
     try:
+        _say(f"Starting Apache Kafka {KAFKA_VERSION}: {kafka.bootstrap_servers}")
         kafka.launch()
         if demo.with_registry:
+            _say("Starting the schema registry")
             registry.launch()
         kafka.wait_until_ready()
+        _say("Apache Kafka is ready")
         if demo.with_registry:
             registry.wait_until_ready()
+            _say("The schema registry is ready")
             demo = replace(demo, config=with_registry(demo.config, registry.url))
         yield demo
     finally:

@@ -83,6 +83,12 @@ def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, t
         pytest.skip("there is no curl")
     with demo(tmp_path) as first:
         assert first.said[-1] == f"ready: {first.url}\n"
+        steps = "".join(first.said).split("HTTP: ")[0]
+        assert re.match(
+            r"Starting Apache Kafka [\d.]+: 127.0.0.1:\d+\nApache Kafka is ready\nTopic greetings: 1 partition\n"
+            r"Starting the HTTP server: 127.0.0.1:\d+\n",
+            steps,
+        )
         console = next(line.split()[1] for line in first.said if line.startswith("Console: "))
         assert "<title>kafka_http</title>" in requests.get(console, timeout=10).text
         publish, read, acknowledge = first.curls
@@ -94,7 +100,9 @@ def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, t
         assert first.process.wait(20) == 0
         assert processes_of(tmp_path) == {}
 
-    with demo(tmp_path, "--topic", "more:3") as second:
+    with demo(tmp_path, "--topic", "more:3", "--topic", "greetings:5") as second:
+        assert "Topic more: 3 partitions\n" in second.said
+        assert "Topic greetings: 1 partition, not 5: it existed before and stays as it is\n" in second.said
         assert requests.get(f"{second.url}/messages", timeout=10).json() == {"topics": ["greetings", "more"]}
         page = requests.get(f"{second.url}/messages/greetings/me/earliest", timeout=10).json()
         assert [record["value"] for record in page["records"]] == ["hello"]
