@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka_http.callbacks.signature import signing_secrets
 from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret
-from kafka_http.errors import Unavailable
+from kafka_http.errors import Unavailable, how_to_install
 from kafka_http.server import CannotServe, run
 from kafka_http.settings_sources import load_config
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if extra is None or error.name is None or error.name.startswith("kafka_http"):
             raise
-        return _fail(f"The {arguments[0]} needs the package {error.name}: pip install 'kafka_http[demo]' brings it.", 1)
+        return _fail(f"The command {arguments[0]} needs the package {error.name}. {how_to_install('demo')}", 1)
     except KeyboardInterrupt:
         return 130
     return status

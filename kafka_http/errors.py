@@ -53,6 +53,11 @@ def status_of(code: int) -> int:
     return code // 100 if code > 999 else code
 
 
+def how_to_install(extra: str) -> str:
+    """A sentence on how to add an extra. The distribution is on no package index, so it names the source directory."""
+    return f"Run pip install '.[{extra}]' in the source directory of kafka_http."
+
+
 class KafkaHttpError(Exception):
     """An error with a place in an answer: `{"error": {"code": …, "message": …, **fields}}`.
 

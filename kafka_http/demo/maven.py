@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from kafka_http.demo.errors import DemoError
+from kafka_http.errors import how_to_install
 
 _OnBytes = Callable[[int], None]
 
@@ -54,9 +55,7 @@ def fetch(
                 _check(artifact, product, fetched)
                 keep(artifact, fetched)
     except ModuleNotFoundError as error:
-        raise DemoError(
-            f"The demo needs the Python package {error.name}: pip install 'kafka_http[demo]' brings all it needs."
-        ) from error
+        raise DemoError(f"The demo needs the Python package {error.name}. {how_to_install('demo')}") from error
     except OSError as error:  # not the network's errors: those have become a DemoError
         raise DemoError(f"Cannot keep {product} in {directory}: {error.strerror or error}.") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from kafka_http.config import ConfigError
+from kafka_http.errors import how_to_install
 from kafka_http.records import Headers
 from kafka_http.serializers.registry_settings import RegistrySettings
 
@@ -135,9 +136,10 @@ def _factory(entry: EntryPoint) -> Any:
     except ModuleNotFoundError as error:
         if not entry.extras or (error.name or "").startswith("kafka_http"):
             raise
-        package = entry.dist.name if entry.dist else "kafka_http"
-        needed = f"{package}[{','.join(entry.extras)}]"
-        raise _Missing(f"The format {entry.name!r} needs more packages: pip install '{needed}'.") from None
+        extras, package = ",".join(entry.extras), entry.dist.name if entry.dist else ""
+        is_ours = package in {"", "kafka_http"}
+        how = how_to_install(extras) if is_ours else f"Run pip install '{package}[{extras}]'."
+        raise _Missing(f"The format {entry.name!r} needs more packages. {how}") from None
 
 
 def _takes_registry(factory: Any) -> bool:

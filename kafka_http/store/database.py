@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.errors import KafkaHttpError, Unavailable, how_to_install
 from kafka_http.store.schema import upgrade
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def _postgresql(url: URL) -> Engine:
             connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 1000 * _CONNECT_SECONDS},
         )
     except ImportError:
-        raise Unavailable(
-            "The setting store_url needs the package psycopg: pip install 'kafka_http[postgresql]' brings it."
-        ) from None
+        raise Unavailable(f"The setting store_url needs the package psycopg. {how_to_install('postgresql')}") from None
 
 
 class Database:

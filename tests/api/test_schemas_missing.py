@@ -29,7 +29,7 @@ def client(without_packages: None, make_client: ClientFactory) -> FlaskClient:
 @pytest.mark.parametrize("format_", FORMATS)
 def test_the_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) -> None:
     media_type = f"application/vnd.kafka.{format_}.v2+json"
-    says = "pip install 'kafka_http[schemas]'"
+    says = "pip install '.[schemas]'"
 
     status, code, message = error(client.post("/topics/t", data=BODY, content_type=media_type))
     assert (status, code) == (415, 415)

@@ -271,7 +271,7 @@ def test_without_the_extra_it_is_named(
         place = Place(service, topic(), "avro")
         for answer in (place.v2([{"value": 1}], value_schema_id=1), place.messages([{"value": 1}], format="avro")):
             assert answer.status_code == 415, answer.text
-            assert "pip install 'kafka_http[schemas]'" in error_of(answer)[1]
+            assert "pip install '.[schemas]'" in error_of(answer)[1]
         assert place.messages([{"value": 1}]).status_code == 200
     finally:
         service.stop()

@@ -201,7 +201,8 @@ def test_without_the_extra_the_demo_says_what_to_install() -> None:
     done = run("-c", DEMO_WITHOUT.format(missing="a_package_of_the_extra"))
 
     assert done.stderr.splitlines() == [
-        "kafka-http: The demo needs the package a_package_of_the_extra: pip install 'kafka_http[demo]' brings it."
+        "kafka-http: The command demo needs the package a_package_of_the_extra. "
+        "Run pip install '.[demo]' in the source directory of kafka_http."
     ]
     assert done.returncode == 1
 

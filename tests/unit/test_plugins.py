@@ -109,7 +109,8 @@ def test_the_command_says_it_without_a_traceback(packages: Path) -> None:
 def test_what_an_extra_would_bring_is_missing_and_no_fault(packages: Path) -> None:
     install_plugin(packages, "rare = acme:Plain [more]", acme="import no_such_package\n" + GOOD)
 
-    assert load_serializers({}).missing["rare"] == "The format 'rare' needs more packages: pip install 'acme[more]'."
+    said = load_serializers({}).missing["rare"]
+    assert said == "The format 'rare' needs more packages. Run pip install 'acme[more]'."
 
 
 def test_settings_of_one_that_is_not_there() -> None:
