@@ -577,6 +577,8 @@ def test_commit_offsets_of_ones_own(client: FlaskClient, broker: FakeBroker) -> 
     assert answer.json == {"offsets": [{**refer("t", 0), "offset": 2, "metadata": "half"}]}
     assert consumer.call("POST", "/offsets", {"offsets": []}).json == []
     assert consumer.committed() == [("t", 0, 2)]
+    consumer.done("DELETE", "")
+    assert Consumer(client, name="next").assigned().values() == [2], "the record behind the one that was named"
 
 
 def test_committed_offsets_in_the_query_or_in_the_body(client: FlaskClient, broker: FakeBroker) -> None:
