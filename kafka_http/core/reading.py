@@ -3,18 +3,20 @@
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
 from msgspec import Struct
 
 from kafka_http.core.broker import Log
 from kafka_http.core.positions import out_of_range
-from kafka_http.core.topics import Ends
+from kafka_http.core.topics import NEW_PARTITIONS_SECONDS, Ends
 from kafka_http.errors import OffsetOutOfRange
 from kafka_http.records import (
+    EARLIEST,
     Fetched,
     Isolation,
+    Offsets,
     Positions,
     Record,
     Reset,
@@ -61,6 +63,15 @@ class Reader:
     def pause(self, seconds: float) -> bool:
         """Wait for so long, or until `stop`; true where it was called."""
         return self._stopping.wait(seconds)
+
+    def partitions(self, topic: str) -> list[int]:
+        """The topic's partitions, as they were at most `NEW_PARTITIONS_SECONDS` ago. Raises `TopicNotFound`."""
+        return [each.partition for each in self._log.partitions(topic, NEW_PARTITIONS_SECONDS)]
+
+    def starts_of_new(self, topic: str, known: Collection[int]) -> Offsets:
+        """The first offset of each partition that the topic has beside those known. Raises as `partitions` does."""
+        new = [each for each in self.partitions(topic) if each not in known]
+        return self._log.offsets(topic, dict.fromkeys(new, EARLIEST)) if new else {}
 
     def read(
         self,
