@@ -30,7 +30,7 @@ class Core:
         self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
         self.resolver = Resolver(broker.log, broker.groups, self.topics)
-        self.consumers = Consumers(broker.groups, self.topics, self.resolver)
+        self.consumers = Consumers(broker.log, broker.groups, self.topics, self.resolver)
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = Uploader(broker.producer, self.formats)
         self.reader = Reader(broker.log)

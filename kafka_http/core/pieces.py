@@ -3,20 +3,32 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from msgspec import Struct, field
+
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Offsets, Record
+
+
+class Gap(Struct, frozen=True):
+    """Offsets of a partition that the log had no more when they were to be read: from `from_` on, before `to`."""
+
+    partition: int
+    from_: int = field(name="from")
+    to: int
 
 
 class Piece:
     """Records of a stream that follow each other: where it was before, and where it is behind them.
 
-    `start` and `next` map each partition of the stream to an offset. Not to be changed: streams share it.
+    `start` and `next` map each partition of the stream to an offset; `gaps` are before `start`. Not to be changed:
+    streams share it.
     """
 
-    def __init__(self, start: Offsets, records: Sequence[Record], following: Offsets) -> None:
+    def __init__(self, start: Offsets, records: Sequence[Record], following: Offsets, gaps: Sequence[Gap] = ()) -> None:
         self.start = start
         self.records = records
         self.next = following
+        self.gaps = gaps
         self._rendered: dict[Render, bytes | KafkaHttpError] = {}
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from kafka_http.core.broker import Groups, Log
-from kafka_http.core.topics import Ends, Topics
+from kafka_http.core.topics import NEW_PARTITIONS_SECONDS, Ends, Topics
 from kafka_http.errors import OffsetOutOfRange, PartitionNotFound
 from kafka_http.records import EARLIEST, Isolation, OffsetAt, Reset
 
@@ -17,7 +17,7 @@ class Offset(Struct, frozen=True):
 
 
 class Last(Struct, frozen=True):
-    """The last `count` offsets of a partition."""
+    """The last `count` records of a partition."""
 
     count: int
 
@@ -66,18 +66,29 @@ class Resolver:
         `TopicNotFound`, `PartitionNotFound`.
         """
         if start.rest is None:
-            places: dict[int, Place] = dict(start.partitions)
-        else:
-            places = dict.fromkeys(self._topics.select(topic, wanted), start.rest)
-            for partition, place in start.partitions.items():
-                if partition not in places:
-                    raise PartitionNotFound(topic, partition, len(places))
-                places[partition] = place
-        return self._offsets(topic, group, places, isolation)
+            return self._offsets(topic, group, dict(start.partitions), isolation)
+        if start.partitions:  # as each page's `next` has it: then the metadata need not be asked for each page
+            try:
+                places = self._places(topic, start, wanted, NEW_PARTITIONS_SECONDS)
+                return self._offsets(topic, group, places, isolation)
+            except PartitionNotFound:  # by what was known, perhaps
+                pass
+        return self._offsets(topic, group, self._places(topic, start, wanted, 0), isolation)
 
-    def check_range(self, topic: str, positions: Mapping[int, int]) -> None:
+    def _places(self, topic: str, start: Start, wanted: frozenset[int] | None, max_age: float) -> dict[int, Place]:
+        """Where to start in each partition, where `start` has a place for the rest."""
+        places: dict[int, Place] = {}
+        if start.rest is not None:
+            places = dict.fromkeys(self._topics.select(topic, wanted, max_age), start.rest)
+        for partition, place in start.partitions.items():
+            if partition not in places:
+                raise PartitionNotFound(topic, partition, len(places))
+            places[partition] = place
+        return places
+
+    def check_range(self, topic: str, positions: Mapping[int, int], ends: Mapping[int, Ends] | None = None) -> None:
         """Raise `OffsetOutOfRange` where a partition's log does not have its offset; its end counts as there."""
-        ends = self._topics.ends(topic, list(positions))
+        ends = ends or self._topics.ends(topic, list(positions))
         missing = {p: ends[p] for p, offset in positions.items() if not ends[p].has(offset)}
         if missing:
             raise out_of_range(topic, positions, missing)
@@ -97,8 +108,7 @@ class Resolver:
             known.update(self._log.offsets(topic, at, isolation))
         last = {p: place.count for p, place in places.items() if isinstance(place, Last)}
         if last:
-            ends = self._topics.ends(topic, list(last), isolation)
-            known.update({p: max(ends[p].earliest, ends[p].latest - count) for p, count in last.items()})
+            known.update(self._log.last(topic, last, isolation))
         resets = {p: place.reset for p, place in places.items() if isinstance(place, Committed)}
         if resets:
             known.update(self._committed(topic, group, resets))

@@ -3,21 +3,24 @@
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
 from msgspec import Struct
 
 from kafka_http.core.broker import Log
 from kafka_http.core.positions import out_of_range
-from kafka_http.core.topics import Ends
+from kafka_http.core.topics import NEW_PARTITIONS_SECONDS, Ends
 from kafka_http.errors import OffsetOutOfRange
 from kafka_http.records import (
+    EARLIEST,
     Fetched,
     Isolation,
+    Offsets,
     Positions,
     Record,
     Reset,
+    TopicIds,
     TopicPartition,
 )
 
@@ -61,6 +64,15 @@ class Reader:
         """Wait for so long, or until `stop`; true where it was called."""
         return self._stopping.wait(seconds)
 
+    def partitions(self, topic: str) -> list[int]:
+        """The topic's partitions, as they were at most `NEW_PARTITIONS_SECONDS` ago. Raises `TopicNotFound`."""
+        return [each.partition for each in self._log.partitions(topic, NEW_PARTITIONS_SECONDS)]
+
+    def starts_of_new(self, topic: str, known: Collection[int]) -> Offsets:
+        """The first offset of each partition that the topic has beside those known. Raises as `partitions` does."""
+        new = [each for each in self.partitions(topic) if each not in known]
+        return self._log.offsets(topic, dict.fromkeys(new, EARLIEST)) if new else {}
+
     def read(
         self,
         positions: Positions,
@@ -69,12 +81,14 @@ class Reader:
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
         reset: Reset | None = None,
+        ids: TopicIds | None = None,
     ) -> Page:
         """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
 
         An empty page means that every partition was at its end. The partitions share the page evenly as long as each
         has records. A position that the log does not have is set to its end that `reset` names, or is an error. Raises
-        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`.
+        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` where a
+        topic has another id than `ids` says.
         """
         page = _PageInMaking(positions, limits)
         deadline = time.monotonic() + wait
@@ -88,6 +102,7 @@ class Reader:
                 max_bytes=page.bytes_left,
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
+                ids=ids,
             )
             ends = {place: Ends(*both) for place, both in fetched.out_of_range.items()}
             if ends and reset is None:

@@ -1,17 +1,40 @@
 """One stream: it reads from Kafka until it is at the end, and follows there one tail with all others of its topic."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from uuid import UUID
+
+from msgspec import Struct
 
 from kafka_http.core.bounds import Bounds, Budget
-from kafka_http.core.pieces import Piece, Render, View
+from kafka_http.core.pieces import Gap, Piece, Render, View
 from kafka_http.core.reading import Limits, Page, Reader
-from kafka_http.core.tails import Batch, FellBehind, Patience, Tail, Tails
-from kafka_http.errors import KafkaHttpError
-from kafka_http.records import Isolation, Offsets, TopicPartition
+from kafka_http.core.tails import Batch, FellBehind, Followed, Patience, Tail, Tails
+from kafka_http.core.topics import NEW_PARTITIONS_SECONDS
+from kafka_http.errors import KafkaHttpError, OffsetOutOfRange
+from kafka_http.records import EARLIEST, Isolation, Offsets, Reset, TopicPartition
 
 _PAGE = Limits(records=2000, size=1 << 20)
 _PAUSE_SECONDS = 0.2
+
+
+class StreamRequest(Struct, frozen=True):
+    """What a stream is to bring: the topic of this id, from these positions on.
+
+    `has_all`: partitions that the topic gets later are read as well, from their start. `reset` names the end of the log
+    where a partition goes on whose offset the log does not have. Without it a stream that `tells_gaps` goes on from the
+    earliest where retention has passed it, at its start only if it `is_resumed`; for others that is an error.
+    """
+
+    topic: str
+    topic_id: UUID | None
+    positions: Offsets
+    bounds: Bounds = Bounds()
+    isolation: Isolation = "read_uncommitted"
+    has_all: bool = False
+    reset: Reset | None = None
+    tells_gaps: bool = False
+    is_resumed: bool = False
 
 
 class Stream:
@@ -22,15 +45,18 @@ class Stream:
         "_closed",
         "_ends",
         "_first",
+        "_gaps",
         "_in_step",
         "_is_open",
-        "_isolation",
+        "_look_at",
+        "_looked_for",
+        "_may_skip",
         "_number",
         "_patience",
         "_reader",
+        "_request",
         "_tail",
         "_tails",
-        "_topic",
         "_until",
         "_view",
         "is_ending",
@@ -41,26 +67,25 @@ class Stream:
         self,
         reader: Reader,
         tails: Tails,
-        topic: str,
-        positions: Offsets,
-        *,
+        request: StreamRequest,
         render: Render,
-        bounds: Bounds,
-        isolation: Isolation,
         closed: Callable[[], None],
     ) -> None:
         """`closed` is called once, by `close`."""
-        self.position: Offsets = dict(sorted(positions.items()))
+        self.position: Offsets = dict(sorted(request.positions.items()))
         """Where it is, by partition: behind all that `next` has given."""
         self.is_ending = False
         """Whether there is nothing to wait for: what is left of it is here."""
         self._reader = reader
         self._tails = tails
         self._closed = closed
-        self._topic = topic
-        self._view = View(frozenset(positions), render)
-        self._isolation = isolation
-        self._budget = Budget(bounds)
+        self._request = request
+        self._view = View(frozenset(request.positions), render)
+        self._budget = Budget(request.bounds)
+        self._may_skip = request.tells_gaps and request.is_resumed
+        self._gaps: list[Gap] = []
+        self._look_at = time.monotonic() + NEW_PARTITIONS_SECONDS
+        self._looked_for = 0
         self._patience = Patience()
         self._tail: Tail | None = None
         self._number = 0
@@ -79,6 +104,7 @@ class Stream:
         page = self._page(self.position)
         self._first = self._piece(page)
         self._check_end(self._first)
+        self._may_skip = self._request.tells_gaps
 
     @property
     def is_over(self) -> bool:
@@ -88,12 +114,12 @@ class Stream:
     @property
     def is_empty(self) -> bool:
         """Whether it is over before it has given anything."""
-        return self.is_ending and (self._first is None or not self._first.records)
+        return self.is_ending and (self._first is None or not (self._first.records or self._first.gaps))
 
     @property
     def is_at_tail(self) -> bool:
         """Whether `next(0)` does not block: what comes is rendered already."""
-        return self._tail is not None and self._until is None and self._in_step
+        return self._tail is not None and self._until is None and self._in_step and not self._misses_partitions
 
     @property
     def is_stopping(self) -> bool:
@@ -109,7 +135,7 @@ class Stream:
         while not self.is_over and not self.is_stopping:
             was_at_tail, left = self.is_at_tail, max(0.0, until - time.monotonic())
             piece = self._take(left)
-            if piece is not None and piece.records:
+            if piece is not None and (piece.records or piece.gaps):
                 return piece.rendered(self._view.render)
             if time.monotonic() >= until or (self.is_at_tail and not was_at_tail):
                 break
@@ -126,7 +152,7 @@ class Stream:
         piece: Piece | None
         if self._first is not None:
             piece, self._first = self._first, None
-        elif self._tail is not None and self._until is None:
+        elif self._tail is not None and self._until is None and not self._misses_partitions:
             piece = self._from_tail(self._tail, wait)
         else:
             piece = self._from_log(wait)
@@ -137,9 +163,12 @@ class Stream:
     # from Kafka
 
     def _from_log(self, wait: float) -> Piece | None:
-        until = self._until or {}
-        wanted = {each: at for each, at in self.position.items() if each not in until or at < until[each]}
         try:
+            self._look_for_partitions()
+            if self.is_at_tail:
+                return None
+            until = self._until or {}
+            wanted = {each: at for each, at in self.position.items() if each not in until or at < until[each]}
             page = self._page(wanted)
         except KafkaHttpError as error:
             if not self._patience.has_for(error):
@@ -156,10 +185,28 @@ class Stream:
             self._reader.pause(min(wait, _PAUSE_SECONDS))  # a log without what it had
         return piece
 
-    def _page(self, positions: Offsets) -> Page:
-        places = {TopicPartition(self._topic, each): at for each, at in positions.items()}
-        limits = self._budget.limits(_PAGE)
-        return self._reader.read(places, limits, isolation=self._isolation)
+    def _page(self, partitions: Collection[int]) -> Page:
+        request, limits = self._request, self._budget.limits(_PAGE)
+        ids = {request.topic: request.topic_id}
+        while True:
+            places = {TopicPartition(request.topic, each): self.position[each] for each in partitions}
+            try:
+                return self._reader.read(places, limits, isolation=request.isolation, ids=ids)
+            except OffsetOutOfRange as error:
+                self._skip(error)
+
+    def _skip(self, error: OffsetOutOfRange) -> None:
+        """Go on where the log has something. Raises the error where that is not asked for."""
+        moved = {}
+        for each in error.fields["partitions"]:
+            partition, at = each["partition"], self.position[each["partition"]]
+            is_passed = self._may_skip and at < each["earliest"]
+            if (end := self._request.reset or (EARLIEST if is_passed else None)) is None:
+                raise error
+            moved[partition] = to = each[end]
+            if self._request.tells_gaps and to > at:
+                self._gaps.append(Gap(partition, at, to))
+        self.position = {**self.position, **moved}
 
     def _piece(self, page: Page) -> Piece:
         """What a page brings before `until`, as far as the budget goes."""
@@ -169,7 +216,8 @@ class Stream:
             until = self._until
             records = [each for each in records if each.offset < until[each.partition]]
             following = {each: max(self.position[each], min(at, until[each])) for each, at in following.items()}
-        return self._within_budget(Piece(self.position, records, following))
+        gaps, self._gaps = self._gaps, []
+        return self._within_budget(Piece(self.position, records, following, gaps))
 
     def _check_end(self, piece: Piece) -> None:
         """See whether a piece has come to what this reads up to: its end, or the place where the tail goes on."""
@@ -178,10 +226,38 @@ class Stream:
             self._in_step = piece.next == self._until
             self._until = None
 
+    @property
+    def _misses_partitions(self) -> bool:
+        """Whether its tail knows of partitions that it does not read yet, though it reads all."""
+        if self._tail is None or not self._reads_new or (count := self._tail.partition_count) <= len(self.position):
+            return False
+        return count != self._looked_for or time.monotonic() >= self._look_at
+
+    @property
+    def _followed(self) -> Followed:
+        return Followed(self._request.topic, self._request.topic_id, self._request.isolation)
+
+    @property
+    def _reads_new(self) -> bool:
+        return self._request.has_all and not self._ends
+
+    def _look_for_partitions(self) -> None:
+        """Read new partitions from now on, if there are any."""
+        if not self._reads_new or (time.monotonic() < self._look_at and not self._misses_partitions):
+            return
+        looked_for = 0 if self._tail is None else self._tail.partition_count
+        new = self._reader.starts_of_new(self._request.topic, self.position)
+        self._look_at, self._looked_for = time.monotonic() + NEW_PARTITIONS_SECONDS, looked_for
+        if new:
+            self._leave_tail()
+            self._until = None
+            self.position = dict(sorted({**self.position, **new}.items()))
+            self._view = View(frozenset(self.position), self._view.render)
+
     # from the tail
 
     def _join(self) -> None:
-        self._tail, self._number, there = self._tails.join(self._topic, self._isolation, self._view, self.position)
+        self._tail, self._number, there = self._tails.join(self._followed, self._view, self.position)
         self._in_step = there == self.position
         if any(at > self.position[each] for each, at in there.items()):
             self._until = there
@@ -189,7 +265,7 @@ class Stream:
     def _from_tail(self, tail: Tail, wait: float) -> Piece | None:
         try:
             batch = tail.batch(self._number, wait)
-        except FellBehind:
+        except (FellBehind, OffsetOutOfRange):  # what the log still has of it shows there
             self._leave_tail()
             return None
         if batch is None:
@@ -220,4 +296,4 @@ class Stream:
         records = piece.records[:count]
         following = dict(piece.start)
         following.update((each.partition, each.offset + 1) for each in records)
-        return Piece(piece.start, records, following)
+        return Piece(piece.start, records, following, piece.gaps)

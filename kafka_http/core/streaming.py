@@ -2,14 +2,13 @@
 
 import threading
 
-from kafka_http.core.bounds import Bounds
 from kafka_http.core.broker import Log
 from kafka_http.core.pieces import Render
 from kafka_http.core.reading import Reader
-from kafka_http.core.stream import Stream
+from kafka_http.core.stream import Stream, StreamRequest
 from kafka_http.core.tails import Tails
 from kafka_http.errors import TooManyStreams
-from kafka_http.records import LATEST, Isolation, Offsets
+from kafka_http.records import LATEST
 
 
 class Streams:
@@ -24,16 +23,8 @@ class Streams:
         self._lock = threading.Lock()
         self._open = 0
 
-    def open(
-        self,
-        topic: str,
-        positions: Offsets,
-        render: Render,
-        bounds: Bounds,
-        *,
-        isolation: Isolation = "read_uncommitted",
-    ) -> Stream:
-        """A stream from these positions on, which are read once, so that it is known what is wrong with them.
+    def open(self, request: StreamRequest, render: Render) -> Stream:
+        """A stream, whose positions are read once, so that it is known what is wrong with them.
 
         Raises `TooManyStreams`, and what `Reader.read` does. Whoever has it calls its `close`.
         """
@@ -41,18 +32,10 @@ class Streams:
             if self._open >= self.limit:
                 raise TooManyStreams(self.limit)
             self._open += 1
-        stream = Stream(
-            self._reader,
-            self._tails,
-            topic,
-            positions,
-            render=render,
-            bounds=bounds,
-            isolation=isolation,
-            closed=self._closed,
-        )
+        stream = Stream(self._reader, self._tails, request, render, self._closed)
         try:
-            ends = self._log.offsets(topic, dict.fromkeys(positions, LATEST), isolation) if bounds.until_end else None
+            latest = dict.fromkeys(request.positions, LATEST)
+            ends = self._log.offsets(request.topic, latest, request.isolation) if request.bounds.until_end else None
             stream.begin(ends)
         except BaseException:
             stream.close()

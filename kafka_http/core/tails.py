@@ -5,9 +5,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
 
 from kafka_http.core.pieces import Piece, View
 from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
+from kafka_http.core.topics import NEW_PARTITIONS_SECONDS
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Isolation, Offsets, TopicPartition, size_of
 
@@ -79,10 +82,11 @@ class Batch:
 class Tail:
     """Follows the end of one topic's log in a thread of its own, and keeps the last of it. Any thread may call."""
 
-    def __init__(self, topic: str, isolation: Isolation, reader: Reader, moved: Callable[[], None]) -> None:
+    def __init__(self, followed: "Followed", reader: Reader, moved: Callable[[], None]) -> None:
         """`moved` is called by its thread when there is more, or will never be."""
-        self._topic = topic
-        self._isolation = isolation
+        self._topic = followed.topic
+        self._ids = {followed.topic: followed.topic_id}
+        self._isolation = followed.isolation
         self._reader = reader
         self._moved = moved
         self._changed = threading.Condition()
@@ -93,6 +97,9 @@ class Tail:
         self._size = 0
         self._left_at = time.monotonic()
         self._error: KafkaHttpError | None = None
+        self._look_at = 0.0
+        self.partition_count = 0
+        """How many the topic has, whether they are followed or not; 0 while that is not known."""
         self.is_closed = False
 
     def start(self) -> None:
@@ -144,6 +151,7 @@ class Tail:
         patience = Patience()
         while not self._closes():
             try:
+                self._look_for_partitions()
                 self._read()
                 patience.reset()
             except KafkaHttpError as error:
@@ -169,11 +177,21 @@ class Tail:
             self._changed.notify_all()
         self._moved()
 
+    def _look_for_partitions(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + NEW_PARTITIONS_SECONDS
+        count = len(self._reader.partitions(self._topic))
+        if count != self.partition_count:
+            self.partition_count = count
+            self.wake()
+            self._moved()
+
     def _read(self) -> None:
         with self._changed:
             before = dict(self._positions)
         places = {TopicPartition(self._topic, each): offset for each, offset in before.items()}
-        page = self._reader.read(places, _BATCH, wait=WAIT_SLICE, isolation=self._isolation)
+        page = self._reader.read(places, _BATCH, wait=WAIT_SLICE, isolation=self._isolation, ids=self._ids)
         batch = Batch(page, before)
         if batch.next != batch.start:
             self._add(batch)
@@ -206,21 +224,27 @@ class Tail:
             return True
 
 
+class Followed(NamedTuple):
+    """What those have in common who share a tail: the topic, not a later one of its name, and the isolation."""
+
+    topic: str
+    topic_id: UUID | None
+    isolation: Isolation
+
+
 class Tails:
-    """The tails of this process, one a topic and isolation that is followed. Any thread may call."""
+    """The tails of this process, one for each topic and isolation that is followed. Any thread may call."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._lock = threading.Lock()
-        self._tails: dict[tuple[str, Isolation], Tail] = {}
+        self._tails: dict[Followed, Tail] = {}
         self._watchers: set[Callable[[], None]] = set()
 
-    def join(
-        self, topic: str, isolation: Isolation, view: View, positions: Offsets
-    ) -> tuple[Tail, int, Offsets]:
-        """Follow the topic's tail: which it is, the number of its next batch, and where that begins."""
+    def join(self, followed: Followed, view: View, positions: Offsets) -> tuple[Tail, int, Offsets]:
+        """Follow a topic's tail: which it is, the number of its next batch, and where that begins."""
         while True:
-            tail = self._tail(topic, isolation)
+            tail = self._tail(followed)
             joined = tail.join(view, positions)
             if joined is not None:
                 return tail, *joined
@@ -237,13 +261,13 @@ class Tails:
             tail.wake()
         self._moved()
 
-    def _tail(self, topic: str, isolation: Isolation) -> Tail:
+    def _tail(self, followed: Followed) -> Tail:
         with self._lock:
-            tail = self._tails.get((topic, isolation))
+            tail = self._tails.get(followed)
             if tail is None or tail.is_closed:
                 for closed in [each for each, tail in self._tails.items() if tail.is_closed]:
                     del self._tails[closed]
-                tail = self._tails[topic, isolation] = Tail(topic, isolation, self._reader, self._moved)
+                tail = self._tails[followed] = Tail(followed, self._reader, self._moved)
                 tail.start()
             return tail
 

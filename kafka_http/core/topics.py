@@ -2,10 +2,15 @@
 
 import re
 from typing import NamedTuple
+from uuid import UUID
 
 from kafka_http.core.broker import Log
 from kafka_http.errors import InvalidRequest, PartitionNotFound
 from kafka_http.records import EARLIEST, LATEST, Isolation, PartitionInfo
+
+NEW_PARTITIONS_SECONDS = 3.0
+"""How old may be what is known of a topic's partitions for who reads all of them, and goes on from a position that says
+where new ones begin."""
 
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
@@ -40,10 +45,18 @@ class Topics:
     def names(self) -> list[str]:
         return self._log.topics()
 
-    def partitions(self, topic: str) -> list[PartitionInfo]:
-        """A topic's partitions in their order. Raises `InvalidRequest`, `TopicNotFound`."""
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
+        """A topic's partitions in their order, as they were at most `max_age` seconds ago.
+
+        Raises `InvalidRequest`, `TopicNotFound`.
+        """
         check_topic_name(topic)
-        return self._log.partitions(topic)
+        return self._log.partitions(topic, max_age)
+
+    def id(self, topic: str) -> UUID | None:
+        """What tells the topic from a later one of its name. Raises `InvalidRequest`, `TopicNotFound`."""
+        check_topic_name(topic)
+        return self._log.topic_id(topic)
 
     def configs(self, topic: str) -> dict[str, str]:
         """A topic's settings, defaults included; none where ACLs hide them. Raises as `partitions` does."""
@@ -54,9 +67,9 @@ class Topics:
         """The ids of the brokers that are alive."""
         return self._log.brokers()
 
-    def select(self, topic: str, wanted: frozenset[int] | None) -> list[int]:
+    def select(self, topic: str, wanted: frozenset[int] | None, max_age: float = 0) -> list[int]:
         """The partitions of a topic, or those wanted. Raises `PartitionNotFound`, naming the first that is missing."""
-        there = [each.partition for each in self.partitions(topic)]
+        there = [each.partition for each in self.partitions(topic, max_age)]
         if wanted is None:
             return there
         for partition in sorted(wanted):

@@ -1,7 +1,7 @@
 """What goes over the line of a stream: server-sent events, or lines of JSON."""
 
 import random
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -9,9 +9,10 @@ from msgspec import Struct
 from kafka_http.core.formats import Formats
 from kafka_http.core.pieces import Piece
 from kafka_http.core.topic_formats import TopicFormat
-from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.records import Offsets, Record
+from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
+from kafka_http.records import EARLIEST, Offsets, Record
 from kafka_http.web.pages import render_record
+from kafka_http.web.positions import ALL, position_text
 
 END = ";end"
 """Behind a position in the last `id:` of a stream that has come to its end: nothing follows, whoever asks again."""
@@ -23,6 +24,9 @@ _STOPPING = "The server stops. Go on from next in a moment."
 
 class Frames(Protocol):
     """A form of streams. Hashable: those that are equal give the same."""
+
+    tells_gaps: ClassVar[bool]
+    """Whether it can say which offsets are not there any more."""
 
     def __call__(self, piece: Piece) -> bytes:
         """The records of a piece."""
@@ -46,13 +50,19 @@ class Frames(Protocol):
 class EventFrames(Struct, frozen=True):
     """Server-sent events (HTML, 9.2). One that has an `id:` alone is not dispatched, but its id is taken."""
 
+    tells_gaps: ClassVar[bool] = True
     formats: Formats
     topic: str
     wanted: TopicFormat
+    has_all: bool = False
+    """Whether it has all partitions, those that the topic gets later as well."""
 
     def __call__(self, piece: Piece) -> bytes:
-        places = {partition: f"{partition}:{offset}" for partition, offset in sorted(piece.start.items())}
-        frames = []
+        places: dict[int | str, str] = {each: f"{each}:{offset}" for each, offset in sorted(piece.start.items())}
+        if self.has_all:
+            places["*"] = ALL
+        at = self._position(piece.start)
+        frames = [b"id: %b\nevent: gap\ndata: %b\n\n" % (at, msgspec.json.encode(gap)) for gap in piece.gaps]
         for record in piece.records:
             places[record.partition] = f"{record.partition}:{record.offset + 1}"
             line = _line(self.formats, self.topic, self.wanted, record)
@@ -60,28 +70,34 @@ class EventFrames(Struct, frozen=True):
         return b"".join(frames)
 
     def first(self, position: Offsets) -> bytes:
-        return b"id: %b\n\n" % _position(position)
+        return b"id: %b\n\n" % self._position(position)
 
     def idle(self, position: Offsets) -> bytes:
         return self.first(position)
 
     def end(self, position: Offsets) -> bytes:
-        at = _position(position)
+        at = self._position(position)
         return b'id: %b\nevent: end\ndata: {"next":"%b"}\n\n' % (at + END.encode(), at)
 
     def error(self, error: KafkaHttpError, position: Offsets) -> bytes:
-        return b"id: %b\nevent: error\ndata: %b\n\n" % (_position(position), _error(error, position))
+        at = _resumes_at(error, position, has_all=self.has_all)
+        return b"id: %b\nevent: error\ndata: %b\n\n" % (at.encode(), _error(error, at))
 
     def farewell(self, position: Offsets) -> bytes:
-        return b"retry: %d\nid: %b\n\n" % (random.randint(*_COME_BACK_MS), _position(position))  # noqa: S311  no secret
+        return b"retry: %d\nid: %b\n\n" % (random.randint(*_COME_BACK_MS), self._position(position))  # noqa: S311  no secret
+
+    def _position(self, position: Offsets) -> bytes:
+        return position_text(position, has_all=self.has_all).encode()
 
 
 class LineFrames(Struct, frozen=True):
     """A record a line, nothing else as long as all goes well: what comes is good to be published again."""
 
+    tells_gaps: ClassVar[bool] = False
     formats: Formats
     topic: str
     wanted: TopicFormat
+    has_all: bool = False
 
     def __call__(self, piece: Piece) -> bytes:
         lines = [_line(self.formats, self.topic, self.wanted, record) for record in piece.records]
@@ -97,7 +113,7 @@ class LineFrames(Struct, frozen=True):
         return b""
 
     def error(self, error: KafkaHttpError, position: Offsets) -> bytes:
-        return _error(error, position) + b"\n"
+        return _error(error, _resumes_at(error, position, has_all=self.has_all)) + b"\n"
 
     def farewell(self, position: Offsets) -> bytes:
         return self.error(Unavailable(_STOPPING), position)
@@ -108,9 +124,12 @@ def _line(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> 
     return render_record(formats, topic, wanted, record).replace(b"\n", b" ").replace(b"\r", b" ")
 
 
-def _position(position: Offsets) -> bytes:
-    return ",".join([f"{partition}:{offset}" for partition, offset in sorted(position.items())]).encode()
+def _resumes_at(error: KafkaHttpError, position: Offsets, *, has_all: bool) -> str:
+    """Where to go on after an error. Offsets of a topic that is gone are none of a later one of its name."""
+    if not isinstance(error, TopicNotFound):
+        return position_text(position, has_all=has_all)
+    return ALL if has_all else ",".join(f"{partition}:{EARLIEST}" for partition in sorted(position))
 
 
-def _error(error: KafkaHttpError, position: Offsets) -> bytes:
-    return msgspec.json.encode({"error": error.as_object(), "next": _position(position).decode()})
+def _error(error: KafkaHttpError, position: str) -> bytes:
+    return msgspec.json.encode({"error": error.as_object(), "next": position})

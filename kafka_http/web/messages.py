@@ -9,7 +9,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.consumers import check_consumer_name
-from kafka_http.core.positions import Committed, Offset, Start
+from kafka_http.core.positions import Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import TopicPartition
@@ -21,7 +21,7 @@ from kafka_http.web.positions import page_position
 from kafka_http.web.publishing import MessagesPublish
 from kafka_http.web.query import MAX_INT64, Query
 from kafka_http.web.responses import as_response, json_response
-from kafka_http.web.selection import SELECTION, acks_previous, start_of, wanted_formats, wanted_isolation
+from kafka_http.web.selection import SELECTION, Selection, acks_previous, select, wanted_formats, wanted_isolation
 from kafka_http.web.streams import STREAMS, MessageStreams
 from kafka_http.web.uploads import Uploads, is_upload
 from kafka_http.web.v2_records import render_v2
@@ -96,49 +96,52 @@ class Messages:
             return self._streams.open(topic, consumer, offset, media_type)
         query = Query(request.args, READ_PARAMETERS)
         wanted = wanted_formats(formats, topic, query, kafka_format(media_type, formats))
-        page = self._read(topic, consumer, offset, query, one=media_type == OCTETS)
+        selection = select(consumer, offset, query)
+        page = self._read(topic, consumer, selection, query, one=media_type == OCTETS)
+        following = page_position(page.next, has_all=selection.has_all)
         if media_type == OCTETS:
-            response = with_positions(raw_response(page), page)
+            response = with_positions(raw_response(page), page, following)
         elif media_type == JSON:
-            response = json_response(render_page(formats, topic, consumer, wanted, page))
+            response = json_response(render_page(formats, topic, consumer, wanted, page, following=following))
         else:
             body = render_v2(formats, str(wanted.value), page.records, wanted.key)
-            response = with_positions(Response(body, content_type=media_type), page)
-        response.headers["Link"] = self._next_link(topic, consumer, page)
+            response = with_positions(Response(body, content_type=media_type), page, following)
+        response.headers["Link"] = self._next_link(topic, consumer, following)
         return response
 
-    def _read(self, topic: str, consumer: str, offset: str, query: Query, one: bool) -> Page:
+    def _read(self, topic: str, consumer: str, selection: Selection, query: Query, one: bool) -> Page:
         isolation = wanted_isolation(query)
         limit = query.integer("limit", 1000, 1, MAX_RECORDS)
         max_bytes = query.integer("max_bytes", 4 << 20, 1, MAX_INT64)
         limits = Limits(1 if one else limit, min(max_bytes, self._config.max_page_bytes))
         wait = query.seconds("wait", 0, MAX_WAIT)
-        start, wanted = start_of(consumer, offset, query)
+        start, wanted, reset = selection
         positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)
-        reset = start.rest.reset if isinstance(start.rest, Committed) else None
-        if acks_previous(query) and reset is None:
-            self._core.consumers.ack_before(topic, consumer, positions)
+        if acks_previous(query) and not selection.is_committed:
+            self._core.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
         with self._waits.place(wait) as seconds:
             places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
             return self._core.reader.read(places, limits, wait=seconds, isolation=isolation, reset=reset)
 
-    def _next_link(self, topic: str, consumer: str, page: Page) -> str:
-        parts = ("messages", topic, consumer, page_position(page.next))
-        path = "/".join(quote(part, safe=":,") for part in parts)
+    def _next_link(self, topic: str, consumer: str, following: str) -> str:
+        parts = ("messages", topic, consumer, following)
+        path = "/".join(quote(part, safe=":,*") for part in parts)
         query = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "partition"])
         base = (self._config.base_url or request.root_url).rstrip("/")
         return f'<{base}/{path}{"?" if query else ""}{query}>; rel="next"'
 
     def seek(self, topic: str, consumer: str, offset: str) -> Response:
         """PUT /messages/<topic>/<consumer>/<offset>: set the committed position."""
-        start, wanted = start_of(consumer, offset, Query(request.args, ("partition", "reset")))
-        self._core.consumers.seek(topic, consumer, start, wanted)
+        start, wanted, reset = select(consumer, offset, Query(request.args, ("partition", "reset")))
+        self._core.consumers.seek(topic, consumer, start, wanted, reset)
         return self._progress_response(topic, consumer)
 
     def ack(self, topic: str, consumer: str, offset: str) -> Response:
         """DELETE /messages/<topic>/<consumer>/<offset>: acknowledge up to and with it."""
-        start, wanted = start_of(consumer, offset, Query(request.args, ("partition",)))
-        self._core.consumers.ack(topic, consumer, self._acknowledged(topic, start, wanted))
+        query = Query(request.args, ("partition", "isolation"))
+        isolation = wanted_isolation(query)
+        start, wanted, _ = select(consumer, offset, query)
+        self._core.consumers.ack(topic, consumer, self._acknowledged(topic, start, wanted), isolation)
         return Response(status=204)
 
     def _acknowledged(self, topic: str, start: Start, wanted: frozenset[int] | None) -> dict[int, int]:

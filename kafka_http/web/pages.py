@@ -22,14 +22,17 @@ _json = lru_cache(msgspec.json.encode)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def render_page(formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page) -> bytes:
-    """The JSON of a page. Values are read by the format wanted, or by what each looks like."""
+def render_page(
+    formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page, *, following: str
+) -> bytes:
+    """The JSON of a page. Values are read by the format wanted, or by what each looks like. `following` is the position
+    of the next page."""
     ack = page_position(page.last)
     return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}\n' % (
         msgspec.json.encode(topic),
         msgspec.json.encode(consumer),
         b",".join([render_record(formats, topic, wanted, record) for record in page.records]),
-        page_position(page.next).encode(),
+        following.encode(),
         msgspec.json.encode(ack or None),
     )
 
@@ -109,9 +112,9 @@ def raw_response(page: Page) -> Response:
     return response
 
 
-def with_positions(response: Response, page: Page) -> Response:
+def with_positions(response: Response, page: Page, following: str) -> Response:
     """The answer with the positions in its headers, for a body that has no room for them."""
-    response.headers["Kafka-Next"] = page_position(page.next)
+    response.headers["Kafka-Next"] = following
     if page.records:
         response.headers["Kafka-Ack"] = page_position(page.last)
     return response

@@ -5,13 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 from kafka_http.core.positions import At, Committed, Last, Offset, Place, Start
 from kafka_http.errors import InvalidRequest
-from kafka_http.records import Positions, Reset
+from kafka_http.records import Offsets, Positions, Reset
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 GRAMMAR = (
     "42 | earliest | latest | committed | -10 (the last ten) | @2026-11-21T10:00:00Z or @1790000000000 (a time) | "
     "0:42,3:17 (partition:offset; earliest or latest may stand for an offset, * for the partitions not listed)"
 )
+ALL = "*:earliest"
+"""In a position: all partitions that it does not list, and those to come, from their start."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _PAIR = re.compile(r"([0-9]{1,10}|\*):([0-9]{1,19}|earliest|latest)")
 _ENDS = {"earliest": At("earliest"), "latest": At("latest")}
@@ -86,6 +88,13 @@ def parse_partitions(text: str) -> frozenset[int]:
     return frozenset(map(int, numbers))
 
 
-def page_position(positions: Positions) -> str:
-    """`0:42,3:17`, of a page of one topic."""
-    return ",".join(f"{place.partition}:{offset}" for place, offset in sorted(positions.items()))
+def position_text(positions: Offsets, *, has_all: bool = False) -> str:
+    """`0:42,3:17`. With `has_all`, `0:42,3:17,*:earliest`: partitions that the topic gets later are read from their
+    start."""
+    pairs = [f"{partition}:{offset}" for partition, offset in sorted(positions.items())]
+    return ",".join([*pairs, ALL] if has_all else pairs)
+
+
+def page_position(positions: Positions, *, has_all: bool = False) -> str:
+    """As `position_text`, of a page of one topic."""
+    return position_text({place.partition: offset for place, offset in positions.items()}, has_all=has_all)

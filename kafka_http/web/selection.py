@@ -1,11 +1,13 @@
 """Which messages a read or a stream is to bring, and how they are to be shown: what the two have in common."""
 
+from typing import NamedTuple
+
 from kafka_http.core.consumers import check_consumer_name
 from kafka_http.core.formats import Formats
-from kafka_http.core.positions import Start
+from kafka_http.core.positions import Committed, Start
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest
-from kafka_http.records import Isolation
+from kafka_http.records import Isolation, Reset
 from kafka_http.web.positions import parse_partitions, parse_start
 from kafka_http.web.query import Query
 
@@ -33,15 +35,37 @@ def acks_previous(query: Query) -> bool:
     return query.choice("ack", ("previous", ""), "") == "previous"
 
 
-def start_of(consumer: str, offset: str, query: Query) -> tuple[Start, frozenset[int] | None]:
-    """Where to start, and the partitions that `?partition=` narrows it to."""
+class Selection(NamedTuple):
+    """Where to start, and the partitions that `?partition=` narrows it to. `reset` names the end of the log that stands
+    for an offset which the log does not have (None: that is an error)."""
+
+    start: Start
+    wanted: frozenset[int] | None = None
+    reset: Reset | None = None
+
+    @property
+    def is_committed(self) -> bool:
+        return isinstance(self.start.rest, Committed)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it has all partitions, those that the topic gets later as well."""
+        return self.start.rest is not None and self.wanted is None
+
+
+def select(consumer: str, offset: str, query: Query) -> Selection:
+    """What `<offset>`, `?partition=` and `?reset=` say. Raises `InvalidRequest`."""
     check_consumer_name(consumer)
-    start = parse_start(offset, query.choice("reset", ("earliest", "latest"), "earliest"))
+    choices: tuple[Reset, ...] = ("earliest", "latest")
+    reset = query.choice("reset", choices, "earliest") if query.text("reset") is not None else None
+    start = parse_start(offset, reset or "earliest")
+    if isinstance(start.rest, Committed):
+        reset = start.rest.reset
     partition = query.text("partition")
     if partition is None:
-        return start, None
+        return Selection(start, None, reset)
     if start.partitions or start.rest is None or ":" in offset.partition("@")[0]:
         raise InvalidRequest(
             f"The position {offset[:100]!r} names its partitions: leave ?partition= away.", field="partition"
         )
-    return start, parse_partitions(partition)
+    return Selection(start, parse_partitions(partition), reset)

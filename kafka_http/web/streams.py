@@ -7,21 +7,23 @@ from flask import Response, request
 from kafka_http.config import Config
 from kafka_http.core import Core
 from kafka_http.core.bounds import Bounds
-from kafka_http.core.positions import Committed, Offset, Start
-from kafka_http.core.stream import Stream
+from kafka_http.core.positions import At, Offset
+from kafka_http.core.stream import Stream, StreamRequest
 from kafka_http.errors import InvalidRequest, Unavailable
+from kafka_http.records import EARLIEST
 from kafka_http.web.feeds import Body, Feed
 from kafka_http.web.frames import END, EventFrames, Frames, LineFrames
 from kafka_http.web.negotiation import EVENTS, NDJSON
 from kafka_http.web.positions import parse_start
 from kafka_http.web.query import MAX_INT64, Query
-from kafka_http.web.selection import SELECTION, acks_previous, start_of, wanted_formats, wanted_isolation
+from kafka_http.web.selection import SELECTION, Selection, acks_previous, select, wanted_formats, wanted_isolation
 from kafka_http.web.waits import Waits
 
 STREAMS: Mapping[str, type[EventFrames] | type[LineFrames]] = {EVENTS: EventFrames, NDJSON: LineFrames}
 HAND_OVER = "kafka_http.hand_over"
 """In the environ, where the server can send a stream without a thread: takes a `Feed`, and does not return."""
 
+_FROM_START = At(EARLIEST)
 _PARAMETERS = (*SELECTION, "until")
 
 
@@ -36,18 +38,34 @@ class MessageStreams:
     def open(self, topic: str, consumer: str, offset: str, media_type: str) -> Response:
         """The answer whose body is the stream; 204 for who comes back after its end. What is wrong with the request is
         raised here, before anything is sent."""
-        query = Query(request.args, _PARAMETERS)
-        frames = STREAMS[media_type](self._core.formats, topic, wanted_formats(self._core.formats, topic, query))
+        core, query, last_id = self._core, Query(request.args, _PARAMETERS), _last_event_id()
+        wanted = wanted_formats(core.formats, topic, query)
         isolation, bounds = wanted_isolation(query), _bounds(query)
-        start, wanted, ended = _resumed(*start_of(consumer, offset, query))
-        positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)
-        if isinstance(start.rest, Committed):
-            positions = self._core.resolver.reset(topic, positions, start.rest.reset)
+        selection = select(consumer, offset, query)
+        if last_id:
+            selection = _resumed(last_id, selection)
+        frames = STREAMS[media_type](core.formats, topic, wanted, selection.has_all)
+        topic_id = core.topics.id(topic)  # before the positions, which are then this topic's or a later one's
+        positions = core.resolver.resolve(topic, consumer, selection.start, selection.wanted, isolation)
+        skips = selection.reset is not None or (frames.tells_gaps and bool(last_id))
+        if selection.is_committed:
+            positions = core.resolver.reset(topic, positions, selection.reset or EARLIEST)
         elif acks_previous(query):
-            self._core.consumers.ack_before(topic, consumer, positions)
-        if ended:
+            core.consumers.ack_before(topic, consumer, positions, skip=skips)
+        if last_id.endswith(END):
             return Response(status=204)
-        stream = self._core.streams.open(topic, positions, frames, bounds, isolation=isolation)
+        wanted_stream = StreamRequest(
+            topic,
+            topic_id,
+            positions,
+            bounds,
+            isolation,
+            has_all=selection.has_all,
+            reset=selection.reset,
+            tells_gaps=frames.tells_gaps,
+            is_resumed=bool(last_id),
+        )
+        stream = core.streams.open(wanted_stream, frames)
         try:
             return self._answer(stream, frames, media_type)
         except BaseException:
@@ -88,15 +106,13 @@ def _last_event_id() -> str:
     return request.headers.get("Last-Event-ID", "")
 
 
-def _resumed(start: Start, wanted: frozenset[int] | None) -> tuple[Start, frozenset[int] | None, bool]:
-    """Where a client goes on that has been here, else where it starts; and whether it has come to the end already."""
-    last = _last_event_id()
-    if not last:
-        return start, wanted, False
-    start = parse_start(last.removesuffix(END))
-    if start.rest is not None or not all(isinstance(each, Offset) for each in start.partitions.values()):
+def _resumed(last_id: str, selection: Selection) -> Selection:
+    """Where a client goes on that has been here."""
+    start = parse_start(last_id.removesuffix(END))
+    is_ours = all(isinstance(each, Offset) or each == _FROM_START for each in start.partitions.values())
+    if ":" not in last_id or not is_ours or start.rest not in (None, _FROM_START):
         raise InvalidRequest(
-            f"Last-Event-ID: expected an id of this stream, such as 0:42,3:17, got {last[:100]!r}.",
+            f"Last-Event-ID: expected an id of this stream, such as 0:42,3:17, got {last_id[:100]!r}.",
             field="Last-Event-ID",
         )
-    return start, None, last.endswith(END)
+    return Selection(start, None, selection.reset)

@@ -62,7 +62,7 @@ def five(broker: FakeBroker) -> None:
 def test_where_to_start(client: FlaskClient, offset: str, expected: list[int]) -> None:
     answer = client.get(f"/messages/t/c/{offset}")
     assert values(answer) == expected
-    assert answer.json["next"] == "0:5"
+    assert answer.json["next"] == ("0:5" if offset.startswith("0:") else "0:5,*:earliest")
     assert answer.json["ack"] == ("0:4" if expected else None)
 
 
@@ -86,12 +86,12 @@ def test_committed_that_retention_has_removed(client: FlaskClient, broker: FakeB
     [
         ("0:1,2:0", ["a1", "c0", "c1"], "0:2,2:2"),
         ("2:1,0:0", ["a0", "a1", "c1"], "0:2,2:2"),
-        ("0:latest,*:earliest", ["b0", "c0", "c1"], "0:2,1:1,2:2"),
-        ("1:earliest,*:latest", ["b0"], "0:2,1:1,2:2"),
-        ("-1", ["a1", "b0", "c1"], "0:2,1:1,2:2"),
+        ("0:latest,*:earliest", ["b0", "c0", "c1"], "0:2,1:1,2:2,*:earliest"),
+        ("1:earliest,*:latest", ["b0"], "0:2,1:1,2:2,*:earliest"),
+        ("-1", ["a1", "b0", "c1"], "0:2,1:1,2:2,*:earliest"),
         ("earliest?partition=1", ["b0"], "1:1"),
         ("1?partition=0,2", ["a1", "c1"], "0:2,2:2"),
-        ("1", ["a1", "c1"], "0:2,1:1,2:2"),
+        ("1", ["a1", "c1"], "0:2,1:1,2:2,*:earliest"),
     ],
 )
 def test_partitions(client: FlaskClient, broker: FakeBroker, offset: str, expected: list[str], position: str) -> None:
@@ -128,7 +128,7 @@ def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
                 "format": "json",
             }
         ],
-        "next": "0:1",
+        "next": "0:1,*:earliest",
         "ack": "0:0",
     }
     assert answer.content_type == "application/json"
@@ -218,7 +218,7 @@ def test_what_was_read_can_be_published_again(client: FlaskClient, broker: FakeB
 def test_limit(client: FlaskClient) -> None:
     answer = client.get("/messages/t/c/earliest?limit=2")
     assert values(answer) == [0, 1]
-    assert (answer.json["next"], answer.json["ack"]) == ("0:2", "0:1")
+    assert (answer.json["next"], answer.json["ack"]) == ("0:2,*:earliest", "0:1")
 
 
 def test_max_bytes(client: FlaskClient, broker: FakeBroker) -> None:
@@ -240,7 +240,7 @@ def test_pages_follow_their_links_to_the_end(client: FlaskClient, broker: FakeBr
         assert "limit=4" in link.query
         url = f"{link.path}?{link.query}"
     assert sorted(seen) == sorted(partition * 100 + n for partition in range(3) for n in range(17))
-    assert answer.json["next"] == "0:17,1:17,2:17"
+    assert answer.json["next"] == "0:17,1:17,2:17,*:earliest"
 
 
 @pytest.mark.parametrize("query", ["limit=1", "limit=2", "max_bytes=1"])
@@ -272,7 +272,7 @@ def test_link_drops_the_partition_and_keeps_the_rest(client: FlaskClient, broker
 )
 def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
     answer = make_client().get("/messages/t/c/earliest", headers=headers)
-    assert answer.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0>")
+    assert answer.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0,*:earliest>")
     strict = make_client(trusted_proxies="10.0.0.1")
     assert (
         strict.get("/messages/t/c/earliest", headers=headers).headers["Link"].startswith("<http://localhost/messages/")
@@ -288,7 +288,7 @@ def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
 @pytest.mark.parametrize("prefix", ["::", "a, b:c", "rest"])
 def test_a_prefix_without_a_slash_stays_a_path(client: FlaskClient, prefix: str) -> None:
     link = client.get("/messages/t/c/earliest", headers={"X-Forwarded-Prefix": prefix}).headers["Link"]
-    assert link.startswith(f"<http://localhost/{prefix.rpartition(',')[2].strip()}/messages/t/c/0:0>")
+    assert link.startswith(f"<http://localhost/{prefix.rpartition(',')[2].strip()}/messages/t/c/0:0,*:earliest>")
 
 
 def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker) -> None:
@@ -305,7 +305,7 @@ def test_wait_ends_in_time(client: FlaskClient) -> None:
     answer = client.get("/messages/three/c/latest?wait=0.3")
     assert values(answer) == []
     assert 0.25 < time.monotonic() - started < 5
-    assert answer.json["next"] == "0:0,1:0,2:0"
+    assert answer.json["next"] == "0:0,1:0,2:0,*:earliest"
 
 
 def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
@@ -474,8 +474,8 @@ def test_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> N
         str(NOON),
         "k",
     )
-    assert (got["Kafka-Next"], got["Kafka-Ack"], got["Kafka-Headers-Omitted"]) == ("0:1", "0:0", "2")
-    assert got["Link"].startswith("<http://localhost/messages/t/c/0:1>")
+    assert (got["Kafka-Next"], got["Kafka-Ack"], got["Kafka-Headers-Omitted"]) == ("0:1,*:earliest", "0:0", "2")
+    assert got["Link"].startswith("<http://localhost/messages/t/c/0:1,*:earliest>")
     assert (got["Kafka-Header-Trace-Id"], got["Kafka-Header-Base64-raw"]) == ("abc", "/w==")
     assert got.getlist("Kafka-Header-a") == ["1", "2"]
     assert (got["Kafka-Header-Base64-base64-x"], got["Kafka-Header-Base64-sp"]) == ("cA==", "IHg=")
@@ -492,7 +492,7 @@ def test_raw_tombstone_and_key(client: FlaskClient, broker: FakeBroker) -> None:
 def test_no_raw_message(client: FlaskClient) -> None:
     answer = client.get("/messages/t/c/earliest", headers=OCTETS)
     assert (answer.status_code, answer.data) == (204, b"")
-    assert answer.headers["Kafka-Next"] == "0:0"
+    assert answer.headers["Kafka-Next"] == "0:0,*:earliest"
     assert "Kafka-Ack" not in answer.headers
 
 
@@ -513,7 +513,7 @@ def test_v2_array(client: FlaskClient, broker: FakeBroker) -> None:
     }
     assert (second["key"], second["value"], second["error"]["error_code"]) == ("aw==", "bm8ganNvbg==", 40801)
     assert (third["value"], third["error"]["error_code"]) == (None, 40801)
-    assert (answer.headers["Kafka-Next"], answer.headers["Kafka-Ack"]) == ("0:3", "0:2")
+    assert (answer.headers["Kafka-Next"], answer.headers["Kafka-Ack"]) == ("0:3,*:earliest", "0:2")
 
 
 def test_v2_binary_array(client: FlaskClient, broker: FakeBroker) -> None:

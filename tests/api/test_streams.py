@@ -105,12 +105,12 @@ def test_events(client: FlaskClient, broker: FakeBroker) -> None:
         assert events.answer.content_type == EVENTS
         assert events.answer.headers["X-Accel-Buffering"] == "no"
         assert events.answer.headers["Cache-Control"] == "no-store"
-        assert events.bytes.startswith(b"id: 0:2\n\n")
-        assert events.parser.ids[0] == "0:2"
+        assert events.bytes.startswith(b"id: 0:2,*:earliest\n\n")
+        assert events.parser.ids[0] == "0:2,*:earliest"
         put(broker, "t", b'{"a":\r\n 1}', key=b"k", timestamp=7, headers=(("h", b"v"),))
         put(broker, "t", None)
-        events.until(lambda: events.parser.last_id == "0:7")
-        assert events.parser.ids[:5] == ["0:2", "0:3", "0:4", "0:5", "0:6"]
+        events.until(lambda: events.parser.last_id == "0:7,*:earliest")
+        assert events.parser.ids[:5] == [f"0:{offset},*:earliest" for offset in (2, 3, 4, 5, 6)]
 
 
 @pytest.mark.usefixtures("five")
@@ -135,7 +135,7 @@ def test_lines(client: FlaskClient, broker: FakeBroker) -> None:
     assert [json.loads(line)["value"] for line in lines.bytes.splitlines() if line] == [4, []]
 
 
-@pytest.mark.parametrize(("accept", "sign"), [(EVENTS, b"id: 0:5\n\n"), (NDJSON, b"\n")])
+@pytest.mark.parametrize(("accept", "sign"), [(EVENTS, b"id: 0:5,*:earliest\n\n"), (NDJSON, b"\n")])
 @pytest.mark.usefixtures("five")
 def test_a_sign_of_life(make_client: ClientFactory, accept: str, sign: bytes) -> None:
     with stream(make_client(stream_keepalive=0.2), "/messages/t/me/latest", accept) as silent:
@@ -160,8 +160,9 @@ def test_an_id_names_every_partition_asked_for(client: FlaskClient, broker: Fake
     with stream(client, "/messages/three/me/earliest?until=end") as events:
         records = events.rest()[:-1]
     assert {each.json["partition"] for each in records} == {0, 1, 2}
-    assert [sum(int(part.split(":")[1]) for part in each.split(",")) for each in events.parser.ids[:4]] == [0, 1, 2, 3]
-    assert events.parser.last_id == "0:1,1:1,2:1;end"
+    ids = [each.removesuffix(",*:earliest").split(",") for each in events.parser.ids[:4]]
+    assert [sum(int(part.split(":")[1]) for part in each) for each in ids] == [0, 1, 2, 3]
+    assert events.parser.last_id == "0:1,1:1,2:1,*:earliest;end"
     with stream(client, "/messages/three/me/earliest?partition=1,2&limit=1") as events:
         assert [each.type for each in events.rest()] == ["message", "end"]
         assert events.parser.ids[0] == "1:0,2:0"
@@ -172,7 +173,7 @@ def test_a_position_behind_what_has_no_records(client: FlaskClient, broker: Fake
         broker.pass_over("t", count=3)
         put(broker, "t", b"1")
         assert events.values(1) == [1]
-        assert events.parser.last_id == "0:4"
+        assert events.parser.last_id == "0:4,*:earliest"
 
 
 @pytest.mark.usefixtures("five")
@@ -188,7 +189,7 @@ def test_a_stream_with_an_end(client: FlaskClient, accept: str, query: str, coun
             return
         *records, end = ends.rest()
     assert [each.json["value"] for each in records] == list(range(count))
-    assert (end.type, end.json) == ("end", {"next": f"0:{count}"})
+    assert (end.type, end.json) == ("end", {"next": f"0:{count},*:earliest"})
     last = ends.parser.last_id
     assert status(client, f"/messages/t/me/earliest?{query}", accept, Last_Event_ID=last) == 204
 
@@ -204,7 +205,7 @@ def test_a_limit_is_kept_at_the_tail(client: FlaskClient, broker: FakeBroker) ->
         put(broker, "t", b"0", b"1")
         assert events.values(2) == [0, 1]
         put(broker, "t", b"2", b"3", b"4")
-        assert [each.data for each in events.rest()][1:] == ['{"next":"0:3"}']
+        assert [each.data for each in events.rest()][1:] == ['{"next":"0:3,*:earliest"}']
 
 
 @pytest.mark.usefixtures("five")
@@ -251,7 +252,7 @@ def test_a_committed_position_that_is_gone(client: FlaskClient, broker: FakeBrok
     broker.delete_before("t", 0, 3)
     with stream(client, "/messages/t/me/committed?until=end") as events:
         assert [each.json["value"] for each in events.rest()[:-1]] == [3, 4]
-    assert events.parser.ids[0] == "0:3"
+    assert events.parser.ids[0] == "0:3,*:earliest"
     with stream(client, "/messages/t/me/committed?reset=latest&until=end") as events:
         assert events.rest()[0].type == "end"
 
@@ -315,9 +316,9 @@ def test_a_later_error_is_what_comes_last(client: FlaskClient, broker: FakeBroke
         broker.delete_topic("t")
         (last,) = events.rest()
         *_, last_line = lines.lines()
-    assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 40401, "0:5")
-    assert (last_line["error"]["code"], last_line["next"]) == (40401, "0:5")
-    assert events.parser.last_id == "0:5"
+    assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 40401, "*:earliest")
+    assert (last_line["error"]["code"], last_line["next"]) == (40401, "*:earliest")
+    assert events.parser.last_id == "*:earliest", "its offsets are none of a later topic of that name"
 
 
 def test_a_value_that_its_format_cannot_read_is_an_error_of_its_own(client: FlaskClient, broker: FakeBroker) -> None:
@@ -337,8 +338,8 @@ def test_a_server_that_stops_says_come_back(client: FlaskClient) -> None:
         assert events.rest() == []
         assert time.monotonic() - began < 1
         assert events.parser.retry
-        assert events.parser.last_id == "0:5"
-        assert [(each["error"]["code"], each["next"]) for each in lines.lines()] == [(503, "0:5")]
+        assert events.parser.last_id == "0:5,*:earliest"
+        assert [(each["error"]["code"], each["next"]) for each in lines.lines()] == [(503, "0:5,*:earliest")]
 
 
 def test_there_are_so_many_streams(make_client: ClientFactory) -> None:
