@@ -30,6 +30,7 @@ from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
+from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.console import Console
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
@@ -123,7 +124,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     publishing = Publishing(core.publisher, _deferred_publisher(config, broker, core, acceptor))
     once = Once(held.idempotency, publishing)
     senders = (broker.producer.send, acceptor.send)
-    plain = PlainPublishes(publishing, core.formats, config, bodies, senders)
+    guard = BrowserGuard(config)
+    plain = PlainPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
@@ -143,6 +145,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         app.register_blueprint(Console().blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
+    app.before_request(lambda: guard.check(request))
     app.after_request(_finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]

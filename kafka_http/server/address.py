@@ -2,9 +2,8 @@
 
 import logging
 import socket
-from ipaddress import ip_address
 
-from kafka_http.config import Config
+from kafka_http.config import Config, is_loopback
 from kafka_http.server.errors import CannotServe
 
 log = logging.getLogger(__name__)
@@ -30,15 +29,8 @@ def check_address(config: Config) -> tuple[str, int]:
 
 def warn_of_strangers(config: Config) -> None:
     """Say so where others than this machine can reach the server."""
-    if not _is_loopback(config.host):
+    if not is_loopback(config.host):
         log.warning(
             "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
             "write all that this server may.", config.bind
         )  # fmt: skip
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

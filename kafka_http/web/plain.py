@@ -20,6 +20,7 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
 from kafka_http.web.answers import Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
+from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.publishing import KEY_HEADER, Begun, Head, MessagesPublish, Publish, Publishing
 from kafka_http.web.uploads import is_upload
 from kafka_http.web.v2_producing import V2Produce
@@ -48,6 +49,8 @@ class PlainPublishes:
         config: Config,
         bodies: Bodies,
         senders: Sequence[Callable[[], None]],
+        *,
+        guard: BrowserGuard,
     ) -> None:
         """`senders` let go what `publishing` has begun."""
         self._publishing = publishing
@@ -55,6 +58,7 @@ class PlainPublishes:
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._bodies = bodies
+        self._guard = guard
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
 
@@ -92,7 +96,7 @@ class PlainPublishes:
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
         route = _ROUTE.fullmatch(path)
-        if route is None or KEY_HEADER in headers:
+        if route is None or KEY_HEADER in headers or not self._guard.admits(headers):
             return None
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
         head = Head(method, args, headers, self._root)
