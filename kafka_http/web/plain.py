@@ -11,14 +11,13 @@ from functools import partial
 from urllib.parse import parse_qsl, urlsplit
 
 from werkzeug.datastructures import MultiDict
-from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.config import Config
 from kafka_http.core.formats import Formats
 from kafka_http.core.publishing import MessageSet
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
-from kafka_http.web.answers import Answer, number_request, tags, unforeseen
+from kafka_http.web.answers import STATUS_LINES, Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.publishing import KEY_HEADER, Begun, Head, MessagesPublish, Publish, Publishing
@@ -31,7 +30,6 @@ _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
 
-_STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
 _MOST_VALUES = 15_000
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
@@ -98,7 +96,7 @@ class PlainPublishes:
         route = _ROUTE.fullmatch(path)
         if route is None or KEY_HEADER in headers or not self._guard.admits(headers):
             return None
-        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
+        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
         head = Head(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
             return None if is_upload(head) else MessagesPublish(head, topic, self._formats, self._timeout)
@@ -159,4 +157,4 @@ def _on_the_wire(answer: Answer) -> WireAnswer:
         ("Content-Length", str(len(answer.body))),
         *tags(),
     ]
-    return _STATUS_LINES[answer.status], headers, answer.body
+    return STATUS_LINES[answer.status], headers, answer.body
