@@ -28,15 +28,16 @@ from kafka_http.daemon import NodeDaemon
 from kafka_http.errors import Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
-from kafka_http.web.answers import number_request, tags
+from kafka_http.web.answers import STATUS_LINES, number_request, tags
 from kafka_http.web.bodies import Bodies, drain
+from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.console import Console
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.idempotency import Once
 from kafka_http.web.instances import InstanceList
 from kafka_http.web.messages import Messages
-from kafka_http.web.paths import NormalizedPaths
+from kafka_http.web.paths import NormalizedPaths, SegmentConverter, check_target
 from kafka_http.web.plain import PlainPublishes
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.publishing import Publishing
@@ -125,12 +126,14 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     publishing = Publishing(core.publisher, _deferred_publisher(config, broker, core, acceptor))
     once = Once(held.idempotency, publishing)
     senders = (broker.producer.send, acceptor.send)
-    plain = PlainPublishes(publishing, core.formats, config, bodies, senders)
+    guard = BrowserGuard(config)
+    plain = PlainPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
+    app.url_map.converters["default"] = SegmentConverter
     app.extensions["kafka_http"] = lifecycle
     app.register_blueprint(Messages(core, config, bodies, waits, once).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
@@ -145,6 +148,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         app.register_blueprint(Console().blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
+    app.before_request(lambda: guard.check(request))
+    app.before_request(lambda: check_target(request))
     app.after_request(_finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
@@ -189,6 +194,7 @@ def _number() -> None:
 def _finish(response: Response) -> Response:
     for name, value in tags():
         response.headers[name] = value
+    response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
     return drain(request, response)

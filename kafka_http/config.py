@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
@@ -75,6 +75,10 @@ Directory = Annotated[Path, Meta(description="a path")]
 BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
+Origins = Annotated[
+    tuple[Annotated[str, Meta(pattern=rf"^https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{_PORT})?$")], ...],
+    Meta(description="origins such as https://app.example.org, or https://*.example.org, commas between several"),
+]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
 WebServer = Annotated[Literal["gunicorn"], Meta(description="gunicorn only (granian was removed)")]
 StoreUrl = Annotated[
@@ -87,6 +91,14 @@ StoreUrl = Annotated[
 Reset = Annotated[Literal["earliest", "latest"], Meta(description="earliest or latest")]
 Section = Annotated[Mapping[str, Any], Meta(description="a table of settings")]
 Sections = Annotated[Mapping[str, Mapping[str, Any]], Meta(description="a table of settings for each name")]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is of this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _cores() -> int:
@@ -129,6 +141,8 @@ class Config:
         Network("::1"),
     )
     base_url: Annotated[BaseUrl, "start of the links in answers; empty: from the request and its proxy headers"] = ""
+    allowed_hosts: Annotated[Hosts, "names that clients may use for a server on a loopback address"] = ()
+    cors_origins: Annotated[Origins, "origins of other web pages that may publish and acknowledge"] = ()
     daemon: Annotated[
         Placement, "where consumer instances live: process, the node's daemon, or inline, in a single worker"
     ] = "process"

@@ -3,6 +3,7 @@
     KafkaHttpError
     ├── InvalidRequest              400    the client's request is malformed
     ├── NotAuthorized               40301  Kafka's ACLs refuse it
+    ├── CrossSiteRequest            40302  a web page of another origin sent it
     ├── TopicNotFound               40401
     │   └── TopicRecreated          40401  deleted, and created again under its name
     ├── PartitionNotFound           40402
@@ -19,6 +20,7 @@
     ├── TooLarge                    413    the body, or a message for the broker
     ├── UnsupportedFormat           415    no serialiser of that name
     ├── OffsetOutOfRange            416
+    ├── MisdirectedRequest          421    the Host header names another server
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
     │   └── InvalidCallback         422    a callback may not go to that URL
     ├── KeyMismatch                 422    an idempotency key was another request's
@@ -91,6 +93,10 @@ class NotAuthorized(KafkaHttpError):
     code = 40301
 
 
+class CrossSiteRequest(KafkaHttpError):
+    code = 40302
+
+
 class TopicNotFound(KafkaHttpError):
     code = 40401
 
@@ -158,6 +164,10 @@ class UnsupportedFormat(KafkaHttpError):
 
 class OffsetOutOfRange(KafkaHttpError):
     code = 416
+
+
+class MisdirectedRequest(KafkaHttpError):
+    code = 421
 
 
 class InvalidValue(KafkaHttpError):

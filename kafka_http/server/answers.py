@@ -74,6 +74,7 @@ class ErrorPage:
 
     def as_json(self, message: str) -> bytes:
         status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
+        status_line = status_line.replace(b" 501 Bad Request", b" 501 Not Implemented")  # gunicorn mixes them
         status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
         said = reason if status.startswith("5") else f"{reason}: {message}"
         body = json.dumps({"error": {"code": int(status), "message": said}}).encode() + b"\n"

@@ -8,14 +8,13 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from kafka_http.config import Config
+from kafka_http.config import Config, is_loopback
 from kafka_http.logs import LineFormatter, configure_logging
 from kafka_http.server.lifecycle import stop_seconds
 from kafka_http.server.worker import Worker
@@ -78,18 +77,11 @@ def check_address(config: Config) -> None:
 
 def warn_of_strangers(config: Config) -> None:
     """Say so where others than this machine can reach the server."""
-    if not _is_loopback(config.host):
+    if not is_loopback(config.host):
         log.warning(
             "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
             "write all that this server may.", config.bind
         )  # fmt: skip
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _create_app(config: Config) -> "WSGIApplication":

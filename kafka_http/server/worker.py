@@ -33,6 +33,9 @@ LINGER_BYTES = 65536
 """How long, and for how much, a closed connection is still read, so that the client sees the end of its answer (RFC
 9112, 9.6): what arrives on a closed socket is answered by a reset, which throws away what the client has not read."""
 
+HEADER_PAIRS = "kafka_http.headers"
+"""In the environ: the headers as a list of (name, value)."""
+
 STALL_SECONDS = 30
 """How long a client may send nothing amid its request, or take nothing of its answer."""
 
@@ -63,6 +66,7 @@ class Worker(ThreadWorker):
         runtime = self._runtime = lifecycle_of(self.wsgi)
         if runtime is not None and hasattr(runtime, "started"):
             runtime.started()
+        self.wsgi = handing_over_headers(self.wsgi)
         publishes = getattr(runtime, "publishes", None)
         if publishes is not None and is_possible(self.cfg):
             self._threadless = Threadless(self, publishes, self._poller, stall=STALL_SECONDS)
@@ -234,6 +238,18 @@ class _Lingering:
             return True
         self._drained += got
         return not got or self._drained > LINGER_BYTES
+
+
+def handing_over_headers(app: Any) -> Any:
+    """The application, which gets the headers one by one: WSGI joins those of one name by commas."""
+
+    def with_headers(environ: dict[str, Any], start_response: Any) -> Any:
+        response = getattr(start_response, "__self__", None)  # gunicorn's, which has the request
+        if (request := getattr(response, "req", None)) is not None:
+            environ[HEADER_PAIRS] = request.headers
+        return app(environ, start_response)
+
+    return with_headers
 
 
 def _read_ahead(conn: TConn) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TopicNotFound, status_of
 from kafka_http.logs import request_id
@@ -13,6 +14,8 @@ from kafka_http.tasks import NewTask, Task, task_object
 from kafka_http.web.negotiation import JSON, V2, v2_answer_type
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
+STATUS_LINES: Mapping[int, str] = {status: f"{status} {reason}" for status, reason in HTTP_STATUS_CODES.items()}
+"""`204 No Content` for 204. Werkzeug by itself has the reason in capitals."""
 _V2_MESSAGES: Mapping[type[KafkaHttpError], str] = {
     TopicNotFound: "Topic not found.",
     PartitionNotFound: "Partition not found.",

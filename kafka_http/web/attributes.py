@@ -3,7 +3,7 @@
 It says so in the query (`?key=`), in headers (`Kafka-Key`), or in the headers of a part of a multipart body.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -15,6 +15,7 @@ from kafka_http.web.query import MAX_INT32, MAX_INT64, Query, integer
 _HEADER = "kafka-header-"
 _HEADER_BASE64 = "kafka-header-base64-"
 _TRACE = {"traceparent", "tracestate"}
+_SINGLE = frozenset(("kafka-key", "kafka-key-base64", "kafka-partition", "kafka-timestamp"))
 _PREFIXES = ("kafka-", "ce-", *_TRACE)
 
 
@@ -46,12 +47,12 @@ class Attributes(msgspec.Struct, frozen=True):
 _NONE = Attributes()
 
 
-def request_attributes(query: Query, headers: Mapping[str, str]) -> Attributes | None:
+def request_attributes(query: Query, headers: Collection[tuple[str, str]]) -> Attributes | None:
     """Those of a whole request, whose header names are in lower case; None where it says nothing.
 
     Raises `InvalidRequest` where query and header disagree.
     """
-    ours = [(name.title(), value) for name, value in headers.items() if name.startswith(_PREFIXES)]
+    ours = [(name.title(), value) for name, value in headers if name.startswith(_PREFIXES)]
     from_query = _query_attributes(query) if query else _NONE
     if not ours and from_query == _NONE:
         return None
@@ -83,7 +84,13 @@ def header_attributes(headers: Collection[tuple[str, str]]) -> Attributes:
 
     Values are as HTTP has them, a character a byte; one that is not printable ASCII must come in the base64 form.
     """
-    known = {name.lower(): (name, value) for name, value in headers if name.lower().startswith("kafka-")}
+    known: dict[str, tuple[str, str]] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in known:
+            raise InvalidRequest(f"{name} is there twice: send it once.", field=name)
+        if lower in _SINGLE:
+            known[lower] = name, value
     return Attributes(
         _key(known),
         _number(known, "kafka-partition", MAX_INT32),

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any
@@ -19,10 +20,25 @@ DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
 
 
+HEADER_PAIRS = "kafka_http.headers"
+"""In the environ, where the server hands it over: the headers as a list of (name, value). WSGI joins repeated ones."""
+
+
 def head_of(request: Request, base_url: str = "") -> Head:
-    root = urlsplit(base_url).path.rstrip("/") or request.root_path.rstrip("/")
     headers = {name.lower(): value for name, value in request.headers.items()}
-    return Head(request.method, request.args, headers, root)
+    return Head(request.method, request.args, headers, root_of(request, base_url), _repeated(request))
+
+
+def root_of(request: Request, base_url: str) -> str:
+    """What stands before our paths in a link without a host: `/rest`, or nothing."""
+    return urlsplit(base_url).path.rstrip("/") or request.root_path.rstrip("/")
+
+
+def _repeated(request: Request) -> list[tuple[str, str]]:
+    """The `kafka-*` headers that were sent more than once."""
+    pairs = [(name.lower(), value) for name, value in request.environ.get(HEADER_PAIRS, ())]
+    counts = Counter(name for name, _ in pairs if name.startswith("kafka-"))
+    return [(name, value) for name, value in pairs if counts[name] > 1]
 
 
 class LengthRequired(KafkaHttpError):

@@ -56,7 +56,7 @@ def _ask(node: Elsewhere, query: str, body: bytes) -> Response:
     with closing(kind(url.netloc, timeout=_CONNECT_SECONDS)) as connection:
         connection.connect()
         connection.sock.settimeout(_ANSWER_SECONDS)
-        path = f"{url.path.rstrip('/')}{quote(request.path)}?{query}".rstrip("?")
+        path = f"{url.path.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
         headers = {name: request.headers[name] for name in _THERE if name in request.headers}
         headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
         connection.request(request.method, path, body or None, headers)

@@ -3,6 +3,7 @@
 import logging
 import re
 from functools import partial
+from operator import itemgetter
 
 from flask import Request
 
@@ -11,6 +12,7 @@ from kafka_http.core.publishing import Published
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.records import Delivery, KeptAnswer
 from kafka_http.web.answers import Answer
+from kafka_http.web.bodies import head_of
 from kafka_http.web.publishing import KEY_HEADER, Publish, Publishing
 
 log = logging.getLogger(__name__)
@@ -76,9 +78,10 @@ def parse_key(header: str) -> str:
 
 def fingerprint_of(request: Request, body: bytes) -> str:
     """Of the parts of a request that decide what is written."""
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    named = sorted(each for each in headers.items() if each[0].startswith("kafka-"))  # as good as the query
-    texts = (request.method, request.path, headers.get("content-type", ""), repr(named))
+    head = head_of(request)
+    kafka = (each for each in head.fields if each[0].startswith("kafka-"))  # as good as the query
+    named = sorted(kafka, key=itemgetter(0))  # the order of repeated ones counts
+    texts = (request.method, request.path, head.headers.get("content-type", ""), repr(named))
     return fingerprint([*(each.encode() for each in texts), request.query_string, body])
 
 

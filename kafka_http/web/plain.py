@@ -11,15 +11,15 @@ from functools import partial
 from urllib.parse import parse_qsl, urlsplit
 
 from werkzeug.datastructures import MultiDict
-from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.config import Config
 from kafka_http.core.formats import Formats
 from kafka_http.core.publishing import MessageSet
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
-from kafka_http.web.answers import Answer, number_request, tags, unforeseen
+from kafka_http.web.answers import STATUS_LINES, Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
+from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.publishing import KEY_HEADER, Begun, Head, MessagesPublish, Publish, Publishing
 from kafka_http.web.uploads import is_upload
 from kafka_http.web.v2_producing import V2Produce
@@ -30,7 +30,6 @@ _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
 
-_STATUS_LINES = {status: f"{status} {reason.upper()}" for status, reason in HTTP_STATUS_CODES.items()}
 _MOST_VALUES = 15_000
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
@@ -48,6 +47,8 @@ class PlainPublishes:
         config: Config,
         bodies: Bodies,
         senders: Sequence[Callable[[], None]],
+        *,
+        guard: BrowserGuard,
     ) -> None:
         """`senders` let go what `publishing` has begun."""
         self._publishing = publishing
@@ -55,6 +56,7 @@ class PlainPublishes:
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._bodies = bodies
+        self._guard = guard
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
 
@@ -92,9 +94,9 @@ class PlainPublishes:
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")
         route = _ROUTE.fullmatch(path)
-        if route is None or KEY_HEADER in headers:
+        if route is None or KEY_HEADER in headers or not self._guard.admits(headers):
             return None
-        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote")) if query else _NO_QUERY
+        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
         head = Head(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
             return None if is_upload(head) else MessagesPublish(head, topic, self._formats, self._timeout)
@@ -155,4 +157,4 @@ def _on_the_wire(answer: Answer) -> WireAnswer:
         ("Content-Length", str(len(answer.body))),
         *tags(),
     ]
-    return _STATUS_LINES[answer.status], headers, answer.body
+    return STATUS_LINES[answer.status], headers, answer.body

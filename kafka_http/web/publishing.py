@@ -1,6 +1,6 @@
 """A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from werkzeug.datastructures import MultiDict
@@ -38,12 +38,24 @@ RESPOND_ASYNC = "respond-async"
 
 
 class Head(NamedTuple):
-    """A request without its body. Header names are in lower case; `root` is what stands before the paths of ours."""
+    """A request without its body. Header names are in lower case; `root` is what stands before the paths of ours.
+
+    `repeated` has, one by one, the `kafka-*` headers that were sent more than once, where the server tells them apart.
+    """
 
     method: str
     args: MultiDict[str, str]
     headers: Mapping[str, str]
     root: str = ""
+    repeated: Sequence[tuple[str, str]] = ()
+
+    @property
+    def fields(self) -> Collection[tuple[str, str]]:
+        """All headers, repeated ones one by one."""
+        if not self.repeated:
+            return self.headers.items()
+        names = {name for name, _ in self.repeated}
+        return [*(each for each in self.headers.items() if each[0] not in names), *self.repeated]
 
     def prefers(self, preference: str) -> bool:
         """Whether the client sends it in `Prefer` (RFC 7240)."""
@@ -140,7 +152,7 @@ class MessagesPublish:
     def messages(self, body: bytes) -> MessageSet:
         """Raises `InvalidRequest`, `UnsupportedFormat`."""
         check_formats(self._query, self._formats)
-        attributes = request_attributes(self._query, self._head.headers)
+        attributes = request_attributes(self._query, self._head.fields)
         messages = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body)
         if attributes is None:
             return messages

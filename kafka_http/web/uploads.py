@@ -132,7 +132,7 @@ class Wanted:
         check_formats(query, formats)
         self.timeout = query.seconds("timeout", timeout, MAX_TIMEOUT)
         self.answers_at_end = query.choice("answer", ("end", ""), "") == "end"
-        self._attributes = request_attributes(query, head.headers)
+        self._attributes = request_attributes(query, head.fields)
         self._default = default_formats(query, formats, topic)
         self._are_records = query.choice("lines", ("records", "values"), "values") == "records"
         self._keeps_partitions = query.choice("partitions", ("keep", ""), "") == "keep"

@@ -19,7 +19,7 @@ def publishes(make_client: ClientFactory) -> PlainPublishes:
     return found
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 ACCEPTED")])
+@pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 Accepted")])
 def test_what_was_begun_is_done_once_it_is_sent(
     publishes: PlainPublishes, headers: dict[str, str], status: str
 ) -> None:

@@ -186,8 +186,8 @@ def test_where_a_fresh_group_starts(
         ({"Forwarded": "host=one.org;proto=https", "X-Forwarded-Host": "two.org"}, "https://one.org"),
     ],
 )
-def test_base_uri_behind_a_proxy(client: FlaskClient, headers: dict[str, str], base: str) -> None:
-    answer = send(client, "POST", "/consumers/g", {"name": "c"}, **headers)
+def test_base_uri_behind_a_proxy(make_client: ClientFactory, headers: dict[str, str], base: str) -> None:
+    answer = send(make_client(allowed_hosts=["kafka"]), "POST", "/consumers/g", {"name": "c"}, **headers)
     assert answer.json["base_uri"] == f"{base}/consumers/g/instances/c"
 
 

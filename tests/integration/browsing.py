@@ -30,8 +30,8 @@ def missing(what: str) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator["Browser"]:
-    """Chromium without a window, its profile in a directory that is removed."""
+def chromium(*flags: str) -> Iterator["Browser"]:
+    """Chromium without a window, with these flags too, its profile in a directory that is removed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         missing("Chromium")
@@ -40,7 +40,7 @@ def chromium() -> Iterator["Browser"]:
     except ModuleNotFoundError:
         missing("Playwright")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:

@@ -1,0 +1,288 @@
+"""What a web page of another origin can make a browser do here: nothing that writes, and on loopback no read by a name
+that its DNS server points here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.api.conftest import ClientFactory
+from tests.api.consumers import Consumer
+from tests.fakes import FakeBroker
+
+FOREIGN = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "https://localhost"},
+    {"Origin": "http://localhost:8083"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "http://localhost, http://evil.example"},
+]
+OWN = [
+    {},
+    {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://other.example"},
+    {"Origin": "http://localhost"},
+    {"Origin": "http://localhost:80"},
+    {"Origin": "HTTP://LOCALHOST"},
+]
+WRITES = [
+    ("POST", "/messages/t"),
+    ("PUT", "/messages/t"),
+    ("PUT", "/messages/t/c/earliest"),
+    ("DELETE", "/messages/t/c/0:0"),
+    ("DELETE", "/messages/t/c"),
+    ("GET", "/messages/t/c/0:1?ack=previous"),
+    ("GET", "/messages/t/c/0:1?%61ck=previous"),
+    ("POST", "/topics/t"),
+    ("POST", "/consumers/g"),
+    ("DELETE", "/consumers/g/instances/c"),
+    ("GET", "/consumers/g/instances/c/records"),
+    ("GET", "//consumers/g/instances/c//records/"),
+    ("DELETE", "/tasks/1"),
+    ("PATCH", "/nowhere"),
+]
+
+
+def refusal(answer: Any) -> tuple[int, int]:
+    return answer.status_code, answer.json.get("error_code") or answer.json["error"]["code"]
+
+
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_threadless(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_cross_site_write_returns_403(client: FlaskClient, method: str, path: str, headers: dict[str, str]) -> None:
+    path, _, query = path.partition("?")
+    answer = client.open("/", method=method, query_string=query, headers=headers, environ_overrides={"PATH_INFO": path})
+    assert refusal(answer) == (403, 40302)
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("path", ["/messages/t", "/topics/t"])
+def test_cross_site_publish_writes_nothing(
+    client: FlaskClient, broker: FakeBroker, path: str, headers: dict[str, str]
+) -> None:
+    answer = client.post(path, json={"records": [{"value": 1}]}, headers=headers)
+    assert refusal(answer) == (403, 40302)
+    assert client.get("/messages/t/c/earliest").json["records"] == []
+
+
+@pytest.mark.parametrize("headers", OWN)
+@pytest.mark.parametrize("path", ["/messages/t", "/topics/t"])
+def test_publish_of_this_origin_or_without_origin_is_taken(
+    client: FlaskClient, path: str, headers: dict[str, str]
+) -> None:
+    assert client.post(path, json={"records": [{"value": 1}]}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/messages/t/c/earliest"),
+        ("GET", "/topics"),
+        ("HEAD", "/messages"),
+        ("OPTIONS", "/messages/t"),
+        ("GET", "/console"),
+    ],
+)
+def test_cross_site_read_is_answered(
+    make_client: ClientFactory, method: str, path: str, headers: dict[str, str]
+) -> None:
+    client = make_client(console=True)
+    assert client.open(path, method=method, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://app.example.org", 200),
+        ("https://APP.example.org:443", 200),
+        ("http://app.example.org", 403),
+        ("https://app.example.org:8443", 403),
+        ("http://localhost:3000", 200),
+        ("http://localhost:3001", 403),
+        ("https://a.b.example.com", 200),
+        ("https://example.com", 403),
+        ("https://notexample.com", 403),
+        ("https://a.example.com:444", 403),
+        ("http://a.example.com", 403),
+        ("null", 403),
+    ],
+)
+@pytest.mark.parametrize("site", [None, "cross-site", "same-site"])
+def test_write_of_an_origin_in_cors_origins_is_taken(
+    make_client: ClientFactory, origin: str, status: int, site: str | None
+) -> None:
+    origins = ["https://app.example.org", "http://localhost:3000", "https://*.example.com"]
+    client = make_client(cors_origins=origins)
+    headers = {"Origin": origin} | ({} if site is None else {"Sec-Fetch-Site": site})
+    assert client.put("/messages/t", data=b"x", headers=headers).status_code == status
+    assert client.get("/messages/t/c/0:0?ack=previous", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("setting", ["*", "null", "example.org", "https://example.org/", "https://*", "https://a.*.org",
+                                     "ftp://example.org", "https://example.org:0x1", "https://", "https://a b"])
+def test_setting_cors_origins_that_is_no_origin_is_refused(make_client: ClientFactory, setting: str) -> None:
+    with pytest.raises(ValueError, match=r"cors_origins.*https://app\.example\.org"):
+        make_client(cors_origins=[setting])
+
+
+@pytest.mark.parametrize(
+    ("headers", "origin", "status"),
+    [
+        ({"X-Forwarded-Proto": "https", "X-Forwarded-Host": "kafka.example.org"}, "https://kafka.example.org", 200),
+        ({"X-Forwarded-Proto": "https", "X-Forwarded-Host": "kafka.example.org:443"}, "https://kafka.example.org", 200),
+        ({"X-Forwarded-Host": "kafka.example.org:8080"}, "http://kafka.example.org:8080", 200),
+        ({"X-Forwarded-Host": "kafka.example.org"}, "http://localhost", 403),
+        ({"Forwarded": "host=gw:8443;proto=https"}, "https://gw:8443", 200),
+    ],
+)
+def test_own_origin_is_that_of_trusted_forwarded_headers(
+    make_client: ClientFactory, headers: dict[str, str], origin: str, status: int
+) -> None:
+    answer = make_client().put("/messages/t", data=b"x", headers={**headers, "Origin": origin})
+    assert answer.status_code == status
+    strict = make_client(trusted_proxies="10.0.0.1")
+    answer = strict.put("/messages/t", data=b"x", headers={**headers, "Origin": "http://localhost"})
+    assert answer.status_code == 200
+    answer = strict.put("/messages/t", data=b"x", headers={"X-Forwarded-Host": "evil.org", "Origin": "http://evil.org"})
+    assert answer.status_code == 403
+
+
+def test_own_origin_is_that_of_base_url(make_client: ClientFactory) -> None:
+    client = make_client(base_url="https://kafka.example.org/rest")
+    for origin, status in (("https://kafka.example.org", 200), ("http://localhost", 403)):
+        headers = {"Origin": origin, "X-Forwarded-Host": "localhost"}
+        assert client.put("/messages/t", data=b"x", headers=headers).status_code == status
+
+
+# DNS rebinding
+
+LOCAL = ["localhost", "localhost:8082", "LOCALHOST.", "app.localhost:1", "127.0.0.1:8082", "192.0.2.7", "[::1]:8082"]
+NAMES = ["evil.example", "evil.example:8082", "localhost.evil.example", "127.0.0.1.evil.example", "kafka", "x.127.1"]
+Send = Callable[..., Any]
+
+
+@pytest.mark.parametrize("host", LOCAL)
+@pytest.mark.parametrize("bind", ["127.0.0.1:8082", "[::1]:8082", "localhost:8082", "127.9.9.9:8082"])
+def test_local_host_on_a_loopback_bind_is_answered(make_client: ClientFactory, bind: str, host: str) -> None:
+    client = make_client(bind=bind)
+    assert client.get("/messages", headers={"Host": host}).status_code == 200
+    assert client.post("/messages/t", data=b"x", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", NAMES)
+def test_name_of_others_on_a_loopback_bind_returns_421(
+    make_client: ClientFactory, broker: FakeBroker, host: str
+) -> None:
+    client = make_client()
+    for path in ("/messages", "/topics", "/health", "/nowhere"):
+        forwarded = {"X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"}
+        answer = client.get(path, headers={"Host": host, **forwarded})
+        assert refusal(answer) == (421, 421)
+        assert "allowed_hosts" in answer.text
+        assert "base_url" in answer.text
+    assert refusal(client.post("/messages/t", data=b"x", headers={"Host": host})) == (421, 421)
+    assert client.get("/messages/t/c/earliest").json["records"] == []
+
+
+@pytest.mark.parametrize("host", NAMES)
+@pytest.mark.parametrize("bind", ["0.0.0.0:8082", "10.0.0.5:8082", "kafka.example.org:8082", "[::]:8082"])
+def test_any_host_on_another_bind_is_answered(make_client: ClientFactory, bind: str, host: str) -> None:
+    client = make_client(bind=bind)
+    for _ in range(2):
+        assert client.get("/messages", headers={"Host": host}).status_code == 200
+        assert client.post("/messages/t", data=b"x", headers={"Host": host}).status_code == 200
+
+
+def test_hosts_of_the_settings_are_answered(make_client: ClientFactory) -> None:
+    client = make_client(
+        base_url="https://kafka.example.org:8443/rest",
+        node_url="http://node1:8082",
+        allowed_hosts=["gateway", "*.apps.example.org"],
+    )
+    hosts = {
+        "kafka.example.org": 200,
+        "Kafka.Example.Org:99": 200,
+        "node1:8082": 200,
+        "gateway": 200,
+        "a.apps.example.org": 200,
+        "apps.example.org": 421,
+        "other.example.org": 421,
+    }
+    for host, status in hosts.items():
+        assert client.get("/messages", headers={"Host": host}).status_code == status
+        assert client.put("/messages/t", data=b"x", headers={"Host": host}).status_code == status
+
+
+def test_forwarded_host_behind_a_trusted_proxy_is_not_checked(client: FlaskClient) -> None:
+    headers = {"X-Forwarded-Host": "kafka.example.org", "Host": "127.0.0.1:8082"}
+    assert client.get("/messages", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize(
+    ("listener", "peer", "status"),
+    [
+        ("10.0.0.5", "10.0.0.7", 200),
+        ("127.0.0.1", "127.0.0.1", 421),
+        ("::1", "::1", 421),
+        ("kafka", "127.0.0.1", 421),
+        ("kafka", "", 200),
+    ],
+)
+def test_request_to_a_listener_that_is_not_loopback_is_answered(
+    client: FlaskClient, listener: str, peer: str, status: int
+) -> None:
+    """Another server than `serve` may listen elsewhere than the setting bind says: on a Unix socket, for example."""
+    overrides = {"SERVER_NAME": listener, "REMOTE_ADDR": peer}
+    assert client.get("/messages", headers={"Host": "kafka"}, environ_overrides=overrides).status_code == status
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a/b", "<>", "a\"b", "[::1", "::1", "a:b", "a:80:80", "user@localhost", "a\\b"]
+)
+@pytest.mark.parametrize("bind", ["127.0.0.1:8082", "0.0.0.0:8082"])
+def test_malformed_host_returns_400(make_client: ClientFactory, bind: str, host: str) -> None:
+    answer = make_client(bind=bind).get("/messages/t/c/earliest", headers={"Host": host})
+    assert refusal(answer) == (400, 400)
+    assert "Host" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])
+def test_missing_host_is_for_http_1_0_alone(client: FlaskClient, protocol: str, status: int) -> None:
+    app = client.application
+
+    def without_host(environ: Any, start_response: Any) -> Any:
+        del environ["HTTP_HOST"]
+        return wsgi(environ, start_response)
+
+    wsgi, app.wsgi_app = app.wsgi_app, without_host  # type: ignore[method-assign]
+    answer = client.get("/messages", environ_overrides={"SERVER_PROTOCOL": protocol})
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("is_threadless", [True])
+def test_a_page_of_this_origin_publishes_on_the_fast_path(client: FlaskClient) -> None:
+    before = client.application.wsgi_app.taken
+    for headers in ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}, {"Sec-Fetch-Site": "none"}):
+        assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
+    assert client.application.wsgi_app.taken == before + 2
+
+
+def test_an_instance_is_not_read_by_another_site(client: FlaskClient) -> None:
+    consumer = Consumer(client).assigned()
+    client.put("/messages/t", data=b"1")
+    assert consumer.call("GET", "/records", **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert consumer.values() == [1]
