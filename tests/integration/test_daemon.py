@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -23,7 +22,7 @@ from kafka_http.store import StoredInstances, open_database
 from kafka_http.store.schema import write_meta
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.freezing import frozen
+from tests.freezing import Process, frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, ConsumerInstance, instances, produce
 from tests.integration.service import Service, end_daemons
@@ -293,10 +292,6 @@ def test_a_data_directory_too_long_for_a_socket(
         instance.subscribe(name)
         produce(service.url, name, [1])
         assert instance.values(5000) == [1]
-
-
-class Process(NamedTuple):
-    pid: int
 
 
 def test_daemon_that_hangs_fails_its_calls_and_delays_nothing_else(
