@@ -4,6 +4,7 @@
     ├── InvalidRequest              400    the client's request is malformed
     ├── NotAuthorized               40301  Kafka's ACLs refuse it
     ├── TopicNotFound               40401
+    │   └── TopicRecreated          40401  deleted, and created again under its name
     ├── PartitionNotFound           40402
     ├── InstanceNotFound            40403  no such v2 consumer instance
     ├── TaskNotFound                404
@@ -90,6 +91,13 @@ class TopicNotFound(KafkaHttpError):
 
     def __init__(self, topic: str) -> None:
         super().__init__(f"Topic not found: {topic}. GET /messages lists those there are.", topic=topic)
+
+
+class TopicRecreated(TopicNotFound):
+    def __init__(self, topic: str) -> None:
+        KafkaHttpError.__init__(
+            self, f"Topic {topic} was deleted and created again. Its offsets begin anew.", topic=topic
+        )
 
 
 class PartitionNotFound(KafkaHttpError):

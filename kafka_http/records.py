@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -97,6 +98,9 @@ def count_within(records: Sequence[Record], size: int) -> int:
 
 Positions = Mapping[TopicPartition, int]
 """partition of a topic -> the offset to read next."""
+
+TopicIds = Mapping[str, UUID | None]
+"""topic -> what tells it from a later one of its name; None where the brokers are too old for ids."""
 
 Offsets = Mapping[int, int]
 """partition of the topic that is spoken of -> an offset."""

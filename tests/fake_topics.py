@@ -1,5 +1,7 @@
 """The topics of a Kafka in memory: what it keeps, and where things are."""
 
+from uuid import uuid4
+
 from kafka.partitioner.default import murmur2
 
 from kafka_http.errors import PartitionNotFound
@@ -27,6 +29,7 @@ class FakePartition:
 class FakeTopic:
     def __init__(self, name: str, partitions: int, limit: int | None, compacted: bool, append_time: bool) -> None:
         self.name = name
+        self.id = uuid4()
         self.partitions = [FakePartition() for _ in range(partitions)]
         self.limit = limit
         self.compacted = compacted
@@ -52,6 +55,13 @@ def offset_at(log: FakePartition, place: OffsetAt) -> int:
         return log.latest
     later = [each.offset for each in log.records if (each.timestamp or 0) >= int(place)]
     return later[0] if later else log.latest
+
+
+def last(log: FakePartition, count: int) -> int:
+    """Where the last so many records begin."""
+    if not count:
+        return log.latest
+    return log.records[-count].offset if len(log.records) >= count else log.earliest
 
 
 def within(records: list[Record], most: int, size: int, first: int | None) -> list[Record]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from uuid import UUID
 
 from kafka_http.errors import (
     BrokerUnavailable,
@@ -18,6 +19,7 @@ from kafka_http.errors import (
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
+    TopicRecreated,
 )
 from kafka_http.records import (
     CommittedOffset,
@@ -32,10 +34,11 @@ from kafka_http.records import (
     Positions,
     Record,
     Settled,
+    TopicIds,
     TopicPartition,
 )
 from tests.fake_groups import FakeGroups
-from tests.fake_topics import FakePartition, FakeTopic, offset_at, place, size_of, within
+from tests.fake_topics import FakePartition, FakeTopic, last, offset_at, place, size_of, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -196,7 +199,10 @@ class FakeBroker:
         self._check_up()
         return sorted(set(self._topics) - _INTERNAL)
 
-    def partitions(self, topic: str) -> list[PartitionInfo]:
+    def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
+        return self._found(topic).id
+
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
         found = self._found(topic)
         return [
             PartitionInfo(each, None if each in found.leaderless else 1, (1,), () if each in found.leaderless else (1,))
@@ -225,6 +231,17 @@ class FakeBroker:
         with self._changed:
             return {partition: offset_at(self._log(topic, partition), each) for partition, each in at.items()}
 
+    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
+        with self._changed:
+            return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
+
+    def trailing_ends(
+        self, positions: Positions, isolation: Isolation = "read_uncommitted"
+    ) -> dict[TopicPartition, int]:
+        with self._changed:
+            logs = {at: self._log(*at) for at, position in positions.items() if not self._log(*at).after(position)}
+            return {at: log.latest for at, log in logs.items() if log.earliest <= positions[at] <= log.latest}
+
     def fetch(
         self,
         positions: Positions,
@@ -233,10 +250,14 @@ class FakeBroker:
         max_bytes: int,
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
+        ids: TopicIds | None = None,
     ) -> Fetched:
         until = time.monotonic() + wait
         with self._changed:
             while True:
+                for topic, topic_id in (ids or {}).items():
+                    if self.topic_id(topic) != topic_id:
+                        raise TopicRecreated(topic)
                 fetched = self._fetched(positions, max_records, max_bytes)
                 left = until - time.monotonic()
                 if left <= 0 or fetched.out_of_range or any(fetched.records.values()):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
@@ -12,6 +13,8 @@ from kafka_http.broker.connections import Connections
 from kafka_http.broker.leaders import Answers, Leaders, is_out_of_range
 from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.read_ahead import ReadAhead, Reading, Rest
+from kafka_http.broker.record_search import RecordSearch
+from kafka_http.errors import KafkaHttpError, TopicRecreated
 from kafka_http.records import (
     EARLIEST,
     LATEST,
@@ -21,6 +24,7 @@ from kafka_http.records import (
     PartitionInfo,
     Positions,
     Record,
+    TopicIds,
     TopicPartition,
 )
 
@@ -36,14 +40,20 @@ _AHEAD_OF_PARTITION = 1 << 18
 _ANY_SIZE = 1 << 62
 _STILL_AT_END_SECONDS = 0.1
 """So soon a partition that was at its end is not asked again while others have records for the page."""
+_SAME_TOPIC_SECONDS = 0.1
+"""How old may be what says that a topic is still the one of which records are kept."""
+_BY_NAME, _BY_ID = 12, 13
+"""The last version of a fetch that names topics, and the first that has their ids."""
+_NO_ID = UUID(int=0)
 
 
 class _Wanted(NamedTuple):
-    """What a page has room for, and what it shows."""
+    """What a page has room for, what it shows, and of which topics."""
 
     records: int
     size: int
     isolation: Isolation
+    ids: TopicIds
 
 
 class Fetcher:
@@ -58,13 +68,17 @@ class Fetcher:
         self._admin = admin
         self._leaders = Leaders(connections, metadata, timeout)
         self._ahead = ahead
+        self._search = RecordSearch(self._rests)
         self._record_bytes: dict[str, int] = {}
 
     def topics(self) -> list[str]:
         return self._metadata.topics()
 
-    def partitions(self, topic: str) -> list[PartitionInfo]:
-        return self._metadata.partitions(topic)
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
+        return self._metadata.partitions(topic, max_age)
+
+    def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
+        return self._metadata.topic_id(topic, max_age)
 
     def configs(self, topic: str) -> dict[str, str]:
         self._metadata.partitions(topic)  # of an unknown topic the admin client says nothing
@@ -90,6 +104,16 @@ class Fetcher:
             found |= self._list_offsets(topic, dict.fromkeys(beyond, LATEST), isolation)
         return found
 
+    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
+        ranges = self._ranges([TopicPartition(topic, each) for each in counts], isolation)
+        found = self._search.last({place: counts[place.partition] for place in ranges}, ranges, isolation)
+        return {place.partition: offset for place, offset in found.items()}
+
+    def trailing_ends(
+        self, positions: Positions, isolation: Isolation = "read_uncommitted"
+    ) -> dict[TopicPartition, int]:
+        return self._search.trailing_ends(positions, isolation)
+
     def fetch(
         self,
         positions: Positions,
@@ -98,8 +122,9 @@ class Fetcher:
         max_bytes: int,
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
+        ids: TopicIds | None = None,
     ) -> Fetched:
-        wanted = _Wanted(max_records, max_bytes, isolation)
+        wanted = _Wanted(max_records, max_bytes, isolation, ids or {})
         until = time.monotonic() + wait
         while True:
             fetched = self._look(positions, wanted, max(0.0, until - time.monotonic()))
@@ -109,14 +134,14 @@ class Fetcher:
 
     def _look(self, positions: Positions, wanted: _Wanted, wait: float) -> Fetched:
         """What earlier fetches have left, and of the other partitions what Kafka has."""
-        ids = {topic: self._metadata.topic_id(topic) for topic in {each.topic for each in positions}}
-        reading = Reading(ids, wanted.isolation)
-        rests = self._ahead.take(positions, reading)
+        reading, rests = self._kept(positions, wanted)
         missing = {place: at for place, at in positions.items() if place not in rests or not rests[place].has_more}
         has_some = len(missing) < len(positions)
         answers: Answers = {}
         if not has_some or not _were_at_end(missing, rests):
             answers = self._ask(missing, wanted, 0 if has_some else wait, goes_on=bool(rests))
+            if (now := self._reading(positions, wanted)) != reading:
+                reading, rests = now, {}  # what was kept is of topics that are gone
         ranges = self._ranges([each for each, answer in answers.items() if is_out_of_range(answer)], wanted.isolation)
         for place, answer in answers.items():
             rests[place] = self._rest(place, positions[place], answer, wanted.isolation)
@@ -128,6 +153,29 @@ class Fetcher:
         ended = frozenset(place for place in answers if place in rests and rests[place].is_at_end)
         return Fetched(records, following, ended, ranges, size)
 
+    def _kept(self, positions: Positions, wanted: _Wanted) -> tuple[Reading, dict[TopicPartition, Rest]]:
+        """What earlier fetches have left, as long as the topics are the same."""
+        reading = self._reading(positions, wanted)
+        rests = self._ahead.take(positions, reading)
+        if any(rest.has_more for rest in rests.values()):
+            try:
+                now = self._reading(positions, wanted, _SAME_TOPIC_SECONDS)
+            except KafkaHttpError as error:
+                if error.retry_after is None:
+                    raise
+                return reading, rests  # without brokers no topic is created again
+            if now != reading:
+                return now, {}
+        return reading, rests
+
+    def _reading(self, positions: Positions, wanted: _Wanted, max_age: float = float("inf")) -> Reading:
+        """Raises `TopicRecreated` where a topic is not the one wanted."""
+        ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
+        for topic, topic_id in wanted.ids.items():
+            if topic in ids and ids[topic] != topic_id:
+                raise TopicRecreated(topic)
+        return Reading(ids, wanted.isolation)
+
     def _ask(self, positions: Positions, wanted: _Wanted, wait: float, *, goes_on: bool) -> Answers:
         """What Kafka has of these partitions; more than is wanted for a reader who goes on where he was."""
         likely = wanted.records * max(self._record_bytes.get(each.topic, _GUESSED_BYTES) for each in positions)
@@ -136,12 +184,36 @@ class Fetcher:
         if goes_on:
             share = max(share, _AHEAD_OF_PARTITION)
             size = max(size, min(share * len(positions), _AHEAD))
+        return self._fetch(positions, wanted, share, size, wait)
+
+    def _fetch(self, positions: Positions, wanted: _Wanted, share: int, size: int, wait: float = 0) -> Answers:
+        """The leaders' answers, of `share` bytes of each partition, `size` in all. Topics go by their ids, so that an
+        answer is of the topic that the metadata has."""
+        names: dict[UUID | None, str] = {}
 
         def request(places: Sequence[TopicPartition], longest: float) -> FetchRequest:
             asked = {place: positions[place] for place in places}
-            return _fetch_request(asked, share, min(size, share * len(places)), longest, wanted.isolation)
+            reading = self._reading(asked, wanted)
+            names.update({topic_id: topic for topic, topic_id in reading.topic_ids.items()})
+            return _fetch_request(asked, reading, share, min(size, share * len(places)), longest)
 
-        return self._leaders.ask(positions.keys(), request, _fetched_parts, wait)
+        def parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
+            for topic in answer.responses:
+                name = topic.topic or names[topic.topic_id]
+                for each in topic.partitions:
+                    yield TopicPartition(name, each.partition_index), each
+
+        return self._leaders.ask(positions.keys(), request, parts, wait)
+
+    def _rests(self, positions: Positions, share: int, isolation: Isolation) -> dict[TopicPartition, Rest]:
+        """`share` bytes of what Kafka has of each partition; those that do not have their position are left out."""
+        wanted = _Wanted(0, 0, isolation, {})
+        answers = self._fetch(positions, wanted, share, share * len(positions))
+        return {
+            place: self._rest(place, positions[place], answer, isolation)
+            for place, answer in answers.items()
+            if not is_out_of_range(answer)
+        }
 
     def _rest(self, place: TopicPartition, offset: int, answer: Any, isolation: Isolation) -> Rest:
         data = answer.records or b""
@@ -188,9 +260,10 @@ def _taken(rests: Mapping[TopicPartition, Rest], wanted: _Wanted) -> tuple[dict[
     return records, wanted.size - size
 
 
-def _fetch_request(positions: Positions, share: int, size: int, wait: float, isolation: Isolation) -> FetchRequest:
-    """For `share` bytes of each partition, `size` in all. Without a session, and by topic name: from version 13 on
-    Kafka wants ids."""
+def _fetch_request(positions: Positions, reading: Reading, share: int, size: int, wait: float) -> FetchRequest:
+    """For `share` bytes of each partition, `size` in all. Without a session. By topic ids where all are known, since
+    from that version on Kafka knows no names."""
+    ids = reading.topic_ids
     asked: dict[str, list[Any]] = {each.topic: [] for each in positions}
     for place, offset in positions.items():
         asked[place.topic].append(
@@ -208,21 +281,18 @@ def _fetch_request(positions: Positions, share: int, size: int, wait: float, iso
         max_wait_ms=int(wait * 1000),
         min_bytes=1,
         max_bytes=size,
-        isolation_level=_LEVEL[isolation],
+        isolation_level=_LEVEL[reading.isolation],
         session_id=0,
         session_epoch=-1,
-        topics=[FetchRequest.FetchTopic(topic=topic, partitions=partitions) for topic, partitions in asked.items()],
+        topics=[
+            FetchRequest.FetchTopic(topic=topic, partitions=partitions, topic_id=ids[topic] or _NO_ID)
+            for topic, partitions in asked.items()
+        ],
         forgotten_topics_data=[],
         rack_id="",
         min_version=4,
-        max_version=12,
+        max_version=_BY_NAME if None in ids.values() else _BY_ID,
     )
-
-
-def _fetched_parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
-    for topic in answer.responses:
-        for each in topic.partitions:
-            yield TopicPartition(topic.topic, each.partition_index), each
 
 
 def _listed_parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:

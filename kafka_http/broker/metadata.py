@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from kafka.errors import for_code
 from kafka.net.manager import KafkaConnectionManager
@@ -24,7 +25,7 @@ class Metadata:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
-        self._ids: dict[str, object] = {}
+        self._ids: dict[str, UUID | None] = {}
 
     def alive(self) -> None:
         """Return where a broker answers. Raises `BrokerUnavailable`."""
@@ -53,7 +54,8 @@ class Metadata:
             self.forget(topic)
             raise
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
-        self._ids[topic] = getattr(described, "topic_id", None)
+        topic_id = getattr(described, "topic_id", None)
+        self._ids[topic] = topic_id if topic_id is not None and topic_id.int else None
         self._known[topic] = (time.monotonic(), known)
         return known
 
@@ -62,9 +64,12 @@ class Metadata:
         at, known = self._known.get(topic, (float("-inf"), []))
         return known if time.monotonic() - at < max_age else None
 
-    def topic_id(self, topic: str) -> object:
-        """What tells it from another of its name, from memory until `forget`; None where the brokers are too old."""
-        self.partitions(topic, max_age=float("inf"))
+    def topic_id(self, topic: str, max_age: float = float("inf")) -> UUID | None:
+        """What tells a topic from a later one of its name; None where the brokers are too old for ids.
+
+        Raises `TopicNotFound`.
+        """
+        self.partitions(topic, max_age)
         return self._ids[topic]
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:

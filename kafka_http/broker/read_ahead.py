@@ -7,7 +7,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from kafka_http.broker.codec import Batches
-from kafka_http.records import Isolation, Positions, TopicPartition
+from kafka_http.records import Isolation, Positions, TopicIds, TopicPartition
 
 SECONDS = 1.0
 """How old may be what is read. Kafka changes nothing at an offset, but it removes: for so long one may read what has
@@ -45,7 +45,7 @@ class Rest:
 class Reading(NamedTuple):
     """Readers who see the same: the topics' ids by their names, and the isolation."""
 
-    topic_ids: Mapping[str, object]
+    topic_ids: TopicIds
     isolation: Isolation
 
 

@@ -7,6 +7,7 @@ None of them creates a topic but `Producer.produce`, where `auto_create_topics` 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
+from uuid import UUID
 
 from kafka_http.core.membership import Memberships
 from kafka_http.records import (
@@ -21,6 +22,7 @@ from kafka_http.records import (
     PartitionInfo,
     Positions,
     Settled,
+    TopicIds,
     TopicPartition,
 )
 
@@ -63,8 +65,14 @@ class Log(Protocol):
     def topics(self) -> list[str]:
         """The names of the cluster's topics, sorted, internal ones left out."""
 
-    def partitions(self, topic: str) -> list[PartitionInfo]:
-        """A topic's partitions in their order, as the cluster has them now. Raises `TopicNotFound`."""
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
+        """A topic's partitions in their order, as they were at most `max_age` seconds ago. Raises `TopicNotFound`."""
+
+    def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
+        """What tells a topic from a later one of its name; None where the brokers are too old for ids.
+
+        It is as it was at most `max_age` seconds ago. Raises `TopicNotFound`.
+        """
 
     def configs(self, topic: str) -> dict[str, str]:
         """A topic's settings by Kafka's names, defaults included; none where ACLs hide them. Raises `TopicNotFound`."""
@@ -77,6 +85,21 @@ class Log(Protocol):
     ) -> dict[int, int]:
         """The offset at a place of each partition; under `read_committed`, latest is the last stable offset."""
 
+    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
+        """Where the last `count` records of each partition begin: its earliest offset where it has fewer.
+
+        Control records, compacted records and, under `read_committed`, aborted transactions do not count. Beyond some
+        megabytes each offset is taken for a record.
+        """
+
+    def trailing_ends(
+        self, positions: Positions, isolation: Isolation = "read_uncommitted"
+    ) -> dict[TopicPartition, int]:
+        """The end of the log of each partition that has no record at or behind its position; others are left out.
+
+        Control records, compacted records and, under `read_committed`, aborted transactions count as no record.
+        """
+
     def fetch(
         self,
         positions: Positions,
@@ -85,12 +108,14 @@ class Log(Protocol):
         max_bytes: int,
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
+        ids: TopicIds | None = None,
     ) -> Fetched:
         """Read from these positions at most `max_records`, with keys and values of `max_bytes` at most; but one record
         comes whatever its size.
 
         The partitions share both evenly; what one leaves is for those behind it in `positions`. With nothing there,
         waits for at most `wait`. May bring nothing of a partition that has not ended: then call again from `next`.
+        Raises `TopicRecreated` where a topic has another id than `ids` says.
         """
 
     def alive(self) -> None:

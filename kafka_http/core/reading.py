@@ -18,6 +18,7 @@ from kafka_http.records import (
     Positions,
     Record,
     Reset,
+    TopicIds,
     TopicPartition,
 )
 
@@ -69,12 +70,14 @@ class Reader:
         wait: float = 0,
         isolation: Isolation = "read_uncommitted",
         reset: Reset | None = None,
+        ids: TopicIds | None = None,
     ) -> Page:
         """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
 
         An empty page means that every partition was at its end. The partitions share the page evenly as long as each
         has records. A position that the log does not have is set to its end that `reset` names, or is an error. Raises
-        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`.
+        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` where a
+        topic has another id than `ids` says.
         """
         page = _PageInMaking(positions, limits)
         deadline = time.monotonic() + wait
@@ -88,6 +91,7 @@ class Reader:
                 max_bytes=page.bytes_left,
                 wait=min(left, WAIT_SLICE),
                 isolation=isolation,
+                ids=ids,
             )
             ends = {place: Ends(*both) for place, both in fetched.out_of_range.items()}
             if ends and reset is None:

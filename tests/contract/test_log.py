@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from uuid import uuid4
 
 import pytest
 
 from kafka_http.core.broker import Broker
-from kafka_http.errors import BrokerUnavailable, InvalidRequest, PartitionNotFound, TopicNotFound
-from kafka_http.records import NewRecord
+from kafka_http.errors import BrokerUnavailable, InvalidRequest, PartitionNotFound, TopicNotFound, TopicRecreated
+from kafka_http.records import NewRecord, TopicPartition
 from tests.contract.conftest import Cluster
 from tests.reads import FetchedOfTopic, fetch
 
@@ -56,6 +57,30 @@ def test_offsets_at_a_time(cluster: Cluster, broker: Broker) -> None:
     broker.producer.produce(topic, [NewRecord(b"a", timestamp=begin + 1000 * each) for each in range(3)], 10)
     for at, offset in ((begin, 0), (begin + 1, 1), (begin + 2000, 2), (begin + 2001, 3), (0, 0)):
         assert broker.log.offsets(topic, {0: at}) == {0: offset}
+
+
+def test_last_records_of_each_partition_begin_where_so_many_are_left(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [5, 0, 2])
+    assert broker.log.last(topic, {0: 3, 1: 3, 2: 3}) == {0: 2, 1: 0, 2: 0}
+    assert broker.log.last(topic, {0: 0, 2: 1}) == {0: 5, 2: 1}
+    assert broker.log.last(topic, {0: 1 << 60}, "read_committed") == {0: 0}
+
+
+def test_trailing_ends_are_those_of_partitions_without_records_behind(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [5, 0, 2])
+    positions = {TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
+    assert broker.log.trailing_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
+    assert broker.log.trailing_ends({TopicPartition(topic, 0): 6}) == {}
+
+
+def test_fetch_by_another_topic_id_raises_topic_recreated(cluster: Cluster, broker: Broker) -> None:
+    topic = filled(cluster, [1])
+    topic_id = broker.log.topic_id(topic)
+    assert topic_id is not None
+    assert topic_id != broker.log.topic_id(cluster.topic())
+    assert offsets_in(fetch(broker, topic, {0: 0}, **MANY, ids={topic: topic_id})) == {0: [0]}
+    with pytest.raises(TopicRecreated):
+        fetch(broker, topic, {0: 0}, **MANY, ids={topic: uuid4()})
 
 
 def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) -> None:
@@ -170,7 +195,10 @@ def test_no_waiting_where_there_is_something(cluster: Cluster, broker: Broker) -
 LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
     "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
+    "last": lambda broker, topic, partition: broker.log.last(topic, {partition: 1}),
+    "trailing_ends": lambda broker, topic, partition: broker.log.trailing_ends({TopicPartition(topic, partition): 0}),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
+    "topic_id": lambda broker, topic, partition: broker.log.topic_id(topic),
     "configs": lambda broker, topic, partition: broker.log.configs(topic),
 }
 
@@ -182,7 +210,7 @@ def test_a_topic_that_is_not_there(broker: Broker, look: str) -> None:
     assert "nobody-made-this" not in broker.log.topics()
 
 
-@pytest.mark.parametrize("look", ["fetch", "offsets"])
+@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "trailing_ends"])
 def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, look: str) -> None:
     topic = cluster.topic(partitions=2)
     with pytest.raises(PartitionNotFound) as raised:
