@@ -65,6 +65,7 @@ class Held(NamedTuple):
     leave: Callable[[], None]
     """When it is not."""
     nodes: Nodes | None = None
+    is_daemon_silent: Callable[[], bool] = lambda: False
 
 
 class Lifecycle:
@@ -143,7 +144,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(consumers)
     app.register_blueprint(InstanceList(held.instances).blueprint())
     app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
-    app.register_blueprint(Health(broker.log).blueprint())
+    app.register_blueprint(Health(broker.log, held.is_daemon_silent).blueprint())
     if config.console:
         app.register_blueprint(Console().blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so
@@ -184,7 +185,10 @@ def _in_the_daemon(config: Config) -> Held:
     daemon = NodeDaemon(config)
     idempotency = Idempotency(daemon.keys, lambda: daemon.worker)
     nodes = daemon.nodes if config.store_url else None
-    return Held(daemon.instances, daemon.tasks, idempotency, daemon.attend, lambda: None, daemon.close, nodes)
+    return Held(
+        *(daemon.instances, daemon.tasks, idempotency, daemon.attend, lambda: None, daemon.close, nodes),
+        is_daemon_silent=lambda: daemon.is_silent,
+    )
 
 
 def _number() -> None:

@@ -3,7 +3,6 @@
 What is unknown or ill-typed is a `ConfigError` that names the setting and its source.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kafka_http.config import SETTINGS, Config, ConfigError, is_secret
+from kafka_http.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
 _OF_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
@@ -112,8 +112,8 @@ def _check_name(given: _Given) -> None:
     name, *inner = given.path
     setting = SETTINGS.get(name)
     if setting is None or (inner and not setting.is_section):
-        near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else " `kafka-http config` lists those there are."
+        near = nearest(name, SETTINGS)
+        hint = f" Did you mean {near}?" if near else " `kafka-http config` lists those there are."
         raise ConfigError(f"There is no setting {given.name} ({given.source}).{hint}")
     if len(inner) < setting.depth or not all(inner):
         raise _wrong(given)

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tests.attempts import wait_for
 
@@ -13,6 +13,10 @@ from tests.attempts import wait_for
 class HasPid(Protocol):
     @property
     def pid(self) -> int | None: ...
+
+
+class Process(NamedTuple):
+    pid: int
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound
 from kafka_http.records import Place, Positions, Record, TopicPartition
 
 _PAUSE = 0.1
+_MISSING_SECONDS = 0.5
+"""How often a reader looks for a topic where it has no other to wait for."""
 _FULL = 2
 """A page is enough for `fetch.min.bytes` where it is half of what fits: the next record may be larger than the rest."""
 
@@ -89,7 +91,7 @@ class InstanceReader:
         return Page(records, following, last)
 
     def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
-        """Read once. A topic that is gone keeps nobody from reading the others."""
+        """Read once. Topics that are not there, or not yet, have no records, and the others are read."""
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
         gone: dict[TopicPartition, int] = {}
         settings = loan.settings
@@ -101,9 +103,12 @@ class InstanceReader:
                 return Page(page.records, {**gone, **page.next}, page.last)
             except TopicNotFound as error:
                 of_it = {each for each in positions if each.topic == error.fields.get("topic")}
-                if len(of_it) in {0, len(positions)}:
+                if not of_it:
                     raise
                 gone |= {each: positions.pop(each) for each in of_it}
+                if not positions:
+                    self._reader.pause(min(seconds, _MISSING_SECONDS))
+                    return Page([], gone)
 
 
 def _size(records: Sequence[Record]) -> int:

@@ -15,14 +15,9 @@ from kafka_http.core.instance_store import InstanceStore
 from kafka_http.core.instances import Loan
 from kafka_http.core.lending import Lending, Lent
 from kafka_http.core.standing import Standing
-from kafka_http.core.starts import find_offsets, find_starts
+from kafka_http.core.starts import check_partitions, find_offsets, find_starts
 from kafka_http.core.topic_names import Matches, TopicNames, compile_pattern
-from kafka_http.errors import (
-    IllegalState,
-    InstanceNotFound,
-    PartitionNotFound,
-    Unavailable,
-)
+from kafka_http.errors import IllegalState, InstanceNotFound, Unavailable
 from kafka_http.records import Commits, Definition, OffsetAt, Place, Progress, TopicPartition
 
 _log = logging.getLogger(__name__)
@@ -165,11 +160,7 @@ class Instance:
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
         if self.is_subscribed:
             raise _exclusive()
-        for topic in dict.fromkeys(each.topic for each in partitions):
-            there = {each.partition for each in self._broker.log.partitions(topic)}
-            for each in partitions:
-                if each.topic == topic and each.partition not in there:
-                    raise PartitionNotFound(topic, each.partition, len(there))
+        check_partitions(self._broker.log, partitions, missing_topics=True)
         with self._defining:
             self._define(partitions=tuple(dict.fromkeys(partitions)))
         with self._changed:

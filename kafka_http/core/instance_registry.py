@@ -1,6 +1,7 @@
 """All consumer instances of a process."""
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _TICK = 0.5
 _LOOK_UP_SECONDS = 3.0
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]")
 
 Key = tuple[str, str]
 
@@ -98,7 +100,7 @@ class InstanceRegistry:
 
     def create(self, group: str, name: str, settings: InstanceSettings) -> None:
         self.start()
-        definition = Definition(group, name, f"{name}-{secrets.token_hex(4)}", settings)
+        definition = Definition(group, name, _member_id(name), settings)
         instance = Instance(definition, Progress(), self._broker, self._store, self._clock)
         with self._lock:
             self._drop_gone()
@@ -242,6 +244,11 @@ class InstanceRegistry:
                 instance.look_up(names)
             except KafkaHttpError as error:
                 _log.warning("A consumer instance cannot be subscribed: %s", error.message)
+
+
+def _member_id(name: str) -> str:
+    """An id for Kafka (`group.instance.id`), which allows the characters of a topic's name alone."""
+    return f"{_NOT_IN_ID.sub('_', name)}-{secrets.token_hex(4)}"
 
 
 def _by_partition(places: Sequence[Place]) -> dict[TopicPartition, int]:

@@ -6,10 +6,12 @@ from msgspec import Struct
 
 
 class Elsewhere(Struct, frozen=True):
-    """Another node: its URL, and the secret by which it knows that a call comes from a node."""
+    """Another node: its URL, and the secret by which it knows that a call comes from a node. `timeout` is the
+    instance's, in seconds."""
 
     url: str
     secret: str
+    timeout: float = 0.0
 
 
 class Nodes(Protocol):

@@ -1,6 +1,6 @@
-"""Where to begin to read."""
+"""Where to begin to read, and whether a partition is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kafka_http.core.broker import Broker, Log
 from kafka_http.errors import PartitionNotFound, TopicNotFound
@@ -21,6 +21,24 @@ def find_offsets(
     }
 
 
+def check_partitions(log: Log, partitions: Iterable[TopicPartition], *, missing_topics: bool = False) -> None:
+    """Raise `PartitionNotFound` for one that its topic does not have, and `TopicNotFound`, which `missing_topics`
+    permits."""
+    by_topic: dict[str, list[int]] = {}
+    for place in partitions:
+        by_topic.setdefault(place.topic, []).append(place.partition)
+    for topic, wanted in by_topic.items():
+        try:
+            there = {each.partition for each in log.partitions(topic)}
+        except TopicNotFound:
+            if missing_topics:
+                continue
+            raise
+        for partition in wanted:
+            if partition not in there:
+                raise PartitionNotFound(topic, partition, len(there))
+
+
 def find_starts(
     broker: Broker, group: str, settings: InstanceSettings, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, int]:
@@ -34,6 +52,6 @@ def find_starts(
     for places in never.values():
         try:
             starts.update(find_offsets(broker.log, places, settings.isolation))
-        except (TopicNotFound, PartitionNotFound):  # deleted a moment ago, and soon no longer assigned
+        except (TopicNotFound, PartitionNotFound):  # not there yet, or deleted a moment ago: it starts empty
             starts.update(dict.fromkeys(places, 0))
     return starts

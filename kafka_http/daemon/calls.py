@@ -1,5 +1,7 @@
 """What goes over the socket: a greeting, then calls of the `PROTOCOLS`, one after the other.
 
+An empty message is a ping, whose answer is an empty message.
+
 A call's messages are made from the Protocols themselves: a method added there is one here. msgpack, by msgspec.
 """
 
@@ -56,6 +58,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     fields: Mapping[str, Any]
 
 
+PING = b""
 Greeting = Welcome | Refused | Goodbye
 
 
@@ -124,7 +127,7 @@ def _version() -> str:
     """Changes with whatever crosses the socket, down to the fields of an argument."""
     types = [Hello, Greeting, Failed, *(kind for each in CALLS.values() for kind in (each.request, each.answer))]
     schema = msgspec.json.encode(msgspec.json.schema_components(types), order="sorted")
-    return hashlib.sha256(schema).hexdigest()[:16]
+    return hashlib.sha256(b"with pings, " + schema).hexdigest()[:16]
 
 
 VERSION = _version()

@@ -13,7 +13,7 @@ class Channel:
     """One end of a connection. Used by one thread at a time; any thread may `shut` it.
 
     A method raises `OSError` where the connection fails or its time is over, and `EOFError` where the other end has
-    closed it. After either it is good for nothing but `close`.
+    closed it. After either it is good for nothing but `close`; only `receive` may be called again after `TimeoutError`.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -28,10 +28,22 @@ class Channel:
         self._connection.sendall(_LENGTH.pack(len(message)) + message)
 
     def receive(self) -> bytes:
-        length: int = _LENGTH.unpack(self._take(_LENGTH.size))[0]
+        self._fill(_LENGTH.size)
+        length: int = _LENGTH.unpack_from(self._received)[0]
         if length > LARGEST:
             raise EOFError(f"a message of {length} bytes")
-        return self._take(length)
+        end = _LENGTH.size + length
+        self._fill(end)
+        message = bytes(self._received[_LENGTH.size : end])
+        del self._received[:end]
+        return message
+
+    def is_abandoned(self) -> bool:
+        """Whether the other end has closed the connection. Does not block."""
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def shut(self) -> None:
         """End the connection for both ends: a thread that waits here is told at once."""
@@ -41,12 +53,10 @@ class Channel:
     def close(self) -> None:
         self._connection.close()
 
-    def _take(self, count: int) -> bytes:
+    def _fill(self, count: int) -> None:
+        """Have at least so many bytes in `_received`."""
         while len(self._received) < count:
             piece = self._connection.recv(_READ)
             if not piece:
                 raise EOFError("the other end has closed the connection")
             self._received += piece
-        taken = bytes(self._received[:count])
-        del self._received[:count]
-        return taken

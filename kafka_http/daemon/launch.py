@@ -23,12 +23,20 @@ from kafka_http.errors import Unavailable
 log = logging.getLogger(__name__)
 
 _GREETING_SECONDS = 5.0
+_LEAST_SECONDS = 0.1
 _START_SECONDS = 20.0
 _REST_SECONDS = 1.0
 
 
 class NoDaemon(Exception):
     """There is none, or it closes down."""
+
+
+class NotResponding(Unavailable):
+    """The daemon's process is there, and does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The server's daemon does not respond. Try again.")
 
 
 def settings_of(config: Config) -> Mapping[str, Any]:
@@ -58,14 +66,17 @@ class Launcher:
         self._failure = ""
 
     def connect(self, worker: str, *, presence: bool) -> Channel:
-        """A connection that has been greeted. Raises `NoDaemon`, `Unavailable` where the daemon refuses it."""
+        """A connection that has been greeted. Raises `NoDaemon`, `NotResponding`, and `Unavailable` where the daemon
+        refuses it."""
+        deadline = time.monotonic() + _GREETING_SECONDS
         try:
             channel = Channel(self._directory.connect(_GREETING_SECONDS))
         except (TimeoutError, BlockingIOError):
-            raise Unavailable("The server's daemon does not answer.") from None
+            raise NotResponding from None
         except OSError as error:
             raise NoDaemon(str(error)) from None
         try:
+            channel.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
             self._greet(channel, Hello(VERSION, self._digest, worker, presence))
         except BaseException:
             channel.close()
@@ -105,7 +116,7 @@ class Launcher:
             channel.send(msgspec.msgpack.encode(hello))
             greeting = greetings.decode(channel.receive())
         except TimeoutError:
-            raise Unavailable("The server's daemon does not answer.") from None
+            raise NotResponding from None
         except (OSError, EOFError) as error:
             raise NoDaemon(str(error)) from None
         if isinstance(greeting, Refused):

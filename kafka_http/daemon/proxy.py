@@ -3,8 +3,10 @@
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 from uuid import uuid4
@@ -16,31 +18,56 @@ from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
-from kafka_http.daemon.calls import CALLS, Call, Goodbye, greetings
+from kafka_http.daemon.calls import CALLS, PING, Call
 from kafka_http.daemon.channel import Channel
-from kafka_http.daemon.launch import Launcher, NoDaemon
+from kafka_http.daemon.launch import Launcher, NoDaemon, NotResponding
 from kafka_http.errors import Unavailable
 from kafka_http.logs import request_id
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 90.0
-"""More than the longest wait of a call."""
+_ANSWER_SECONDS = 5.0
+"""How long a call may take beyond the wait that it asks for."""
+
+_WAITS = {"borrow": "timeout", "renew": "timeout", "find_task": "wait"}
+"""The argument of a call that says how long it may wait."""
+
+_KAFKA_SECONDS = 90.0
+_ASKS_KAFKA = {
+    *("create", "delete", "subscribe", "unsubscribe", "assign", "borrow", "renew"),
+    *("seek", "seek_times", "seek_ends", "commit", "committed"),
+}
+"""Calls for which the daemon asks Kafka. It has bounds of its own for that and answers with what went wrong there, so
+these calls get more time. Where the daemon itself hangs, pings tell, and these calls fail too."""
+
+_PING_EVERY = 1.0
+_PONG_SECONDS = 3.0
+_OVERDUE_SECONDS = 2.5
+"""A call that fails for its time means that the daemon hangs where no ping was answered for so long."""
+
+_START_SECONDS = 20.0
+_RETRY_SECONDS = (1.0, 30.0)
+"""Between attempts to reach a daemon: at first, and at most."""
 
 _ONCE = {"create", "delete", "cancel_task"}
 """What a second try would answer differently, where the first was done and its answer lost."""
+
+_LOAN_ENDINGS = {"give_back", "drop"}
+_MOST_LOAN_ENDINGS = 1000
 
 
 class NodeDaemon:
     """Calls the node's daemon, which is started where a call needs it.
 
     Connects on first use, so it can be made before a fork. `instances`, `nodes`, `tasks` and `keys` may be used by any
-    thread.
+    thread. While the daemon's process hangs, calls fail at once: no thread waits for it.
     """
 
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
-        self._presence = _Presence(Launcher(config), self._hang_up)
+        self._busy: set[Channel] = set()
+        self._loan_endings: deque[bytes] = deque(maxlen=_MOST_LOAN_ENDINGS)
+        self._presence = _Presence(Launcher(config), self._hang_up, self._end_loans)
         calls = _Calls(self._call)
         self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
@@ -52,6 +79,11 @@ class NodeDaemon:
         """The name by which the daemon knows this process, for as long as it lives."""
         return self._presence.worker
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether its process is there and does not answer, as far as is known. Does not block."""
+        return self._presence.is_silent
+
     def attend(self) -> None:
         """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
         self._presence.attend()
@@ -62,30 +94,48 @@ class NodeDaemon:
         self._hang_up()
 
     def _call(self, call: Call, *arguments: Any, **named: Any) -> Any:
-        """Raises `Unavailable` where the daemon cannot be reached, or was lost on the way."""
-        message = msgspec.msgpack.encode(call.request(request_id.get(), *arguments, **named))
-        return call.result(self._exchange(message, self._idle_or_new(), once=call.name in _ONCE))
+        """Raises `Unavailable` where the daemon cannot be reached, was lost on the way or does not answer in time."""
+        request = call.request(request_id.get(), *arguments, **named)
+        wait = float(getattr(request, _WAITS[call.name])) if call.name in _WAITS else 0.0
+        seconds = wait + (_KAFKA_SECONDS if call.name in _ASKS_KAFKA else _ANSWER_SECONDS)
+        message = msgspec.msgpack.encode(request)
+        try:
+            return call.result(self._exchange(message, seconds, self._idle_or_new(), once=call.name in _ONCE))
+        except NotResponding:
+            if call.name in _LOAN_ENDINGS:
+                self._loan_endings.append(message)
+            raise
 
-    def _exchange(self, message: bytes, channel: Channel, *, once: bool, again: bool = True) -> bytes:
+    def _exchange(
+        self, message: bytes, seconds: float, channel: Channel, *, once: bool = False, again: bool = True
+    ) -> bytes:
         """Send a message and receive its answer; with `again`, try twice where that is safe."""
         sent = False
+        self._busy.add(channel)
         try:
+            channel.settimeout(seconds)
             channel.send(message)
             sent = True
             answer = channel.receive()
         except (OSError, EOFError) as error:
             channel.close()
+            if isinstance(error, TimeoutError):
+                self._presence.suspect()
+                raise NotResponding from None
             # A message that broke off is not obeyed.
-            if again and not (once and sent) and not isinstance(error, TimeoutError):
-                return self._exchange(message, self._new(), once=once, again=False)
+            if again and not (once and sent):
+                return self._exchange(message, seconds, self._new(), once=once, again=False)
             raise Unavailable("The server's daemon was lost, try again.") from None
         except BaseException:
             channel.close()
             raise
+        finally:
+            self._busy.discard(channel)
         self._idle.append(channel)
         return answer
 
     def _idle_or_new(self) -> Channel:
+        self._presence.check()
         try:
             return self._idle.pop()
         except IndexError:
@@ -95,16 +145,25 @@ class NodeDaemon:
         for _ in range(2):
             channel = self._presence.connect()
             if channel is not None:
-                channel.settimeout(_ANSWER_SECONDS)
                 return channel
         raise Unavailable("The server's daemon closes down, try again.")
 
     def _hang_up(self) -> None:
+        """Let all calls that wait for the daemon fail now."""
+        for channel in self._busy.copy():
+            channel.shut()
         while self._idle:
             try:
                 self._idle.pop().close()
             except IndexError:
                 return
+
+    def _end_loans(self) -> None:
+        """Say what could not be said while the daemon hung: which instances are read no longer."""
+        while self._loan_endings:
+            message = self._loan_endings.popleft()
+            with suppress(Unavailable):
+                self._exchange(message, _ANSWER_SECONDS, self._idle_or_new())
 
 
 class _Calls:
@@ -116,23 +175,41 @@ class _Calls:
 
 
 class _Presence:
-    """This process's sign of life: one connection to the daemon, and a thread that sees when it ends."""
+    """This process's sign of life: one connection to the daemon, and a thread that pings over it.
 
-    def __init__(self, launcher: Launcher, lost: Callable[[], None]) -> None:
+    The thread sees when the daemon dies, and when it hangs. No lock is held while anybody waits for the daemon.
+    """
+
+    def __init__(self, launcher: Launcher, lost: Callable[[], None], is_back: Callable[[], None]) -> None:
+        """`lost` is called when the daemon has died or hangs, `is_back` when it answers again."""
         self._launcher = launcher
         self._lost = lost
-        self._lock = threading.Lock()
+        self._is_back = is_back
+        self._changed = threading.Condition()
         self._channel: Channel | None = None
+        self._is_connecting = False
+        self._is_silent = False
+        self._answered = float("-inf")
         self._worker = ""
         self._process = 0
         self._closed = threading.Event()
 
     @property
     def worker(self) -> str:
-        with self._lock:
+        with self._changed:
             return self._own_name()
 
+    @property
+    def is_silent(self) -> bool:
+        return self._is_silent and self._process == os.getpid()
+
+    def check(self) -> None:
+        """Raise `NotResponding` where the daemon hangs."""
+        if self.is_silent:
+            raise NotResponding
+
     def attend(self) -> None:
+        """Reach the daemon in the background, if there is any need of it."""
         self._in_background(self._attend)
 
     def connect(self) -> Channel | None:
@@ -143,60 +220,141 @@ class _Presence:
         except NoDaemon:
             self._forget(channel)
             return None
+        except NotResponding:
+            self.suspect()
+            raise
+
+    def suspect(self) -> None:
+        """A call was not answered in time: does the daemon hang?"""
+        if time.monotonic() - self._answered > _OVERDUE_SECONDS:
+            self._fall_silent()
 
     def close(self) -> None:
         self._closed.set()
-        with self._lock:
+        with self._changed:
             channel, self._channel = self._channel, None
+            self._changed.notify_all()
         if channel is not None:
             channel.shut()
 
-    def _ensure(self, *, if_needed: bool = False) -> tuple[Channel | None, str]:
-        with self._lock:
+    def _ensure(self, *, if_needed: bool = False, probing: bool = False) -> tuple[Channel | None, str]:
+        """One thread at a time connects, or starts the daemon; the others wait for that. `probing`: try it though the
+        daemon hangs."""
+        with self._changed:
+            worker = self._own_name()
+            self._changed.wait_for(lambda: not self._is_connecting or self._may_not_wait(probing), _START_SECONDS)
             if self._closed.is_set():
                 raise Unavailable("This server is closing down.")
-            worker = self._own_name()
-            if self._channel is None:
-                self._channel = self._launcher.reach(worker, if_needed=if_needed)
-                if self._channel is not None:
-                    self._channel.settimeout(None)
-                    self._in_background(partial(self._watch, self._channel))
-            return self._channel, worker
+            if not probing:
+                self.check()
+            if self._channel is not None:
+                return self._channel, worker
+            if self._is_connecting:
+                raise Unavailable("The server's daemon does not start in time. Try again.")
+            self._is_connecting = True
+        channel = None
+        try:
+            channel = self._launcher.reach(worker, if_needed=if_needed)
+        except NotResponding:
+            self._fall_silent(is_attended=probing)
+            raise
+        finally:
+            with self._changed:
+                self._channel = channel
+                self._is_connecting = False
+                self._changed.notify_all()
+        self._use(channel)
+        return channel, worker
+
+    def _may_not_wait(self, probing: bool) -> bool:
+        return self._closed.is_set() or (self._is_silent and not probing)
+
+    def _use(self, channel: Channel | None) -> None:
+        """Begin with a new sign of life; None where no daemon is needed."""
+        if channel is None:
+            self._is_silent = False
+            return
+        self._in_background(partial(self._watch, channel))
+        if self._closed.is_set():
+            channel.shut()
+            raise Unavailable("This server is closing down.")
+        self._note_answer()
 
     def _own_name(self) -> str:
         if self._process != os.getpid():  # forked: the connection is the parent's
             self._channel, self._process = None, os.getpid()
+            self._is_connecting = self._is_silent = False
             self._worker = uuid4().hex
         return self._worker
 
+    # In threads of its own
+
     def _watch(self, channel: Channel) -> None:
-        """Wait for the connection's end; without a goodbye the daemon has died, and its instances need another."""
-        said_goodbye = False
+        """Ping for as long as the connection lasts. At its end the daemon has died: its instances need another."""
         try:
-            said_goodbye = isinstance(greetings.decode(channel.receive()), Goodbye)
+            while True:
+                channel.settimeout(_PING_EVERY)
+                with suppress(TimeoutError):
+                    channel.receive()  # nothing comes, but the end of the connection
+                self._ping(channel)
         except (OSError, EOFError):
             pass
         finally:
             self._forget(channel)
             channel.close()
-        if not said_goodbye and not self._closed.is_set():
+        if not self._closed.is_set():
             log.warning("The daemon has ended unexpectedly")
-            self._attend()
+            self.attend()
 
-    def _attend(self) -> None:
-        rest = 1.0
-        while not self._closed.is_set():
+    def _ping(self, channel: Channel) -> None:
+        channel.settimeout(_PONG_SECONDS)
+        channel.send(PING)
+        while True:
             try:
-                self._ensure(if_needed=True)
-            except Unavailable as error:
-                log.warning("No daemon for the consumer instances: %s", error.message)
-                self._closed.wait(rest)
-                rest = min(2 * rest, 30.0)
+                channel.receive()
+            except TimeoutError:
+                self._fall_silent()
             else:
+                self._note_answer()
                 return
 
+    def _fall_silent(self, *, is_attended: bool = False) -> None:
+        """Let calls fail from now on, until the thread that pings has an answer, or the one that attends."""
+        with self._changed:
+            if self._is_silent or self._closed.is_set():
+                return
+            self._is_silent = True
+            is_attended = is_attended or self._channel is not None
+            self._changed.notify_all()
+        log.warning("The daemon does not respond; its calls are answered with 503 until it does")
+        self._lost()
+        if not is_attended:
+            self.attend()
+
+    def _note_answer(self) -> None:
+        self._answered = time.monotonic()
+        with self._changed:
+            was_silent, self._is_silent = self._is_silent, False
+        if was_silent:
+            log.info("The daemon responds again")
+            self._is_back()
+
+    def _attend(self) -> None:
+        first, most = _RETRY_SECONDS
+        rest = first
+        while not self._closed.is_set():
+            try:
+                self._ensure(if_needed=True, probing=True)
+                return
+            except NotResponding:
+                rest = first
+            except Unavailable as error:
+                log.warning("No daemon for the consumer instances: %s", error.message)
+                rest = min(2 * rest, most)
+            self._closed.wait(rest)
+
     def _forget(self, channel: Channel | None) -> None:
-        with self._lock:
+        with self._changed:
             if self._channel is not channel:
                 return
             self._channel = None

@@ -12,7 +12,19 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.core.instances import Instances, Loan
-from kafka_http.daemon.calls import CALLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, failed, hellos, requests
+from kafka_http.daemon.calls import (
+    CALLS,
+    PING,
+    VERSION,
+    Goodbye,
+    Greeting,
+    Hello,
+    Refused,
+    Welcome,
+    failed,
+    hellos,
+    requests,
+)
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import is_same_user
 from kafka_http.errors import KafkaHttpError
@@ -26,6 +38,9 @@ Services = Callable[[type], Any]
 
 LINGER_SECONDS = 10.0
 """How long it waits for a worker when there is none."""
+
+_ENDINGS = {"give_back", "drop", "keep_answer", "free_key"}
+"""Calls that end what a worker has begun. They are obeyed even if it has not waited for the answer."""
 
 _GREETING_SECONDS = 5.0
 _LOOK_EVERY = 0.25
@@ -122,7 +137,13 @@ class Server:
             return Welcome(), worker
 
     def _answer(self, channel: Channel, worker: "_Worker") -> None:
-        request = requests.decode(channel.receive())
+        message = channel.receive()
+        if message == PING:
+            channel.send(PING)
+            return
+        request = requests.decode(message)
+        if type(request).__name__ not in _ENDINGS and channel.is_abandoned():
+            raise EOFError("the caller of a call has given up")  # and has told its client so
         answer, loan = self._result(request, worker)
         try:
             channel.send(answer)

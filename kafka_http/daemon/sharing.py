@@ -59,7 +59,7 @@ class Sharing:
             return None
         if secret and hmac.compare_digest(secret.encode(), self._secret.encode()):
             raise Unavailable("The consumer instance has just gone to another node, try again.")
-        return Elsewhere(owner.url, self._secret)
+        return Elsewhere(owner.url, self._secret, owner.timeout)
 
     def keep(self, is_attended: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
         """Hold the lease from now on, while there are workers to answer for it; adopt instances as soon as one may."""

@@ -3,10 +3,11 @@
 import secrets
 from collections.abc import Collection
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Join, insert, literal_column, or_, select, update
 
-from kafka_http.records import Definition, StoredInstance
+from kafka_http.records import Definition, InstanceSettings, StoredInstance
 from kafka_http.store.database import Database
 from kafka_http.store.instances import stored_instance
 from kafka_http.store.schema import instances, nodes, read_meta, write_meta
@@ -22,11 +23,12 @@ Key = tuple[str, str]
 
 
 class Owner(Struct, frozen=True):
-    """The node that has an instance, and whether its lease has run out."""
+    """The node that has an instance, and whether its lease has run out. `timeout` is the instance's, in seconds."""
 
     node_id: str
     url: str
     is_gone: bool
+    timeout: float
 
 
 class StoredNodes:
@@ -83,11 +85,16 @@ class StoredNodes:
 
         def find(connection: Connection) -> Owner | None:
             row = connection.execute(
-                select(instances.c.owner, nodes.c.url, nodes.c.leased_until - now_of(connection))
+                select(
+                    instances.c.owner, nodes.c.url, nodes.c.leased_until - now_of(connection), instances.c.settings
+                )
                 .select_from(_owned())
                 .where(instances.c.group_id == group, instances.c.name == name)
             ).first()
-            return None if row is None else Owner(row[0], row[1] or "", row[2] is None or row[2] <= 0)
+            if row is None:
+                return None
+            settings = msgspec.json.decode(row[3], type=InstanceSettings)
+            return Owner(row[0], row[1] or "", row[2] is None or row[2] <= 0, settings.timeout)
 
         return self._database.write(find)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from flask import Blueprint, Response
 
@@ -14,8 +15,10 @@ FRESH_SECONDS = 2.0
 class Health:
     """The views for whoever watches over the service."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, is_daemon_silent: Callable[[], bool]) -> None:
+        """`is_daemon_silent` does not block."""
         self._log = log
+        self._is_daemon_silent = is_daemon_silent
         self._answered = float("-inf")
         self._lock = threading.Lock()
 
@@ -35,4 +38,4 @@ class Health:
             if time.monotonic() - self._answered > FRESH_SECONDS:
                 self._log.alive()
                 self._answered = time.monotonic()
-        return json_response({"status": "ready"})
+        return json_response({"status": "ready"} | ({"daemon": "not responding"} if self._is_daemon_silent() else {}))

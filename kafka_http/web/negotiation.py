@@ -17,6 +17,7 @@ EVENTS = "text/event-stream"
 OCTETS = "application/octet-stream"
 V2 = "application/vnd.kafka.v2+json"
 _KAFKA = re.compile(r"application/vnd\.kafka(?:\.(?P<format>[a-z0-9_-]+))?\.v(?P<version>[0-9]+)\+json")
+_NO_FORMAT = {V2, "application/vnd.kafka.v1+json", "application/vnd.kafka+json"}
 _REMEMBERED = 128
 """Header values, of which a client sends the same again and again."""
 _LATER_VERSION = re.compile(r"\.v(?![12]\b)[0-9]")
@@ -69,11 +70,15 @@ def kafka_type(format_: str) -> str:
 
 
 def produced_format(content_type: str | None, formats: Formats) -> str:
-    """The format of a v2 produce request: its type's, `json` where it names none. Raises `UnsupportedFormat`."""
+    """The format of a v2 produce request. Raises `UnsupportedFormat`.
+
+    It is the one that the type names. JSON and no type mean `json`. A type of the API that names no format means
+    `binary`, as in Karapace: a client library depends on it.
+    """
     media_type = ContentType.parse(content_type).media_type
     if media_type in {"", JSON}:
         return "json"
-    format_ = "binary" if media_type == OCTETS else kafka_format(media_type, formats)
+    format_ = "binary" if media_type in {OCTETS, *_NO_FORMAT} else kafka_format(media_type, formats)
     if format_ is None:
         there = ", ".join((*kafka_types(formats), JSON, OCTETS))
         raise UnsupportedFormat(f"Records cannot be of the type {media_type[:100]!r}. There are: {there}.")

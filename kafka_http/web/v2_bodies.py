@@ -1,5 +1,6 @@
 """The bodies of the v2 API's calls of consumers."""
 
+import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -13,14 +14,18 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.topics import check_topic_name
 from kafka_http.errors import IllegalState, InvalidConsumerConfig, InvalidRequest, InvalidValue, UnsupportedFormat
 from kafka_http.records import InstanceSettings, Place, Reset, TopicPartition
+from kafka_http.spelling import within_edits
 from kafka_http.web.envelopes import Partition
 from kafka_http.web.positions import milliseconds
 from kafka_http.web.query import MAX_INT64
 from kafka_http.web.v2_records import decode_object
 
+log = logging.getLogger(__name__)
+
 MAX_TIMEOUT = 60.0
 """In seconds; a longer one counts as that."""
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_MAX_NAME = 200
+_TYPO_EDITS = 2
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _MAX_PATTERN = 256
 _BAD_CONFIG = "Invalid consumer configuration"
@@ -45,28 +50,29 @@ class TimeBody(PartitionBody, frozen=True):
     timestamp: str
 
 
-class PartitionsBody(Struct, frozen=True):
+class PartitionsBody(Struct, frozen=True, forbid_unknown_fields=True):
     partitions: list[PartitionBody]
 
 
-class SeekBody(Struct, frozen=True):
+class SeekBody(Struct, frozen=True, forbid_unknown_fields=True):
     offsets: list[OffsetBody] | None = None
     timestamps: list[TimeBody] | None = None
 
 
-class CommitBody(Struct, frozen=True):
+class CommitBody(Struct, frozen=True, forbid_unknown_fields=True):
     offsets: list[OffsetBody] | None = None
 
 
-class SubscriptionBody(Struct, frozen=True):
+class SubscriptionBody(Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[str] | None = None
     topic_pattern: str | None = None
 
 
 _create = msgspec.json.Decoder(dict[str, Any])
-_partitions = msgspec.json.Decoder(PartitionsBody)
-_seek = msgspec.json.Decoder(SeekBody)
-_commit = msgspec.json.Decoder(CommitBody)
+# Some clients put integers in quotes, which `strict=False` accepts.
+_partitions = msgspec.json.Decoder(PartitionsBody, strict=False)
+_seek = msgspec.json.Decoder(SeekBody, strict=False)
+_commit = msgspec.json.Decoder(CommitBody, strict=False)
 _subscription = msgspec.json.Decoder(SubscriptionBody)
 
 
@@ -82,9 +88,8 @@ def parse_create(body: bytes, reset: Reset, formats: Formats) -> tuple[str | Non
         if field in _SETTINGS:
             ours, parse = _SETTINGS[field]
             settings[ours] = parse(field, _text(field, value))
-        elif "." not in field:  # those with a dot are settings of other servers
-            there = ", ".join(("name", *_SETTINGS))
-            raise InvalidValue(f"{field[:100]}: there is no such field; there are: {there}.", field=field[:100])
+        else:
+            _check_foreign(field)
     created = InstanceSettings(**settings)
     try:
         formats.check(created.format)
@@ -93,10 +98,33 @@ def parse_create(body: bytes, reset: Reset, formats: Formats) -> tuple[str | Non
     return _name(other_name if name is None else name), created
 
 
+def _check_foreign(field: str) -> None:
+    """Raise for a field that is not a setting, unless it is one of another server: those have a dot."""
+    shown = field[:100]
+    if field == "group.instance.id":
+        raise InvalidConsumerConfig(
+            f"{_BAD_CONFIG}: group.instance.id: it cannot be set. Each instance is a static member of its group under "
+            "an id that this server makes. Leave the field out.",
+            field=field,
+        )
+    if suggestion := within_edits(shown.lower(), _SETTINGS, _TYPO_EDITS):
+        raise InvalidConsumerConfig(
+            f"{_BAD_CONFIG}: {shown}: there is no such setting. Did you mean {suggestion}?", field=shown
+        )
+    if "." not in field:
+        there = ", ".join(("name", *_SETTINGS))
+        raise InvalidValue(f"{shown}: there is no such field; there are: {there}.", field=shown)
+    log.debug("Ignored a consumer setting of another server: %s", shown)
+
+
 def _name(given: Any) -> str | None:
-    if given is None or (isinstance(given, str) and _NAME.fullmatch(given) and given not in {".", ".."}):
+    if given is None:
+        return None
+    if isinstance(given, str) and 0 < len(given) <= _MAX_NAME and given.isprintable() and given not in {".", ".."}:
         return given
-    raise InvalidValue("name: expected 1 to 200 of the characters a-z, A-Z, 0-9, '.', '_' and '-'.", field="name")
+    raise InvalidValue(
+        f"name: expected 1 to {_MAX_NAME} printable characters, but neither '.' nor '..'.", field="name"
+    )
 
 
 def _text(field: str, value: Any) -> str:
@@ -156,9 +184,11 @@ def check_group(group: str) -> None:
 
 
 def parse_subscription(body: bytes) -> tuple[list[str], str | None]:
-    """The topics, or the pattern, to subscribe to. Raises `IllegalState` where it is not one of them."""
+    """The topics, or the pattern, to subscribe to. An empty list of topics unsubscribes. Raises `IllegalState` where
+    the body has both, or neither."""
     asked = decode_object(_subscription, body)
-    if bool(asked.topics) == bool(asked.topic_pattern):
+    unsubscribes = asked.topics == [] and asked.topic_pattern is None
+    if bool(asked.topics) == bool(asked.topic_pattern) and not unsubscribes:
         raise IllegalState(_ONE_WAY)
     if len(asked.topic_pattern or "") > _MAX_PATTERN:
         raise InvalidValue(f"topic_pattern: it is longer than {_MAX_PATTERN} characters.", field="topic_pattern")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,6 +16,8 @@ from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
+_UNKNOWN_FIELD = "The body: Object contains unknown field"
+"""How msgspec's message starts for a field of the body itself, not of something in it."""
 _RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
 _TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
 _json = lru_cache(msgspec.json.encode)
@@ -38,7 +40,7 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     headers: list[V2Header] | None = None
 
 
-class V2Body(Struct, frozen=True):
+class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
     records: list[V2Record]
     key_schema: str | None = None
     key_schema_id: int | None = None
@@ -46,7 +48,7 @@ class V2Body(Struct, frozen=True):
     value_schema_id: int | None = None
 
 
-_body = msgspec.json.Decoder(V2Body)
+_body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers in quotes
 
 
 def parse_v2(
@@ -69,7 +71,14 @@ def decode_object(
 ) -> Decoded:
     """A body that must be a JSON object: `InvalidRequest` where it is none, `invalid` where its fields are wrong."""
     check_utf8(body)
-    return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
+    try:
+        return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
+    except invalid as error:
+        if not error.message.startswith(_UNKNOWN_FIELD):
+            raise
+        body_type: Any = decoder.type
+        known = ", ".join(each.name for each in msgspec.structs.fields(body_type))
+        raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
 
 
 def _producer_record(index: int, record: V2Record, formats: TopicFormat) -> ProducerRecord:
@@ -87,7 +96,8 @@ def _header_bytes(index: int, header: V2Header) -> bytes | None:
 
 
 def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
-    """The JSON array of a read. A record that the format cannot read comes in base64 with an error beside it.
+    """The JSON array of a read. A key or a value that its format cannot read comes in base64, each by itself, with an
+    error beside it that names which.
 
     Keys are read by `key_format`, else by their topic's, else by the format of the values.
     """
@@ -96,14 +106,21 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_for
 
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
-    error = b""
     of_key = key_format or formats.of_topic(topic).key or format_
-    try:
-        shown_key = b"null" if key is None else formats.decode(topic, of_key, headers, key)
-        shown_value = b"null" if value is None else formats.decode(topic, format_, headers, value)
-    except InvalidValue as refused:
-        shown_key, shown_value = _base64(key), _base64(value)
-        error = b',"error":%b' % msgspec.json.encode({"error_code": CANNOT_DESERIALIZE, "message": refused.message})
+    unreadable: list[str] = []
+    shown_key = shown_value = b"null"
+    if key is not None:
+        try:
+            shown_key = formats.decode(topic, of_key, headers, key)
+        except InvalidValue as refused:
+            shown_key = _base64(key)
+            unreadable.append(f"key: {refused.message}")
+    if value is not None:
+        try:
+            shown_value = formats.decode(topic, format_, headers, value)
+        except InvalidValue as refused:
+            shown_value = _base64(value)
+            unreadable.append(f"value: {refused.message}")
     return (_TIMELESS if timestamp is None else _RECORD) % (
         _json(topic),
         shown_key,
@@ -112,8 +129,13 @@ def _render(formats: Formats, format_: str, key_format: str | None, record: Reco
         record.offset,
         b"null" if timestamp is None else timestamp,
         _headers(headers) if headers else b"",
-        error,
+        _error(unreadable) if unreadable else b"",
     )
+
+
+def _error(unreadable: Sequence[str]) -> bytes:
+    error = {"error_code": CANNOT_DESERIALIZE, "message": "; ".join(unreadable)}
+    return b',"error":%b' % msgspec.json.encode(error)
 
 
 def _headers(headers: Headers) -> bytes:
@@ -121,5 +143,5 @@ def _headers(headers: Headers) -> bytes:
     return b',"headers":%b' % msgspec.json.encode(listed)
 
 
-def _base64(data: bytes | None) -> bytes:
-    return msgspec.json.encode(None if data is None else encode_base64(data))
+def _base64(data: bytes) -> bytes:
+    return msgspec.json.encode(encode_base64(data))

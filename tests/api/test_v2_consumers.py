@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 import time
 from typing import Any
 
@@ -62,7 +63,30 @@ def test_names(client: FlaskClient, body: Any, name: str) -> None:
     assert answer == {"instance_id": name, "base_uri": f"http://localhost/consumers/g/instances/{name}"}
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", "é", "x" * 201, ".", "..", 5, ["a"], {"a": 1}, True])
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [("host:8080", "host%3A8080"), ("a@b", "a%40b"), ("a b", "a%20b"), ("é", "%C3%A9"), ("a%2Fb", "a%252Fb")],
+)
+def test_create_with_printable_name_returns_base_uri_that_works(
+    client: FlaskClient, broker: FakeBroker, name: str, quoted: str
+) -> None:
+    answer = send(client, "POST", "/consumers/g", {"name": name, "format": "json"}).json
+    assert answer == {"instance_id": name, "base_uri": f"http://localhost/consumers/g/instances/{quoted}"}
+    path = answer["base_uri"].removeprefix("http://localhost")
+    assert send(client, "POST", f"{path}/subscription", {"topics": ["t"]}).status_code == 204
+    write(broker, b"1")
+    assert [each["value"] for each in client.get(f"{path}/records").json] == [1]
+    (member_id,) = broker.memberships.member_ids("g")
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", member_id), "Kafka allows no other characters"
+    assert client.delete(path).status_code == 204
+
+
+def test_create_with_slash_in_name_quotes_it(client: FlaskClient) -> None:
+    answer = send(client, "POST", "/consumers/g", {"name": "a/b"}).json
+    assert answer["base_uri"] == "http://localhost/consumers/g/instances/a%2Fb"
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\u200b", "x" * 201, ".", "..", 5, ["a"], {"a": 1}, True])
 @pytest.mark.parametrize("field", ["name", "id"])
 def test_illegal_names(client: FlaskClient, field: str, name: Any) -> None:
     status, code, message = error(send(client, "POST", "/consumers/g", {field: name}))
@@ -123,6 +147,42 @@ def test_settings_that_cannot_be(client: FlaskClient, settings: Any, says: list[
     assert message.startswith("Invalid consumer configuration: ")
     assert all(each in message for each in says)
     assert error(client.delete("/consumers/g/instances/c")) == NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("auto.comit.enable", "auto.commit.enable"),
+        ("auto.offset.rest", "auto.offset.reset"),
+        ("Enable.Auto.Commit", "enable.auto.commit"),
+        ("auto_offset_reset", "auto.offset.reset"),
+        ("fetch.nim.bytes", "fetch.min.bytes"),
+        ("formt", "format"),
+    ],
+)
+def test_create_with_misspelled_setting_returns_42204_with_suggestion(
+    client: FlaskClient, field: str, meant: str
+) -> None:
+    status, code, message = error(send(client, "POST", "/consumers/g", {"name": "c", field: "json"}))
+    assert (status, code) == (422, 42204)
+    assert message.startswith(f"Invalid consumer configuration: {field}: ")
+    assert message.endswith(f"Did you mean {meant}?")
+    assert error(client.delete("/consumers/g/instances/c")) == NOT_FOUND
+
+
+def test_create_with_setting_of_another_server_logs_it_at_debug(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", "kafka_http.web.v2_bodies"):
+        assert send(client, "POST", "/consumers/g", {"request.timeout.ms": 5, "group.id": "g"}).status_code == 200
+    assert [each.levelname for each in caplog.records if "request.timeout.ms" in each.message] == ["DEBUG"]
+
+
+def test_create_with_group_instance_id_returns_42204(client: FlaskClient) -> None:
+    status, code, message = error(send(client, "POST", "/consumers/g", {"group.instance.id": "me"}))
+    assert (status, code) == (422, 42204)
+    assert "group.instance.id" in message
+    assert "Leave the field out" in message
 
 
 @pytest.mark.parametrize(("field", "value"), [("format", ["json"]), ("max.poll.records", {}), ("surname", "x")])
@@ -365,7 +425,7 @@ def test_patterns_that_cannot_be(client: FlaskClient, pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"topics": ["t"], "topic_pattern": "t"}, {"topics": [], "topic_pattern": None}, {"topics": None}],
+    [{}, {"topics": ["t"], "topic_pattern": "t"}, {"topics": [], "topic_pattern": ""}, {"topics": None}],
 )
 def test_one_way_to_subscribe(client: FlaskClient, body: Any) -> None:
     assert error(Consumer(client).call("POST", "/subscription", body)) == (409, 40903, ONE_WAY)
@@ -386,6 +446,65 @@ def test_subscriptions_of_a_wrong_type(client: FlaskClient, body: Any, field: st
     status, code, message = error(Consumer(client).call("POST", "/subscription", body))
     assert (status, code) == (422, 422)
     assert field in message
+
+
+@pytest.mark.parametrize("body", [{"topics": []}, {"topics": [], "topic_pattern": None}])
+@pytest.mark.parametrize("how", ["subscribed", "assigned"])
+def test_subscription_to_no_topics_unsubscribes(
+    client: FlaskClient, broker: FakeBroker, how: str, body: Any
+) -> None:
+    write(broker, b"0", b"1")
+    consumer = getattr(Consumer(client), how)()
+    assert consumer.values() == [0, 1]
+    consumer.done("POST", "/subscription", body)
+    assert consumer.call("GET", "/subscription").json == {"topics": []}
+    assert consumer.call("GET", "/assignments").json == {"partitions": []}
+    assert error(consumer.call("GET", "/records"))[:2] == (409, 40903)
+    assert consumer.committed() == [("t", 0, 2)], "auto commit commits what was delivered"
+    consumer.assigned(("three", 0))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "known"),
+    [
+        ("/subscription", {"topics": ["t"], "pattern": "x"}, "topics, topic_pattern"),
+        ("/assignments", {**PARTITIONS, "topics": []}, "partitions"),
+        ("/positions", {"offsets": [], "timestamp": []}, "offsets, timestamps"),
+        ("/positions/beginning", {**PARTITIONS, "offsets": []}, "partitions"),
+        ("/positions/end", {**PARTITIONS, "offsets": []}, "partitions"),
+        ("/offsets", PARTITIONS, "offsets"),
+        ("/offsets", {"Offsets": [{**refer("t", 0), "offset": 0}]}, "offsets"),
+        ("/offsets", {"offsets": None, "offset": 1}, "offsets"),
+    ],
+)
+def test_unknown_field_returns_422_that_names_it(
+    client: FlaskClient, broker: FakeBroker, path: str, body: Any, known: str
+) -> None:
+    """`{"partitions": …}` was a commit of everything that had been delivered."""
+    write(broker, b"0", b"1")
+    consumer = Consumer(client, **{"auto.commit.enable": False}).assigned()
+    consumer.values(max_poll_records=1)
+    status, code, message = error(consumer.call("POST", path, body))
+    assert (status, code) == (422, 422)
+    unknown = next(each for each in body if each not in known.split(", "))
+    assert f"unknown field {unknown}." in message
+    assert message.endswith(f"Known fields: {known}.")
+    assert consumer.committed() == []
+    assert consumer.values() == [1], "nothing else was done either"
+
+
+def test_integers_in_quotes_are_accepted(client: FlaskClient, broker: FakeBroker) -> None:
+    """Some clients quote all values."""
+    write(broker, b"0", b"1", b"2")
+    consumer, place = Consumer(client), {"topic": "t", "partition": "0"}
+    consumer.done("POST", "/assignments", {"partitions": [place]})
+    consumer.done("POST", "/positions", {"offsets": [{**place, "offset": "1"}]})
+    assert consumer.values() == [1, 2]
+    assert consumer.call("POST", "/offsets", {"offsets": [{**place, "offset": "0"}]}).json == []
+    assert consumer.committed() == [("t", 0, 1)]
+    answer = consumer.call("GET", "/offsets", {"partitions": [place]})
+    assert answer.json["offsets"][0]["offset"] == 1
+    consumer.done("POST", "/positions/beginning", {"partitions": [place]})
 
 
 @pytest.mark.parametrize("body", [None, b"nope", b"[]"])
@@ -445,13 +564,30 @@ def test_partitions_of_a_wrong_type(client: FlaskClient, path: str, body: Any, f
     assert field in message
 
 
-@pytest.mark.parametrize(
-    ("partition", "expected"),
-    [(("nope", 0), (404, 40401, "Topic not found.")), (("three", 3), (404, 40402, "Partition not found."))],
-)
-def test_assignments_of_what_is_not_there(client: FlaskClient, partition: Any, expected: Any) -> None:
-    answer = Consumer(client).call("POST", "/assignments", {"partitions": [refer(*partition)]})
-    assert error(answer) == expected
+def test_assignments_of_what_is_not_there(client: FlaskClient) -> None:
+    answer = Consumer(client).call("POST", "/assignments", {"partitions": [refer("three", 3)]})
+    assert error(answer) == (404, 40402, "Partition not found.")
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
+def test_assignment_of_missing_topic_waits_for_it(client: FlaskClient, broker: FakeBroker, reset: str) -> None:
+    consumer = Consumer(client, **{"auto.offset.reset": reset}).assigned(("later", 1), ("t", 0))
+    assert consumer.values(timeout=50) == []
+    write(broker, b"0")
+    assert consumer.values() == [0], "the other partition is read meanwhile"
+    broker.create_topic("later", partitions=2)
+    write(broker, b"1", topic="later", partition=1)
+    assert consumer.values() == [1]
+    assert consumer.call("POST", "/offsets").status_code == 200
+    assert consumer.committed(("later", 1)) == [("later", 1, 1)]
+
+
+def test_read_of_missing_topic_alone_waits_for_its_timeout(client: FlaskClient, broker: FakeBroker) -> None:
+    consumer = Consumer(client).assigned(("later", 0))
+    timer = threading.Timer(0.2, lambda: (broker.create_topic("later"), write(broker, b"1", topic="later")))
+    timer.start()
+    assert consumer.values(timeout=10_000) == [1]
+    timer.join()
 
 
 # positions

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -174,16 +175,21 @@ def test_fetch_min_bytes(client: FlaskClient, broker: FakeBroker) -> None:
     assert consumer.values(timeout=300) == [2]
 
 
-@pytest.mark.parametrize("part", ["key", "value"])
-def test_a_record_that_its_format_cannot_read(client: FlaskClient, broker: FakeBroker, part: str) -> None:
-    bad = {"key": b'"k"', "value": b"1", part: b"\xffno json"}
-    broker.produce("t", [NewRecord(b"0"), NewRecord(**bad), NewRecord(b"2")], 1)
+@pytest.mark.parametrize("parts", [["key"], ["value"], ["key", "value"]], ids="-".join)
+def test_half_that_format_cannot_read_comes_as_base64_with_error_that_names_it(
+    client: FlaskClient, broker: FakeBroker, parts: list[str]
+) -> None:
+    """A key such as a-17 (of a Java string serializer) hid a readable value."""
+    bad = b"a-17"
+    record = {"key": b'"k"', "value": b"1", **dict.fromkeys(parts, bad)}
+    broker.produce("t", [NewRecord(b"0"), NewRecord(**record), NewRecord(b"2")], 1)
     first, poison, last = Consumer(client).assigned().records()
     assert (first["value"], last["value"]) == (0, 2)
     assert "error" not in first
     assert poison["error"]["error_code"] == 40801
-    assert poison["error"]["message"]
-    assert {each: base64.b64decode(poison[each]) for each in ("key", "value")} == bad
+    assert re.findall("(key|value): format 'json' cannot read it", poison["error"]["message"]) == parts
+    shown = {"key": "k", "value": 1, **dict.fromkeys(parts, base64.b64encode(bad).decode())}
+    assert {each: poison[each] for each in ("key", "value")} == shown
     assert poison["offset"] == 1
 
 

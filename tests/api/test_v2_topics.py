@@ -202,7 +202,16 @@ def test_json(client: FlaskClient, broker: FakeBroker, content_type: str | None)
 
 
 @pytest.mark.parametrize(
-    "content_type", [BINARY_V2, "application/octet-stream", "application/vnd.kafka.binary.v1+json"]
+    "content_type",
+    [
+        BINARY_V2,
+        "application/octet-stream",
+        "application/vnd.kafka.binary.v1+json",
+        V2,
+        "application/vnd.kafka.v1+json",
+        "application/vnd.kafka+json",
+        f"{V2}; charset=utf-8",
+    ],
 )
 def test_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
     body = {"records": [{"key": base64.b64encode(b"\xff").decode(), "value": base64.b64encode(b"\x00").decode()}]}
@@ -213,10 +222,8 @@ def test_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> N
 @pytest.mark.parametrize(
     ("content_type", "says"),
     [
-        (V2, [JSON_V2, BINARY_V2]),
-        ("application/vnd.kafka.v1+json", [JSON_V2, BINARY_V2]),
+        ("application/vnd.kafka.v3+json", [JSON_V2, BINARY_V2]),
         ("application/vnd.kafka.json.v3+json", [JSON_V2, BINARY_V2]),
-        ("application/vnd.kafka+json", [JSON_V2, BINARY_V2]),
         ("text/plain", [JSON_V2, BINARY_V2, "text/plain"]),
         ("application/x-www-form-urlencoded", [JSON_V2]),
         ("application/vnd.kafka.avro.v2+json", ["schema_registry.url", "json", "binary"]),
@@ -277,6 +284,30 @@ def test_null_is_a_null_in_every_format(client: FlaskClient, broker: FakeBroker,
 def test_other_small_values_are_themselves(client: FlaskClient, broker: FakeBroker, text: bytes) -> None:
     produce(client, b'{"records": [{"key": %b, "value": %b}]}' % (text, text))
     assert stored(broker) == [(text, text)]
+
+
+def test_produce_with_integers_in_quotes_is_accepted(client: FlaskClient, broker: FakeBroker) -> None:
+    """Some clients quote all values."""
+    body = {"records": [{"value": "0", "partition": "2", "timestamp": "1790000000000"}], "value_schema_id": None}
+    answer = produce(client, body, path="/topics/three")
+    assert (answer.status_code, answer.json["offsets"][0]["partition"]) == (200, 2)
+    (record,) = broker.records("three")
+    assert (record.value, record.timestamp) == (b'"0"', 1790000000000)
+
+
+@pytest.mark.parametrize("partition", ["x", "", "-1", " 1", "9" * 20])
+def test_produce_with_text_that_is_no_integer_returns_422(client: FlaskClient, partition: str) -> None:
+    status, code, message = error(produce(client, {"records": [{"value": 0, "partition": partition}]}))
+    assert (status, code) == (422, 422)
+    assert message.startswith("records[0].partition: ")
+
+
+def test_produce_with_unknown_field_returns_422_that_names_it(client: FlaskClient, broker: FakeBroker) -> None:
+    status, code, message = error(produce(client, {"records": [{"value": 1}], "value_shema_id": 1}))
+    assert (status, code) == (422, 422)
+    assert "unknown field value_shema_id." in message
+    assert "value_schema_id" in message
+    assert stored(broker) == []
 
 
 def test_fields_that_are_null_are_as_if_left_out(client: FlaskClient) -> None:

@@ -22,6 +22,7 @@ from kafka_http.store import StoredInstances, open_database
 from kafka_http.store.schema import write_meta
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import Process, frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, ConsumerInstance, instances, produce
 from tests.integration.service import Service, end_daemons
@@ -291,6 +292,106 @@ def test_a_data_directory_too_long_for_a_socket(
         instance.subscribe(name)
         produce(service.url, name, [1])
         assert instance.values(5000) == [1]
+
+
+def test_daemon_that_hangs_fails_its_calls_and_delays_nothing_else(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    """Calls waited up to 90 s each, and took all threads of the workers."""
+    service = start_service(kafka.bootstrap_servers, threads=4)
+    name = topic()
+    instance = ConsumerInstance(url_of(service), new_group())
+    instance.create()
+    instance.subscribe(name)
+    produce(service.url, name, ["before"])
+    assert instance.values(5000) == ["before"]
+    settle(instance)
+    sessions = service.session_of_each_worker().values()
+    with ThreadPoolExecutor(40) as pool:
+        with frozen(Process(service.daemon)):
+            waiting = [pool.submit(instance.get, 50_000) for _ in range(10)]
+            waiting += [pool.submit(service.get, "/instances") for _ in range(10)]
+            later = {"Prefer": "respond-async"}
+            waiting += [pool.submit(service.put, f"/messages/{name}", b"later", headers=later) for _ in range(10)]
+            for session in sessions:
+                wait_for(lambda session=session: ready(service, session) == not_responding(), 20)  # type: ignore[misc]
+            for answer in (each.result(25) for each in waiting):
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            for session in sessions:
+                for _ in range(20):
+                    began = time.monotonic()
+                    assert session.get(f"{service.url}/instances", timeout=20).status_code == 503
+                    assert session.put(f"{service.url}/messages/{name}", b"now", timeout=20).status_code == 200
+                    assert session.get(f"{service.url}/messages/{name}/c/0:0", timeout=20).status_code == 200
+                    assert time.monotonic() - began < 4, "not one of them waits for the daemon"
+        for session in sessions:
+            wait_for(lambda session=session: ready(service, session) == (200, {"status": "ready"}), 20)  # type: ignore[misc]
+    assert len(read_until(instance, 40)) == 40, "nothing that was answered with a 503 is published"
+    assert service.get("/tasks").json()["tasks"] == []
+    assert "does not respond" in service.log
+    assert "responds again" in service.log
+    assert instance.delete().status_code == 204
+    for session in sessions:
+        session.close()
+
+
+def ready(service: Service, session: requests.Session) -> tuple[int, dict[str, str]]:
+    answer = session.get(f"{service.url}/ready", timeout=10)
+    return answer.status_code, answer.json()
+
+
+def not_responding() -> tuple[int, dict[str, str]]:
+    return 200, {"status": "ready", "daemon": "not responding"}
+
+
+def read_until(instance: ConsumerInstance, count: int) -> list[str]:
+    values: list[str] = []
+    wait_for(lambda: values.extend(instance.values()) or len(values) >= count, 40)
+    return values
+
+
+def test_read_that_hangs_with_the_daemon_leaves_its_instance_free_afterwards(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    """A loan whose end could not be told kept the instance busy for half a minute."""
+    service = start_service(kafka.bootstrap_servers)
+    name = topic()
+    instance = ConsumerInstance(url_of(service), new_group())
+    instance.create()
+    instance.assign(name, 0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(instance.get, 50_000)
+        wait_for(lambda: service.get("/instances").json()["instances"])
+        with frozen(Process(service.daemon)):
+            assert waiting.result(25).status_code == 503
+    produce(service.url, name, ["x"])
+    began = time.monotonic()
+    wait_for(lambda: instance.get(5000).status_code == 200 and instance.commit().status_code == 200, 20)
+    assert time.monotonic() - began < 15, "it is not the loan's own end that was waited for"
+
+
+def test_server_stops_and_starts_beside_a_daemon_that_hangs(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=1)
+    name = topic()
+    instance = ConsumerInstance(url_of(service), new_group())
+    instance.create()
+    instance.subscribe(name)
+    instance.values()
+    daemon = service.daemon
+    with frozen(Process(daemon)):
+        service.terminate()
+        service.wait_for_end()
+        service.start()
+        assert service.put(f"/messages/{name}", b"1").status_code == 200
+        answer = instance.get(1)
+        assert answer.status_code == 503
+        assert "does not respond" in answer.json()["message"]
+        with requests.Session() as session:
+            wait_for(lambda: ready(service, session) == not_responding(), 20)
+    wait_for(lambda: instance.get(2000).status_code == 200, 20)
+    assert instance.delete().status_code == 204
 
 
 def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:

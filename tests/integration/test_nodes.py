@@ -5,8 +5,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -17,6 +19,7 @@ from kafka_http.store import StoredNodes, open_database
 from kafka_http.web.forwarding import NODE_HEADER
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.freezing import Process, frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.instances import JSON_TYPE, PEOPLE, ConsumerInstance, produce, transcript
 from tests.integration.nginx import nginx_before
@@ -106,6 +109,46 @@ def test_an_error_of_the_other_node_comes_through(nodes: Nodes, group: str) -> N
     answer = away.call("POST", f"{away.path}/subscription", {"topics": 7})
     assert answer.status_code == 422
     instance.delete()
+
+
+def test_calls_for_instance_with_any_printable_name_reach_its_node(
+    nodes: Nodes, topic: TopicFactory, group: str
+) -> None:
+    instance = ConsumerInstance(lambda: nodes[0].url, f"{group} é", "host:8080?#%2F&")
+    instance.path = f"/consumers/{quote(instance.group)}/instances/{quote(instance.name)}"
+    answer = instance.call("POST", f"/consumers/{quote(instance.group)}", {"name": instance.name, "format": "json"})
+    assert answer.json()["base_uri"] == nodes[0].url + instance.path
+    away = on(nodes[1], instance)
+    away.path = instance.path
+    name = topic()
+    assert away.subscribe(name).status_code == 204
+    produce(nodes[1].url, name, [1])
+    assert away.values(5000) == [1]
+    assert away.delete().status_code == 204
+
+
+@pytest.mark.slow
+def test_calls_for_instance_of_a_node_that_hangs_fail_soon_and_then_at_once(nodes: Nodes, group: str) -> None:
+    """Each such call held a thread for 75 s. The daemon of the node goes on, so it keeps its instances."""
+    hung, other = nodes
+    instance = ConsumerInstance(lambda: hung.url, group)
+    instance.create(**{"consumer.request.timeout.ms": 100})
+    away = on(other, instance)
+    assert away.call("GET", f"{away.path}/subscription").status_code == 200
+    with ExitStack() as stack:
+        assert hung.process is not None
+        for pid in (hung.process.pid, *hung.workers):
+            stack.enter_context(frozen(Process(pid)))
+        began = time.monotonic()
+        assert away.call("GET", f"{away.path}/subscription").status_code == 503
+        assert time.monotonic() - began < 20
+        with ThreadPoolExecutor(40) as pool:  # more than the threads of both workers
+            answers = list(pool.map(lambda _: away.get(2000), range(80)))
+        for each in answers:
+            assert (each.status_code, each.headers["Retry-After"]) == (503, "1")
+            assert "does not respond" in each.json()["message"]
+        assert time.monotonic() - began < 40
+    wait_for(lambda: away.delete().status_code == 204, 20)
 
 
 def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:

@@ -113,7 +113,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("give_back", (LOAN, [Place("t", 0, 6)], [Place("t", 0, 6)]), None),
     ("drop", (LOAN,), None),
     ("locate", ("g", "i", "secret"), None),
-    ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret")),
+    ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret", 2.5)),
     ("claim_key", ("me", "ü", "f" * 64, "w/1"), Claim("own")),
     ("claim_key", ("", "k", "f" * 64, "w/1"), Claim("kept", KeptAnswer(200, {"A": "b"}, b"\xff\x00"))),
     ("keep_answer", ("", "k", "w/1", KeptAnswer(207, {}, b"")), None),

@@ -255,7 +255,7 @@ def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
 
 def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes]) -> None:
     for each in two:
-        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False)
+        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False, timeout=1.0)
         assert each.owner("g", "j") is None
     assert two[0].secret() == two[1].secret()
     assert len(two[0].secret()) > 30
@@ -290,7 +290,7 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
         connection.execute(update(nodes).values(leased_until=nodes.c.leased_until - LEASE_SECONDS))
 
     database.write(let_time_pass)
-    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True)
+    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True, timeout=1.0)
     assert second.orphans(60) == []
     assert second.orphans(0) == [("g", "i")]
     first.renew()
