@@ -34,6 +34,7 @@
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
     │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
+    │   ├── OutOfTime               503    the time of a publish was over before anything was handed to Kafka
     │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
     │   ├── TooManyInstances        503
     │   └── TooManyStreams          503
@@ -290,6 +291,16 @@ class InstanceBusy(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     """What was asked of the schema registry cannot be had now, and is not cached."""
+
+
+class OutOfTime(Unavailable):
+    """The time of a publish was over before anything was handed to Kafka."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request's time (timeout) was over before its records were parsed and serialised. Nothing was written. "
+            "Send fewer records, or allow more time."
+        )
 
 
 class LoanEnded(Unavailable):

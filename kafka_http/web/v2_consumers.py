@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
 DEFAULT_MAX_BYTES = 4 << 20
+MAX_BODY_BYTES = 1 << 20
+"""Of a call's body, which becomes many times as large when it is parsed."""
 _AT_ONCE = 0.05
 """Seconds that a read may take for its instance without a place among those who wait: the call before ends."""
 
@@ -200,6 +202,7 @@ class V2Consumers:
             raise
 
     def _body(self) -> bytes:
+        request.max_content_length = min(MAX_BODY_BYTES, self._config.max_body_bytes)
         with self._bodies.read(request) as body:
             if body:
                 check_v2_content_type(request.headers.get("Content-Type"))
