@@ -31,6 +31,7 @@ from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.console import Console
+from kafka_http.web.content_coding import compress_answer
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.idempotency import Once
@@ -190,4 +191,4 @@ def _finish(response: Response) -> Response:
         response.headers[name] = value
     if response.status_code == 204:
         del response.headers["Content-Type"]
-    return drain(request, response)
+    return drain(request, compress_answer(request, response))

@@ -17,6 +17,7 @@
     ├── IllegalState                40903  not at this point of a v2 consumer instance's life
     ├── TooLarge                    413    the body, or a message for the broker
     ├── UnsupportedFormat           415    no serialiser of that name
+    ├── UnsupportedEncoding         415    no such Content-Encoding
     ├── OffsetOutOfRange            416
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
     │   └── InvalidCallback         422    a callback may not go to that URL
@@ -45,7 +46,7 @@
 The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -63,6 +64,8 @@ class KafkaHttpError(Exception):
 
     code: ClassVar[int] = 500
     retry_after: ClassVar[int | None] = None
+    headers: Mapping[str, str] = {}
+    """What the answer has beside that."""
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
@@ -142,6 +145,16 @@ class TooLarge(KafkaHttpError):
 
 class UnsupportedFormat(KafkaHttpError):
     code = 415
+
+
+class UnsupportedEncoding(KafkaHttpError):
+    code = 415
+
+    def __init__(self, problem: str, codings: Sequence[str]) -> None:
+        """`codings` are those that would be right, none for `identity` alone."""
+        right = f"Supported: {', '.join(codings)}." if codings else "Send the body as it is."
+        super().__init__(f"{problem} {right} Nothing was written.", encodings=list(codings))
+        self.headers = {"Accept-Encoding": ", ".join(codings) or "identity"}
 
 
 class OffsetOutOfRange(KafkaHttpError):

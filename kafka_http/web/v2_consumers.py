@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
@@ -17,6 +17,7 @@ from kafka_http.core.reading import Limits
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import InstanceSettings, Reset
 from kafka_http.web.bodies import Bodies
+from kafka_http.web.content_coding import compress
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
 from kafka_http.web.responses import v2_response
 from kafka_http.web.v2_bodies import (
@@ -163,8 +164,9 @@ class V2Consumers:
         check_records_type(request.accept_mimetypes, settings.format)
         seconds = _milliseconds("timeout", settings.timeout)
         page = self._read(group, name, self._limits(settings), min(seconds, MAX_TIMEOUT))
-        body = b"[]" if page is None else self._rendered(page, settings.format)
-        response = Response(body if page is None else _Told(body, page), content_type=kafka_type(settings.format))
+        body, headers = (b"[]", {}) if page is None else self._rendered(page, settings.format)
+        content = body if page is None else _Told(body, page)
+        response = Response(content, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
 
@@ -194,9 +196,9 @@ class V2Consumers:
         except InstanceBusy:
             return None
 
-    def _rendered(self, page: LentPage, format_: str) -> bytes:
+    def _rendered(self, page: LentPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
-            return render_v2(self._formats, format_, page.records)
+            return compress(request, render_v2(self._formats, format_, page.records))
         except BaseException:
             page.lost()
             raise
