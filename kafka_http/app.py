@@ -32,6 +32,7 @@ from kafka_http.web.answers import STATUS_LINES, number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.browsers import BrowserGuard
 from kafka_http.web.console import Console
+from kafka_http.web.content_coding import compress_answer
 from kafka_http.web.forwarding import Forwarding
 from kafka_http.web.health import Health
 from kafka_http.web.idempotency import Once
@@ -124,7 +125,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
     bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
     acceptor = Acceptor(held.tasks)
-    publishing = Publishing(core.publisher, _deferred_publisher(config, broker, core, acceptor))
+    deferred = _deferred_publisher(config, broker, core, acceptor)
+    publishing = Publishing(core.publisher, deferred, config.max_records, bodies.hold)
     once = Once(held.idempotency, publishing)
     senders = (broker.producer.send, acceptor.send)
     guard = BrowserGuard(config)
@@ -201,4 +203,4 @@ def _finish(response: Response) -> Response:
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
-    return drain(request, response)
+    return drain(request, compress_answer(request, response))

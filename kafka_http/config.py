@@ -122,7 +122,10 @@ class Config:
     timeout: Annotated[Seconds, "seconds a publish may take until its answer"] = 10.0
     keepalive: Annotated[WholeSeconds, "seconds an idle connection stays open; a proxy in front should take less"] = 75
     max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB
-    max_in_flight: Annotated[Bytes, "bytes of request bodies a worker holds before it answers 429"] = 256 * MIB
+    max_records: Annotated[Count, "records that one request may have; beyond them 413"] = 100_000
+    max_in_flight: Annotated[
+        Bytes, "bytes of request bodies, and 800 for each record in them, that a worker holds before it answers 429"
+    ] = 256 * MIB
     max_page_bytes: Annotated[Bytes, "most that one read brings, whatever its max_bytes asks for"] = 64 * MIB
     max_read_ahead: Annotated[
         Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"

@@ -19,6 +19,7 @@
     ├── IllegalState                40903  not at this point of a v2 consumer instance's life
     ├── TooLarge                    413    the body, or a message for the broker
     ├── UnsupportedFormat           415    no serialiser of that name
+    ├── UnsupportedEncoding         415    no such Content-Encoding
     ├── OffsetOutOfRange            416
     ├── MisdirectedRequest          421    the Host header names another server
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
@@ -37,6 +38,7 @@
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
     │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
+    │   ├── OutOfTime               503    the time of a publish was over before anything was handed to Kafka
     │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
     │   ├── TooManyInstances        503
     │   └── TooManyStreams          503
@@ -47,7 +49,7 @@
 The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -70,6 +72,8 @@ class KafkaHttpError(Exception):
 
     code: ClassVar[int] = 500
     retry_after: ClassVar[int | None] = None
+    headers: Mapping[str, str] = {}
+    """What the answer has beside that."""
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
@@ -160,6 +164,16 @@ class TooLarge(KafkaHttpError):
 
 class UnsupportedFormat(KafkaHttpError):
     code = 415
+
+
+class UnsupportedEncoding(KafkaHttpError):
+    code = 415
+
+    def __init__(self, problem: str, codings: Sequence[str]) -> None:
+        """`codings` are those that would be right, none for `identity` alone."""
+        right = f"Supported: {', '.join(codings)}." if codings else "Send the body as it is."
+        super().__init__(f"{problem} {right} Nothing was written.", encodings=list(codings))
+        self.headers = {"Accept-Encoding": ", ".join(codings) or "identity"}
 
 
 class OffsetOutOfRange(KafkaHttpError):
@@ -313,6 +327,16 @@ class InstanceBusy(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     """What was asked of the schema registry cannot be had now, and is not cached."""
+
+
+class OutOfTime(Unavailable):
+    """The time of a publish was over before anything was handed to Kafka."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request's time (timeout) was over before its records were parsed and serialised. Nothing was written. "
+            "Send fewer records, or allow more time."
+        )
 
 
 class LoanEnded(Unavailable):

@@ -23,9 +23,9 @@ _FILLING = 20
 """Requests of 1000 records, so that there is something to read."""
 
 _POINTS = 10
-_LARGE_RECORDS = 500_000
-_LARGE_VALUE = 89
-"""With what is around it in the envelope, 100 bytes a record."""
+_LARGE_RECORDS = 100_000
+_LARGE_VALUE = 489
+"""With what is around it in the envelope, 500 bytes a record."""
 
 _REST_SECONDS = 1.0
 _OFTEN = 0.005

@@ -78,7 +78,8 @@ class Underway:
                 fates[index] = fate
         for index, error in list(self._refused.items()):
             fates[index] = error
-        return [each if isinstance(each, Delivery) else self._outcome(each) for each in fates]
+        errors: dict[int, KafkaHttpError] = {}  # one for all records that failed of the same
+        return [each if isinstance(each, Delivery) else self._shared_outcome(each, errors) for each in fates]
 
     @property
     def lacks_limit(self) -> bool:
@@ -86,6 +87,12 @@ class Underway:
         if self.is_delivered:
             return False
         return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.outcomes())
+
+    def _shared_outcome(self, fate: BaseException | None, errors: dict[int, KafkaHttpError]) -> KafkaHttpError:
+        error = errors.get(id(fate))
+        if error is None:
+            error = errors[id(fate)] = self._outcome(fate)
+        return error
 
     def _outcome(self, fate: BaseException | None) -> KafkaHttpError:
         """What a client is told of a record that was not written, as far as is known."""

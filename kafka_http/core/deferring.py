@@ -40,11 +40,11 @@ class DeferredPublisher:
         self._check_callback = check_callback
         self._places = _Places(log, auto_create_topics=auto_create_topics)
 
-    def accept(self, topic: str, messages: MessageSet, callback_url: str | None) -> NewTask:
+    def accept(self, topic: str, messages: MessageSet, callback_url: str | None, deadline: float) -> NewTask:
         """Return once the task is safe. Raises as `Publisher.publish` does, `OutboxFull`, `Unavailable`; not for a
         Kafka that is away."""
         check_topic_name(topic)
-        encoded = self._formats.encode(topic, messages.records, messages.schemas)
+        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadline)
         self._places.check(topic, encoded.records)
         task = self._task(topic, encoded.records, callback_url)
         return self._acceptor.accept(task)

@@ -1,5 +1,7 @@
 """The formats there are: each a serialiser, applied to records on their way in and out."""
 
+import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from kafka_http.errors import (
     KafkaHttpError,
     MissingKeySchema,
     MissingValueSchema,
+    OutOfTime,
     TooLarge,
     Unavailable,
     UnsupportedFormat,
@@ -104,16 +107,17 @@ class Formats:
         *,
         blocking: bool = True,
         first: int = 0,
+        deadline: float = math.inf,
     ) -> Encoded:
         """Serialise a request's records, from that of the index `first` on. Raises for the first that cannot be, naming
         its index and field.
 
         What is wrong with a schema is raised before any record is looked at. With `blocking=False` raises `WouldBlock`
-        where a serialiser would have to wait.
+        where a serialiser would have to wait, `OutOfTime` once `deadline` (monotonic clock) has passed.
         """
         if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
             return Encoded(records, {})
-        return _Encoding(self, topic, schemas, blocking).of(records, first)
+        return _Encoding(self, topic, schemas, blocking, deadline).of(records, first)
 
     def serializer(self, name: str) -> Any:
         """What is called to serialise. Raises `UnsupportedFormat`."""
@@ -160,11 +164,12 @@ class _Writer(Struct, frozen=True):
 class _Encoding:
     """One request's records while they are serialised."""
 
-    def __init__(self, formats: Formats, topic: str, schemas: Schemas, blocking: bool) -> None:
+    def __init__(self, formats: Formats, topic: str, schemas: Schemas, blocking: bool, deadline: float) -> None:
         self._formats = formats
         self._topic = topic
         self._schemas = schemas
         self._blocking = blocking
+        self._deadline = deadline
         self._writers: dict[tuple[Role, str], _Writer] = {}
         self._schema_ids: dict[Role, int] = {}
         self._left = MAX_ENCODED
@@ -186,6 +191,8 @@ class _Encoding:
             self._writers[role, name] = self._writer(role, name)
 
     def _record(self, index: int, record: ProducerRecord) -> NewRecord:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime
         value, key = record.value, record.key
         if value is not None and record.format is not None:
             value = self._encode(index, record, "value", record.format)

@@ -1,15 +1,20 @@
 """The one write path: a request's records in, one outcome each out."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from msgspec import Struct
 
 from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.core.topics import check_topic_name
-from kafka_http.errors import KafkaHttpError, NotYetKnown
+from kafka_http.errors import KafkaHttpError, NotYetKnown, OutOfTime
 from kafka_http.records import Outcome, ProducerRecord
 from kafka_http.serializers.cache import WouldBlock
+
+LEAST_PARSING_SECONDS = 1.0
+"""What parsing and serialising may take however short a request's timeout is."""
 
 
 class MessageSet(Struct, frozen=True):
@@ -17,6 +22,19 @@ class MessageSet(Struct, frozen=True):
 
     records: Sequence[ProducerRecord]
     schemas: Schemas = NO_SCHEMAS
+
+
+class Deadlines(NamedTuple):
+    """When a publish has to be handed to Kafka, and when to be answered, both on the monotonic clock."""
+
+    hand_over: float
+    answer: float
+
+    @classmethod
+    def from_timeout(cls, timeout: float) -> Self:
+        """Those of a request that begins now. With `timeout=0` its records are handed over all the same."""
+        now = time.monotonic()
+        return cls(now + max(timeout, LEAST_PARSING_SECONDS), now + timeout)
 
 
 class Published(Struct, frozen=True):
@@ -50,18 +68,26 @@ class Publisher:
         self._formats = formats
 
     def publish(
-        self, topic: str, messages: MessageSet, timeout: float, settled: Callable[[Published], None] | None = None
+        self,
+        topic: str,
+        messages: MessageSet,
+        deadlines: Deadlines,
+        settled: Callable[[Published], None] | None = None,
     ) -> Published:
-        """Publish a request's records and wait up to `timeout` seconds for Kafka's acknowledgement of all.
+        """Publish a request's records and wait until `deadlines.answer` for Kafka's acknowledgement of all.
 
         A failure of one record is its outcome. What fails the request whole is raised, and then nothing was written:
         a bad name, a format or a schema that is not there, a value that its serialiser refuses, an unknown topic or
-        partition, no broker, no registry.
+        partition, no broker, no registry; `OutOfTime` once `deadlines.hand_over` has passed.
 
         Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
         """
         check_topic_name(topic)
-        encoded = self._formats.encode(topic, messages.records, messages.schemas)
+        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.hand_over)
+        now = time.monotonic()
+        if now > deadlines.hand_over:
+            raise OutOfTime
+        timeout = max(0.0, deadlines.answer - now)
         ids = encoded.schema_ids
         later = None if settled is None else lambda outcomes: settled(Published(outcomes, ids))
         return Published(self._producer.produce(topic, encoded.records, timeout, later), ids)

@@ -57,7 +57,8 @@ def accepted_answer(task: NewTask, root: str, content_type: str) -> Answer:
 
 
 def retry_header(error: KafkaHttpError) -> dict[str, str]:
-    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    """The headers that an error's answer has."""
+    return {**error.headers, **({} if error.retry_after is None else {"Retry-After": str(error.retry_after)})}
 
 
 def error_answer(error: KafkaHttpError, **more: Any) -> Answer:

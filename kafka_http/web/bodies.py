@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from flask import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, UnsupportedFormat
+from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
+from kafka_http.web.content_coding import codings_of, decode_body
 from kafka_http.web.publishing import Head
 
 _CHUNK = 1 << 16
@@ -55,30 +56,38 @@ class Bodies:
 
     @contextlib.contextmanager
     def read(self, request: Request) -> Iterator[bytes]:
-        """The request's body, counted as in flight while the context lasts.
+        """The request's body, decompressed, counted as in flight while the context lasts.
 
-        Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off), `RequestEntityTooLarge`.
+        Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off, or it is not what Content-Encoding says),
+        `RequestEntityTooLarge`, `UnsupportedEncoding`.
         """
+        codings = codings_of(request)
         check_transfer(request)
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
         held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            held += self.hold(size, held)
+
         try:
             if request.content_length is not None:
-                held = self.hold(request.content_length)
+                hold(request.content_length)
                 body = _read(request.stream)
                 if len(body) < request.content_length:
                     raise _broken_off()
-                yield body
             else:
                 chunks = []
                 while chunk := _read(request.environ["wsgi.input"], _CHUNK):
-                    held += self.hold(len(chunk), held)
+                    hold(len(chunk))
                     if held > limit:
                         raise RequestEntityTooLarge
                     chunks.append(chunk)
-                yield b"".join(chunks)
+                body = b"".join(chunks)
+                del chunks
+            yield decode_body(body, codings, limit, hold) if codings else body
         finally:
             self.hold(-held)
 
@@ -100,10 +109,7 @@ class Bodies:
 
 
 def check_transfer(request: Request) -> None:
-    """Raise for a body that is compressed, or of which no end is to be known; one that is not there becomes empty."""
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedFormat(f"Content-Encoding {encoding[:50]!r} is not taken: send the body as it is.")
+    """Raise for a body of which no end is to be known; one that is not there becomes empty."""
     if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
         if "Transfer-Encoding" in request.headers:
             raise LengthRequired("This server cannot take a chunked body: send Content-Length.")

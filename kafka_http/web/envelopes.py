@@ -10,8 +10,10 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
+from kafka_http.web.admission import NO_LIMITS, Admission
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
+_PIECE = 1 << 16
 Partition = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 Timestamp = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Decoded = TypeVar("Decoded")
@@ -31,7 +33,7 @@ class EnvelopeRecord(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     key: Raw = Raw()
     partition: Partition | None = None
     timestamp: Timestamp | None = None
-    headers: dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None = None
+    headers: Raw = Raw()
     format: str | None = None
     key_format: str | None = None
 
@@ -49,29 +51,49 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
     records: list[EnvelopeRecord]
 
 
+class _Outline(Struct, frozen=True, forbid_unknown_fields=True):
+    records: Raw
+
+
 _envelope = msgspec.json.Decoder(Envelope)
-_members = msgspec.json.Decoder(dict[str, Raw])
+_outline = msgspec.json.Decoder(_Outline)
+_header_set = msgspec.json.Decoder(dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None)
 _array = msgspec.json.Decoder(list[Raw])
 _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
 
 
-def parse_json(body: bytes, default: TopicFormat) -> list[ProducerRecord]:
+def parse_json(body: bytes, default: TopicFormat, admission: Admission) -> list[ProducerRecord]:
     """The messages of an `application/json` body: an envelope, an array, or else the body as one message.
 
     `default` are the formats of records that name none; None stands for `json`, and for the rules of the envelope's
-    keys. Raises `InvalidRequest`.
+    keys. Raises `InvalidRequest`, and what `admission` raises.
     """
     first = body.lstrip()[:1]
     if first == b"[":
-        elements = decode(_array, body)
+        return _array_records(body, default, admission)
+    if first == b"{" and _may_be_envelope(body) and (envelope := _as_envelope(body, admission)) is not None:
         check_utf8(body)
-        return not_empty([ProducerRecord(json_text(raw), format=default.value or "json") for raw in elements])
-    if first == b"{" and _may_be_envelope(body) and (envelope := _as_envelope(body)) is not None:
-        check_utf8(body)
-        return not_empty([_producer_record(index, record, default) for index, record in enumerate(envelope.records)])
+        admission.admit(len(envelope.records))
+        made: list[ProducerRecord] = []
+        for start, some in admission.slices(envelope.records):
+            made += [_producer_record(index, each, default, admission) for index, each in enumerate(some, start)]
+        return not_empty(made)
     _check_json("The body", body)
+    admission.admit(1)
     return [ProducerRecord(body, format=default.value)]
+
+
+def _array_records(body: bytes, default: TopicFormat, admission: Admission) -> list[ProducerRecord]:
+    admission.check_list(body)
+    elements = decode(_array, body)
+    check_utf8(body)
+    admission.admit(len(elements))
+    format_ = default.value or "json"
+    made: list[ProducerRecord] = []
+    for _, some in admission.slices(elements):
+        made += [ProducerRecord(json_text(raw), format=format_) for raw in some]
+    return not_empty(made)
 
 
 def _may_be_envelope(body: bytes) -> bool:
@@ -79,25 +101,41 @@ def _may_be_envelope(body: bytes) -> bool:
     return b'"records"' in body or b"\\" in body
 
 
-def _as_envelope(body: bytes) -> Envelope | None:
+def _as_envelope(body: bytes, admission: Admission) -> Envelope | None:
     """The envelope, None for another object. What is wrong counts where there is the one key `records`, a list."""
+    admission.check_objects(body, _records_of)
     try:
         return decode(_envelope, body)
     except InvalidRequest:
-        members = decode(_members, body)
-        if members.keys() == {"records"} and bytes(members["records"]).startswith(b"["):
+        if _records_of(body) is not None:
             raise
         return None
 
 
-def parse_lines(body: bytes, format_: str | None) -> list[ProducerRecord]:
+def _records_of(body: bytes) -> Raw | None:
+    """The list of an envelope, None for another body."""
+    try:
+        records = _outline.decode(body).records
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return records if bytes(memoryview(records)[:1]) == b"[" else None
+
+
+def parse_lines(body: bytes, format_: str | None, admission: Admission) -> list[ProducerRecord]:
     """NDJSON: each line that is not empty is a message, byte for byte."""
-    return not_empty(list(values_of(lines_of(body), format_)))
+    return _collect_lines(body, values_of(lines_of(body), format_), admission)
 
 
-def parse_record_lines(body: bytes, default: TopicFormat, keep_partitions: bool) -> list[ProducerRecord]:
+def parse_record_lines(
+    body: bytes, default: TopicFormat, keep_partitions: bool, admission: Admission
+) -> list[ProducerRecord]:
     """NDJSON whose lines are records, as an envelope or a page has them."""
-    return not_empty(list(records_of(lines_of(body), default, keep_partitions)))
+    return _collect_lines(body, records_of(lines_of(body), default, keep_partitions, admission=admission), admission)
+
+
+def _collect_lines(body: bytes, records: Iterable[ProducerRecord], admission: Admission) -> list[ProducerRecord]:
+    admission.admit(admission.count_lines(body))
+    return not_empty(admission.collect(records))
 
 
 Lines = Iterable[tuple[int, bytes]]
@@ -106,9 +144,19 @@ Lines = Iterable[tuple[int, bytes]]
 
 def lines_of(text: bytes, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """The lines of a text that begins with that number, empty ones left out."""
-    for number, line in enumerate(text.split(b"\n"), first):
-        if line.strip():
-            yield number, line.removesuffix(b"\r")
+    start = 0
+    while start <= len(text):  # in pieces: there may be millions of lines
+        end = text.find(b"\n", start + _PIECE)
+        piece = text[start:] if end < 0 else text[start:end]
+        if piece.isspace():
+            first += piece.count(b"\n") + 1
+        else:
+            lines = piece.split(b"\n")
+            for number, line in enumerate(lines, first):
+                if line and not line.isspace():
+                    yield number, line.removesuffix(b"\r")
+            first += len(lines)
+        start = len(text) + 1 if end < 0 else end + 1
 
 
 def values_of(lines: Lines, format_: str | None, first: int = 0) -> Iterator[ProducerRecord]:
@@ -119,7 +167,7 @@ def values_of(lines: Lines, format_: str | None, first: int = 0) -> Iterator[Pro
 
 
 def records_of(
-    lines: Lines, default: TopicFormat, keep_partitions: bool, first: int = 0
+    lines: Lines, default: TopicFormat, keep_partitions: bool, first: int = 0, admission: Admission = NO_LIMITS
 ) -> Iterator[ProducerRecord]:
     """As `values_of`, of lines that are records."""
     for index, (number, line) in enumerate(lines, first):
@@ -134,27 +182,33 @@ def records_of(
                 record=index,
                 field="error" if bytes(record.error) else "value",
             )
-        parsed = _producer_record(index, record, default)
+        parsed = _producer_record(index, record, default, admission)
         yield parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None)
 
 
-def _producer_record(index: int, record: EnvelopeRecord, default: TopicFormat) -> ProducerRecord:
+def _producer_record(
+    index: int, record: EnvelopeRecord, default: TopicFormat, admission: Admission
+) -> ProducerRecord:
     key = json_text(record.key)
     key_format = record.key_format or default.key
     if key is not None and key_format is None:
         key = _string.decode(key).encode() if key.startswith(b'"') else msgspec.json.format(key, indent=-1)
+    headers = bytes(record.headers)
     return ProducerRecord(
         json_text(record.value),
         key,
         record.partition,
         record.timestamp,
-        _headers(index, record.headers) if record.headers else (),
+        _headers(index, headers, admission) if headers else (),
         record.format or default.value or "json",
         key_format,
     )
 
 
-def _headers(index: int, given: dict[str, HeaderValue] | list[tuple[str, HeaderValue]]) -> Headers:
+def _headers(index: int, text: bytes, admission: Admission) -> Headers:
+    admission.check_headers(text)
+    given = decode(_header_set, text, f"records[{index}].headers", index) or ()
+    admission.admit_headers(len(given))
     pairs = given.items() if isinstance(given, dict) else given
     return [(name, header_bytes(index, name, value)) for name, value in pairs]
 
@@ -232,6 +286,7 @@ def _check_json(what: str, text: bytes, record: int | None = None) -> None:
 def check_utf8(body: bytes) -> None:
     """`Raw` skips over strings without decoding them."""
     try:
-        str(body, "utf-8")
+        if not body.isascii():
+            str(body, "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from None

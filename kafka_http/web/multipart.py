@@ -7,20 +7,24 @@ from python_multipart.multipart import MultipartParser
 
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import ProducerRecord
+from kafka_http.web.admission import Admission
 from kafka_http.web.attributes import header_attributes
 from kafka_http.web.envelopes import not_empty
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+_PIECE = 1 << 20
+"""Bytes that are parsed between two looks at the clock."""
 Part = tuple[list[tuple[str, str]], bytes]
 
 
 class _Parts:
     """Collects parts from the parser's callbacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission) -> None:
         self.parts: list[Part] = []
+        self._admission = admission
         self.ended = False
         self._headers: list[tuple[str, str]] = []
         self._name = bytearray()
@@ -28,6 +32,7 @@ class _Parts:
         self._data = bytearray()
 
     def on_part_begin(self) -> None:
+        self._admission.check_count(len(self.parts) + 1)
         self._headers = []
         self._data = bytearray()
 
@@ -38,6 +43,7 @@ class _Parts:
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
+        self._admission.admit_headers(1)
         self._headers.append((self._name.decode("latin-1"), self._value.decode("latin-1").strip()))
         self._name = bytearray()
         self._value = bytearray()
@@ -52,15 +58,17 @@ class _Parts:
         self.ended = True
 
 
-def parse_multipart(body: bytes, boundary: str | None) -> list[ProducerRecord]:
+def parse_multipart(body: bytes, boundary: str | None, admission: Admission) -> list[ProducerRecord]:
     """The messages of a multipart body, each with the attributes that its part's headers give it alone."""
     if not boundary:
         raise InvalidRequest("Content-Type multipart needs a boundary parameter.", field="Content-Type")
-    return not_empty([_record(index, part) for index, part in enumerate(_parse(body, boundary))])
+    parts = _parse(body, boundary, admission)
+    admission.admit(len(parts))
+    return not_empty(admission.collect(_record(index, part) for index, part in enumerate(parts)))
 
 
-def _parse(body: bytes, boundary: str) -> list[Part]:
-    collected = _Parts()
+def _parse(body: bytes, boundary: str, admission: Admission) -> list[Part]:
+    collected = _Parts(admission)
     callbacks = {name: getattr(collected, name) for name in dir(collected) if name.startswith("on_")}
     most = len(body) + 1  # the body as a whole is bounded by max_body_bytes already
     try:
@@ -70,7 +78,9 @@ def _parse(body: bytes, boundary: str) -> list[Part]:
             max_header_count=most,
             max_header_size=most,
         )
-        parser.write(body)
+        for start in range(0, len(body), _PIECE):
+            admission.check_time()
+            parser.write(body[start : start + _PIECE])
         parser.finalize()
     except MultipartParseError as error:
         raise InvalidRequest(f"The body is not multipart with boundary {boundary!r}: {error}.") from None

@@ -17,6 +17,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.publishing import MessageSet
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
+from kafka_http.web.admission import NO_LIMITS, RECORD_BYTES
 from kafka_http.web.answers import STATUS_LINES, Answer, number_request, tags, unforeseen
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.browsers import BrowserGuard
@@ -59,6 +60,7 @@ class PlainPublishes:
         self._guard = guard
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
+        self._most_values = min(_MOST_VALUES, config.max_records)
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
@@ -76,8 +78,8 @@ class PlainPublishes:
                 return None
             if publish.later is not None and "x-forwarded-prefix" in headers:  # Location has it
                 return None
-            messages = publish.messages(body)
-            held = self._bodies.hold(len(body))
+            messages = publish.messages(body, NO_LIMITS)  # `_is_large` bounds the records
+            held = self._bodies.hold(len(body) + RECORD_BYTES * len(messages.records))
         except Exception:  # the view meets it again, and says what it is
             return None
         return self._begin(publish, messages, held, done)
@@ -89,7 +91,7 @@ class PlainPublishes:
 
     def _is_large(self, body: bytes) -> bool:
         """Whether it is over the limit, or has so many values that an event loop would be at it for long."""
-        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") > _MOST_VALUES
+        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") >= self._most_values
 
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> Publish | None:
         path, _, query = target.partition("?")

@@ -1,17 +1,19 @@
 """A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.core.deferring import DeferredPublisher
 from kafka_http.core.formats import NO_SCHEMAS, Formats, SchemaChoice, Schemas
-from kafka_http.core.publishing import MessageSet, Published, Publisher
+from kafka_http.core.publishing import Deadlines, MessageSet, Published, Publisher
 from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooLarge
 from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.tasks import NewTask
+from kafka_http.web.admission import Admission
 from kafka_http.web.answers import Answer, accepted_answer, error_answer, json_answer, retry_header
 from kafka_http.web.attributes import request_attributes
 from kafka_http.web.envelopes import parse_json, parse_lines, parse_record_lines
@@ -83,8 +85,8 @@ class Publish(Protocol):
     """Seconds."""
     later: Later | None
 
-    def messages(self, body: bytes) -> MessageSet:
-        """What is to be published. Raises for what is wrong with it."""
+    def messages(self, body: bytes, admission: Admission) -> MessageSet:
+        """What is to be published. Raises for what is wrong with it, and what `admission` raises."""
 
     def answer(self, published: Published) -> Answer:
         """What the client is told."""
@@ -99,9 +101,14 @@ class Publish(Protocol):
 class Publishing:
     """What becomes of a request that publishes."""
 
-    def __init__(self, publisher: Publisher, deferred: DeferredPublisher) -> None:
+    def __init__(
+        self, publisher: Publisher, deferred: DeferredPublisher, max_records: int, hold: Callable[[int, int], int]
+    ) -> None:
+        """`hold` is `Bodies.hold`."""
         self._publisher = publisher
         self._deferred = deferred
+        self._max_records = max_records
+        self._hold = hold
 
     def do(
         self, publish: Publish, body: bytes, settled: Callable[[Published], None] | None = None
@@ -110,15 +117,30 @@ class Publishing:
 
         Where not all is settled yet, `settled` hears of it later, as `Publisher.publish` says.
         """
-        messages = publish.messages(body)
+        deadlines = Deadlines.from_timeout(publish.timeout)
+        admission = Admission(self._max_records, deadlines.hand_over, self._hold, len(body))
+        try:
+            return self._do(publish, publish.messages(body, admission), deadlines, settled)
+        finally:
+            admission.release()
+
+    def _do(
+        self,
+        publish: Publish,
+        messages: MessageSet,
+        deadlines: Deadlines,
+        settled: Callable[[Published], None] | None,
+    ) -> Published | Answer:
         if publish.later is not None:
-            return publish.accepted(self._deferred.accept(publish.topic, messages, publish.later.callback_url))
+            callback_url = publish.later.callback_url
+            task = self._deferred.accept(publish.topic, messages, callback_url, deadlines.hand_over)
+            return publish.accepted(task)
         if settled is not None and len(messages.records) > MOST_WITH_KEY:
             raise TooLarge(
                 f"A request with an Idempotency-Key takes {MOST_WITH_KEY} messages at most. Nothing was written.",
                 limit=MOST_WITH_KEY,
             )
-        return self._publisher.publish(publish.topic, messages, publish.timeout, settled)
+        return self._publisher.publish(publish.topic, messages, deadlines, settled)
 
     def begin(self, publish: Publish, messages: MessageSet, done: Callable[[], None]) -> "Begun | None":
         """As `answer`, without blocking: None, with nothing done, where that cannot be, or it would raise.
@@ -149,11 +171,11 @@ class MessagesPublish:
         self.timeout = self._query.seconds("timeout", timeout, MAX_TIMEOUT)
         self.later = head.later(self._query.text("callback"))
 
-    def messages(self, body: bytes) -> MessageSet:
-        """Raises `InvalidRequest`, `UnsupportedFormat`."""
+    def messages(self, body: bytes, admission: Admission) -> MessageSet:
+        """Raises `InvalidRequest`, `UnsupportedFormat`, and what `admission` raises."""
         check_formats(self._query, self._formats)
         attributes = request_attributes(self._query, self._head.fields)
-        messages = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body)
+        messages = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body, admission)
         if attributes is None:
             return messages
         return MessageSet([attributes.fill(record) for record in messages.records], messages.schemas)
@@ -164,7 +186,8 @@ class MessagesPublish:
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
         if not failures:
             return json_answer({"topic": self.topic, "records": outcomes})
-        entries = [each if isinstance(each, Delivery) else {"error": each.as_object()} for each in outcomes]
+        errors = {id(each): {"error": each.as_object()} for each in distinct(failures)}
+        entries = [each if isinstance(each, Delivery) else errors[id(each)] for each in outcomes]
         if len(failures) == len(outcomes):
             return error_answer(failures[0], **({"records": entries} if len(entries) > 1 else {}))
         return json_answer({"topic": self.topic, "records": entries}, 207, retry_header(failures[0]))
@@ -180,7 +203,7 @@ class MessagesPublish:
             raise InvalidRequest("tombstone=true is a null: send no body with it.", field="tombstone")
         return MessageSet([ProducerRecord(None)])
 
-    def _parse(self, body: bytes) -> MessageSet:
+    def _parse(self, body: bytes, admission: Admission) -> MessageSet:
         method, query = self._head.method, self._query
         content_type = ContentType.parse(self._head.headers.get("content-type"))
         media_type = content_type.media_type if method == "POST" else ""
@@ -188,10 +211,10 @@ class MessagesPublish:
         if media_type != NDJSON and (query.text("lines") or query.text("partitions")):
             raise InvalidRequest(f"lines and partitions go with a POST of {NDJSON}.", field="lines")
         if media_type in {JSON, NDJSON}:
-            return MessageSet(self._parse_json(media_type, body), schemas_of(query))
+            return MessageSet(self._parse_json(media_type, body, admission), schemas_of(query))
         name = kafka_format(media_type, self._formats)
         if name is not None and format_ in {None, name}:
-            return self._parse_v2(name, body)
+            return self._parse_v2(name, body, admission)
         for each in SERIALISING:
             if query.text(each) is not None:
                 raise InvalidRequest(
@@ -200,20 +223,20 @@ class MessagesPublish:
                     field=each,
                 )
         if media_type in {"multipart/mixed", "multipart/form-data"}:
-            return MessageSet(parse_multipart(body, content_type.boundary))
+            return MessageSet(parse_multipart(body, content_type.boundary, admission))
         return MessageSet([ProducerRecord(body)])
 
-    def _parse_json(self, media_type: str, body: bytes) -> list[ProducerRecord]:
+    def _parse_json(self, media_type: str, body: bytes, admission: Admission) -> list[ProducerRecord]:
         query, default = self._query, self._default_formats
         if media_type == JSON:
-            return parse_json(body, default)
+            return parse_json(body, default, admission)
         keep = query.choice("partitions", ("keep", ""), "") == "keep"
         if query.choice("lines", ("records", "values"), "values") == "records":
-            return parse_record_lines(body, default, keep)
-        return parse_lines(body, default.value)
+            return parse_record_lines(body, default, keep, admission)
+        return parse_lines(body, default.value, admission)
 
-    def _parse_v2(self, name: str, body: bytes) -> MessageSet:
-        messages = parse_v2(body, TopicFormat(self._default_formats.key or name, name))
+    def _parse_v2(self, name: str, body: bytes, admission: Admission) -> MessageSet:
+        messages = parse_v2(body, TopicFormat(self._default_formats.key or name, name), admission)
         named, also = messages.schemas, schemas_of(self._query)
         if NO_SCHEMAS not in {named, also}:
             raise InvalidRequest("The body and the query both name schemas: one of them is enough.")
@@ -222,6 +245,11 @@ class MessagesPublish:
     @property
     def _default_formats(self) -> TopicFormat:
         return default_formats(self._query, self._formats, self.topic)
+
+
+def distinct(failures: Iterable[KafkaHttpError]) -> Iterable[KafkaHttpError]:
+    """Each of the errors once: many records may share one."""
+    return {id(each): each for each in failures}.values()
 
 
 def check_formats(query: Query, formats: Formats) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from kafka_http.errors import KafkaHttpError, TooLarge
@@ -63,7 +63,8 @@ def _http_error(error: HTTPException) -> Response:
 
 def _too_large(_: RequestEntityTooLarge) -> Response:
     limit = request.max_content_length or 0
-    return error_response(TooLarge(f"The body is over max_body_bytes, {limit} bytes.", limit=limit))
+    name = "max_body_bytes" if limit == current_app.config["MAX_CONTENT_LENGTH"] else "the limit of this call"
+    return error_response(TooLarge(f"The body is over {name}, {limit} bytes.", limit=limit))
 
 
 def _unforeseen(error: Exception) -> Response:

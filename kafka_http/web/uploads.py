@@ -22,6 +22,7 @@ from kafka_http.web.answers import error_answer, unforeseen
 from kafka_http.web.arrivals import PIECE, Arrivals, source_of
 from kafka_http.web.attributes import request_attributes
 from kafka_http.web.bodies import DRAIN_BYTES, DRAIN_SECONDS, Bodies, check_transfer
+from kafka_http.web.content_coding import codings_of
 from kafka_http.web.envelopes import Lines, not_empty, records_of, values_of
 from kafka_http.web.negotiation import JSON, NDJSON, ContentType
 from kafka_http.web.publishing import (
@@ -85,6 +86,7 @@ class Uploads:
 
     def _arrivals(self, request: Request, held: ExitStack) -> Arrivals:
         """The body, once there is a place and memory for it."""
+        codings_of(request, supported=())
         check_transfer(request)
         if not self._places.acquire(blocking=False):
             raise Unavailable(

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
@@ -17,6 +17,7 @@ from kafka_http.core.reading import Limits
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import InstanceSettings, Reset
 from kafka_http.web.bodies import Bodies
+from kafka_http.web.content_coding import compress
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
 from kafka_http.web.responses import v2_response
 from kafka_http.web.v2_bodies import (
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
 DEFAULT_MAX_BYTES = 4 << 20
+MAX_BODY_BYTES = 1 << 20
+"""Of a call's body, which becomes many times as large when it is parsed."""
 _AT_ONCE = 0.05
 """Seconds that a read may take for its instance without a place among those who wait: the call before ends."""
 
@@ -161,8 +164,9 @@ class V2Consumers:
         check_records_type(request.accept_mimetypes, settings.format)
         seconds = _milliseconds("timeout", settings.timeout)
         page = self._read(group, name, self._limits(settings), min(seconds, MAX_TIMEOUT))
-        body = b"[]\n" if page is None else self._rendered(page, settings.format)
-        response = Response(body if page is None else _Told(body, page), content_type=kafka_type(settings.format))
+        body, headers = (b"[]\n", {}) if page is None else self._rendered(page, settings.format)
+        content = body if page is None else _Told(body, page)
+        response = Response(content, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
 
@@ -192,14 +196,15 @@ class V2Consumers:
         except InstanceBusy:
             return None
 
-    def _rendered(self, page: LentPage, format_: str) -> bytes:
+    def _rendered(self, page: LentPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
-            return render_v2(self._formats, format_, page.records)
+            return compress(request, render_v2(self._formats, format_, page.records))
         except BaseException:
             page.lost()
             raise
 
     def _body(self) -> bytes:
+        request.max_content_length = min(MAX_BODY_BYTES, self._config.max_body_bytes)
         with self._bodies.read(request) as body:
             if body:
                 check_v2_content_type(request.headers.get("Content-Type"))

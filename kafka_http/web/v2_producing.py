@@ -17,9 +17,10 @@ from kafka_http.errors import (
 )
 from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.tasks import NewTask
+from kafka_http.web.admission import Admission
 from kafka_http.web.answers import Answer, accepted_answer, v2_answer, v2_error_answer
 from kafka_http.web.negotiation import produced_format, v2_answer_type
-from kafka_http.web.publishing import Head
+from kafka_http.web.publishing import Head, distinct
 from kafka_http.web.v2_records import parse_v2
 
 KAFKA_ERROR = 50002
@@ -55,9 +56,9 @@ class V2Produce:
         format_ = produced_format(head.headers.get("content-type"), formats)
         self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
 
-    def messages(self, body: bytes) -> MessageSet:
-        """Raises `InvalidRequest`, `InvalidValue`."""
-        messages = parse_v2(body, self._formats, InvalidValue, required=True)
+    def messages(self, body: bytes, admission: Admission) -> MessageSet:
+        """Raises `InvalidRequest`, `InvalidValue`, and what `admission` raises."""
+        messages = parse_v2(body, self._formats, admission, InvalidValue, required=True)
         if self._partition is None:
             return messages
         return MessageSet([_placed(each, self._partition) for each in messages.records], messages.schemas)
@@ -68,8 +69,10 @@ class V2Produce:
         failures = [each for each in outcomes if isinstance(each, KafkaHttpError)]
         if (whole := _error_of_all(failures, len(outcomes))) is not None:
             return v2_error_answer(whole, self._accept)
+        errors = {id(each): _error(each) for each in distinct(failures)}
         offsets = [
-            Offset(each.partition, each.offset) if isinstance(each, Delivery) else _error(each) for each in outcomes
+            Offset(each.partition, each.offset) if isinstance(each, Delivery) else errors[id(each)]
+            for each in outcomes
         ]
         ids = {f"{role}_schema_id": published.schema_ids.get(role) for role in ROLES}
         body = {"offsets": offsets, **ids}

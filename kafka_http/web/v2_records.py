@@ -13,6 +13,7 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
+from kafka_http.web.admission import Admission
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
@@ -37,7 +38,11 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     value: Raw = Raw()
     partition: Partition | None = None
     timestamp: Timestamp | None = None
-    headers: list[V2Header] | None = None
+    headers: Raw = Raw()
+
+
+class _Outline(Struct, frozen=True):
+    records: Raw = Raw()
 
 
 class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,18 +54,41 @@ class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers in quotes
+_outline = msgspec.json.Decoder(_Outline)
+_header_list = msgspec.json.Decoder(list[V2Header] | None)
 
 
 def parse_v2(
-    body: bytes, formats: TopicFormat, invalid: type[KafkaHttpError] = InvalidRequest, *, required: bool = False
+    body: bytes,
+    formats: TopicFormat,
+    admission: Admission,
+    invalid: type[KafkaHttpError] = InvalidRequest,
+    *,
+    required: bool = False,
 ) -> MessageSet:
     """The records of a produce request, keys and values to be serialised by these formats, with the schemas that it
     names; `required`: where they need one.
 
-    Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one.
+    Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one,
+    and what `admission` raises.
     """
+    admission.check_objects(body, _records_of)
     said = decode_object(_body, body, invalid)
-    records = [_producer_record(index, record, formats) for index, record in enumerate(said.records)]
+    admission.admit(len(said.records))
+    records: list[ProducerRecord] = []
+    for start, some in admission.slices(said.records):
+        records += [
+            ProducerRecord(
+                json_text(each.value),
+                json_text(each.key),
+                each.partition,
+                each.timestamp,
+                _headers_of(index, text, admission, invalid) if (text := bytes(each.headers)) else (),
+                formats.value,
+                formats.key,
+            )
+            for index, each in enumerate(some, start)
+        ]
     key = SchemaChoice(schema=said.key_schema, schema_id=said.key_schema_id)
     value = SchemaChoice(schema=said.value_schema, schema_id=said.value_schema_id)
     return MessageSet(not_empty(records, invalid), Schemas(key, value, required))
@@ -81,10 +109,19 @@ def decode_object(
         raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
 
 
-def _producer_record(index: int, record: V2Record, formats: TopicFormat) -> ProducerRecord:
-    headers = [(each.key, _header_bytes(index, each)) for each in record.headers] if record.headers else ()
-    value, key = json_text(record.value), json_text(record.key)
-    return ProducerRecord(value, key, record.partition, record.timestamp, headers, formats.value, formats.key)
+def _records_of(body: bytes) -> Raw | None:
+    """The list of records in a body, None where there is none."""
+    try:
+        return _outline.decode(body).records
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _headers_of(index: int, text: bytes, admission: Admission, invalid: type[KafkaHttpError]) -> Headers:
+    admission.check_headers(text)
+    given = decode(_header_list, text, f"records[{index}].headers", index, invalid=invalid) or ()
+    admission.admit_headers(len(given))
+    return [(each.key, _header_bytes(index, each)) for each in given]
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:

@@ -323,7 +323,8 @@ def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: 
     assert written(broker) == 20
 
 
-def test_more_messages_than_an_answer_can_be_kept_of(client: FlaskClient, broker: FakeBroker) -> None:
+def test_more_messages_than_an_answer_can_be_kept_of(make_client: ClientFactory, broker: FakeBroker) -> None:
+    client = make_client(max_records=MOST_WITH_KEY + 1)
     lines = b"1\n" * (MOST_WITH_KEY + 1)
     answer = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
     assert (answer.status_code, answer.json["error"]["limit"]) == (413, MOST_WITH_KEY)

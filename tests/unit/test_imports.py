@@ -13,6 +13,7 @@ PACKAGE = Path(kafka_http.__file__).parent
 
 FOR_EVERYONE = {
     "errors",
+    "spelling",  # one "did you mean" for settings, of the server and of consumer instances
     "records",
     "tasks",
     "config",

@@ -1,0 +1,46 @@
+"""A request's records between their hand-over to Kafka's client and its last word on them."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from kafka_http.broker.batches import Fate
+from kafka_http.broker.sender import Handed, Sender
+from kafka_http.broker.underway import Underway
+from kafka_http.errors import KafkaHttpError, OutcomeUnknown
+from kafka_http.records import NewRecord
+
+COUNT = 1000
+
+
+class Unanswered:
+    """A producer of which each record has the same fate."""
+
+    is_delivered = False
+
+    def __init__(self, fate: Fate) -> None:
+        self._fate = fate
+
+    def hand_over(
+        self, topic: str, partition: int, records: Sequence[NewRecord], done: Callable[[Handed], None]
+    ) -> "Unanswered":
+        return self
+
+    def fates(self) -> list[Fate]:
+        return [self._fate] * COUNT
+
+
+@pytest.mark.parametrize("fate", [None, KafkaTimeoutError("The batch was not acknowledged in its time")])
+def test_records_of_a_request_that_timed_out_share_one_error(fate: Fate) -> None:
+    """One error for each of a million records takes a gigabyte."""
+    sender = cast("Sender", Unanswered(fate))
+    underway = Underway(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
+    underway.begin([0] * COUNT)
+    outcomes = underway.outcomes()
+    assert len(outcomes) == COUNT
+    assert len({id(each) for each in outcomes}) == 1
+    assert isinstance(outcomes[0], OutcomeUnknown)
+    assert isinstance(outcomes[0], KafkaHttpError)
