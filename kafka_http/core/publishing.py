@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import NO_SCHEMAS, Formats, Role, Schemas
-from kafka_http.core.topics import check_topic_name
+from kafka_http.core.topics import check_publishable
 from kafka_http.errors import KafkaHttpError, NotYetKnown
 from kafka_http.records import Outcome, ProducerRecord
 from kafka_http.serializers.cache import WouldBlock
@@ -60,7 +60,7 @@ class Publisher:
 
         Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
         """
-        check_topic_name(topic)
+        check_publishable(topic)
         encoded = self._formats.encode(topic, messages.records, messages.schemas)
         ids = encoded.schema_ids
         later = None if settled is None else lambda outcomes: settled(Published(outcomes, ids))
@@ -74,7 +74,7 @@ class Publisher:
         if not self._formats.are_immediate(messages.records):
             return None
         try:
-            check_topic_name(topic)
+            check_publishable(topic)
             encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
         except (KafkaHttpError, WouldBlock):
             return None

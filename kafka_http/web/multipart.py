@@ -13,6 +13,8 @@ from kafka_http.web.envelopes import not_empty
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+_LONGEST_BOUNDARY = 256
+"""What the parser takes; RFC 2046 allows 70."""
 Part = tuple[list[tuple[str, str]], bytes]
 
 
@@ -56,6 +58,11 @@ def parse_multipart(body: bytes, boundary: str | None) -> list[ProducerRecord]:
     """The messages of a multipart body, each with the attributes that its part's headers give it alone."""
     if not boundary:
         raise InvalidRequest("Content-Type multipart needs a boundary parameter.", field="Content-Type")
+    if len(boundary) > _LONGEST_BOUNDARY or any(each > "\xff" for each in boundary):
+        raise InvalidRequest(
+            f"The multipart boundary must be at most {_LONGEST_BOUNDARY} characters of ASCII, got {len(boundary)}.",
+            field="Content-Type",
+        )
     return not_empty([_record(index, part) for index, part in enumerate(_parse(body, boundary))])
 
 

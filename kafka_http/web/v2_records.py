@@ -57,7 +57,12 @@ def parse_v2(
 
     Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one.
     """
-    said = decode_object(_body, body, invalid)
+    try:
+        said = decode_object(_body, body, invalid)
+    except invalid as error:
+        if error.message.startswith("records: Expected array, got") and not error.message.endswith("null."):
+            raise InvalidRequest(error.message, **error.fields) from None  # as the other servers of this API
+        raise
     records = [_producer_record(index, record, formats) for index, record in enumerate(said.records)]
     key = SchemaChoice(schema=said.key_schema, schema_id=said.key_schema_id)
     value = SchemaChoice(schema=said.value_schema, schema_id=said.value_schema_id)

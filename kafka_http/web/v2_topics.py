@@ -1,9 +1,11 @@
 """The v2 API's metadata and produce."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
 
 from kafka_http.config import Config
 from kafka_http.core import Core
@@ -14,6 +16,8 @@ from kafka_http.web.negotiation import v2_answer_type
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
 from kafka_http.web.v2_producing import V2Produce
+
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
 class V2Topics:
@@ -66,6 +70,9 @@ class V2Topics:
 
     def offsets(self, topic: str, partition: str) -> Response:
         """GET /topics/<topic>/partitions/<partition>/offsets: the ends of its log."""
+        if not _INTEGER.fullmatch(partition):
+            self._core.topics.partitions(topic)  # an unknown topic is said first
+            raise NotFound
         number = self._number(topic, partition)
         ends = self._core.topics.ends(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
