@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         demo = plan(arguments, config)
         with _running(demo) as ready:
             create_topics(demo.config.bootstrap_servers[0], {topic.name: topic.partitions for topic in demo.topics})
-            server.run(ready.config, when_ready=lambda: print(welcome(ready), flush=True))
+            server.run(ready.config, lambda: print(welcome(ready), flush=True), reloads=False)
     except DemoError as error:
         print(f"kafka-http demo: {error}", file=sys.stderr)
         return 1

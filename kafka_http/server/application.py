@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 LoadApp = Callable[[Config], "WSGIApplication"]
 
 
-def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: LoadApp | None = None) -> None:
+def run(
+    config: Config,
+    when_ready: Callable[[], None] | None = None,
+    load_app: LoadApp | None = None,
+    *,
+    reloads: bool = True,
+) -> None:
     """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
+
+    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, whose end it then is.
+    Otherwise it stops the server.
 
     Call it in the main thread. `when_ready` is called once connections are accepted, by a thread of its own where
     granian serves; and there `load_app` is called in each worker once more. Raises `ConfigError`, `CannotServe`. The
@@ -44,7 +53,7 @@ def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: 
         if with_granian is not None:
             with_granian(config, load_app, address, when_ready)
         else:
-            _Application(config, app, when_ready).run()
+            _Application(config, app, when_ready, reloads=reloads and not _has_terminal()).run()
     except BaseException as end:
         if os.getpid() != main_process:
             _end_worker(end)
@@ -75,6 +84,13 @@ def _create_app(config: Config) -> "WSGIApplication":
     return create_app(config)
 
 
+def _has_terminal() -> bool:
+    try:
+        return os.isatty(0)
+    except OSError:  # it is closed
+        return False
+
+
 def _end_worker(end: BaseException) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -84,7 +100,10 @@ def _end_worker(end: BaseException) -> NoReturn:
 
 
 class _Application(BaseApplication):
-    def __init__(self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None, *, reloads: bool
+    ) -> None:
+        self._reloads = reloads
         self._config = config
         self._app = app
         self._when_ready = when_ready
@@ -101,11 +120,15 @@ class _Application(BaseApplication):
         return self._app
 
     def run(self) -> None:
-        _Arbiter(self).run()
+        _Arbiter(self, reloads=self._reloads).run()
 
 
 class _Arbiter(Arbiter):
     """Ctrl-C, and the end of the terminal, stop as SIGTERM does; a second Ctrl-C is quick."""
+
+    def __init__(self, app: BaseApplication, *, reloads: bool) -> None:
+        self._reloads = reloads
+        super().__init__(app)
 
     def init_signals(self) -> None:
         under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -117,7 +140,10 @@ class _Arbiter(Arbiter):
         self.handle_term()
 
     def handle_hup(self) -> None:
-        self.handle_term()
+        if self._reloads:
+            super().handle_hup()
+        else:
+            self.handle_term()
 
 
 class _Logger(Logger):
