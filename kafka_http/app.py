@@ -43,6 +43,7 @@ from kafka_http.web.plain import PlainPublishes
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.publishing import Publishing
 from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.root import Root
 from kafka_http.web.tasks import TaskViews
 from kafka_http.web.v2_consumers import V2Consumers
 from kafka_http.web.v2_topics import V2Topics
@@ -147,6 +148,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(InstanceList(held.instances).blueprint())
     app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
     app.register_blueprint(Health(broker.log, held.is_daemon_silent).blueprint())
+    app.register_blueprint(Root(config).blueprint())
     if config.console:
         app.register_blueprint(Console().blueprint())
     app.before_request(lifecycle.started)  # for servers that do not say so

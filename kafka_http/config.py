@@ -45,10 +45,11 @@ class Host(str):
         return super().__new__(cls, text)
 
 
-_PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|\d{1,4})"
+PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|\d{1,4})"
+"""A regular expression of port numbers."""
 HostPort = Annotated[
     str,
-    Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+):{_PORT}$", description="HOST:PORT, such as 127.0.0.1:8082"),
+    Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+):{PORT}$", description="HOST:PORT, such as 127.0.0.1:8082"),
 ]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
@@ -76,7 +77,7 @@ BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
 Origins = Annotated[
-    tuple[Annotated[str, Meta(pattern=rf"^https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{_PORT})?$")], ...],
+    tuple[Annotated[str, Meta(pattern=rf"^https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{PORT})?$")], ...],
     Meta(description="origins such as https://app.example.org, or https://*.example.org, commas between several"),
 ]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]

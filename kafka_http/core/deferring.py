@@ -8,7 +8,7 @@ from kafka_http.core.acceptance import Acceptance, Acceptor
 from kafka_http.core.broker import Log
 from kafka_http.core.formats import Formats
 from kafka_http.core.publishing import MessageSet
-from kafka_http.core.topics import check_topic_name
+from kafka_http.core.topics import check_publishable
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound, TopicNotFound
 from kafka_http.records import NewRecord, partitions_beyond
 from kafka_http.serializers.cache import WouldBlock
@@ -43,7 +43,7 @@ class DeferredPublisher:
     def accept(self, topic: str, messages: MessageSet, callback_url: str | None, deadline: float) -> NewTask:
         """Return once the task is safe. Raises as `Publisher.publish` does, `OutboxFull`, `Unavailable`; not for a
         Kafka that is away."""
-        check_topic_name(topic)
+        check_publishable(topic)
         encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadline)
         self._places.check(topic, encoded.records)
         task = self._task(topic, encoded.records, callback_url)
@@ -57,7 +57,7 @@ class DeferredPublisher:
         if not self._formats.are_immediate(messages.records):
             return None
         try:
-            check_topic_name(topic)
+            check_publishable(topic)
             encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
             if not self._places.are_known(topic, encoded.records):
                 return None

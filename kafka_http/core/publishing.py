@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import NO_SCHEMAS, Formats, Role, Schemas
-from kafka_http.core.topics import check_topic_name
+from kafka_http.core.topics import check_publishable
 from kafka_http.errors import KafkaHttpError, NotYetKnown, OutOfTime
 from kafka_http.records import Outcome, ProducerRecord
 from kafka_http.serializers.cache import WouldBlock
@@ -82,7 +82,7 @@ class Publisher:
 
         Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
         """
-        check_topic_name(topic)
+        check_publishable(topic)
         encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.hand_over)
         now = time.monotonic()
         if now > deadlines.hand_over:
@@ -100,7 +100,7 @@ class Publisher:
         if not self._formats.are_immediate(messages.records):
             return None
         try:
-            check_topic_name(topic)
+            check_publishable(topic)
             encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
         except (KafkaHttpError, WouldBlock):
             return None

@@ -14,6 +14,9 @@ where new ones begin."""
 
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
+_INTERNAL = frozenset(("__consumer_offsets", "__transaction_state", "__share_group_state"))
+"""The brokers' own. That is all of them, whatever the cluster's settings."""
+
 
 def check_topic_name(topic: str) -> None:
     """Raise `InvalidRequest` for a name that Kafka allows no topic to have."""
@@ -23,6 +26,13 @@ def check_topic_name(topic: str) -> None:
             "and is neither '.' nor '..'.",
             topic=topic[:249],
         )
+
+
+def check_publishable(topic: str) -> None:
+    """Raise `InvalidRequest` for a topic that Kafka lets no client publish to."""
+    check_topic_name(topic)
+    if topic in _INTERNAL:
+        raise InvalidRequest(f"Kafka does not take this topic: {topic} is internal.", topic=topic)
 
 
 class Ends(NamedTuple):

@@ -10,7 +10,7 @@ from threading import Event
 
 from kafka_http.core.broker import Producer, Publication
 from kafka_http.core.formats import Encoded, Formats, Schemas
-from kafka_http.core.topics import check_topic_name
+from kafka_http.core.topics import check_publishable
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown, PartitionNotFound, Unavailable
 from kafka_http.records import Delivery, NewRecord, Outcome, ProducerRecord
 
@@ -35,7 +35,7 @@ class Uploader:
 
     def begin(self, topic: str, schemas: Schemas, timeout: float) -> "Upload":
         """`timeout`: seconds that each batch may take until it is acknowledged. Raises for a bad name."""
-        check_topic_name(topic)
+        check_publishable(topic)
         encode = partial(self._formats.encode, topic, schemas=schemas)
         return Upload(self._producer, encode, topic, timeout, self._stopping)
 

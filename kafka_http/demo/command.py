@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         with _running(demo) as started:
             ready = replace(started, topics=_create_topics(demo))
             _say(f"Starting the HTTP server: {ready.config.bind}")
-            server.run(ready.config, when_ready=lambda: print(welcome(ready), flush=True))
+            server.run(ready.config, lambda: print(welcome(ready), flush=True), reloads=False)
     except DemoError as error:
         print(f"kafka-http demo: {error}", file=sys.stderr)
         return 1

@@ -33,8 +33,17 @@ class CannotServe(Exception):
     """The server cannot start. The message is a sentence for the user."""
 
 
-def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: LoadApp | None = None) -> None:
+def run(
+    config: Config,
+    when_ready: Callable[[], None] | None = None,
+    load_app: LoadApp | None = None,
+    *,
+    reloads: bool = True,
+) -> None:
     """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
+
+    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, whose end it then is.
+    Otherwise it stops the server.
 
     Call it in the main thread. `when_ready` is called once connections are accepted. Raises `ConfigError`,
     `CannotServe`. The worker processes are forked from here and end here: none returns to the caller or runs his
@@ -47,7 +56,7 @@ def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: 
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
-        _Application(config, app, when_ready).run()
+        _Application(config, app, when_ready, reloads=reloads and not _has_terminal()).run()
     except BaseException as end:
         if os.getpid() != main_process:
             _end_worker(end)
@@ -90,6 +99,13 @@ def _create_app(config: Config) -> "WSGIApplication":
     return create_app(config)
 
 
+def _has_terminal() -> bool:
+    try:
+        return os.isatty(0)
+    except OSError:  # it is closed
+        return False
+
+
 def _end_worker(end: BaseException) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -99,7 +115,10 @@ def _end_worker(end: BaseException) -> NoReturn:
 
 
 class _Application(BaseApplication):
-    def __init__(self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None, *, reloads: bool
+    ) -> None:
+        self._reloads = reloads
         self._config = config
         self._app = app
         self._when_ready = when_ready
@@ -116,11 +135,15 @@ class _Application(BaseApplication):
         return self._app
 
     def run(self) -> None:
-        _Arbiter(self).run()
+        _Arbiter(self, reloads=self._reloads).run()
 
 
 class _Arbiter(Arbiter):
     """Ctrl-C, and the end of the terminal, stop as SIGTERM does; a second Ctrl-C is quick."""
+
+    def __init__(self, app: BaseApplication, *, reloads: bool) -> None:
+        self._reloads = reloads
+        super().__init__(app)
 
     def init_signals(self) -> None:
         under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -132,7 +155,10 @@ class _Arbiter(Arbiter):
         self.handle_term()
 
     def handle_hup(self) -> None:
-        self.handle_term()
+        if self._reloads:
+            super().handle_hup()
+        else:
+            self.handle_term()
 
 
 class _Logger(Logger):

@@ -11,7 +11,7 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-_HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,5 +47,5 @@ class Console:
         if last not in self._files:
             raise NotFound
         response = Response(self._files[last], content_type=_TYPES[PurePosixPath(last).suffix])
-        response.headers.update(_HEADERS)
+        response.headers.update(SECURITY_HEADERS)
         return response

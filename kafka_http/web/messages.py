@@ -15,7 +15,7 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.records import TopicPartition
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.idempotency import Once
-from kafka_http.web.negotiation import JSON, OCTETS, best_of, kafka_format, kafka_types
+from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of, kafka_format, kafka_types
 from kafka_http.web.pages import raw_response, render_page, with_positions
 from kafka_http.web.positions import page_position
 from kafka_http.web.publishing import MessagesPublish
@@ -91,7 +91,8 @@ class Messages:
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: messages from there on."""
         formats = self._core.formats
-        media_type = best_of(request.accept_mimetypes, (JSON, OCTETS, *STREAMS, *kafka_types(formats)))
+        accept = Accept.parse(request.headers.get("Accept"))
+        media_type = best_of(accept, (JSON, OCTETS, *STREAMS, *kafka_types(formats)))
         if media_type in STREAMS:
             return self._streams.open(topic, consumer, offset, media_type)
         query = Query(request.args, READ_PARAMETERS)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 """Bytes that are parsed between two looks at the clock."""
+_LONGEST_BOUNDARY = 256
+"""What the parser takes; RFC 2046 allows 70."""
 Part = tuple[list[tuple[str, str]], bytes]
 
 
@@ -62,6 +64,11 @@ def parse_multipart(body: bytes, boundary: str | None, admission: Admission) -> 
     """The messages of a multipart body, each with the attributes that its part's headers give it alone."""
     if not boundary:
         raise InvalidRequest("Content-Type multipart needs a boundary parameter.", field="Content-Type")
+    if len(boundary) > _LONGEST_BOUNDARY or any(each > "\xff" for each in boundary):
+        raise InvalidRequest(
+            f"The multipart boundary must be at most {_LONGEST_BOUNDARY} characters of ASCII, got {len(boundary)}.",
+            field="Content-Type",
+        )
     parts = _parse(body, boundary, admission)
     admission.admit(len(parts))
     return not_empty(admission.collect(_record(index, part) for index, part in enumerate(parts)))

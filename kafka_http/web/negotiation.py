@@ -1,12 +1,11 @@
 """Media types: what a body is, and what a client wants to get."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header, parse_options_header
+from werkzeug.http import parse_options_header
 
 from kafka_http.core.formats import Formats
 from kafka_http.errors import FormatMismatch, NotAcceptable, UnsupportedFormat
@@ -20,7 +19,63 @@ _KAFKA = re.compile(r"application/vnd\.kafka(?:\.(?P<format>[a-z0-9_-]+))?\.v(?P
 _NO_FORMAT = {V2, "application/vnd.kafka.v1+json", "application/vnd.kafka+json"}
 _REMEMBERED = 128
 """Header values, of which a client sends the same again and again."""
+_MEDIA_RANGE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
+_DECIMAL = re.compile(r"0?\.[0-9]+|0\.?|1(\.0*)?")
 _LATER_VERSION = re.compile(r"\.v(?![12]\b)[0-9]")
+
+
+class Accept:
+    """An Accept header: the media ranges that it lists, in lower case, and the quality of each.
+
+    Parameters other than `q` are ignored. An entry that cannot be parsed is skipped. Without any entry every type is
+    acceptable.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, float]]) -> None:
+        self.types: dict[str, float] = {}
+        for media_range, quality in entries:
+            self.types[media_range] = max(quality, self.types.get(media_range, 0))
+
+    @classmethod
+    @lru_cache(_REMEMBERED)
+    def parse(cls, header: str | None) -> "Accept":
+        return cls(filter(None, map(_parsed_entry, (header or "").lower().split(","))))
+
+    def match(self, media_type: str) -> tuple[float, int]:
+        """The quality of a type, from 0 to 1, and how specific the range is that says so."""
+        if not self.types:
+            return 1, 0
+        for specificity, each in ((2, media_type), (1, f"{media_type.partition('/')[0]}/*"), (0, "*/*")):
+            if each in self.types:
+                return self.types[each], specificity
+        return 0, 0
+
+    def quality(self, media_type: str) -> float:
+        return self.match(media_type)[0]
+
+    def as_v2(self, *, by_format: bool = False) -> "Accept":
+        """The same with all of the v2 API's types as `V2`, or (`by_format`) those that name a format as version 2."""
+        return Accept((_v2_range(each, by_format), quality) for each, quality in self.types.items())
+
+
+def _parsed_entry(entry: str) -> tuple[str, float] | None:
+    """A media range and its quality, None for what is none. A quoted parameter with a comma comes as two entries, of
+    which the second is none."""
+    media_range, *parameters = (each.strip() for each in entry.split(";"))
+    if media_range == "*":  # Java's HttpURLConnection sends it
+        media_range = "*/*"
+    pairs = (each.partition("=") for each in parameters)
+    quality = next((value.strip() for name, _, value in pairs if name.strip() == "q"), "1")
+    if not _MEDIA_RANGE.fullmatch(media_range) or not _DECIMAL.fullmatch(quality):
+        return None
+    return media_range, float(quality)
+
+
+def _v2_range(media_range: str, by_format: bool) -> str:
+    if not _is_v2(media_range):
+        return media_range
+    match = _KAFKA.fullmatch(media_range)
+    return kafka_type(match["format"]) if by_format and match and match["format"] else V2
 
 
 class ContentType(NamedTuple):
@@ -55,14 +110,19 @@ def kafka_types(formats: Formats) -> list[str]:
     return [kafka_type(name) for name in formats.names]
 
 
-def best_of(accept: MIMEAccept, offers: Sequence[str]) -> str:
-    """The offer that the client likes best; the first where it says nothing. Raises `NotAcceptable`, listing them."""
-    if not accept:
-        return offers[0]
-    best = accept.best_match(offers)
-    if best is None:
-        raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {', '.join(offers)}.")
+def best_of(accept: Accept, offers: Sequence[str]) -> str:
+    """The offer with the highest quality; of several the one that the header names most specifically, then the first.
+
+    Raises `NotAcceptable`, listing the offers.
+    """
+    best = max(offers, key=accept.match)
+    if not accept.quality(best):
+        raise _not_acceptable(*offers)
     return best
+
+
+def _not_acceptable(*offers: str) -> NotAcceptable:
+    return NotAcceptable(f"None of the types in the Accept header is available. Available: {', '.join(offers)}.")
 
 
 def kafka_type(format_: str) -> str:
@@ -98,48 +158,22 @@ def v2_answer_type(accept: str | None) -> str:
 
     Any of the API's types stands for ours. `accept` is the header. Raises `NotAcceptable`.
     """
-    wanted = _Wanted(parse_accept_header(accept, MIMEAccept))
+    wanted = Accept.parse(accept).as_v2()
     ours, json = wanted.quality(V2), wanted.quality(JSON)
     if not ours and not json:
-        raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {V2}, {JSON}.")
+        raise _not_acceptable(V2, JSON)
     is_json = json > ours or (json == ours and JSON in wanted.types and V2 not in wanted.types)
     return JSON if is_json else V2
 
 
-def names_v2(accept: MIMEAccept) -> bool:
-    """Whether a client asks for one of the API's types by its name."""
-    return V2 in _Wanted(accept).types
-
-
-def check_records_type(accept: MIMEAccept, format_: str) -> None:
+def check_records_type(accept: str | None, format_: str) -> None:
     """Raise `FormatMismatch` where a client wants records in another format than its instance's alone."""
-    wanted, ours = _Wanted(accept, by_format=True), kafka_type(format_)
+    wanted, ours = Accept.parse(accept).as_v2(by_format=True), kafka_type(format_)
     if wanted.types.get(ours) != 0 and any(wanted.quality(each) for each in (ours, V2, JSON, OCTETS)):
         return
     if any(_KAFKA.fullmatch(each) and _is_v2(each) for each in wanted.types):
         raise FormatMismatch
-    raise NotAcceptable(f"Nothing in the Accept header is to be had here; there is: {ours}, {JSON}.")
-
-
-class _Wanted:
-    """An Accept header without parameters: how much each type is liked. All of the API's types stand for `V2`, or
-    (`by_format`) those that name a format for that of version 2."""
-
-    def __init__(self, accept: MIMEAccept, *, by_format: bool = False) -> None:
-        self.types: dict[str, float] = {}
-        for value, quality in accept or [("*/*", 1.0)]:
-            name = value.partition(";")[0].strip().lower()
-            if _is_v2(name):
-                match = _KAFKA.fullmatch(name)
-                name = kafka_type(match["format"]) if by_format and match and match["format"] else V2
-            self.types[name] = max(quality, self.types.get(name, 0))
-
-    def quality(self, media_type: str) -> float:
-        """How much a type is liked: what is said of itself counts more than what is said of all."""
-        for each in (media_type, "application/*", "*/*"):
-            if each in self.types:
-                return self.types[each]
-        return 0
+    raise _not_acceptable(ours, JSON)
 
 
 def _is_v2(media_type: str) -> bool:

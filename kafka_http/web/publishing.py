@@ -1,6 +1,5 @@
 """A publish of the /messages dialect: from a request's parts to records, and from what became of them to an answer."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 from flask import Request, Response
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
 from kafka_http.config import Config
 from kafka_http.core.formats import Formats
@@ -24,7 +22,7 @@ from kafka_http.web.attributes import request_attributes
 from kafka_http.web.bodies import DRAIN_BYTES, DRAIN_SECONDS, Bodies, check_transfer
 from kafka_http.web.content_coding import codings_of
 from kafka_http.web.envelopes import Lines, not_empty, records_of, values_of
-from kafka_http.web.negotiation import JSON, NDJSON, ContentType
+from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
 from kafka_http.web.publishing import (
     KEY_HEADER,
     MAX_TIMEOUT,
@@ -54,7 +52,8 @@ def is_upload(head: Head) -> bool:
     if head.method != "POST" or NDJSON not in accept.lower():
         return False
     is_ndjson = ContentType.parse(head.headers.get("content-type")).media_type == NDJSON
-    return is_ndjson and parse_accept_header(accept, MIMEAccept).best_match((JSON, NDJSON)) == NDJSON
+    wanted = Accept.parse(accept)
+    return is_ndjson and wanted.match(NDJSON) > wanted.match(JSON)
 
 
 class Uploads:

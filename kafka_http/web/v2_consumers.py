@@ -161,7 +161,7 @@ class V2Consumers:
     def records(self, group: str, name: str) -> Response:
         """GET …/records: what comes next."""
         settings = self._instances.settings(group, name)
-        check_records_type(request.accept_mimetypes, settings.format)
+        check_records_type(request.headers.get("Accept"), settings.format)
         seconds = _milliseconds("timeout", settings.timeout)
         page = self._read(group, name, self._limits(settings), min(seconds, MAX_TIMEOUT))
         body, headers = (b"[]\n", {}) if page is None else self._rendered(page, settings.format)

@@ -73,7 +73,12 @@ def parse_v2(
     and what `admission` raises.
     """
     admission.check_objects(body, _records_of)
-    said = decode_object(_body, body, invalid)
+    try:
+        said = decode_object(_body, body, invalid)
+    except invalid as error:
+        if error.message.startswith("records: Expected array, got") and not error.message.endswith("null."):
+            raise InvalidRequest(error.message, **error.fields) from None  # as the other servers of this API
+        raise
     admission.admit(len(said.records))
     records: list[ProducerRecord] = []
     for start, some in admission.slices(said.records):

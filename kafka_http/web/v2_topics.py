@@ -1,5 +1,6 @@
 """The v2 API's metadata and produce."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ from kafka_http.core import Core
 from kafka_http.records import PartitionInfo
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.idempotency import Once
-from kafka_http.web.negotiation import names_v2, v2_answer_type
+from kafka_http.web.negotiation import v2_answer_type
 from kafka_http.web.query import MAX_INT32
 from kafka_http.web.responses import as_response, v2_response
 from kafka_http.web.v2_producing import V2Produce
+
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
 class V2Topics:
@@ -29,7 +32,6 @@ class V2Topics:
     def blueprint(self) -> Blueprint:
         topics = Blueprint("v2_topics", __name__)
         rules: dict[str, dict[str, Callable[..., Response]]] = {
-            "/": {"GET": self.root},
             "/brokers": {"GET": self.brokers},
             "/topics": {"GET": self.topics},
             "/topics/<topic>": {"GET": self.describe, "POST": self.publish},
@@ -42,12 +44,6 @@ class V2Topics:
                 topics.add_url_rule(rule, view_func=view, methods=[method])
         topics.before_request(_check_accept)
         return topics
-
-    def root(self) -> Response:
-        """GET /: an empty object, for clients of this API alone."""
-        if not names_v2(request.accept_mimetypes):
-            raise NotFound
-        return v2_response({})
 
     def brokers(self) -> Response:
         """GET /brokers: the ids of those that are alive."""
@@ -74,6 +70,9 @@ class V2Topics:
 
     def offsets(self, topic: str, partition: str) -> Response:
         """GET /topics/<topic>/partitions/<partition>/offsets: the ends of its log."""
+        if not _INTEGER.fullmatch(partition):
+            self._core.topics.partitions(topic)  # an unknown topic is said first
+            raise NotFound
         number = self._number(topic, partition)
         ends = self._core.topics.ends(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
@@ -97,8 +96,7 @@ class V2Topics:
 
 def _check_accept() -> None:
     """Refuse before anything is done whom no answer would suit."""
-    if request.path != "/":
-        v2_answer_type(request.headers.get("Accept"))
+    v2_answer_type(request.headers.get("Accept"))
 
 
 def as_number(partition: str) -> int:

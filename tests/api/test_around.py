@@ -42,7 +42,7 @@ def test_health(client: FlaskClient, broker: FakeBroker) -> None:
     assert client.get("/ready").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/topics/t/x", "/brokers/1", "/consumers/g/x"])
+@pytest.mark.parametrize("path", ["/topics/t/x", "/brokers/1", "/consumers/g/x"])
 def test_v2_paths_answer_errors_in_their_shape(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404

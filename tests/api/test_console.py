@@ -69,3 +69,33 @@ def test_no_source_has_an_address_of_its_own_or_makes_html() -> None:
 
     assert not re.findall(r"[a-z]+://|[\"'`(=]//?[a-z]", everything.replace("#/", ""))
     assert not re.findall(r"(inner|outer|Adjacent)HTML|document\.write|DOMParser|\beval\b|style=", everything)
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("console", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "settings", "prefix"),
+    [
+        ({}, {}, ""),
+        ({"X-Forwarded-Prefix": "/rest"}, {}, "/rest"),
+        ({"X-Forwarded-Prefix": "//evil.example"}, {}, ""),
+        ({}, {"base_url": "https://localhost/a&b/"}, "/a&amp;b"),
+    ],
+)
+def test_root_shows_browsers_a_page_with_links(
+    make_client: ClientFactory, console: bool, headers: dict[str, str], settings: dict[str, str], prefix: str
+) -> None:
+    client = make_client(console=console, **settings)
+    answer = client.get("/", headers={"Accept": BROWSER, **headers})
+    assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
+    links = re.findall(r'<a href="([^"]*)">', answer.text)
+    paths = [*(["/console"] if console else []), "/messages", "/health", "/ready"]
+    assert links == [f"{prefix}{each}" for each in paths]
+    for path in paths:
+        assert client.get(path).status_code == 200
+    if console:
+        same = ("Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy")
+        assert [answer.headers[each] for each in same] == [client.get("/console").headers[each] for each in same]
+    assert answer.headers["Vary"] == "Accept"

@@ -337,6 +337,13 @@ def test_bad_attributes(
         (NDJSON, b"1\n\n{\n", {"record": 1}),
         (NDJSON, b'1\n"\xff"', {"record": 1}),
         ("multipart/mixed", b"--b--", {"field": "Content-Type"}),
+        (f"multipart/mixed; boundary={'b' * 257}", b"--%b--" % (b"b" * 257), {"field": "Content-Type"}),
+        ("multipart/mixed; boundary*=utf-8''%E2%82%AC", b"--\xe2\x82\xac--", {"field": "Content-Type"}),
+        (
+            "multipart/form-data; boundary=b",
+            b"--b\r\nKafka-Key: 1\r\nkafka-key: 1\r\n\r\nx\r\n--b--",
+            {"record": 0, "field": "kafka-key"},
+        ),
         ("multipart/mixed; boundary=b", b"", {}),
         ("multipart/mixed; boundary=b", b"nonsense", {}),
         ("multipart/mixed; boundary=b", b"--b\r\n\r\nx\r\n", {}),
@@ -538,3 +545,28 @@ def test_a_topic_has_formats_of_its_own(make_client: Any, broker: FakeBroker) ->
         *((b"k", b"\x00\xff"), (None, b"x"), (None, b"1"), (None, b"\x00\xff")),
         *((None, b'"AP8="'), (None, b'"AP8="'), (b"k", b"1")),
     ]
+
+
+INTERNAL = ["__consumer_offsets", "__transaction_state", "__share_group_state"]
+
+
+@pytest.mark.parametrize("topic", INTERNAL)
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+@pytest.mark.parametrize("path", ["/messages", "/topics"])
+def test_publish_to_an_internal_topic_is_refused_at_once(
+    client: FlaskClient, broker: FakeBroker, topic: str, headers: dict[str, str], path: str
+) -> None:
+    """Later too: a 202 would promise what Kafka refuses."""
+    broker.create_topic(topic)
+    broker.down = True
+    answer = client.post(f"{path}/{topic}", json={"records": [{"value": 1}]}, headers=headers)
+    assert answer.status_code == 400
+    assert topic in answer.text
+    assert client.get("/tasks").json["tasks"] == []
+
+
+def test_longest_boundary_is_taken(client: FlaskClient, broker: FakeBroker) -> None:
+    boundary = "b" * 256
+    body = f"--{boundary}\r\n\r\nx\r\n--{boundary}--".encode()
+    content_type = f"multipart/mixed; boundary={boundary}"
+    assert client.post("/messages/t", data=body, content_type=content_type).status_code == 200

@@ -147,13 +147,24 @@ def first_values(running: RunningDemo, topic: str) -> list[object]:
     return [record["value"] for record in page["records"]]
 
 
-def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(kafka_parts: None, tmp_path: Path) -> None:
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """What the tests start heeds SIGHUP, though they may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(
+    kafka_parts: None, tmp_path: Path, hang_up: None, number: int
+) -> None:
     (tmp_path / "diary").write_text("mine")
     with demo(tmp_path, "--topic", "orders:3", "--workers", "2") as running:
         for curl in running.curls:
             shell(f"{curl.rstrip()} -sS --fail-with-body")
         assert first_values(running, "orders") == ["hello"]
-        os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does it
+        os.killpg(running.process.pid, number)  # as a terminal does it
         assert running.process.wait(20) == 0
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
     assert not [line for line in running.complaints if "Traceback" in line]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -29,7 +29,9 @@ THREADS = 4
 class Server:
     """A server process in a process group of its own, its output in files."""
 
-    def __init__(self, directory: Path, command: Sequence[str], **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, command: Sequence[str], stdin: int = subprocess.DEVNULL, **settings: Any
+    ) -> None:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self._out, self._err = directory / "out", directory / "err"
@@ -43,11 +45,16 @@ class Server:
                 [sys.executable, *(part.format(port=self.port) for part in command)],
                 cwd=ROOT,
                 env=environment | {"HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
             )
+
+    @property
+    def workers(self) -> set[int]:
+        listed = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return {int(pid) for pid in listed.stdout.split()}
 
     @property
     def out(self) -> list[str]:
@@ -133,6 +140,15 @@ def start(tmp_path: Path) -> Iterator[ServerFactory]:
             return server
 
         yield start_one
+
+
+@pytest.fixture
+def terminal_input() -> Iterator[int]:
+    """The descriptor of a terminal."""
+    ours, theirs = os.openpty()
+    yield theirs
+    os.close(theirs)
+    os.close(ours)
 
 
 def gunicorn(worker_class: str, app: str) -> list[str]:
@@ -276,9 +292,9 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
     ],
 )
 def test_a_stop_answers_what_is_in_flight_and_then_closes(
-    start: ServerFactory, stop: Callable[[Server], None]
+    start: ServerFactory, stop: Callable[[Server], None], terminal_input: int
 ) -> None:
-    server = start(workers=2)
+    server = start(workers=2, stdin=terminal_input)
     answers = [server.in_flight("/sleep/1"), server.in_flight("/until-stop")]
 
     stop(server)
@@ -289,6 +305,47 @@ def test_a_stop_answers_what_is_in_flight_and_then_closes(
     assert told[0] == "ready"
     assert sorted(told[1:-2]) == ["closed", "closed", "stopping", "stopping"]
     assert told[-2:] == ["returned", "at exit"], "and once only: no worker comes back from run()"
+
+
+def test_sighup_replaces_the_workers_and_loses_no_request(start: ServerFactory) -> None:
+    server = start(workers=2)
+    before = server.workers
+    assert len(before) == 2
+    in_flight = [server.in_flight("/sleep/1.5"), server.in_flight("/until-stop")]
+    answered: list[str] = []
+    is_over = Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            answered.append(server.get("/").text)
+
+    clients = [Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        os.killpg(server.process.pid, signal.SIGHUP)
+        wait_for(lambda: len(server.workers) == 2 and not server.workers & before, 30)
+        there = len(answered)
+        wait_for(lambda: len(answered) > there + 20, 30)
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join(30)
+    assert [answer().text for answer in in_flight] == ["ok", "ok"]
+    assert set(answered) == {"ok"}
+    assert server.out.count("closed") == 2, "the application of each old worker"
+    assert server.process.poll() is None
+    assert not any("Traceback" in line for line in server.err)
+
+
+def test_sighup_is_ignored_under_nohup(start: ServerFactory) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the server inherits it
+    server = start()
+    before = server.workers
+    os.killpg(server.process.pid, signal.SIGHUP)
+    assert server.get("/sleep/1").text == "ok"
+    assert server.workers == before
+    assert not any("Hang up" in line for line in server.err)
 
 
 def test_a_second_ctrl_c_does_not_wait(start: ServerFactory) -> None:

@@ -1,0 +1,103 @@
+"""What trusted proxies say of the address that a client used, and what of it goes into links."""
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.api.conftest import ClientFactory
+
+
+def link_of(client: FlaskClient, **headers: str) -> str:
+    """The start of the link to the next page: what stands before our path."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = client.get("/messages/t/c/earliest", headers=named)
+    assert answer.status_code == 200, answer.text
+    link = answer.headers["Link"]
+    assert link.startswith("<")
+    return link[1:].partition("/messages/t/c/")[0]
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "base"),
+    [
+        ("host=gw:8443;proto=https", "https://gw:8443"),
+        ('host="gw:8443";proto=https', "https://gw:8443"),
+        ('HOST="gw" ; Proto=HTTPS', "https://gw"),
+        ("host=gw:443;proto=https", "https://gw"),
+        ("for=192.0.2.43, for=198.51.100.17;host=gw", "http://gw"),
+        ('for="[2001:db8::1]:47011";host="[2001:db8::2]:8080"', "http://[2001:db8::2]:8080"),
+        ('for="a,b;host=evil";host=gw', "http://gw"),
+        ('for="quoted \\" mark;host=evil";host=gw', "http://gw"),
+        ("host=evil,host=gw;proto=https", "https://gw"),
+        ("host=evil, for=1.2.3.4", "http://localhost"),
+        ("", "http://localhost"),
+        ("nonsense", "http://localhost"),
+        ("host=", "http://localhost"),
+        ("proto=javascript", "http://localhost"),
+        ("proto=ftp;host=gw", "http://gw"),
+        ("host=gw/path", "http://localhost"),
+        ('host="gw x"', "http://localhost"),
+        ('host="a@b"', "http://localhost"),
+        ('host="gw:99999"', "http://localhost"),
+        ('host="gw:"', "http://localhost"),
+        ('host="javascript:alert(1)"', "http://localhost"),
+    ],
+)
+def test_forwarded_header(client: FlaskClient, forwarded: str, base: str) -> None:
+    assert link_of(client, Forwarded=forwarded) == base
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({"X-Forwarded-Host": "gw", "X-Forwarded-Port": "8443", "X-Forwarded-Proto": "https"}, "https://gw:8443"),
+        ({"X-Forwarded-Host": "gw:80", "X-Forwarded-Port": "8080"}, "http://gw:8080"),
+        ({"X-Forwarded-Host": "gw", "X-Forwarded-Port": "443", "X-Forwarded-Proto": "https"}, "https://gw"),
+        ({"X-Forwarded-Port": "8080"}, "http://localhost:8080"),
+        ({"X-Forwarded-Port": "8080, 9090"}, "http://localhost:9090"),
+        ({"X-Forwarded-Host": "[::1]", "X-Forwarded-Port": "8080"}, "http://[::1]:8080"),
+        ({"X-Forwarded-Host": "[::1]:1", "X-Forwarded-Port": "8080"}, "http://[::1]:8080"),
+        ({"X-Forwarded-Port": "0"}, "http://localhost"),
+        ({"X-Forwarded-Port": "65536"}, "http://localhost"),
+        ({"X-Forwarded-Port": "80/x"}, "http://localhost"),
+        ({"X-Forwarded-Port": "-1"}, "http://localhost"),
+        ({"X-Forwarded-Proto": "javascript"}, "http://localhost"),
+        ({"X-Forwarded-Proto": "https://evil"}, "http://localhost"),
+        ({"X-Forwarded-Proto": "HTTPS"}, "https://localhost"),
+        ({"X-Forwarded-Proto": "http, https"}, "https://localhost"),
+        ({"X-Forwarded-Host": "evil.example/x?"}, "http://localhost"),
+        ({"X-Forwarded-Host": "evil.example>"}, "http://localhost"),
+        ({"X-Forwarded-Host": "user@evil.example"}, "http://localhost"),
+        ({"X-Forwarded-Host": "\u00e9.example"}, "http://localhost"),
+        ({"X-Forwarded-Host": "a, gw"}, "http://gw"),
+        ({"X-Forwarded-Host": "gw, "}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/rest/"}, "http://localhost/rest"),
+        ({"X-Forwarded-Prefix": "/a/b%20c"}, "http://localhost/a/b%20c"),
+        ({"X-Forwarded-Prefix": "/"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "//evil.example"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/\\evil.example"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a//b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a>; rel=x"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a?b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a#b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "javascript:alert(1)"}, "http://localhost/javascript:alert(1)"),
+        ({"Forwarded": "host=gw:81", "X-Forwarded-Port": "8080", "X-Forwarded-Host": "other"}, "http://gw:81"),
+        ({"Forwarded": "proto=https", "X-Forwarded-Host": "gw", "X-Forwarded-Port": "8443"}, "https://gw:8443"),
+        ({"Forwarded": "host=a/b;proto=x", "X-Forwarded-Host": "gw", "X-Forwarded-Proto": "https"}, "https://gw"),
+    ],
+)
+def test_x_forwarded_headers(client: FlaskClient, headers: dict[str, str], base: str) -> None:
+    assert link_of(client, **headers) == base
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/a b", "/a\tb"])
+def test_prefix_that_is_no_path_is_not_in_a_location(make_client: ClientFactory, prefix: str) -> None:
+    headers = {"Prefer": "respond-async", "X-Forwarded-Prefix": prefix}
+    answer = make_client().put("/messages/t", data=b"x", headers=headers)
+    assert answer.status_code == 202
+    assert answer.headers["Location"].startswith("/tasks/")
+
+
+def test_forwarded_headers_of_others_are_ignored(make_client: ClientFactory) -> None:
+    client = make_client(trusted_proxies="10.0.0.1")
+    assert link_of(client, Forwarded="host=gw:1;proto=https", X_Forwarded_Port="1") == "http://localhost"
