@@ -731,7 +731,15 @@ def test_committed_offsets_of_nothing(client: FlaskClient, query: str) -> None:
     assert error(Consumer(client).assigned().call("GET", f"/offsets{query}"))[:2] == (422, 422)
 
 
-@pytest.mark.parametrize("offsets", ["all", [refer("t", 0)], [{**refer("t", 0), "offset": -1}]])
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        "all",
+        [refer("t", 0)],
+        [{**refer("t", 0), "offset": -1}],
+        [{**refer("t", 0), "offset": 1}, {**refer("t", 0), "offset": 0, "metadata": "m" * 4097}],
+    ],
+)
 def test_commits_of_a_wrong_type(client: FlaskClient, offsets: Any) -> None:
     answer = Consumer(client).assigned().call("POST", "/offsets", {"offsets": offsets})
     assert error(answer)[:2] == (422, 422)
