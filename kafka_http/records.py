@@ -223,13 +223,14 @@ class Progress(Struct, frozen=True):
     """How far an instance has come: what it reads next, and behind the last record handed out of each partition.
 
     `committed` is the last that was committed of `delivered`. Of a subscribed instance it counts for `generation`
-    and the one after alone; an assigned one has none.
+    and the one after alone; an assigned one has none. All offsets are of the topics that have these `ids`.
     """
 
     generation: int | None = None
     positions: tuple[Place, ...] = ()
     delivered: tuple[Place, ...] = ()
     committed: tuple[Place, ...] = ()
+    ids: TopicIds = {}
 
 
 class StoredInstance(Struct, frozen=True):

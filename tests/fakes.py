@@ -199,6 +199,10 @@ class FakeBroker:
         self._check_up()
         return sorted(set(self._topics) - _INTERNAL)
 
+    def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
+        self._check_up()
+        return {each: self.topic_id(each) for each in topics if each in self._topics}
+
     def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
         return self._found(topic).id
 

@@ -80,6 +80,9 @@ class Fetcher:
     def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
         return self._metadata.topic_id(topic, max_age)
 
+    def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
+        return self._metadata.topic_ids(topics, timeout)
+
     def configs(self, topic: str) -> dict[str, str]:
         self._metadata.partitions(topic)  # of an unknown topic the admin client says nothing
         return self._admin.configs(topic)
@@ -173,7 +176,9 @@ class Fetcher:
         ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
         for topic, topic_id in wanted.ids.items():
             if topic in ids and ids[topic] != topic_id:
-                raise TopicRecreated(topic)
+                ids[topic] = self._metadata.topic_id(topic, 0)  # the caller may know it since
+                if ids[topic] != topic_id:
+                    raise TopicRecreated(topic)
         return Reading(ids, wanted.isolation)
 
     def _ask(self, positions: Positions, wanted: _Wanted, wait: float, *, goes_on: bool) -> Answers:

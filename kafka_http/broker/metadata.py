@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from kafka.errors import for_code
+from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.metadata import MetadataRequest
 
@@ -54,8 +54,7 @@ class Metadata:
             self.forget(topic)
             raise
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
-        topic_id = getattr(described, "topic_id", None)
-        self._ids[topic] = topic_id if topic_id is not None and topic_id.int else None
+        self._ids[topic] = _id(described)
         self._known[topic] = (time.monotonic(), known)
         return known
 
@@ -71,6 +70,17 @@ class Metadata:
         """
         self.partitions(topic, max_age)
         return self._ids[topic]
+
+    def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
+        """The ids of topics as they are now, topics that do not exist left out. `timeout` is that of the request."""
+        ids = {}
+        for described in self._ask(sorted(topics), timeout).topics if topics else ():
+            error = for_code(described.error_code)
+            if issubclass(error, TopicAuthorizationFailedError):
+                raise translate(error, described.name)
+            if error is not UnknownTopicOrPartitionError:
+                ids[described.name] = _id(described)
+        return ids
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
         """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""
@@ -99,7 +109,7 @@ class Metadata:
         """Ask the cluster at the next look."""
         self._known.pop(topic, None)
 
-    def _ask(self, topics: Iterable[str] | None) -> Any:
+    def _ask(self, topics: Iterable[str] | None, timeout: float | None = None) -> Any:
         async def ask(manager: KafkaConnectionManager) -> Any:
             named = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
             answer = await ask_any(manager, MetadataRequest(topics=named, allow_auto_topic_creation=False))
@@ -107,7 +117,12 @@ class Metadata:
                 manager.cluster.update_metadata(answer)
             return answer
 
-        return self._connections.run(ask)
+        return self._connections.run(ask, timeout)
+
+
+def _id(described: Any) -> UUID | None:
+    topic_id: UUID | None = getattr(described, "topic_id", None)
+    return topic_id if topic_id is not None and topic_id.int else None
 
 
 def _info(described: Any) -> PartitionInfo:

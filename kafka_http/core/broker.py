@@ -74,6 +74,9 @@ class Log(Protocol):
         It is as it was at most `max_age` seconds ago. Raises `TopicNotFound`.
         """
 
+    def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
+        """The ids of these topics as they are now; topics that do not exist are left out."""
+
     def configs(self, topic: str) -> dict[str, str]:
         """A topic's settings by Kafka's names, defaults included; none where ACLs hide them. Raises `TopicNotFound`."""
 

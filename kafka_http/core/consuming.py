@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.reading import WAIT_SLICE, Limits, Page, Reader
-from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound
+from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound, TopicRecreated
 from kafka_http.records import Place, Positions, Record, TopicPartition
 
 _PAUSE = 0.1
@@ -63,8 +63,13 @@ class InstanceReader:
 
     def _read(self, loan: Loan, limits: Limits, until: float) -> LentPage:
         enough = min(loan.settings.min_bytes, limits.size // _FULL)
+        told: set[str] = set()
         while True:
-            page = self._look(loan, limits, min(WAIT_SLICE, until - time.monotonic()))
+            page, recreated = self._look(loan, limits, min(WAIT_SLICE, until - time.monotonic()))
+            if not recreated <= told:
+                told |= recreated
+                loan = self._instances.renew(loan, (), 0, sorted(recreated))
+                continue
             left = until - time.monotonic()
             full = _size(page.records) >= enough or len(page.records) >= limits.records
             if left <= 0 or (page.records and full) or self._reader.pause(0):
@@ -81,7 +86,12 @@ class InstanceReader:
         `LoanEnded`, also where the instance's holder has died since."""
         if not page.records:
             return page
-        ours = {TopicPartition(each.topic, each.partition) for each in self._instances.renew(loan).positions}
+        now = self._instances.renew(loan)
+        ours = {
+            TopicPartition(each.topic, each.partition)
+            for each in now.positions
+            if now.ids.get(each.topic) == loan.ids.get(each.topic)
+        }
         if ours >= page.next.keys():
             return page
         records = [each for each in page.records if TopicPartition(each.topic, each.partition) in ours]
@@ -90,25 +100,37 @@ class InstanceReader:
         )
         return Page(records, following, last)
 
-    def _look(self, loan: Loan, limits: Limits, seconds: float) -> Page:
-        """Read once. Topics that are not there, or not yet, have no records, and the others are read."""
+    def _look(self, loan: Loan, limits: Limits, seconds: float) -> tuple[Page, set[str]]:
+        """Read once. Topics that are not there, or not yet, have no records, and the others are read.
+
+        Also returns the topics that were deleted and created again.
+        """
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
         gone: dict[TopicPartition, int] = {}
+        recreated: set[str] = set()
         settings = loan.settings
         while True:
+            topics = {each.topic for each in positions}
             try:
                 page = self._reader.read(
-                    positions, limits, wait=max(0, seconds), isolation=settings.isolation, reset=settings.reset
+                    positions,
+                    limits,
+                    wait=max(0, seconds),
+                    isolation=settings.isolation,
+                    reset=settings.reset,
+                    ids={topic: topic_id for topic, topic_id in loan.ids.items() if topic in topics},
                 )
-                return Page(page.records, {**gone, **page.next}, page.last)
+                return Page(page.records, {**gone, **page.next}, page.last), recreated
             except TopicNotFound as error:
+                if isinstance(error, TopicRecreated):
+                    recreated.add(error.fields["topic"])
                 of_it = {each for each in positions if each.topic == error.fields.get("topic")}
                 if not of_it:
                     raise
                 gone |= {each: positions.pop(each) for each in of_it}
                 if not positions:
-                    self._reader.pause(min(seconds, _MISSING_SECONDS))
-                    return Page([], gone)
+                    self._reader.pause(min(seconds, _PAUSE if recreated else _MISSING_SECONDS))
+                    return Page([], gone), recreated
 
 
 def _size(records: Sequence[Record]) -> int:

@@ -18,7 +18,7 @@ from kafka_http.core.standing import Standing
 from kafka_http.core.starts import check_partitions, find_offsets, find_starts
 from kafka_http.core.topic_names import Matches, TopicNames, compile_pattern
 from kafka_http.errors import IllegalState, InstanceNotFound, Unavailable
-from kafka_http.records import Commits, Definition, OffsetAt, Place, Progress, TopicPartition
+from kafka_http.records import Definition, OffsetAt, Place, Progress, Release, TopicPartition
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ class Instance:
         self._saved = progress
         self._matches: Matches | None = None if definition.pattern is None else compile_pattern(definition.pattern)
         self._bookmarks = Bookmarks(progress)
-        self._standing = Standing(self._changed, self._bookmarks, self._owed, self._fence)
+        self._standing = Standing(self._changed, self._bookmarks, self._pay_before, self._fence)
         self._lending = Lending(self._changed, clock, self._loan_ended)
         self._committer = Committer(
             definition,
-            broker.groups,
+            broker,
             Parts(self._changed, self._standing, self._lending, self._bookmarks),
             self._save,
             clock,
@@ -104,8 +104,8 @@ class Instance:
         self._gone = True
         self._lending.end()
 
-    def _owed(self) -> Commits:
-        return self._committer.owed()
+    def _pay_before(self, release: Release) -> None:
+        self._committer.pay_before(release)
 
     # What it reads
 
@@ -202,6 +202,8 @@ class Instance:
     # What it has read
 
     def commit(self, places: Sequence[Place] | None) -> None:
+        if places is not None:
+            check_partitions(self._broker.log, [TopicPartition(each.topic, each.partition) for each in places])
         self._committer.commit(places, time.monotonic() + self.definition.settings.timeout)
 
     def committed(self, partitions: Sequence[TopicPartition]) -> list[Place]:
@@ -221,12 +223,15 @@ class Instance:
             self._drop(lent.id)
             raise
 
-    def renew(self, loan: Loan, positions: Sequence[Place], timeout: float) -> Loan:
+    def renew(self, loan: Loan, positions: Sequence[Place], timeout: float, recreated: Sequence[str]) -> Loan:
         self.use()
+        if recreated:
+            self._committer.check_topics(recreated)
         with self._changed:
             lent = self._lending.find(loan.id)
             self._lending.extend(lent, timeout)
-            self._bookmarks.positions.update(lent.read_on(positions))
+            self._bookmarks.read_on(lent.read_on(positions))
+            self._committer.note_debt()
             lent.lend(())
             self._standing.give_up()
         self._committer.auto_commit()
@@ -237,8 +242,7 @@ class Instance:
             if (lent := self._lending.current) is None or lent.id != loan.id:
                 return
             self._used = self._clock()
-            self._bookmarks.positions.update(lent.read_on(positions))
-            self._bookmarks.delivered.update(lent.handed_out(delivered))
+            self._bookmarks.hand_out(lent.read_on(positions), lent.handed_out(delivered))
             self._committer.note_debt()
         self._save()
         self._drop(loan.id)
@@ -262,17 +266,26 @@ class Instance:
             raise IllegalState("Illegal state: Consumer is not subscribed to any topics or assigned any partitions")
 
     def _lend(self, lent: Lent, until: float, *, some: bool = False) -> Loan:
+        missing: set[str] = set()
         while True:
             with self._changed:
                 self._check_reading()
                 there = self._standing.wait(until, some=some)
                 self._lending.find(lent.id)
                 starting = [each for each in there or () if each not in self._bookmarks.positions]
-                if not starting:
+                topics = {each.topic for each in there or ()}
+                unknown = topics - self._bookmarks.ids.keys() - missing
+                if not starting and not unknown:
                     positions = {each: self._bookmarks.positions[each] for each in there or ()}
                     lent.lend(positions)
                     places = [Place(*place, at) for place, at in positions.items()]
-                    return Loan(lent.id, self.definition.settings, places, joining=there is None)
+                    ids = {topic: topic_id for topic, topic_id in self._bookmarks.ids.items() if topic in topics}
+                    return Loan(lent.id, self.definition.settings, places, joining=there is None, ids=ids)
+            if unknown:  # before the offsets: those of a later topic are out of the log or begin it
+                found = self._broker.log.topic_ids(unknown)
+                missing |= unknown - found.keys()
+                with self._changed:
+                    self._bookmarks.ids = found | self._bookmarks.ids
             starts = find_starts(self._broker, self.definition.group, self.definition.settings, starting)
             with self._changed:
                 for place, at in starts.items():

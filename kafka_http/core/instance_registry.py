@@ -165,10 +165,12 @@ class InstanceRegistry:
             self._loans[loan.id] = instance
         return loan
 
-    def renew(self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0) -> Loan:
+    def renew(
+        self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0, recreated: Sequence[str] = ()
+    ) -> Loan:
         if (instance := self._loans.get(loan.id)) is None:
             raise LoanEnded
-        return instance.renew(loan, positions, timeout)
+        return instance.renew(loan, positions, timeout, recreated)
 
     def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:
         if (instance := self._loans.pop(loan.id, None)) is not None:

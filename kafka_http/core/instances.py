@@ -9,20 +9,22 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from kafka_http.records import Definition, InstanceSettings, Place, Reset, TopicPartition
+from kafka_http.records import Definition, InstanceSettings, Place, Reset, TopicIds, TopicPartition
 
 
 class Loan(Struct, frozen=True):
     """An instance lent to one reader: its settings, and what to read of each partition that it has now.
 
     It lasts until it is given back, its borrower's connection ends, or its time is over. An empty `positions` of a
-    subscribed instance means that it has no partitions, or (`joining`) that its group has not given it any yet.
+    subscribed instance means that it has no partitions, or (`joining`) that its group has not given it any yet. The
+    positions are those of the topics with these `ids`; one that is not there yet has none.
     """
 
     id: str
     settings: InstanceSettings
     positions: Sequence[Place]
     joining: bool = False
+    ids: TopicIds = {}
 
 
 class Instances(Protocol):
@@ -70,7 +72,10 @@ class Instances(Protocol):
         """As `seek`, to an end of the log."""
 
     def commit(self, group: str, name: str, places: Sequence[Place] | None) -> None:
-        """Commit these offsets + 1, or (None) what was delivered. Waits for the assignment like `seek`."""
+        """Commit these offsets + 1, or (None) what was delivered; behind the last record, the end of the log.
+
+        Waits for the assignment like `seek`. Raises `TopicNotFound`, `PartitionNotFound`, with nothing committed.
+        """
 
     def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[Place]:
         """The group's committed offsets, partitions without one left out."""
@@ -83,11 +88,14 @@ class Instances(Protocol):
         neither subscribed nor assigned, `InstanceBusy` where another still has it.
         """
 
-    def renew(self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0) -> Loan:
+    def renew(
+        self, loan: Loan, positions: Sequence[Place] = (), timeout: float = 0, recreated: Sequence[str] = ()
+    ) -> Loan:
         """The loan with the partitions that the instance has now, for a reader that has found nothing so far.
 
         `positions` are where its empty page ended. Waits `timeout` at most while there is no assignment; the loan is
-        `joining` where none has come. Read on from what it lends. Raises `LoanEnded`.
+        `joining` where none has come. Read on from what it lends. `recreated` are topics that the reader has found to
+        have other ids. Raises `LoanEnded`.
         """
 
     def give_back(self, loan: Loan, positions: Sequence[Place], delivered: Sequence[Place]) -> None:

@@ -9,7 +9,7 @@ from kafka_http.core.bookmarks import Bookmarks
 from kafka_http.core.lending import Lent
 from kafka_http.core.membership import Membership
 from kafka_http.errors import KafkaHttpError, NotAuthorized, Unavailable
-from kafka_http.records import Assignment, Commits, MembershipListener, Release, TopicPartition
+from kafka_http.records import Assignment, MembershipListener, Release, TopicPartition
 
 Partitions = frozenset[TopicPartition]
 
@@ -18,12 +18,17 @@ class Standing:
     """An instance's membership, and what it has brought it. Called with `changed` held, but for what it says."""
 
     def __init__(
-        self, changed: Condition, bookmarks: Bookmarks, owed: Callable[[], Commits], fenced: Callable[[], None]
+        self,
+        changed: Condition,
+        bookmarks: Bookmarks,
+        pay_before: Callable[[Release], None],
+        fenced: Callable[[], None],
     ) -> None:
-        """`owed` is what to commit before partitions go; `fenced` is called where another process took the id over."""
+        """`pay_before` calls a `Release` with what to commit before partitions go; it does not wait. `fenced` is called
+        where another process took the id over."""
         self._changed = changed
         self._bookmarks = bookmarks
-        self._owed = owed
+        self._pay_before = pay_before
         self._fenced = fenced
         self._heard: object = None
         self._release: Release | None = None
@@ -95,7 +100,7 @@ class Standing:
         """Let go of partitions that the group wants back, unless a reader may still hand out records of them."""
         if self._release is not None and (self.lent is None or not self.lent.held):
             release, self._release = self._release, None
-            release(self._owed())
+            self._pay_before(release)
 
     def _set(self, partitions: Partitions | None) -> None:
         self._partitions = partitions

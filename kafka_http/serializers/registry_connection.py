@@ -7,6 +7,7 @@ told to: no environment's proxy, no `.netrc`, and redirects are not followed.
 import ssl
 import time
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -23,6 +24,8 @@ _TYPE = "application/vnd.schemaregistry.v1+json"
 _ROUNDS = 2
 _PAUSE = 0.1
 """Every address is tried that often, with so many seconds between the rounds."""
+_HUNG_SHARE = 0.9
+"""Of the time-out: a question that failed after so much of it was not refused but left unanswered."""
 _CHUNK = 1 << 16
 _MAY_PASS = {408, 429}
 
@@ -65,7 +68,11 @@ class _Failed(Exception):
 
 
 class RegistryConnection:
-    """Asks one address after another until one answers. Safe in many threads; connects when it is first asked."""
+    """Asks one address after another until one answers. Safe in many threads; connects when it is first asked.
+
+    After a question that was not answered in time, others fail at once but one at a time, until one is answered: a
+    registry that hangs does not keep all threads waiting.
+    """
 
     def __init__(self, settings: RegistrySettings) -> None:
         """Raises `ConfigError` where a file of certificates cannot be read."""
@@ -76,6 +83,8 @@ class RegistryConnection:
         tls = _tls(settings) if any(url.startswith("https:") for url in self._urls) else None
         self._pool = PoolManager(num_pools=len(self._urls), maxsize=8, retries=False, ssl_context=tls)
         self._first = 0
+        self._is_hung = False
+        self._probe = Lock()
 
     @property
     def name(self) -> str:
@@ -87,6 +96,17 @@ class RegistryConnection:
 
         Raises `RegistryUnavailable`, and `InvalidSchema` for an answer larger than a schema may be.
         """
+        if not self._is_hung:
+            return self._ask(method, path, body)
+        if not self._probe.acquire(blocking=False):
+            raise self._unavailable("it does not respond")
+        try:
+            return self._ask(method, path, body)
+        finally:
+            self._probe.release()
+
+    def _ask(self, method: str, path: str, body: Any) -> Answer:
+        began = time.monotonic()
         problem = "no answer in time"
         for index, seconds in self._attempts():
             try:
@@ -95,8 +115,13 @@ class RegistryConnection:
                 problem = str(failed)
             else:
                 self._first = index
+                self._is_hung = False
                 return answer
-        raise RegistryUnavailable(f"{self.name} cannot be asked for a schema that is not cached: {problem}.")
+        self._is_hung = time.monotonic() - began > _HUNG_SHARE * self._timeout
+        raise self._unavailable(problem)
+
+    def _unavailable(self, problem: str) -> RegistryUnavailable:
+        return RegistryUnavailable(f"{self.name} cannot be asked for a schema that is not cached: {problem}.")
 
     def _attempts(self) -> Iterator[tuple[int, float]]:
         """Which address to ask next, and for how many seconds at most: the last that answered comes first."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -15,7 +16,7 @@ _THIS = (instances.c.group_id == bindparam("of_group"), instances.c.name == bind
 _OURS = (*_THIS, instances.c.owner == bindparam("of_owner"))
 _FIND = select(instances.c.group_instance_id).where(*_THIS)
 _DEFINITION = ("settings", "topics", "pattern", "partitions")
-_PROGRESS = ("generation", "positions", "delivered", "committed")
+_PROGRESS = ("generation", "positions", "delivered", "committed", "topic_ids")
 _DEFINE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _DEFINITION})
 _SAVE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _PROGRESS})
 _DELETE = delete(instances).where(*_OURS)
@@ -101,7 +102,7 @@ def _defined(definition: Definition) -> dict[str, Any]:
 
 
 def _progressed(progress: Progress) -> dict[str, Any]:
-    places = map(_json, (progress.positions, progress.delivered, progress.committed))
+    places = map(_json, (progress.positions, progress.delivered, progress.committed, progress.ids))
     return dict(zip(_PROGRESS, (progress.generation, *places), strict=True))
 
 
@@ -116,7 +117,9 @@ def stored_instance(row: Mapping[Any, Any]) -> StoredInstance:
         row["pattern"],
         msgspec.json.decode(row["partitions"], type=tuple[TopicPartition, ...]),
     )
-    progress = Progress(row["generation"], *(_places(row[each]) for each in ("positions", "delivered", "committed")))
+    positions, delivered, committed = (_places(row[each]) for each in ("positions", "delivered", "committed"))
+    ids = msgspec.json.decode(row["topic_ids"], type=dict[str, UUID | None])
+    progress = Progress(row["generation"], positions, delivered, committed, ids)
     return StoredInstance(definition, progress)
 
 

@@ -15,10 +15,10 @@ instances = table(
     "instances",
     *map(column, ("group_id", "name", "group_instance_id", "created_at")),
     *map(column, ("settings", "topics", "pattern", "partitions")),
-    *map(column, ("generation", "positions", "delivered", "committed", "owner")),
+    *map(column, ("generation", "positions", "delivered", "committed", "topic_ids", "owner")),
 )
-"""What defines each consumer instance, and how far it has come. Lists and settings are JSON. `owner` is a node's id,
-empty where a store is one node's alone."""
+"""What defines each consumer instance, and how far it has come. Lists, settings and ids are JSON. `owner` is a node's
+id, empty where a store is one node's alone."""
 
 nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
 """The nodes that share the store, and until when each may answer for the instances it owns: seconds since 1970 by the
@@ -103,6 +103,7 @@ _STEPS = (
         "CREATE INDEX idempotency_keys_created ON idempotency_keys (created)",
         "CREATE INDEX idempotency_keys_running ON idempotency_keys (holder) WHERE status IS NULL",
     ),
+    ("ALTER TABLE instances ADD COLUMN topic_ids TEXT NOT NULL DEFAULT '{{}}'",),
 )
 _WORDS = {
     "sqlite": {"serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"},

@@ -34,6 +34,8 @@ _ONE_WAY = (
     "name, (2) subscribe to topics matching a regex pattern, (3) assign itself specific topic-partitions."
 )
 Offset = Annotated[int, Meta(ge=0, lt=MAX_INT64)]
+Metadata = Annotated[str, Meta(max_length=4096)]
+"""Of a committed offset. Kafka's default limit (`offset.metadata.max.bytes`): it commits the others of a request."""
 
 
 class PartitionBody(Struct, frozen=True):
@@ -43,7 +45,7 @@ class PartitionBody(Struct, frozen=True):
 
 class OffsetBody(PartitionBody, frozen=True):
     offset: Offset
-    metadata: str | None = None
+    metadata: Metadata | None = None
 
 
 class TimeBody(PartitionBody, frozen=True):

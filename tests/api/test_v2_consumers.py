@@ -733,11 +733,69 @@ def test_committed_offsets_of_nothing(client: FlaskClient, query: str) -> None:
     assert error(Consumer(client).assigned().call("GET", f"/offsets{query}"))[:2] == (422, 422)
 
 
-@pytest.mark.parametrize("offsets", ["all", [refer("t", 0)], [{**refer("t", 0), "offset": -1}]])
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        "all",
+        [refer("t", 0)],
+        [{**refer("t", 0), "offset": -1}],
+        [{**refer("t", 0), "offset": 1}, {**refer("t", 0), "offset": 0, "metadata": "m" * 4097}],
+    ],
+)
 def test_commits_of_a_wrong_type(client: FlaskClient, offsets: Any) -> None:
     answer = Consumer(client).assigned().call("POST", "/offsets", {"offsets": offsets})
     assert error(answer)[:2] == (422, 422)
     assert "offsets" in answer.json["message"]
+
+
+@pytest.mark.parametrize("how", ["subscribed", "assigned"])
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [(refer("nope", 0), (404, 40401, "Topic not found.")), (refer("t", 1), (404, 40402, "Partition not found."))],
+)
+def test_commit_of_missing_partition_returns_404_and_commits_nothing(
+    client: FlaskClient, broker: FakeBroker, how: str, missing: Any, expected: Any
+) -> None:
+    write(broker, b"0", b"1")
+    consumer = getattr(Consumer(client), how)()
+    consumer.values(max_poll_records=1)
+    body = {"offsets": [{**refer("t", 0), "offset": 0}, {**missing, "offset": 0}]}
+    assert error(consumer.call("POST", "/offsets", body)) == expected
+    assert consumer.committed() == []
+
+
+@pytest.mark.parametrize("body", [None, {"offsets": [{**refer("t", 0), "offset": 1}]}])
+def test_commit_reaches_over_control_records_at_the_end_of_the_log(
+    client: FlaskClient, broker: FakeBroker, body: Any
+) -> None:
+    write(broker, b"0", b"1")
+    broker.pass_over("t")
+    consumer = Consumer(client, **{"auto.commit.enable": False}).assigned()
+    assert consumer.values() == [0, 1]
+    assert consumer.call("POST", "/offsets", body).status_code == 200
+    assert consumer.committed() == [("t", 0, 3)]
+    broker.pass_over("t", count=2)
+    assert consumer.call("POST", "/offsets", body).status_code == 200
+    assert consumer.committed() == [("t", 0, 5)], "though nothing was read since"
+
+
+def test_commit_before_the_last_record_is_of_that_record(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"0")
+    broker.pass_over("t")
+    write(broker, b"1")
+    consumer = Consumer(client).assigned()
+    assert consumer.call("POST", "/offsets", {"offsets": [{**refer("t", 0), "offset": 0}]}).status_code == 200
+    assert consumer.committed() == [("t", 0, 1)]
+
+
+def test_auto_commit_reaches_over_control_records_that_were_read(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"0")
+    consumer = Consumer(client).subscribed()
+    assert consumer.values() == [0]
+    broker.pass_over("t")
+    assert consumer.values(timeout=50) == []
+    consumer.done("DELETE", "")
+    assert Consumer(client, name="other").committed() == [("t", 0, 2)]
 
 
 def test_another_instance_goes_on_behind_what_was_committed(client: FlaskClient, broker: FakeBroker) -> None:

@@ -318,6 +318,23 @@ def test_those_who_wait_in_the_other_dialect_count_as_well(make_client: ClientFa
     assert time.monotonic() - began < 6
 
 
+@pytest.mark.parametrize("timeout", [0, 1000])
+@pytest.mark.parametrize("how", ["subscribed", "assigned"])
+def test_topic_that_was_created_again_is_read_from_its_start(
+    client: FlaskClient, broker: FakeBroker, how: str, timeout: int
+) -> None:
+    """The instance read on at the offset that it had in the old topic."""
+    write(broker, *(b"%d" % each for each in range(8)))
+    consumer = getattr(Consumer(client), how)()
+    assert len(consumer.values()) == 8
+    broker.delete_topic("t")
+    broker.create_topic("t")
+    write(broker, *(b"%d" % each for each in range(100, 120)))
+    assert consumer.values(timeout=timeout) == list(range(100, 120))
+    assert consumer.call("POST", "/offsets").status_code == 200
+    assert consumer.committed() == [("t", 0, 20)]
+
+
 def test_a_topic_that_goes_away_keeps_nobody_from_the_others(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("gone")
     consumer = Consumer(client).subscribed("t", "gone")

@@ -73,6 +73,12 @@ def test_trailing_ends_are_those_of_partitions_without_records_behind(cluster: C
     assert broker.log.trailing_ends({TopicPartition(topic, 0): 6}) == {}
 
 
+def test_topic_ids_leave_out_topics_that_do_not_exist(cluster: Cluster, broker: Broker) -> None:
+    topic = cluster.topic()
+    assert broker.log.topic_ids([topic, f"{topic}-nope"]) == {topic: broker.log.topic_id(topic)}
+    assert broker.log.topic_ids([]) == {}
+
+
 def test_fetch_by_another_topic_id_raises_topic_recreated(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1])
     topic_id = broker.log.topic_id(topic)

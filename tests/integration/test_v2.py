@@ -341,3 +341,97 @@ def test_base_uri_behind_a_proxy(workers_4: Service) -> None:
         answer = workers_4.post("/consumers/proxied", json.dumps({"name": "c"}), headers=headers)
         assert answer.json()["base_uri"] == f"{base}/consumers/proxied/instances/c"
         assert workers_4.delete("/consumers/proxied/instances/c").status_code == 204
+
+
+# Topics that are deleted and created again
+
+
+def recreate(admin: KafkaAdminClient, name: str) -> None:
+    admin.delete_topics([name])
+    wait_for(lambda: name not in admin.list_topics())
+    admin.create_topics({name: {"num_partitions": 1}})
+    admin.wait_for_topics([name])
+
+
+@pytest.mark.parametrize(("how", "next_call"), [("subscribe", "read"), ("subscribe", "commit"), ("assign", "read")])
+def test_instance_reads_topic_that_was_created_again_from_its_start(
+    workers_4: Service, made: Make, admin: KafkaAdminClient, how: str, next_call: str
+) -> None:
+    """It committed 8 on the new topic, and nobody was given its first 8 records."""
+    name = f"again-{uuid4().hex[:8]}"
+    admin.create_topics({name: {"num_partitions": 1}})
+    admin.wait_for_topics([name])
+    instance = made(**{"auto.commit.enable": next_call == "read"})
+    assert (instance.subscribe(name) if how == "subscribe" else instance.assign(name, 0)).status_code == 204
+    produce(workers_4.url, name, [f"old {each}" for each in range(8)])
+    assert len(instance.values(10_000)) == 8
+    recreate(admin, name)
+    new = [f"new {each}" for each in range(20)]
+    produce(workers_4.url, name, new)
+    if next_call == "commit":
+        wait_for(lambda: instance.commit().status_code == 200)
+        assert committed(instance, name) is None
+    seen: list[str] = []
+    wait_for(lambda: seen.extend(instance.values()) or len(seen) >= 20, 30)
+    assert seen == new
+    wait_for(lambda: instance.commit().status_code == 200)
+    assert committed(instance, name) == 20
+
+
+def committed(instance: ConsumerInstance, topic: str) -> int | None:
+    answer = instance.call("GET", f"{instance.path}/offsets?topic={topic}&partition=0").json()
+    return next((each["offset"] for each in answer["offsets"]), None)
+
+
+def test_assignment_of_topic_that_does_not_exist_waits_for_it(
+    workers_4: Service, made: Make, admin: KafkaAdminClient
+) -> None:
+    name, instance = f"later-{uuid4().hex[:8]}", made()
+    assert instance.assign(name, 0).status_code == 204
+    assert instance.values(100) == []
+    admin.create_topics({name: {"num_partitions": 1}})
+    admin.wait_for_topics([name])
+    produce(workers_4.url, name, [1])
+    assert wait_for(instance.values, 20) == [1]
+
+
+# Commits
+
+
+@pytest.mark.parametrize("how", ["subscribe", "assign"])
+def test_commit_of_missing_topic_or_partition_returns_404_at_once_and_commits_nothing(
+    workers_4: Service, topic: TopicFactory, made: Make, how: str
+) -> None:
+    """It took 5 s, was a 503, and the rest of the request was committed."""
+    name, instance = topic(), made(**{"auto.commit.enable": False})
+    assert (instance.subscribe(name) if how == "subscribe" else instance.assign(name, 0)).status_code == 204
+    produce(workers_4.url, name, [0, 1])
+    assert instance.values(10_000) == [0, 1]
+    there = {"topic": name, "partition": 0, "offset": 0}
+    for missing, code in (({**there, "topic": f"{name}-nope"}, 40401), ({**there, "partition": 1}, 40402)):
+        began = time.monotonic()
+        answer = instance.call("POST", f"{instance.path}/offsets", {"offsets": [there, missing]})
+        assert (answer.status_code, answer.json()["error_code"]) == (404, code)
+        assert time.monotonic() - began < 4
+        assert committed(instance, name) is None
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_commit_behind_last_record_of_transaction_leaves_no_lag(
+    workers_4: Service, kafka: EmbeddedKafka, topic: TopicFactory, made: Make, explicit: bool
+) -> None:
+    """The control record at the end of a transaction is an offset that no reader sees."""
+    name, instance = topic(), made(**{"isolation.level": "read_committed", "auto.commit.enable": False})
+    with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=uuid4().hex)) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for each in (b"0", b"1"):
+            producer.send(name, each).get(10)
+        producer.commit_transaction()
+    instance.subscribe(name)
+    assert instance.values(10_000) == [0, 1]
+    body = {"offsets": [{"topic": name, "partition": 0, "offset": 1}]} if explicit else None
+    assert instance.call("POST", f"{instance.path}/offsets", body).status_code == 200
+    assert committed(instance, name) == 3
+    answer = workers_4.get(f"/messages/{name}/{instance.group}").json()
+    assert [each["lag"] for each in answer["partitions"]] == [0]

@@ -71,17 +71,19 @@ CALLS = [
     ),
     Call("POST", f"{FRESH}/assignments", 40402, "Part", {"partitions": [{"topic": "{topic}", "partition": 9}]}),
     produced({"value": "x" * (2 << 20)}, 413, "…larger"),
-    produced({"value": 1}, 415, f"…{JSON_V2}", V2),
+    produced({"value": 1}, 400, "records[0].value: format \"binary\"", V2),
     produced({"value": 1}, 415, "…schema_registry.url", AVRO_V2),
     produced({"value": 1}, 415, f"…{JSON_V2}", "application/vnd.kafka.json.v3+json"),
     Call("POST", "/consumers/{group}", 415, f"…{V2}", {"name": "x"}, {"Content-Type": "text/plain"}),
     produced({"valeu": 1}, 422, "…valeu"),
     produced({"value": 1, "partition": "x"}, 422, "records[0].partition"),
     Call("POST", "/topics/{topic}", 422, "…records", {}),
-    Call("POST", "/consumers/{group}", 422, "name: ", {"name": "a b"}),
+    Call("POST", "/consumers/{group}", 422, "name: ", {"name": "a\nb"}),
+    Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field partitions.", {"partitions": []}),
     Call("POST", f"{FRESH}/subscription", 422, "topics: ", {"topics": "t"}),
     Call("POST", f"{FRESH}/subscription", 422, "…topic_pattern", {"topic_pattern": "(?=t)"}),
     Call("POST", "/consumers/{group}", 42204, "Invalid consumer configuration: format", {"format": "nope"}),
+    Call("POST", "/consumers/{group}", 42204, "…Did you mean auto.commit.enable?", {"auto.comit.enable": False}),
 ]
 
 

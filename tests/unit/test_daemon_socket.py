@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 from unittest.mock import Mock
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -34,7 +35,7 @@ from tests.attempts import wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", Callback("http://example.org", "failed", 3, "no answer"))
-LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)])
+LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
 class Calls(Instances, Nodes, Tasks, IdempotencyKeys, Protocol):
@@ -109,7 +110,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("commit", ("g", "i", [Place("t", 1, 5, "m")]), None),
     ("committed", ("g", "i", [TopicPartition("t", 1)]), [Place("t", 1, 5, "m")]),
     ("borrow", ("g", "i", 1.5), LOAN),
-    ("renew", (LOAN, [Place("t", 0, 6)], 0.5), LOAN),
+    ("renew", (LOAN, [Place("t", 0, 6)], 0.5, ["t"]), LOAN),
     ("give_back", (LOAN, [Place("t", 0, 6)], [Place("t", 0, 6)]), None),
     ("drop", (LOAN,), None),
     ("locate", ("g", "i", "secret"), None),
@@ -144,7 +145,7 @@ def test_every_call_is_tried() -> None:
 def test_an_argument_left_out_has_its_default(node: Node) -> None:
     node.instances.renew.return_value = LOAN
     node.worker().instances.renew(LOAN)
-    node.instances.renew.assert_called_once_with(LOAN, [], 0)
+    node.instances.renew.assert_called_once_with(LOAN, [], 0, [])
 
 
 def test_an_error_comes_back_as_what_it_is(node: Node) -> None:

@@ -401,6 +401,56 @@ def test_unsubscribing_commits_and_forgets(world: World) -> None:
     assert world.read() == []
 
 
+def recreate(world: World, *values: str) -> None:
+    world.broker.delete_topic("t")
+    world.broker._committed.clear()  # as Kafka does with the offsets of a deleted topic
+    world.broker.create_topic("t")
+    world.write("t", *values)
+
+
+NEW = [f"new {each}" for each in range(20)]
+
+
+@pytest.mark.parametrize("end", ["commit", "auto commit", "delete", "unsubscribe", "rebalance", "restart"])
+def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_successor(world: World, end: str) -> None:
+    """8 was committed on the new topic, and its first 8 records were delivered to nobody."""
+    world.create(A, "t")
+    world.write("t", *(f"old {each}" for each in range(8)))
+    assert len(world.read()) == 8
+    recreate(world, *NEW)
+    if end == "commit":
+        world.registry.commit(G, A, None)
+    elif end == "auto commit":
+        world.now += 5
+        world.registry.borrow(G, A, 1)
+    elif end == "rebalance":
+        world.create(B, "t")
+        world.borrow(B)  # waits until the partitions are shared out
+    elif end == "restart":
+        world.registry.close()
+        world.registry = world.start()
+        world.registry.start()
+        world.registry.commit(G, A, None)
+    else:
+        getattr(world.registry, end)(G, A)
+    assert world.committed() == {}
+    if end in {"commit", "restart"}:
+        assert world.read() == NEW
+
+
+def test_page_of_a_deleted_topic_that_is_delivered_late_counts_for_nothing(world: World) -> None:
+    world.create(A, "t", auto_commit=False)
+    world.write("t", "0", "1")
+    loan = world.borrow()
+    values, positions, delivered = world.look(loan)
+    recreate(world, *NEW)
+    world.registry.commit(G, A, None)
+    world.registry.give_back(loan, positions, delivered)
+    world.registry.commit(G, A, None)
+    assert (values, world.committed()) == (["0", "1"], {})
+    assert world.read() == NEW
+
+
 def test_an_idle_instance_ends_and_commits_nothing(world: World) -> None:
     world.write("t", "1")
     world.create(A, "t")

@@ -1,6 +1,7 @@
 """The registry's client: what it caches, what it asks once, and what it says of a registry that does not answer."""
 
 import base64
+import contextlib
 import socket
 import threading
 import time
@@ -239,6 +240,28 @@ def test_an_address_that_keeps_silent_leaves_time_for_the_next(fake: FakeRegistr
 
         assert registry.by_id(fake.add("s", '"int"')).text == '"int"'
         assert time.monotonic() - start < 0.9
+
+
+def test_registry_that_hangs_is_asked_by_one_thread_at_a_time(fake: FakeRegistry) -> None:
+    """Each request that needed a schema kept a thread waiting for the whole time-out."""
+    number = fake.add("s", '"int"')
+    registry = client(fake.url, timeout=0.5)
+    fake.hold.clear()
+    with pytest.raises(RegistryUnavailable, match="no answer"):
+        registry.by_id(100)
+    with ThreadPoolExecutor(20) as pool:
+        asking = [pool.submit(registry.by_id, each) for each in range(101, 121)]
+        failures = [each.exception() for each in asking]
+    assert all(isinstance(each, RegistryUnavailable) for each in failures)
+    assert sum("does not respond" in str(each) for each in failures) >= 15
+    fake.hold.set()
+    assert wait_for(lambda: text_of(registry, number)) == '"int"'
+
+
+def text_of(registry: SchemaRegistry, number: int) -> str:
+    with contextlib.suppress(RegistryUnavailable):
+        return registry.by_id(number).text
+    return ""
 
 
 def test_an_answer_that_trickles_is_given_up_in_time() -> None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, inspect, update
 
 from kafka_http.core.instance_store import InstanceStore
@@ -24,6 +25,7 @@ from tests.postgresql import PostgreSQL
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
 SUBSCRIBED = Definition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
 PROGRESS = Progress(3, (Place("a", 0, 5),), (Place("a", 0, 4, "m"),), (Place("a", 1, 1 << 60),))
+WITH_IDS = replace(PROGRESS, ids={"a": UUID(int=7), "old": None})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -219,12 +221,21 @@ def test_connections_that_the_server_has_cut(tmp_path: Path, postgresql: Postgre
     database.close()
 
 
+def test_ids_of_topics_are_kept(url: str, tmp_path: Path) -> None:
+    database = open_database(tmp_path, url)
+    store = StoredInstances(database)
+    store.create(SUBSCRIBED)
+    store.save("g", "i", WITH_IDS)
+    assert store.load() == [StoredInstance(SUBSCRIBED, WITH_IDS)]
+    database.close()
+
+
 def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as old:
         old.executescript(FIRST_VERSION)
     database = open_database(tmp_path)
     assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
-    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "3"
+    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "4"
     database.close()
 
 
@@ -255,7 +266,7 @@ def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
 
 def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes]) -> None:
     for each in two:
-        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False, timeout=1.0)
+        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False, timeout=2.5)
         assert each.owner("g", "j") is None
     assert two[0].secret() == two[1].secret()
     assert len(two[0].secret()) > 30
@@ -290,7 +301,7 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
         connection.execute(update(nodes).values(leased_until=nodes.c.leased_until - LEASE_SECONDS))
 
     database.write(let_time_pass)
-    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True, timeout=1.0)
+    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True, timeout=2.5)
     assert second.orphans(60) == []
     assert second.orphans(0) == [("g", "i")]
     first.renew()
