@@ -607,3 +607,18 @@ def test_ack_previous_with_reset_acknowledges_where_the_log_has_the_position(
     assert broker.committed("c", "three", [0, 1]) == {}
     assert client.get(f"/messages/three/c/{offset}?ack=previous&reset=latest").status_code == 200
     assert broker.committed("c", "three", [0, 1]) == {1: 1}
+
+
+def test_wait_ends_when_something_comes_in_a_partition_that_is_added(client: FlaskClient, broker: FakeBroker) -> None:
+    def add() -> None:
+        broker.add_partitions("three")
+        put(broker, "three", b"1", partition=3)
+
+    timer = threading.Timer(0.2, add)
+    timer.start()
+    started = time.monotonic()
+    answer = client.get("/messages/three/c/0:0,*:latest?wait=30")
+    timer.join()
+    assert values(answer) == [1]
+    assert time.monotonic() - started < 10
+    assert answer.json["next"] == "0:0,1:0,2:0,3:1,*:earliest"
