@@ -112,6 +112,10 @@ class FakeBroker:
         with self._changed:
             self._topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
 
+    def add_partitions(self, name: str, count: int = 1) -> None:
+        with self._changed:
+            self._topics[name].partitions += [FakePartition() for _ in range(count)]
+
     def delete_topic(self, name: str) -> None:
         with self._changed:
             del self._topics[name]

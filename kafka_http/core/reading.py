@@ -68,6 +68,11 @@ class Reader:
         """The topic's partitions, as they were at most `NEW_PARTITIONS_SECONDS` ago. Raises `TopicNotFound`."""
         return [each.partition for each in self._log.partitions(topic, NEW_PARTITIONS_SECONDS)]
 
+    def _starts_of_new(self, positions: Positions) -> Positions:
+        topic = next(iter(positions)).topic
+        new = self.starts_of_new(topic, {each.partition for each in positions})
+        return {TopicPartition(topic, partition): offset for partition, offset in new.items()}
+
     def starts_of_new(self, topic: str, known: Collection[int]) -> Offsets:
         """The first offset of each partition that the topic has beside those known. Raises as `partitions` does."""
         new = [each for each in self.partitions(topic) if each not in known]
@@ -82,6 +87,7 @@ class Reader:
         isolation: Isolation = "read_uncommitted",
         reset: Reset | None = None,
         ids: TopicIds | None = None,
+        has_all: bool = False,
     ) -> Page:
         """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
 
@@ -89,6 +95,8 @@ class Reader:
         has records. A position that the log does not have is set to its end that `reset` names, or is an error. Raises
         `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` where a
         topic has another id than `ids` says.
+
+        `has_all`: the positions are those of all partitions of one topic; those that it gets meanwhile are read, too.
         """
         page = _PageInMaking(positions, limits)
         deadline = time.monotonic() + wait
@@ -111,7 +119,9 @@ class Reader:
             page.add(fetched)
             active = [place for place in active if place not in fetched.ended]
             if not active and not page.has_records and left:
-                active = list(positions)
+                if has_all:
+                    page.include(self._starts_of_new(positions))
+                active = list(page.next)
         return page.done()
 
 
@@ -132,6 +142,12 @@ class _PageInMaking:
     @property
     def is_full(self) -> bool:
         return self.records_left <= 0 or (self.bytes_left <= self._enough and self.has_records)
+
+    def include(self, positions: Positions) -> None:
+        """Read these partitions as well."""
+        self.next = {**positions, **self.next}
+        for place in positions:
+            self._records.setdefault(place, [])
 
     def add(self, fetched: Fetched) -> None:
         if fetched.size > self.bytes_left and self.has_records:

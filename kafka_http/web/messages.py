@@ -122,7 +122,9 @@ class Messages:
             self._core.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
         with self._waits.place(wait) as seconds:
             places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
-            return self._core.reader.read(places, limits, wait=seconds, isolation=isolation, reset=reset)
+            return self._core.reader.read(
+                places, limits, wait=seconds, isolation=isolation, reset=reset, has_all=selection.has_all
+            )
 
     def _next_link(self, topic: str, consumer: str, following: str) -> str:
         parts = ("messages", topic, consumer, following)

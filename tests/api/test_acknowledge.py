@@ -1,9 +1,12 @@
 """DELETE and PUT of positions, and what there is to know about a consumer."""
 
+from collections.abc import Collection
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
 
-from kafka_http.records import NewRecord
+from kafka_http.records import NewRecord, TopicPartition
 from tests.fakes import FakeBroker
 
 
@@ -133,3 +136,97 @@ def test_forget(client: FlaskClient) -> None:
 
 def test_forget_on_an_unknown_topic(client: FlaskClient) -> None:
     assert client.delete("/messages/nope/c").status_code == 404
+
+
+def beyond_the_end(broker: FakeBroker) -> None:
+    """c has committed 42 of t, whose log ends at 10: the topic was created again, or its log was cut off."""
+    broker.commit("c", "t", {0: 42})
+
+
+def test_progress_with_a_committed_offset_beyond_the_end_has_none(client: FlaskClient, broker: FakeBroker) -> None:
+    beyond_the_end(broker)
+    assert client.get("/messages/t/c").json["partitions"] == [
+        {"partition": 0, "committed": None, "earliest": 0, "latest": 10, "lag": 10}
+    ]
+
+
+def test_acknowledge_with_a_committed_offset_beyond_the_end_has_an_effect(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
+    """Each acknowledgement was a 204 and the same records came for ever, with a lag of 0."""
+    beyond_the_end(broker)
+    page = client.get("/messages/t/c/committed?limit=4").json
+    assert [each["offset"] for each in page["records"]] == [0, 1, 2, 3]
+    assert client.delete(f"/messages/t/c/{page['ack']}").status_code == 204
+    assert broker.committed("c", "t", [0]) == {0: 4}
+    assert client.get("/messages/t/c/committed").json["records"][0]["offset"] == 4
+    assert client.delete("/messages/t/c/0:1").status_code == 204
+    assert committed(client) == [4], "and it does not move back from there"
+
+
+def test_ack_previous_with_a_committed_offset_beyond_the_end_has_an_effect(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
+    beyond_the_end(broker)
+    assert client.get("/messages/t/c/0:6,*:earliest?ack=previous").status_code == 200
+    assert committed(client) == [6]
+
+
+@pytest.mark.parametrize(("reset", "expected"), [("", 0), ("?reset=latest", 10)])
+def test_committed_beyond_the_end_is_the_end_that_reset_names(
+    client: FlaskClient, broker: FakeBroker, reset: str, expected: int
+) -> None:
+    beyond_the_end(broker)
+    answer = client.put(f"/messages/t/c/committed{reset}")
+    assert [each["committed"] for each in answer.json["partitions"]] == [expected]
+
+
+@pytest.mark.parametrize("call", ["ack", "previous", "progress"])
+def test_committed_offset_of_another_who_reads_what_just_came_counts(
+    client: FlaskClient, broker: FakeBroker, call: str
+) -> None:
+    """A committed offset is held against the end of the log as it is after it, not before."""
+    look = broker.committed_offsets
+
+    def grow_and_look(group: str, partitions: Collection[TopicPartition]) -> Any:
+        broker.produce("t", [NewRecord(b"x")], 1)
+        broker.commit("c", "t", {0: broker.offsets("t", {0: "latest"})[0]})
+        return look(group, partitions)
+
+    broker.committed_offsets = grow_and_look  # type: ignore[method-assign]
+    if call == "ack":
+        assert client.delete("/messages/t/c/0:3").status_code == 204
+    elif call == "previous":
+        assert client.get("/messages/t/c/0:3?ack=previous").status_code == 200
+    assert client.get("/messages/t/c").json["partitions"][0]["lag"] == 0
+    broker.committed_offsets = look  # type: ignore[method-assign]
+    assert committed(client) == [11 if call == "progress" else 12]
+
+
+def test_acknowledging_the_last_record_reaches_over_what_is_none(client: FlaskClient, broker: FakeBroker) -> None:
+    """Control records and compacted records left a lag for ever."""
+    broker.pass_over("t", count=3)
+    client.delete("/messages/t/c/0:8")
+    assert client.get("/messages/t/c").json["partitions"][0]["lag"] == 4
+    for _ in range(2):
+        assert client.delete("/messages/t/c/0:9").status_code == 204
+        assert committed(client) == [13]
+        assert client.get("/messages/t/c").json["partitions"][0]["lag"] == 0
+
+
+def test_acknowledging_again_reaches_over_what_has_come_since(client: FlaskClient, broker: FakeBroker) -> None:
+    client.delete("/messages/t/c/0:9")
+    broker.pass_over("t")
+    client.delete("/messages/t/c/0:9")
+    assert committed(client) == [11]
+
+
+@pytest.mark.parametrize(("reset", "expected"), [("earliest", 4), ("latest", 10)])
+@pytest.mark.parametrize("offset", ["1", "0:1", "0:11", "11"])
+def test_set_the_position_with_reset(
+    client: FlaskClient, broker: FakeBroker, offset: str, reset: str, expected: int
+) -> None:
+    broker.delete_before("t", 0, 4)
+    assert client.put(f"/messages/t/c/{offset}").status_code == 416
+    answer = client.put(f"/messages/t/c/{offset}?reset={reset}")
+    assert [each["committed"] for each in answer.json["partitions"]] == [expected]

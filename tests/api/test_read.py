@@ -542,3 +542,83 @@ def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
         answer = client.get(f"/messages/{path}")
         assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
         assert "Retry-After" in answer.headers
+
+
+def test_next_of_all_partitions_brings_those_that_are_added_later(client: FlaskClient, broker: FakeBroker) -> None:
+    """Whoever followed `next` never saw them."""
+    page = client.get("/messages/three/c/latest").json
+    assert page["next"] == "0:0,1:0,2:0,*:earliest"
+    broker.add_partitions("three")
+    put(broker, "three", b"1", b"2", partition=3)
+    page = client.get(f"/messages/three/c/{page['next']}").json
+    assert [each["value"] for each in page["records"]] == [1, 2]
+    assert (page["next"], page["ack"]) == ("0:0,1:0,2:0,3:2,*:earliest", "3:1")
+
+
+@pytest.mark.usefixtures("five")
+def test_ack_previous_with_the_next_of_all_partitions(client: FlaskClient, broker: FakeBroker) -> None:
+    page = client.get("/messages/t/c/earliest?limit=2").json
+    assert page["next"] == "0:2,*:earliest"
+    broker.add_partitions("t")
+    put(broker, "t", b"5", partition=1)
+    assert sorted(values(client.get(f"/messages/t/c/{page['next']}?ack=previous"))) == [2, 3, 4, 5]
+    assert broker.committed("c", "t", [0, 1]) == {0: 2, 1: 0}
+
+
+@pytest.mark.parametrize("offset", ["0:0,1:0", "earliest?partition=0,1", "0?partition=0,1"])
+def test_next_of_named_partitions_names_them_alone(client: FlaskClient, offset: str) -> None:
+    answer = client.get(f"/messages/three/c/{offset}")
+    assert answer.json["next"] == "0:0,1:0"
+    assert answer.headers["Link"].startswith("<http://localhost/messages/three/c/0:0,1:0>")
+
+
+def test_last_messages_are_so_many_whatever_lies_between(client: FlaskClient, broker: FakeBroker) -> None:
+    """On a transactional topic the last offset is a control record: `-1` was always empty."""
+    for number in range(5):
+        put(broker, "t", b"%d" % number)
+        broker.pass_over("t", count=3)
+    assert values(client.get("/messages/t/c/-1")) == [4]
+    assert values(client.get("/messages/t/c/-3")) == [2, 3, 4]
+    assert values(client.get("/messages/t/c/-9")) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("offset", ["1", "0:1", "0:1,*:earliest", "0:9", "9?partition=0"])
+@pytest.mark.parametrize(("reset", "expected"), [("earliest", [3, 4]), ("latest", [])])
+def test_reset_holds_for_every_position(
+    client: FlaskClient, broker: FakeBroker, offset: str, reset: str, expected: list[int]
+) -> None:
+    broker.delete_before("t", 0, 3)
+    path = f"/messages/t/c/{offset}"
+    assert client.get(path).status_code == 416
+    answer = client.get(f"{path}{'&' if '?' in path else '?'}reset={reset}")
+    assert values(answer) == expected
+    assert answer.json["next"].startswith("0:5")
+
+
+@pytest.mark.parametrize("offset", ["0:1,1:1", "0:9,1:1"])
+def test_ack_previous_with_reset_acknowledges_where_the_log_has_the_position(
+    client: FlaskClient, broker: FakeBroker, offset: str
+) -> None:
+    put(broker, "three", *[b"0"] * 5, partition=0)
+    put(broker, "three", *[b"1"] * 5, partition=1)
+    broker.delete_before("three", 0, 3)
+    assert client.get(f"/messages/three/c/{offset}?ack=previous").status_code == 416
+    assert broker.committed("c", "three", [0, 1]) == {}
+    assert client.get(f"/messages/three/c/{offset}?ack=previous&reset=latest").status_code == 200
+    assert broker.committed("c", "three", [0, 1]) == {1: 1}
+
+
+def test_wait_ends_when_something_comes_in_a_partition_that_is_added(client: FlaskClient, broker: FakeBroker) -> None:
+    def add() -> None:
+        broker.add_partitions("three")
+        put(broker, "three", b"1", partition=3)
+
+    timer = threading.Timer(0.2, add)
+    timer.start()
+    started = time.monotonic()
+    answer = client.get("/messages/three/c/0:0,*:latest?wait=30")
+    timer.join()
+    assert values(answer) == [1]
+    assert time.monotonic() - started < 10
+    assert answer.json["next"] == "0:0,1:0,2:0,3:1,*:earliest"

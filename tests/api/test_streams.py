@@ -412,3 +412,154 @@ def test_nothing_is_lost_or_comes_twice_wherever_a_stream_begins(client: FlaskCl
         for expected, got in pool.map(follow, range(12)):
             assert got == expected
         publisher.result()
+
+
+def test_stream_of_all_partitions_brings_those_that_are_added(make_client: ClientFactory, broker: FakeBroker) -> None:
+    """Though it is at the end of the log, whatever others follow there."""
+    client = make_client(stream_keepalive=0.4)
+    path = "/messages/three/me/earliest"
+    with (
+        stream(client, path) as at_tail,
+        stream(client, path, NDJSON) as lines,
+        stream(client, "/messages/three/me/0:0,1:0,2:0") as named,
+    ):
+        put(broker, "three", b"0", partition=0)
+        assert at_tail.values(1) == named.values(1) == [0]
+        for each in (at_tail, lines, named):
+            each.read()  # a sign of life: it is at the tail
+        broker.add_partitions("three", 2)
+        put(broker, "three", b"3", partition=3)
+        put(broker, "three", b"4", partition=4)
+        with stream(client, path) as later:
+            assert sorted(later.values(3)) == [0, 3, 4]
+        began = time.monotonic()
+        assert sorted(at_tail.values(2)) == [3, 4]
+        lines.until(lambda: lines.bytes.count(b"value") == 3)
+        assert time.monotonic() - began < 10
+        put(broker, "three", b"1", partition=1)
+        put(broker, "three", b"5", partition=3)
+        assert sorted(at_tail.values(2)) == [1, 5]
+        assert named.values(1) == [1]
+        assert at_tail.parser.last_id == "0:1,1:1,2:0,3:2,4:1,*:earliest"
+        assert named.parser.last_id == "0:1,1:1,2:0"
+
+
+def test_stream_goes_on_from_an_id_of_all_partitions(client: FlaskClient, broker: FakeBroker) -> None:
+    put(broker, "three", b"0", b"1", partition=0)
+    broker.add_partitions("three")
+    put(broker, "three", b"3", partition=3)
+    path = "/messages/three/me/latest?until=end"
+    with stream(client, path, Last_Event_ID="0:1,1:0,2:0,*:earliest") as events:
+        assert sorted(each.json.get("value", -1) for each in events.rest()) == [-1, 1, 3]
+    assert events.parser.last_id == "0:2,1:0,2:0,3:1,*:earliest;end"
+    with stream(client, path, NDJSON, Last_Event_ID="*:earliest") as lines:
+        assert sorted(each["value"] for each in lines.lines()) == [0, 1, 3]
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("ack", ["", "?ack=previous"])
+def test_stream_resumed_behind_retention_tells_the_gap_and_goes_on(
+    client: FlaskClient, broker: FakeBroker, ack: str
+) -> None:
+    """It was a 416, which ends an EventSource for good."""
+    broker.delete_before("t", 0, 3)
+    with stream(client, f"/messages/t/me/latest{ack}", Last_Event_ID="0:1,*:earliest") as events:
+        gap, *records = events.events(3)
+    assert (gap.type, gap.json) == ("gap", {"partition": 0, "from": 1, "to": 3})
+    assert [each.json["value"] for each in records] == [3, 4]
+    assert events.parser.ids[-3:] == ["0:3,*:earliest", "0:4,*:earliest", "0:5,*:earliest"]
+    assert broker.committed("me", "t", [0]) == {}
+
+
+@pytest.mark.usefixtures("five")
+def test_stream_resumed_behind_retention_ends_where_it_is_to(client: FlaskClient, broker: FakeBroker) -> None:
+    broker.delete_before("t", 0, 5)
+    with stream(client, "/messages/t/me/latest?until=end", Last_Event_ID="0:1") as events:
+        assert [(each.type, each.json) for each in events.rest()] == [
+            ("gap", {"partition": 0, "from": 1, "to": 5}),
+            ("end", {"next": "0:5"}),
+        ]
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize(
+    ("accept", "path", "headers"),
+    [
+        (EVENTS, "0:1", {}),
+        (NDJSON, "0:1", {}),
+        (NDJSON, "latest", {"Last_Event_ID": "0:1"}),
+        (EVENTS, "latest", {"Last_Event_ID": "0:9"}),
+    ],
+)
+def test_stream_behind_retention_without_a_way_to_tell_is_a_416(
+    client: FlaskClient, broker: FakeBroker, accept: str, path: str, headers: dict[str, str]
+) -> None:
+    broker.delete_before("t", 0, 3)
+    assert status(client, f"/messages/t/me/{path}", accept, **headers) == 416
+    assert status(client, f"/messages/t/me/{path}?reset=earliest&until=end", accept, **headers) == 200
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize(("reset", "expected"), [("earliest", [3, 4]), ("latest", [])])
+@pytest.mark.parametrize("offset", ["1", "0:9"])
+def test_stream_with_reset_starts_where_the_log_does(
+    client: FlaskClient, broker: FakeBroker, offset: str, reset: str, expected: list[int]
+) -> None:
+    broker.delete_before("t", 0, 3)
+    path = f"/messages/t/me/{offset}?reset={reset}&until=end"
+    with stream(client, path, NDJSON) as lines:
+        assert [each["value"] for each in lines.lines()] == expected
+    with stream(client, path) as events:
+        assert [each.json["value"] for each in events.rest() if each.type == "message"] == expected
+
+
+def test_stream_that_retention_passes_tells_the_gap_and_goes_on(client: FlaskClient, broker: FakeBroker) -> None:
+    """A client that is too slow, or a log that is shortened."""
+    put(broker, "t", *(b"%d" % number for number in range(6000)))
+    path = "/messages/t/me/earliest"
+    with (
+        stream(client, path) as events,
+        stream(client, path, NDJSON) as lines,
+        stream(client, f"{path}?reset=earliest", NDJSON) as quiet,
+    ):
+        broker.delete_before("t", 0, 5000)
+        read = []
+        while (event := events.events(1)[0]).type == "message":
+            read.append(event.json["value"])
+        assert read == list(range(len(read)))
+        assert (event.type, event.json) == ("gap", {"partition": 0, "from": len(read), "to": 5000})
+        assert events.values(1000) == list(range(5000, 6000))
+        *_, last = lines.lines()
+        assert last["error"]["code"] == 416
+        quiet.until(lambda: b'"offset":5999,' in quiet.bytes)
+        put(broker, "t", b"6000")
+        assert events.values(1) == [6000]
+
+
+def test_stream_at_the_tail_whose_log_was_emptied_goes_on(client: FlaskClient, broker: FakeBroker) -> None:
+    with stream(client, "/messages/t/me/latest") as events:
+        put(broker, "t", b"0")
+        assert events.values(1) == [0]
+        broker.pass_over("t", count=5)
+        broker.delete_before("t", 0, 6)
+        put(broker, "t", b"1")
+        while (event := events.events(1)[0]).type != "message":
+            assert event.type == "gap"
+        assert event.json["value"] == 1
+
+
+def test_stream_of_a_recreated_topic_ends_with_the_start_of_the_new_one(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
+    """It went on at its offset in the new topic, and left out all before that."""
+    put(broker, "t", b"0", b"1")
+    with stream(client, "/messages/t/me/earliest") as events, stream(client, "/messages/t/me/0:0") as named:
+        assert events.values(2) == named.values(2) == [0, 1]
+        broker.create_topic("t")
+        put(broker, "t", b"10", b"11", b"12")
+        for each, position in ((events, "*:earliest"), (named, "0:earliest")):
+            (last,) = each.rest()
+            assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 40401, position)
+            assert each.parser.last_id == position
+            with stream(client, "/messages/t/me/latest", Last_Event_ID=position) as new:
+                assert new.values(3) == [10, 11, 12]

@@ -46,7 +46,7 @@ def test_publish_read_acknowledge_and_resume(service: Service, topic: TopicFacto
 
     page = service.get(f"/messages/{name}/{group}/committed?limit=3").json()
     assert values(page) == [0, 1, 2]
-    assert (page["next"], page["ack"]) == ("0:3", "0:2")
+    assert (page["next"], page["ack"]) == ("0:3,*:earliest", "0:2")
     assert values(service.get(f"/messages/{name}/{group}/committed?limit=3").json()) == [0, 1, 2]
 
     assert service.delete(f"/messages/{name}/{group}/{page['ack']}").status_code == 204
@@ -143,7 +143,7 @@ def test_wait_ends_with_an_empty_page(service: Service, topic: TopicFactory) -> 
     assert 0.6 < time.monotonic() - began < 3
     assert answer.status_code == 200
     assert answer.json()["records"] == []
-    assert answer.json()["next"] == "0:0,1:0"
+    assert answer.json()["next"] == "0:0,1:0,*:earliest"
 
 
 def test_limit_and_max_bytes(service: Service, topic: TopicFactory) -> None:
@@ -164,7 +164,7 @@ def test_a_large_record_comes_whatever_max_bytes_says(service: Service, topic: T
     assert base64.b64decode(record["value"]) == large
     raw = service.get(f"/messages/{name}/me/0?max_bytes=1", headers={"Accept": "application/octet-stream"})
     assert raw.content == large
-    assert raw.headers["Kafka-Next"] == "0:1"
+    assert raw.headers["Kafka-Next"] == "0:1,*:earliest"
 
 
 def test_links_lead_to_the_end_of_all_partitions(service: Service, topic: TopicFactory) -> None:
@@ -194,7 +194,7 @@ def test_positions_by_time(service: Service, topic: TopicFactory, form: str) -> 
     page = service.get(f"/messages/{name}/me/{at}").json()
     assert values(page) == [6, 7, 8, 9] * 2
     assert page["records"][0]["timestamp"] == start + 6000
-    assert service.get(f"/messages/{name}/me/@{start + 9001}").json()["next"] == "0:10,1:10"
+    assert service.get(f"/messages/{name}/me/@{start + 9001}").json()["next"] == "0:10,1:10,*:earliest"
 
 
 def test_one_message_byte_for_byte(service: Service, topic: TopicFactory) -> None:
@@ -221,7 +221,7 @@ def test_one_message_byte_for_byte(service: Service, topic: TopicFactory) -> Non
         "Kafka-Header-colour": "red",
         "Kafka-Header-Base64-raw": "/w==",
         "Kafka-Header-traceparent": headers["traceparent"],
-        "Kafka-Next": "0:1",
+        "Kafka-Next": "0:1,*:earliest",
         "Kafka-Ack": "0:0",
         "Cache-Control": "no-store",
     }

@@ -245,9 +245,9 @@ def test_a_server_that_stops_ends_its_streams_in_order(
             service.terminate()
             for answer, parser in zip(answers, parsers, strict=True):
                 assert parser.feed(answer.read()) == []
-                assert (parser.last_id, bool(parser.retry)) == ("0:2", True)
+                assert (parser.last_id, bool(parser.retry)) == ("0:2,*:earliest", True)
             last = json.loads(lines.read().splitlines()[-1])
-            assert (last["error"]["code"], last["next"]) == (503, "0:2")
+            assert (last["error"]["code"], last["next"]) == (503, "0:2,*:earliest")
             assert time.monotonic() - began < 2
         service.wait_for_end(8)
     finally:
@@ -330,6 +330,6 @@ def test_streams_outlive_their_broker(fresh_kafka: EmbeddedKafka, start_service:
         began = time.monotonic()
         for answer in answers:
             (last,) = events_of(answer, 1)
-            assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 50302, "0:2")
+            assert (last.type, last.json["error"]["code"], last.json["next"]) == ("error", 50302, "0:2,*:earliest")
             assert answer.read() == b""
         assert 25 < time.monotonic() - began < 50

@@ -30,6 +30,11 @@ export class Follower {
       this.position = event.lastEventId;
       this.#on.record(event.data);
     });
+    source.addEventListener("gap", event => {
+      const { partition, from, to } = JSON.parse(event.data);
+      this.position = event.lastEventId;
+      this.#on.problem(`Partition ${partition}: offsets ${from} to ${to - 1} are no longer in the log.`);
+    });
     source.addEventListener("error", event => this.#interrupted(event));
     this.#source = source;
   }
@@ -40,7 +45,10 @@ export class Follower {
   }
 
   #interrupted(event) {
-    if (event.data) this.#on.problem(JSON.parse(event.data).error.message); // the server's last event
+    if (event.data) {  // the server's last event
+      this.position = event.lastEventId;
+      this.#on.problem(JSON.parse(event.data).error.message);
+    }
     this.#on.state("reconnecting");
     if (this.#source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself, with the last id
     this.#timer = setTimeout(() => this.#open(), this.#delay * (1 + Math.random()));
