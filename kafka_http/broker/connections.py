@@ -8,15 +8,19 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from kafka.errors import (
+    Cancelled,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     MetadataEmptyBrokerList,
     NodeNotReadyError,
     RequestTimedOutError,
 )
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.errors import GONE, translate
@@ -28,6 +32,8 @@ Job = Callable[[KafkaConnectionManager], Awaitable[Answer]]
 
 _REST_AFTER_FAILURE = 0.3
 _LOGIN = "the connection was closed at the login, as it is where a broker does not accept this server's credentials"
+_LOOK_AFTER = 1.0
+"""Seconds that a client is idle after which it learns, before its next use, which connections brokers have closed."""
 _QUICK_MS = 2000
 """For a request that any broker can answer, so that there is time left to ask another."""
 
@@ -44,6 +50,40 @@ class _ClosingSocket(KafkaNetSocket):
             sock.close()
             raise
 
+
+class PatchedManager(KafkaConnectionManager):
+    """kafka-python 3.0.12's manager, for which its own close is no failure of Kafka's.
+
+    kafka-python's answers a call that its close interrupts with the error that it has for brokers that do not answer,
+    and logs that. This one says `Cancelled`, which the log leaves out.
+    """
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        return Future().failure(Cancelled()) if self.closed else super().send(*args, **kwargs)
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        try:
+            return super().run(coro, *args)
+        except RuntimeError as error:
+            if self._net._closed:  # by another thread, just now
+                raise Cancelled from error
+            raise
+
+    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        try:
+            return await super()._do_bootstrap(deadline)
+        except KafkaTimeoutError:
+            if self.closed:
+                raise Cancelled from None
+            raise
+
+
+class _PooledManager(PatchedManager):
+    """Looks for nothing by itself. kafka-python's begins a bootstrap whenever a connection is lost, which a client that
+    nobody drives does not get on with: it fails as the client is closed."""
+
+    def get_connection(self, *args: Any, **settings: Any) -> Any:
+        return super().get_connection(*args, **{**settings, "refresh_metadata_on_err": False})
 
 def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A client's settings, with the kind of socket for who has no proxy."""
@@ -62,7 +102,7 @@ class Connections:
         """`settings` are those of `KafkaNetClient`."""
         self._settings = net_settings(settings)
         self._timeout = settings["request_timeout_ms"] / 1000
-        self._idle: deque[KafkaNetClient] = deque()
+        self._idle: deque[tuple[KafkaNetClient, float]] = deque()
         self._connecting = Lock()
         self._failed_until = 0.0
         self._failure: KafkaError | None = None
@@ -87,7 +127,7 @@ class Connections:
         self._closed = True
         while self._idle:
             with suppress(IndexError):
-                self._idle.pop().close()
+                self._idle.pop()[0].close()
 
     def _attempt(self, job: Job[Answer], deadline: float, *, fresh: bool) -> Answer:
         client = self._borrow(deadline, fresh=fresh)
@@ -101,9 +141,8 @@ class Connections:
 
     def _borrow(self, deadline: float, *, fresh: bool) -> KafkaNetClient:
         """An idle client; with `fresh`, or where there is none, a new one."""
-        if not fresh:
-            with suppress(IndexError):
-                return self._idle.pop()
+        if not fresh and (idle := self._take_idle()) is not None:
+            return idle
         if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise RequestTimedOutError()
         try:
@@ -111,12 +150,21 @@ class Connections:
         finally:
             self._connecting.release()
 
+    def _take_idle(self) -> KafkaNetClient | None:
+        with suppress(IndexError):
+            client, since = self._idle.pop()
+            if time.monotonic() > since + _LOOK_AFTER:
+                client.poll(timeout_ms=0)
+            return client
+        return None
+
     def _connect(self, deadline: float) -> KafkaNetClient:
         if self._closed:
             raise BrokerUnavailable("This server is closing down.")
         if self._failure is not None and time.monotonic() < self._failed_until:
             raise self._failure
-        client = KafkaNetClient(**self._settings)
+        net = NetworkSelector(**self._settings)
+        client = KafkaNetClient(net=net, manager=_PooledManager(net, **self._settings))
         try:
             _drive(client, _bootstrap, min(deadline, time.monotonic() + self._timeout))
         except BaseException as error:
@@ -131,7 +179,7 @@ class Connections:
         if self._closed:
             client.close()
         else:
-            self._idle.append(client)
+            self._idle.append((client, time.monotonic()))
 
 
 async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
@@ -157,7 +205,8 @@ def _drive(client: KafkaNetClient, job: Job[Answer], deadline: float) -> Answer:
 def _abort(client: KafkaNetClient) -> None:
     """Close it with what is under way. `close` alone forgets the sockets that have bytes to send."""
     for connection in list(client._manager._conns.values()):
-        connection.close(KafkaConnectionError("closed with another that failed"))
+        if connection.transport is not None:
+            connection.transport.abort()
     client.close()
 
 

@@ -93,6 +93,10 @@ class Sender(KafkaProducer):
             raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
         except KafkaError as error:
             raise translate(error, topic) from error
+        except RuntimeError as error:
+            if self._sender._client._net._closed:
+                raise BrokerUnavailable("This server is closing down.") from error
+            raise
         finally:
             self._awaited.discard(topic)
 
