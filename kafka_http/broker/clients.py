@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 from kafka_http.broker.connections import PatchedManager, net_settings
-from kafka_http.broker.errors import translate
+from kafka_http.broker.errors import note_asked, translate
 from kafka_http.errors import BrokerUnavailable
 
 Client = TypeVar("Client")
@@ -93,6 +93,8 @@ class Kept(Generic[Client]):
                 with suppress(Exception):
                     net.close()
             if isinstance(error, KafkaError):
+                if nets:
+                    note_asked(error, cast("PatchedManager", nets[-1]._manager).asked())
                 raise translate(error) from error
             raise
 

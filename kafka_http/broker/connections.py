@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from kafka.errors import (
     Cancelled,
@@ -23,7 +23,14 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
-from kafka_http.broker.errors import GONE, translate
+from kafka_http.broker.errors import (
+    GONE,
+    Unreachable,
+    connection_problem,
+    is_unavailable,
+    note_asked,
+    translate,
+)
 from kafka_http.errors import BrokerUnavailable
 
 Answer = TypeVar("Answer")
@@ -58,6 +65,25 @@ class PatchedManager(KafkaConnectionManager):
     and logs that. This one says `Cancelled`, which the log leaves out.
     """
 
+    def __init__(self, net: NetworkSelector, **settings: Any) -> None:
+        super().__init__(net, **settings)
+        self._problems: dict[str, str] = {}
+
+    def asked(self) -> str:
+        """The addresses of the brokers, and why those failed that cannot be reached."""
+        brokers = [_address(each) for each in self.cluster.brokers() or self.cluster.bootstrap_brokers()]
+        return ", ".join(f"{each} ({self._problems[each]})" if each in self._problems else each for each in brokers)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        address = _address(node)
+        try:
+            transport = await super()._build_transport(node, timeout_at=timeout_at)
+        except Exception as error:
+            self._problems[address] = problem = connection_problem(error)
+            raise Unreachable(f"{address} ({problem})") from error
+        self._problems.pop(address, None)
+        return transport
+
     def send(self, *args: Any, **kwargs: Any) -> Any:
         return Future().failure(Cancelled()) if self.closed else super().send(*args, **kwargs)
 
@@ -84,6 +110,10 @@ class _PooledManager(PatchedManager):
 
     def get_connection(self, *args: Any, **settings: Any) -> Any:
         return super().get_connection(*args, **{**settings, "refresh_metadata_on_err": False})
+
+def _address(node: Any) -> str:
+    return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
+
 
 def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A client's settings, with the kind of socket for who has no proxy."""
@@ -133,7 +163,9 @@ class Connections:
         client = self._borrow(deadline, fresh=fresh)
         try:
             answer = _drive(client, job, deadline)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KafkaError):
+                note_asked(error, cast("PatchedManager", client._manager).asked())
             _abort(client)
             raise
         self._give_back(client)
@@ -165,12 +197,15 @@ class Connections:
             raise self._failure
         net = NetworkSelector(**self._settings)
         client = KafkaNetClient(net=net, manager=_PooledManager(net, **self._settings))
+        bootstrap = _Bootstrap()
         try:
-            _drive(client, _bootstrap, min(deadline, time.monotonic() + self._timeout))
-        except BaseException as error:
+            _drive(client, bootstrap, min(deadline, time.monotonic() + self._timeout))
+        except KafkaError as error:
             _abort(client)
-            if isinstance(error, KafkaError):
-                self._failure, self._failed_until = error, time.monotonic() + _REST_AFTER_FAILURE
+            self._failure, self._failed_until = bootstrap.failure(error), time.monotonic() + _REST_AFTER_FAILURE
+            raise self._failure from error
+        except BaseException:
+            _abort(client)
             raise
         self._failure = None
         return client
@@ -210,24 +245,40 @@ def _abort(client: KafkaNetClient) -> None:
     client.close()
 
 
-async def _bootstrap(manager: KafkaConnectionManager) -> None:
-    """Learn the cluster's brokers, asking each server of the settings once.
+class _Bootstrap:
+    """Learns the cluster's brokers, asking each server of the settings once.
 
     `KafkaConnectionManager.bootstrap` goes on until its time is over, though every server refuses at once.
     """
-    failure: KafkaError = MetadataEmptyBrokerList()
-    for server in manager.cluster.bootstrap_brokers():
-        try:
-            connection = await manager.get_connection(server.node_id, refresh_metadata_on_err=False)
-            answer = await connection.send_request(MetadataRequest(topics=[], allow_auto_topic_creation=False))
-            manager.cluster.update_metadata(answer)
-            if manager.cluster.brokers():
-                return
-        except KafkaError as error:
-            failure = error if not _ended_at_login(manager, error) else KafkaConnectionError(_LOGIN)
-        finally:
-            manager.close(server.node_id)
-    raise failure
+
+    def __init__(self) -> None:
+        self._tried: dict[str, str] = {}
+
+    async def __call__(self, manager: KafkaConnectionManager) -> None:
+        failure: KafkaError = MetadataEmptyBrokerList()
+        for server in manager.cluster.bootstrap_brokers():
+            address = _address(server)
+            self._tried[address] = "timed out"
+            try:
+                connection = await manager.get_connection(server.node_id)
+                answer = await connection.send_request(MetadataRequest(topics=[], allow_auto_topic_creation=False))
+                manager.cluster.update_metadata(answer)
+                if manager.cluster.brokers():
+                    return
+                self._tried[address] = "it knows of no brokers"
+            except KafkaError as error:
+                failure = error
+                at_login = _ended_at_login(manager, error)
+                self._tried[address] = _LOGIN if at_login else connection_problem(error.__cause__ or error)
+            finally:
+                manager.close(server.node_id)
+        raise failure
+
+    def failure(self, error: KafkaError) -> KafkaError:
+        """The error with each address and why it failed; `error` itself where a broker has answered with it."""
+        if not is_unavailable(error):
+            return error
+        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in self._tried.items()))
 
 
 def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:

@@ -17,7 +17,7 @@ from gunicorn.glogging import Logger
 
 from kafka_http.config import Config
 from kafka_http.logs import LineFormatter, configure_logging
-from kafka_http.server.lifecycle import stop_seconds
+from kafka_http.server.lifecycle import lifecycle_of, stop_seconds
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -119,12 +119,20 @@ class _Application(BaseApplication):
         if self._when_ready:
             tell = self._when_ready
             self.cfg.set("when_ready", lambda _: tell())
+        self.cfg.set("post_worker_init", _check_brokers)
 
     def load(self) -> Any:
         return self._app
 
     def run(self) -> None:
         _Arbiter(self).run()
+
+
+def _check_brokers(worker: Worker) -> None:
+    """Once a start: in the first worker, since a connection of the arbiter would be inherited by all of them."""
+    lifecycle = lifecycle_of(worker.wsgi)
+    if worker.age == 1 and lifecycle is not None and hasattr(lifecycle, "check_brokers"):
+        lifecycle.check_brokers()
 
 
 class _Arbiter(Arbiter):
