@@ -3,7 +3,8 @@
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from threading import Thread
 from typing import NamedTuple
 
 from flask import Flask, Response, request
@@ -25,9 +26,10 @@ from kafka_http.core.memory_keys import MemoryKeys
 from kafka_http.core.nodes import Nodes
 from kafka_http.core.tasks import Tasks
 from kafka_http.daemon import NodeDaemon
-from kafka_http.errors import Unavailable
+from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.store import parse_store_url
 from kafka_http.web.answers import STATUS_LINES, number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.browsers import BrowserGuard
@@ -74,14 +76,23 @@ class Lifecycle:
     """What a server tells the application of its start and its end."""
 
     def __init__(
-        self, core: Core, broker: Broker, held: Held, acceptor: Acceptor, publishes: PlainPublishes | None
+        self,
+        core: Core,
+        broker: Broker,
+        held: Held,
+        acceptor: Acceptor,
+        publishes: PlainPublishes | None,
+        *,
+        servers: Sequence[str],
     ) -> None:
+        """`servers`: the brokers of the settings."""
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
         self._core = core
         self._broker = broker
         self._held = held
         self._acceptor = acceptor
+        self._servers = servers
         self._descriptors = Descriptors(1, "streams")
         self._process = 0
 
@@ -96,6 +107,20 @@ class Lifecycle:
             log.warning("%s", error.message)
         gc.freeze()  # what is there now stays: not to be walked again and again for each thousand records
         self._held.start()
+
+    def check_brokers(self) -> None:
+        """Log the brokers of the settings, and in a moment whether they answer. Does not block, connects in this
+        process alone, and changes nothing: Kafka may come later."""
+        log.info("Kafka brokers: %s. Checking once; the server does not wait for them.", ", ".join(self._servers))
+        Thread(target=self._check_brokers, name="broker check", daemon=True).start()
+
+    def _check_brokers(self) -> None:
+        try:
+            found = len(self._broker.log.brokers())
+        except KafkaHttpError as error:
+            log.warning("%s The server keeps running and connects when a request needs Kafka.", error.message)
+        else:
+            log.info("Kafka answers: %d broker%s in the cluster.", found, "" if found == 1 else "s")
 
     def stopping(self) -> None:
         """No new requests come; those that wait for messages are answered within a second, and streams end. Does not
@@ -119,6 +144,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     check_client_settings(config)
     if source := config.sources.get("server"):
         log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
+    if config.store_url:
+        parse_store_url(config.store_url)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
@@ -133,7 +160,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     guard = BrowserGuard(config)
     plain = PlainPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
-    lifecycle = Lifecycle(core, broker, held, acceptor, publishes)
+    lifecycle = Lifecycle(core, broker, held, acceptor, publishes, servers=config.bootstrap_servers)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False

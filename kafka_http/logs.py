@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any, TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread is at. Set at the start of each request and left until the next, so that
@@ -18,6 +18,8 @@ the access log, written after the answer, has it too."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
 _QUIET_SECONDS = 60.0
+_OF_OWN_CLOSE = ("Cancelled()", "KafkaConnectionError()", "RuntimeError('NetworkSelector closed!')")
+_OWN_CLOSE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KAFKA_LEVELS = {
     # DEBUG shows passwords, INFO each connection.
@@ -59,6 +61,8 @@ class OncePerMinute(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name != "kafka" and not record.name.startswith("kafka."):
             return True
+        if _is_no_failure(record):
+            return False
         place, now = (record.pathname, record.lineno), time.monotonic()
         since, unsaid = self._said.get(place, (-_QUIET_SECONDS, 0))
         if now - since < _QUIET_SECONDS:
@@ -68,6 +72,28 @@ class OncePerMinute(logging.Filter):
         record.repeated = unsaid
         _shorten(record)
         return True
+
+
+def _is_no_failure(record: logging.LogRecord) -> bool:
+    """Whether kafka-python logs as an error what belongs to normal operation.
+
+    It logs `Cancelled`, a `KafkaConnectionError` without a text, or "NetworkSelector closed!" where a client was closed
+    on this side while something was in progress. It logs "Connection lost" where a broker closes a connection that is
+    idle; if more is wrong than that, the next connection fails, which it logs as well.
+    """
+    args = record.args if isinstance(record.args, tuple) else ()
+    if not args:
+        return _OWN_CLOSE.search(str(record.msg)) is not None
+    connection: Any = args[0]
+    error: Any = args[-1]
+    if repr(error) in _OF_OWN_CLOSE:
+        return True
+    return (
+        str(record.msg).endswith("Connection lost: %s")
+        and "socket disconnected" in str(error)
+        and connection.init_future.succeeded()
+        and not (connection.in_flight_requests or connection._request_buffer)
+    )
 
 
 def _shorten(record: logging.LogRecord) -> None:

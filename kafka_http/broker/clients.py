@@ -4,15 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
-from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
-from kafka_http.broker.connections import net_settings
-from kafka_http.broker.errors import translate
+from kafka_http.broker.connections import PatchedManager, net_settings
+from kafka_http.broker.errors import note_asked, translate
 from kafka_http.errors import BrokerUnavailable
 
 Client = TypeVar("Client")
@@ -94,15 +93,20 @@ class Kept(Generic[Client]):
                 with suppress(Exception):
                     net.close()
             if isinstance(error, KafkaError):
+                if nets:
+                    note_asked(error, cast("PatchedManager", nets[-1]._manager).asked())
                 raise translate(error) from error
             raise
 
 
-class _BoundedManager(KafkaConnectionManager):
+class _BoundedManager(PatchedManager):
     """Gives up on what a caller waits for after the time of a request. kafka-python's waits for ever."""
 
     def run(self, coro: Any, *args: Any) -> Any:
-        return self._net.run(self.wait_for, self.call_soon(coro, *args), self.config["request_timeout_ms"])
+        async def call() -> Any:
+            return await self.wait_for(self.call_soon(coro, *args), self.config["request_timeout_ms"])
+
+        return super().run(call)
 
 
 def _net_client(settings: dict[str, Any]) -> KafkaNetClient:

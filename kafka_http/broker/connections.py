@@ -5,21 +5,32 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from kafka.errors import (
+    Cancelled,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     MetadataEmptyBrokerList,
     NodeNotReadyError,
     RequestTimedOutError,
 )
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
-from kafka_http.broker.errors import GONE, translate
+from kafka_http.broker.errors import (
+    GONE,
+    Unreachable,
+    connection_problem,
+    is_unavailable,
+    note_asked,
+    translate,
+)
 from kafka_http.errors import BrokerUnavailable
 
 Answer = TypeVar("Answer")
@@ -28,6 +39,8 @@ Job = Callable[[KafkaConnectionManager], Awaitable[Answer]]
 
 _REST_AFTER_FAILURE = 0.3
 _LOGIN = "the connection was closed at the login, as it is where a broker does not accept this server's credentials"
+_LOOK_AFTER = 1.0
+"""Seconds that a client is idle after which it learns, before its next use, which connections brokers have closed."""
 _QUICK_MS = 2000
 """For a request that any broker can answer, so that there is time left to ask another."""
 
@@ -43,6 +56,63 @@ class _ClosingSocket(KafkaNetSocket):
         except BaseException:
             sock.close()
             raise
+
+
+class PatchedManager(KafkaConnectionManager):
+    """kafka-python 3.0.12's manager, for which its own close is no failure of Kafka's.
+
+    kafka-python's answers a call that its close interrupts with the error that it has for brokers that do not answer,
+    and logs that. This one says `Cancelled`, which the log leaves out.
+    """
+
+    def __init__(self, net: NetworkSelector, **settings: Any) -> None:
+        super().__init__(net, **settings)
+        self._problems: dict[str, str] = {}
+
+    def asked(self) -> str:
+        """The addresses of the brokers, and why those failed that cannot be reached."""
+        brokers = [_address(each) for each in self.cluster.brokers() or self.cluster.bootstrap_brokers()]
+        return ", ".join(f"{each} ({self._problems[each]})" if each in self._problems else each for each in brokers)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        address = _address(node)
+        try:
+            transport = await super()._build_transport(node, timeout_at=timeout_at)
+        except Exception as error:
+            self._problems[address] = problem = connection_problem(error)
+            raise Unreachable(f"{address} ({problem})") from error
+        self._problems.pop(address, None)
+        return transport
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        return Future().failure(Cancelled()) if self.closed else super().send(*args, **kwargs)
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        try:
+            return super().run(coro, *args)
+        except RuntimeError as error:
+            if self._net._closed:  # by another thread, just now
+                raise Cancelled from error
+            raise
+
+    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        try:
+            return await super()._do_bootstrap(deadline)
+        except KafkaTimeoutError:
+            if self.closed:
+                raise Cancelled from None
+            raise
+
+
+class _PooledManager(PatchedManager):
+    """Looks for nothing by itself. kafka-python's begins a bootstrap whenever a connection is lost, which a client that
+    nobody drives does not get on with: it fails as the client is closed."""
+
+    def get_connection(self, *args: Any, **settings: Any) -> Any:
+        return super().get_connection(*args, **{**settings, "refresh_metadata_on_err": False})
+
+def _address(node: Any) -> str:
+    return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
 
 
 def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +132,7 @@ class Connections:
         """`settings` are those of `KafkaNetClient`."""
         self._settings = net_settings(settings)
         self._timeout = settings["request_timeout_ms"] / 1000
-        self._idle: deque[KafkaNetClient] = deque()
+        self._idle: deque[tuple[KafkaNetClient, float]] = deque()
         self._connecting = Lock()
         self._failed_until = 0.0
         self._failure: KafkaError | None = None
@@ -87,13 +157,15 @@ class Connections:
         self._closed = True
         while self._idle:
             with suppress(IndexError):
-                self._idle.pop().close()
+                self._idle.pop()[0].close()
 
     def _attempt(self, job: Job[Answer], deadline: float, *, fresh: bool) -> Answer:
         client = self._borrow(deadline, fresh=fresh)
         try:
             answer = _drive(client, job, deadline)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KafkaError):
+                note_asked(error, cast("PatchedManager", client._manager).asked())
             _abort(client)
             raise
         self._give_back(client)
@@ -101,9 +173,8 @@ class Connections:
 
     def _borrow(self, deadline: float, *, fresh: bool) -> KafkaNetClient:
         """An idle client; with `fresh`, or where there is none, a new one."""
-        if not fresh:
-            with suppress(IndexError):
-                return self._idle.pop()
+        if not fresh and (idle := self._take_idle()) is not None:
+            return idle
         if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise RequestTimedOutError()
         try:
@@ -111,18 +182,30 @@ class Connections:
         finally:
             self._connecting.release()
 
+    def _take_idle(self) -> KafkaNetClient | None:
+        with suppress(IndexError):
+            client, since = self._idle.pop()
+            if time.monotonic() > since + _LOOK_AFTER:
+                client.poll(timeout_ms=0)
+            return client
+        return None
+
     def _connect(self, deadline: float) -> KafkaNetClient:
         if self._closed:
             raise BrokerUnavailable("This server is closing down.")
         if self._failure is not None and time.monotonic() < self._failed_until:
             raise self._failure
-        client = KafkaNetClient(**self._settings)
+        net = NetworkSelector(**self._settings)
+        client = KafkaNetClient(net=net, manager=_PooledManager(net, **self._settings))
+        bootstrap = _Bootstrap()
         try:
-            _drive(client, _bootstrap, min(deadline, time.monotonic() + self._timeout))
-        except BaseException as error:
+            _drive(client, bootstrap, min(deadline, time.monotonic() + self._timeout))
+        except KafkaError as error:
             _abort(client)
-            if isinstance(error, KafkaError):
-                self._failure, self._failed_until = error, time.monotonic() + _REST_AFTER_FAILURE
+            self._failure, self._failed_until = bootstrap.failure(error), time.monotonic() + _REST_AFTER_FAILURE
+            raise self._failure from error
+        except BaseException:
+            _abort(client)
             raise
         self._failure = None
         return client
@@ -131,7 +214,7 @@ class Connections:
         if self._closed:
             client.close()
         else:
-            self._idle.append(client)
+            self._idle.append((client, time.monotonic()))
 
 
 async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
@@ -157,28 +240,45 @@ def _drive(client: KafkaNetClient, job: Job[Answer], deadline: float) -> Answer:
 def _abort(client: KafkaNetClient) -> None:
     """Close it with what is under way. `close` alone forgets the sockets that have bytes to send."""
     for connection in list(client._manager._conns.values()):
-        connection.close(KafkaConnectionError("closed with another that failed"))
+        if connection.transport is not None:
+            connection.transport.abort()
     client.close()
 
 
-async def _bootstrap(manager: KafkaConnectionManager) -> None:
-    """Learn the cluster's brokers, asking each server of the settings once.
+class _Bootstrap:
+    """Learns the cluster's brokers, asking each server of the settings once.
 
     `KafkaConnectionManager.bootstrap` goes on until its time is over, though every server refuses at once.
     """
-    failure: KafkaError = MetadataEmptyBrokerList()
-    for server in manager.cluster.bootstrap_brokers():
-        try:
-            connection = await manager.get_connection(server.node_id, refresh_metadata_on_err=False)
-            answer = await connection.send_request(MetadataRequest(topics=[], allow_auto_topic_creation=False))
-            manager.cluster.update_metadata(answer)
-            if manager.cluster.brokers():
-                return
-        except KafkaError as error:
-            failure = error if not _ended_at_login(manager, error) else KafkaConnectionError(_LOGIN)
-        finally:
-            manager.close(server.node_id)
-    raise failure
+
+    def __init__(self) -> None:
+        self._tried: dict[str, str] = {}
+
+    async def __call__(self, manager: KafkaConnectionManager) -> None:
+        failure: KafkaError = MetadataEmptyBrokerList()
+        for server in manager.cluster.bootstrap_brokers():
+            address = _address(server)
+            self._tried[address] = "timed out"
+            try:
+                connection = await manager.get_connection(server.node_id)
+                answer = await connection.send_request(MetadataRequest(topics=[], allow_auto_topic_creation=False))
+                manager.cluster.update_metadata(answer)
+                if manager.cluster.brokers():
+                    return
+                self._tried[address] = "it knows of no brokers"
+            except KafkaError as error:
+                failure = error
+                at_login = _ended_at_login(manager, error)
+                self._tried[address] = _LOGIN if at_login else connection_problem(error.__cause__ or error)
+            finally:
+                manager.close(server.node_id)
+        raise failure
+
+    def failure(self, error: KafkaError) -> KafkaError:
+        """The error with each address and why it failed; `error` itself where a broker has answered with it."""
+        if not is_unavailable(error):
+            return error
+        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in self._tried.items()))
 
 
 def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:

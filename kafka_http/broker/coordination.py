@@ -21,12 +21,12 @@ from kafka.errors import (
 )
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
-from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
+from kafka_http.broker.connections import PatchedManager
 from kafka_http.records import RELEASE_SECONDS, Assignment, Commits, MembershipListener, Release, TopicPartition
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class _Rebalances(AsyncConsumerRebalanceListener):
         self._listener.assigned(Assignment(self._session.generation, partitions))
 
 
-class _Manager(KafkaConnectionManager):
+class _Manager(PatchedManager):
     def close_idle_connections(self) -> None:
         """Leave them to the broker: kafka-python's timer would keep each closed client for minutes."""
 

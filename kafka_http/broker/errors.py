@@ -256,6 +256,30 @@ _REASONS: Mapping[type[BaseException], str] = {
 """Where kafka-python's own words are not for a user."""
 
 
+class Unreachable(kafka.KafkaConnectionError):
+    """No connection to brokers could be made; the text has each address, and why it failed."""
+
+
+_CONNECTION_PROBLEMS = {
+    "ECONNREFUSED": "connection refused",
+    "EHOSTUNREACH": "no route to the host",
+    "ENETUNREACH": "no route to the host",
+    "DNS": "name not resolved",
+    "timed out": "timed out",
+    "Timed out": "timed out",
+    "Handshake failed": "TLS handshake failed",
+    "disconnected": "connection closed by the broker",
+}
+
+
+def connection_problem(error: BaseException) -> str:
+    """Why a connection to a broker failed, in a few words without anything of this server's settings."""
+    text = f"{type(error).__name__} {error}"
+    if found := next((words for sign, words in _CONNECTION_PROBLEMS.items() if sign in text), None):
+        return found
+    return _REASONS.get(type(error)) or type(error).__name__.removesuffix("Error")
+
+
 def translate(error: BaseException | type[BaseException], topic: str | None = None) -> KafkaHttpError:
     """Our error for one of kafka-python's, given as it was raised or as the class that an answer names.
 
@@ -265,13 +289,34 @@ def translate(error: BaseException | type[BaseException], topic: str | None = No
     if topic is not None and kind is kafka.UnknownTopicOrPartitionError:
         return TopicNotFound(topic)
     ours = _decision(kind)
-    return ours(f"{_SENTENCES.get(ours, 'Kafka answered with an error')}: {_reason(error, kind)}")
+    if isinstance(error, Unreachable):
+        return ours(f"{_SENTENCES[BrokerUnavailable]}: {error.args[0]}.")
+    return ours(f"{_SENTENCES.get(ours, 'Kafka answered with an error')}: {_reason(error, kind)}{_asked(error)}")
 
 
-def outcome_of(error: BaseException, topic: str) -> KafkaHttpError:
-    """What became of a record that was handed to the producer: refused for certain, or nobody knows."""
+def is_unavailable(error: kafka.KafkaError) -> bool:
+    """Whether it says that no broker answers."""
+    return _decision(type(error)) is BrokerUnavailable
+
+
+def note_asked(error: kafka.KafkaError, addresses: str) -> None:
+    """Let an error that no broker answers name the addresses that were asked."""
+    if is_unavailable(error) and not isinstance(error, Unreachable):
+        error.add_note(addresses)
+
+
+def _asked(error: BaseException | type[BaseException]) -> str:
+    notes = getattr(error, "__notes__", ())
+    return f" Asked: {notes[0]}." if notes else ""
+
+
+def outcome_of(error: BaseException, topic: str, asked: str = "") -> KafkaHttpError:
+    """What became of a record that was handed to the producer: refused for certain, or nobody knows.
+
+    `asked` has the addresses of the brokers, for the second case.
+    """
     ours = translate(error, topic)
-    return ours if isinstance(ours, _REFUSED) else unknown_outcome(_reason(error, type(error)))
+    return ours if isinstance(ours, _REFUSED) else unknown_outcome(_reason(error, type(error)), asked)
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -279,8 +324,11 @@ def is_refusal(error: BaseException) -> bool:
     return issubclass(_decision(type(error)), _REFUSED)
 
 
-def unknown_outcome(reason: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
-    return kind(f"Kafka did not acknowledge the record in time, so it may or may not have been written: {reason}")
+def unknown_outcome(reason: str, asked: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
+    addresses = f" Asked: {asked}." if asked else ""
+    return kind(
+        f"Kafka did not acknowledge the record in time, so it may or may not have been written: {reason}{addresses}"
+    )
 
 
 def _decision(kind: type[BaseException]) -> type[KafkaHttpError]:

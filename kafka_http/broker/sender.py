@@ -16,6 +16,7 @@ from kafka.structs import TopicPartition
 
 from kafka_http.broker import batches
 from kafka_http.broker.batches import Fate, Run
+from kafka_http.broker.connections import PatchedManager
 from kafka_http.broker.errors import is_refusal, translate
 from kafka_http.errors import BrokerUnavailable
 from kafka_http.records import Delivery, NewRecord
@@ -77,6 +78,12 @@ class Sender(KafkaProducer):
         manager = self._transaction_manager
         return not self._sender.is_alive() or (manager is not None and manager.has_fatal_error())
 
+    @property
+    def asked(self) -> str:
+        """The addresses of the brokers, and why those failed that cannot be reached."""
+        manager: PatchedManager = self._sender._client._manager
+        return manager.asked()
+
     def knows(self, topic: str, count: int) -> bool:
         """Whether it has learned of a topic and that many of its partitions. Does not block."""
         return len(self._metadata.partitions_for_topic(topic) or ()) >= count
@@ -90,9 +97,14 @@ class Sender(KafkaProducer):
             while not self.knows(topic, count):
                 self._look_again(deadline)
         except RetriableError as error:
-            raise BrokerUnavailable(f"Kafka's answer about the topic {topic} did not come in time.") from error
+            said = f"Kafka's answer about the topic {topic} did not come in time. Asked: {self.asked}."
+            raise BrokerUnavailable(said) from error
         except KafkaError as error:
             raise translate(error, topic) from error
+        except RuntimeError as error:
+            if self._sender._client._net._closed:
+                raise BrokerUnavailable("This server is closing down.") from error
+            raise
         finally:
             self._awaited.discard(topic)
 

@@ -97,8 +97,8 @@ class Underway:
     def _outcome(self, fate: BaseException | None) -> KafkaHttpError:
         """What a client is told of a record that was not written, as far as is known."""
         if fate is None:
-            return unknown_outcome("no answer within the request's time.", NotYetKnown)
-        error = fate if isinstance(fate, KafkaHttpError) else outcome_of(fate, self._topic)
+            return unknown_outcome("no answer within the request's time.", self._sender.asked, NotYetKnown)
+        error = fate if isinstance(fate, KafkaHttpError) else outcome_of(fate, self._topic, self._sender.asked)
         is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
         return too_large(self.limit or 0) if is_too_large else error
 

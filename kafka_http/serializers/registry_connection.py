@@ -43,11 +43,15 @@ class Answer(Struct, frozen=True):
     @property
     def problem(self) -> str:
         """The registry's own words on what is wrong, or its status where it has none."""
+        return self.words or f"status {self.status}"
+
+    @property
+    def words(self) -> str:
+        """The message of an error of the registry's API, or nothing."""
         try:
-            said = msgspec.json.decode(self.body, type=_Problem).message
+            return msgspec.json.decode(self.body, type=_Problem).message[:500].rstrip(".")
         except msgspec.MsgspecError:
-            said = ""
-        return said[:500] or f"status {self.status}"
+            return ""
 
     @property
     def is_of_a_registry(self) -> bool:
@@ -85,6 +89,9 @@ class RegistryConnection:
         self._first = 0
         self._is_hung = False
         self._probe = Lock()
+        password = settings.basic_auth.partition(":")[2]
+        sent = self._headers.get("Authorization", "").partition(" ")[2]
+        self._secrets = [each for each in (settings.basic_auth, sent, password) if each]
 
     @property
     def name(self) -> str:
@@ -169,12 +176,19 @@ class RegistryConnection:
 
     def _check(self, answer: Answer) -> None:
         status = answer.status
+        words = f": {self._without_secrets(answer.words)}" if answer.words else ""
         if status in {401, 403, 407}:
-            raise _Failed(f"it refuses this server's credentials (status {status})")
+            raise _Failed(f"it refuses this server's credentials (status {status}){words}")
         if status >= 500 or status in _MAY_PASS:
-            raise _Failed(f"it answers with status {status}")
+            raise _Failed(f"it answers with status {status}{words}")
         if status >= 300 and not answer.is_of_a_registry:
             raise _Failed(f"it answers as no schema registry does (status {status})")
+
+
+    def _without_secrets(self, words: str) -> str:
+        for secret in self._secrets:
+            words = words.replace(secret, "(hidden)")
+        return words
 
 
 def _authorization(settings: RegistrySettings) -> dict[str, str]:

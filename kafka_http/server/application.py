@@ -16,7 +16,7 @@ from gunicorn.glogging import Logger
 
 from kafka_http.config import Config, is_loopback
 from kafka_http.logs import LineFormatter, configure_logging
-from kafka_http.server.lifecycle import stop_seconds
+from kafka_http.server.lifecycle import lifecycle_of, stop_seconds
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def run(
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
+
+
+def check_config(config: Config) -> None:
+    """Check all settings as a start does, without a start. Raises `ConfigError`."""
+    _create_app(config)
 
 
 def check_address(config: Config) -> None:
@@ -130,12 +135,20 @@ class _Application(BaseApplication):
         if self._when_ready:
             tell = self._when_ready
             self.cfg.set("when_ready", lambda _: tell())
+        self.cfg.set("post_worker_init", _check_brokers)
 
     def load(self) -> Any:
         return self._app
 
     def run(self) -> None:
         _Arbiter(self, reloads=self._reloads).run()
+
+
+def _check_brokers(worker: Worker) -> None:
+    """Once a start: in the first worker, since a connection of the arbiter would be inherited by all of them."""
+    lifecycle = lifecycle_of(worker.wsgi)
+    if worker.age == 1 and lifecycle is not None and hasattr(lifecycle, "check_brokers"):
+        lifecycle.check_brokers()
 
 
 class _Arbiter(Arbiter):

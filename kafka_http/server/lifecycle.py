@@ -49,6 +49,9 @@ class Lifecycle(Protocol):
     def started(self) -> None:
         """This process serves from now on. Must not block."""
 
+    def check_brokers(self) -> None:
+        """Called in the first worker of `kafka-http serve`: log whether Kafka answers. Must not block."""
+
     def stopping(self) -> None:
         """No new requests come: those that wait for something to happen should be answered now. Must not block."""
 

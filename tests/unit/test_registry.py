@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -315,6 +316,8 @@ def test_credentials_are_sent(fake: FakeRegistry) -> None:
         ((401, b'{"error_code": 40101}', {}), "refuses this server's credentials"),
         ((403, b"", {}), "refuses this server's credentials"),
         ((503, b"", {}), "status 503"),
+        ((500, b'{"error_code": 50001, "message": "The type differs."}', {}), "status 500: The type differs."),
+        ((403, b'{"error_code": 40301, "message": "No write on s"}', {}), r"status 403\): No write on s\."),
         ((429, b"", {}), "status 429"),
         ((404, b"<html>", {}), "as no schema registry does"),
         ((302, b"", {"Location": "http://127.0.0.1:1/elsewhere"}), "as no schema registry does"),
@@ -393,3 +396,13 @@ def test_an_error_is_shared_and_not_kept() -> None:
         with pytest.raises(RegistryUnavailable):
             cache.get("a", fail)
     assert cache.get("a", lambda: "x") == "x"
+
+
+def test_credentials_that_a_registry_repeats_are_hidden(fake: FakeRegistry) -> None:
+    sent = "dXNlcjpodXNoLWh1c2g="
+    body = json.dumps({"error_code": 40101, "message": f"no user:hush-hush, Basic {sent}, hush-hush"}).encode()
+    fake.answer = (401, body, {})
+    with pytest.raises(RegistryUnavailable) as raised:
+        client(fake.url, basic_auth="user:hush-hush").by_id(1)
+    assert "hush" not in raised.value.message and sent not in raised.value.message
+    assert "no (hidden), Basic (hidden), (hidden)" in raised.value.message

@@ -1,0 +1,136 @@
+"""What the log says of Kafka while the broker is up: nothing at ERROR that no client was told."""
+
+import io
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event
+from uuid import uuid4
+
+import pytest
+from kafka.errors import KafkaError
+from kafka.net.manager import KafkaConnectionManager
+
+from kafka_http.broker import KafkaBroker
+from kafka_http.broker.connections import Connections
+from kafka_http.broker.settings import connection_settings
+from kafka_http.config import Config
+from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.errors import KafkaHttpError
+from kafka_http.logs import _KAFKA_LEVELS, log_handler
+from kafka_http.records import Assignment, NewRecord, Release
+from tests.attempts import wait_for
+from tests.conftest import TopicFactory
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """What would be in the server's log."""
+    written = io.StringIO()
+    handler = log_handler(written)
+    logging.root.addHandler(handler)
+    before = {name: logging.getLogger(name).level for name in _KAFKA_LEVELS}
+    for name, level in _KAFKA_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    yield written
+    logging.root.removeHandler(handler)
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def config(kafka: EmbeddedKafka) -> Config:
+    return Config(bootstrap_servers=(kafka.bootstrap_servers,))
+
+
+async def _look(manager: KafkaConnectionManager) -> int:
+    await manager.cluster.refresh_metadata()
+    return len(manager.cluster.brokers())
+
+
+def test_connection_closed_by_the_broker_while_idle_is_replaced_without_an_error(
+    config: Config, log: io.StringIO
+) -> None:
+    lent: list[KafkaConnectionManager] = []
+
+    async def look(manager: KafkaConnectionManager) -> int:
+        lent.append(manager)
+        return await _look(manager)
+
+    with closing(Connections(connection_settings(config))) as connections:
+        assert connections.run(look) == 1
+        for connection in lent[0]._conns.values():
+            connection.transport._sock.shutdown(socket.SHUT_RDWR)
+        idle_since = time.monotonic()
+        wait_for(lambda: time.monotonic() > idle_since + 1.1)
+        assert connections.run(look) == 1
+    assert log.getvalue() == ""
+
+
+def test_job_that_fails_closes_its_client_without_an_error(config: Config, log: io.StringIO) -> None:
+    async def fail(manager: KafkaConnectionManager) -> None:
+        await _look(manager)
+        raise KafkaError("no fault of the connection")
+
+    with closing(Connections(connection_settings(config))) as connections:
+        for _ in range(5):
+            with pytest.raises(KafkaHttpError):
+                connections.run(fail)
+    assert log.getvalue() == ""
+
+
+class _Listener:
+    def revoking(self, release: Release) -> None:
+        release({})
+
+    def assigned(self, assignment: Assignment) -> None:
+        pass
+
+    def lost(self) -> None:
+        pass
+
+    def fenced(self) -> None:
+        pass
+
+    def failed(self, error: KafkaHttpError) -> None:
+        pass
+
+
+@pytest.mark.parametrize("pause", [0, 0.02, 0.2])
+def test_members_closed_while_they_join_log_no_error(
+    config: Config, log: io.StringIO, topic: TopicFactory, pause: float
+) -> None:
+    name = topic()
+    for _ in range(3):
+        broker = KafkaBroker(config)
+        groups = [uuid4().hex for _ in range(6)]
+        members = [broker.memberships.join(group, "m", [name], _Listener()) for group in groups]
+        time.sleep(pause)
+        for member in members[:3]:
+            member.close()
+        broker.close(5)
+    assert "ERROR" not in log.getvalue()
+
+
+def test_calls_in_progress_as_the_broker_closes_fail_with_our_errors(
+    config: Config, log: io.StringIO, topic: TopicFactory
+) -> None:
+    name = topic()
+    for _ in range(5):
+        broker, begun = KafkaBroker(config), Event()
+
+        def call(broker: KafkaBroker = broker, begun: Event = begun) -> None:
+            while True:
+                broker.groups.committed("g", name, [0])
+                broker.producer.produce(name, [NewRecord(b"x")], 5)
+                begun.set()
+
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(call) for _ in range(4)]
+            begun.wait(20)
+            broker.close(5)
+        assert {type(each.exception()).__module__ for each in calls} == {KafkaHttpError.__module__}
+    assert "ERROR" not in log.getvalue()
