@@ -41,6 +41,13 @@ def test_sigterm_under_load_loses_nothing_acknowledged(
     check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", 3)
 
 
+def reload(service: Service) -> None:
+    before = service.workers
+    assert service.process is not None
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
+
+
 def test_sighup_under_load_loses_no_request(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
@@ -52,11 +59,9 @@ def test_sighup_under_load_loses_no_request(
     load = Load(service, name)
     with load.running():
         for _ in range(2):
-            before, there = service.workers, len(load.answers)
-            assert service.process is not None
-            service.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
-            wait_for(lambda: len(load.answers) > there + 100, 30)
+            reload(service)
+            there = len(load.answers)
+            wait_for(lambda there=there: len(load.answers) > there + 100, 30)
     assert {answer.status for answer in load.answers} <= {200, 204}
     repeated = service.put(f"/messages/{name}", b"1", headers={"Idempotency-Key": name})
     assert repeated.headers["Idempotency-Replayed"] == "true"
