@@ -19,7 +19,8 @@ _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 75.0
 """More than the longest wait of a call."""
 
-_THERE = ("Accept", "Content-Type", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix")
+_PROXY_HEADERS = ("Forwarded", *(f"X-Forwarded-{each}" for each in ("Proto", "Host", "Port", "Prefix")))
+_THERE = ("Accept", "Content-Type", *_PROXY_HEADERS)
 _BACK = ("Content-Type", "Retry-After", "Allow")
 
 
