@@ -45,9 +45,10 @@ class BrowserGuard:
         if (site is None and origin is None) or not _writes(request):
             return
         if self._is_foreign(site, origin, lambda: self._base_origin or origin_of(request.host_url)):
+            sent = f"Sec-Fetch-Site: {site}" if origin is None else f"Origin: {origin}"
             raise CrossSiteRequest(
-                f"A page of another origin ({(origin or site or '')[:100]!r}) may not write here. The server's "
-                "setting cors_origins names the origins that may."
+                f"A page of another origin ({sent[:100]}) may not write here. The server's setting cors_origins names "
+                "the origins that may."
             )
 
     def admits(self, headers: Mapping[str, str]) -> bool:
