@@ -41,13 +41,6 @@ def test_sigterm_under_load_loses_nothing_acknowledged(
     check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", 3)
 
 
-def reload(service: Service) -> None:
-    before = service.workers
-    assert service.process is not None
-    service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
-
-
 def test_sighup_under_load_loses_no_request(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
@@ -59,7 +52,7 @@ def test_sighup_under_load_loses_no_request(
     load = Load(service, name)
     with load.running():
         for _ in range(2):
-            reload(service)
+            _replace_workers(service)
             there = len(load.answers)
             wait_for(lambda there=there: len(load.answers) > there + 100, 30)
     assert {answer.status for answer in load.answers} <= {200, 204}
@@ -67,6 +60,13 @@ def test_sighup_under_load_loses_no_request(
     assert repeated.headers["Idempotency-Replayed"] == "true"
     assert service.get(f"{instance}/assignments").ok
     check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
+
+
+def _replace_workers(service: Service) -> None:
+    before = service.workers
+    assert service.process is not None
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
 
 
 def test_sigterm_answers_who_waits_for_messages_at_once(
