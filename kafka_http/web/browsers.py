@@ -45,9 +45,10 @@ class BrowserGuard:
         if (site is None and origin is None) or not _writes(request):
             return
         if self._is_foreign(site, origin, lambda: self._base_origin or origin_of(request.host_url)):
+            sent = f"Sec-Fetch-Site: {site}" if origin is None else f"Origin: {origin}"
             raise CrossSiteRequest(
-                f"A page of another origin ({(origin or site or '')[:100]!r}) may not write here. The server's "
-                "setting cors_origins names the origins that may."
+                f"A page of another origin ({sent[:100]}) may not write here. The server's setting cors_origins names "
+                "the origins that may."
             )
 
     def admits(self, headers: Mapping[str, str]) -> bool:
@@ -55,7 +56,7 @@ class BrowserGuard:
 
         For the fast path: where it is false, the view decides.
         """
-        if self._checks_hosts and not self._is_known(headers.get("host", "localhost")):
+        if not self._is_known(headers.get("host", "localhost")):
             return False
         if "origin" not in headers and "sec-fetch-site" not in headers:
             return True
@@ -83,7 +84,7 @@ class BrowserGuard:
             return
         if not _HOST.fullmatch(host):
             raise InvalidRequest(f"Malformed Host header {host[:100]!r}: expected HOST or HOST:PORT.", field="Host")
-        if self._checks_hosts and _is_local_listener(sent, request.environ):
+        if self._checks_hosts and _is_local_listener(sent):
             raise MisdirectedRequest(
                 f"This server listens on a loopback address and does not answer to the host {host[:100]!r}. To accept "
                 "it, add its name to the setting allowed_hosts, or use it in base_url."
@@ -134,11 +135,11 @@ def _writes(request: Request) -> bool:
     return request.method == "GET" and ("ack" in request.args or request.endpoint == "v2_consumers.records")
 
 
-def _is_local_listener(sent: Mapping[str, object], environ: Mapping[str, object]) -> bool:
-    """False where the server says that the request came elsewhere than to a loopback address: under another server
-    than `kafka-http serve`, `bind` says nothing."""
-    listener, peer = str(sent.get("SERVER_NAME", "")), sent.get("REMOTE_ADDR", environ.get("REMOTE_ADDR"))
-    return peer != "" and (not _is_address(listener) or is_loopback(listener))
+def _is_local_listener(environ: Mapping[str, object]) -> bool:
+    """False where the server says that it listens elsewhere: under another than `kafka-http serve`, `bind` may be
+    wrong, and on a Unix socket there is no peer's address."""
+    listener = str(environ.get("SERVER_NAME"))
+    return environ.get("REMOTE_ADDR") != "" and (not _is_address(listener) or is_loopback(listener))
 
 
 def _is_address(name: str) -> bool:

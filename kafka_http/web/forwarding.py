@@ -25,7 +25,8 @@ _ANSWER_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 """How often a node that hangs is asked whether it answers again, and how long it may take for that."""
 
-_THERE = ("Accept", "Content-Type", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix")
+_PROXY_HEADERS = ("Forwarded", *(f"X-Forwarded-{each}" for each in ("Proto", "Host", "Port", "Prefix")))
+_THERE = ("Accept", "Content-Type", *_PROXY_HEADERS)
 _BACK = ("Content-Type", "Retry-After", "Allow")
 
 

@@ -57,7 +57,7 @@ class EmptySegment(KafkaHttpError):
 
     def __init__(self, sent: str, path: str) -> None:
         super().__init__(
-            f"There is nothing at {sent[:200]}: it has an empty segment. A request that deletes needs the exact path, "
+            f"There is nothing at {sent[:200]}: it has an empty segment. A request that writes needs the exact path, "
             f"such as {path[:200]}. Nothing was done."
         )
 

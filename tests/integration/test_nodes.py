@@ -76,6 +76,15 @@ def test_calls_reach_an_instance_by_whichever_node(nodes: Nodes, topic: TopicFac
             assert on(node, instance).get().status_code == 404
 
 
+def test_call_for_a_group_with_a_slash_reaches_the_other_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+    first, second = nodes
+    instance = ConsumerInstance(lambda: first.url, f"a%2Fb%25-{group}")
+    assert instance.create().status_code == 200
+    assert on(second, instance).assign(topic(), 0).status_code == 204
+    assert len(on(second, instance).assignments()) == 1
+    assert on(second, instance).delete().status_code == 204
+
+
 def test_the_transcript_ten_times_behind_nginx(nodes: Nodes, topic: TopicFactory, group: str, tmp_path: Path) -> None:
     name = topic()
     with nginx_before(nodes, tmp_path) as url:

@@ -160,3 +160,25 @@ def test_reason_phrases_are_in_the_usual_case(
             client.sendall(head.encode())
             answer = client.recv(65536)
         assert answer.partition(b"\r\n")[0].decode() == f"HTTP/1.1 {status}"
+
+
+JAVA = "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+"""Of Java's HttpURLConnection, up to version 11."""
+
+
+def test_java_client_gets_its_answers(service: Service, topic: TopicFactory) -> None:
+    name = topic()
+    json_v2 = "Content-Type: application/vnd.kafka.json.v2+json"
+    lines = [
+        ("GET /topics", "", 200),
+        (f"POST /topics/{name}", '{"records": [{"value": 1}]}', 200),
+        (f"GET /messages/{name}/c/earliest", "", 200),
+        (f"POST /consumers/{name}", '{"name": "c", "format": "json"}', 200),
+        (f"POST /consumers/{name}/instances/c/subscription", f'{{"topics": ["{name}"]}}', 204),
+        (f"GET /consumers/{name}/instances/c/records?timeout=100", "", 200),
+        (f"DELETE /consumers/{name}/instances/c", "", 204),
+        ("GET /", "", 200),
+    ]
+    for line, body, status in lines:
+        answered, _ = send(service, line, JAVA, json_v2, body=body.encode())
+        assert answered.split()[1] == str(status), line
