@@ -170,6 +170,7 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
         produce(other.url, name, [f"{partition}-0"], partition)
     read = instance.values(5000) + instance.values(100)
     assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
+    on(other, instance).assignments()  # a daemon that has to be started first may find the lease over already
     killed.kill()
     at = time.monotonic()
     for partition in (0, 1):
