@@ -134,7 +134,7 @@ class Stream:
         until = time.monotonic() + wait
         while not self.is_over and not self.is_stopping:
             was_at_tail, left = self.is_at_tail, max(0.0, until - time.monotonic())
-            piece = self._take(left)
+            piece = self._take(left, at_tail=was_at_tail)
             if piece is not None and (piece.records or piece.gaps):
                 return piece.rendered(self._view.render)
             if time.monotonic() >= until or (self.is_at_tail and not was_at_tail):
@@ -148,11 +148,12 @@ class Stream:
             self._leave_tail()
             self._closed()
 
-    def _take(self, wait: float) -> Piece | None:
+    def _take(self, wait: float, *, at_tail: bool) -> Piece | None:
+        """The next piece. `at_tail` it does not read from Kafka: what is news there waits for another call."""
         piece: Piece | None
         if self._first is not None:
             piece, self._first = self._first, None
-        elif self._tail is not None and self._until is None and not self._misses_partitions:
+        elif self._tail is not None and self._until is None and (at_tail or not self._misses_partitions):
             piece = self._from_tail(self._tail, wait)
         else:
             piece = self._from_log(wait)
@@ -165,7 +166,7 @@ class Stream:
     def _from_log(self, wait: float) -> Piece | None:
         try:
             self._look_for_partitions()
-            if self.is_at_tail:
+            if self._tail is not None and self._until is None:  # there are none: it goes on at the tail
                 return None
             until = self._until or {}
             wanted = {each: at for each, at in self.position.items() if each not in until or at < until[each]}
