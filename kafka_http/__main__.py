@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from kafka_http.callbacks.signature import signing_secrets
-from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret
+from kafka_http.config import SETTINGS, Config, ConfigError, Setting, is_secret, without_passwords
 from kafka_http.errors import Unavailable, how_to_install
-from kafka_http.server import CannotServe, run
+from kafka_http.server import CannotServe, check_config, run
 from kafka_http.settings_sources import load_config
 
 _DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}
@@ -54,7 +53,7 @@ def _parser(extra: Callable[[argparse.ArgumentParser], None] | None) -> argparse
     bench = _command(commands, "bench", "measure how much gets through, beside what the machine can do without HTTP")
     if extra is not None:
         extra(demo if extra is _add_demo else bench)
-    config = _command(commands, "config", "show each setting, its value and its source")
+    config = _command(commands, "config", "show each setting, its value and its source, and check them as `serve` does")
     config.add_argument("--show-secrets", action="store_true", help="show passwords and tokens as they are")
     config.set_defaults(command=_show_config)
     return parser
@@ -161,6 +160,7 @@ def _show_config(given: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, source in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
+    check_config(config)
     return 0
 
 
@@ -182,10 +182,19 @@ def _with_kept_secret(config: Config) -> Config:
 
 
 def _shown(name: str, value: Any, with_secrets: bool) -> str:
+    if not with_secrets:
+        value = _hidden(name, value)
     text = json.dumps(value, default=str, ensure_ascii=False)
-    if with_secrets:
-        return text
-    return '"(hidden)"' if is_secret(name) else re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:(hidden)@", text)
+    return text if with_secrets else without_passwords(text)
+
+
+def _hidden(name: str, value: Any) -> Any:
+    """The value without secrets, those of tables in a list too."""
+    if is_secret(name):
+        return "(hidden)"
+    if isinstance(value, Mapping):
+        return {key: _hidden(f"{name}.{key}", inner) for key, inner in value.items()}
+    return [_hidden(name, each) for each in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from kafka_http.daemon import NodeDaemon
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.store import parse_store_url
 from kafka_http.web.answers import number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.console import Console
@@ -139,6 +140,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     check_client_settings(config)
     if source := config.sources.get("server"):
         log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
+    if config.store_url:
+        parse_store_url(config.store_url)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)

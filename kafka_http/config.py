@@ -230,9 +230,28 @@ def _settings() -> Iterator[Setting]:
 SETTINGS: Mapping[str, Setting] = {each.name: each for each in _settings()}
 
 
-_SECRET = re.compile(r"passw|secret|token|credential|auth|pem$|(^|[_.-])key$|(api|private)_?key")
+_SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))
+_SECRET_PART = re.compile(r"passw|passphrase|secret|token|credential|apikey|privatekey")
+_NAMES_ANOTHER = frozenset(("file", "path", "url", "uri", "ttl", "provider", "location", "format", "type"))
+"""Last words of what is about a secret and not one itself: `key_format`, `token_url`."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of a setting of this name is not to be shown."""
-    return _SECRET.search(name.rpartition(".")[2].lower()) is not None
+    """Whether the value of a setting of this name is not to be shown. Names in [topics] are patterns and no secrets."""
+    if name.startswith("topics."):
+        return False
+    own = name.rpartition(".")[2]
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own).lower())
+    if not words or words[-1] in _NAMES_ANOTHER:
+        return False
+    marked = words[-1] == "key" or not _SECRET_WORDS.isdisjoint(words)
+    return bool(marked or _SECRET_PART.search("".join(words)))
+
+
+_URL_PASSWORD = re.compile(r"""(://[^/@\s:"']*):(?:(?!://)[^\s"'])*@""")
+_QUERY_PASSWORD = re.compile(r"""([?&][^=&\s]*(?:passw|secret|token)[^=&\s]*=)[^&\s"']*""", re.IGNORECASE)
+
+
+def without_passwords(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return _QUERY_PASSWORD.sub(r"\1(hidden)", _URL_PASSWORD.sub(r"\1:(hidden)@", text))

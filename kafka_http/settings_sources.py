@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kafka_http.config import SETTINGS, Config, ConfigError, is_secret
+from kafka_http.config import SETTINGS, Config, ConfigError, is_secret, without_passwords
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
 _OF_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
@@ -168,5 +168,6 @@ def _as_toml(text: str, otherwise: Any) -> Any:
 
 def _wrong(given: _Given) -> ConfigError:
     setting = SETTINGS[given.path[0]]
-    shown = "" if setting.is_section or is_secret(setting.name) else f", not {given.value!r}"
+    is_hidden = setting.is_section or is_secret(setting.name) or "@" in str(given.value)  # a URL may have a password
+    shown = "" if is_hidden else f", not {without_passwords(repr(given.value))}"
     return ConfigError(f"The setting {given.name} ({given.source}) takes {setting.takes}{shown}.")

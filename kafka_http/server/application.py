@@ -61,6 +61,11 @@ def run(config: Config, when_ready: Callable[[], None] | None = None, load_app: 
             signal.signal(number, handler)
 
 
+def check_config(config: Config) -> None:
+    """Check all settings as a start does, without a start. Raises `ConfigError`."""
+    _create_app(config)
+
+
 def check_address(config: Config) -> None:
     """Try to listen on `bind`, since gunicorn's own error says nothing that helps. Raises `CannotServe`."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET

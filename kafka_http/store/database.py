@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from kafka_http.config import ConfigError
 from kafka_http.errors import KafkaHttpError, Unavailable, how_to_install
 from kafka_http.store.schema import upgrade
 
@@ -29,7 +30,7 @@ def open_database(data_dir: Path, url: str = "") -> "Database":
 
     Its schema is brought up to date. Raises `Unavailable`, whose sentence says what is wrong with it.
     """
-    engine = _postgresql(make_url(url)) if url else _sqlite(data_dir / FILE_NAME)
+    engine = _postgresql(parse_store_url(url)) if url else _sqlite(data_dir / FILE_NAME)
     database = Database(engine)
     try:
         database.write(upgrade)
@@ -37,6 +38,20 @@ def open_database(data_dir: Path, url: str = "") -> "Database":
         database.close()
         raise
     return database
+
+
+def parse_store_url(url: str) -> URL:
+    """The parts of the setting store_url. Raises `ConfigError`, which does not show the URL: it may have a password."""
+    try:
+        parsed = make_url(url)
+    except (ValueError, SQLAlchemyError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):
+        raise ConfigError(
+            "The setting store_url takes a URL such as postgresql://user:password@host:5432/name. In user and password "
+            "the characters @ : / ? # [ ] % must be percent-encoded, such as %40 for @."
+        )
+    return parsed
 
 
 def _sqlite(file: Path) -> Engine:

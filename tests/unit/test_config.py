@@ -234,17 +234,37 @@ def test_no_credential_is_shown_by_the_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["kafka.sasl_plain_password", "kafka.ssl_password", "serializers.avro.basic_auth", "x.api_key", "x.token"]
+    "name",
+    [
+        *("kafka.sasl_plain_password", "kafka.ssl_password", "serializers.avro.basic_auth", "x.api_key", "x.token"),
+        *("x.passphrase", "x.pw", "x.password", "x.secret", "x.credential", "x.apiKey", "x.db_pwd", "x.clientSecret"),
+        *("schema_registry.basic_auth", "callback_secret"),
+    ],
 )
 def test_secrets_are_known_by_their_names(name: str) -> None:
     assert is_secret(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["bind", "kafka.ssl_keyfile", "kafka.sasl_plain_username", "serializers.avro.key_format"]
+    "name",
+    [
+        *("bind", "kafka.ssl_keyfile", "kafka.sasl_plain_username", "serializers.avro.key_format"),
+        *("topics.orders.key", "topics.secrets.value", "x.token_url", "x.secret_file", "x.author", "x.power"),
+    ],
 )
 def test_what_is_no_secret_is_shown(name: str) -> None:
     assert not is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://u:hush@h/store", "postgresql://u:hush hush@h/store", "postgresql:/u:hush@h", "u:hush@h", "mysql://u:hush@h"],
+)
+def test_password_of_a_wrong_store_url_is_not_in_the_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="store_url") as error:
+        load(store_url=url)
+
+    assert "hush" not in str(error.value)
 
 
 def test_every_setting_says_what_it_is_for_and_what_it_takes() -> None:

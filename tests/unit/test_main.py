@@ -94,6 +94,49 @@ def test_config_shows_the_rest_where_no_secret_of_callbacks_can_be_kept(
     assert "bootstrap_servers" in said.out
 
 
+def test_config_hides_no_pattern_of_topics_and_every_secret_of_a_plugin(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        'store_url = "postgresql://me:hush@db:5432/store?sslpassword=hush"\n'
+        '[topics."orders.key"]\nkey = "text"\n'
+        '[serializers.json]\npassphrase = "hush"\npw = "hush"\nurl = "http://me:hu/sh@host"\n'
+        'servers = [{name = "a", password = "hush"}]\n'
+    )
+
+    settings = shown(capsys, "--config", str(file))
+
+    assert settings["topics.orders.key.key"][0] == '"text"'
+    assert settings["store_url"][0] == '"postgresql://me:(hidden)@db:5432/store?sslpassword=(hidden)"'
+    assert settings["serializers.json.url"][0] == '"http://me:(hidden)@host"'
+    assert settings["serializers.json.servers"][0] == '[{"name": "a", "password": "(hidden)"}]'
+    assert not any("hush" in value for value, _ in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--kafka", "security_protocl=SSL"], "Did you mean security_protocol?"),
+        (["--schema-registry", "ulr=http://127.0.0.1:1"], "Did you mean url?"),
+        (["--topics", "orders.valeu=json"], "takes key, value or both"),
+        (["--store-url", "postgresql://me:hu@sh@db/store"], "must be percent-encoded"),
+        (["--store-url", "postgresql://me:hush@db:port/store"], "must be percent-encoded"),
+    ],
+)
+@pytest.mark.parametrize("command", ["config", "serve"])
+def test_config_checks_what_serve_checks(
+    capsys: pytest.CaptureFixture[str], taken_port: int, command: str, arguments: list[str], said: str
+) -> None:
+    """At a port in use, so that nothing is left running where the setting is not refused."""
+    assert main([command, "--bind", f"127.0.0.1:{taken_port}", *arguments]) == 2
+
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert said in line
+    assert "hu@sh" not in line and "hush" not in output.out + line
+
+
 def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("serve", "demo", "config"):
         with pytest.raises(SystemExit) as end:

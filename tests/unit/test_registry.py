@@ -294,7 +294,7 @@ def test_credentials_are_sent(fake: FakeRegistry) -> None:
         ((403, b"", {}), "refuses this server's credentials"),
         ((503, b"", {}), "status 503"),
         ((500, b'{"error_code": 50001, "message": "The type differs."}', {}), "status 500: The type differs."),
-        ((403, b'{"error_code": 40301, "message": "No write on s"}', {}), r"credentials \(status 403\): No write on s\."),
+        ((403, b'{"error_code": 40301, "message": "No write on s"}', {}), r"status 403\): No write on s\."),
         ((429, b"", {}), "status 429"),
         ((404, b"<html>", {}), "as no schema registry does"),
         ((302, b"", {"Location": "http://127.0.0.1:1/elsewhere"}), "as no schema registry does"),
