@@ -74,7 +74,8 @@ class Server:
     def _successful(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
         status, said = self._ask(method, path, body, headers)
         if not 200 <= status < 300:
-            raise BenchError(f"{method} {path} was answered with {status}: {said[:300].decode(errors='replace')}")
+            text = said[:300].decode(errors="replace").strip()
+            raise BenchError(f"{method} {path} was answered with {status}: {text}")
         return said
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:

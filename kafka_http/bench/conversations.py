@@ -70,7 +70,7 @@ class Publishing:
 
     def take(self, body: bytes) -> int:
         if self._is_v2 and _FAILED.search(body):
-            raise Failed(body[:300].decode(errors="replace"))
+            raise Failed(body[:300].decode(errors="replace").strip())
         return self._records
 
 

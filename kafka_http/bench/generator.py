@@ -196,7 +196,7 @@ class _Connection:
         """The messages of an answer, None where it is not to be counted; an error is counted in `tally`."""
         refused = ""
         if not self._status.startswith(b"2") or self._status == b"207":
-            refused = f"{self._status.decode()} {body[:300].decode(errors='replace')}"
+            refused = f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}"
         else:
             try:
                 return self._conversation.take(body)
@@ -208,7 +208,7 @@ class _Connection:
 
     def _count_refusal(self, body: bytes) -> None:
         """It was answered before all of it was sent, and the rest cannot be sent any more."""
-        self._generator.tally.count_error(f"{self._status.decode()} {body[:300].decode(errors='replace')}")
+        self._generator.tally.count_error(f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}")
 
     def _lose(self, why: str) -> None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
+from tests.attempts import scaled
 from tests.fakes import FakeBroker
 
 NOON = 1_790_000_000_000
@@ -296,7 +297,7 @@ def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker)
     timer.start()
     started = time.monotonic()
     assert values(client.get("/messages/three/c/latest?wait=10")) == [1]
-    assert 0.1 < time.monotonic() - started < 5
+    assert 0.1 < time.monotonic() - started < scaled(5)
     timer.join()
 
 
@@ -304,7 +305,7 @@ def test_wait_ends_in_time(client: FlaskClient) -> None:
     started = time.monotonic()
     answer = client.get("/messages/three/c/latest?wait=0.3")
     assert values(answer) == []
-    assert 0.25 < time.monotonic() - started < 5
+    assert 0.25 < time.monotonic() - started < scaled(5)
     assert answer.json["next"] == "0:0,1:0,2:0,*:earliest"
 
 
@@ -313,7 +314,7 @@ def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
     threading.Timer(0.2, lifecycle.stopping).start()
     started = time.monotonic()
     assert values(client.get("/messages/t/c/latest?wait=30")) == []
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < scaled(5)
 
 
 def test_only_half_of_the_threads_wait(make_client: Any) -> None:
@@ -328,8 +329,9 @@ def test_only_half_of_the_threads_wait(make_client: Any) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         took = list(pool.map(read, range(6)))
-    assert sum(seconds > 0.9 for seconds in took) == 2
-    assert sum(seconds < 0.9 for seconds in took) == 4
+    waited = sorted(took)[-2:]
+    assert all(seconds > 0.9 for seconds in waited)
+    assert sum(seconds > max(0.9, waited[0] - 0.1) for seconds in took) == 2, "the others were answered before"
 
 
 @pytest.mark.usefixtures("five")

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory
 from tests.api.consumers import AVRO_V2, BINARY_V2, JSON_V2, V2, Consumer, error, write
+from tests.attempts import scaled
 from tests.fakes import FakeBroker
 
 # records
@@ -46,7 +47,7 @@ def test_an_empty_page(client: FlaskClient) -> None:
     began = time.monotonic()
     answer = consumer.call("GET", "/records?timeout=300")
     assert (answer.status_code, answer.json, answer.content_type) == (200, [], JSON_V2)
-    assert 0.25 < time.monotonic() - began < 3
+    assert 0.25 < time.monotonic() - began < scaled(3)
 
 
 def test_the_instances_timeout_is_the_default(client: FlaskClient) -> None:
@@ -54,7 +55,7 @@ def test_the_instances_timeout_is_the_default(client: FlaskClient) -> None:
     began = time.monotonic()
     assert consumer.call("GET", "/records").json == []
     assert consumer.call("GET", "/records?timeout=-1").json == []
-    assert 0.35 < time.monotonic() - began < 3
+    assert 0.35 < time.monotonic() - began < scaled(3)
 
 
 def test_a_page_comes_as_soon_as_there_is_something(client: FlaskClient, broker: FakeBroker) -> None:
@@ -63,7 +64,7 @@ def test_a_page_comes_as_soon_as_there_is_something(client: FlaskClient, broker:
     began = time.monotonic()
     timer.start()
     assert consumer.values(timeout=20000) == [1]
-    assert 0.25 < time.monotonic() - began < 5
+    assert 0.25 < time.monotonic() - began < scaled(5)
     timer.join()
 
 
@@ -273,7 +274,7 @@ def test_a_get_that_waits_blocks_no_other_instance(client: FlaskClient, broker: 
         write(broker, b"1", topic="three")
         began = time.monotonic()
         assert other.values() == [1]
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < scaled(3)
         write(broker, b"2")
         assert [each["value"] for each in page.result()] == [2]
 
@@ -304,7 +305,7 @@ def test_those_who_wait_hold_half_of_the_threads(make_client: ClientFactory, bro
     first, second, third = concurrent_gets(client, paths, lambda: write(broker, b"1"))
     assert (first[1], second[1]) == (1, 1)
     assert third[1] == 0
-    assert third[0] < 0.3
+    assert third[0] < min(first[0], second[0])
     assert consumers[2].values() == [1]
 
 

@@ -12,7 +12,7 @@ from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.records import Delivery, NewRecord
-from tests.attempts import eventually, wait_for
+from tests.attempts import eventually, scaled, wait_for
 from tests.reads import FetchedOfTopic, fetch
 
 PARTITIONS = 6
@@ -64,8 +64,8 @@ def test_leaders_that_move(kafka_cluster: EmbeddedCluster, broker: KafkaBroker) 
     waiting_over_several_leaders(broker)
     for number in (1, 2):
         kafka_cluster.brokers[number].kill()
-        assert eventually(traffic.read, within=15) < 10
-        assert eventually(traffic.commit, within=15) < 10
+        assert eventually(traffic.read, within=15) < scaled(10)
+        assert eventually(traffic.commit, within=15) < scaled(10)
         traffic.write()
         traffic.all_is_there()
         start_and_wait_until_in_sync(kafka_cluster, number)
@@ -83,7 +83,7 @@ def values_of(fetched: FetchedOfTopic) -> list[bytes | None]:
 def waiting_over_several_leaders(broker: KafkaBroker) -> None:
     began = time.monotonic()
     fetched = fetch(broker, "waited-for", BEGINNINGS, max_records=1, max_bytes=1000, wait=0.5)
-    assert 0.45 < time.monotonic() - began < 3
+    assert 0.45 < time.monotonic() - began < scaled(3)
     assert values_of(fetched) == []
 
     new = NewRecord(b"new", partition=4)
@@ -92,7 +92,7 @@ def waiting_over_several_leaders(broker: KafkaBroker) -> None:
     fetched = fetch(broker, "waited-for", BEGINNINGS, max_records=1, max_bytes=1000, wait=10)
     timer.join()
     assert values_of(fetched) == [b"new"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < scaled(5)
 
 
 def start_and_wait_until_in_sync(cluster: EmbeddedCluster, number: int) -> None:

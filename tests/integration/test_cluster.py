@@ -9,7 +9,7 @@ import requests
 from kafka import KafkaAdminClient
 
 from kafka_http.demo.cluster import EmbeddedCluster
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Load, check_nothing_lost_or_doubled
 from tests.integration.service import Service
@@ -71,4 +71,4 @@ def is_away(answer: requests.Response) -> None:
     assert answer.status_code == 503, answer.text
     assert answer.headers["Retry-After"]
     assert "artition 1 of single" in answer.json()["error"]["message"]
-    assert answer.elapsed.total_seconds() < 5
+    assert answer.elapsed.total_seconds() < scaled(5)

@@ -17,7 +17,7 @@ import pytest
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.browsing import Console, chromium, missing
 from tests.integration.conftest import ServiceFactory
@@ -115,7 +115,7 @@ def test_what_is_published_in_one_page_is_seen_in_another_within_a_second(
     assert '"exact": 12345678901234567890.10' in row
     assert "Trace" in row
     assert writer.panel("Publish").locator(".outcome.good").inner_text().startswith("Written to partition")
-    assert statistics.median(took) < 1
+    assert statistics.median(took) < scaled(1)
 
 
 def test_the_topics_are_listed_with_what_they_hold(console: OpenConsole, server: Service, topic: TopicFactory) -> None:

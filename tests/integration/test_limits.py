@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running
 from tests.integration.service import Service, read_answers
@@ -38,7 +38,7 @@ def test_a_huge_body_is_refused_before_it_is_sent(service: Service, topic: Topic
         began = time.monotonic()
         client.sendall(head("PUT", f"/messages/{topic()}", "Content-Length: 100000000000"))
         ((status, headers, body),) = read_answers(client, 1)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < scaled(3)
     assert status == 413
     assert json.loads(body)["error"]["limit"] == 64 * MIB
     assert headers["cache-control"] == "no-store"
@@ -284,7 +284,7 @@ def test_clients_that_come_and_go_harm_nobody(service: Service, topic: TopicFact
     began = time.monotonic()
     for number in range(20):
         assert service.put(f"/messages/{name}", str(number)).status_code == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < scaled(5)
     assert [record["value"] for record in service.records(name)] == list(range(20))
     assert service.workers == workers
 
@@ -303,7 +303,7 @@ def test_a_client_that_does_not_read_its_answer_harms_nobody(
         began = time.monotonic()
         for _ in range(10):
             assert service.put(f"/messages/{name}", "y").status_code == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < scaled(5)
 
 
 def test_paths_with_slashes_too_many(service: Service, topic: TopicFactory) -> None:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.events import EventParser
 from tests.integration.conftest import ServiceFactory
 from tests.integration.following import events_of, opened
@@ -84,7 +84,7 @@ def test_a_stream(service: Service, topic: TopicFactory, tmp_path: Path, without
             assert service.post(path.rsplit("/", 2)[0], json=[number]).status_code == 200
             began = time.monotonic()
             assert [each.json["value"] for each in events_of(answer, 1, parser)] == [number]
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < scaled(0.5)
         assert parser.last_id == "0:20,*:earliest"
 
 

@@ -12,7 +12,7 @@ import requests
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Answer, Load, check_nothing_lost_or_doubled
@@ -135,7 +135,7 @@ def test_who_publishes_as_kafka_comes_back_is_not_left_behind(
         answers: list[requests.Response] = []
         wait_for(lambda: publish(service, answers).status_code not in (500, 503), 30)  # handed to the producer
     assert answers[-1].status_code == 200, answers[-1].text
-    assert answers[-1].elapsed.total_seconds() < RECOVERY_SECONDS
+    assert answers[-1].elapsed.total_seconds() < scaled(RECOVERY_SECONDS)
 
 
 def publish(service: Service, answers: list[requests.Response]) -> requests.Response:
@@ -157,7 +157,7 @@ def test_a_stop_while_kafka_is_away(fresh_kafka: EmbeddedKafka, start_service: S
         service.terminate()
         assert read_answers(client, 1)[0][0] in (503, 504)
         service.wait_for_end(30)
-        assert time.monotonic() - began < 3 + 10
+        assert time.monotonic() - began < scaled(3 + 10)
 
 
 def test_a_server_that_starts_before_kafka(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
@@ -167,7 +167,7 @@ def test_a_server_that_starts_before_kafka(fresh_kafka: EmbeddedKafka, start_ser
     for method, path in [("PUT", "/messages/t"), ("GET", "/messages/t/me/earliest"), ("GET", "/ready")]:
         began = time.monotonic()
         answer = service.request(method, path)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < scaled(2)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == 50302
         assert answer.headers["Retry-After"]

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from kafka_http.demo.ports import free_ports
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 
 ROOT = Path(__file__).parents[2]
 OURS = "kafka_http.server.worker.Worker"
@@ -175,7 +175,7 @@ def test_clients_that_keep_their_side_open_delay_nobody(start: ServerFactory, wo
             assert read_all(client).endswith(b"ok")
             begun = time.monotonic()
             assert server.get("/").text == "ok"
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < (scaled(1) if worker_class == OURS else 1)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_clients_that_say_nothing_delay_nobody(start: ServerFactory, worker_clas
         silent = [stack.enter_context(server.connect()) for _ in range(3 * THREADS)]
         begun = time.monotonic()
         assert server.get("/", timeout=3).text == "ok"
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < (scaled(1) if worker_class == OURS else 1)
 
         silent[0].sendall(CLOSING)
         assert read_all(silent[0]).endswith(b"ok")
@@ -275,7 +275,7 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
 
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"Cache-Control: no-store" in head
-    assert f"Content-Length: {len(body)}\r\n".encode() in head
+    assert f"Content-Length: {len(body)}".encode() in head.splitlines()
     assert body.endswith(b"}\n")
     error = requests.models.complexjson.loads(body)["error"]
     assert error["code"] == status

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
@@ -83,7 +83,7 @@ def test_sigterm_answers_who_waits_for_messages_at_once(
         began = time.monotonic()
         service.terminate()
         answers = [read_answers(client, 1)[0] for client in clients]
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < scaled(1.5)
     service.wait_for_end(8)
     assert [(status, json.loads(body)["next"]) for status, _, body in answers] == [(200, "0:0,1:0,*:earliest")] * 6
 

@@ -15,7 +15,7 @@ import requests
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory, running
@@ -171,11 +171,11 @@ def test_no_thread_waits_for_kafka(fresh_kafka: EmbeddedKafka, start_service: Se
         began = time.monotonic()
         answers = [pool.submit(service.put, "/messages/t", b"%d" % each) for each in range(40)]
         wait_for(lambda: connections_of(service) >= 40)
-        assert service.get("/health", timeout=2).ok
+        assert service.get("/health", timeout=scaled(2)).ok
         assert threads_of(service) <= threads + 1
         statuses = [each.result().status_code for each in answers]
         assert set(statuses) == {504}
-        assert 3.5 < time.monotonic() - began < 7
+        assert 3.5 < time.monotonic() - began < scaled(7)
     fresh_kafka.wait_until_ready()
     wait_for(lambda: service.put("/messages/t", b"last").ok)
 

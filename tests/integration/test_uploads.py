@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.server.worker import STALL_SECONDS
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.nginx import nginx_before
@@ -96,10 +96,10 @@ def test_a_line_at_a_time(service: Service, topic: TopicFactory) -> None:
             began = time.monotonic()
             page = service.get(f"/messages/{name}/me/{number}?wait=5").json()
             assert [each["value"] for each in page["records"]] == [number]
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < scaled(1)
             said = client.line()
             assert said == {"records": number + 1, "partitions": {"0": number}}
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < scaled(2.5)
         client.send(b"3")
         client.end()
         assert client.line() == {"records": 4, "partitions": {"0": 3}, "done": True}
@@ -234,7 +234,7 @@ def test_the_server_stops(start_service: ServiceFactory, kafka: EmbeddedKafka, t
         assert last is not None
         assert (last["records"], last["error"]["code"]) == (2, 503)
         assert client.line() is None
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < scaled(3)
     service.wait_for_end()
 
 
@@ -321,7 +321,7 @@ def test_the_broker_is_killed(start_service: ServiceFactory, fresh_kafka: Embedd
         finally:
             client.socket.shutdown(socket.SHUT_RDWR)
             sending.join()
-    assert time.monotonic() - killed < 3 + 3
+    assert time.monotonic() - killed < scaled(3 + 3)
     assert last["error"]["code"] in (504, 50302)
     fresh_kafka.start()
     stored = [record["value"] for record in service.records("t")]

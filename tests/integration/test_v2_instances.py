@@ -19,7 +19,7 @@ from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Delivery, NewRecord, Place, TopicPartition
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
 from tests.integration.consuming import Holder
@@ -88,7 +88,7 @@ def test_members_share_the_partitions_and_one_leaves(
     began = time.monotonic()
     other.instances.delete(group, "b")
     wait_for(lambda: len(holder.instances.assignments(group, "a")) == 4)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < scaled(5)
     assert holder.read(group, "a") == []
 
 
@@ -180,7 +180,7 @@ def test_a_killed_process_is_taken_over_without_a_rebalance(
     assert 0 < len(values) < len(mine)  # what it had delivered and not committed does not come again
     assert values == mine[-len(values) :]
     assert len(witness.assignments) == 1
-    assert taken < 2
+    assert taken < scaled(2)
     member.leave()
 
 

@@ -26,7 +26,7 @@ from kafka_http.errors import (
     Unavailable,
 )
 from kafka_http.records import Definition, InstanceSettings, NewRecord, Place, Progress, StoredInstance, TopicPartition
-from tests.attempts import wait_for
+from tests.attempts import scaled, wait_for
 from tests.fakes import FakeBroker
 
 G, A, B = "group", "a", "b"
@@ -721,7 +721,7 @@ def test_a_topic_that_is_not_allowed(world: World) -> None:
     began = time.monotonic()
     with pytest.raises(NotAuthorized):
         world.borrow(timeout=5)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < scaled(2)
 
 
 def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world: World) -> None:
@@ -747,7 +747,7 @@ def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world
         began = time.monotonic()
         with pytest.raises(Unavailable, match="try again"):
             call()
-        assert 0.1 <= time.monotonic() - began < 1
+        assert 0.1 <= time.monotonic() - began < scaled(1)
     loan = world.borrow(timeout=0.1)
     assert (loan.joining, loan.positions) == (True, [])
 
