@@ -18,7 +18,7 @@ RECORD_BYTES = 800
 HEADERS_PER_RECORD = 10
 """A request has at most this many headers for each record that `max_records` allows."""
 _SLICE = 10_000
-"""Records that are made between two looks at the clock."""
+"""Records that are counted or made between two looks at the clock."""
 _LEAST_ELEMENT = 2
 """Bytes of a list's element with the comma behind it, at least."""
 
@@ -67,7 +67,7 @@ class Admission:
     def check_list(self, body: bytes) -> None:
         """Raise `TooLarge` where a body, a JSON list, has more than `max_records` elements, without decoding them."""
         limit = self._max_records
-        if _may_have_more(body, limit) and count_elements(memoryview(body)[body.index(b"[") :], limit) > limit:
+        if _may_have_more(body, limit) and self._count_elements(memoryview(body)[body.index(b"[") :], limit) > limit:
             raise self._too_many()
 
     def check_objects(self, body: bytes, list_in: Callable[[bytes], Raw | None]) -> None:
@@ -75,7 +75,7 @@ class Admission:
         limit = self._max_records
         if not _may_have_more(body, limit) or body.count(b"{") <= limit:
             return
-        if (found := list_in(body)) is not None and count_elements(memoryview(found), limit) > limit:
+        if (found := list_in(body)) is not None and self._count_elements(memoryview(found), limit) > limit:
             raise self._too_many()
 
     def count_lines(self, text: bytes) -> int:
@@ -113,7 +113,7 @@ class Admission:
             return
         left = limit
         for each in listed:
-            left -= count_elements(memoryview(each), left)
+            left -= self._count_elements(memoryview(each), left)
             if left < 0:
                 raise self._too_many_headers()
 
@@ -154,6 +154,29 @@ class Admission:
             self._hold(-self._held, 0)
             self._held = 0
 
+    def _count_elements(self, text: memoryview, limit: int) -> int:
+        """How many elements a JSON list or object has; `limit` + 1 for more than that, fewer where it is malformed.
+
+        Takes 2 us an element, and no memory: msgspec skips over one value, and its error says where the value ends.
+        Raises `OutOfTime`.
+        """
+        position, count = 1, 0
+        for step in range(2 * limit + 2):  # an object has a colon and a comma for each element
+            if not step % _SLICE:
+                self.check_time()
+            try:
+                _value.decode(text[position:])
+                break
+            except (msgspec.DecodeError, RecursionError) as error:
+                end = _END.search(str(error))
+            if end is None:
+                break
+            position += int(end[1])
+            count += text[position - 1] != _COLON
+            if count > limit:
+                break
+        return count
+
     def _too_many(self) -> TooLarge:
         return TooLarge(
             f"The request has more than {self._max_records} records (max_records). Nothing was written. Send several "
@@ -177,24 +200,3 @@ NO_LIMITS = Admission(1 << 62)
 def _may_have_more(body: bytes, limit: int) -> bool:
     """A cheap upper bound: false where a JSON text surely has no list of more than `limit` elements."""
     return len(body) >= _LEAST_ELEMENT * limit and body.count(b",") >= limit
-
-
-def count_elements(text: memoryview, limit: int) -> int:
-    """How many elements a JSON list or object has; `limit` + 1 for more than that, fewer where it is malformed.
-
-    Takes 2 us an element, and no memory: msgspec skips over one value, and its error says where the value ends.
-    """
-    position, count = 1, 0
-    for _ in range(2 * limit + 2):  # an object has a colon and a comma for each element
-        try:
-            _value.decode(text[position:])
-            break
-        except (msgspec.DecodeError, RecursionError) as error:
-            end = _END.search(str(error))
-        if end is None:
-            break
-        position += int(end[1])
-        count += text[position - 1] != _COLON
-        if count > limit:
-            break
-    return count
