@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.core.topic_formats import TopicFormat, TopicFormats
-from kafka_http.encoding import check_json
+from kafka_http.encoding import check_json, has_more_values
 from kafka_http.errors import (
     InvalidPayload,
     InvalidRequest,
@@ -29,6 +29,9 @@ from kafka_http.serializers.cache import WouldBlock
 Role = Literal["key", "value"]
 MAX_ENCODED = 256 << 20
 """Bytes that a request's records may come to when they are serialised: a few that were sent may stand for very many."""
+
+MAX_VALUES = 1_000_000
+"""JSON values in one record's key or value, for a format that needs them as objects: each takes 100 bytes of memory."""
 
 
 class SchemaChoice(Struct, frozen=True, omit_defaults=True):
@@ -204,7 +207,7 @@ class _Encoding:
         writer = self._writers.get((role, name)) or self._first(index, role, name)
         text: bytes = getattr(record, role)
         try:
-            data = text if writer.takes_json_text else msgspec.json.decode(text)
+            data = text if writer.takes_json_text else _decoded(text)
             stored = _as_bytes(writer.serialize(self._topic, record.headers, data))
         except WouldBlock:
             raise
@@ -247,6 +250,13 @@ class _Encoding:
         if schema_id is not None:
             self._schema_ids[role] = schema_id
         return made
+
+
+def _decoded(text: bytes) -> Any:
+    """The value of a JSON text, as Python objects. Raises `TooLarge`."""
+    if has_more_values(text, MAX_VALUES):
+        raise TooLarge(f"It has more than {MAX_VALUES} JSON values.", limit=MAX_VALUES)
+    return msgspec.json.decode(text)
 
 
 def _as_bytes(stored: Any) -> bytes:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from kafka_http.errors import OutOfTime, TooLarge
 from kafka_http.web.negotiation import NDJSON
@@ -18,16 +18,29 @@ RECORD_BYTES = 800
 HEADERS_PER_RECORD = 10
 """A request has at most this many headers for each record that `max_records` allows."""
 _SLICE = 10_000
-"""Records that are made between two looks at the clock."""
+"""Records that are counted or made between two looks at the clock."""
 _LEAST_ELEMENT = 2
 """Bytes of a list's element with the comma behind it, at least."""
 
 Item = TypeVar("Item")
 _value = msgspec.json.Decoder(Raw)
-_COMMA = ord(",")
+_COLON = ord(":")
 _END = re.compile(r"trailing characters \(byte (\d+)\)")
 _LINE = re.compile(rb"\S[^\n]*")
 """A line that is not empty, from its first character on that is no white space."""
+
+
+class HeadersOfRecord(Struct, frozen=True, gc=False):
+    headers: Raw = Raw()
+
+
+class HeaderOutline(Struct, frozen=True):
+    """A body's records, or one record, of which only the headers matter."""
+
+    records: list[HeadersOfRecord]
+
+
+HeaderDecoder = msgspec.json.Decoder[HeaderOutline] | msgspec.json.Decoder[HeadersOfRecord]
 
 
 class Admission:
@@ -48,11 +61,13 @@ class Admission:
         self._body_size = body_size
         self._held = 0
         self._headers_left = HEADERS_PER_RECORD * max_records
+        self.long_line = _LEAST_ELEMENT * HEADERS_PER_RECORD * max_records
+        """Bytes of a line that `check_headers` has to see."""
 
     def check_list(self, body: bytes) -> None:
         """Raise `TooLarge` where a body, a JSON list, has more than `max_records` elements, without decoding them."""
         limit = self._max_records
-        if _may_have_more(body, limit) and has_more_elements(memoryview(body)[body.index(b"[") :], limit):
+        if _may_have_more(body, limit) and self._count_elements(memoryview(body)[body.index(b"[") :], limit) > limit:
             raise self._too_many()
 
     def check_objects(self, body: bytes, list_in: Callable[[bytes], Raw | None]) -> None:
@@ -60,7 +75,7 @@ class Admission:
         limit = self._max_records
         if not _may_have_more(body, limit) or body.count(b"{") <= limit:
             return
-        if (found := list_in(body)) is not None and has_more_elements(memoryview(found), limit):
+        if (found := list_in(body)) is not None and self._count_elements(memoryview(found), limit) > limit:
             raise self._too_many()
 
     def count_lines(self, text: bytes) -> int:
@@ -84,11 +99,23 @@ class Admission:
             self._held += self._hold(RECORD_BYTES * count, self._body_size)
             self.check_time()
 
-    def check_headers(self, text: bytes) -> None:
-        """Raise `TooLarge` where a record's headers, a JSON list or object, are more than there may be still."""
-        left = self._headers_left
-        if _may_have_more(text, left) and has_more_elements(memoryview(text), left):
-            raise self._too_many_headers()
+    def check_headers(self, body: bytes, outline: HeaderDecoder) -> None:
+        """Raise `TooLarge` where the records in a body, which `outline` decodes, have too many headers in sum."""
+        limit = HEADERS_PER_RECORD * self._max_records
+        if not _may_have_more(body, limit):
+            return
+        try:
+            said = outline.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            return
+        listed = [bytes(each.headers) for each in (said.records if isinstance(said, HeaderOutline) else [said])]
+        if sum(each.count(b",") + 1 for each in listed if each) <= limit:
+            return
+        left = limit
+        for each in listed:
+            left -= self._count_elements(memoryview(each), left)
+            if left < 0:
+                raise self._too_many_headers()
 
     def admit_headers(self, count: int) -> None:
         """Take note of a record's headers. Raises `TooLarge`."""
@@ -127,6 +154,29 @@ class Admission:
             self._hold(-self._held, 0)
             self._held = 0
 
+    def _count_elements(self, text: memoryview, limit: int) -> int:
+        """How many elements a JSON list or object has; `limit` + 1 for more than that, fewer where it is malformed.
+
+        Takes 2 us an element, and no memory: msgspec skips over one value, and its error says where the value ends.
+        Raises `OutOfTime`.
+        """
+        position, count = 1, 0
+        for step in range(2 * limit + 2):  # an object has a colon and a comma for each element
+            if not step % _SLICE:
+                self.check_time()
+            try:
+                _value.decode(text[position:])
+                break
+            except (msgspec.DecodeError, RecursionError) as error:
+                end = _END.search(str(error))
+            if end is None:
+                break
+            position += int(end[1])
+            count += text[position - 1] != _COLON
+            if count > limit:
+                break
+        return count
+
     def _too_many(self) -> TooLarge:
         return TooLarge(
             f"The request has more than {self._max_records} records (max_records). Nothing was written. Send several "
@@ -137,8 +187,8 @@ class Admission:
     def _too_many_headers(self) -> TooLarge:
         limit = HEADERS_PER_RECORD * self._max_records
         return TooLarge(
-            f"The request's records have more than {limit} headers, {HEADERS_PER_RECORD} for each record that "
-            "max_records allows. Nothing was written. Send several requests.",
+            f"The records have more than {limit} headers in sum, {HEADERS_PER_RECORD} for each record that max_records "
+            "allows.",
             limit=limit,
         )
 
@@ -150,24 +200,3 @@ NO_LIMITS = Admission(1 << 62)
 def _may_have_more(body: bytes, limit: int) -> bool:
     """A cheap upper bound: false where a JSON text surely has no list of more than `limit` elements."""
     return len(body) >= _LEAST_ELEMENT * limit and body.count(b",") >= limit
-
-
-def has_more_elements(text: memoryview, limit: int) -> bool:
-    """Whether a JSON list or object has more than `limit` elements. False where it is malformed before that.
-
-    Takes 2 us an element, and no memory: msgspec skips over one value, and its error says where the value ends.
-    """
-    position, commas = 1, 0
-    for _ in range(2 * limit + 1):  # an object has a colon and a comma for each element
-        try:
-            _value.decode(text[position:])
-            return False
-        except (msgspec.DecodeError, RecursionError) as error:
-            end = _END.search(str(error))
-        if end is None:
-            return False
-        position += int(end[1])
-        commas += text[position - 1] == _COMMA
-        if commas >= limit:
-            return True
-    return False

@@ -10,7 +10,7 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.web.admission import NO_LIMITS, Admission
+from kafka_http.web.admission import NO_LIMITS, Admission, HeaderOutline, HeadersOfRecord
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 _PIECE = 1 << 16
@@ -33,7 +33,7 @@ class EnvelopeRecord(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     key: Raw = Raw()
     partition: Partition | None = None
     timestamp: Timestamp | None = None
-    headers: Raw = Raw()
+    headers: dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None = None
     format: str | None = None
     key_format: str | None = None
 
@@ -57,7 +57,8 @@ class _Outline(Struct, frozen=True, forbid_unknown_fields=True):
 
 _envelope = msgspec.json.Decoder(Envelope)
 _outline = msgspec.json.Decoder(_Outline)
-_header_set = msgspec.json.Decoder(dict[str, HeaderValue] | list[tuple[str, HeaderValue]] | None)
+_header_outline = msgspec.json.Decoder(HeaderOutline)
+_line_outline = msgspec.json.Decoder(HeadersOfRecord)
 _array = msgspec.json.Decoder(list[Raw])
 _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
@@ -77,7 +78,7 @@ def parse_json(body: bytes, default: TopicFormat, admission: Admission) -> list[
         admission.admit(len(envelope.records))
         made: list[ProducerRecord] = []
         for start, some in admission.slices(envelope.records):
-            made += [_producer_record(index, each, default, admission) for index, each in enumerate(some, start)]
+            made += [_producer_record(index, each, default) for index, each in enumerate(some, start)]
         return not_empty(made)
     _check_json("The body", body)
     admission.admit(1)
@@ -104,6 +105,7 @@ def _may_be_envelope(body: bytes) -> bool:
 def _as_envelope(body: bytes, admission: Admission) -> Envelope | None:
     """The envelope, None for another object. What is wrong counts where there is the one key `records`, a list."""
     admission.check_objects(body, _records_of)
+    admission.check_headers(body, _header_outline)
     try:
         return decode(_envelope, body)
     except InvalidRequest:
@@ -172,6 +174,8 @@ def records_of(
     """As `values_of`, of lines that are records."""
     for index, (number, line) in enumerate(lines, first):
         try:
+            if len(line) >= admission.long_line:
+                admission.check_headers(line, _line_outline)
             record = decode(_line, line, f"records[{index}]", index)
             str(line, "utf-8")
         except UnicodeDecodeError as error:
@@ -182,33 +186,29 @@ def records_of(
                 record=index,
                 field="error" if bytes(record.error) else "value",
             )
-        parsed = _producer_record(index, record, default, admission)
+        if record.headers:
+            admission.admit_headers(len(record.headers))
+        parsed = _producer_record(index, record, default)
         yield parsed if keep_partitions else msgspec.structs.replace(parsed, partition=None)
 
 
-def _producer_record(
-    index: int, record: EnvelopeRecord, default: TopicFormat, admission: Admission
-) -> ProducerRecord:
+def _producer_record(index: int, record: EnvelopeRecord, default: TopicFormat) -> ProducerRecord:
     key = json_text(record.key)
     key_format = record.key_format or default.key
     if key is not None and key_format is None:
         key = _string.decode(key).encode() if key.startswith(b'"') else msgspec.json.format(key, indent=-1)
-    headers = bytes(record.headers)
     return ProducerRecord(
         json_text(record.value),
         key,
         record.partition,
         record.timestamp,
-        _headers(index, headers, admission) if headers else (),
+        _headers(index, record.headers) if record.headers else (),
         record.format or default.value or "json",
         key_format,
     )
 
 
-def _headers(index: int, text: bytes, admission: Admission) -> Headers:
-    admission.check_headers(text)
-    given = decode(_header_set, text, f"records[{index}].headers", index) or ()
-    admission.admit_headers(len(given))
+def _headers(index: int, given: dict[str, HeaderValue] | list[tuple[str, HeaderValue]]) -> Headers:
     pairs = given.items() if isinstance(given, dict) else given
     return [(name, header_bytes(index, name, value)) for name, value in pairs]
 

@@ -14,7 +14,7 @@ from kafka_http.web.envelopes import not_empty
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_PIECE = 1 << 20
+_PIECE = 1 << 16
 """Bytes that are parsed between two looks at the clock."""
 _LONGEST_BOUNDARY = 256
 """What the parser takes; RFC 2046 allows 70."""

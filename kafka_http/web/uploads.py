@@ -16,6 +16,7 @@ from kafka_http.core.formats import Formats
 from kafka_http.core.uploading import MAX_BYTES, Upload, Uploader
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, Unavailable
 from kafka_http.records import ProducerRecord
+from kafka_http.web.admission import Admission
 from kafka_http.web.answers import error_answer, unforeseen
 from kafka_http.web.arrivals import PIECE, Arrivals, source_of
 from kafka_http.web.attributes import request_attributes
@@ -70,7 +71,7 @@ class Uploads:
     def answer(self, request: Request, head: Head, topic: str) -> Response:
         """Publish until the first line of the answer is known. What is wrong before any record was written is raised,
         or answered with its status; the rest of the answer is an iterator."""
-        wanted = Wanted(head, topic, self._formats, self._config.timeout)
+        wanted = Wanted(head, topic, self._formats, self._config)
         with ExitStack() as held:
             arrivals = self._arrivals(request, held)
             upload = self._uploader.begin(topic, schemas_of(wanted.query), wanted.timeout)
@@ -127,11 +128,12 @@ class _Memory:
 class Wanted:
     """What a request asks for beside its body. Raises for what is wrong with that."""
 
-    def __init__(self, head: Head, topic: str, formats: Formats, timeout: float) -> None:
+    def __init__(self, head: Head, topic: str, formats: Formats, config: Config) -> None:
         self._refuse_later(head)
+        self._max_records = config.max_records
         self.query = query = Query(head.args, _PARAMETERS)
         check_formats(query, formats)
-        self.timeout = query.seconds("timeout", timeout, MAX_TIMEOUT)
+        self.timeout = query.seconds("timeout", config.timeout, MAX_TIMEOUT)
         self.answers_at_end = query.choice("answer", ("end", ""), "") == "end"
         self._attributes = request_attributes(query, head.fields)
         self._default = default_formats(query, formats, topic)
@@ -155,7 +157,8 @@ class Wanted:
     def records(self, lines: Lines, first: int) -> Iterator[ProducerRecord]:
         """The records on these lines, the first of which has that index. Raises at the first that is wrong."""
         if self._are_records:
-            records = records_of(lines, self._default, self._keeps_partitions, first)
+            admission = Admission(self._max_records)  # their headers are bounded, not their number
+            records = records_of(lines, self._default, self._keeps_partitions, first, admission)
         else:
             records = values_of(lines, self._default.value, first)
         return records if self._attributes is None else map(self._attributes.fill, records)

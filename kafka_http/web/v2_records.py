@@ -13,7 +13,7 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
-from kafka_http.web.admission import Admission
+from kafka_http.web.admission import Admission, HeaderOutline
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
@@ -38,7 +38,7 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     value: Raw = Raw()
     partition: Partition | None = None
     timestamp: Timestamp | None = None
-    headers: Raw = Raw()
+    headers: list[V2Header] | None = None
 
 
 class _Outline(Struct, frozen=True):
@@ -55,7 +55,7 @@ class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
 
 _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers in quotes
 _outline = msgspec.json.Decoder(_Outline)
-_header_list = msgspec.json.Decoder(list[V2Header] | None)
+_header_outline = msgspec.json.Decoder(HeaderOutline)
 
 
 def parse_v2(
@@ -73,6 +73,7 @@ def parse_v2(
     and what `admission` raises.
     """
     admission.check_objects(body, _records_of)
+    admission.check_headers(body, _header_outline)
     try:
         said = decode_object(_body, body, invalid)
     except invalid as error:
@@ -88,7 +89,7 @@ def parse_v2(
                 json_text(each.key),
                 each.partition,
                 each.timestamp,
-                _headers_of(index, text, admission, invalid) if (text := bytes(each.headers)) else (),
+                [(one.key, _header_bytes(index, one)) for one in each.headers] if each.headers else (),
                 formats.value,
                 formats.key,
             )
@@ -120,13 +121,6 @@ def _records_of(body: bytes) -> Raw | None:
         return _outline.decode(body).records
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def _headers_of(index: int, text: bytes, admission: Admission, invalid: type[KafkaHttpError]) -> Headers:
-    admission.check_headers(text)
-    given = decode(_header_list, text, f"records[{index}].headers", index, invalid=invalid) or ()
-    admission.admit_headers(len(given))
-    return [(each.key, _header_bytes(index, each)) for each in given]
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:

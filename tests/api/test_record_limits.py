@@ -124,6 +124,16 @@ def test_stream_of_lines_is_not_limited_by_max_records(make_client: ClientFactor
     assert written(broker) == 50
 
 
+def test_stream_of_lines_with_too_many_headers_ends_with_413(make_client: ClientFactory, broker: FakeBroker) -> None:
+    body = b'{"value": 1}\n' + HEADERS["lines"][2] + b'\n{"value": 2}\n'
+    answer = make_client(max_records=LIMIT).post(
+        "/messages/t?lines=records", data=body, content_type=NDJSON, headers={"Accept": NDJSON}
+    )
+    last = json.loads(answer.data.splitlines()[-1])
+    assert (last["records"], last["error"]["code"]) == (1, 413)
+    assert written(broker) == 1
+
+
 HEADERS: dict[str, tuple[str, str, bytes]] = {
     "list": ("/messages/t", JSON, b'{"records": [{"value": 1, "headers": [%b]}]}' % b",".join([b'["a", "b"]'] * 51)),
     "object": (

@@ -1,6 +1,8 @@
 """What is too much, and clients that are clumsy or hostile: each gets a clear answer, and none harms the others."""
 
+import gzip
 import json
+import operator
 import select
 import socket
 import threading
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from kafka_http.demo.embedded import EmbeddedKafka
@@ -314,3 +317,60 @@ def test_paths_with_slashes_too_many(service: Service, topic: TopicFactory) -> N
         client.sendall(head("GET", "/../../etc/passwd"))
         assert [status for status, _, _ in read_answers(client, 3)] == [200, 200, 404]
     assert service.request("HEAD", f"/messages/{name}/me/earliest").status_code == 405
+
+
+@contextmanager
+def peak_growth(service: Service) -> Iterator[list[int]]:
+    """The most resident bytes that a worker takes in the context beyond those at its beginning: the list's one item
+    after it."""
+    workers = [psutil.Process(each) for each in service.workers]
+    before = [each.memory_info().rss for each in workers]
+    most, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            now = [each.memory_info().rss for each in workers]
+            most[0] = max(most[0], *map(operator.sub, now, before))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_millions_of_records_return_413_in_little_memory(
+    service: Service, topic: TopicFactory, encoding: str
+) -> None:
+    """They took 4.1 GB, and no answer came in 170 s."""
+    name, body = topic(), b"[" + b"1," * 5_000_000 + b"1]"
+    sent = gzip.compress(body, 1) if encoding == "gzip" else body
+    with peak_growth(service) as grown:
+        began = time.monotonic()
+        headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+        answer = service.post(f"/messages/{name}", sent, headers=headers)
+        took = time.monotonic() - began
+    assert answer.status_code == 413
+    assert answer.json()["error"]["limit"] == 100_000
+    assert took < 10
+    assert grown[0] < 100_000_000
+    assert service.records(name) == []
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_compressed_body_is_bounded_by_what_is_in_it(
+    small_service: Service, topic: TopicFactory, chunked: bool
+) -> None:
+    name, headers = topic(), {"Content-Encoding": "gzip"}
+    for size, status in ((MIB // 2, 200), (200 * MIB, 413)):
+        packed = gzip.compress(bytes(size))
+        with peak_growth(small_service) as grown:
+            answer = small_service.put(f"/messages/{name}", iter([packed]) if chunked else packed, headers=headers)
+        assert answer.status_code == status
+        assert grown[0] < 20_000_000
+    answer = small_service.put(f"/messages/{name}", b"x", headers={"Content-Encoding": "br"})
+    assert (answer.status_code, answer.headers["Accept-Encoding"]) == (415, "gzip, deflate, zstd")
+    assert [len(record["value"]) for record in small_service.records(name)] == [MIB // 2]

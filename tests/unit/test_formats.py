@@ -4,11 +4,12 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from kafka_http.config import ConfigError
-from kafka_http.core.formats import Formats
-from kafka_http.errors import InvalidRequest, InvalidValue, UnsupportedFormat
+from kafka_http.core.formats import MAX_VALUES, Formats
+from kafka_http.errors import InvalidRequest, InvalidValue, TooLarge, UnsupportedFormat
 from kafka_http.records import Headers, ProducerRecord
 from kafka_http.serializers import SerializerNotLoaded, Serializers, load_serializers
 
@@ -134,3 +135,21 @@ def test_a_topic_has_the_formats_of_the_first_pattern_that_matches_its_whole_nam
 def test_formats_of_topics_that_cannot_be(topics: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_topics(**topics)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" + b"1," * MAX_VALUES + b"1]", b"[" + b"[]," * MAX_VALUES + b"1]", b"[" + b'"",' * MAX_VALUES + b'""]'],
+    ids=["numbers", "lists", "strings"],
+)
+def test_value_of_too_many_json_values_is_too_large(formats: Formats, text: bytes) -> None:
+    """As Python objects they take up to 100 times the bytes of the text."""
+    with pytest.raises(TooLarge, match=r"records\[0\]\.value"):
+        encoded(formats, ProducerRecord(text, format="reversed"))
+    assert encoded(formats, ProducerRecord(text, format="json")) == (None, text)
+
+
+@pytest.mark.parametrize("part", ["[", ",", '",', "\\\\", '\\",'])
+def test_string_of_many_commas_is_one_value(formats: Formats, part: str) -> None:
+    text = msgspec.json.encode(part * MAX_VALUES)
+    assert encoded(formats, ProducerRecord(text, format="reversed")) == (None, (part * MAX_VALUES)[::-1].encode())
