@@ -53,6 +53,7 @@ HostPort = Annotated[
 ]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
+MinFree = Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="a number of bytes, 0 for none")]
 Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
 LongSeconds = Annotated[float, Meta(ge=0, le=604800, description="a number of seconds from 0 to 604800")]
@@ -157,6 +158,9 @@ class Config:
     outbox_max_bytes: Annotated[
         Bytes, "bytes of messages that a node has accepted (202) and not yet published; beyond them 429"
     ] = 256 * MIB
+    outbox_min_free: Annotated[
+        MinFree, "free bytes of data_dir's disk below which the answer is 503, not 202; empty: 64 MiB, at most 5 %"
+    ] = None
     task_retention: Annotated[Retention, "seconds for which a task is kept after it has ended"] = 86400.0
     max_consumer_instances: Annotated[Count, "consumer instances that a node holds; beyond them 503"] = 1000
     consumer_idle_timeout: Annotated[Seconds, "seconds without a call until a consumer instance is closed"] = 300.0

@@ -64,11 +64,12 @@ def partitions_beyond(records: Sequence[NewRecord], count: int) -> set[int]:
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime."""
+    """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime, and None where
+    the record has none."""
 
     partition: int
     offset: int
-    timestamp: int
+    timestamp: int | None
 
 
 class Record(Struct, frozen=True, gc=False):

@@ -23,6 +23,10 @@ Fate = Delivery | BaseException | None
 """Of a record that was handed over: where it was written, why it was not, or that this is not known yet."""
 
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
+NO_TIMESTAMP = -1
+"""Kafka takes it whatever the time: the record then has none."""
+_HOMELESS_AFTER = 2.0
+"""Seconds for which a partition must be missing: brokers learn of new ones at different times."""
 
 PRIVATE = {
     RecordAccumulator: ("_tp_lock", "split_and_reenqueue"),
@@ -45,15 +49,17 @@ def is_possible(accumulator: RecordAccumulator) -> bool:
 class Run:
     """A request's records for one partition, in their order, and what became of them.
 
-    They may lie in several batches. Those without a timestamp get the time of now.
+    They may lie in several batches. Those without a timestamp get the time of now, or none.
     """
 
-    def __init__(self, partition: int, records: Sequence[NewRecord], done: "Callable[[Run], None]") -> None:
+    def __init__(
+        self, partition: int, records: Sequence[NewRecord], done: "Callable[[Run], None]", *, is_untimed: bool = False
+    ) -> None:
         """`done` is called once, with this run, when all its batches are settled: by the sender's thread, which must
         not be held up."""
         self.partition = partition
         self.records = records
-        self.timestamp = int(time.time() * 1000)
+        self.timestamp = NO_TIMESTAMP if is_untimed else int(time.time() * 1000)
         self._settled: list[Settled] = []
         self._left = len(records)
         self._lock = Lock()
@@ -89,10 +95,11 @@ class Run:
         places = range(piece.first, piece.first + piece.count)
         if settled.error_at is not None:
             return map(settled.error_at, places)
-        times: Iterable[int] = repeat(settled.append_time)
+        times: Iterable[int | None] = repeat(settled.append_time)
         if settled.append_time == -1:  # the topic does not use LogAppendTime
             records = self.records[piece.start : piece.start + piece.count]
-            times = [self.timestamp if each.timestamp is None else each.timestamp for each in records]
+            ours = None if self.timestamp == NO_TIMESTAMP else self.timestamp
+            times = [ours if each.timestamp is None else each.timestamp for each in records]
         offsets = range(settled.base_offset + piece.first, settled.base_offset + piece.first + piece.count)
         return map(Delivery, repeat(self.partition), offsets, times)
 
@@ -136,6 +143,7 @@ class Batch(ProducerBatch):
         records._builder = Builder(2, config["compression_attrs"], 0, -1, -1, -1, config["batch_size"])
         super().__init__(place, records, now=now)  # type: ignore[no-untyped-call]
         self.pieces: list[Piece] = []
+        self._begins_untimed = False
 
     def fill(self, run: Run, start: int, stop: int) -> int:
         """Append records of a run while there is room; where the next one is."""
@@ -145,8 +153,12 @@ class Batch(ProducerBatch):
         first = self.records._next_offset
         piece = Piece(run, start, first)
         timestamp, position = run.timestamp, start
+        if first == 0 and start < stop:
+            self._begins_untimed = timestamp == NO_TIMESTAMP and run.records[start].timestamp is None
         for record in run.records[start:stop]:
             at = timestamp if record.timestamp is None else record.timestamp
+            if self._begins_untimed and at != NO_TIMESTAMP:  # aiokafka would give that time to those before as well
+                break
             if append(first + position - start, at, record.key, record.value, record.headers or _NO_HEADERS) is None:
                 break
             position += 1
@@ -171,23 +183,52 @@ class Accumulator(RecordAccumulator):
 
     config: dict[str, Any]
     _transaction_manager: Any
+    missing: dict[TopicPartition, float]
+    """When each partition was first missing from its topic, though there are batches for it."""
+    lacks_leaders: bool
+    """Whether a partition had no leader at the last look."""
 
     def ready(self, cluster: Any, now: float | None = None) -> Any:
-        """kafka-python looks without a pause for the leader of a partition that it once had records for, though it has
-        none any more and the topic is gone."""
-        found: tuple[Any, float, bool] = super().ready(cluster, now=now)  # type: ignore[no-untyped-call]
-        return super().ready(cluster, now=now) if found[2] and self._forget_gone(cluster) else found  # type: ignore[no-untyped-call]
+        """As kafka-python's, which neglects partitions without a leader.
 
-    def _forget_gone(self, cluster: Any) -> bool:
-        """Whether there were partitions without leader and records, which are no more."""
-        gone = [each for each in list(self._batches) if cluster.leader_for_partition(each) in {None, -1}]
+        It looks without a pause for the leader of a partition that it once had records for, though it has none any
+        more and the topic is gone. And it never asks again for a topic that it has forgotten, though records wait for
+        one that is created anew under the name.
+        """
+        found: tuple[Any, float, bool] = super().ready(cluster, now=now)  # type: ignore[no-untyped-call]
+        self.lacks_leaders = found[2]
+        if not found[2]:
+            self.missing.clear()
+            return found
+        return super().ready(cluster, now=now) if self._look_after_leaderless(cluster) else found  # type: ignore[no-untyped-call]
+
+    def _look_after_leaderless(self, cluster: Any) -> bool:
+        """Whether there were partitions without leader and records, which are forgotten now."""
         forgotten = False
-        for place in gone:
+        for place in [each for each in list(self._batches) if cluster.leader_for_partition(each) in {None, -1}]:
             with self._tp_lock(place):  # type: ignore[no-untyped-call]
                 if not self._batches[place]:
                     del self._batches[place]
                     forgotten = True
+                    continue
+            if place.partition in (cluster.partitions_for_topic(place.topic) or {place.partition}):
+                self.missing.pop(place, None)
+                cluster.add_topic(place.topic)
+            else:
+                self.missing.setdefault(place, time.monotonic())
         return forgotten
+
+    def take_homeless(self) -> list[ProducerBatch]:
+        """Remove and return batches whose topic was created anew with fewer partitions than they need."""
+        homeless: list[ProducerBatch] = []
+        for place, since in list(self.missing.items()):
+            if time.monotonic() > since + _HOMELESS_AFTER:
+                del self.missing[place]
+                with self._tp_lock(place):  # type: ignore[no-untyped-call]
+                    homeless += self._batches.pop(place, ())
+        for batch in homeless:
+            batch.records.close()
+        return homeless
 
     def append_run(self, place: TopicPartition, run: Run) -> None:
         """Append all of a run's records. Raises `IllegalStateError` where the producer is closed."""

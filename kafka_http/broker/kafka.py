@@ -7,7 +7,7 @@ from kafka_http.broker.membership import KafkaMemberships
 from kafka_http.broker.metadata import Metadata
 from kafka_http.broker.producer import KafkaRecordProducer
 from kafka_http.broker.read_ahead import ReadAhead
-from kafka_http.broker.settings import admin_settings, connection_settings, producer_settings
+from kafka_http.broker.settings import admin_settings, connection_settings, patient_settings, producer_settings
 from kafka_http.config import Config
 
 _TIMEOUT = 5.0
@@ -24,8 +24,12 @@ class KafkaBroker:
         connections = Connections(connection_settings(config))
         metadata = Metadata(connections)
         admin = Admin(admin_settings(config), _TIMEOUT, metadata.alive)
-        settings = {**producer_settings(config), "batch_append": batch_append}
-        self._producer = KafkaRecordProducer(settings, metadata, admin, auto_create_topics=config.auto_create_topics)
+        settings, patient = (
+            {**each(config), "batch_append": batch_append} for each in (producer_settings, patient_settings)
+        )
+        self._producer = KafkaRecordProducer(
+            settings, patient, metadata, admin, auto_create_topics=config.auto_create_topics
+        )
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, ReadAhead(config.max_read_ahead))
         self._groups = KafkaGroups(admin)
         self._memberships = KafkaMemberships(connection_settings(config), admin)

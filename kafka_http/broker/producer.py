@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from threading import Event
+from threading import Event, Lock, Thread
 from typing import Any
 
 from kafka.partitioner.default import murmur2
@@ -23,6 +23,7 @@ from kafka_http.errors import (
     NotYetKnown,
     PartitionNotFound,
     RetriableBrokerError,
+    TooMuchInFlight,
     TopicNotFound,
 )
 from kafka_http.records import NewRecord, Outcome, PartitionInfo, Settled, partitions_beyond
@@ -31,19 +32,38 @@ _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
 _LEADER_PAUSE = 0.05
 _LARGEST_TIMESTAMP = 2**63 - 1
+_MOST_OWED = 64 << 20
+"""Bytes of keys and values that wait for Kafka's answer though their clients have one."""
 _STICKY = 0.02
 """Seconds for which records with neither key nor partition go to the same one, so that requests share a batch."""
 
 
 class KafkaRecordProducer:
-    """The `Producer` of a Kafka cluster. Any thread may call."""
+    """The `Producer` of a Kafka cluster. Any thread may call.
+
+    It has two producers of kafka-python. One serves publishes whose time is over with the client's. The other, made on
+    first use, serves those whose outcome is asked for afterwards: its batches live longer, under sequence numbers that
+    no expired batch of the first resets.
+    """
 
     def __init__(
-        self, settings: Mapping[str, Any], metadata: Metadata, admin: Admin, *, auto_create_topics: bool = False
+        self,
+        settings: Mapping[str, Any],
+        patient: Mapping[str, Any],
+        metadata: Metadata,
+        admin: Admin,
+        *,
+        auto_create_topics: bool = False,
     ) -> None:
-        """`settings` are those of `KafkaProducer`."""
+        """`settings` and `patient` are those of `KafkaProducer`, for the one and the other."""
         # A look of its own must not create a topic: that is done here, with an answer where it is refused.
-        self._kept = Kept(Sender, Sender.abandon, {**settings, "allow_auto_create_topics": False}, metadata.alive)
+        self._kept, self._patient = (
+            Kept(Sender, Sender.abandon, {**each, "allow_auto_create_topics": False}, metadata.alive)
+            for each in (settings, patient)
+        )
+        self._delivery_seconds = patient["delivery_timeout_ms"] / 1000
+        self._owed = 0
+        self._owing = Lock()
         self._metadata = metadata
         self._admin = admin
         self._auto_create_topics = auto_create_topics
@@ -55,11 +75,15 @@ class KafkaRecordProducer:
     def produce(
         self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
     ) -> list[Outcome]:
-        deadline = time.monotonic() + timeout
+        deadline = last = time.monotonic() + timeout
+        kept = self._kept
+        if settled is not None:
+            self._check_owed()
+            kept, last = self._patient, max(deadline, time.monotonic() + self._delivery_seconds)
         partitions = self._checked(topic, records, self._partitions(topic, deadline))
-        sender = self._sender(topic, len(partitions), deadline)
+        sender = self._sender(kept, topic, len(partitions), deadline)
         done = Event()
-        underway = Underway(sender, topic, records, deadline, lambda _: done.set())
+        underway = Underway(sender, topic, records, last, lambda _: done.set())
         self._begin(underway, topic, records, partitions)
         sender.wakeup()
         if not done.wait(max(0.0, deadline - time.monotonic())):
@@ -67,8 +91,28 @@ class KafkaRecordProducer:
         self._explain(underway, topic)
         outcomes = underway.outcomes()
         if settled is not None and any(isinstance(each, NotYetKnown) for each in outcomes):
-            underway.when_done(partial(self._settled, topic, lambda: settled(underway.outcomes())))
+            size = self._owe(sum(len(each.value or b"") + len(each.key or b"") for each in records))
+
+            def settle() -> None:
+                self._owe(-size)
+                settled(underway.outcomes())
+
+            underway.when_done(partial(self._settled, topic, settle))
         return outcomes
+
+    def _owe(self, size: int) -> int:
+        with self._owing:
+            self._owed += size
+        return size
+
+    def _check_owed(self) -> None:
+        """Raise `TooMuchInFlight` where as much waits for its outcome as may."""
+        if self._owed >= _MOST_OWED:
+            raise TooMuchInFlight(
+                f"{self._owed} bytes of messages with an Idempotency-Key still wait for Kafka's answer, "
+                f"the limit is {_MOST_OWED}. Nothing was written; try again.",
+                limit=_MOST_OWED,
+            )
 
     def start(
         self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
@@ -90,8 +134,12 @@ class KafkaRecordProducer:
 
     def close(self, timeout: float) -> None:
         self._aside.shutdown(wait=False, cancel_futures=True)
-        if (sender := self._kept.close()) is not None:
-            sender.finish(timeout)
+        senders = [each for each in (self._kept.close(), self._patient.close()) if each is not None]
+        ends = [Thread(target=each.finish, args=(timeout,), daemon=True) for each in senders]
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
 
     def _at_hand(self, topic: str) -> list[PartitionInfo] | None:
         """The topic's partitions as far as they are known, without waiting. They are looked up again in good time."""
@@ -144,11 +192,11 @@ class KafkaRecordProducer:
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 
-    def _sender(self, topic: str, count: int, deadline: float) -> Sender:
-        sender = self._kept.get()
+    def _sender(self, kept: Kept[Sender], topic: str, count: int, deadline: float) -> Sender:
+        sender = kept.get()
         if sender.is_lost:
-            self._kept.drop(sender)
-            sender = self._kept.get()
+            kept.drop(sender)
+            sender = kept.get()
             if sender.is_lost:
                 raise BrokerUnavailable("The connection to Kafka was lost and is made anew, try again.")
         sender.wait_for(topic, count, deadline)

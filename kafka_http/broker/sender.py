@@ -8,14 +8,23 @@ from typing import Any, Protocol, cast
 
 from kafka import KafkaProducer
 from kafka.cluster import ClusterMetadata
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnsupportedCodecError
+from kafka.errors import (
+    InvalidTimestampError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaProtocolError,
+    KafkaTimeoutError,
+    RetriableError,
+    UnknownError,
+    UnsupportedCodecError,
+)
 from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.sender import Sender as SenderThread
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.structs import TopicPartition
 
 from kafka_http.broker import batches
-from kafka_http.broker.batches import Fate, Run
+from kafka_http.broker.batches import NO_TIMESTAMP, Fate, Run
 from kafka_http.broker.connections import PatchedManager
 from kafka_http.broker.errors import is_refusal, translate
 from kafka_http.errors import BrokerUnavailable
@@ -25,6 +34,11 @@ log = logging.getLogger(__name__)
 
 _BYSTANDER = "Failed to append record because it was part of a batch"
 """kafka-python's text for the good records of a batch that Kafka refused for another record in it."""
+_UNTIMED_SECONDS = 10.0
+"""How long a topic's records go without timestamps after Kafka has refused this server's."""
+_SAY_EVERY = 60.0
+_LOOK_EVERY = 1.0
+"""Seconds between two looks for batches whose response was lost."""
 
 
 class Handed(Protocol):
@@ -50,15 +64,21 @@ class Sender(KafkaProducer):
         """`batch_append` off is for tests of the slow way."""
         self._awaited: set[str] = set()
         self._appending = Lock()
+        self._untimed: dict[str, float] = {}
+        self._said_at = float("-inf")
         super().__init__(**settings)
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _Cured
         self._sender.woken = False
+        self._sender.overdue = set()
+        self._sender.looked_at = 0.0
         self._sender.__class__ = _CuredThread
         self._appends_runs = batch_append and batches.is_possible(self._accumulator)
         if self._appends_runs:
             self._accumulator.__class__ = batches.Accumulator
+            accumulator = cast("batches.Accumulator", self._accumulator)
+            accumulator.missing, accumulator.lacks_leaders = {}, False
         else:
             log.warning("Records are appended one by one, which is slow: kafka-python or aiokafka is not as expected")
             self._check_codec()
@@ -109,24 +129,50 @@ class Sender(KafkaProducer):
             self._awaited.discard(topic)
 
     def hand_over(
-        self, topic: str, partition: int, records: Sequence[NewRecord], done: Callable[[Handed], None]
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[NewRecord],
+        done: Callable[[Handed], None],
+        *,
+        is_untimed: bool = False,
     ) -> Handed:
         """Hand records for one partition over; `wakeup` sends. What `send` refuses is legal: null key and value, null
         header values. `done` is called once the fate of all is known, by the producer's thread, perhaps before this
-        returns. Raises `IllegalStateError` where the producer is closed."""
+        returns. With `is_untimed`, records without a timestamp of their own get none. Raises `IllegalStateError` where
+        the producer is closed."""
         place = TopicPartition(topic, partition)
         if self._appends_runs:
-            run = Run(partition, records, done)
+            run = Run(partition, records, done, is_untimed=is_untimed)
             cast("batches.Accumulator", self._accumulator).append_run(place, run)
             return run
+        ours = NO_TIMESTAMP if is_untimed else None
         with self._appending:  # threads that append record by record slow each other down
-            futures = [self._append(place, record) for record in records]
+            futures = [self._append(place, record, ours) for record in records]
         return _OneByOne(futures, done)
 
-    def _append(self, place: TopicPartition, record: NewRecord) -> FutureRecordMetadata:
+    def omits_timestamps(self, topic: str) -> bool:
+        """Whether records of the topic without a timestamp of their own are written without one for now."""
+        return bool(self._untimed) and time.monotonic() < self._untimed.get(topic, 0.0)
+
+    def omit_timestamps(self, topic: str) -> None:
+        """Kafka has refused the timestamps that this server made: write records without one for a while."""
+        now = time.monotonic()
+        self._untimed[topic] = now + _UNTIMED_SECONDS
+        if now > self._said_at + _SAY_EVERY:
+            self._said_at = now
+            log.warning(
+                "Kafka refuses this server's timestamps (topic %s): the clock of this server or of the broker is off, "
+                "or the topic's message.timestamp.*.max.ms is too small. Messages that name no timestamp are written "
+                "without one.",
+                topic,
+            )
+
+    def _append(self, place: TopicPartition, record: NewRecord, ours: int | None) -> FutureRecordMetadata:
         future: FutureRecordMetadata
         headers = _Headers(record.headers)
-        future, *_ = self._accumulator.append(place, record.timestamp, record.key, record.value, headers)
+        at = ours if record.timestamp is None else record.timestamp
+        future, *_ = self._accumulator.append(place, at, record.key, record.value, headers)
         return future
 
     def wakeup(self) -> None:
@@ -186,15 +232,19 @@ class _Cured(TransactionManager):
 
 
 class _CuredThread(SenderThread):
-    """kafka-python 3.0.12's thread takes the batches to send out of the accumulator, and then, where one has expired
-    that was being retried, forgets them: they would neither be sent nor fail before their own time is over."""
+    """kafka-python 3.0.12's thread, which forgets batches in two cases, and gives up where it need not."""
 
     _transaction_manager: Any
     woken: bool
     """Whether it is about to look for what is to be sent."""
+    overdue: set[Any]
+    """Batches that had no response in time at the last look, at `looked_at`."""
+    looked_at: float
 
     def _send_producer_data(self, now: float | None = None) -> Any:
-        """What has expired is dealt with before anything is taken out."""
+        """Deal with what has expired before anything is taken out: kafka-python takes the batches to send out of the
+        accumulator, and forgets them where one has expired that was being retried. They would neither be sent nor fail
+        before their own time is over."""
         self.woken = False  # before the look: what is appended from now on wakes it again
         now = time.monotonic() if now is None else now
         expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
@@ -202,7 +252,44 @@ class _CuredThread(SenderThread):
             self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
         if self._transaction_manager is not None and any(batch.in_retry() for batch in expired):
             self._transaction_manager.reset_producer_id()
-        return super()._send_producer_data(now=now)
+        if isinstance(self._accumulator, batches.Accumulator):
+            for batch in self._accumulator.take_homeless():
+                self._complete_batch_with_exception(batch, KafkaError("the topic no longer has this partition"))
+        if now >= self.looked_at + _LOOK_EVERY:
+            self._retry_lost(now)
+        poll_ms: float = super()._send_producer_data(now=now)
+        is_watchful = self._in_flight_batches or getattr(self._accumulator, "lacks_leaders", False)
+        return min(poll_ms, _LOOK_EVERY * 1000) if is_watchful else poll_ms
+
+    def _retry_lost(self, now: float) -> None:
+        """Send batches again, under the same sequence numbers, whose response cannot come any more: kafka-python drops
+        a request with a response that does not fit it, and nobody is told."""
+        self.looked_at = now
+        request_timeout_ms: Any = self.config["request_timeout_ms"]
+        since = now - request_timeout_ms / 1000 - _LOOK_EVERY
+        in_flight = [batch for queue in self._in_flight_batches.values() for _, batch in queue]
+        overdue = {each for each in in_flight if each.drained is not None and each.drained < since}
+        for batch in overdue & self.overdue:  # a response that had come already was read between the two looks
+            self._complete_batch_with_exception(batch, KafkaConnectionError("the response was lost"))
+        self.overdue = overdue - self.overdue
+
+    def _failed_produce(self, batches: Any, node_id: Any, error: Any) -> None:
+        """Whatever was received instead of a response: ask again, under the same sequence numbers."""
+        if isinstance(error, KafkaProtocolError) or not isinstance(error, KafkaError):
+            error = KafkaConnectionError(str(error))
+        super()._failed_produce(batches, node_id, error)
+
+    def _can_retry(self, batch: Any, error_cls: Any) -> bool:
+        """An error that says nothing leaves open whether the batch was written; its sequence numbers settle that."""
+        is_unknown = batch.has_sequence and issubclass(error_cls, UnknownError)
+        return bool(super()._can_retry(batch, KafkaConnectionError if is_unknown else error_cls))
+
+    def _record_exceptions_fn(self, top_level_exception: Any, record_errors: Any, error_message: Any) -> Any:
+        """kafka-python calls several records with a timestamp that Kafka refuses by a more general name."""
+        error_of = super()._record_exceptions_fn(top_level_exception, record_errors, error_message)
+        if not isinstance(top_level_exception, InvalidTimestampError):
+            return error_of
+        return lambda index: found if was_bystander(found := error_of(index)) else top_level_exception
 
 
 class _OneByOne:
@@ -237,7 +324,7 @@ def _fate(future: FutureRecordMetadata) -> Fate:
     if future.failed():
         return future.exception
     stored: Any = future.value
-    return Delivery(stored.partition, stored.offset, stored.timestamp)
+    return Delivery(stored.partition, stored.offset, None if stored.timestamp == NO_TIMESTAMP else stored.timestamp)
 
 
 class _Headers(list[tuple[str, bytes | None]]):

@@ -16,6 +16,9 @@ from kafka_http.config import MIB, Config, ConfigError
 
 Settings = dict[str, Any]
 
+DELIVERY_SECONDS = 120.0
+"""How long Kafka is asked for the fate of records that come with an Idempotency-Key, or from the outbox."""
+
 _CLIENTS: Mapping[str, Mapping[str, Any]] = {
     "producer": KafkaProducer.DEFAULT_CONFIG,
     "consumer": KafkaConnectionManager.DEFAULT_CONFIG,
@@ -64,6 +67,12 @@ def producer_settings(config: Config) -> Settings:
         "metrics_enabled": False,
     }
     return _merged(config, "producer", ours)
+
+
+def patient_settings(config: Config) -> Settings:
+    """For the `KafkaProducer` of records whose fate somebody waits for longer than any client: `DELIVERY_SECONDS`."""
+    settings = producer_settings(config)
+    return settings | {"delivery_timeout_ms": max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))}
 
 
 def connection_settings(config: Config) -> Settings:

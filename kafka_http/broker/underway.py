@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Lock
 
-from kafka.errors import IllegalStateError, KafkaError
+from kafka.errors import IllegalStateError, InvalidTimestampError, KafkaError
 
 from kafka_http.broker.batches import Fate
 from kafka_http.broker.errors import outcome_of, unknown_outcome
@@ -15,8 +15,11 @@ from kafka_http.records import Delivery, NewRecord, Outcome
 
 
 class Underway:
-    """The records of one request. Those that Kafka did not write only because of others in their batch are handed over
-    once more. Any thread may call."""
+    """The records of one request. Any thread may call.
+
+    Handed over once more are those that Kafka did not write only because of others in their batch, and those that it
+    refused for a timestamp that this server made.
+    """
 
     def __init__(
         self,
@@ -109,12 +112,15 @@ class Underway:
             self._hand_over_to(partition, those)
 
     def _hand_over_to(self, partition: int, indexes: Sequence[int]) -> None:
-        part = _Part(indexes)
+        part = _Part(indexes, is_untimed=self._sender.omits_timestamps(self._topic))
         self._parts.append(part)  # before it can be settled, so that another try of a record comes behind the first
         is_all = len(indexes) == len(self._records)
         records = self._records if is_all else [self._records[each] for each in indexes]
         try:
-            part.handed = self._sender.hand_over(self._topic, partition, records, partial(self._settle, part))
+            settle = partial(self._settle, part)
+            part.handed = self._sender.hand_over(
+                self._topic, partition, records, settle, is_untimed=part.is_untimed
+            )
             return
         except IllegalStateError:
             error: KafkaHttpError = BrokerUnavailable("The connection to Kafka was lost before the record was sent.")
@@ -128,9 +134,15 @@ class Underway:
         part.handed = handed
         if not handed.is_delivered and time.monotonic() < self._deadline:
             fates = zip(part.indexes, handed.fates(), strict=True)
-            if again := [index for index, fate in fates if isinstance(fate, BaseException) and was_bystander(fate)]:
+            if again := [index for index, fate in fates if self._goes_again(part, index, fate)]:
                 self._hand_over(again)  # and the thread that calls looks for what is to be sent, right after this
         self._close_one()
+
+    def _goes_again(self, part: "_Part", index: int, fate: Fate) -> bool:
+        if isinstance(fate, InvalidTimestampError) and self._records[index].timestamp is None and not part.is_untimed:
+            self._sender.omit_timestamps(self._topic)
+            return True
+        return isinstance(fate, BaseException) and was_bystander(fate)
 
     def _close_one(self) -> None:
         with self._lock:
@@ -144,10 +156,11 @@ class Underway:
 class _Part:
     """Some of the records, handed over together for one partition."""
 
-    __slots__ = ("handed", "indexes")
+    __slots__ = ("handed", "indexes", "is_untimed")
 
-    def __init__(self, indexes: Sequence[int]) -> None:
+    def __init__(self, indexes: Sequence[int], *, is_untimed: bool) -> None:
         self.indexes = indexes
+        self.is_untimed = is_untimed
         self.handed: Handed | None = None
 
 

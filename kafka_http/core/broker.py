@@ -37,8 +37,9 @@ class Producer(Protocol):
         neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
         `PartitionNotFound`, `BrokerUnavailable`.
 
-        Where there is a `NotYetKnown`, `settled` is called once, with the outcomes in which there is none any more: by
-        any thread, which must not be held up, perhaps before this returns.
+        With `settled`, Kafka is asked for 120 s at least, whatever `timeout` is, and nothing of that is written twice.
+        Where there is a `NotYetKnown`, it is called once, with the outcomes in which there is none any more: by any
+        thread, which must not be held up, perhaps before this returns. Raises `TooMuchInFlight` where too much waits.
         """
 
     def start(

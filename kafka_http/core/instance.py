@@ -90,6 +90,10 @@ class Instance:
         self.close(leave=True)
         self._store.delete(self.definition.group, self.definition.name)
 
+    def commit_owed(self) -> None:
+        """Commit what auto commit owes. A failure is logged."""
+        self._committer.pay()
+
     def close(self, *, leave: bool = False) -> None:
         """End in this process; without `leave`, another one finds everything as it was."""
         with self._changed:

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _TICK = 0.5
 _LOOK_UP_SECONDS = 3.0
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]")
+_COMMIT_SECONDS = 2.0
+"""From the start of a stop on; a commit that has begun by then may take longer."""
 
 Key = tuple[str, str]
 
@@ -62,11 +64,18 @@ class InstanceRegistry:
 
     def close(self, *, leave: bool = False) -> None:
         """End all instances in this process. Their groups wait for another process to bring them back, unless told
-        to `leave`."""
+        to `leave`.
+
+        What auto commit owes is committed first: if the other process comes later than a group waits for a member, only
+        committed offsets count.
+        """
         self._closing.set()
         with self._lock:
             instances, self._instances = list(self._instances.values()), {}
+        until = time.monotonic() + _COMMIT_SECONDS
         for instance in instances:
+            if time.monotonic() < until:
+                instance.commit_owed()
             instance.close(leave=leave)
 
     def adopt(self, stored: StoredInstance) -> None:

@@ -149,7 +149,7 @@ class Relay:
         records = [record for each in queued for record in each.records]
         open_ = [at for at, (outcomes, index) in enumerate(places) if outcomes[index] is None]
         try:
-            done = self._producer.produce(lane.topic, [records[at] for at in open_], _PATIENCE)
+            done = self._producer.produce(lane.topic, [records[at] for at in open_], _PATIENCE, _ignore)
         except KafkaHttpError as error:
             return self._refused(lane, queued, error)
         rest_for = None
@@ -241,6 +241,10 @@ class _Lane:
         if self._refused_since is None:
             self._refused_since = now
         return now >= self._refused_since + _GONE_AFTER
+
+
+def _ignore(_: Sequence[Outcome]) -> None:
+    """Called with outcomes that come after `_PATIENCE`: the records are published again then."""
 
 
 def may_pass(error: KafkaHttpError) -> bool:

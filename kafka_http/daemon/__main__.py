@@ -75,7 +75,7 @@ def _hold(directory: Any, order: dict[str, Any]) -> None:
 
     config = config_of(order["settings"])
     configure_logging(config.log_level)
-    database = open_database(config.data_dir, config.store_url)
+    database = open_database(config.data_dir, config.store_url, config.outbox_min_free)
     node_id = directory.node_id() if database.is_shared else ""
     is_needed = (
         StoredInstances(database, node_id).load()

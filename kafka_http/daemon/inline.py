@@ -60,7 +60,8 @@ class InlineTasks:
         directory.make()
         if not opening.enter_context(directory.lock("daemon", lambda: True)):
             raise Unavailable("Another process has the data directory: daemon = inline is for a server of one process.")
-        database = opening.enter_context(closing(open_database(self._config.data_dir)))
+        min_free = self._config.outbox_min_free
+        database = opening.enter_context(closing(open_database(self._config.data_dir, min_free=min_free)))
         outbox = make_outbox(self._config, database, "", self._producer)
         outbox.start()
         outbox.relay.start()

@@ -11,7 +11,7 @@ from kafka_http.store import StoredKeys
 
 log = logging.getLogger(__name__)
 
-RETURN_SECONDS = 5.0
+RETURN_SECONDS = 20.0
 """How long the workers of a daemon that died have to come to its successor."""
 
 LOOK_EVERY = 5.0

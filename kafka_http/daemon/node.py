@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from kafka_http.broker import KafkaBroker
@@ -22,7 +21,6 @@ from kafka_http.store import Database, StoredInstances, StoredKeys, StoredNodes
 log = logging.getLogger(__name__)
 
 _TRY_EVERY = 1.0
-_DELIVERY_SECONDS = 120.0
 _RELAY_STOP_SECONDS = 5.0
 
 
@@ -42,8 +40,7 @@ class Node:
     """The node's instances, once it is known that the brokers are those of their cluster, and its idempotency keys."""
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
-        # What the relay has handed over is not given up as long as that of a request, to which nobody would come back.
-        self._broker = KafkaBroker(replace(config, timeout=max(config.timeout, _DELIVERY_SECONDS)))
+        self._broker = KafkaBroker(config)
         self._store = StoredInstances(database, node_id)
         self._registry = NodeRegistry(
             self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout

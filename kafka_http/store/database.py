@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,18 +21,20 @@ log = logging.getLogger(__name__)
 FILE_NAME = "store.sqlite"
 _CONNECT_SECONDS = 3
 _BUSY_SECONDS = 2
+_MIN_FREE = 64 << 20
 
 Result = TypeVar("Result")
 Change = Callable[[Connection], Result]
 
 
-def open_database(data_dir: Path, url: str = "") -> "Database":
+def open_database(data_dir: Path, url: str = "", min_free: int | None = None) -> "Database":
     """The store of a node: the PostgreSQL at `url`, or without one a file in `data_dir`, which must be there.
 
-    Its schema is brought up to date. Raises `Unavailable`, whose sentence says what is wrong with it.
+    Its schema is brought up to date. `min_free` is the setting `outbox_min_free`, which counts for a file alone. Raises
+    `Unavailable`, whose sentence says what is wrong with it.
     """
-    engine = _postgresql(parse_store_url(url)) if url else _sqlite(data_dir / FILE_NAME)
-    database = Database(engine)
+    file = data_dir / FILE_NAME
+    database = Database(_postgresql(parse_store_url(url))) if url else Database(_sqlite(file), file, min_free)
     try:
         database.write(upgrade)
     except BaseException:
@@ -68,7 +71,8 @@ def _sqlite(file: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def settle(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # else the driver begins transactions by itself, and too late
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        # Some builds fill what is deleted with zeros, which takes as much room on the disk again.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=FAST"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
@@ -92,8 +96,11 @@ def _postgresql(url: URL) -> Engine:
 class Database:
     """Runs changes one after the other. Changes that come while another is being written share the next commit."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, file: Path | None = None, min_free: int | None = None) -> None:
+        """`file` is SQLite's. `min_free` bytes of its disk stay free: by default 64 MiB, or 5 % of a smaller disk."""
         self._engine = engine
+        self._file = file
+        self._min_free = min_free
         self._waiting: deque[_Waiting[Any]] = deque()
         self._writing = threading.Lock()
         self._fault = ""
@@ -116,6 +123,37 @@ class Database:
                 self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
         return mine.result()
 
+    def check_room(self, size: int = 0) -> None:
+        """Raise `Unavailable` where `size` more bytes would leave too little of the disk: what is there already needs
+        some until it is done with."""
+        if self._file is None:
+            return
+        disk = os.statvfs(self._file.parent)
+        least = self._min_free
+        if least is None:
+            least = min(_MIN_FREE, disk.f_blocks * disk.f_frsize // 20)
+        needed = least + 2 * size  # once in the log, once in the file
+        available = disk.f_bavail * disk.f_frsize
+        if available - _size(self._log) < needed and available + self.write(self._unused) < needed:
+            raise Unavailable(
+                "The disk of the server's state store is almost full (setting outbox_min_free): nothing was taken, try "
+                "again later."
+            )
+
+    @property
+    def _log(self) -> Path:
+        assert self._file is not None  # noqa: S101  asked for SQLite's alone
+        return self._file.with_name(f"{self._file.name}-wal")
+
+    def _unused(self, connection: Connection) -> int:
+        """The bytes that the file has free inside, less those by which it is about to grow."""
+        assert self._file is not None  # noqa: S101  asked for SQLite's alone
+        pages, free, size = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0)
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return free * size - max(0, pages * size - _size(self._file))
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -127,7 +165,9 @@ class Database:
                 for each in batch:
                     each.run(connection)
         except SQLAlchemyError as error:
-            if has_begun and len(batch) > 1:
+            if again and _is_full(error) and self._make_room():
+                self._commit(batch, again=False)
+            elif has_begun and len(batch) > 1:
                 for each in batch:
                     self._commit([each])
             elif again and isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -141,6 +181,16 @@ class Database:
         for each in batch:
             each.is_done = True
 
+    def _make_room(self) -> bool:
+        """Let SQLite's log begin anew, in the room that it has already. Whether that could be done."""
+        connection = self._engine.raw_connection()
+        try:
+            return not connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
+        except sqlite3.Error:
+            return False
+        finally:
+            connection.close()
+
     def _say(self, fault: str) -> None:
         """Log what has gone wrong when it begins, and when it is over."""
         if fault and fault != self._fault:
@@ -148,6 +198,17 @@ class Database:
         elif self._fault and not fault:
             log.info("The state store answers again")
         self._fault = fault
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _is_full(error: SQLAlchemyError) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 class _Waiting(Generic[Result]):

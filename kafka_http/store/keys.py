@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, select, text, tuple_, update
 
+from kafka_http.errors import Unavailable
 from kafka_http.records import Claim, KeptAnswer
 from kafka_http.store.database import Database
 from kafka_http.store.nodes import now_of
@@ -62,7 +63,11 @@ class StoredKeys:
         ours = f"{self._node_id}/{holder}"
         new = _this(caller, name) | {"fingerprint": fingerprint, "holder": ours, "created": time.time()}
 
+        shortage = self._shortage()
+
         def claim(connection: Connection) -> Claim:
+            if shortage is not None and connection.execute(_FIND, _this(caller, name)).first() is None:
+                raise shortage
             if connection.execute(_INSERT, new).rowcount:
                 return Claim("own")
             row = connection.execute(_FIND, _this(caller, name)).mappings().first()
@@ -103,6 +108,14 @@ class StoredKeys:
         """Remove so many at most of the answers that are kept no longer; how many there were."""
         old = {"before": time.time() - self._retention, "count": count}
         return self._database.write(lambda connection: connection.execute(_REMOVE_OLD, old).rowcount)
+
+    def _shortage(self) -> Unavailable | None:
+        """Why there is no room for another key, where that is so."""
+        try:
+            self._database.check_room()
+        except Unavailable as error:
+            return error
+        return None
 
     def _is_free(self, connection: Connection, row: Mapping[Any, Any], is_gone: IsGone) -> bool:
         """Whether a key is free though it is there: its answer is old, or its holder is no more."""

@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from kafka_http.errors import Unavailable
 from kafka_http.store.database import Database
 from kafka_http.store.nodes import now_of
 from kafka_http.store.schema import lanes, nodes, tasks
 from kafka_http.tasks import Callback, Ended, NewTask, Queued, Status, Task, unpacked
 
+_FORGOTTEN_AT_ONCE = 1000
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
 _THIS = tasks.c.id == bindparam("of_id")
@@ -63,7 +65,17 @@ class StoredTasks:
         def add(connection: Connection) -> None:
             connection.execute(_ADD[connection.dialect.name], rows)
 
+        self._make_room(sum(each["size"] for each in rows))
         self._database.write(add)
+
+    def _make_room(self, size: int) -> None:
+        """Forget tasks that have ended, as far as a disk that is almost full needs their room. Raises `Unavailable`."""
+        while True:
+            try:
+                return self._database.check_room(size)
+            except Unavailable:
+                if not self.remove(time.time(), _FORGOTTEN_AT_ONCE):
+                    raise
 
     def find(self, task_id: str) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
@@ -102,7 +114,18 @@ class StoredTasks:
             {"of_id": each.id, "as_status": each.status, "as_outcome": each.outcome.decode(), "at": now}
             for each in ended
         ]
-        self._database.write(lambda connection: connection.execute(_END, values))
+        self._write_halves(values)
+
+    def _write_halves(self, values: list[dict[str, Any]]) -> None:
+        """End all of these tasks, or as many at a time as a disk that is almost full has room for."""
+        try:
+            self._database.write(lambda connection: connection.execute(_END, values))
+        except Unavailable:
+            middle = len(values) // 2
+            if not middle or self._database.is_shared:
+                raise
+            for half in (values[:middle], values[middle:]):
+                self._write_halves(half)
 
     def release(self, topic: str) -> None:
         if self._database.is_shared:
@@ -129,7 +152,12 @@ class StoredTasks:
         return self._database.write(lambda connection: connection.scalar(some)) is not None
 
     def remove(self, before: float, most: int) -> int:
-        old = select(tasks.c.seq).where(tasks.c.ended < before, tasks.c.callback_due.is_(None)).limit(most)
+        old = (
+            select(tasks.c.seq)
+            .where(tasks.c.ended < before, tasks.c.callback_due.is_(None))
+            .order_by(tasks.c.ended)
+            .limit(most)
+        )
         statement = delete(tasks).where(tasks.c.seq.in_(old))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
 
@@ -9,8 +10,8 @@ from flask import Request
 
 from kafka_http.core.idempotency import Attempt, Idempotency, fingerprint
 from kafka_http.core.publishing import Published
-from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
-from kafka_http.records import Delivery, KeptAnswer
+from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooMuchInFlight
+from kafka_http.records import Delivery, KeptAnswer, Outcome
 from kafka_http.web.answers import Answer
 from kafka_http.web.bodies import head_of
 from kafka_http.web.publishing import KEY_HEADER, Publish, Publishing
@@ -86,33 +87,38 @@ def fingerprint_of(request: Request, body: bytes) -> str:
 
 
 def _settle(attempt: Attempt, publish: Publish, published: Published) -> None:
-    """Kafka has said its last word, after the client was answered."""
-    try:
-        _conclude(attempt, publish.answer(published), published)
-    except BaseException:
-        attempt.free()
-        raise
+    """Kafka has said its last word, after the client was answered with a 504. The key keeps an answer in any case."""
+    answer = publish.answer(published)
+    is_known = _is_final(answer.status) and not _may_pass(published.outcomes)
+    if not is_known and answer.status != OutcomeUnknown.code:
+        answer = publish.refusal(
+            OutcomeUnknown("Kafka did not acknowledge the records in time: they may or may not have been written.")
+        )
+    _keep(attempt, answer)
 
 
 def _conclude(attempt: Attempt, answer: Answer, done: Published | Answer) -> None:
-    if _is_final(answer.status) and not _may_pass(done):
-        headers = {**answer.headers, "Content-Type": answer.content_type}
-        attempt.keep(KeptAnswer(answer.status, headers, answer.body))
+    """Keep the answer, or free the key where certainly nothing was written, and another try may be luckier."""
+    outcomes = [] if isinstance(done, Answer) else done.outcomes
+    is_unknown = answer.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in outcomes)
+    if is_unknown or (_is_final(answer.status) and not _may_pass(outcomes)):
+        _keep(attempt, answer)
     else:
         attempt.free()
+
+
+def _keep(attempt: Attempt, answer: Answer) -> None:
+    headers = {**answer.headers, "Content-Type": answer.content_type}
+    attempt.keep(KeptAnswer(answer.status, headers, answer.body))
 
 
 def _is_final(status: int) -> bool:
     return status < 500 and status != TooMuchInFlight.code // 100
 
 
-def _may_pass(done: Published | Answer) -> bool:
-    """Whether nothing was written, and another try may be luckier: the v2 API may say so with a 200."""
-    if isinstance(done, Answer):
-        return False
-    return bool(done.outcomes) and not any(
-        isinstance(each, Delivery) or _is_final(each.status) for each in done.outcomes
-    )
+def _may_pass(outcomes: Sequence[Outcome]) -> bool:
+    """Whether each record failed for a reason that may pass: the v2 API may say so with a 200."""
+    return bool(outcomes) and not any(isinstance(each, Delivery) or _is_final(each.status) for each in outcomes)
 
 
 def _answer(publish: Publish, done: Published | Answer) -> Answer:

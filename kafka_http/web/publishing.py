@@ -9,7 +9,7 @@ from kafka_http.core.deferring import DeferredPublisher
 from kafka_http.core.formats import NO_SCHEMAS, Formats, SchemaChoice, Schemas
 from kafka_http.core.publishing import Deadlines, MessageSet, Published, Publisher
 from kafka_http.core.topic_formats import TopicFormat
-from kafka_http.errors import InvalidRequest, KafkaHttpError, TooLarge
+from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooLarge
 from kafka_http.records import Delivery, ProducerRecord
 from kafka_http.tasks import NewTask
 from kafka_http.web.admission import Admission
@@ -180,7 +180,8 @@ class MessagesPublish:
         return MessageSet([attributes.fill(record) for record in messages.records], messages.schemas)
 
     def answer(self, published: Published) -> Answer:
-        """200 where all were written, 207 where some failed, the first error's status where all did."""
+        """200 where all were written, 207 where some failed, the first error's status where all did; but 504 where one
+        of them may have been written."""
         outcomes = published.outcomes
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
         if not failures:
@@ -188,7 +189,8 @@ class MessagesPublish:
         errors = {id(each): {"error": each.as_object()} for each in distinct(failures)}
         entries = [each if isinstance(each, Delivery) else errors[id(each)] for each in outcomes]
         if len(failures) == len(outcomes):
-            return error_answer(failures[0], **({"records": entries} if len(entries) > 1 else {}))
+            first = next((each for each in failures if isinstance(each, OutcomeUnknown)), failures[0])
+            return error_answer(first, **({"records": entries} if len(entries) > 1 else {}))
         return json_answer({"topic": self.topic, "records": entries}, 207, retry_header(failures[0]))
 
     def accepted(self, task: NewTask) -> Answer:

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
+from kafka_http.records import Outcome
 from kafka_http.web.publishing import MOST_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
@@ -301,13 +302,31 @@ def test_after_a_504_a_refusal_is_kept(
 @pytest.mark.parametrize(
     "refusal", [BrokerUnavailable("It is away."), BrokerError("It failed."), OutcomeUnknown("Nobody will know.")]
 )
-def test_after_a_504_a_failure_that_may_pass_frees_the_key(
+def test_after_a_504_a_failure_that_may_pass_is_kept_as_a_504(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError
 ) -> None:
+    """The client was told that it may have been written: the key is never free again."""
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
-    assert not is_replay(answer)
-    assert written(broker) == 1
+    answer = wait_for(lambda: answered(dialect.publish(unanswered), 504), 5)
+    assert is_replay(answer)
+    assert dialect.code(answer) == 504
+    assert written(broker) == 0
+
+
+@pytest.mark.parametrize("others", [[], [BrokerUnavailable("It is away.")]])
+def test_a_504_at_once_is_kept(
+    dialect: Dialect, client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, others: list[Outcome]
+) -> None:
+    """Also where another record certainly was not written."""
+    outcomes = [*others, OutcomeUnknown("Nobody will know.")]
+    body = f'{{"records":[{",".join(["""{"value":1}"""] * len(outcomes))}]}}'
+    with monkeypatch.context() as patched:
+        patched.setattr(broker, "produce", lambda *_: outcomes)
+        first = dialect.publish(client, data=body)
+    again = dialect.publish(client, data=body)
+    assert first.status_code == (200 if others and dialect is V2 else 504)
+    assert (again.status_code, again.data, is_replay(again)) == (first.status_code, first.data, True)
+    assert written(broker) == 0
 
 
 def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:

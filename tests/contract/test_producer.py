@@ -239,7 +239,7 @@ def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker
 
 def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic(partitions=2)
-    delivered(broker.producer.produce(topic, [NewRecord(b"first", partition=0)], 10))
+    delivered(broker.producer.produce(topic, [NewRecord(b"first", partition=0)], 10, lambda _: None))
     heard: list[list[Outcome]] = []
     settled = Event()
 

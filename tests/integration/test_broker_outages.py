@@ -17,7 +17,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, NotYetKnown, OutcomeUnknown
 from kafka_http.records import Delivery, NewRecord, Outcome
 from tests.attempts import eventually, scaled, wait_for
 from tests.freezing import frozen
@@ -62,6 +62,27 @@ def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fre
             write(broker, b"maybe", timeout=4)
         assert eventually(lambda: write(broker, b"after"), within=5) < scaled(2)
         assert b"after" in read_all(broker)
+
+
+def test_outcome_that_stays_unknown_is_told_when_its_time_is_over(
+    fresh_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for the outcome is told later than who only waits; 120 s are 3 s here."""
+    monkeypatch.setattr("kafka_http.broker.settings.DELIVERY_SECONDS", 3.0)
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    heard: list[list[Outcome]] = []
+    with connected(fresh_kafka, producer=QUICK) as broker:
+        assert isinstance(broker.producer.produce("t", [NewRecord(b"x")], 5, heard.append)[0], Delivery)
+        with frozen(fresh_kafka):
+            began = time.monotonic()
+            (outcome,) = broker.producer.produce("t", [NewRecord(b"maybe")], 1, heard.append)
+            assert isinstance(outcome, NotYetKnown)
+            ((outcome,),) = wait_for(lambda: heard, 20)
+            assert time.monotonic() - began > 2.5
+        assert isinstance(outcome, OutcomeUnknown)
+        assert not isinstance(outcome, NotYetKnown)
+        eventually(lambda: broker.producer.produce("t", [NewRecord(b"y")], 5, heard.append), within=20)
+        assert len(heard) == 1
 
 
 class Writer(threading.Thread):

@@ -5,6 +5,7 @@ import random
 import resource
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -15,6 +16,7 @@ import pytest
 import requests
 from sqlalchemy import select
 
+from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.store import open_database
 from kafka_http.store.nodes import LEASE_SECONDS
@@ -33,6 +35,12 @@ THREADS = 16
 
 def publish(service: Service, topic: str, key: str, value: object = 1, query: str = "") -> requests.Response:
     return service.put(f"/messages/{topic}{query}", str(value), headers={"Idempotency-Key": key})
+
+
+def publish_first(service: Service, topic: str, session: requests.Session) -> None:
+    """With a key, so that the worker has its connection for such publishes before Kafka stops answering."""
+    headers = {"Idempotency-Key": uuid4().hex}
+    assert session.put(f"{service.url}/messages/{topic}", "first", headers=headers, timeout=10).ok
 
 
 def is_replay(answer: requests.Response) -> bool:
@@ -117,7 +125,7 @@ def test_after_a_504_the_key_waits_for_kafka(
     name = topic()
     assert publish(service, name, "first", "first").ok
     for session in service.session_of_each_worker().values():  # those know the topic now
-        assert session.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
+        publish_first(service, name, session)
         session.close()
     with frozen(kafka):
         assert publish(service, name, "k", query="?timeout=0.5").status_code == 504
@@ -130,18 +138,80 @@ def test_after_a_504_the_key_waits_for_kafka(
     assert written(kafka, name) == ["1", "first", "first", "first"]
 
 
-def test_a_key_is_free_where_kafka_never_answered(
+def test_key_in_an_outage_longer_than_the_timeout_is_written_once(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    service = start_service(kafka.bootstrap_servers, timeout=1)
+    service = start_service(kafka.bootstrap_servers, timeout=1, workers=1)
     name = topic()
-    assert publish(service, name, "first", "first").ok
-    with frozen(kafka), under_way(service, name, "k") as request:
-        assert request.result().status_code in {503, 504}
-        threading.Event().wait(1)
-    wait_for(lambda: publish(service, name, "k").status_code == 200)
-    assert is_replay(publish(service, name, "k"))
-    assert set(written(kafka, name)) == {"1", "first"}
+    statuses = []
+    while 504 not in statuses[-1:]:  # a 503 where the server looked at the topic too long ago
+        assert len(statuses) < 10
+        assert publish(service, name, f"first-{len(statuses)}", "first").ok
+        with frozen(kafka):
+            key = f"k-{len(statuses)}"
+            statuses.append(publish(service, name, key).status_code)
+            if statuses[-1] == 504:
+                busy = publish(service, name, key)
+                assert (busy.status_code, busy.headers["Retry-After"]) == (409, "1")
+                threading.Event().wait(3)
+                assert publish(service, name, key).status_code == 409
+    assert is_replay(replay(service, name, key, seconds=20))
+    assert written(kafka, name) == ["1", *["first"] * len(statuses)]
+
+
+class Repeaters:
+    """Clients that each repeat a request with its key until it is answered with 200, then take the next key."""
+
+    def __init__(self, service: Service, topic: str) -> None:
+        self.done: list[str] = []
+        self.statuses: Counter[int] = Counter()
+        self._service = service
+        self._topic = topic
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(THREADS)]
+
+    def __enter__(self) -> "Repeaters":
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for each in self._threads:
+            each.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            key = uuid4().hex
+            while True:
+                status = publish(self._service, self._topic, key, key).status_code
+                self.statuses[status] += 1
+                if status == 200:
+                    self.done.append(key)
+                    break
+                threading.Event().wait(0.1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timeout"), [(3, 1), pytest.param(30, 10, marks=[pytest.mark.slow, pytest.mark.timeout(240)])]
+)
+def test_repeated_keys_in_an_outage_longer_than_the_timeout_are_written_once(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, seconds: float, timeout: float
+) -> None:
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 3})
+    service = start_service(fresh_kafka.bootstrap_servers, timeout=timeout)
+    with Repeaters(service, "t") as repeaters:
+        wait_for(lambda: len(repeaters.done) > 200, 60)
+        assert fresh_kafka.pid is not None
+        os.kill(fresh_kafka.pid, signal.SIGSTOP)  # with records on their way
+        threading.Event().wait(seconds)
+        fresh_kafka.kill()
+        fresh_kafka.start()
+        before = len(repeaters.done)
+        wait_for(lambda: len(repeaters.done) > before + 200, 60)
+    print(f"{len(repeaters.done)} keys, answers: {dict(repeaters.statuses)}")
+    assert repeaters.statuses[504]
+    assert written(fresh_kafka, "t", 3) == sorted(repeaters.done)
 
 
 def test_a_stop_waits_for_the_answer_to_be_kept(
@@ -169,7 +239,7 @@ def test_the_key_of_a_worker_that_dies_is_free(
     assert publish(service, name, "kept", "kept").ok
     (worker, session), (_, other) = service.session_of_each_worker().items()
     for each in (session, other):
-        assert each.put(f"{service.url}/messages/{name}", "first", timeout=10).ok
+        publish_first(service, name, each)
     with frozen(kafka), under_way(service, name, "k", session) as request:
         other.close()
         assert publish(service, name, "k").status_code == 409

@@ -5,15 +5,19 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import requests
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
@@ -45,7 +49,6 @@ class Clients:
         self._service = service
         self._topic = topic
         self._total = total
-        self._next = 0
         self._threads = [threading.Thread(target=self._run, args=(client,)) for client in range(CLIENTS)]
 
     def __enter__(self) -> "Clients":
@@ -60,6 +63,10 @@ class Clients:
     @property
     def count(self) -> int:
         return sum(map(len, self.accepted.values()))
+
+    def stop(self) -> None:
+        """Send no more, though fewer were accepted than there should be."""
+        self._total = 0
 
     def _run(self, client: int) -> None:
         path = f"/messages/{self._topic}?key=client-{client}"
@@ -154,6 +161,27 @@ def test_nothing_comes_twice_where_nothing_dies(service: Service, kafka: Embedde
     assert consumed(kafka, name) == {f"client-{client}": sent for client, sent in clients.accepted.items()}
 
 
+@pytest.mark.parametrize("partitions", [3, 1])
+def test_outbox_after_topic_was_deleted_and_created_again_goes_on(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, partitions: int
+) -> None:
+    """kafka-python never asked again for a topic that it had forgotten: what waited for it waited for 120 s. The same
+    where the new topic has fewer partitions than the records that wait were meant for."""
+    name = made_topic(kafka, 3)
+    service = start_service(kafka.bootstrap_servers)
+    made_by = closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers))
+    with made_by as admin, Clients(service, name, 1200) as clients:
+        wait_for(lambda: clients.count > 400, 30)
+        admin.delete_topics([name])
+        wait_for(lambda: name not in admin.list_topics())
+        wait_for(lambda: clients.others[404], 70)
+        admin.create_topics([NewTopic(name, partitions, 1)])
+        created = time.monotonic()
+    wait_for(lambda: not pending(service), 10 - min(9, time.monotonic() - created))
+    assert consumed(kafka, name, partitions)
+    assert service.get("/tasks?status=failed&limit=1").json()["tasks"] == []
+
+
 def test_the_task_says_where_the_message_is(service: Service, topic: TopicFactory) -> None:
     name = topic()
     location = service.post(f"/messages/{name}", b'{"a": 1}', headers=LATER).headers["Location"]
@@ -191,6 +219,89 @@ def test_a_full_disk_is_said_and_publishing_goes_on(
     assert service.get(f"{answer.headers['Location']}?wait=20").json()["task"]["status"] == "delivered"
     kept = [each for each in answers if each.status_code == 202]
     assert len(service.records(name)) == 1 + len(kept) + 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a disk of its own, of 24 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def free_bytes(directory: Path) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def fill_outbox(service: Service, topic: str, size: int) -> tuple[list[bytes], requests.Response]:
+    """The values that were accepted until one was not, and the answer to that."""
+    accepted: list[bytes] = []
+    for number in range(100_000):
+        value = b"%d-" % number + os.urandom(size).hex().encode()
+        answer = service.put(f"/messages/{topic}", value, headers={"Prefer": "respond-async"})
+        if answer.status_code != 202:
+            return accepted, answer
+        accepted.append(value)
+    raise AssertionError("the disk has no end")
+
+
+def values_of(kafka: EmbeddedKafka, topic: str) -> list[bytes]:
+    return [each.value for each in read_topic(kafka.bootstrap_servers, topic, 1)]
+
+
+@pytest.mark.parametrize("size", [100, 50_000, pytest.param(1_500_000, marks=pytest.mark.slow)])
+def test_outbox_on_an_almost_full_disk_refuses_and_drains(
+    small_disk: Path, fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, size: int
+) -> None:
+    """Ending a task needs room as well: a disk that was full of accepted messages stayed so for good."""
+    topic = made_topic(fresh_kafka, 1)
+    service = start_service(fresh_kafka.bootstrap_servers, data_dir=small_disk / "data", max_body_bytes=8 << 20)
+    assert service.put(f"/messages/{topic}", b"first", headers={"Idempotency-Key": "first"}).ok
+    fresh_kafka.stop()
+    if size < 1000:  # so many would take long: most of the disk is taken already
+        (small_disk / "other").write_bytes(bytes(free_bytes(small_disk) - (6 << 20)))
+    accepted, refused = fill_outbox(service, topic, size)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert "outbox_min_free" in refused.json()["error"]["message"]
+    assert free_bytes(small_disk) > 0
+    refused = service.put(f"/messages/{topic}", b"key", headers={"Idempotency-Key": "another"})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    again = service.put(f"/messages/{topic}", b"first", headers={"Idempotency-Key": "first"})
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (200, "true")
+    fresh_kafka.start()
+    wait_for(lambda: not pending(service), 60)
+    assert values_of(fresh_kafka, topic) == [b"first", *accepted]
+    assert service.put(f"/messages/{topic}", b"last", headers=LATER).status_code == 202
+    wait_for(lambda: not pending(service), 10)
+    print(f"{len(accepted)} of {size} bytes accepted")
+
+
+def test_outbox_on_a_full_disk_publishes_once_and_ends_later(
+    small_disk: Path, fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    topic = made_topic(fresh_kafka, 1)
+    service = start_service(fresh_kafka.bootstrap_servers, data_dir=small_disk / "data")
+    assert service.put(f"/messages/{topic}", b"first", headers=LATER).status_code == 202
+    wait_for(lambda: not pending(service), 10)
+    fresh_kafka.stop()
+    accepted, _ = fill_outbox(service, topic, 20_000)
+    with (small_disk / "others").open("wb", buffering=0) as other, suppress(OSError):
+        while True:  # somebody else takes the rest
+            other.write(bytes(free_bytes(small_disk) or 4096))
+    assert free_bytes(small_disk) == 0
+    fresh_kafka.start()
+    wait_for(lambda: len(values_of(fresh_kafka, topic)) > 1, 30)
+    threading.Event().wait(3)  # it tries to note what was delivered, again and again
+    (small_disk / "others").unlink()
+    wait_for(lambda: not pending(service), 60)
+    assert values_of(fresh_kafka, topic) == [b"first", *accepted]
 
 
 @pytest.mark.slow

@@ -645,6 +645,16 @@ def test_another_process_brings_the_instances_back(world: World) -> None:
     assert world.committed() == {0: 3}
 
 
+@pytest.mark.parametrize(("auto_commit", "committed"), [(True, {0: 2}), (False, {})])
+def test_close_commits_what_auto_commit_owes(world: World, auto_commit: bool, committed: dict[int, int]) -> None:
+    """A successor that came after the group had stopped waiting got delivered records again."""
+    world.write("t", "1", "2", "3")
+    world.create(A, "t", auto_commit=auto_commit)
+    assert world.read(limit=2) == ["1", "2"]
+    world.registry.close()
+    assert world.committed() == committed
+
+
 def test_after_a_rebalance_that_it_slept_through_committed_offsets_count(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t", auto_commit=False)

@@ -55,7 +55,7 @@ def shown(value: object) -> str:
         return ", ".join(f"`{each}`" for each in value)
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, dict) or value == "":
+    if isinstance(value, dict) or value in ("", None):
         return ""
     if isinstance(value, int) and value % (1 << 19) == 0 and value:
         return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value >> 10} KiB"

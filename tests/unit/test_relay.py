@@ -10,7 +10,7 @@ import pytest
 
 from kafka_http.core.relay import Relay
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown, PartitionNotFound, TooLarge
-from kafka_http.records import Delivery, NewRecord, Outcome
+from kafka_http.records import Delivery, NewRecord, Outcome, Settled
 from kafka_http.store import StoredTasks, open_database
 from kafka_http.tasks import NewTask, Queued, Task, new_task_id, packed
 
@@ -28,7 +28,9 @@ class Kafka:
         self.calls: list[tuple[str, list[bytes | None]]] = []
         self.answers: dict[str, list[Answer]] = {}
 
-    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+    def produce(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
+    ) -> list[Outcome]:
         values = [each.value for each in records]
         self.calls.append((topic, values))
         answers = self.answers.get(topic)

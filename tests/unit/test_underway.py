@@ -20,12 +20,22 @@ class Unanswered:
     """A producer of which each record has the same fate."""
 
     is_delivered = False
+    asked = "127.0.0.1:9092"
 
     def __init__(self, fate: Fate) -> None:
         self._fate = fate
 
+    def omits_timestamps(self, topic: str) -> bool:
+        return False
+
     def hand_over(
-        self, topic: str, partition: int, records: Sequence[NewRecord], done: Callable[[Handed], None]
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[NewRecord],
+        done: Callable[[Handed], None],
+        *,
+        is_untimed: bool = False,
     ) -> "Unanswered":
         return self
 
