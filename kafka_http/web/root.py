@@ -46,7 +46,7 @@ class Root:
         if Accept.parse(accept).types.get(_XHTML):
             response = Response(self._page(), content_type="text/html; charset=utf-8", headers=SECURITY_HEADERS)
         else:
-            response = Response(b"{}", content_type=_object_type(accept))
+            response = Response(b"{}\n", content_type=_object_type(accept))
         response.headers["Vary"] = "Accept"
         return response
 
