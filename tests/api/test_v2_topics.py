@@ -101,8 +101,8 @@ def test_brokers(client: FlaskClient) -> None:
 )
 def test_root_is_an_empty_object(client: FlaskClient, accept: str, content_type: str) -> None:
     answer = client.get("/", headers={"Accept": accept})
-    assert (answer.status_code, answer.data, answer.content_type) == (200, b"{}", content_type)
-    assert answer.headers["Vary"] == "Accept"
+    assert (answer.status_code, answer.data.strip(), answer.content_type) == (200, b"{}", content_type)
+    assert "Accept" in answer.headers["Vary"].split(", ")
     assert client.head("/", headers={"Accept": accept}).status_code == 200
 
 
