@@ -6,9 +6,11 @@ from flask import Blueprint, Response, request
 
 from kafka_http.config import Config
 from kafka_http.errors import NotAcceptable
+from kafka_http.web.answers import json_answer
 from kafka_http.web.bodies import root_of
 from kafka_http.web.console import SECURITY_HEADERS
 from kafka_http.web.negotiation import JSON, Accept, v2_answer_type
+from kafka_http.web.responses import as_response
 
 _XHTML = "application/xhtml+xml"
 _PAGE = """\
@@ -46,7 +48,7 @@ class Root:
         if Accept.parse(accept).types.get(_XHTML):
             response = Response(self._page(), content_type="text/html; charset=utf-8", headers=SECURITY_HEADERS)
         else:
-            response = Response(b"{}\n", content_type=_object_type(accept))
+            response = as_response(json_answer({})._replace(content_type=_object_type(accept)))
         response.headers["Vary"] = "Accept"
         return response
 
