@@ -53,7 +53,7 @@ _ONCE = {"create", "delete", "cancel_task"}
 """What a second try would answer differently, where the first was done and its answer lost."""
 
 _LOAN_ENDINGS = {"give_back", "drop"}
-_MOST_LOAN_ENDINGS = 1000
+_MOST_ENDINGS = 1000
 
 
 class NodeDaemon:
@@ -66,8 +66,8 @@ class NodeDaemon:
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
         self._busy: set[Channel] = set()
-        self._loan_endings: deque[bytes] = deque(maxlen=_MOST_LOAN_ENDINGS)
-        self._presence = _Presence(Launcher(config), self._hang_up, self._end_loans)
+        self._endings: deque[bytes] = deque(maxlen=_MOST_ENDINGS)
+        self._presence = _Presence(Launcher(config), self._hang_up, self._send_endings)
         calls = _Calls(self._call)
         self.instances = cast("Instances", calls)
         self.nodes = cast("Nodes", calls)
@@ -99,11 +99,14 @@ class NodeDaemon:
         wait = float(getattr(request, _WAITS[call.name])) if call.name in _WAITS else 0.0
         seconds = wait + (_KAFKA_SECONDS if call.name in _ASKS_KAFKA else _ANSWER_SECONDS)
         message = msgspec.msgpack.encode(request)
+        was_silent = self._presence.is_silent
         try:
             return call.result(self._exchange(message, seconds, self._idle_or_new(), once=call.name in _ONCE))
         except NotResponding:
             if call.name in _LOAN_ENDINGS:
-                self._loan_endings.append(message)
+                self._endings.append(message)
+            elif call.name == "claim_key" and not was_silent:  # perhaps it has been claimed
+                self._endings.append(_freeing(request))
             raise
 
     def _exchange(
@@ -158,12 +161,19 @@ class NodeDaemon:
             except IndexError:
                 return
 
-    def _end_loans(self) -> None:
-        """Say what could not be said while the daemon hung: which instances are read no longer."""
-        while self._loan_endings:
-            message = self._loan_endings.popleft()
+    def _send_endings(self) -> None:
+        """Say what could not be said while the daemon hung: which instances are read no longer, and which keys were
+        claimed for requests that were answered with a 503."""
+        while self._endings:
+            message = self._endings.popleft()
             with suppress(Unavailable):
                 self._exchange(message, _ANSWER_SECONDS, self._idle_or_new())
+
+
+def _freeing(claim: Any) -> bytes:
+    """The message that frees the key of a claim."""
+    request = CALLS["free_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
+    return msgspec.msgpack.encode(request)
 
 
 class _Calls:
@@ -180,11 +190,11 @@ class _Presence:
     The thread sees when the daemon dies, and when it hangs. No lock is held while anybody waits for the daemon.
     """
 
-    def __init__(self, launcher: Launcher, lost: Callable[[], None], is_back: Callable[[], None]) -> None:
-        """`lost` is called when the daemon has died or hangs, `is_back` when it answers again."""
+    def __init__(self, launcher: Launcher, lost: Callable[[], None], is_there: Callable[[], None]) -> None:
+        """`lost` is called when the daemon has died or hangs, `is_there` with each sign of life of it."""
         self._launcher = launcher
         self._lost = lost
-        self._is_back = is_back
+        self._is_there = is_there
         self._changed = threading.Condition()
         self._channel: Channel | None = None
         self._is_connecting = False
@@ -337,7 +347,7 @@ class _Presence:
             was_silent, self._is_silent = self._is_silent, False
         if was_silent:
             log.info("The daemon responds again")
-            self._is_back()
+        self._is_there()
 
     def _attend(self) -> None:
         first, most = _RETRY_SECONDS

@@ -143,20 +143,20 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_for
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
     of_key = key_format or formats.of_topic(topic).key or format_
-    unreadable: list[str] = []
+    unreadable = ""
     shown_key = shown_value = b"null"
     if key is not None:
         try:
             shown_key = formats.decode(topic, of_key, headers, key)
         except InvalidValue as refused:
             shown_key = _base64(key)
-            unreadable.append(f"key: {refused.message}")
+            unreadable = f"key: {refused.message}"
     if value is not None:
         try:
             shown_value = formats.decode(topic, format_, headers, value)
         except InvalidValue as refused:
             shown_value = _base64(value)
-            unreadable.append(f"value: {refused.message}")
+            unreadable = f"{unreadable}; value: {refused.message}".removeprefix("; ")
     return (_TIMELESS if timestamp is None else _RECORD) % (
         _json(topic),
         shown_key,
@@ -169,9 +169,8 @@ def _render(formats: Formats, format_: str, key_format: str | None, record: Reco
     )
 
 
-def _error(unreadable: Sequence[str]) -> bytes:
-    error = {"error_code": CANNOT_DESERIALIZE, "message": "; ".join(unreadable)}
-    return b',"error":%b' % msgspec.json.encode(error)
+def _error(message: str) -> bytes:
+    return b',"error":%b' % msgspec.json.encode({"error_code": CANNOT_DESERIALIZE, "message": message})
 
 
 def _headers(headers: Headers) -> bytes:

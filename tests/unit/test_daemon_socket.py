@@ -22,7 +22,7 @@ from kafka_http.core.idempotency import IdempotencyKeys
 from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.nodes import Elsewhere, Nodes
 from kafka_http.core.tasks import Tasks
-from kafka_http.daemon import NodeDaemon
+from kafka_http.daemon import NodeDaemon, proxy
 from kafka_http.daemon.calls import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
 from kafka_http.daemon.channel import Channel
 from kafka_http.daemon.directory import Directory
@@ -187,6 +187,51 @@ def test_a_call_delays_no_other(node: Node) -> None:
     assert calls.settings("g", "i") == SETTINGS
     leave.set()
     waiting.join()
+
+
+def test_key_that_was_claimed_for_a_call_that_timed_out_is_freed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request was answered with a 503. Its key would have been in progress for as long as the worker lives."""
+    monkeypatch.setattr(proxy, "_ANSWER_SECONDS", 0.5)
+    leave = threading.Event()
+
+    def claim(*_: Any) -> Claim:
+        leave.wait(10)
+        return Claim("own")
+
+    node.instances.claim_key.side_effect = claim
+    with pytest.raises(Unavailable, match="does not respond"):
+        node.worker().keys.claim_key("me", "k", "f", "w/1")
+    leave.set()
+    wait_for(lambda: node.instances.free_key.called)
+    node.instances.free_key.assert_called_once_with("me", "k", "w/1")
+
+
+def test_channel_knows_when_its_other_end_has_given_up() -> None:
+    """The daemon drops a call whose caller has gone, so that a 503 means that nothing was done."""
+    ours, theirs = socket.socketpair()
+    channel, caller = Channel(ours), Channel(theirs)
+    caller.send(b"call")
+    assert channel.receive() == b"call"
+    assert not channel.is_abandoned()
+    caller.send(b"another")
+    assert channel.receive() == b"another"
+    caller.close()
+    assert channel.is_abandoned()
+    channel.close()
+
+
+def test_channel_goes_on_receiving_after_a_timeout() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.settimeout(0.01)
+    for piece in (b"\x00\x00", b"\x00\x03a", b"b"):
+        theirs.sendall(piece)
+        with pytest.raises(TimeoutError):
+            channel.receive()
+    theirs.sendall(b"c")
+    assert channel.receive() == b"abc"
+    channel.close()
+    theirs.close()
 
 
 WRONG = [
