@@ -25,6 +25,7 @@ def register(registry: EmbeddedRegistry, subject: str, **fields: str) -> request
     return requests.post(f"{registry.url}/subjects/{subject}/versions", json={"schema": schema}, timeout=30)
 
 
+@pytest.mark.slow
 def test_schemas_and_address_outlive_a_kill_and_a_restart(fresh_registry: EmbeddedRegistry) -> None:
     url = fresh_registry.url
     registered = register(fresh_registry, "a-value", name="string").json()
@@ -79,6 +80,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("what", ["owner", "registry"])
+@pytest.mark.slow
 def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
     registry_parts: None, tmp_path: Path, what: str
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_directory_in_use(registry: EmbeddedRegistry) -> None:
     assert scratch <= set((directory / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_port_in_use(fresh_registry: EmbeddedRegistry) -> None:
     fresh_registry.stop()
     port = int(fresh_registry.url.split(":")[2].split("/")[0])
@@ -133,6 +136,7 @@ def test_a_directory_that_cannot_be_made(registry_parts: None, tmp_path: Path) -
     assert said == f"Cannot use the directory {tmp_path}/file/registry: Not a directory."
 
 
+@pytest.mark.slow
 def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) -> None:
     registry = EmbeddedRegistry(tmp_path / "dä ta;%41 €" / "registry")
     registry.start()
