@@ -13,6 +13,10 @@ import requests
 
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.errors import KafkaHttpError
+from kafka_http.serializers.registry import SchemaRegistry
+from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.serializers.schema import SchemaType
 from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
 
@@ -150,3 +154,26 @@ def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) ->
 def test_a_directory_of_a_name_that_it_cannot_take(registry_parts: None, tmp_path: Path) -> None:
     assert refusal(EmbeddedRegistry(tmp_path / "a\\b")).startswith("The schema registry takes the backslash in ")
     assert list(tmp_path.iterdir()) == []
+
+
+TEXTS: dict[SchemaType, str] = {
+    "AVRO": '"string"',
+    "JSON": '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}',
+    "PROTOBUF": 'syntax = "proto3"; message M { string a = 1; }',
+}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("JSON", r"refuses it for the subject 'AVRO-JSON': .*Incompatible artifact"),  # a 409
+        ("PROTOBUF", r"it answers with status 500: \w.*\.$"),
+    ],
+)
+def test_refusal_of_a_second_type_under_a_subject_has_the_registrys_words(
+    registry: EmbeddedRegistry, second: SchemaType, said: str
+) -> None:
+    subject, client = f"AVRO-{second}", SchemaRegistry(RegistrySettings(url=(registry.url,)))
+    client.register(subject, "AVRO", TEXTS["AVRO"])
+    with pytest.raises(KafkaHttpError, match=said):
+        client.register(subject, second, TEXTS[second])
