@@ -54,8 +54,16 @@ def topics_of(service: Service) -> set[str]:
     return set(service.get("/messages").json()["topics"])
 
 
-@pytest.mark.parametrize("dialect", ["messages", "v2"])
-@pytest.mark.parametrize("what", ["publish", "read"])
+@pytest.mark.parametrize(
+    ("what", "dialect"),
+    [
+        ("publish", "messages"),
+        *(
+            pytest.param(what, dialect, marks=pytest.mark.slow)
+            for what, dialect in (("read", "messages"), ("publish", "v2"), ("read", "v2"))
+        ),
+    ],
+)
 def test_a_server_that_runs_is_measured_beside_the_client_alone(
     service: Service, kafka: EmbeddedKafka, tmp_path: Path, what: str, dialect: str
 ) -> None:
@@ -142,6 +150,7 @@ def logged(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.glob("kafka_http-bench-*/kafka/data/bench-*/*.log"))
 
 
+@pytest.mark.slow
 def test_errors_are_counted_and_the_first_are_shown(service: Service, topic: TopicFactory, tmp_path: Path) -> None:
     name = topic()
     arguments = ("--url", service.url, "--topic", name, "--records", "1", "--connections", "2")
@@ -168,6 +177,7 @@ def test_a_server_that_makes_no_topics(service: Service, tmp_path: Path) -> None
     assert line.startswith("kafka-http bench: The server makes no topic by itself: name one that is there with --topic")
 
 
+@pytest.mark.slow
 def test_a_kafka_that_runs_is_given_a_server(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     servers = ("--bootstrap-servers", kafka.bootstrap_servers)
     result = measured("publish", *servers, "--records", "10", "--connections", "2", tmp=tmp_path)

@@ -124,7 +124,7 @@ def test_threads_do_not_get_in_each_others_way(broker: KafkaBroker, topic: Topic
 
 def test_one_who_waits_holds_up_nobody(broker: KafkaBroker, topic: TopicFactory) -> None:
     name = topic()
-    waiting = threading.Thread(target=lambda: fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000, wait=2))
+    waiting = threading.Thread(target=lambda: fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000, wait=60))
     waiting.start()
     for _ in range(20):
         began = time.monotonic()

@@ -53,6 +53,7 @@ def read_all(broker: KafkaBroker) -> list[bytes | None]:
             return values
 
 
+@pytest.mark.slow
 def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fresh_kafka: EmbeddedKafka) -> None:
     """kafka-python by itself never asks for a producer id again once a batch has expired that was being retried."""
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
@@ -177,6 +178,7 @@ def test_a_killed_broker_is_noticed_at_once_and_so_is_its_return(fresh_kafka: Em
         assert time.monotonic() - began < scaled(2)
 
 
+@pytest.mark.slow
 def test_a_frozen_broker_makes_nobody_wait_longer_than_the_timeout(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer=QUICK) as broker:

@@ -125,6 +125,7 @@ def test_when_kafka_dies_the_server_goes_on_and_when_the_demo_dies_nothing_does(
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_started_again(
     kafka_parts: None, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def end_offset(bootstrap_servers: str, topic: str) -> int:
         return consumer.end_offsets([partition])[partition]
 
 
+@pytest.mark.slow
 def test_data_outlives_a_kill_and_a_restart(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     assert publish(fresh_kafka.bootstrap_servers, "t", b"kept") == 0
@@ -69,6 +70,7 @@ def test_no_message_goes_for_its_age(service: Service, topic: TopicFactory) -> N
     assert service.get(f"/topics/{topic()}").json()["configs"]["retention.ms"] == "-1"
 
 
+@pytest.mark.slow
 def test_an_end_that_another_has_reaped_is_no_hindrance(fresh_kafka: EmbeddedKafka) -> None:
     """As gunicorn's arbiter does, which waits for all children of the process."""
     assert fresh_kafka.pid
@@ -121,6 +123,7 @@ def test_kafka_ends_when_its_owner_is_killed(kafka_parts: None, tmp_path: Path) 
         wait_for(lambda: not is_alive(kafka), 15)
 
 
+@pytest.mark.slow
 def test_kafkas_own_end_is_announced_in_one_line(kafka_parts: None, tmp_path: Path) -> None:
     with owner(tmp_path / "kafka") as (process, kafka):
         os.kill(kafka, signal.SIGKILL)
@@ -186,6 +189,7 @@ def test_a_directory_of_a_name_that_kafka_cannot_take(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_directory_of_an_unusual_name(kafka_parts: None, tmp_path: Path) -> None:
     kafka = EmbeddedKafka(new_node(tmp_path / "dä ta%41 €\\x" / "kafka"))
     kafka.start()
@@ -205,6 +209,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     assert said == f"Cannot use the directory {tmp_path}/file/kafka: Not a directory."
 
 
+@pytest.mark.slow
 def test_a_kafka_that_ends_while_it_starts_says_why(fresh_kafka: EmbeddedKafka) -> None:
     fresh_kafka.stop()
     said = refusal(replace(fresh_kafka.node, node_id=7))
@@ -212,6 +217,7 @@ def test_a_kafka_that_ends_while_it_starts_says_why(fresh_kafka: EmbeddedKafka) 
     assert said.endswith(f"Its log is {fresh_kafka.node.log_file}.")
 
 
+@pytest.mark.slow
 def test_sasl_lets_in_who_has_the_password(kafka_parts: None, tmp_path: Path) -> None:
     port, controller_port, sasl_port = free_ports(3)
     node = Node(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "secret1"})

@@ -13,6 +13,10 @@ import requests
 
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.errors import KafkaHttpError
+from kafka_http.serializers.registry import SchemaRegistry
+from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.serializers.schema import SchemaType
 from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
 
@@ -25,6 +29,7 @@ def register(registry: EmbeddedRegistry, subject: str, **fields: str) -> request
     return requests.post(f"{registry.url}/subjects/{subject}/versions", json={"schema": schema}, timeout=30)
 
 
+@pytest.mark.slow
 def test_schemas_and_address_outlive_a_kill_and_a_restart(fresh_registry: EmbeddedRegistry) -> None:
     url = fresh_registry.url
     registered = register(fresh_registry, "a-value", name="string").json()
@@ -79,6 +84,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("what", ["owner", "registry"])
+@pytest.mark.slow
 def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
     registry_parts: None, tmp_path: Path, what: str
 ) -> None:
@@ -120,6 +126,7 @@ def test_a_directory_in_use(registry: EmbeddedRegistry) -> None:
     assert scratch <= set((directory / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_port_in_use(fresh_registry: EmbeddedRegistry) -> None:
     fresh_registry.stop()
     port = int(fresh_registry.url.split(":")[2].split("/")[0])
@@ -133,6 +140,7 @@ def test_a_directory_that_cannot_be_made(registry_parts: None, tmp_path: Path) -
     assert said == f"Cannot use the directory {tmp_path}/file/registry: Not a directory."
 
 
+@pytest.mark.slow
 def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) -> None:
     registry = EmbeddedRegistry(tmp_path / "dä ta;%41 €" / "registry")
     registry.start()
@@ -146,3 +154,26 @@ def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) ->
 def test_a_directory_of_a_name_that_it_cannot_take(registry_parts: None, tmp_path: Path) -> None:
     assert refusal(EmbeddedRegistry(tmp_path / "a\\b")).startswith("The schema registry takes the backslash in ")
     assert list(tmp_path.iterdir()) == []
+
+
+TEXTS: dict[SchemaType, str] = {
+    "AVRO": '"string"',
+    "JSON": '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}',
+    "PROTOBUF": 'syntax = "proto3"; message M { string a = 1; }',
+}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("JSON", r"refuses it for the subject 'AVRO-JSON': .*Incompatible artifact"),  # a 409
+        ("PROTOBUF", r"it answers with status 500: \w.*\.$"),
+    ],
+)
+def test_refusal_of_a_second_type_under_a_subject_has_the_registrys_words(
+    registry: EmbeddedRegistry, second: SchemaType, said: str
+) -> None:
+    subject, client = f"AVRO-{second}", SchemaRegistry(RegistrySettings(url=(registry.url,)))
+    client.register(subject, "AVRO", TEXTS["AVRO"])
+    with pytest.raises(KafkaHttpError, match=said):
+        client.register(subject, second, TEXTS[second])

@@ -85,6 +85,7 @@ def test_call_for_a_group_with_a_slash_reaches_the_other_node(nodes: Nodes, topi
     assert on(second, instance).delete().status_code == 204
 
 
+@pytest.mark.slow
 def test_the_transcript_ten_times_behind_nginx(nodes: Nodes, topic: TopicFactory, group: str, tmp_path: Path) -> None:
     name = topic()
     with nginx_before(nodes, tmp_path) as url:
@@ -227,6 +228,7 @@ def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: 
     wait_for(lambda: f"Adopts the consumer instance {instance.name}" in other.log, 15)
 
 
+@pytest.mark.slow
 def test_a_node_that_stops_leaves_its_instances_to_the_others_at_once(
     nodes: Nodes, topic: TopicFactory, group: str
 ) -> None:

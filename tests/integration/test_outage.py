@@ -52,7 +52,7 @@ def freeze_for(kafka: EmbeddedKafka, seconds: float) -> None:
         pytest.param(kill_for, 1, 10, id="killed for a moment"),
         pytest.param(kill_for, 2, 2, id="killed for longer than a delivery may take", marks=pytest.mark.slow),
         pytest.param(kill_for, 15, 10, id="killed for 15 s", marks=pytest.mark.slow),
-        pytest.param(freeze_for, 1.5, 10, id="frozen for a moment"),
+        pytest.param(freeze_for, 1.5, 10, id="frozen for a moment", marks=pytest.mark.slow),
         pytest.param(freeze_for, 8, 3, id="frozen for longer than a delivery may take", marks=pytest.mark.slow),
     ],
 )

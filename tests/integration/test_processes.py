@@ -171,6 +171,7 @@ def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(
     assert (tmp_path / "diary").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_killed_goes_on_where_it_was(kafka_parts: None, tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         publish, _, acknowledge = running.curls
@@ -191,6 +192,7 @@ def refused(directory: Path, *flags: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_demo_is_refused_in_a_sentence_and_harms_the_first_in_nothing(
     kafka_parts: None, tmp_path: Path
 ) -> None:

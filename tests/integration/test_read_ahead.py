@@ -108,6 +108,7 @@ def test_an_end_that_may_have_moved_is_none(broker: KafkaBroker, topic: TopicFac
     assert (fetched.next, fetched.ended) == ({0: 12}, frozenset({0}))
 
 
+@pytest.mark.slow
 def test_who_reads_on_waits_for_no_broker_for_a_moment(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     broker = KafkaBroker(Config(bootstrap_servers=(fresh_kafka.bootstrap_servers,)))

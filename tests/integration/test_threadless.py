@@ -127,7 +127,7 @@ def test_both_ways_answer_alike(ways: Ways, topic: TopicFactory, case: str) -> N
     assert answers[0].startswith(b"HTTP/1.1 ")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 6))])
 def test_both_ways_answer_random_requests_alike(ways: Ways, topic: TopicFactory, seed: int) -> None:
     """Plain requests and others, one behind the other on a connection, cut anywhere."""
     names = [topic(), topic()]
@@ -189,6 +189,7 @@ def connections_of(service: Service) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_stop_answers_what_kafka_has_not_answered_yet(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:

@@ -64,6 +64,7 @@ def test_server_that_refuses_the_login_is_named_without_credentials(kafka: Embed
         assert "somebody" not in message and "hush" not in message
 
 
+@pytest.mark.slow
 def test_start_without_kafka_says_so_and_goes_on(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     address = fresh_kafka.bootstrap_servers
@@ -89,6 +90,7 @@ def test_start_with_kafka_says_how_many_brokers(kafka: EmbeddedKafka, start_serv
     assert service.log.count("Checking once") == 1
 
 
+@pytest.mark.slow
 def test_unknown_outcome_names_the_broker_that_was_asked(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:

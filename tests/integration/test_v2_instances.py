@@ -211,6 +211,7 @@ def test_a_topic_that_is_deleted_leaves_the_others_readable(
     assert holder.read(group, "a") == [b"still"]
 
 
+@pytest.mark.slow
 def test_joins_and_leaves_lose_and_double_nothing(hold: HolderFactory, topic: TopicFactory, group: str) -> None:
     count, name = 12_000, topic(6)
     holders = [hold() for _ in range(3)]
@@ -275,6 +276,7 @@ def test_members_come_back_by_themselves_after_an_outage(
     wait_for(lambda: not holder.instances.commit(group, "a", None))
 
 
+@pytest.mark.slow
 def test_members_follow_their_coordinator(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
     holder = hold(bootstrap_servers=kafka_cluster.bootstrap_servers)
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
