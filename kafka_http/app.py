@@ -30,6 +30,7 @@ from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.serializers import load_serializers
 from kafka_http.serializers.registry_settings import RegistrySettings
 from kafka_http.store import parse_store_url
+from kafka_http.web.answer_budget import AnswerBudget
 from kafka_http.web.answers import STATUS_LINES, number_request, tags
 from kafka_http.web.bodies import Bodies, drain
 from kafka_http.web.browsers import BrowserGuard
@@ -44,6 +45,7 @@ from kafka_http.web.paths import NormalizedPaths, SegmentConverter, check_target
 from kafka_http.web.plain import PlainPublishes
 from kafka_http.web.proxies import TrustedProxies
 from kafka_http.web.publishing import Publishing
+from kafka_http.web.receiving import Receiving
 from kafka_http.web.responses import register_error_handlers
 from kafka_http.web.root import Root
 from kafka_http.web.tasks import TaskViews
@@ -84,10 +86,12 @@ class Lifecycle:
         publishes: PlainPublishes | None,
         *,
         servers: Sequence[str],
+        receiving: Receiving,
     ) -> None:
         """`servers`: the brokers of the settings."""
         self.publishes = publishes
         """Takes publishes that need no thread, for a server that can do so."""
+        self.receiving = receiving
         self._core = core
         self._broker = broker
         self._held = held
@@ -160,15 +164,18 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     guard = BrowserGuard(config)
     plain = PlainPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
-    lifecycle = Lifecycle(core, broker, held, acceptor, publishes, servers=config.bootstrap_servers)
+    answers = AnswerBudget(config.max_answers_in_flight)
+    receiving = Receiving(config, bodies)
+    servers = config.bootstrap_servers
+    lifecycle = Lifecycle(core, broker, held, acceptor, publishes, servers=servers, receiving=receiving)
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.strict_slashes = False
     app.url_map.converters["default"] = SegmentConverter
     app.extensions["kafka_http"] = lifecycle
-    app.register_blueprint(Messages(core, config, bodies, waits, once).blueprint())
+    app.register_blueprint(Messages(core, config, bodies, waits, once, answers=answers).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
-    consumers = V2Consumers(core, held.instances, config, bodies, waits).blueprint()
+    consumers = V2Consumers(core, held.instances, config, bodies, waits, answers=answers).blueprint()
     if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
@@ -183,6 +190,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: check_target(request))
     app.after_request(_finish)
+    app.after_request(answers.finish)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app

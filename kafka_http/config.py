@@ -128,7 +128,13 @@ class Config:
     max_in_flight: Annotated[
         Bytes, "bytes of request bodies, and 800 for each record in them, that a worker holds before it answers 429"
     ] = 256 * MIB
+    min_body_rate: Annotated[
+        Memory, "bytes a second that a request body needs after its first 10 seconds; below them 408"
+    ] = 1024
     max_page_bytes: Annotated[Bytes, "most that one read brings, whatever its max_bytes asks for"] = 64 * MIB
+    max_answers_in_flight: Annotated[
+        Bytes, "bytes of pages that a worker prepares and sends; beyond them pages are smaller, or 503"
+    ] = 256 * MIB
     max_read_ahead: Annotated[
         Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"
     ] = 16 * MIB

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -38,11 +39,26 @@ class Page(Struct, frozen=True):
     last: Positions = {}
 
 
+class Room(Protocol):
+    """The memory that a page is granted."""
+
+    size: int
+    """Bytes of keys and values."""
+
+    def wait(self) -> None:
+        """Give back what a page does not need that waits for its first message: `size` is smaller from now on."""
+
+
 class Limits(Struct, frozen=True):
     """How much a page may hold: messages, and bytes of keys and values (but one message whatever its size)."""
 
     records: int
     size: int
+    room: Room | None = None
+
+    @property
+    def bytes_now(self) -> int:
+        return self.size if self.room is None else min(self.size, self.room.size)
 
 
 class Reader:
@@ -122,6 +138,7 @@ class Reader:
                 if has_all:
                     page.include(self._starts_of_new(positions))
                 active = list(page.next)
+                page.wait(limits)
         return page.done()
 
 
@@ -131,8 +148,8 @@ class _PageInMaking:
     def __init__(self, positions: Positions, limits: Limits) -> None:
         self.next = dict(positions)
         self.records_left = limits.records
-        self.bytes_left = limits.size
-        self._enough = limits.size // 8  # another fetch for less than this would cost more than it brings
+        self.bytes_left = limits.bytes_now
+        self._enough = self.bytes_left // 8  # another fetch for less than this would cost more than it brings
         self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
 
     @property
@@ -148,6 +165,13 @@ class _PageInMaking:
         self.next = {**positions, **self.next}
         for place in positions:
             self._records.setdefault(place, [])
+
+    def wait(self, limits: Limits) -> None:
+        """There is nothing yet: hold no more memory than it takes to wait."""
+        if limits.room is not None:
+            limits.room.wait()
+            self.bytes_left = limits.bytes_now
+            self._enough = self.bytes_left // 8
 
     def add(self, fetched: Fetched) -> None:
         if fetched.size > self.bytes_left and self.has_records:

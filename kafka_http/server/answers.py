@@ -76,10 +76,14 @@ class ErrorPage:
         status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
         status_line = status_line.replace(b" 501 Bad Request", b" 501 Not Implemented")  # gunicorn mixes them
         status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
-        said = reason if status.startswith("5") else f"{reason}: {message}"
-        body = json.dumps({"error": {"code": int(status), "message": said}}).encode() + b"\n"
-        head = (
-            f"Connection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return status_line + b"\r\n" + head.encode() + body
+        return render_error(int(status), reason, reason if status.startswith("5") else f"{reason}: {message}")
+
+
+def render_error(status: int, reason: str, message: str) -> bytes:
+    """All of an answer that the application does not give. The connection is closed after it."""
+    body = json.dumps({"error": {"code": status, "message": message}}).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + body

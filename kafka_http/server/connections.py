@@ -1,26 +1,44 @@
 """Connections that no thread is at, and what they wait for."""
 
 import time
+from collections.abc import Generator, Iterator
+from contextvars import Context
 
 from gunicorn.workers.gthread import TConn
 
 from kafka_http.server.lifecycle import Publish
+from kafka_http.server.outgoing import Outgoing
 from kafka_http.server.plain import PlainRequest
+from kafka_http.server.request_reader import RequestReader
 
 
 class Connection:
-    """A client, and where it is: idle, amid a request, owed an answer, or taking one."""
+    """A client, and where it is: idle, amid a request, owed an answer, in a thread, or taking an answer."""
 
-    __slots__ = ("began", "buffer", "conn", "ended", "gone", "last", "owed", "request", "ticket", "unsent", "watched")
+    __slots__ = (
+        "began", "buffer", "conn", "context", "counted", "ended", "gone", "last", "outgoing", "owed", "reader",
+        "request", "seen", "ticket", "watched", "work",
+    )  # fmt: skip
 
     def __init__(self, conn: TConn) -> None:
         self.conn = conn
+        self.outgoing = Outgoing(conn.sock)
         self.buffer = b""
+        self.reader: RequestReader | None = None
+        """Takes the request that is received; until it is there, `buffer` does."""
+        self.seen = 0
+        """Bytes of the body that had come when its rate was last looked at; below 0 before the first look."""
+        self.counted = 0
+        """Bytes of the request that count as in flight."""
         self.owed: Publish | None = None
         self.ticket: object = None
         self.request: PlainRequest | None = None
         self.began = 0.0
-        self.unsent = memoryview(b"")
+        """When the first byte of the request came, or the connection became idle."""
+        self.work: Generator[None, None, bool] | None = None
+        """Makes the answer. It yields where the client has not taken what there is."""
+        self.context: Context | None = None
+        """That of `work`, whichever thread goes on with it."""
         self.watched = False
         self.ended = False
         """Whether the client has closed its side; it may wait for an answer all the same."""
@@ -40,6 +58,9 @@ class Waiting:
 
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._until
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._until)
 
     def add(self, connection: Connection, seconds: float) -> None:
         self._until.pop(connection, None)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from kafka_http.config import Config
 
@@ -43,6 +43,57 @@ class Publishes(Protocol):
         """Let all go that was begun. Does not block."""
 
 
+Place = Literal["loop", "aside", "pool"]
+"""Who makes an answer: the main loop, which must not block; one thread beside the pool; or the pool."""
+
+RECEIVED = "kafka_http.received"
+"""In the environ of a request whose body was received before: its bytes, which count as in flight already."""
+REFUSAL = "kafka_http.refusal"
+"""In the environ of a request whose body was not received: what to raise in place of reading it."""
+CAME = "kafka_http.came"
+"""In the environ: when the request came, on the monotonic clock."""
+
+
+class Receiving(Protocol):
+    """What the application knows of requests before it has them. Any thread may call."""
+
+    max_body_bytes: int
+    max_in_flight: int
+    """Bytes of bodies. Those that have not come whole may take half of it."""
+    min_body_rate: int
+    """Bytes a second that a body must come with after its first seconds."""
+    max_answers_in_flight: int
+    """Bytes of answers that clients have not taken yet."""
+
+    def hold(self, size: int, held: int = 0) -> int:
+        """Count so many bytes more of a body, of which `held` are counted already; less where `size` is negative.
+        Raises what is to be answered where that is too much."""
+
+    def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether the application reads the body as it comes. Header names are in lower case."""
+
+    def place(self, path: str) -> Place:
+        """Who is to answer a request."""
+
+
+class AnyApplication:
+    """The `Receiving` of an application that says nothing of it."""
+
+    max_body_bytes = 1 << 30
+    max_in_flight = 1 << 30
+    min_body_rate = 1024
+    max_answers_in_flight = 1 << 30
+
+    def hold(self, size: int, held: int = 0) -> int:
+        return size
+
+    def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
+        return False
+
+    def place(self, path: str) -> Place:
+        return "pool"
+
+
 class Lifecycle(Protocol):
     """What the application may have in `app.extensions["kafka_http"]`."""
 
@@ -57,6 +108,10 @@ class Lifecycle(Protocol):
 
     def close(self, timeout: float) -> None:
         """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
+
+    @property
+    def receiving(self) -> "Receiving":
+        """What the application knows of requests that the server receives for it."""
 
     @property
     def publishes(self) -> Publishes | None:

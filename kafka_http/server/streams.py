@@ -10,10 +10,9 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from threading import Thread
 from typing import Any, NoReturn, Protocol
 
@@ -70,19 +69,8 @@ def are_possible(cfg: Any) -> bool:
     return hasattr(select, "epoll") and not cfg.is_ssl and getattr(cfg, "protocol", "http") == "http"
 
 
-def offering(app: Any) -> Any:
-    """The application, which may hand its connections over."""
-
-    def with_offer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if type(environ.get("gunicorn.socket")) is socket.socket and environ.get("HTTP_VERSION") != "2":
-            environ[HAND_OVER] = partial(_hand_over, environ["SERVER_PROTOCOL"] == "HTTP/1.1")
-        answer: Iterable[bytes] = app(environ, start_response)
-        return answer
-
-    return with_offer
-
-
-def _hand_over(is_chunked: bool, feed: Feed) -> NoReturn:
+def hand_over(is_chunked: bool, feed: Feed) -> NoReturn:
+    """What `HAND_OVER` in the environ is, once the framing is known."""
     raise HandedOver(feed, is_chunked)
 
 

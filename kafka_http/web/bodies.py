@@ -42,6 +42,12 @@ def _repeated(request: Request) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if counts[name] > 1]
 
 
+RECEIVED = "kafka_http.received"
+"""In the environ where the server has received the body: its bytes, which count as in flight until the answer."""
+REFUSAL = "kafka_http.refusal"
+"""In the environ where the server has not received it: what to raise instead."""
+
+
 class LengthRequired(KafkaHttpError):
     code = 411
 
@@ -66,11 +72,15 @@ class Bodies:
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        held = 0
+        if (refusal := request.environ.get(REFUSAL)) is not None:
+            raise refusal
+        counted, held = request.environ.get(RECEIVED, 0), 0
 
         def hold(size: int) -> None:
             nonlocal held
-            held += self.hold(size, held)
+            before = max(held, counted)
+            self.hold(max(0, held + size - before), before)
+            held += size
 
         try:
             if request.content_length is not None:
@@ -89,7 +99,7 @@ class Bodies:
                 del chunks
             yield decode_body(body, codings, limit, hold) if codings else body
         finally:
-            self.hold(-held)
+            self.hold(-max(0, held - counted))
 
     def hold(self, size: int, held: int = 0) -> int:
         """Count so many bytes more of a body, of which `held` are counted already; less where `size` is negative.

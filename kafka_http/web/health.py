@@ -4,10 +4,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from kafka_http.core.broker import Log
+from kafka_http.errors import KafkaHttpError
 from kafka_http.web.responses import json_response
+
+HEALTH, READY = "/health", "/ready"
+CAME = "kafka_http.came"
+"""In the environ: when the server has had the request, on the monotonic clock."""
 
 FRESH_SECONDS = 2.0
 
@@ -19,23 +24,34 @@ class Health:
         """`is_daemon_silent` does not block."""
         self._log = log
         self._is_daemon_silent = is_daemon_silent
-        self._answered = float("-inf")
+        self._answered = self._failed = float("-inf")
+        self._error: KafkaHttpError | None = None
         self._lock = threading.Lock()
 
     def blueprint(self) -> Blueprint:
         health = Blueprint("health", __name__)
-        health.add_url_rule("/health", view_func=self.health)
-        health.add_url_rule("/ready", view_func=self.ready)
+        health.add_url_rule(HEALTH, view_func=self.health)
+        health.add_url_rule(READY, view_func=self.ready)
         return health
 
     def health(self) -> Response:
-        """GET /health: the process answers."""
+        """GET /health: the process answers. A server's event loop may call it."""
         return json_response({"status": "ok"})
 
     def ready(self) -> Response:
         """GET /ready: a broker answered within the last seconds; 503 with the reason otherwise."""
+        came = request.environ.get(CAME, time.monotonic())
         with self._lock:  # of many at once, one asks
+            if self._error is not None and self._failed >= came:  # meanwhile
+                raise self._error
             if time.monotonic() - self._answered > FRESH_SECONDS:
-                self._log.alive()
-                self._answered = time.monotonic()
+                self._ask()
         return json_response({"status": "ready"} | ({"daemon": "not responding"} if self._is_daemon_silent() else {}))
+
+    def _ask(self) -> None:
+        try:
+            self._log.alive()
+        except KafkaHttpError as error:
+            self._failed, self._error = time.monotonic(), error
+            raise
+        self._answered = time.monotonic()

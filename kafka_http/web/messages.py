@@ -13,6 +13,7 @@ from kafka_http.core.positions import Offset, Start
 from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import TopicPartition
+from kafka_http.web.answer_budget import AnswerBudget
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of, kafka_format, kafka_types
@@ -35,7 +36,10 @@ READ_PARAMETERS = (*SELECTION, "wait")
 class Messages:
     """The views of the dialect."""
 
-    def __init__(self, core: Core, config: Config, bodies: Bodies, waits: Waits, once: Once) -> None:
+    def __init__(
+        self, core: Core, config: Config, bodies: Bodies, waits: Waits, once: Once, *, answers: AnswerBudget
+    ) -> None:
+        self._answers = answers
         self._core = core
         self._uploads = Uploads(core.uploader, core.formats, config, bodies)
         self._config = config
@@ -114,7 +118,8 @@ class Messages:
         isolation = wanted_isolation(query)
         limit = query.integer("limit", 1000, 1, MAX_RECORDS)
         max_bytes = query.integer("max_bytes", 4 << 20, 1, MAX_INT64)
-        limits = Limits(1 if one else limit, min(max_bytes, self._config.max_page_bytes))
+        room = self._answers.page(min(max_bytes, self._config.max_page_bytes))
+        limits = Limits(1 if one else limit, room.size, room)
         wait = query.seconds("wait", 0, MAX_WAIT)
         start, wanted, reset = selection
         positions = self._core.resolver.resolve(topic, consumer, start, wanted, isolation)

@@ -28,13 +28,12 @@ def render_page(
     """The JSON of a page. Values are read by the format wanted, or by what each looks like. `following` is the position
     of the next page."""
     ack = page_position(page.last)
-    return b'{"topic":%b,"consumer":%b,"records":[%b],"next":"%b","ack":%b}\n' % (
-        msgspec.json.encode(topic),
-        msgspec.json.encode(consumer),
-        b",".join([render_record(formats, topic, wanted, record) for record in page.records]),
-        following.encode(),
-        msgspec.json.encode(ack or None),
-    )
+    texts = [render_record(formats, topic, wanted, record) for record in page.records] or [b""]
+    # Around the first and the last, not around all: a large page is copied no more often than it must be.
+    begin = b'{"topic":%b,"consumer":%b,"records":[' % (msgspec.json.encode(topic), msgspec.json.encode(consumer))
+    texts[0] = begin + texts[0]
+    texts[-1] += b'],"next":"%b","ack":%b}\n' % (following.encode(), msgspec.json.encode(ack or None))
+    return b",".join(texts)
 
 
 def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> bytes:

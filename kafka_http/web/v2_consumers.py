@@ -16,6 +16,7 @@ from kafka_http.core.instances import Instances, Loan
 from kafka_http.core.reading import Limits
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import InstanceSettings, Reset
+from kafka_http.web.answer_budget import AnswerBudget
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.content_coding import compress
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
@@ -46,7 +47,10 @@ _AT_ONCE = 0.05
 class V2Consumers:
     """The views of consumer instances."""
 
-    def __init__(self, core: Core, instances: Instances, config: Config, bodies: Bodies, waits: Waits) -> None:
+    def __init__(
+        self, core: Core, instances: Instances, config: Config, bodies: Bodies, waits: Waits, *, answers: AnswerBudget
+    ) -> None:
+        self._answers = answers
         self._formats = core.formats
         self._instances = instances
         self._reader = InstanceReader(instances, core.reader)
@@ -173,7 +177,8 @@ class V2Consumers:
     def _limits(self, settings: InstanceSettings) -> Limits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
         records = _number("max_poll_records", settings.max_records or MAX_RECORDS)
-        return Limits(min(max(1, records), MAX_RECORDS), min(max(1, max_bytes), self._config.max_page_bytes))
+        room = self._answers.page(min(max(1, max_bytes), self._config.max_page_bytes))
+        return Limits(min(max(1, records), MAX_RECORDS), room.size, room)
 
     def _read(self, group: str, name: str, limits: Limits, seconds: float) -> LentPage | None:
         """A page with records; None where there are none in that time, or another reader had the instance."""

@@ -42,6 +42,20 @@ def test_health(client: FlaskClient, broker: FakeBroker) -> None:
     assert client.get("/ready").status_code == 200
 
 
+def test_ready_that_failed_is_the_answer_of_those_that_waited(client: FlaskClient, broker: FakeBroker) -> None:
+    """Each of them would wait for the broker in turn."""
+
+    def ready(came: float) -> int:
+        return client.get("/ready", environ_overrides={"kafka_http.came": came}).status_code
+
+    before = time.monotonic()
+    broker.down = True
+    assert ready(before) == 503
+    broker.down = False
+    assert ready(before) == 503, "it came before the broker was asked"
+    assert ready(time.monotonic()) == 200
+
+
 @pytest.mark.parametrize("path", ["/topics/t/x", "/brokers/1", "/consumers/g/x"])
 def test_v2_paths_answer_errors_in_their_shape(client: FlaskClient, path: str) -> None:
     answer = client.get(path)

@@ -2,6 +2,7 @@
 
 /            answers "ok" and leaves a body unread
 /sleep/S     answers after S seconds
+/large       answers with 20 MB, and tells when that is over
 /until-stop  answers once the server stops
 
 Its life is told on stdout: "at /sleep/1", "stopping", "closed", and at the end "returned" by whoever called `run`.
@@ -11,7 +12,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,14 @@ def tell(what: str) -> None:
     os.write(sys.stdout.fileno(), f"{what}\n".encode())
 
 
+class Large:
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"x" * 20_000_000
+
+    def close(self) -> None:
+        tell("closed /large")
+
+
 class Tiny:
     def __init__(self) -> None:
         self._stopping = Event()
@@ -40,6 +49,9 @@ class Tiny:
             tell(f"at {path}")
         if path.startswith("/sleep/"):
             time.sleep(float(path.removeprefix("/sleep/")))
+        if path == "/large":
+            start_response("200 OK", [("Content-Length", "20000000"), ("Content-Type", "text/plain")])
+            return Large()
         if path == "/until-stop":
             self._stopping.wait(30)
         start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_http.web.arrivals import Chunks
+from kafka_http.chunked import Chunks
 
 
 def fed(pieces: list[bytes]) -> tuple[bytes, Chunks]:

@@ -17,6 +17,7 @@ FOR_EVERYONE = {
     "records",
     "tasks",
     "config",
+    "chunked",  # the server's main loop receives bodies, and so do the streams that the views read
     "encoding",  # pure functions over bytes, which web and the serialisers must not have twice
     "logs",  # a line of any room names its request: the one who knows the id and those who log must share it
 }

@@ -1,0 +1,85 @@
+"""max_answers_in_flight: how much memory pages may take, and what happens beyond it."""
+
+import pytest
+
+from kafka_http.web.answer_budget import AnswerBudget
+from tests.api.conftest import ClientFactory
+from tests.api.consumers import Consumer, write
+from tests.fakes import FakeBroker
+
+MIB = 1 << 20
+VALUE = b"x" * (MIB // 4)
+
+
+@pytest.fixture
+def filled(broker: FakeBroker) -> FakeBroker:
+    """16 MiB in the topic `t`."""
+    write(broker, *[VALUE] * 64)
+    return broker
+
+
+def test_pages_get_smaller_and_then_503_until_answers_are_taken(
+    make_client: ClientFactory, filled: FakeBroker
+) -> None:
+    client = make_client(max_answers_in_flight=32 * MIB)
+    path = "/messages/t/me/earliest?max_bytes=16777216"
+    sizes, taken = [], []
+    for _ in range(80):
+        answer = client.get(path, buffered=False)
+        taken.append(answer)
+        if answer.status_code == 503:
+            break
+        sizes.append(int(answer.headers["Content-Length"]))
+    assert sizes[0] > 7 * MIB
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0] / 2
+    assert sum(sizes) <= 32 * MIB
+    assert "max_answers_in_flight" in taken[-1].json["error"]["message"]
+    assert int(taken[-1].headers["Retry-After"]) >= 1
+    for answer in taken:
+        answer.close()
+    again = client.get(path)
+    assert int(again.headers["Content-Length"]) == sizes[0]
+
+
+def test_small_page_is_given_where_a_large_one_is_refused(make_client: ClientFactory, filled: FakeBroker) -> None:
+    client = make_client(max_answers_in_flight=4 * MIB)
+    taken = [client.get("/messages/t/me/earliest?max_bytes=1048576", buffered=False) for _ in range(40)]
+    assert taken[-1].status_code == 503
+    small = client.get("/messages/t/me/earliest?max_bytes=1000")
+    assert len(small.json["records"]) == 1
+    for answer in taken:
+        answer.close()
+
+
+def test_refused_and_failed_reads_hold_nothing(make_client: ClientFactory, filled: FakeBroker) -> None:
+    client = make_client(max_answers_in_flight=16 * MIB)
+    for path in ("/messages/t/me/9999?partition=0", "/messages/never/me/earliest", "/messages/t/me/0?format=no"):
+        for _ in range(20):
+            assert client.get(path).status_code >= 400
+    assert client.get("/messages/t/me/earliest?max_bytes=4000000").status_code == 200
+
+
+def test_v2_pages_count_too(make_client: ClientFactory, filled: FakeBroker) -> None:
+    client = make_client(max_answers_in_flight=8 * MIB)
+    consumer = Consumer(client, format="binary").assigned()
+    held = [client.get("/messages/t/me/earliest?max_bytes=8388608", buffered=False) for _ in range(40)]
+    assert held[-1].status_code == 503
+    path = f"{consumer.path}/records?max_bytes=8388608"
+    refused = client.get(path)
+    assert (refused.status_code, refused.json["error_code"]) == (503, 503)
+    for each in held:
+        each.close()
+    assert consumer.records(max_bytes=8388608)
+
+
+def test_page_that_waits_for_its_first_message_holds_little(make_client: ClientFactory) -> None:
+    app = make_client().application
+    with app.test_request_context():
+        budget = AnswerBudget(16 * MIB)
+        room = budget.page(4 * MIB)
+        assert room.size == 4 * MIB
+        assert budget.page_size(4 * MIB) < MIB
+        room.wait()
+        assert room.size < MIB
+        assert budget.page_size(4 * MIB) == 4 * MIB

@@ -1,0 +1,231 @@
+"""Requests as a worker's main loop receives them: how long they may take, how much memory, and what is refused."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from gunicorn.config import Config
+
+from kafka_http.server.worker import ACCEPTS, Worker
+from tests.unit.test_threadless import Loop
+
+HEAD = b"PUT /x HTTP/1.1\r\nHost: h\r\n"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("kafka_http.server.connections.time.monotonic", made)
+    return made
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    made = Loop()
+    made.patience = 75.0
+    yield made
+    made.close()
+
+
+def read_error(client: socket.socket) -> tuple[int, dict[str, Any]]:
+    head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+def step(loop: Loop, clock: Clock, seconds: float) -> None:
+    """Let time pass, a second at a time."""
+    for _ in range(int(seconds)):
+        clock.now += 1
+        loop.turn()
+
+
+def test_head_that_takes_over_10_s_gets_408(loop: Loop, clock: Clock) -> None:
+    with loop.connect() as client:
+        step(loop, clock, 30)
+        assert loop.ended == [], "before its first byte keepalive holds"
+        client.sendall(HEAD)
+        loop.turn()
+        step(loop, clock, 9)
+        client.sendall(b"X: y\r\n")
+        loop.turn()
+        assert loop.ended == []
+        step(loop, clock, 2)
+        status, error = read_error(client)
+        assert (status, error["code"]) == (408, 408)
+        assert "10 s" in error["message"]
+        assert len(loop.ended) == 1
+        assert loop.in_threads == []
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n20000\r\n"])
+def test_body_below_the_rate_gets_408_after_20_s(loop: Loop, clock: Clock, framing: bytes) -> None:
+    with loop.connect() as client:
+        client.sendall(HEAD + framing)
+        loop.turn()
+        for _ in range(19):
+            client.sendall(b"x" * 100)
+            step(loop, clock, 1)
+        assert loop.ended == []
+        step(loop, clock, 2)
+        status, error = read_error(client)
+        assert status == 408
+        assert "1024 bytes a second" in error["message"]
+
+
+def test_body_at_the_rate_may_take_as_long_as_it_likes(loop: Loop, clock: Clock) -> None:
+    with loop.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
+        loop.turn()
+        for _ in range(90):
+            client.sendall(b"x" * 1100)
+            step(loop, clock, 1)
+        client.sendall(b"x" * 1000)
+        loop.turn()
+        assert [len(each) for each in loop.in_threads] == [len(HEAD) + 26 + 100_000]
+
+
+def test_idle_connection_that_sends_empty_lines_is_still_idle(loop: Loop, clock: Clock) -> None:
+    with loop.connect() as client:
+        for _ in range(74):
+            client.sendall(b"\r\n")
+            step(loop, clock, 1)
+        assert loop.ended == []
+        step(loop, clock, 2)
+        assert len(loop.ended) == 1
+
+
+def test_unfinished_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop, clock: Clock) -> None:
+    loop.receiving.max_in_flight = 1 << 20
+    begin = HEAD + b"Content-Length: 2000000\r\n\r\n"
+    with loop.connect() as slow, loop.connect() as fast:
+        send(loop, slow, begin + b"x" * 200_000)
+        step(loop, clock, 8)
+        send(loop, fast, begin + b"x" * 250_000)
+        assert loop.ended == []
+        send(loop, fast, b"x" * 100_000)
+        assert read_error(slow)[0] == 408
+        send(loop, fast, b"x" * 1_650_000)
+        assert len(loop.in_threads) == 1, "a lone body may be larger than that"
+
+
+def test_refusal_to_hold_a_body_goes_to_the_application_at_once(loop: Loop) -> None:
+    def hold(size: int, held: int = 0) -> int:
+        if size > 0:
+            raise MemoryError
+        return size
+
+    loop.receiving.hold = hold  # type: ignore[method-assign]
+    with loop.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 1000\r\n\r\nx")
+        loop.turn()
+        assert isinstance(loop.refusals[0], MemoryError)
+
+
+@pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
+def test_body_over_the_limit_goes_to_the_application_at_once(loop: Loop, more: bytes) -> None:
+    loop.receiving.max_body_bytes = 1000
+    with loop.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 20000000\r\n" + more + b"\r\n")
+        loop.turn()
+        assert len(loop.in_threads) == 1
+        assert len(loop.ended) == 1, "the connection is not used again"
+
+
+def test_head_that_cannot_be_one_is_refused_before_its_end(loop: Loop) -> None:
+    for bad in (b"GET / HTTP/1.1\nHost: x\n", b"GET /" + b"a" * 9000, b"GET / HTTP/1.1\r\nX: \n", b"GET / X\r\n\r\n"):
+        with loop.connect() as client:
+            client.sendall(bad)
+            loop.turn()
+            assert loop.refused.pop() is not None, bad
+    assert loop.in_threads == []
+
+
+def test_full_worker_closes_who_has_waited_longest(loop: Loop, clock: Clock) -> None:
+    with loop.connect() as idle, loop.connect() as slow, loop.connect() as new:
+        slow.sendall(HEAD)
+        loop.turn()
+        step(loop, clock, 2)
+        new.sendall(HEAD)
+        loop.turn()
+        assert loop.threadless.make_room()
+        assert slow.recv(1) == b""
+        assert loop.threadless.make_room()
+        assert idle.recv(1) == b""
+        assert not loop.threadless.make_room(), "it has only just begun"
+
+
+def test_answers_that_are_not_taken_end_the_slowest_over_their_limit(loop: Loop, clock: Clock) -> None:
+    loop.receiving.max_answers_in_flight = 3_000_000
+    loop.body = b"x" * 2_000_000
+    with loop.connect(buffer=4096) as first, loop.connect(buffer=4096) as second:
+        for client in (first, second):
+            client.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
+            loop.turn()
+            loop.begun[-1].done()
+            step(loop, clock, 3)
+        assert len(loop.ended) == 1
+        assert first.recv(1, socket.MSG_PEEK), "what the kernel had"
+
+
+def send(loop: Loop, client: socket.socket, data: bytes) -> None:
+    """More than fits into the socket's buffer."""
+    client.setblocking(False)
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[client.send(left) :]
+        except BlockingIOError:
+            loop.turn()
+    client.settimeout(5)
+    loop.turn()
+    loop.turn()
+
+
+def accepting(accept: Callable[[], Any]) -> Any:
+    """A worker as far as it accepts."""
+    paused: list[OSError] = []
+    taken: list[Any] = []
+    worker = SimpleNamespace(
+        nr_conns=0, worker_connections=1000, cfg=Config(), enqueue_req=taken.append, taken=taken, paused=paused,
+        _pause_accepting=paused.append,
+    )  # fmt: skip
+    worker.accept = lambda: Worker.accept(cast("Worker", worker), cast("socket.socket", SimpleNamespace(
+        accept=accept, getsockname=lambda: ("127.0.0.1", 1))))  # fmt: skip
+    return worker
+
+
+def test_accept_takes_several_connections_a_round() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        listener.setblocking(False)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(ACCEPTS + 4)]
+        worker = accepting(listener.accept)
+        worker.accept()
+        assert len(worker.taken) == ACCEPTS
+        worker.accept()
+        assert len(worker.taken) == worker.nr_conns == ACCEPTS + 4
+        assert worker.paused == []
+        for each in [*clients, *(conn.sock for conn in worker.taken)]:
+            each.close()
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ENETDOWN"])
+def test_accept_that_fails_pauses_and_raises_nothing(name: str) -> None:
+    import errno
+
+    def accept() -> Any:
+        raise OSError(getattr(errno, name), name)
+
+    worker = accepting(accept)
+    worker.accept()
+    assert len(worker.paused) == 1
