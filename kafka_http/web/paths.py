@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SENT_PATH = "kafka_http.sent_path"
 """In the environ: the path with its empty segments, where it has any."""
 _SLASHES = re.compile("//+")
-_AUTHORITY = re.compile("[a-z]+://[^/?#]*", re.IGNORECASE)
+_AUTHORITY = re.compile(r"\A[a-z]+://[^/?#]*", re.IGNORECASE)
 
 
 class NormalizedPaths:

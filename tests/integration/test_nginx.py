@@ -73,6 +73,12 @@ def test_an_error_comes_through(front: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 40401)
 
 
+@pytest.mark.parametrize(("host", "status"), [("x", 200), ("kafka.example.org", 421)])
+def test_name_of_the_outside_must_be_in_allowed_hosts(front: str, host: str, status: int) -> None:
+    """nginx passes it on as Host, and the server listens on a loopback address."""
+    assert requests.get(f"{front}/messages", headers={"Host": host}, timeout=10).status_code == status
+
+
 @pytest.mark.parametrize("without", ["", " (proxy_buffering|proxy_http_version|proxy_set_header Connection) .*"])
 def test_a_stream(service: Service, topic: TopicFactory, tmp_path: Path, without: str) -> None:
     """Through the README's site, and through one that says nothing of buffering and asks by HTTP/1.0."""
