@@ -41,7 +41,7 @@ _ASKS_KAFKA = {
 these calls get more time. Where the daemon itself hangs, pings tell, and these calls fail too."""
 
 _PING_EVERY = 1.0
-_PONG_SECONDS = 3.0
+_PONG_SECONDS = 4.0
 _OVERDUE_SECONDS = 2.5
 """A call that fails for its time means that the daemon hangs where no ping was answered for so long."""
 
