@@ -40,8 +40,9 @@ _AHEAD_OF_PARTITION = 1 << 18
 _ANY_SIZE = 1 << 62
 _STILL_AT_END_SECONDS = 0.1
 """So soon a partition that was at its end is not asked again while others have records for the page."""
-_SAME_TOPIC_SECONDS = 0.1
-"""How old may be what says that a topic is still the one of which records are kept."""
+_SAME_TOPIC_SECONDS = 0.2
+"""How old may be what says that a topic is still the one of which records are kept: an answer to a fetch by its id, or
+the metadata."""
 _BY_NAME, _BY_ID = 12, 13
 """The last version of a fetch that names topics, and the first that has their ids."""
 _NO_ID = UUID(int=0)
@@ -70,6 +71,8 @@ class Fetcher:
         self._ahead = ahead
         self._search = RecordSearch(self._rests)
         self._record_bytes: dict[str, int] = {}
+        self._seen: dict[UUID, float] = {}
+        """When a fetch by a topic's id was last begun that found it."""
 
     def topics(self) -> list[str]:
         return self._metadata.topics()
@@ -160,7 +163,9 @@ class Fetcher:
         """What earlier fetches have left, as long as the topics are the same."""
         reading = self._reading(positions, wanted)
         rests = self._ahead.take(positions, reading)
-        if any(rest.has_more for rest in rests.values()):
+        since = time.monotonic() - _SAME_TOPIC_SECONDS
+        seen = all(each in self._seen and self._seen[each] > since for each in reading.topic_ids.values())
+        if not seen and any(rest.has_more for rest in rests.values()):
             try:
                 now = self._reading(positions, wanted, _SAME_TOPIC_SECONDS)
             except KafkaHttpError as error:
@@ -194,12 +199,15 @@ class Fetcher:
     def _fetch(self, positions: Positions, wanted: _Wanted, share: int, size: int, wait: float = 0) -> Answers:
         """The leaders' answers, of `share` bytes of each partition, `size` in all. Topics go by their ids, so that an
         answer is of the topic that the metadata has."""
-        names: dict[UUID | None, str] = {}
+        names: dict[UUID, str] = {}
+        began = time.monotonic()
 
         def request(places: Sequence[TopicPartition], longest: float) -> FetchRequest:
+            nonlocal began
             asked = {place: positions[place] for place in places}
             reading = self._reading(asked, wanted)
-            names.update({topic_id: topic for topic, topic_id in reading.topic_ids.items()})
+            began = time.monotonic()
+            names.update({topic_id: topic for topic, topic_id in reading.topic_ids.items() if topic_id is not None})
             return _fetch_request(asked, reading, share, min(size, share * len(places)), longest)
 
         def parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
@@ -208,7 +216,9 @@ class Fetcher:
                 for each in topic.partitions:
                     yield TopicPartition(name, each.partition_index), each
 
-        return self._leaders.ask(positions.keys(), request, parts, wait)
+        answers = self._leaders.ask(positions.keys(), request, parts, wait)
+        self._seen.update(dict.fromkeys(names, began))
+        return answers
 
     def _rests(self, positions: Positions, share: int, isolation: Isolation) -> dict[TopicPartition, Rest]:
         """`share` bytes of what Kafka has of each partition; those that do not have their position are left out."""

@@ -15,7 +15,7 @@ GRAMMAR = (
 ALL = "*:earliest"
 """In a position: all partitions that it does not list, and those to come, from their start."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_PAIR = re.compile(r"([0-9]{1,10}|\*):([0-9]{1,19}|earliest|latest)")
+_PAIR = re.compile(r"(?:([0-9]{1,10})|\*):(?:([0-9]{1,19})|earliest|latest)")
 _ENDS = {"earliest": At("earliest"), "latest": At("latest")}
 
 
@@ -47,16 +47,17 @@ def _pairs(text: str) -> Start:
     partitions: dict[int, Offset | At] = {}
     for pair in text.split(","):
         match = _PAIR.fullmatch(pair)
-        if match is None or not _is_number(match[2].replace("earliest", "0").replace("latest", "0")):
+        if match is None:
             raise malformed(text)
-        place = _ENDS.get(match[2]) or Offset(int(match[2]))
-        if match[1] == "*":
-            if rest is not None or isinstance(place, Offset):
+        number, offset = match.groups()
+        place = _ENDS[pair.partition(":")[2]] if offset is None else Offset(int(offset))
+        if number is None:
+            if rest is not None or offset is not None:
                 raise malformed(text)
             rest = place
         else:
-            partition = int(match[1])
-            if partition in partitions or partition > MAX_INT32:
+            partition = int(number)
+            if partition in partitions or partition > MAX_INT32 or (offset and int(offset) > MAX_INT64):
                 raise malformed(text)
             partitions[partition] = place
     return Start(rest, partitions)

@@ -57,7 +57,7 @@ def select(consumer: str, offset: str, query: Query) -> Selection:
     """What `<offset>`, `?partition=` and `?reset=` say. Raises `InvalidRequest`."""
     check_consumer_name(consumer)
     choices: tuple[Reset, ...] = ("earliest", "latest")
-    reset = query.choice("reset", choices, "earliest") if query.text("reset") is not None else None
+    reset = None if query.text("reset") is None else query.choice("reset", choices, "earliest")
     start = parse_start(offset, reset or "earliest")
     if isinstance(start.rest, Committed):
         reset = start.rest.reset
