@@ -267,7 +267,7 @@ def test_the_key_of_a_worker_that_dies_is_free(
 def test_a_daemon_that_dies_forgets_nothing(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    service = start_service(kafka.bootstrap_servers)
+    service = start_service(kafka.bootstrap_servers, workers=1, timeout=30)
     name = topic()
     assert publish(service, name, "kept", "kept").ok
     with frozen(kafka), under_way(service, name, "k") as request:
