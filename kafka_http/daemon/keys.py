@@ -33,6 +33,7 @@ class NodeKeys:
         self._look_every = look_every
         self._is_there: Callable[[str], bool] = lambda _: False
         self._returned_by = 0.0
+        self._known: set[str] = set()
         self._closing = threading.Event()
         self._cleaner: threading.Thread | None = None
 
@@ -44,6 +45,7 @@ class NodeKeys:
         self._cleaner.start()
 
     def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> Claim:
+        self._known.add(holder.partition("/")[0])
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
 
     def keep_answer(self, caller: str, name: str, holder: str, answer: KeptAnswer) -> None:
@@ -63,7 +65,8 @@ class NodeKeys:
             log.debug("Keys are left running: %s", error.message)
 
     def _is_gone(self, worker: str) -> bool:
-        return not self._is_there(worker) and time.monotonic() > self._returned_by
+        may_return = worker not in self._known and time.monotonic() <= self._returned_by
+        return not self._is_there(worker) and not may_return
 
     def _clean(self) -> None:
         while not self._closing.wait(self._look_every):
