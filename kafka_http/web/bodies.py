@@ -77,9 +77,10 @@ class Bodies:
         counted, held = request.environ.get(RECEIVED, 0), 0
 
         def hold(size: int) -> None:
+            """The server's count goes until the answer; what is beyond it is held here."""
             nonlocal held
-            before = max(held, counted)
-            self.hold(max(0, held + size - before), before)
+            before, after = max(counted, held), max(counted, held + size)
+            self.hold(after - before, before)
             held += size
 
         try:
