@@ -66,16 +66,18 @@ class Proxy:
                     threading.Thread(target=each, args=(client, broker, produces), daemon=True).start()
 
     def _requests(self, client: socket.socket, broker: socket.socket, produces: set[bytes]) -> None:
-        for payload in frames(client, broker):
-            if struct.unpack_from(">h", payload)[0] == PRODUCE:
-                produces.add(payload[4:8])
-            broker.sendall(framed(payload))
+        with suppress(OSError):
+            for payload in frames(client, broker):
+                if struct.unpack_from(">h", payload)[0] == PRODUCE:
+                    produces.add(payload[4:8])
+                broker.sendall(framed(payload))
 
     def _responses(self, client: socket.socket, broker: socket.socket, produces: set[bytes]) -> None:
-        for payload in frames(broker, client):
-            is_replaced = self.is_on and payload[:4] in produces and next(self._turns) % EVERY == 0
-            self.replaced += is_replaced
-            client.sendall(next(self._kinds)(payload) if is_replaced else framed(payload))
+        with suppress(OSError):
+            for payload in frames(broker, client):
+                is_replaced = self.is_on and payload[:4] in produces and next(self._turns) % EVERY == 0
+                self.replaced += is_replaced
+                client.sendall(next(self._kinds)(payload) if is_replaced else framed(payload))
 
 
 def frames(source: socket.socket, other: socket.socket) -> Iterator[bytes]:
