@@ -278,7 +278,7 @@ class _Bootstrap:
         """The error with each address and why it failed; `error` itself where a broker has answered with it."""
         if not is_unavailable(error):
             return error
-        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in self._tried.items()))
+        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in sorted(self._tried.items())))
 
 
 def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:
