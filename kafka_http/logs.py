@@ -18,7 +18,7 @@ the access log, written after the answer, has it too."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
 _QUIET_SECONDS = 60.0
-_OF_OWN_CLOSE = ("Cancelled()", "KafkaConnectionError()", "RuntimeError('NetworkSelector closed!')")
+_OF_OWN_CLOSE = ("Cancelled()", "GeneratorExit()", "KafkaConnectionError()", "RuntimeError('NetworkSelector closed!')")
 _OWN_CLOSE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KAFKA_LEVELS = {
@@ -88,9 +88,12 @@ def _is_no_failure(record: logging.LogRecord) -> bool:
     error: Any = args[-1]
     if repr(error) in _OF_OWN_CLOSE:
         return True
+    if not str(record.msg).endswith("Connection lost: %s"):
+        return False
+    if type(error).__name__ == "Unreachable":  # it was never there: "Connection failed" has said so
+        return True
     return (
-        str(record.msg).endswith("Connection lost: %s")
-        and "socket disconnected" in str(error)
+        "socket disconnected" in str(error)
         and connection.init_future.succeeded()
         and not (connection.in_flight_requests or connection._request_buffer)
     )

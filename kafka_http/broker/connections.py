@@ -95,6 +95,15 @@ class PatchedManager(KafkaConnectionManager):
                 raise Cancelled from error
             raise
 
+    def close(self, node_id: Any = None, timeout_ms: Any = None) -> None:
+        """Close all, or one node's. kafka-python's waits for a socket that has bytes to send, which a loop that closes
+        right after it forgets."""
+        if node_id is None and not self.closed:
+            for connection in list(self._conns.values()):
+                if connection.transport is not None and connection.transport._write_buffer:
+                    connection.transport.abort()
+        super().close(node_id, timeout_ms)
+
     async def _do_bootstrap(self, deadline: float | None) -> Any:
         try:
             return await super()._do_bootstrap(deadline)
@@ -278,7 +287,7 @@ class _Bootstrap:
         """The error with each address and why it failed; `error` itself where a broker has answered with it."""
         if not is_unavailable(error):
             return error
-        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in self._tried.items()))
+        return Unreachable(", ".join(f"{address} ({reason})" for address, reason in sorted(self._tried.items())))
 
 
 def _ended_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:
