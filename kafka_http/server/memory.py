@@ -19,6 +19,8 @@ _LARGE = 1 << 22
 to 32 MiB with each such block. Where it is 256 KiB, reads of 1 MB values take 1.4 times the CPU."""
 _MUCH = 1 << 24
 _LOOK_SECONDS = 5.0
+_TRIMS = 6
+"""So often after a change: what is freed within the heap does not show in the size of the process."""
 
 
 class Memory:
@@ -30,6 +32,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._looks_from = 0.0
+        self._trims_left = 0
         self._trimmed = 0
         """Bytes that the process had after the last trim."""
         self._trim: Callable[[int], int] | None = None
@@ -47,6 +50,9 @@ class Memory:
         if now >= self._looks_from and self._trim is not None:
             self._looks_from = now + _LOOK_SECONDS
             if abs(_resident() - self._trimmed) > _MUCH:
+                self._trims_left = _TRIMS
+            if self._trims_left:
+                self._trims_left -= 1
                 run(self._trim_now)
 
     def _trim_now(self) -> None:
