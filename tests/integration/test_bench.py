@@ -205,7 +205,7 @@ def test_memory(kafka_parts: None, tmp_path: Path) -> None:
     assert status == 0, complaints
     assert re.search(r"^ *worker +\d+( +\d+){12}$", printed, re.MULTILINE)
     assert "requests, 0 errors" in printed
-    assert re.search(r"one body of 50\.0 MB, 500,000 records, .* times its size$", printed, re.MULTILINE)
+    assert re.search(r"one body of 50\.0 MB, 100,000 records, .* times its size$", printed, re.MULTILINE)
     assert re.search(r"64\.0 MiB announced and not sent: answered with 413, 0\.\d MB more$", printed, re.MULTILINE)
     assert not processes_naming(tmp_path)
 
