@@ -168,11 +168,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     receiving = Receiving(config, bodies)
     servers = config.bootstrap_servers
     lifecycle = Lifecycle(core, broker, held, acceptor, publishes, servers=servers, receiving=receiving)
-    app = Flask("kafka_http", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
-    app.url_map.strict_slashes = False
-    app.url_map.converters["default"] = SegmentConverter
-    app.extensions["kafka_http"] = lifecycle
+    app = _new_app(config, lifecycle, guard, answers)
     app.register_blueprint(Messages(core, config, bodies, waits, once, answers=answers).blueprint())
     app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
     consumers = V2Consumers(core, held.instances, config, bodies, waits, answers=answers).blueprint()
@@ -185,6 +181,16 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(Root(config).blueprint())
     if config.console:
         app.register_blueprint(Console().blueprint())
+    return app
+
+
+def _new_app(config: Config, lifecycle: Lifecycle, guard: BrowserGuard, answers: AnswerBudget) -> Flask:
+    """The application without its views: what holds for each request."""
+    app = Flask("kafka_http", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.url_map.strict_slashes = False
+    app.url_map.converters["default"] = SegmentConverter
+    app.extensions["kafka_http"] = lifecycle
     app.before_request(lifecycle.started)  # for servers that do not say so
     app.before_request(_number)
     app.before_request(lambda: guard.check(request))
