@@ -19,6 +19,7 @@ the access log, written after the answer, has it too."""
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
 _QUIET_SECONDS = 60.0
 _OF_OWN_CLOSE = ("Cancelled()", "GeneratorExit()", "KafkaConnectionError()", "RuntimeError('NetworkSelector closed!')")
+_MISSING_TOPIC = "Topic %s not found in cluster metadata"
 _OWN_CLOSE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KAFKA_LEVELS = {
@@ -79,14 +80,16 @@ def _is_no_failure(record: logging.LogRecord) -> bool:
 
     It logs `Cancelled`, a `KafkaConnectionError` without a text, or "NetworkSelector closed!" where a client was closed
     on this side while something was in progress. It logs "Connection lost" where a broker closes a connection that is
-    idle; if more is wrong than that, the next connection fails, which it logs as well.
+    idle; if more is wrong than that, the next connection fails, which it logs as well. And it logs each topic that a
+    client names and that is not there: the client gets a 404.
     """
     args = record.args if isinstance(record.args, tuple) else ()
     if not args:
         return _OWN_CLOSE.search(str(record.msg)) is not None
     connection: Any = args[0]
     error: Any = args[-1]
-    if repr(error) in _OF_OWN_CLOSE:
+    raised = record.exc_info[1] if record.exc_info else None
+    if repr(error) in _OF_OWN_CLOSE or repr(raised) in _OF_OWN_CLOSE or record.msg == _MISSING_TOPIC:
         return True
     if not str(record.msg).endswith("Connection lost: %s"):
         return False

@@ -30,6 +30,7 @@ class Receiver:
         self.heads, self.bodies = Waiting(), Waiting()
         self._loop = loop
         self._receiving = receiving
+        self._stops = False
 
     def wait(self, connection: Connection) -> None:
         """The first byte of a request has come."""
@@ -46,6 +47,12 @@ class Receiver:
             self._on_head_overdue(connection)
         for connection in self.bodies.take_expired(now):
             self._check_rate(connection)
+
+    def begin_stop(self, until: float) -> None:
+        """Wait no longer than that for heads, and for bodies no longer than for a new one."""
+        self._stops = True
+        self.heads.hasten(until)
+        self.bodies.hasten(time.monotonic() + RATE_SECONDS)
 
     def receive(self, connection: Connection, reader: RequestReader, data: bytes) -> None:
         is_first = reader.request is None
@@ -122,6 +129,9 @@ class Receiver:
 
     def _check_rate(self, connection: Connection) -> None:
         """A body's first seconds are its own; after them each window needs its bytes."""
+        if self._stops:
+            self._end(connection, 503, "Service Unavailable", "The server is stopping. Nothing was done; try again.")
+            return
         size = 0 if connection.reader is None else connection.reader.body_size
         rate = self._receiving.min_body_rate
         if connection.seen >= 0 and size - connection.seen < rate * RATE_SECONDS:
@@ -131,8 +141,11 @@ class Receiver:
         self.bodies.add(connection, RATE_SECONDS)
 
     def _time_out(self, connection: Connection, message: str) -> None:
+        self._end(connection, 408, "Request Timeout", message)
+
+    def _end(self, connection: Connection, status: int, reason: str, message: str) -> None:
         log.info("Closed a connection before its request had arrived. %s", message)
-        self._say_last(connection, render_error(408, "Request Timeout", message))
+        self._say_last(connection, render_error(status, reason, message))
 
     def _refuse(self, connection: Connection, error: Exception) -> None:
         reader = connection.reader

@@ -5,7 +5,12 @@ from io import BytesIO
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import ChunkMissingTerminator, LimitRequestHeaders, NoMoreData
+from gunicorn.http.errors import (
+    ChunkMissingTerminator,
+    LimitRequestHeaders,
+    NoMoreData,
+    UnsupportedTransferCoding,
+)
 from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
@@ -112,6 +117,7 @@ class RequestReader:
         self._received = bytearray()
         try:
             request: Any = Request(self._cfg, IterUnreader([self.head]), self._client)
+            _check_transfer_codings(request)
         except NoMoreData:
             self.error = LimitRequestHeaders("max buffer headers")
             return
@@ -145,6 +151,13 @@ class RequestReader:
     def is_malformed(self) -> bool:
         """Whether what came cannot be a body."""
         return self._chunks is not None and self._chunks.fault is not None
+
+
+def _check_transfer_codings(request: Any) -> None:
+    """Raise for a transfer coding other than chunked: gunicorn accepts gzip before it, and does not undo it."""
+    for name, value in request.headers:
+        if name == "TRANSFER-ENCODING" and value.lower() != "chunked":
+            raise UnsupportedTransferCoding(value)
 
 
 class ReceivedBody(BytesIO):

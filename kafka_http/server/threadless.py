@@ -125,7 +125,7 @@ class Threadless:
     def begin_stop(self, until: float) -> None:
         """Keep idle connections open no longer than that; the next answer on each is the last."""
         self._idle.hasten(until)
-        self._receiver.heads.hasten(until)
+        self._receiver.begin_stop(until)
 
     def close(self) -> None:
         """Drop all connections."""

@@ -255,6 +255,7 @@ def test_expect_100_continue(service: Service, topic: TopicFactory) -> None:
         (head("PUT", "/messages/t", "Content-Length: 1", "Content-Length: 2") + b"ab", 400),
         (head("PUT", "/messages/t", "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
         (head("PUT", "/messages/t", "Transfer-Encoding: gzip"), 400),
+        (head("PUT", "/messages/t", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501),
         (b"GET /messages HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 10_000 + b"\r\n\r\n", 431),
         (b"GET /messages HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
     ],

@@ -111,6 +111,24 @@ def test_kafka_pythons_tracebacks_become_their_last_line(kafkas: Written) -> Non
     assert line.endswith("Error receiving: ConnectionResetError('peer')")
 
 
+def test_task_that_ends_with_its_closed_loop_is_not_logged(kafkas: Written) -> None:
+    """kafka-python logs the task and has the error in `exc_info` alone. Seen at the stop of a server."""
+    for error in (RuntimeError("NetworkSelector closed!"), RuntimeError("another")):
+        try:
+            raise error
+        except RuntimeError:
+            kafkas.logger.exception("Unhandled exception in task %s:", "<Task>")
+
+    (line,) = kafkas.lines
+    assert line.endswith("RuntimeError('another')")
+
+
+def test_topic_that_a_client_named_and_is_missing_is_not_logged(kafkas: Written) -> None:
+    kafkas.logger.error("Topic %s not found in cluster metadata", "nope")
+
+    assert kafkas.lines == []
+
+
 def test_a_logger_whose_name_only_begins_like_kafka_pythons_is_let_be() -> None:
     quiet = OncePerMinute()
     record = logging.makeLogRecord({"name": "kafkaesque", "pathname": "x", "lineno": 1})

@@ -95,6 +95,23 @@ def test_body_at_the_rate_may_take_as_long_as_it_likes(loop: Loop, clock: Clock)
         assert [len(each) for each in loop.in_threads] == [len(HEAD) + 26 + 100_000]
 
 
+def test_body_that_is_not_whole_10_s_after_a_stop_began_gets_503(loop: Loop, clock: Clock) -> None:
+    """One slow body would otherwise hold the stop for the whole graceful time, and be cut without an answer."""
+    with loop.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
+        loop.turn()
+        loop.threadless.begin_stop(clock.now + 2)
+        for _ in range(9):
+            client.sendall(b"x" * 2000)
+            step(loop, clock, 1)
+        assert loop.ended == []
+        step(loop, clock, 2)
+        status, error = read_error(client)
+        assert (status, error["code"]) == (503, 503)
+        assert "stopping" in error["message"]
+        assert loop.in_threads == []
+
+
 def test_idle_connection_that_sends_empty_lines_is_still_idle(loop: Loop, clock: Clock) -> None:
     with loop.connect() as client:
         for _ in range(74):
