@@ -25,6 +25,11 @@ from kafka_http.demo.settings import Node
 
 _LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _OF_OTHER_BROKERS = ("security_", "sasl_", "ssl_", "bootstrap_")
+_OWN = {
+    "bootstrap_servers": "The demo starts a Kafka of its own: use --kafka-port, or `kafka-http serve` for another Kafka.",
+    "data_dir": "The demo keeps all data in one directory: use --data.",
+}
+"""Settings that the demo chooses itself, and what to do instead of giving them as a flag."""
 _OF_ANY_REGISTRY = {"timeout", "latest_ttl", "cache_bytes", "max_schema_bytes"}
 
 
@@ -116,6 +121,9 @@ class Demo:
 
 def plan(arguments: argparse.Namespace, config: Config) -> Demo:
     """Settle ports and directories. Raises `DemoError` where they cannot be had."""
+    for name, instead in _OWN.items():
+        if config.sources.get(name) == "command line":
+            raise DemoError(instead)
     directory: Path = arguments.data.expanduser().resolve()
     node = Node(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
     bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"

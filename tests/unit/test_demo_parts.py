@@ -227,6 +227,18 @@ def test_the_demo_is_for_this_machine_alone(tmp_path: Path, bind: str) -> None:
         command.plan(demo_arguments("--data", tmp_path), config)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "instead"), [("bootstrap_servers", "kafka1:9092", "--kafka-port"), ("data_dir", "x", "--data")]
+)
+def test_flag_for_what_the_demo_chooses_itself_is_an_error(
+    tmp_path: Path, name: str, value: str, instead: str
+) -> None:
+    """It was silently ignored. In a settings file, which `serve` reads as well, it has no effect."""
+    config = load_config({name: value}, environ={})
+    with pytest.raises(DemoError, match=instead):
+        command.plan(demo_arguments("--data", tmp_path), config)
+
+
 def test_ports_that_cannot_be_had(tmp_path: Path) -> None:
     config = load_config(environ={})
     with pytest.raises(DemoError, match=r"^Port 9093 cannot be both"):
