@@ -26,7 +26,7 @@ from kafka_http.demo.settings import Node
 _LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _OF_OTHER_BROKERS = ("security_", "sasl_", "ssl_", "bootstrap_")
 _OWN = {
-    "bootstrap_servers": "The demo starts a Kafka of its own: use --kafka-port, or `kafka-http serve` for another Kafka.",
+    "bootstrap_servers": "The demo starts a Kafka of its own: use --kafka-port, or `kafka-http serve` for another.",
     "data_dir": "The demo keeps all data in one directory: use --data.",
 }
 """Settings that the demo chooses itself, and what to do instead of giving them as a flag."""
