@@ -13,6 +13,7 @@ from flask import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
+from kafka_http.web.authority import server_root
 from kafka_http.web.content_coding import codings_of, decode_body
 from kafka_http.web.publishing import Head
 
@@ -32,7 +33,7 @@ def head_of(request: Request, base_url: str = "") -> Head:
 
 def root_of(request: Request, base_url: str) -> str:
     """What stands before our paths in a link without a host: `/rest`, or nothing."""
-    return urlsplit(base_url).path.rstrip("/") or request.root_path.rstrip("/")
+    return urlsplit(base_url).path.rstrip("/") or server_root(request.environ)
 
 
 def _repeated(request: Request) -> list[tuple[str, str]]:

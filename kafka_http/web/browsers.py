@@ -1,6 +1,5 @@
 """What a web page may make a browser do here: the checks against cross-site requests and DNS rebinding."""
 
-import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -9,8 +8,8 @@ from flask import Request
 
 from kafka_http.config import Config, is_loopback
 from kafka_http.errors import CrossSiteRequest, InvalidRequest, MisdirectedRequest
+from kafka_http.web.authority import parse_authority, server_origin
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::([0-9]{0,5}))?", re.IGNORECASE)
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MOST_HOSTS = 256
@@ -44,7 +43,7 @@ class BrowserGuard:
         site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
         if (site is None and origin is None) or not _writes(request):
             return
-        if self._is_foreign(site, origin, lambda: self._base_origin or origin_of(request.host_url)):
+        if self._is_foreign(site, origin, lambda: self._base_origin or origin_of(server_origin(request.environ))):
             sent = f"Sec-Fetch-Site: {site}" if origin is None else f"Origin: {origin}"
             raise CrossSiteRequest(
                 f"A page of another origin ({sent[:100]}) may not write here. The server's setting cors_origins names "
@@ -82,8 +81,13 @@ class BrowserGuard:
             return
         if self._is_known(host):
             return
-        if not _HOST.fullmatch(host):
-            raise InvalidRequest(f"Malformed Host header {host[:100]!r}: expected HOST or HOST:PORT.", field="Host")
+        if parse_authority(host) is None:
+            raise InvalidRequest(
+                f"Malformed Host {host[:100]!r}: expected HOST or HOST:PORT. HOST is a name (labels of letters, "
+                "digits, -, _ and ~ with one dot between them), an IPv4 address or an IPv6 address in brackets. PORT "
+                "is at most 65535.",
+                field="Host",
+            )
         if self._checks_hosts and _is_local_listener(sent):
             raise MisdirectedRequest(
                 f"This server listens on a loopback address and does not answer to the host {host[:100]!r}. To accept "
@@ -95,8 +99,8 @@ class BrowserGuard:
         """Whether a Host header was answered before, or names this machine."""
         if host in self._known_hosts:
             return True
-        found = _HOST.fullmatch(host)
-        if found is None or not self._is_ours(found[1].lower().rstrip(".")):
+        authority = parse_authority(host)
+        if authority is None or not self._is_ours(authority.host.lower().rstrip(".")):
             return False
         self._remember(host)
         return True

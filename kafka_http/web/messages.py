@@ -14,6 +14,7 @@ from kafka_http.core.reading import Limits, Page
 from kafka_http.errors import InvalidRequest
 from kafka_http.records import TopicPartition
 from kafka_http.web.answer_budget import AnswerBudget
+from kafka_http.web.authority import link_base
 from kafka_http.web.bodies import Bodies, head_of
 from kafka_http.web.idempotency import Once
 from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of, kafka_format, kafka_types
@@ -135,7 +136,7 @@ class Messages:
         parts = ("messages", topic, consumer, following)
         path = "/".join(quote(part, safe=":,*") for part in parts)
         query = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "partition"])
-        base = (self._config.base_url or request.root_url).rstrip("/")
+        base = link_base(request.environ, self._config.base_url)
         return f'<{base}/{path}{"?" if query else ""}{query}>; rel="next"'
 
     def seek(self, topic: str, consumer: str, offset: str) -> Response:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _SENT_PATH = "kafka_http.sent_path"
 """In the environ: the path with its empty segments, where it has any."""
 _SLASHES = re.compile("//+")
-_AUTHORITY = re.compile(r"\A[a-z]+://[^/?#]*", re.IGNORECASE)
+ABSOLUTE = re.compile(r"\A[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+"""The start of a target that is a whole URL; its group is the authority."""
 
 
 class NormalizedPaths:
@@ -108,7 +109,7 @@ def _is_unsafe(request: Request, sent: str) -> bool:
 
 def _escaped(path: str, environ: "WSGIEnvironment") -> str:
     """PATH_INFO with `%2F` and `%25` for what is no separator in it."""
-    sent = re.split("[?#]", _AUTHORITY.sub("", environ.get("RAW_URI", ""), count=1), maxsplit=1)[0]
+    sent = re.split("[?#]", ABSOLUTE.sub("", environ.get("RAW_URI", ""), count=1), maxsplit=1)[0]
     script_name = environ.get("werkzeug.proxy_fix.orig", environ).get("SCRIPT_NAME") or ""
     for raw in (sent, sent.removeprefix(script_name)):
         if _decoded(raw) == path:

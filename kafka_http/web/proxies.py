@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from kafka_http.config import PORT
+from kafka_http.web.authority import parse_authority
+from kafka_http.web.paths import ABSOLUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -19,9 +21,9 @@ _SAID = frozenset(
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ELEMENT = re.compile(rf'(?:{_QUOTED}|[^",])+')
 _PAIR = re.compile(rf"\s*(?P<name>[\w-]+)=(?P<value>{_QUOTED}|[^;]*)")
-_HOST = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~-]+)(:{PORT})?")
 _NUMBER = re.compile(PORT)
-_PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")
+_DOTS = r"(?:\.|%2[Ee]){1,2}(?:/|\Z)"
+_PREFIX = re.compile(rf"(/(?!{_DOTS})([A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{{2}})+)+")
 
 
 class TrustedProxies:
@@ -29,6 +31,8 @@ class TrustedProxies:
     in these networks alone. `Forwarded` goes first; of several entries the last counts, our own proxy's.
 
     These values go into links. One that is no scheme, host, port or path is ignored.
+
+    The host of an absolute target takes the place of the Host header (RFC 9112, section 3.2.2).
     """
 
     def __init__(self, app: "WSGIApplication", networks: Sequence[str]) -> None:
@@ -37,6 +41,8 @@ class TrustedProxies:
         self._networks = [ip_network(network) for network in networks]
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if "HTTP_HOST" in environ and (absolute := ABSOLUTE.match(environ.get("RAW_URI", ""))):
+            environ["HTTP_HOST"] = absolute[1]
         if _SAID.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
             return self._app(environ, start_response)
         forwarded = _parse_forwarded(environ.get("HTTP_FORWARDED", ""))
@@ -77,7 +83,7 @@ def _checked_scheme(text: str) -> str:
 
 
 def _checked_host(text: str) -> str:
-    return text if _HOST.fullmatch(text) else ""
+    return str(parse_authority(text) or "")
 
 
 def _checked_port(text: str) -> str:
@@ -85,7 +91,8 @@ def _checked_port(text: str) -> str:
 
 
 def _checked_prefix(text: str) -> str:
-    """A prefix with a slash before it: without one it would become a part of the host."""
+    """A prefix with a slash before it: without one it would become a part of the host. One with dot segments would
+    lead out of it."""
     path = text if text.startswith("/") else f"/{text}"
     path = path.removesuffix("/")
     return path if _PREFIX.fullmatch(path) else ""

@@ -17,6 +17,7 @@ from kafka_http.core.reading import Limits
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import InstanceSettings, Reset
 from kafka_http.web.answer_budget import AnswerBudget
+from kafka_http.web.authority import link_base
 from kafka_http.web.bodies import Bodies
 from kafka_http.web.content_coding import compress
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
@@ -89,9 +90,9 @@ class V2Consumers:
         name, settings = parse_create(self._body(), self._config.consumer_auto_offset_reset, self._formats)
         if name is None:
             name = f"rest-consumer-{uuid.uuid4()}"
-        self._instances.create(group, name, settings)
-        base = (self._config.base_url or request.root_url).rstrip("/")
+        base = link_base(request.environ, self._config.base_url)
         base_uri = f"{base}/consumers/{quote(group, safe='')}/instances/{quote(name, safe='')}"
+        self._instances.create(group, name, settings)
         return v2_response({"instance_id": name, "base_uri": base_uri})
 
     def delete(self, group: str, name: str) -> Response:

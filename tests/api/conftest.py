@@ -1,5 +1,6 @@
 """Flask's test client over a fake at the one seam, the broker interface."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,24 @@ def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iter
     broker.down = False
     for app in made:
         app.extensions["kafka_http"].close(1)
+
+
+@contextlib.contextmanager
+def changed_environ(client: FlaskClient, **changes: str | None) -> Iterator[None]:
+    """Change the WSGI environ of the client's requests; None removes a key. The client itself cannot send every host,
+    since it parses the URL of each request."""
+    app = client.application
+    wsgi = app.wsgi_app
+
+    def changed(environ: Any, start_response: Any) -> Any:
+        environ = {**environ, **changes}
+        return wsgi({key: value for key, value in environ.items() if value is not None}, start_response)
+
+    app.wsgi_app = changed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        app.wsgi_app = wsgi  # type: ignore[method-assign]
 
 
 @pytest.fixture

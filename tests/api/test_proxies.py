@@ -3,7 +3,7 @@
 import pytest
 from flask.testing import FlaskClient
 
-from tests.api.conftest import ClientFactory
+from tests.api.conftest import ClientFactory, changed_environ
 
 
 def link_of(client: FlaskClient, **headers: str) -> str:
@@ -38,7 +38,11 @@ def link_of(client: FlaskClient, **headers: str) -> str:
         ('host="gw x"', "http://localhost"),
         ('host="a@b"', "http://localhost"),
         ('host="gw:99999"', "http://localhost"),
-        ('host="gw:"', "http://localhost"),
+        ('host="gw:"', "http://gw"),
+        ('host="gw:00081"', "http://gw:81"),
+        ("host=_hidden", "http://_hidden"),
+        ("host=a..b", "http://localhost"),
+        ('host="[1::2::3]"', "http://localhost"),
         ('host="javascript:alert(1)"', "http://localhost"),
     ],
 )
@@ -70,8 +74,29 @@ def test_forwarded_header(client: FlaskClient, forwarded: str, base: str) -> Non
         ({"X-Forwarded-Host": "\u00e9.example"}, "http://localhost"),
         ({"X-Forwarded-Host": "a, gw"}, "http://gw"),
         ({"X-Forwarded-Host": "gw, "}, "http://localhost"),
+        ({"X-Forwarded-Host": "my_service:8080"}, "http://my_service:8080"),
+        ({"X-Forwarded-Host": "a~b.example."}, "http://a~b.example."),
+        ({"X-Forwarded-Host": "gw:", "X-Forwarded-Proto": "https"}, "https://gw"),
+        ({"X-Forwarded-Host": "gw:", "X-Forwarded-Port": "8080"}, "http://gw:8080"),
+        ({"X-Forwarded-Host": "gw:00080"}, "http://gw"),
+        ({"X-Forwarded-Host": "gw:00080", "X-Forwarded-Proto": "https"}, "https://gw:80"),
+        ({"X-Forwarded-Host": "gw:99999"}, "http://localhost"),
+        ({"X-Forwarded-Host": "gw:000080"}, "http://localhost"),
+        ({"X-Forwarded-Host": "[1::2::3]"}, "http://localhost"),
+        ({"X-Forwarded-Host": "[127.0.0.1]"}, "http://localhost"),
+        ({"X-Forwarded-Host": "[::ffff:127.0.0.1]:81"}, "http://[::ffff:127.0.0.1]:81"),
+        ({"X-Forwarded-Host": "a..b"}, "http://localhost"),
+        ({"X-Forwarded-Host": f"{'a' * 64}.b"}, "http://localhost"),
         ({"X-Forwarded-Prefix": "/rest/"}, "http://localhost/rest"),
         ({"X-Forwarded-Prefix": "/a/b%20c"}, "http://localhost/a/b%20c"),
+        ({"X-Forwarded-Prefix": "/%E2%82%AC"}, "http://localhost/%E2%82%AC"),
+        ({"X-Forwarded-Prefix": "/.a/b../..."}, "http://localhost/.a/b../..."),
+        ({"X-Forwarded-Prefix": "/a/../../b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a/.."}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "./a"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a/%2e%2E/b"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a/.%2e"}, "http://localhost"),
+        ({"X-Forwarded-Prefix": "/a%zz"}, "http://localhost"),
         ({"X-Forwarded-Prefix": "/"}, "http://localhost"),
         ({"X-Forwarded-Prefix": "//evil.example"}, "http://localhost"),
         ({"X-Forwarded-Prefix": "/\\evil.example"}, "http://localhost"),
@@ -90,7 +115,47 @@ def test_x_forwarded_headers(client: FlaskClient, headers: dict[str, str], base:
     assert link_of(client, **headers) == base
 
 
-@pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/a b", "/a\tb"])
+@pytest.mark.parametrize(
+    ("host", "base"),
+    [
+        ("a_b.localhost", "http://a_b.localhost"),
+        ("a~b.localhost:81", "http://a~b.localhost:81"),
+        ("127.0.0.1:", "http://127.0.0.1"),
+        ("[::1]:", "http://[::1]"),
+        ("localhost:00080", "http://localhost"),
+        ("localhost:0", "http://localhost:0"),
+        ("Localhost.:65535", "http://Localhost.:65535"),
+    ],
+)
+def test_link_has_the_host_header(client: FlaskClient, host: str, base: str) -> None:
+    assert link_of(client, Host=host) == base
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "base"),
+    [
+        ("127.0.0.1", "8082", "http://127.0.0.1:8082"),
+        ("::1", "80", "http://[::1]"),
+        ("/run/kafka_http.sock", "", ""),
+    ],
+)
+def test_link_without_a_host_header_has_the_address_of_the_server(
+    client: FlaskClient, name: str, port: str, base: str
+) -> None:
+    """HTTP/1.0, also over a Unix socket."""
+    listener = {"SERVER_NAME": name, "SERVER_PORT": port, "SCRIPT_NAME": "/a b"}
+    with changed_environ(client, HTTP_HOST=None, SERVER_PROTOCOL="HTTP/1.0", **listener):
+        answer = client.get("/messages/t/c/earliest")
+    assert answer.headers["Link"].startswith(f"<{base}/a%20b/messages/t/c/")
+
+
+@pytest.mark.parametrize("host", ["[1::2::3]", "a..b", "gw:99999"])
+def test_write_behind_a_proxy_with_a_malformed_forwarded_host_is_taken(client: FlaskClient, host: str) -> None:
+    headers = {"X-Forwarded-Host": host, "Origin": "http://localhost"}
+    assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/a b", "/a\tb", "/a/../b"])
 def test_prefix_that_is_no_path_is_not_in_a_location(make_client: ClientFactory, prefix: str) -> None:
     headers = {"Prefer": "respond-async", "X-Forwarded-Prefix": prefix}
     answer = make_client().put("/messages/t", data=b"x", headers=headers)

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
-from tests.api.conftest import ClientFactory
+from tests.api.conftest import ClientFactory, changed_environ
 from tests.api.consumers import (
     AVRO_V2,
     BINARY_V2,
@@ -244,11 +244,23 @@ def test_where_a_fresh_group_starts(
         ),
         ({"Forwarded": 'for=1.2.3.4;proto=https;host="example.org:81"'}, "https://example.org:81"),
         ({"Forwarded": "host=one.org;proto=https", "X-Forwarded-Host": "two.org"}, "https://one.org"),
+        ({"X-Forwarded-Host": "my_service:8080"}, "http://my_service:8080"),
+        ({"X-Forwarded-Host": "[1::2::3]"}, "http://localhost"),
+        ({"X-Forwarded-Host": "a..b"}, "http://localhost"),
+        ({"Host": "a_b.localhost:"}, "http://a_b.localhost"),
     ],
 )
 def test_base_uri_behind_a_proxy(make_client: ClientFactory, headers: dict[str, str], base: str) -> None:
     answer = send(make_client(allowed_hosts=["kafka"]), "POST", "/consumers/g", {"name": "c"}, **headers)
     assert answer.json["base_uri"] == f"{base}/consumers/g/instances/c"
+
+
+@pytest.mark.parametrize("host", ["[1::2::3]", "a..b", "kafka:99999"])
+def test_create_with_a_malformed_host_makes_no_instance(make_client: ClientFactory, host: str) -> None:
+    client = make_client(bind="0.0.0.0:8082")
+    with changed_environ(client, HTTP_HOST=host):
+        assert error(send(client, "POST", "/consumers/g", {"name": "c"}))[:2] == (400, 400)
+    assert send(client, "POST", "/consumers/g", {"name": "c"}).status_code == 200
 
 
 def test_base_uri_behind_nobody_one_trusts(client: FlaskClient) -> None:

@@ -113,6 +113,23 @@ def test_publish_with_a_foreign_host_or_origin_writes_nothing(
     assert len(service.records(name)) == (4 if status == "200 OK" else 0)
 
 
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("http://evil.example/messages", ["Host: localhost"], "421 Misdirected Request"),
+        ("http://localhost/messages", ["Host: evil.example"], "200 OK"),
+        ("http://[1::2::3]/messages", ["Host: localhost"], "400 Bad Request"),
+        ("/messages", ["Host: [1::2::3]"], "400 Bad Request"),
+        ("/messages", ["Host: a..localhost"], "400 Bad Request"),
+        ("/messages", ["Host: a_b.localhost:"], "200 OK"),
+    ],
+)
+def test_host_of_a_request_is_that_of_an_absolute_target_or_the_header(
+    service: Service, target: str, headers: list[str], status: str
+) -> None:
+    assert send(service, f"GET {target}", *headers)[0] == f"HTTP/1.1 {status}"
+
+
 def test_request_without_host_returns_400(service: Service, topic: TopicFactory) -> None:
     name = topic()
     for line in ("GET /messages", f"PUT /messages/{name}"):
