@@ -10,7 +10,7 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.web.admission import NO_LIMITS, Admission, HeaderOutline, HeadersOfRecord
+from kafka_http.web.admission import NO_LIMITS, Admission
 from kafka_http.web.query import MAX_INT32, MAX_INT64
 
 _PIECE = 1 << 16
@@ -57,8 +57,6 @@ class _Outline(Struct, frozen=True, forbid_unknown_fields=True):
 
 _envelope = msgspec.json.Decoder(Envelope)
 _outline = msgspec.json.Decoder(_Outline)
-_header_outline = msgspec.json.Decoder(HeaderOutline)
-_line_outline = msgspec.json.Decoder(HeadersOfRecord)
 _array = msgspec.json.Decoder(list[Raw])
 _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
@@ -104,8 +102,10 @@ def _may_be_envelope(body: bytes) -> bool:
 
 def _as_envelope(body: bytes, admission: Admission) -> Envelope | None:
     """The envelope, None for another object. What is wrong counts where there is the one key `records`, a list."""
-    admission.check_objects(body, _records_of)
-    admission.check_headers(body, _header_outline)
+    if admission.may_exceed(body):
+        if _records_of(body) is None:
+            return None
+        admission.check_objects(body)
     try:
         return decode(_envelope, body)
     except InvalidRequest:
@@ -175,7 +175,7 @@ def records_of(
     for index, (number, line) in enumerate(lines, first):
         try:
             if len(line) >= admission.long_line:
-                admission.check_headers(line, _line_outline)
+                admission.check_headers(line)
             record = decode(_line, line, f"records[{index}]", index)
             str(line, "utf-8")
         except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from kafka_http.core.topic_formats import TopicFormat
 from kafka_http.encoding import decode_base64, encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.records import Headers, ProducerRecord, Record
-from kafka_http.web.admission import Admission, HeaderOutline
+from kafka_http.web.admission import Admission
 from kafka_http.web.envelopes import Partition, Timestamp, check_utf8, decode, json_text, not_empty
 
 CANNOT_DESERIALIZE = 40801
@@ -41,10 +41,6 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     headers: list[V2Header] | None = None
 
 
-class _Outline(Struct, frozen=True):
-    records: Raw = Raw()
-
-
 class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
     records: list[V2Record]
     key_schema: str | None = None
@@ -54,8 +50,6 @@ class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers in quotes
-_outline = msgspec.json.Decoder(_Outline)
-_header_outline = msgspec.json.Decoder(HeaderOutline)
 
 
 def parse_v2(
@@ -72,8 +66,8 @@ def parse_v2(
     Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one,
     and what `admission` raises.
     """
-    admission.check_objects(body, _records_of)
-    admission.check_headers(body, _header_outline)
+    if admission.may_exceed(body):
+        admission.check_objects(body)
     try:
         said = decode_object(_body, body, invalid)
     except invalid as error:
@@ -113,14 +107,6 @@ def decode_object(
         body_type: Any = decoder.type
         known = ", ".join(each.name for each in msgspec.structs.fields(body_type))
         raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
-
-
-def _records_of(body: bytes) -> Raw | None:
-    """The list of records in a body, None where there is none."""
-    try:
-        return _outline.decode(body).records
-    except (msgspec.DecodeError, RecursionError):
-        return None
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:

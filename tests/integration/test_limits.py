@@ -345,20 +345,34 @@ def peak_growth(service: Service) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+JSON_V2 = "application/vnd.kafka.json.v2+json"
+MILLIONS = {
+    "array": ("messages", "application/json", "identity", b"[" + b"1," * 5_000_000 + b"1]"),
+    "gzip": ("messages", "application/json", "gzip", b"[" + b"1," * 5_000_000 + b"1]"),
+    "v2 without end": ("topics", JSON_V2, "identity", b'{"records":[' + b"{}," * 5_000_000 + b"{}]"),
+    "twice": (
+        "messages", "application/json", "identity",
+        b'{"records":[' + b'{"value":1},' * 1_500_000 + b'{"value":1}],"records":[{"value":1}]}',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MILLIONS.values(), ids=list(MILLIONS))
 def test_millions_of_records_return_413_in_little_memory(
-    service: Service, topic: TopicFactory, encoding: str
+    service: Service, topic: TopicFactory, case: tuple[str, str, str, bytes]
 ) -> None:
     """They took 4.1 GB, and no answer came in 170 s."""
-    name, body = topic(), b"[" + b"1," * 5_000_000 + b"1]"
+    name, (path, content_type, encoding, body) = topic(), case
     sent = gzip.compress(body, 1) if encoding == "gzip" else body
     with peak_growth(service) as grown:
         began = time.monotonic()
-        headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
-        answer = service.post(f"/messages/{name}", sent, headers=headers)
+        headers = {"Content-Type": content_type, "Content-Encoding": encoding}
+        answer = service.post(f"/{path}/{name}", sent, headers=headers)
         took = time.monotonic() - began
     assert answer.status_code == 413
-    assert answer.json()["error"]["limit"] == 100_000
+    assert "100000 records (max_records)" in answer.text
+    if path == "messages":
+        assert answer.json()["error"]["limit"] == 100_000
     assert took < 10
     assert grown[0] < 100_000_000
     assert service.records(name) == []
