@@ -1,5 +1,6 @@
 """The whole service for the tests: a real server in front of a real Kafka."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -26,6 +27,14 @@ def running(service: Service) -> Iterator[Service]:
         service.stop()
         print(service.log)
     assert "Traceback" not in service.log
+
+
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """What the tests start heeds SIGHUP, though they may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

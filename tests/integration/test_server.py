@@ -118,13 +118,7 @@ def read_all(client: socket.socket) -> bytes:
 
 ServerFactory = Callable[..., Server]
 
-
-@pytest.fixture(autouse=True)
-def terminal() -> Iterator[None]:
-    """The servers inherit what SIGHUP does, and the tests may run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("hang_up")
 
 
 @pytest.fixture

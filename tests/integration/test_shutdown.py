@@ -42,7 +42,7 @@ def test_sigterm_under_load_loses_nothing_acknowledged(
 
 
 def test_sighup_under_load_loses_no_request(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, hang_up: None
 ) -> None:
     """The workers are replaced twice; what outlives a worker stays: a consumer instance, an idempotency key."""
     service, name = start_service(kafka.bootstrap_servers), topic(3)
