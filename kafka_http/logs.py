@@ -18,7 +18,11 @@ the access log, written after the answer, has it too."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
 _QUIET_SECONDS = 60.0
-_OF_OWN_CLOSE = ("Cancelled()", "GeneratorExit()", "KafkaConnectionError()", "RuntimeError('NetworkSelector closed!')")
+_OF_OWN_CLOSE = {
+    *("Cancelled()", "GeneratorExit()", "KafkaConnectionError()"),
+    "RuntimeError('NetworkSelector closed!')",
+    "ValueError('Invalid file descriptor: -1')",  # a task that reads from a socket that was closed on this side
+}
 _MISSING_TOPIC = "Topic %s not found in cluster metadata"
 _OWN_CLOSE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -78,8 +82,8 @@ class OncePerMinute(logging.Filter):
 def _is_no_failure(record: logging.LogRecord) -> bool:
     """Whether kafka-python logs as an error what belongs to normal operation.
 
-    It logs `Cancelled`, a `KafkaConnectionError` without a text, or "NetworkSelector closed!" where a client was closed
-    on this side while something was in progress. It logs "Connection lost" where a broker closes a connection that is
+    It logs `Cancelled`, a `KafkaConnectionError` without a text, "NetworkSelector closed!" or a file descriptor of -1
+    where a client was closed on this side while something was in progress. It logs "Connection lost" where a broker closes a connection that is
     idle; if more is wrong than that, the next connection fails, which it logs as well. And it logs each topic that a
     client names and that is not there: the client gets a 404.
     """

@@ -113,10 +113,11 @@ def test_kafka_pythons_tracebacks_become_their_last_line(kafkas: Written) -> Non
 
 def test_task_that_ends_with_its_closed_loop_is_not_logged(kafkas: Written) -> None:
     """kafka-python logs the task and has the error in `exc_info` alone. Seen at the stop of a server."""
-    for error in (RuntimeError("NetworkSelector closed!"), RuntimeError("another")):
+    closed = (RuntimeError("NetworkSelector closed!"), ValueError("Invalid file descriptor: -1"))
+    for error in (*closed, RuntimeError("another")):
         try:
             raise error
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             kafkas.logger.exception("Unhandled exception in task %s:", "<Task>")
 
     (line,) = kafkas.lines
