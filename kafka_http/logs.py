@@ -83,9 +83,9 @@ def _is_no_failure(record: logging.LogRecord) -> bool:
     """Whether kafka-python logs as an error what belongs to normal operation.
 
     It logs `Cancelled`, a `KafkaConnectionError` without a text, "NetworkSelector closed!" or a file descriptor of -1
-    where a client was closed on this side while something was in progress. It logs "Connection lost" where a broker closes a connection that is
-    idle; if more is wrong than that, the next connection fails, which it logs as well. And it logs each topic that a
-    client names and that is not there: the client gets a 404.
+    where a client was closed on this side while something was in progress. It logs "Connection lost" where a broker
+    closes a connection that is idle; if more is wrong than that, the next connection fails, which it logs as well. And
+    it logs each topic that a client names and that is not there: the client gets a 404.
     """
     args = record.args if isinstance(record.args, tuple) else ()
     if not args:
