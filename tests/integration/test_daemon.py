@@ -223,6 +223,7 @@ def test_a_quick_restart_of_the_service_is_no_matter(
     instance.delete()
 
 
+@pytest.mark.slow
 def test_no_process_stays_where_all_others_were_killed(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers)
     ConsumerInstance(url_of(service), new_group()).create()

@@ -256,7 +256,7 @@ def values_of(kafka: EmbeddedKafka, topic: str) -> list[bytes]:
     return [each.value for each in read_topic(kafka.bootstrap_servers, topic, 1)]
 
 
-@pytest.mark.parametrize("size", [100, 50_000, pytest.param(500_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [100, *(pytest.param(size, marks=pytest.mark.slow) for size in (50_000, 500_000))])
 def test_outbox_on_an_almost_full_disk_refuses_and_drains(
     small_disk: Path, fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, size: int
 ) -> None:
