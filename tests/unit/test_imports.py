@@ -11,7 +11,18 @@ import kafka_http
 
 PACKAGE = Path(kafka_http.__file__).parent
 
-FOR_EVERYONE = {"errors", "records", "tasks", "config", "encoding", "logs", "chunked", "broker_protocols", "topics"}
+FOR_EVERYONE = {
+    "errors",
+    "records",
+    "tasks",
+    "config",
+    "encoding",
+    "logs",
+    "backoff",
+    "chunked",
+    "broker_protocols",
+    "topics",
+}
 """Errors, values that all packages exchange, settings, logging; the Protocols that `broker` implements."""
 
 DEPENDENCIES = {
