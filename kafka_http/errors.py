@@ -37,7 +37,7 @@
     ├── RetriableBrokerError        50003  … that may pass
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
-    │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
+    │   ├── LeaseEnded              503    the reader had it for too long, or it lost its partitions
     │   ├── OutOfTime               503    the time of a publish was over before anything was handed to Kafka
     │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
     │   ├── TooManyInstances        503
@@ -339,7 +339,7 @@ class OutOfTime(Unavailable):
         )
 
 
-class LoanEnded(Unavailable):
+class LeaseEnded(Unavailable):
     """The instance was lent for too long, or is gone."""
 
     def __init__(self) -> None:

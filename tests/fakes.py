@@ -49,7 +49,7 @@ class FakePublication:
     def __init__(self, outcomes: list[RecordResult]) -> None:
         self._outcomes = outcomes
 
-    def outcomes(self) -> list[RecordResult]:
+    def results(self) -> list[RecordResult]:
         return self._outcomes
 
 
@@ -243,7 +243,7 @@ class FakeBroker:
         with self._changed:
             return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
 
-    def trailing_ends(
+    def caught_up_ends(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
         with self._changed:

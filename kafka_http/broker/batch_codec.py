@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record, TopicPartition, count_within, size_of
+from kafka_http.records import Record, TopicPartition, count_within, payload_size
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, offset of its first record) of each aborted transaction in a fetch's range."""
@@ -85,11 +85,11 @@ class BatchReader:
         used = 0
         while len(taken) < most and (records := self._held or self._decode(min(most - len(taken), _PIECE))):
             wanted = records[: most - len(taken)]
-            more = size_of(wanted)
+            more = payload_size(wanted)
             if used + more > size:
                 count = count_within(wanted, size - used)
-                wanted = wanted[: count or int(not taken and size_of(wanted[:1]) <= first)]
-                more = size_of(wanted)
+                wanted = wanted[: count or int(not taken and payload_size(wanted[:1]) <= first)]
+                more = payload_size(wanted)
             taken += wanted
             used += more
             self._held = records[len(wanted) :]
@@ -107,7 +107,7 @@ class BatchReader:
                 self._batch = None
                 records += _records(batch, self._place, None if self._is_packed else most - len(records))
                 if self._is_packed:
-                    self._unpacked = size_of(records)
+                    self._unpacked = payload_size(records)
                 elif len(records) == most:
                     self._batch = batch
                     self._decoded_to = records[-1].offset + 1

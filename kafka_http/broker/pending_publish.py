@@ -68,7 +68,7 @@ class KafkaPendingPublish:
         """Whether all records were written."""
         return not self._refused and all(each.handed is not None and each.handed.is_delivered for each in self._parts)
 
-    def outcomes(self) -> list[RecordResult]:
+    def results(self) -> list[RecordResult]:
         """One a record, in their order, as far as is known now."""
         fates: list[AppendResult] = [None] * len(self._records)
         for part in list(self._parts):
@@ -89,7 +89,7 @@ class KafkaPendingPublish:
         """Whether Kafka has refused a record for its size, without naming the limit."""
         if self.is_delivered:
             return False
-        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.outcomes())
+        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.results())
 
     def _shared_outcome(self, fate: BaseException | None, errors: dict[int, KafkaHttpError]) -> KafkaHttpError:
         error = errors.get(id(fate))

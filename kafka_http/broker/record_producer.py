@@ -26,7 +26,7 @@ from kafka_http.errors import (
     TooMuchInFlight,
     TopicNotFound,
 )
-from kafka_http.records import NewRecord, PartitionInfo, RecordResult, ResultsCallback, partitions_beyond
+from kafka_http.records import NewRecord, PartitionInfo, RecordResult, ResultsCallback, missing_partitions
 
 _METADATA_AGE = 2.0
 """How long a topic that was deleted or has grown may go unnoticed."""
@@ -91,13 +91,13 @@ class KafkaRecordProducer:
         if not done.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
         self._explain(underway, topic)
-        outcomes = underway.outcomes()
+        outcomes = underway.results()
         if settled is not None and any(isinstance(each, NotYetKnown) for each in outcomes):
             size = self._owe(sum(len(each.value or b"") + len(each.key or b"") for each in records))
 
             def settle() -> None:
                 self._owe(-size)
-                settled(underway.outcomes())
+                settled(underway.results())
 
             underway.when_done(partial(self._settled, topic, settle))
         return outcomes
@@ -123,7 +123,7 @@ class KafkaRecordProducer:
         sender = self._kept.current
         if not partitions or sender is None or sender.is_lost or not sender.knows(topic, len(partitions)):
             return None
-        if partitions_beyond(records, len(partitions)):
+        if missing_partitions(records, len(partitions)):
             return None
         deadline = time.monotonic() + timeout
         underway = KafkaPendingPublish(sender, topic, records, deadline, partial(self._settled, topic, done))
@@ -188,9 +188,9 @@ class KafkaRecordProducer:
         self, topic: str, records: Sequence[NewRecord], partitions: list[PartitionInfo]
     ) -> list[PartitionInfo]:
         """The partitions, looked at again where a record names one that was not there a moment ago."""
-        if partitions_beyond(records, len(partitions)):
+        if missing_partitions(records, len(partitions)):
             partitions = self._metadata.partitions(topic)
-        for partition in partitions_beyond(records, len(partitions)):
+        for partition in missing_partitions(records, len(partitions)):
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 

@@ -28,8 +28,8 @@ class RecordSearch:
     def __init__(self, fetch: Rests) -> None:
         self._fetch = fetch
 
-    def trailing_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
-        """As `Log.trailing_ends`."""
+    def caught_up_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
+        """As `Log.caught_up_ends`."""
         found: dict[TopicPartition, int] = {}
         left = dict(positions)
         for _ in range(_MOST_LOOKS):

@@ -70,8 +70,8 @@ def test_last_records_of_each_partition_begin_where_so_many_are_left(cluster: Cl
 def test_trailing_ends_are_those_of_partitions_without_records_behind(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 0, 2])
     positions = {TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.trailing_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.trailing_ends({TopicPartition(topic, 0): 6}) == {}
+    assert broker.log.caught_up_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
+    assert broker.log.caught_up_ends({TopicPartition(topic, 0): 6}) == {}
 
 
 def test_topic_ids_leave_out_topics_that_do_not_exist(cluster: Cluster, broker: Broker) -> None:
@@ -203,7 +203,7 @@ LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
     "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
     "last": lambda broker, topic, partition: broker.log.last(topic, {partition: 1}),
-    "trailing_ends": lambda broker, topic, partition: broker.log.trailing_ends({TopicPartition(topic, partition): 0}),
+    "caught_up_ends": lambda broker, topic, partition: broker.log.caught_up_ends({TopicPartition(topic, partition): 0}),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
     "topic_id": lambda broker, topic, partition: broker.log.topic_id(topic),
     "configs": lambda broker, topic, partition: broker.log.configs(topic),
@@ -217,7 +217,7 @@ def test_a_topic_that_is_not_there(broker: Broker, look: str) -> None:
     assert "nobody-made-this" not in broker.log.topics()
 
 
-@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "trailing_ends"])
+@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "caught_up_ends"])
 def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, look: str) -> None:
     topic = cluster.topic(partitions=2)
     with pytest.raises(PartitionNotFound) as raised:

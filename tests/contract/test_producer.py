@@ -49,7 +49,7 @@ class Started:
             return self._producer.produce(topic, records, timeout)
         self._producer.send()
         assert done.wait(timeout)
-        return publication.outcomes()
+        return publication.results()
 
 
 @pytest.fixture(params=["fake", "kafka", "kafka, one by one"])
@@ -210,7 +210,7 @@ def test_a_request_is_started_where_nothing_is_to_be_waited_for(cluster: Cluster
     assert publication is not None
     broker.producer.send()
     assert done.wait(10)
-    assert delivered(publication.outcomes()) == [(0, 1)]
+    assert delivered(publication.results()) == [(0, 1)]
 
 
 def test_requests_that_were_started_are_sent_together(cluster: Cluster, broker: Broker) -> None:
@@ -224,7 +224,7 @@ def test_requests_that_were_started_are_sent_together(cluster: Cluster, broker: 
     ]
     broker.producer.send()
     assert all(each.wait(10) for each in done)
-    outcomes = [outcome for each in publications if each is not None for outcome in each.outcomes()]
+    outcomes = [outcome for each in publications if each is not None for outcome in each.results()]
     assert delivered(outcomes) == [(number % 2, 1 + number // 2) for number in range(20)]
 
 

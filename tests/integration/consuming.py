@@ -9,7 +9,7 @@ from typing import Any
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.consumers.instance_registry import InstanceRegistry
-from kafka_http.consumers.instance_store import InstanceStore, MemoryInstanceStore
+from kafka_http.consumers.instance_service import InstanceStore, MemoryInstanceStore
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.read.page_reader import PageReader, ReadLimits
 from kafka_http.records import InstanceSettings, RecordPlace, TopicPartition
@@ -39,15 +39,15 @@ class Holder:
 
     def read(self, group: str, name: str, limit: int = 10_000, timeout: float = 10) -> list[bytes | None]:
         """The values that a GET brings which waits for nothing but its assignment."""
-        loan = self.instances.borrow(group, name, timeout)
+        loan = self.instances.acquire_lease(group, name, timeout)
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
         try:
             page = self._reader.read(positions, ReadLimits(limit, 1 << 20), reset=loan.settings.reset)
         except BaseException:
-            self.instances.drop(loan)
+            self.instances.release_lease(loan)
             raise
         behind = [RecordPlace(*each, at + 1) for each, at in page.last.items()]
-        self.instances.give_back(loan, [RecordPlace(*each, at) for each, at in page.next.items()], behind)
+        self.instances.release_lease(loan, [RecordPlace(*each, at) for each, at in page.next.items()], behind)
         return [each.value for each in page.records]
 
     def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:

@@ -17,8 +17,13 @@ from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
 from kafka_http.node.store.tables import idempotency_keys, nodes
-from kafka_http.publish.idempotency_keys import IdempotencyKeys, IdempotencyService, KeyClaim, fingerprint
-from kafka_http.publish.memory_idempotency_keys import MemoryIdempotencyKeys
+from kafka_http.publish.idempotency_keys import (
+    IdempotencyKeys,
+    IdempotencyService,
+    KeyClaim,
+    MemoryIdempotencyKeys,
+    fingerprint,
+)
 from kafka_http.records import KeyClaimResult, StoredResponse
 from tests.attempts import scaled, wait_for
 
@@ -82,28 +87,28 @@ def test_a_key_is_had_by_one_request(keys: IdempotencyKeys) -> None:
 def test_an_answer_is_for_the_same_request(keys: IdempotencyKeys) -> None:
     keys.claim_key("", "k", "f", "w/1")
     for _ in range(2):
-        keys.keep_answer("", "k", "w/1", ANSWER)
+        keys.store_response("", "k", "w/1", ANSWER)
         assert keys.claim_key("", "k", "f", "v/2") == KEPT
         assert keys.claim_key("", "k", "g", "v/2") == OTHER
-    keys.free_key("", "k", "w/1")
-    keys.keep_answer("", "k", "v/2", StoredResponse(200, {}, b"another"))
+    keys.release_key("", "k", "w/1")
+    keys.store_response("", "k", "v/2", StoredResponse(200, {}, b"another"))
     assert keys.claim_key("", "k", "f", "v/2") == KEPT
 
 
 def test_a_key_that_is_freed_is_for_the_next(keys: IdempotencyKeys) -> None:
     keys.claim_key("", "k", "f", "w/1")
-    keys.free_key("", "k", "w/2")
+    keys.release_key("", "k", "w/2")
     assert keys.claim_key("", "k", "f", "w/3") == RUNNING
     for _ in range(2):
-        keys.free_key("", "k", "w/1")
-    keys.keep_answer("", "k", "w/1", ANSWER)
+        keys.release_key("", "k", "w/1")
+    keys.store_response("", "k", "w/1", ANSWER)
     assert keys.claim_key("", "k", "g", "w/3") == OWN
 
 
 def test_a_large_answer(keys: IdempotencyKeys) -> None:
     keys.claim_key("", "k", "f", "w/1")
     large = StoredResponse(200, {"Content-Type": "application/json"}, b"x" * 12_000_000)
-    keys.keep_answer("", "k", "w/1", large)
+    keys.store_response("", "k", "w/1", large)
     assert keys.claim_key("", "k", "f", "w/2") == KeyClaimResult("kept", large)
 
 
@@ -123,7 +128,7 @@ def test_memory_forgets_answers_that_are_old() -> None:
     keys = MemoryIdempotencyKeys(0.05)
     for name in "kl":
         keys.claim_key("", name, "f", "w/1")
-    keys.keep_answer("", "k", "w/1", ANSWER)
+    keys.store_response("", "k", "w/1", ANSWER)
     wait_for(lambda: keys.claim_key("", "k", "g", "w/2") == OWN, 5)
     assert keys.claim_key("", "l", "f", "w/2") == RUNNING
 
@@ -166,12 +171,12 @@ def test_the_keys_of_a_worker_that_is_gone_are_free(database: Database) -> None:
     for worker in workers:
         keys.claim_key("", worker, "f", f"{worker}/1")
     keys.claim_key("", "kept", "f", "w/1")
-    keys.keep_answer("", "kept", "w/1", ANSWER)
+    keys.store_response("", "kept", "w/1", ANSWER)
     workers.remove("w")
     assert keys.claim_key("", "w", "g", "v/2") == OWN
     assert keys.claim_key("", "v", "f", "v/2") == RUNNING
     assert keys.claim_key("", "kept", "f", "v/2") == KEPT
-    keys.keep_answer("", "w", "w/1", ANSWER)
+    keys.store_response("", "w", "w/1", ANSWER)
     assert keys.claim_key("", "w", "g", "v/3") == RUNNING
     keys.close()
 
@@ -203,7 +208,7 @@ def test_the_keys_of_another_node_are_free_when_its_lease_has_run_out(database: 
     lease.renew()
     for name in "kl":
         first.claim_key("", name, "f", "w/1")
-    first.keep_answer("", "l", "w/1", ANSWER)
+    first.store_response("", "l", "w/1", ANSWER)
     assert second.claim_key("", "k", "f", "w/2") == RUNNING
     over = update(nodes).values(leased_until=nodes.c.leased_until - LEASE_SECONDS)
     database.write(lambda connection: connection.execute(over))
@@ -227,10 +232,10 @@ class Keys:
         self._note("claim", asked)
         return self.claim
 
-    def keep_answer(self, *asked: Any) -> None:
+    def store_response(self, *asked: Any) -> None:
         self._note("keep", asked)
 
-    def free_key(self, *asked: Any) -> None:
+    def release_key(self, *asked: Any) -> None:
         self._note("free", asked)
 
     def _note(self, call: str, asked: tuple[Any, ...]) -> None:

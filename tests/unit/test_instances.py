@@ -18,7 +18,7 @@ from kafka_http.errors import (
     InstanceExists,
     InstanceNotFound,
     InvalidValue,
-    LoanEnded,
+    LeaseEnded,
     NotAuthorized,
     PartitionNotFound,
     TooManyInstances,
@@ -26,7 +26,7 @@ from kafka_http.errors import (
 )
 from kafka_http.read.page_reader import PageReader, ReadLimits
 from kafka_http.records import (
-    Definition,
+    InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
     NewRecord,
@@ -47,13 +47,13 @@ class Store:
         self.kept: dict[tuple[str, str], StoredInstance] = {}
         self.down = False
 
-    def create(self, definition: Definition) -> None:
+    def create(self, definition: InstanceDefinition) -> None:
         self._check()
         if (definition.group, definition.name) in self.kept:
             raise InstanceExists
         self.kept[definition.group, definition.name] = StoredInstance(definition, InstanceProgress())
 
-    def update(self, definition: Definition) -> None:
+    def update(self, definition: InstanceDefinition) -> None:
         self._check()
         if (old := self.kept.get((definition.group, definition.name))) is not None:
             self.kept[definition.group, definition.name] = StoredInstance(definition, old.progress)
@@ -105,13 +105,13 @@ class World:
 
     def read(self, name: str = A, timeout: float = 5, limit: int = 1000) -> list[str]:
         """What a GET answers."""
-        loan = self.borrow(name, timeout)
+        loan = self.acquire_lease(name, timeout)
         values, positions, delivered = self.look(loan, limit)
-        self.registry.give_back(loan, positions, delivered)
+        self.registry.release_lease(loan, positions, delivered)
         return values
 
-    def borrow(self, name: str = A, timeout: float = 5) -> ReadLease:
-        return self.registry.borrow(G, name, timeout)
+    def acquire_lease(self, name: str = A, timeout: float = 5) -> ReadLease:
+        return self.registry.acquire_lease(G, name, timeout)
 
     def look(self, loan: ReadLease, limit: int = 1000) -> tuple[list[str], list[RecordPlace], list[RecordPlace]]:
         """The values that a loan brings, the positions behind them, and what is delivered with them."""
@@ -201,7 +201,7 @@ def test_either_subscribed_or_assigned(world: World, first: str) -> None:
         "assign": lambda: world.registry.assign(G, A, [TopicPartition("t", 0)]),
     }
     with pytest.raises(IllegalState, match="not subscribed"):
-        world.borrow()
+        world.acquire_lease()
     calls[first]()
     calls[first]()
     other = calls["assign" if first == "subscribe" else "subscribe"]
@@ -243,9 +243,9 @@ def test_a_pattern_without_topics_yet(world: World) -> None:
     world.create()
     world.registry.subscribe(G, A, [], "later.*")
     assert world.registry.subscription(G, A) == []
-    loan = world.borrow(timeout=0)
+    loan = world.acquire_lease(timeout=0)
     assert (loan.positions, loan.joining) == ([], False)
-    world.registry.drop(loan)
+    world.registry.release_lease(loan)
     world.broker.create_topic("later")
     world.write("later", "x")
     world.registry.look_up()
@@ -253,7 +253,7 @@ def test_a_pattern_without_topics_yet(world: World) -> None:
     world.broker.delete_topic("later")
     world.registry.look_up()
     assert world.registry.subscription(G, A) == []
-    assert world.borrow(timeout=0).positions == []
+    assert world.acquire_lease(timeout=0).positions == []
 
 
 def test_a_topic_subscribed_to_before_it_is_made(world: World) -> None:
@@ -336,10 +336,10 @@ def test_a_seek_leaves_what_was_delivered(world: World) -> None:
 def test_a_seek_while_a_page_is_on_its_way_counts(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     _, positions, delivered = world.look(loan)
     world.registry.seek(G, A, [RecordPlace("t", 0, 1)])
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(loan, positions, delivered)
     assert world.read() == ["2", "3"]
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 3}
@@ -367,9 +367,9 @@ def test_auto_commit_waits_for_a_later_read(world: World) -> None:
     assert world.read(limit=2) == ["3", "4"]
     assert world.committed() == {}
     world.now += 1
-    loan = world.borrow()
+    loan = world.acquire_lease()
     assert world.committed() == {0: 4}
-    world.registry.give_back(loan, *world.look(loan)[1:])
+    world.registry.release_lease(loan, *world.look(loan)[1:])
     world.now += 100
     world.registry.tidy()
     assert world.committed() == {0: 4}
@@ -430,10 +430,10 @@ def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_success
         world.registry.commit(G, A, None)
     elif end == "auto commit":
         world.now += 5
-        world.registry.borrow(G, A, 1)
+        world.registry.acquire_lease(G, A, 1)
     elif end == "rebalance":
         world.create(B, "t")
-        world.borrow(B)  # waits until the partitions are shared out
+        world.acquire_lease(B)  # waits until the partitions are shared out
     elif end == "restart":
         world.registry.close()
         world.registry = world.start()
@@ -449,11 +449,11 @@ def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_success
 def test_page_of_a_deleted_topic_that_is_delivered_late_counts_for_nothing(world: World) -> None:
     world.create(A, "t", auto_commit=False)
     world.write("t", "0", "1")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     values, positions, delivered = world.look(loan)
     recreate(world, *NEW)
     world.registry.commit(G, A, None)
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(loan, positions, delivered)
     world.registry.commit(G, A, None)
     assert (values, world.committed()) == (["0", "1"], {})
     assert world.read() == NEW
@@ -469,20 +469,20 @@ def test_an_idle_instance_ends_and_commits_nothing(world: World) -> None:
     world.now += 51
     world.registry.tidy()
     with pytest.raises(InstanceNotFound):
-        world.borrow()
+        world.acquire_lease()
     assert world.registry.names() == [(G, B)]
     assert (world.committed(), world.broker.members(G), list(world.store.kept)) == ({}, [], [(G, B)])
 
 
 def test_a_reader_keeps_its_instance_alive(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow(timeout=20)
+    loan = world.acquire_lease(timeout=20)
     world.now += 40
     world.registry.tidy()
-    loan = world.registry.renew(loan, (), 60)
+    loan = world.registry.renew_lease(loan, (), 60)
     world.now += 80
     world.registry.tidy()
-    world.registry.give_back(loan, (), ())
+    world.registry.release_lease(loan, (), ())
     world.registry.tidy()
     assert world.registry.names() == [(G, A)]
 
@@ -490,9 +490,9 @@ def test_a_reader_keeps_its_instance_alive(world: World) -> None:
 def test_one_reader_at_a_time_in_their_order(world: World) -> None:
     world.write("t", *"123")
     world.create(A, "t")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     with pytest.raises(InstanceBusy):
-        world.borrow(timeout=0)
+        world.acquire_lease(timeout=0)
     order: list[str] = []
 
     def read(name: str) -> list[str]:
@@ -507,7 +507,7 @@ def test_one_reader_at_a_time_in_their_order(world: World) -> None:
             waiting.append(pool.submit(read, name))
             wait_for(lambda name=name: name in order, 5)
             time.sleep(0.02)  # from there to its place in the queue
-        world.registry.drop(loan)
+        world.registry.release_lease(loan)
         assert [each.result(5) for each in waiting] == [["1"], ["2"]]
     assert order == ["first", "second", "first", "second"]
     assert world.read() == ["3"]
@@ -517,59 +517,59 @@ def test_one_instance_waits_for_no_other(world: World) -> None:
     world.write("t", "1")
     world.create(A, "four")
     world.create(B, "t")
-    loan = world.borrow(A)
+    loan = world.acquire_lease(A)
     assert world.read(B) == ["1"]
-    world.registry.drop(loan)
+    world.registry.release_lease(loan)
 
 
 def test_a_page_that_did_not_arrive_comes_again(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     assert world.look(loan)[0] == ["1", "2"]
-    world.registry.drop(loan)
-    world.registry.give_back(loan, *world.look(loan)[1:])
+    world.registry.release_lease(loan)
+    world.registry.release_lease(loan, *world.look(loan)[1:])
     assert world.read() == ["1", "2"]
 
 
 def test_a_loan_ends_after_its_time(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
-    loan = world.borrow(timeout=10)
+    loan = world.acquire_lease(timeout=10)
     world.now += 39
     with pytest.raises(InstanceBusy):
-        world.borrow(timeout=0)
+        world.acquire_lease(timeout=0)
     world.now += 1
     assert world.read() == ["1", "2"]
-    world.registry.give_back(loan, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
-    with pytest.raises(LoanEnded):
-        world.registry.renew(loan)
+    world.registry.release_lease(loan, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
+    with pytest.raises(LeaseEnded):
+        world.registry.renew_lease(loan)
     assert world.read() == []
 
 
 def test_deleting_ends_the_loan(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     world.registry.delete(G, A)
-    with pytest.raises((LoanEnded, InstanceNotFound)):
-        world.registry.renew(loan, (), 1)
-    world.registry.give_back(loan, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
-    world.registry.drop(loan)
+    with pytest.raises((LeaseEnded, InstanceNotFound)):
+        world.registry.renew_lease(loan, (), 1)
+    world.registry.release_lease(loan, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
+    world.registry.release_lease(loan)
     assert world.committed() == {}
 
 
 def test_a_renewed_loan_goes_on_where_an_empty_page_ended(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     world.broker.pass_over("t", count=5)
     _, positions, _ = world.look(loan)
     assert positions == [RecordPlace("t", 0, 5)]
-    loan = world.registry.renew(loan, positions)
+    loan = world.registry.renew_lease(loan, positions)
     assert loan.positions == [RecordPlace("t", 0, 5)]
     world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
-    loan = world.registry.renew(loan, positions)
+    loan = world.registry.renew_lease(loan, positions)
     assert loan.positions == [RecordPlace("t", 0, 2)]
-    world.registry.drop(loan)
+    world.registry.release_lease(loan)
 
 
 def test_members_share_and_one_leaves(world: World) -> None:
@@ -593,35 +593,35 @@ def test_a_rebalance_waits_for_a_page_on_its_way(world: World) -> None:
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     world.create(A, "four")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     values, positions, delivered = world.look(loan)
     world.create(B, "four")
     wait_for(lambda: world.registry.assignments(G, A) == [], 5)
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(loan, positions, delivered)
     assert (len(values), world.read(B), world.read(A)) == (4, [], [])
     assert world.committed("four") == dict.fromkeys(range(4), 1)
 
 
 def test_a_reader_that_waits_lets_a_rebalance_through(world: World) -> None:
     world.create(A, "four")
-    loan = world.borrow()
+    loan = world.acquire_lease()
     assert len(loan.positions) == 4
     world.create(B, "four")
     wait_for(lambda: world.registry.assignments(G, A) == [], 5)
-    loan = world.registry.renew(loan, loan.positions, 5)
+    loan = world.registry.renew_lease(loan, loan.positions, 5)
     assert (len(loan.positions), loan.joining) == (2, False)
-    assert len(world.borrow(B).positions) == 2
+    assert len(world.acquire_lease(B).positions) == 2
 
 
 def test_what_a_slow_reader_gives_back_counts_for_partitions_that_it_kept(world: World) -> None:
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     world.create(A, "four", auto_commit=False)
-    loan = world.borrow()
+    loan = world.acquire_lease()
     _, positions, delivered = world.look(loan)
     world.create(B, "four", auto_commit=False)
-    other = world.borrow(B, timeout=10)
-    world.registry.give_back(loan, positions, delivered)
+    other = world.acquire_lease(B, timeout=10)
+    world.registry.release_lease(loan, positions, delivered)
     kept = {each.partition for each in world.registry.assignments(G, A)}
     assert len(kept) == 2
     assert world.read(A) == []
@@ -675,7 +675,7 @@ def test_after_a_rebalance_that_it_slept_through_committed_offsets_count(world: 
         other._store = Store()
         other.create(G, name, InstanceSettings())
         other.subscribe(G, name, ["t"], None)
-        assert other.borrow(G, name, 5) is not None
+        assert other.acquire_lease(G, name, 5) is not None
     world.registry = world.start()
     for each in world.registries[1:-1]:
         each.close(leave=True)
@@ -708,7 +708,7 @@ def test_holding_no_longer(world: World) -> None:
     world.read()
     world.registry.forget(G, A)
     with pytest.raises(InstanceNotFound):
-        world.borrow()
+        world.acquire_lease()
     assert list(world.store.kept) == [(G, A)]
 
 
@@ -738,7 +738,7 @@ def test_a_topic_that_is_not_allowed(world: World) -> None:
     world.create(A, "four")
     began = time.monotonic()
     with pytest.raises(NotAuthorized):
-        world.borrow(timeout=5)
+        world.acquire_lease(timeout=5)
     assert time.monotonic() - began < scaled(2)
 
 
@@ -766,7 +766,7 @@ def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world
         with pytest.raises(Unavailable, match="try again"):
             call()
         assert 0.1 <= time.monotonic() - began < scaled(1)
-    loan = world.borrow(timeout=0.1)
+    loan = world.acquire_lease(timeout=0.1)
     assert (loan.joining, loan.positions) == (True, [])
 
 

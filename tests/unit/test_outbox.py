@@ -10,7 +10,7 @@ import pytest
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
 from kafka_http.records import NewRecord
-from kafka_http.tasks import NewTask, new_task_id, packed
+from kafka_http.tasks import NewTask, encode_records, new_task_id
 from tests.fakes import FakeBroker
 
 
@@ -44,7 +44,7 @@ def outbox(tmp_path: Path, callbacks: Callbacks) -> Iterator[Outbox]:
 
 
 def new_task(callback_url: str | None = None) -> NewTask:
-    return NewTask(new_task_id(), "t", time.time(), packed([NewRecord(b"a")]), callback_url)
+    return NewTask(new_task_id(), "t", time.time(), encode_records([NewRecord(b"a")]), callback_url)
 
 
 def test_only_who_asked_for_it_is_called_back(outbox: Outbox, callbacks: Callbacks) -> None:

@@ -12,7 +12,7 @@ from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown,
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox_relay import OutboxRelay
 from kafka_http.records import NewRecord, RecordMetadata, RecordResult, ResultsCallback
-from kafka_http.tasks import NewTask, QueuedTask, Task, new_task_id, packed
+from kafka_http.tasks import NewTask, QueuedTask, Task, encode_records, new_task_id
 
 Answer = Callable[[Sequence[bytes | None]], list[RecordResult] | KafkaHttpError]
 
@@ -29,7 +29,7 @@ class Kafka:
         self.answers: dict[str, list[Answer]] = {}
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
     ) -> list[RecordResult]:
         values = [each.value for each in records]
         self.calls.append((topic, values))
@@ -57,7 +57,7 @@ class Outbox:
         self.relay = OutboxRelay(store, self.kafka, self._end)
 
     def add(self, *values: bytes, topic: str = "t") -> str:
-        task = NewTask(new_task_id(), topic, time.time(), packed([NewRecord(each) for each in values]))
+        task = NewTask(new_task_id(), topic, time.time(), encode_records([NewRecord(each) for each in values]))
         self._ended[task.id] = threading.Event()
         self._store.add([task])
         return task.id
@@ -103,7 +103,7 @@ def test_what_comes_bit_by_bit_is_gathered(outbox: Outbox) -> None:
 
 
 def test_a_backlog_goes_without_pauses(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kafka_http.publish.outbox_relay._GATHER", 20)
+    monkeypatch.setattr("kafka_http.publish.outbox_relay._LINGER_SECONDS", 20)
     tasks = [outbox.add(b"%d" % number) for number in range(1001)]
     outbox.relay.start()
     assert {outbox.ended(each).status for each in tasks} == {"delivered"}
@@ -136,8 +136,8 @@ def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
     deadline = time.monotonic() + 15
     while len(outbox.kafka.calls) < 3:
         assert time.monotonic() < deadline
-        with outbox.relay.untouched(task) as is_untouched:
-            assert not outbox.kafka.calls or not is_untouched
+        with outbox.relay.while_unsent(task) as is_unsent:
+            assert not outbox.kafka.calls or not is_unsent
         time.sleep(0.01)
     again.set()
     assert outbox.ended(task).status == "delivered"
