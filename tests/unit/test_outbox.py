@@ -47,7 +47,7 @@ def new_task(callback_url: str | None = None) -> NewTask:
     return NewTask(new_task_id(), "t", time.time(), encode_records([NewRecord(b"a")]), callback_url)
 
 
-def test_only_who_asked_for_it_is_called_back(outbox: Outbox, callbacks: Callbacks) -> None:
+def test_ended_task_wakes_callbacks_only_if_it_has_a_callback_url(outbox: Outbox, callbacks: Callbacks) -> None:
     outbox.relay.start()
     for callback_url in (None, "http://example.com/", None):
         task = new_task(callback_url)
@@ -59,7 +59,7 @@ def test_only_who_asked_for_it_is_called_back(outbox: Outbox, callbacks: Callbac
     assert callbacks.woken == 1
 
 
-def test_a_cancelled_task_is_called_back_too(outbox: Outbox, callbacks: Callbacks) -> None:
+def test_cancelled_task_wakes_callbacks_if_it_has_a_callback_url(outbox: Outbox, callbacks: Callbacks) -> None:
     for callback_url, woken in [(None, 0), ("http://example.com/", 1)]:
         task = new_task(callback_url)
         outbox.accept_tasks([task])
