@@ -473,7 +473,7 @@ class Outcomes:
 
 
 @pytest.fixture
-def results(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
+def outcomes(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
     return Outcomes(broker, monkeypatch)
 
 
