@@ -206,20 +206,16 @@ class Broker(Protocol):
     """A Kafka cluster. The composition root creates it and closes it at the end of the process."""
 
     @property
-    def producer(self) -> Producer:
-        """Publishes records."""
+    def producer(self) -> Producer: ...
 
     @property
-    def log(self) -> Log:
-        """Reads metadata and records."""
+    def log(self) -> Log: ...
 
     @property
-    def groups(self) -> Groups:
-        """Reads and commits offsets."""
+    def groups(self) -> Groups: ...
 
     @property
-    def memberships(self) -> Memberships:
-        """Joins groups."""
+    def memberships(self) -> Memberships: ...
 
     def close(self, timeout: float) -> None:
         """Flush the producer within `timeout` and close all connections."""

@@ -25,16 +25,13 @@ class AssignmentState:
         self,
         changed: Condition,
         offsets: OffsetTracker,
-        commit_and_release: Callable[[ReleaseCallback], None],
         on_fenced: Callable[[], None],
     ) -> None:
-        """`commit_and_release` calls a `ReleaseCallback` with the offsets to commit. It does not block.
-
-        `on_fenced` is called when another process has joined with the same member id.
-        """
+        """`on_fenced` is called when another process has joined with the same member id."""
         self._changed = changed
         self._offsets = offsets
-        self._commit_and_release = commit_and_release
+        self.commit_and_release: Callable[[ReleaseCallback], None] = lambda release: release({})
+        """Calls a `ReleaseCallback` with the offsets to commit. It does not block."""
         self._on_fenced = on_fenced
         self._listening: object = None
         self._release: ReleaseCallback | None = None
@@ -109,7 +106,7 @@ class AssignmentState:
         """Release partitions that the group has revoked, unless a reader may still deliver records of them."""
         if self._release is not None and (self.lease is None or not self.lease.held):
             release, self._release = self._release, None
-            self._commit_and_release(release)
+            self.commit_and_release(release)
 
     def _set(self, partitions: Partitions | None) -> None:
         self._partitions = partitions

@@ -21,7 +21,6 @@ from kafka_http.records import (
     InstanceProgress,
     OffsetAt,
     RecordPlace,
-    ReleaseCallback,
     TopicPartition,
     record_places,
 )
@@ -34,7 +33,8 @@ class ConsumerInstance:
     """One consumer instance: its subscription or assignment, its offsets and its read lease.
 
     `InstanceRegistry` creates it, for a client or from the store, and removes it with `delete` or `close`. Any thread
-    may call. A call does not block other calls, except that there is one read lease at a time.
+    may call. A call does not block other calls, except that there is one read lease at a time. `InstanceService`
+    documents the methods of the same names.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class ConsumerInstance:
             None if definition.pattern is None else compile_pattern(definition.pattern)
         )
         self._offsets = OffsetTracker(progress)
-        self._assignment = AssignmentState(self._changed, self._offsets, self._commit_and_release, self._fenced)
+        self._assignment = AssignmentState(self._changed, self._offsets, self._fenced)
         self._leases = ReadLeaseQueue(self._changed, clock, self._lease_ended)
         state = InstanceState(self._changed, self._assignment, self._leases, self._offsets)
         self._committer = OffsetCommitter(definition, broker, state, self._save, clock)
+        self._assignment.commit_and_release = self._committer.commit_and_release
         self._topics: list[str] = []
         self._is_closed = False
         self._used = clock()
@@ -74,7 +75,6 @@ class ConsumerInstance:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the instance has ended in this process."""
         return self._is_closed
 
     @property
@@ -96,17 +96,16 @@ class ConsumerInstance:
 
     def delete(self, *, commit: bool) -> None:
         """Leave the group and remove the instance from the store. With `commit`, auto-commit commits first."""
-        if commit:
-            self._committer.auto_commit()
-        self.close(leave=True)
+        self.close(leave=True, commit=commit)
         self._store.delete(self.definition.group, self.definition.name)
 
-    def auto_commit(self) -> None:
-        """Commit the delivered offsets if auto-commit is on. Errors are logged."""
-        self._committer.auto_commit()
+    def close(self, *, leave: bool = False, commit: bool = False) -> None:
+        """End the instance in this process. Without `leave`, another process can continue it.
 
-    def close(self, *, leave: bool = False) -> None:
-        """End the instance in this process. Without `leave`, another process can continue it."""
+        With `commit`, auto-commit commits the delivered offsets first.
+        """
+        if commit:
+            self._committer.auto_commit()
         with self._changed:
             self._is_closed = True
             membership = self._assignment.clear()
@@ -119,18 +118,13 @@ class ConsumerInstance:
         self._is_closed = True
         self._leases.end()
 
-    def _commit_and_release(self, release: ReleaseCallback) -> None:
-        self._committer.commit_and_release(release)
-
     # Subscription and assignment
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether it has a subscription, by topics or by a pattern."""
         return bool(self.definition.topics) or self.definition.pattern is not None
 
     def subscribe(self, topics: Sequence[str], pattern: str | None, matcher: TopicMatcher) -> None:
-        """Replace the subscription."""
         if self.definition.partitions:
             raise _exclusive()
         matches = None if pattern is None else compile_pattern(pattern)
@@ -160,7 +154,6 @@ class ConsumerInstance:
             ended.leave()
 
     def unsubscribe(self) -> None:
-        """Remove the subscription or the assignment, and leave the group."""
         self._committer.auto_commit()
         with self._defining:
             self._define(topics=(), pattern=None, partitions=())
@@ -173,11 +166,9 @@ class ConsumerInstance:
         self._save()
 
     def subscription(self) -> list[str]:
-        """Return the subscribed topics. For a pattern, return those that match."""
         return list(self.definition.topics) if self.definition.pattern is None else list(self._topics)
 
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
-        """Assign partitions manually."""
         if self.is_subscribed:
             raise _exclusive()
         check_partitions(self._broker.log, partitions, missing_topics=True)
@@ -189,7 +180,6 @@ class ConsumerInstance:
         self._save()
 
     def assignments(self) -> list[TopicPartition]:
-        """Return the partitions that the instance has now."""
         return sorted(self._assignment.partitions or ())
 
     def _define(self, **changes: object) -> None:
@@ -200,7 +190,6 @@ class ConsumerInstance:
     # Offsets
 
     def seek(self, places: Mapping[TopicPartition, int]) -> None:
-        """Set the offsets to read next."""
         self._check_assigned(places)
         with self._changed:
             self._offsets.positions.update(places)
@@ -209,7 +198,6 @@ class ConsumerInstance:
         self._save()
 
     def seek_to(self, places: Mapping[TopicPartition, OffsetAt]) -> None:
-        """Like `seek`, to an end of the log or to a timestamp."""
         self._check_assigned(places)
         self.seek(find_offsets(self._broker.log, places, self.definition.settings.isolation))
 
@@ -222,20 +210,17 @@ class ConsumerInstance:
                 raise IllegalState(f"Illegal state: No current assignment for partition {each.topic}-{each.partition}")
 
     def commit(self, places: Sequence[RecordPlace] | None) -> None:
-        """Commit the offsets after these records, or after the delivered records (None)."""
         if places is not None:
             check_partitions(self._broker.log, [TopicPartition(each.topic, each.partition) for each in places])
         self._committer.commit(places, time.monotonic() + self.definition.settings.timeout)
 
     def committed(self, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
-        """Return the group's committed offsets."""
         found = self._broker.groups.committed_offsets(self.definition.group, partitions)
         return [RecordPlace(*place, *found[place]) for place in partitions if place in found]
 
     # The read lease
 
     def acquire(self, timeout: float) -> ReadLease:
-        """Acquire the lease, as `InstanceService.acquire_lease` describes."""
         until = time.monotonic() + timeout
         with self._changed:
             self._assignment.lease = lease = self._leases.acquire(timeout, self._check_readable)
@@ -249,7 +234,6 @@ class ConsumerInstance:
     def renew(
         self, lease: ReadLease, positions: Sequence[RecordPlace], timeout: float, recreated: Sequence[str]
     ) -> ReadLease:
-        """Renew a lease, as `InstanceService.renew_lease` describes."""
         self.touch()
         if recreated:
             self._committer.drop_deleted_topics(recreated)
@@ -264,7 +248,6 @@ class ConsumerInstance:
         return self._grant(active, time.monotonic() + timeout, non_empty=True)
 
     def release(self, lease: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
-        """Release a lease, as `InstanceService.release_lease` describes."""
         if positions or delivered:
             with self._changed:
                 if (active := self._leases.current) is None or active.id != lease.id:

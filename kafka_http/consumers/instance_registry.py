@@ -89,9 +89,7 @@ class InstanceRegistry:
             instances, self._instances = list(self._instances.values()), {}
         until = time.monotonic() + _COMMIT_SECONDS
         for instance in instances:
-            if time.monotonic() < until:
-                instance.auto_commit()
-            instance.close(leave=leave)
+            instance.close(leave=leave, commit=time.monotonic() < until)
 
     def adopt(self, stored: StoredInstance) -> None:
         """Continue an instance from the store. It rejoins its group with the same member id."""

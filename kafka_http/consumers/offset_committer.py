@@ -43,8 +43,8 @@ class OffsetCommitter:
     """Commits the offsets of one instance, one commit at a time. The instance creates it.
 
     Any thread may call. `note_delivery` and `commit_and_release` are called with the lock on `changed`, all other
-    methods without it. Before a commit, the ids of the topics are compared: offsets of a deleted topic are not committed
-    to a new topic of its name.
+    methods without it. Before a commit, the ids of the topics are compared, so that offsets of a deleted topic are not
+    committed to a new topic of its name.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The outbox relay: publishes the accepted tasks, those of each topic in their order, and retries while Kafka is away."""
+"""The outbox relay: publishes accepted tasks in the order of their topic, and retries while Kafka is unreachable."""
 
 import contextlib
 import logging
@@ -176,7 +176,7 @@ class OutboxRelay:
         return queue.succeeded(failure)
 
     def _handle_failure(self, queue: "_TopicQueue", tasks: Sequence[QueuedTask], error: KafkaHttpError) -> bool:
-        """Handle an error of the whole call: nothing was written, because of the topic or because of one of the tasks."""
+        """Handle an error of the whole call: nothing was written, because of the topic or of one of the tasks."""
         if is_transient(error) or (isinstance(error, _MAYBE_TRANSIENT) and not queue.has_failed_for_long()):
             queue.mark_unsent(tasks)
             return queue.succeeded(error)

@@ -111,25 +111,14 @@ class PageReader:
         """Read records from these positions on. Wait up to `wait` seconds while there are none.
 
         An empty page means that all partitions were read to their end. The partitions share the page evenly while each
-        has records.
-
-        Args:
-            positions: the offset to read next, by partition.
-            limits: the limits of the page.
-            wait: the longest wait in seconds.
-            isolation: whether records of open and aborted transactions are read.
-            reset: the end of the log to go to if a position is out of range. Without it, this raises an error.
-            ids: the ids that the topics must have.
-            has_all: the positions are those of all partitions of one topic. New partitions are read, too.
-
-        Raises `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` if a
-        topic does not have its id in `ids`.
-
+        has records. With `reset`, a position that is out of range moves to that end of the log. With `has_all`, the
+        positions are those of all partitions of one topic, and new partitions are read, too. Raises `TopicNotFound`,
+        `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` if a topic does not have its
+        id in `ids`.
         """
         page = _PageBuilder(positions, limits)
         deadline = time.monotonic() + wait
-        active = list(positions)
-        random.shuffle(active)  # so that it is not always the same partition that does not fit
+        active = random.sample(list(positions), len(positions))  # not always the same partition that does not fit
         while active and not page.is_full:
             left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
@@ -140,8 +129,7 @@ class PageReader:
                 isolation=isolation,
                 ids=ids,
             )
-            page.reset(fetched, reset)
-            page.add(fetched)
+            page.add(fetched, reset)
             active = [place for place in active if place not in fetched.ended]
             if not active and not page.has_records and left:
                 if has_all:
@@ -189,14 +177,15 @@ class _PageBuilder:
             limits.memory.wait()
             self._set_size(limits)
 
-    def reset(self, fetched: Fetched, to: OffsetReset | None) -> None:
-        """Go to an end of the log where a position is out of range. Raises `OffsetOutOfRange` if `to` is None."""
+    def _reset(self, fetched: Fetched, to: OffsetReset | None) -> None:
+        """Move the positions that are out of range to an end of the log. Raises `OffsetOutOfRange` if `to` is None."""
         ranges = {place: OffsetRange(*both) for place, both in fetched.out_of_range.items()}
         if ranges and to is None:
             raise _out_of_range(self.next, ranges)
         self.next.update({place: getattr(each, str(to)) for place, each in ranges.items()})
 
-    def add(self, fetched: Fetched) -> None:
+    def add(self, fetched: Fetched, reset: OffsetReset | None) -> None:
+        self._reset(fetched, reset)
         if fetched.size > self.bytes_left and self.has_records:
             self.bytes_left = 0  # this is one record, which comes first on the next page
             return

@@ -231,7 +231,7 @@ class TopicStream:
             self._on_close()
 
     def _take(self, wait: float, *, was_following: bool) -> StreamBatch | None:
-        """Return the next batch. A stream that follows does not read from Kafka: new partitions wait for another call."""
+        """Return the next batch. A stream that was following does not read from Kafka: that could block."""
         batch: StreamBatch | None
         if self._first is not None:
             batch, self._first = self._first, None

@@ -21,7 +21,7 @@ class StreamBody:
     A worker's main loop may be given it as a `kafka_http.server.stream_sender.StreamSource`.
     """
 
-    __slots__ = ("_frames", "_said_at", "_stream", "_followers", "is_over", "keepalive")
+    __slots__ = ("_followers", "_frames", "_said_at", "_stream", "is_over", "keepalive")
 
     def __init__(self, followers: TopicFollowers, stream: TopicStream, frames: StreamEncoder, keepalive: float) -> None:
         """`keepalive`: after so many seconds of silence comes a sign of life."""
