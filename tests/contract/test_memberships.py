@@ -14,7 +14,10 @@ from tests.contract.conftest import Cluster
 
 
 class Listener:
-    """Records the callbacks of a membership. It releases revoked partitions with the offsets `uncommitted`, unless `keeps`."""
+    """Records the callbacks of a membership.
+
+    It releases revoked partitions with the offsets `uncommitted`, unless it `keeps` them.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
