@@ -38,12 +38,12 @@ class Producer(Protocol):
     ) -> list[RecordResult]:
         """Publish the records of one request and wait up to `timeout` for Kafka's acknowledgements.
 
-        Returns one result for each record, in their order: `NotYetKnown` if there is no acknowledgement yet. Records
+        Returns one result for each record, in their order: `OutcomePending` if there is no acknowledgement yet. Records
         with neither key nor partition go to one partition together. Raises `TopicNotFound`, `PartitionNotFound`,
         `BrokerUnavailable`; no record was written then.
 
         With `on_results`, the producer keeps trying for at least 120 s, for any `timeout`, and writes no record twice.
-        If a result is `NotYetKnown`, `on_results` is called once, when all results are final: by any thread, perhaps
+        If a result is `OutcomePending`, `on_results` is called once, when all results are final: by any thread, perhaps
         before this returns. It must not block. Raises `TooMuchInFlight` if too many such requests wait.
         """
 
@@ -68,7 +68,7 @@ class PendingPublish(Protocol):
     """The records of a request that were handed to Kafka."""
 
     def results(self) -> list[RecordResult]:
-        """Return one result for each record: `NotYetKnown` if there is none yet. Does not block."""
+        """Return one result for each record: `OutcomePending` if there is none yet. Does not block."""
 
 
 class Log(Protocol):

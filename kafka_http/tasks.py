@@ -103,7 +103,7 @@ class Tasks(Protocol):
         """Return tasks of a status and a topic (None: all) in the order of their ids, starting after id `after`."""
 
     def cancel_task(self, task_id: str) -> Task | None:
-        """End a task if none of its records was sent to Kafka. Raises `TaskUnderway`, `TaskEnded`."""
+        """End a task if none of its records was sent to Kafka. Raises `TaskInProgress`, `TaskFinished`."""
 
 
 class TaskStore(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
-from kafka_http.errors import KafkaHttpError, LeaseEnded, TopicNotFound, TopicRecreated
+from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
 from kafka_http.records import Record, TopicPartition, offsets_of, payload_size, record_places
 
@@ -59,7 +59,7 @@ class InstanceReader:
         """
         try:
             return self._read(lease, limits, until)
-        except LeaseEnded:
+        except LeaseExpired:
             return LeasedPage(self._instances, None, Page([], {}))
         except BaseException:
             with suppress(KafkaHttpError):
@@ -89,7 +89,7 @@ class InstanceReader:
     def _still_assigned(self, lease: ReadLease, page: Page) -> Page:
         """Return the records whose partitions are still assigned. The delivery of others would not be recorded.
 
-        Raises `LeaseEnded`, also if the daemon was restarted.
+        Raises `LeaseExpired`, also if the daemon was restarted.
         """
         if not page.records:
             return page

@@ -10,7 +10,7 @@ from threading import Event, Lock, Thread
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.consumer_instance import ConsumerInstance
 from kafka_http.consumers.instance_service import InstanceStore, ReadLease
-from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseEnded, TooManyInstances
+from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseExpired, TooManyInstances
 from kafka_http.logs import LogOnce
 from kafka_http.records import (
     InstanceDefinition,
@@ -191,7 +191,7 @@ class InstanceRegistry:
         self, lease: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
         if (instance := self._leases.get(lease.id)) is None:
-            raise LeaseEnded
+            raise LeaseExpired
         return instance.renew(lease, positions, timeout, recreated)
 
     def release_lease(

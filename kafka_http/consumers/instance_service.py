@@ -116,7 +116,7 @@ class InstanceService(Protocol):
         """Return the lease with the current assignment, for a reader that has found no records so far.
 
         Waits up to `timeout` for an assignment; the lease is `joining` if there is none. `positions` are the offsets
-        after the empty page. `recreated` are topics whose ids have changed. Raises `LeaseEnded`.
+        after the empty page. `recreated` are topics whose ids have changed. Raises `LeaseExpired`.
         """
 
     def release_lease(

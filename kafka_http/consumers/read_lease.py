@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from threading import Condition
 
-from kafka_http.errors import InstanceBusy, LeaseEnded
+from kafka_http.errors import InstanceBusy, LeaseExpired
 from kafka_http.records import RecordPlace, TopicPartition, offsets_of
 
 _DELIVERY_SECONDS = 2.0
@@ -73,10 +73,10 @@ class ReadLeaseQueue:
             self._changed.notify_all()
 
     def find(self, lease_id: str) -> ActiveLease:
-        """Return the current lease if it has this id. Raises `LeaseEnded`."""
+        """Return the current lease if it has this id. Raises `LeaseExpired`."""
         self.end_expired()
         if self.current is None or self.current.id != lease_id:
-            raise LeaseEnded
+            raise LeaseExpired
         return self.current
 
     def extend(self, lease: ActiveLease, timeout: float) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from kafka_http.errors import KafkaHttpError, KeyInUse, KeyMismatch, Unavailable
+from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, KafkaHttpError, Unavailable
 from kafka_http.records import KeyClaimResult, StoredResponse
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class IdempotencyService:
     def claim(self, caller: str, name: str, fingerprint: str) -> "KeyClaim | StoredResponse":
         """Claim a key, or return the stored response.
 
-        Raises `KeyInUse`, `KeyMismatch`, and `Unavailable` if the store does not respond.
+        Raises `IdempotencyKeyInUse`, `IdempotencyKeyMismatch`, and `Unavailable` if the store does not respond.
         """
         holder = f"{self._worker()}/{uuid4().hex[:16]}"
         try:
@@ -75,7 +75,7 @@ class IdempotencyService:
         if result.response is not None:
             return result.response
         if result.state != "claimed":
-            raise KeyInUse() if result.state == "in_progress" else KeyMismatch()
+            raise IdempotencyKeyInUse() if result.state == "in_progress" else IdempotencyKeyMismatch()
         return KeyClaim(self._keys, self._background, (caller, name, holder))
 
     def close(self, timeout: float) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from kafka_http.broker_protocols import PendingPublish, Producer
-from kafka_http.errors import KafkaHttpError, NotYetKnown, OutOfTime
+from kafka_http.errors import KafkaHttpError, OutcomePending, PublishTimeout
 from kafka_http.records import ProducerRecord, RecordResult
 from kafka_http.schemas.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.schemas.loading_cache import WouldBlock
@@ -46,7 +46,7 @@ class PublishResult(Struct, frozen=True):
     @property
     def is_complete(self) -> bool:
         """Whether all results are final."""
-        return not any(isinstance(each, NotYetKnown) for each in self.results)
+        return not any(isinstance(each, OutcomePending) for each in self.results)
 
 
 class StartedPublish(Struct, frozen=True):
@@ -56,7 +56,7 @@ class StartedPublish(Struct, frozen=True):
     schema_ids: Mapping[Role, int]
 
     def published(self) -> PublishResult:
-        """Return the results that are known now, and `NotYetKnown` for the others. Does not block."""
+        """Return the results that are known now, and `OutcomePending` for the others. Does not block."""
         return PublishResult(self.pending.results(), self.schema_ids)
 
 
@@ -78,7 +78,7 @@ class Publisher:
 
         The failure of one record is its result. A failure of the request is raised, and then no record was written: an
         invalid topic name, an unknown format or schema, a value that cannot be serialized, an unknown topic or
-        partition, or no connection to Kafka or the registry. Raises `OutOfTime` after `deadlines.send`.
+        partition, or no connection to Kafka or the registry. Raises `PublishTimeout` after `deadlines.send`.
 
         If the returned result is not complete, `on_complete` is called once with the complete result, by the rules for
         `on_results` of `Producer.produce`.
@@ -87,7 +87,7 @@ class Publisher:
         encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.send)
         now = time.monotonic()
         if now > deadlines.send:
-            raise OutOfTime
+            raise PublishTimeout
         timeout = max(0.0, deadlines.response - now)
         ids = encoded.schema_ids
         on_results = None if on_complete is None else lambda results: on_complete(PublishResult(results, ids))

@@ -14,7 +14,7 @@ from kafka_http.errors import (
     InvalidRequest,
     InvalidValue,
     KafkaHttpError,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -248,7 +248,7 @@ def test_late_results_are_passed_to_on_results(cluster: Cluster, broker: Broker)
     records = [NewRecord(b"a", partition=1), NewRecord(b"b", partition=0), NewRecord(b"c", partition=1)]
     with cluster.silent():
         results = broker.producer.produce(topic, records, 0.3, on_results)
-        assert [type(each) for each in results] == [NotYetKnown] * 3
+        assert [type(each) for each in results] == [OutcomePending] * 3
         assert not heard
     assert completed.wait(10)
     assert [delivered(each) for each in heard] == [[(1, 0), (0, 1), (1, 1)]]

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from kafka_http.errors import KeyInUse, KeyMismatch, Unavailable
+from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, Unavailable
 from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
@@ -268,7 +268,7 @@ def test_claim_of_a_used_key_replays_or_raises() -> None:
     idempotency = IdempotencyService(keys, lambda: "w")
     keys.claim = COMPLETED
     assert idempotency.claim("", "k", "f") is RESPONSE
-    for keys.claim, error in ((IN_PROGRESS, KeyInUse), (MISMATCH, KeyMismatch)):
+    for keys.claim, error in ((IN_PROGRESS, IdempotencyKeyInUse), (MISMATCH, IdempotencyKeyMismatch)):
         with pytest.raises(error):
             idempotency.claim("", "k", "f")
 

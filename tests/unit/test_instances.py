@@ -18,7 +18,7 @@ from kafka_http.errors import (
     InstanceExists,
     InstanceNotFound,
     InvalidValue,
-    LeaseEnded,
+    LeaseExpired,
     NotAuthorized,
     PartitionNotFound,
     TooManyInstances,
@@ -544,7 +544,7 @@ def test_lease_ends_after_its_time(world: World) -> None:
     world.now += 1
     assert world.read() == ["1", "2"]
     world.registry.release_lease(lease, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
-    with pytest.raises(LeaseEnded):
+    with pytest.raises(LeaseExpired):
         world.registry.renew_lease(lease)
     assert world.read() == []
 
@@ -553,7 +553,7 @@ def test_delete_instance_ends_its_lease(world: World) -> None:
     world.create(A, "t")
     lease = world.acquire()
     world.registry.delete(G, A)
-    with pytest.raises((LeaseEnded, InstanceNotFound)):
+    with pytest.raises((LeaseExpired, InstanceNotFound)):
         world.registry.renew_lease(lease, (), 1)
     world.registry.release_lease(lease, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
     world.registry.release_lease(lease)
