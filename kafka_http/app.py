@@ -10,48 +10,48 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
-from kafka_http.broker.descriptors import Descriptors
-from kafka_http.broker.settings import check_client_settings
-from kafka_http.callbacks import Guard
+from kafka_http.broker.client_settings import check_client_settings
+from kafka_http.broker.open_file_limit import OpenFileLimit
+from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
-from kafka_http.core import Core
-from kafka_http.core.acceptance import Acceptor
-from kafka_http.core.broker import Broker
-from kafka_http.core.deferring import DeferredPublisher
-from kafka_http.core.idempotency import Idempotency
-from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instance_store import MemoryStore
-from kafka_http.core.instances import Instances
-from kafka_http.core.memory_keys import MemoryKeys
-from kafka_http.core.nodes import Nodes
-from kafka_http.core.tasks import Tasks
-from kafka_http.daemon import NodeDaemon
+from kafka_http.consumers.instance_locator import InstanceLocator
+from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import InstanceService
+from kafka_http.consumers.instance_store import MemoryInstanceStore
 from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.serializers import load_serializers
-from kafka_http.serializers.registry_settings import RegistrySettings
-from kafka_http.store import parse_store_url
-from kafka_http.web.answer_budget import AnswerBudget
-from kafka_http.web.answers import STATUS_LINES, number_request, tags
-from kafka_http.web.bodies import Bodies, drain
-from kafka_http.web.browsers import BrowserGuard
-from kafka_http.web.console import Console
+from kafka_http.node.callbacks import CallbackGuard
+from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.store import parse_store_url
+from kafka_http.publish.deferred_publish import DeferredPublisher
+from kafka_http.publish.idempotency_keys import IdempotencyService
+from kafka_http.publish.memory_idempotency_keys import MemoryIdempotencyKeys
+from kafka_http.publish.task_store import Tasks
+from kafka_http.publish.task_submission import TaskSubmitter
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.serializers import load_serializers
+from kafka_http.web.browser_guard import BrowserGuard
+from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_answer
-from kafka_http.web.forwarding import Forwarding
-from kafka_http.web.health import Health
-from kafka_http.web.idempotency import Once
-from kafka_http.web.instances import InstanceList
-from kafka_http.web.messages import Messages
-from kafka_http.web.paths import NormalizedPaths, SegmentConverter, check_target
-from kafka_http.web.plain import PlainPublishes
-from kafka_http.web.proxies import TrustedProxies
-from kafka_http.web.publishing import Publishing
-from kafka_http.web.receiving import Receiving
+from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.health import HealthRoutes
+from kafka_http.web.idempotent_publish import IdempotentPublish
+from kafka_http.web.instance_routes import InstanceRoutes
+from kafka_http.web.messages.message_routes import MessageRoutes
+from kafka_http.web.messages.publish_view import PublishView
+from kafka_http.web.page_memory import PageMemoryBudget
+from kafka_http.web.receive_policy import ReceivePolicy
+from kafka_http.web.rendered_responses import STATUS_LINES, number_request, tags
+from kafka_http.web.request_bodies import RequestBodies, drain
 from kafka_http.web.responses import register_error_handlers
-from kafka_http.web.root import Root
-from kafka_http.web.tasks import TaskViews
-from kafka_http.web.v2_consumers import V2Consumers
-from kafka_http.web.v2_topics import V2Topics
-from kafka_http.web.waits import Waits
+from kafka_http.web.rest_v2.consumer_routes import V2ConsumerRoutes
+from kafka_http.web.rest_v2.instance_forwarding import Forwarding
+from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
+from kafka_http.web.root_page import RootRoutes
+from kafka_http.web.services import Services
+from kafka_http.web.task_routes import TaskRoutes
+from kafka_http.web.trusted_proxies import TrustedProxies
+from kafka_http.web.url_paths import NormalizedPaths, SegmentConverter, check_target
+from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
 
@@ -59,34 +59,34 @@ _CONCLUDE_SECONDS = 2.0
 """How long the daemon may take for what Kafka said last."""
 
 
-class Held(NamedTuple):
+class NodeResources(NamedTuple):
     """What outlives a request, and what this process does about it at its start and its end."""
 
-    instances: Instances
+    instances: InstanceService
     tasks: Tasks
-    idempotency: Idempotency
+    idempotency: IdempotencyService
     start: Callable[[], None]
     close: Callable[[], None]
     """While Kafka is there still."""
     leave: Callable[[], None]
     """When it is not."""
-    nodes: Nodes | None = None
+    nodes: InstanceLocator | None = None
     is_daemon_silent: Callable[[], bool] = lambda: False
 
 
-class Lifecycle:
+class AppLifecycle:
     """What a server tells the application of its start and its end."""
 
     def __init__(
         self,
-        core: Core,
+        core: Services,
         broker: Broker,
-        held: Held,
-        acceptor: Acceptor,
-        publishes: PlainPublishes | None,
+        held: NodeResources,
+        acceptor: TaskSubmitter,
+        publishes: FastPathPublishes | None,
         *,
         servers: Sequence[str],
-        receiving: Receiving,
+        receiving: ReceivePolicy,
     ) -> None:
         """`servers`: the brokers of the settings."""
         self.publishes = publishes
@@ -97,7 +97,7 @@ class Lifecycle:
         self._held = held
         self._acceptor = acceptor
         self._servers = servers
-        self._descriptors = Descriptors(1, "streams")
+        self._descriptors = OpenFileLimit(1, "streams")
         self._process = 0
 
     def started(self) -> None:
@@ -143,7 +143,7 @@ class Lifecycle:
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
     """The WSGI application. Connects to nothing before its first request, so it may be made before a fork.
 
-    `app.extensions["kafka_http"]` is its `Lifecycle`. Raises `ConfigError`.
+    `app.extensions["kafka_http"]` is its `AppLifecycle`. Raises `ConfigError`.
     """
     check_client_settings(config)
     if source := config.sources.get("server"):
@@ -153,38 +153,38 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
     registry = RegistrySettings.of(config.schema_registry, config.sources)
-    core = Core(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
+    core = Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
-    bodies, waits = Bodies(config.max_in_flight), Waits(config.threads)
-    acceptor = Acceptor(held.tasks)
+    bodies, waits = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
+    acceptor = TaskSubmitter(held.tasks)
     deferred = _deferred_publisher(config, broker, core, acceptor)
-    publishing = Publishing(core.publisher, deferred, config.max_records, bodies.hold)
-    once = Once(held.idempotency, publishing)
+    publishing = PublishView(core.publisher, deferred, config.max_records, bodies.hold)
+    once = IdempotentPublish(held.idempotency, publishing)
     senders = (broker.producer.send, acceptor.send)
     guard = BrowserGuard(config)
-    plain = PlainPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
+    plain = FastPathPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
-    answers = AnswerBudget(config.max_answers_in_flight)
-    receiving = Receiving(config, bodies)
+    answers = PageMemoryBudget(config.max_answers_in_flight)
+    receiving = ReceivePolicy(config, bodies)
     servers = config.bootstrap_servers
-    lifecycle = Lifecycle(core, broker, held, acceptor, publishes, servers=servers, receiving=receiving)
+    lifecycle = AppLifecycle(core, broker, held, acceptor, publishes, servers=servers, receiving=receiving)
     app = _new_app(config, lifecycle, guard, answers)
-    app.register_blueprint(Messages(core, config, bodies, waits, once, answers=answers).blueprint())
-    app.register_blueprint(V2Topics(core, config, bodies, once).blueprint())
-    consumers = V2Consumers(core, held.instances, config, bodies, waits, answers=answers).blueprint()
+    app.register_blueprint(MessageRoutes(core, config, bodies, waits, once, answers=answers).blueprint())
+    app.register_blueprint(V2TopicRoutes(core, config, bodies, once).blueprint())
+    consumers = V2ConsumerRoutes(core, held.instances, config, bodies, waits, answers=answers).blueprint()
     if held.nodes is not None:
         consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
     app.register_blueprint(consumers)
-    app.register_blueprint(InstanceList(held.instances).blueprint())
-    app.register_blueprint(TaskViews(held.tasks, waits, config.task_retention).blueprint())
-    app.register_blueprint(Health(broker.log, held.is_daemon_silent).blueprint())
-    app.register_blueprint(Root(config).blueprint())
+    app.register_blueprint(InstanceRoutes(held.instances).blueprint())
+    app.register_blueprint(TaskRoutes(held.tasks, waits, config.task_retention).blueprint())
+    app.register_blueprint(HealthRoutes(broker.log, held.is_daemon_silent).blueprint())
+    app.register_blueprint(RootRoutes(config).blueprint())
     if config.console:
-        app.register_blueprint(Console().blueprint())
+        app.register_blueprint(ConsoleRoutes().blueprint())
     return app
 
 
-def _new_app(config: Config, lifecycle: Lifecycle, guard: BrowserGuard, answers: AnswerBudget) -> Flask:
+def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, answers: PageMemoryBudget) -> Flask:
     """The application without its views: what holds for each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -202,35 +202,35 @@ def _new_app(config: Config, lifecycle: Lifecycle, guard: BrowserGuard, answers:
     return app
 
 
-def _deferred_publisher(config: Config, broker: Broker, core: Core, acceptor: Acceptor) -> DeferredPublisher:
-    check_callback = Guard.of(config).check_url
+def _deferred_publisher(config: Config, broker: Broker, core: Services, acceptor: TaskSubmitter) -> DeferredPublisher:
+    check_callback = CallbackGuard.of(config).check_url
     return DeferredPublisher(
         broker.log, core.formats, acceptor, check_callback, auto_create_topics=config.auto_create_topics
     )
 
 
-def _in_this_process(config: Config, broker: Broker) -> Held:
+def _in_this_process(config: Config, broker: Broker) -> NodeResources:
     """Consumer instances and idempotency keys that end with this process: it keeps nothing of them."""
     registry = InstanceRegistry(
-        broker, MemoryStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
+        broker, MemoryInstanceStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
-    from kafka_http.daemon.inline import InlineTasks  # no other worker needs what it imports
+    from kafka_http.node.inline_outbox import InlineOutbox  # no other worker needs what it imports
 
-    tasks = InlineTasks(config, broker.producer)
-    idempotency = Idempotency(MemoryKeys(config.idempotency_retention), lambda: "")
+    tasks = InlineOutbox(config, broker.producer)
+    idempotency = IdempotencyService(MemoryIdempotencyKeys(config.idempotency_retention), lambda: "")
 
     def close() -> None:
         tasks.close()
         registry.close(leave=True)
 
-    return Held(registry, tasks, idempotency, tasks.start, close, lambda: None)
+    return NodeResources(registry, tasks, idempotency, tasks.start, close, lambda: None)
 
 
-def _in_the_daemon(config: Config) -> Held:
-    daemon = NodeDaemon(config)
-    idempotency = Idempotency(daemon.keys, lambda: daemon.worker)
+def _in_the_daemon(config: Config) -> NodeResources:
+    daemon = DaemonClient(config)
+    idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker)
     nodes = daemon.nodes if config.store_url else None
-    return Held(
+    return NodeResources(
         *(daemon.instances, daemon.tasks, idempotency, daemon.attend, lambda: None, daemon.close, nodes),
         is_daemon_silent=lambda: daemon.is_silent,
     )

@@ -112,6 +112,35 @@ def _shorten(record: logging.LogRecord) -> None:
         record.exc_info = None
 
 
+class LogOnce:
+    """Logs a warning when it first occurs and when its text changes, not each time that a retry fails again.
+
+    `interval` is the time in seconds after which the same text is logged again. Any thread may use it; a race logs a
+    line twice.
+    """
+
+    def __init__(self, logger: logging.Logger, interval: float = float("inf")) -> None:
+        self._logger = logger
+        self._interval = interval
+        self._last = ""
+        self._logged_at = 0.0
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log `message % args` unless it was the last warning, less than `interval` ago."""
+        text = message % args if args else message
+        now = time.monotonic()
+        if text == self._last and now - self._logged_at < self._interval:
+            return
+        self._last, self._logged_at = text, now
+        self._logger.warning("%s", text)
+
+    def clear(self) -> bool:
+        """Forget the last warning, because the problem is over. Return whether there was one."""
+        had_problem = self._last != ""
+        self._last = ""
+        return had_problem
+
+
 def log_handler(stream: TextIO) -> logging.Handler:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter())

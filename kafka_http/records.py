@@ -19,7 +19,7 @@ Isolation = Literal["read_uncommitted", "read_committed"]
 EARLIEST: Literal["earliest"] = "earliest"
 LATEST: Literal["latest"] = "latest"
 
-Reset = Literal["earliest", "latest"]
+OffsetReset = Literal["earliest", "latest"]
 """The end of the log to start from where there is nothing at an offset."""
 
 OffsetAt = Literal["earliest", "latest"] | int
@@ -63,7 +63,7 @@ def partitions_beyond(records: Sequence[NewRecord], count: int) -> set[int]:
     return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
-class Delivery(Struct, frozen=True, gc=False):
+class RecordMetadata(Struct, frozen=True, gc=False):
     """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime, and None where
     the record has none."""
 
@@ -103,13 +103,13 @@ Positions = Mapping[TopicPartition, int]
 TopicIds = Mapping[str, UUID | None]
 """topic -> what tells it from a later one of its name; None where the brokers are too old for ids."""
 
-Offsets = Mapping[int, int]
+PartitionOffsets = Mapping[int, int]
 """partition of the topic that is spoken of -> an offset."""
 
-Outcome = Delivery | KafkaHttpError
+RecordResult = RecordMetadata | KafkaHttpError
 """What became of one record of a publish."""
 
-Settled = Callable[[list[Outcome]], None]
+ResultsCallback = Callable[[list[RecordResult]], None]
 """Hears the last word on a request's records, in their order."""
 
 
@@ -155,7 +155,7 @@ class GroupMember(Struct, frozen=True):
 
 Commits = Mapping[TopicPartition, CommittedOffset]
 
-Release = Callable[[Commits], None]
+ReleaseCallback = Callable[[Commits], None]
 RELEASE_SECONDS = 3.0
 """How long a group waits for a member that is to give up its partitions, and calls the function it was given for it."""
 
@@ -172,7 +172,7 @@ class MembershipListener(Struct, frozen=True):
 
     assigned: Callable[[Assignment], None]
     """The member has these partitions now, and may read and commit until `revoking` or `lost`."""
-    revoking: Callable[[Release], None]
+    revoking: Callable[[ReleaseCallback], None]
     """The group is about to share its partitions out anew: read and commit no more. The function given is to be called
     once, by any thread and within `RELEASE_SECONDS`, with what is to be committed still."""
     lost: Callable[[], None]
@@ -187,7 +187,7 @@ class InstanceSettings(Struct, frozen=True):
     """What an instance was created with. Sizes in bytes, times in seconds; None stands for the server's default."""
 
     format: str = "binary"
-    reset: Reset = "earliest"
+    reset: OffsetReset = "earliest"
     auto_commit: bool = True
     min_bytes: int = 1
     max_bytes: int | None = None
@@ -196,7 +196,7 @@ class InstanceSettings(Struct, frozen=True):
     timeout: float = 1.0
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """An offset of a partition; with `metadata` where it is committed."""
 
     topic: str
@@ -220,7 +220,7 @@ class Definition(Struct, frozen=True):
     partitions: tuple[TopicPartition, ...] = ()
 
 
-class Progress(Struct, frozen=True):
+class InstanceProgress(Struct, frozen=True):
     """How far an instance has come: what it reads next, and behind the last record handed out of each partition.
 
     `committed` is the last that was committed of `delivered`. Of a subscribed instance it counts for `generation`
@@ -228,18 +228,18 @@ class Progress(Struct, frozen=True):
     """
 
     generation: int | None = None
-    positions: tuple[Place, ...] = ()
-    delivered: tuple[Place, ...] = ()
-    committed: tuple[Place, ...] = ()
+    positions: tuple[RecordPlace, ...] = ()
+    delivered: tuple[RecordPlace, ...] = ()
+    committed: tuple[RecordPlace, ...] = ()
     ids: TopicIds = {}
 
 
 class StoredInstance(Struct, frozen=True):
     definition: Definition
-    progress: Progress
+    progress: InstanceProgress
 
 
-class KeptAnswer(Struct, frozen=True):
+class StoredResponse(Struct, frozen=True):
     """The answer of the first request with an idempotency key. `headers` are those that come again with it."""
 
     status: int
@@ -247,9 +247,9 @@ class KeptAnswer(Struct, frozen=True):
     body: bytes
 
 
-class Claim(Struct, frozen=True):
+class KeyClaimResult(Struct, frozen=True):
     """What a key is to a request that comes with it: its own from now on; that of the same request, which is under way
     or has this `answer`; or that of another request."""
 
     state: Literal["own", "running", "kept", "other"]
-    answer: KeptAnswer | None = None
+    answer: StoredResponse | None = None

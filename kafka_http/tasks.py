@@ -53,7 +53,7 @@ class Task(Struct, frozen=True, array_like=True):
     callback: Callback | None = None
 
 
-class Ended(Struct, frozen=True):
+class TaskResult(Struct, frozen=True):
     """How a task ended."""
 
     id: str
@@ -61,7 +61,7 @@ class Ended(Struct, frozen=True):
     outcome: bytes
 
 
-class Queued(Struct, frozen=True):
+class QueuedTask(Struct, frozen=True):
     """A pending task as the relay has it. `size` is that of its records in the store, in bytes; `calls_back`: somebody
     is to be told of its end."""
 

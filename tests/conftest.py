@@ -22,7 +22,7 @@ from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import free_ports
 from kafka_http.demo.registry import EmbeddedRegistry
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 from tests.postgresql import PostgreSQL, PostgreSQLMissing
 
 Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
@@ -74,7 +74,7 @@ def kafka_cluster(kafka_parts: None, tmp_path: Path) -> Iterator[EmbeddedCluster
 
 def new_kafka(directory: Path) -> EmbeddedKafka:
     port, controller_port = free_ports(2)
-    return EmbeddedKafka(Node(directory / "kafka", port, controller_port))
+    return EmbeddedKafka(BrokerNode(directory / "kafka", port, controller_port))
 
 
 def _running(server: Server) -> Iterator[Server]:

@@ -133,9 +133,7 @@ class FakeGroups:
         self.commit = commit
         self._groups: dict[str, FakeGroup] = {}
 
-    def join(
-        self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener
-    ) -> FakeMembership:
+    def join(self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener) -> FakeMembership:
         found = self._groups.setdefault(group, FakeGroup(self, group))
         member = FakeMembership(self, found, member_id, topics)
         member.listener = listener

@@ -5,7 +5,7 @@ from uuid import uuid4
 from kafka.partitioner.default import murmur2
 
 from kafka_http.errors import PartitionNotFound
-from kafka_http.records import EARLIEST, LATEST, Delivery, NewRecord, OffsetAt, Record
+from kafka_http.records import EARLIEST, LATEST, NewRecord, OffsetAt, Record, RecordMetadata
 
 
 class FakePartition:
@@ -16,11 +16,11 @@ class FakePartition:
         self.earliest = 0
         self.latest = 0
 
-    def append(self, topic: str, partition: int, record: NewRecord, timestamp: int) -> Delivery:
+    def append(self, topic: str, partition: int, record: NewRecord, timestamp: int) -> RecordMetadata:
         stored = Record(topic, partition, self.latest, timestamp, record.key, record.value, list(record.headers))
         self.records.append(stored)
         self.latest += 1
-        return Delivery(partition, stored.offset, timestamp)
+        return RecordMetadata(partition, stored.offset, timestamp)
 
     def after(self, offset: int) -> list[Record]:
         return [each for each in self.records if each.offset >= offset]

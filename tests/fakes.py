@@ -28,12 +28,12 @@ from kafka_http.records import (
     Isolation,
     NewRecord,
     OffsetAt,
-    Offsets,
-    Outcome,
     PartitionInfo,
+    PartitionOffsets,
     Positions,
     Record,
-    Settled,
+    RecordResult,
+    ResultsCallback,
     TopicIds,
     TopicPartition,
 )
@@ -46,10 +46,10 @@ _NOT_YET = NotYetKnown("Kafka did not acknowledge the record in time: it may hav
 
 
 class FakePublication:
-    def __init__(self, outcomes: list[Outcome]) -> None:
+    def __init__(self, outcomes: list[RecordResult]) -> None:
         self._outcomes = outcomes
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[RecordResult]:
         return self._outcomes
 
 
@@ -65,7 +65,7 @@ class FakeBroker:
         self.down = False
         self.silent = False
         self.unanswered = 0
-        self._owed: list[tuple[Settled, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
+        self._owed: list[tuple[ResultsCallback, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
         self._unsent: deque[Callable[[], None]] = deque()
         self.refused: set[str] = set()
         self.message_limit = 1048588
@@ -160,8 +160,8 @@ class FakeBroker:
     # Producer
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
-    ) -> list[Outcome]:
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+    ) -> list[RecordResult]:
         with self._changed:
             found = self._to_write(topic)
             shared = random.randrange(len(found.partitions))
@@ -174,7 +174,7 @@ class FakeBroker:
             self._owed.append((settled, found, places, records))
         return [_NOT_YET] * len(records)
 
-    def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[Outcome]:
+    def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[RecordResult]:
         with self._changed:
             outcomes = [self._write(topic, *each) for each in zip(places, records, strict=True)]
             self._changed.notify_all()
@@ -278,7 +278,7 @@ class FakeBroker:
         found = self.committed_offsets(group, [TopicPartition(topic, each) for each in partitions])
         return {place.partition: at.offset for place, at in found.items()}
 
-    def commit(self, group: str, topic: str, offsets: Offsets) -> None:
+    def commit(self, group: str, topic: str, offsets: PartitionOffsets) -> None:
         self.commit_offsets(group, {TopicPartition(topic, each): CommittedOffset(at) for each, at in offsets.items()})
 
     def committed_offsets(
@@ -346,7 +346,7 @@ class FakeBroker:
         self.create_topic(topic)
         return self._topics[topic]
 
-    def _write(self, topic: FakeTopic, partition: int, record: NewRecord) -> Outcome:
+    def _write(self, topic: FakeTopic, partition: int, record: NewRecord) -> RecordResult:
         if (refusal := self._refusal(topic, record)) is not None:
             return refusal
         given = None if topic.append_time else record.timestamp

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kafka_http.core.broker import Broker
+from kafka_http.broker_protocols import Broker
 from kafka_http.records import Record, TopicPartition
 
 

@@ -10,7 +10,14 @@ from uuid import uuid4
 
 import msgspec
 
-from kafka_http.bench.conversations import V2_JSON, Address, Consuming, Conversation, Paging, Publishing
+from kafka_http.bench.conversations import (
+    V2_JSON,
+    Address,
+    ConsumeConversation,
+    Conversation,
+    PublishConversation,
+    ReadConversation,
+)
 from kafka_http.bench.errors import BenchError
 
 _SECONDS = 60.0
@@ -48,7 +55,7 @@ class _Tasks(msgspec.Struct):
     tasks: list[Any]
 
 
-class Server:
+class TargetServer:
     """What answers at a URL; each call takes a connection of its own. Raises `BenchError` where it does not answer."""
 
     def __init__(self, url: str) -> None:
@@ -125,33 +132,33 @@ class Work:
     @contextmanager
     def conversations(self, count: int) -> Iterator[list[Conversation]]:
         """One for each of so many connections. Raises `BenchError`."""
-        server = Server(self.url)
+        server = TargetServer(self.url)
         if self.what == "publish":
-            publishing = Publishing(
+            publishing = PublishConversation(
                 server.address, self.topic, self.dialect, self.records, self.size, later=self.later
             )
             yield [publishing] * count
         elif self.dialect == "messages":
             held = server.messages_in(self.topic, self.dialect)
-            yield [Paging(server.address, self.topic, "bench", self.records, held) for _ in range(count)]
+            yield [ReadConversation(server.address, self.topic, "bench", self.records, held) for _ in range(count)]
         else:
             with _instances(server, self.topic, self.records, count) as instances:
                 yield list(instances)
 
 
 @contextmanager
-def _instances(server: Server, topic: str, records: int, count: int) -> Iterator[list[Consuming]]:
+def _instances(server: TargetServer, topic: str, records: int, count: int) -> Iterator[list[ConsumeConversation]]:
     """v2 consumers, each in a group of its own, that have their partitions."""
     held = server.messages_in(topic, "v2")
     partitions = [{"topic": topic, "partition": number} for number in server.partitions(topic, "v2")]
     made: list[str] = []
 
-    def make(_: int) -> Consuming:
+    def make(_: int) -> ConsumeConversation:
         instance = _make(server, topic, records)
         made.append(instance)
         _wait_for_records(server, instance)
         server.call("POST", f"{instance}/positions/beginning", object, {"partitions": partitions})
-        return Consuming(server.address, instance, msgspec.json.encode({"partitions": partitions}), held)
+        return ConsumeConversation(server.address, instance, msgspec.json.encode({"partitions": partitions}), held)
 
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         try:
@@ -160,7 +167,7 @@ def _instances(server: Server, topic: str, records: int, count: int) -> Iterator
             list(pool.map(lambda instance: _remove(server, instance), made))
 
 
-def _make(server: Server, topic: str, records: int) -> str:
+def _make(server: TargetServer, topic: str, records: int) -> str:
     """The path of a new instance that is subscribed."""
     group = f"/consumers/bench-{uuid4().hex[:12]}"
     settings = {
@@ -174,7 +181,7 @@ def _make(server: Server, topic: str, records: int) -> str:
     return instance
 
 
-def _wait_for_records(server: Server, instance: str) -> None:
+def _wait_for_records(server: TargetServer, instance: str) -> None:
     """The group gives it its partitions within the first reads."""
     for _ in range(30):
         if server.call("GET", f"{instance}/records?timeout=2000", list[object], accept=V2_JSON):
@@ -182,6 +189,6 @@ def _wait_for_records(server: Server, instance: str) -> None:
     raise BenchError("A consumer instance has got no messages within a minute.")
 
 
-def _remove(server: Server, instance: str) -> None:
+def _remove(server: TargetServer, instance: str) -> None:
     with suppress(BenchError):
         server.call("DELETE", instance, object)

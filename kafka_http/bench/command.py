@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from kafka_http.bench import memory, services, streams
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.results import cores, read_result
-from kafka_http.bench.runs import Options, Run
+from kafka_http.bench.runs import BenchOptions, BenchRun
 from kafka_http.bench.tables import comparison, table
 from kafka_http.config import Config
 from kafka_http.demo.errors import DemoError
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace, load: Callable[[], Config]) -> int:
 
 def _measure(arguments: argparse.Namespace, config: Config) -> None:
     _check_writable(arguments.json)
-    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    options = BenchOptions(**{field.name: getattr(arguments, field.name) for field in fields(BenchOptions)})
     with _service(arguments, config) as service:
-        run = Run(options, service, _given(config))
+        run = BenchRun(options, service, _given(config))
         result = run.measure()
     if arguments.json:
         result.write(arguments.json)

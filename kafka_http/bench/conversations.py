@@ -16,7 +16,7 @@ _TAIL = 16384
 _FAILED = re.compile(rb'"error_code": ?[1-9]')
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """An answer with 2xx that says of a record that it failed."""
 
 
@@ -26,7 +26,7 @@ class Conversation(Protocol):
     request: bytes
 
     def take(self, body: bytes) -> int | None:
-        """The messages that the answer to `request` brought; None where it is not to be counted. Raises `Failed`."""
+        """Number of messages in the response; None if it does not count. Raises `RequestFailed`."""
 
 
 class Address:
@@ -51,7 +51,7 @@ def values(count: int, size: int) -> list[str]:
     return [f'{{"v":"{digits.randbytes(size // 2).hex()[: size - 8]}"}}' for _ in range(count)]
 
 
-class Publishing:
+class PublishConversation:
     """The same request over and over: of one record the value alone, of more the envelope; in v2 always the latter.
 
     With `later` it is answered before Kafka has the records.
@@ -70,7 +70,7 @@ class Publishing:
 
     def take(self, body: bytes) -> int:
         if self._is_v2 and _FAILED.search(body):
-            raise Failed(body[:300].decode(errors="replace").strip())
+            raise RequestFailed(body[:300].decode(errors="replace").strip())
         return self._records
 
 
@@ -83,7 +83,7 @@ def publish_body(records: int, size: int, *, bare: bool) -> bytes:
     return f'{{"records":[{listed}]}}'.encode()
 
 
-class Paging:
+class ReadConversation:
     """Pages of `/messages` from the beginning on, and again when all messages have been there."""
 
     def __init__(self, address: Address, topic: str, consumer: str, limit: int, messages: int) -> None:
@@ -108,7 +108,7 @@ class Paging:
         return count
 
 
-class Consuming:
+class ConsumeConversation:
     """A v2 instance's records, which is sent back to the beginning when it has had all of them.
 
     `instance` is the path of one that has its partitions and stands at the beginning; `partitions` is the body of

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
-from kafka_http.bench.conversations import Address, Conversation, Failed
+from kafka_http.bench.conversations import Address, Conversation, RequestFailed
 from kafka_http.bench.errors import BenchError
 
 _PIECE = 65536
@@ -200,7 +200,7 @@ class _Connection:
         else:
             try:
                 return self._conversation.take(body)
-            except Failed as failed:
+            except RequestFailed as failed:
                 refused = str(failed)
         if tally is not None:
             tally.count_error(refused)

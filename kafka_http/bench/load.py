@@ -17,8 +17,8 @@ from kafka_http.bench.calls import Work
 from kafka_http.bench.conversations import Address
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.generator import Generator, Tally
-from kafka_http.bench.progress import Progress
-from kafka_http.bench.results import Row, percentile
+from kafka_http.bench.progress import ProgressBar
+from kafka_http.bench.results import BenchRow, percentile
 from kafka_http.bench.usage import Spent, Usage
 
 _LEAD = 0.05
@@ -39,8 +39,8 @@ class Manner(NamedTuple):
 
 
 def measure(
-    work: Work, connections: int, manner: Manner, usage: Usage, progress: Progress
-) -> tuple[Row, list[str]]:
+    work: Work, connections: int, manner: Manner, usage: Usage, progress: ProgressBar
+) -> tuple[BenchRow, list[str]]:
     """The row, and the first errors. Raises `BenchError` where the load cannot be made."""
 
     def watch(begin: float, end: float) -> Spent:
@@ -80,9 +80,9 @@ def _shares(connections: int, processes: int) -> list[int]:
     return [connections // count + (number < connections % count) for number in range(count)]
 
 
-def _row(work: Work, connections: int, seconds: float, tallies: Sequence[Tally], spent: Spent) -> Row:
+def _row(work: Work, connections: int, seconds: float, tallies: Sequence[Tally], spent: Spent) -> BenchRow:
     latencies = array("d", sorted(chain.from_iterable(each.latencies for each in tallies)))
-    return Row(
+    return BenchRow(
         records=work.records,
         later=work.later,
         connections=connections,

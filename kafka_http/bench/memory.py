@@ -5,15 +5,16 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from kafka_http.bench.calls import Server, Work
+from kafka_http.bench.calls import TargetServer, Work
 from kafka_http.bench.conversations import publish_body
 from kafka_http.bench.load import Manner, drive, first_errors
-from kafka_http.bench.progress import Progress
+from kafka_http.bench.progress import ProgressBar
 from kafka_http.bench.services import Service
 from kafka_http.bench.tables import aligned
 from kafka_http.bench.topics import topic
 from kafka_http.bench.usage import Usage, resident
-from kafka_http.config import MIB, Config
+from kafka_http.config import Config
+from kafka_http.config.settings import MIB
 
 _MIXTURE = (("publish", "messages", 1, 8), ("publish", "messages", 100, 4), ("publish", "v2", 10, 4),
             ("read", "messages", 1000, 4), ("read", "v2", 100, 2))  # fmt: skip
@@ -40,17 +41,17 @@ def measure(service: Service, seconds: float, size: int, partitions: int) -> str
     config = service.kafka
     assert config is not None  # noqa: S101  it has been started here
     with topic(config, partitions) as name:
-        with Progress(seconds) as progress:
+        with ProgressBar(seconds) as progress:
             progress.says("mixed load")
             lines = list(_under_load(service, name, seconds, size, progress))
         lines += ["", *_of_large_body(service, name), *_of_refusal(service, name, config)]
     return "\n".join(lines)
 
 
-def _under_load(service: Service, name: str, seconds: float, size: int, progress: Progress) -> Iterator[str]:
+def _under_load(service: Service, name: str, seconds: float, size: int, progress: ProgressBar) -> Iterator[str]:
     filling = publish_body(1000, size, bare=False)
     for _ in range(_FILLING):
-        Server(service.url).send(f"/messages/{name}", filling, "application/json")
+        TargetServer(service.url).send(f"/messages/{name}", filling, "application/json")
     start = resident(service.usage.processes())
 
     def watch(begin: float, end: float) -> list[Sample]:
@@ -68,7 +69,7 @@ def _under_load(service: Service, name: str, seconds: float, size: int, progress
     yield from (f"error: {each}" for each in first_errors(tallies))
 
 
-def _samples(usage: Usage, begin: float, end: float, progress: Progress) -> Iterator[Sample]:
+def _samples(usage: Usage, begin: float, end: float, progress: ProgressBar) -> Iterator[Sample]:
     """Once a second, and at the end."""
     moment = begin
     while moment < end:
@@ -99,7 +100,7 @@ def _of_large_body(service: Service, name: str) -> Iterator[str]:
     peak = dict(rest)
     with ThreadPoolExecutor(1) as pool:
         begin = time.monotonic()
-        sent = pool.submit(Server(service.url).send, f"/messages/{name}", body, "application/json")
+        sent = pool.submit(TargetServer(service.url).send, f"/messages/{name}", body, "application/json")
         processes = service.usage.processes()
         while not sent.done():
             time.sleep(_OFTEN)
@@ -121,7 +122,7 @@ def _at_rest(usage: Usage) -> Sample:
 def _of_refusal(service: Service, name: str, config: Config) -> Iterator[str]:
     """Announce a body over the limit, send none of it, and see whether the answer comes all the same."""
     length = config.max_body_bytes + 1
-    address = Server(service.url).address
+    address = TargetServer(service.url).address
     head = address.request("POST", f"/messages/{name}", f"Content-Length: {length}\r\n")
     before = _at_rest(service.usage)
     with socket.create_connection((address.host, address.port), _REFUSAL_SECONDS) as client:

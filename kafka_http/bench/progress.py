@@ -8,7 +8,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 _STEP = 0.1
 
 
-class Progress:
+class ProgressBar:
     """A bar on stderr while it is entered; none where stderr is no terminal."""
 
     def __init__(self, seconds: float) -> None:

@@ -27,7 +27,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
-class Row(msgspec.Struct, frozen=True):
+class BenchRow(msgspec.Struct, frozen=True):
     """One combination of records a request and connections.
 
     Times are in seconds, latencies in milliseconds; `generator_busiest` is the greatest share of a core that one of the
@@ -103,7 +103,7 @@ def _versions() -> list[tuple[str, str]]:
     return found
 
 
-class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
+class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
     """A whole run. `size` is the bytes of a value; `settings` are those of the server that were given."""
 
     what: Literal["publish", "read"]
@@ -113,14 +113,14 @@ class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http benc
     machine: Machine
     options: dict[str, Any]
     settings: dict[str, Any]
-    rows: list[Row]
+    rows: list[BenchRow]
     baselines: list[Baseline]
 
-    def megabytes_per_second(self, row: Row) -> float:
+    def megabytes_per_second(self, row: BenchRow) -> float:
         """Of values, 10^6 bytes each."""
         return row.messages_per_second * self.size / 1e6
 
-    def baseline_of(self, row: Row, client: str) -> Baseline | None:
+    def baseline_of(self, row: BenchRow, client: str) -> Baseline | None:
         """What to hold a row against: one message after the other where the row does just that."""
         is_single = self.what == "publish" and row.records == row.connections == 1
         way = ONE_BY_ONE if is_single else MANY
@@ -130,10 +130,10 @@ class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http benc
         file.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
-def read_result(file: Path) -> Result:
+def read_result(file: Path) -> BenchResult:
     """Raises `BenchError` where there is none."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Result)
+        return msgspec.json.decode(file.read_bytes(), type=BenchResult)
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror}.") from None
     except msgspec.MsgspecError:

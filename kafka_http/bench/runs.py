@@ -14,12 +14,12 @@ import msgspec
 from kafka.errors import KafkaError
 
 from kafka_http.bench import baselines
-from kafka_http.bench.calls import Server, Work
+from kafka_http.bench.calls import TargetServer, Work
 from kafka_http.bench.conversations import V2_JSON, publish_body
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.load import Manner, measure
-from kafka_http.bench.progress import Progress
-from kafka_http.bench.results import Baseline, Machine, Result, Row
+from kafka_http.bench.progress import ProgressBar
+from kafka_http.bench.results import Baseline, BenchResult, BenchRow, Machine
 from kafka_http.bench.services import Service
 from kafka_http.bench.topics import topic
 
@@ -29,7 +29,7 @@ _RELAY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What is to be measured; the names are those of the flags."""
 
     what: Literal["publish", "read"]
@@ -47,27 +47,27 @@ class Options:
     later: bool
 
 
-class Run:
+class BenchRun:
     """Measures a service once. `errors` are the first of each row, for the person at the terminal."""
 
-    def __init__(self, options: Options, service: Service, settings: dict[str, Any]) -> None:
+    def __init__(self, options: BenchOptions, service: Service, settings: dict[str, Any]) -> None:
         self.errors: list[str] = []
         self._options = options
         self._service = service
-        self._server = Server(service.url)
+        self._server = TargetServer(service.url)
         self._settings = settings
         self._baselines: list[Baseline] = []
-        self._rows: list[Row] = []
+        self._rows: list[BenchRow] = []
 
-    def measure(self) -> Result:
+    def measure(self) -> BenchResult:
         """Raises `BenchError`."""
         options = self._options
-        with Progress(self._seconds()) as self._progress:
+        with ProgressBar(self._seconds()) as self._progress:
             try:
                 self._publish() if options.what == "publish" else self._read()
             except KafkaError as error:
                 raise BenchError(f"Kafka does not do what it should: {error}.") from None
-        return Result(
+        return BenchResult(
             what=options.what,
             dialect=options.dialect,
             size=options.size,
@@ -93,9 +93,7 @@ class Run:
     def _publish(self) -> None:
         if self._service.kafka is not None:
             with self._topic() as name:
-                self._run_baselines(
-                    baselines.publishing(self._service.kafka, name, self._options.size, self._alone)
-                )
+                self._run_baselines(baselines.publishing(self._service.kafka, name, self._options.size, self._alone))
         for records, connections in product(self._options.records, self._options.connections):
             with self._topic() as name:
                 self._run_row(name, records, connections)

@@ -13,16 +13,17 @@ from typing import Any
 
 import psutil
 
-from kafka_http.bench.calls import Server
+from kafka_http.bench.calls import TargetServer
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.topics import check_kafka
 from kafka_http.bench.usage import Usage
-from kafka_http.config import SETTINGS, Config
+from kafka_http.config import Config
+from kafka_http.config.settings import SETTINGS
 from kafka_http.demo.command import for_our_broker
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.guarded import GuardedProcess
 from kafka_http.demo.ports import LOOPBACK, free_ports
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 
 _START_SECONDS = 30.0
 _DAEMON_SECONDS = 10.0
@@ -42,7 +43,7 @@ class Service:
 
 def given(url: str, config: Config) -> Service:
     """The server at a URL. Raises `BenchError` where it does not answer."""
-    Server(url).status_of("/")
+    TargetServer(url).status_of("/")
     return Service(url, Usage(), config if "bootstrap_servers" in config.sources else None)
 
 
@@ -68,7 +69,7 @@ def started(config: Config) -> Iterator[Service]:
 @contextmanager
 def _kafka(directory: Path) -> Iterator[EmbeddedKafka]:
     port, controller_port = free_ports(2)
-    kafka = EmbeddedKafka(Node(directory / "kafka", port, controller_port))
+    kafka = EmbeddedKafka(BrokerNode(directory / "kafka", port, controller_port))
     try:
         kafka.start()
         yield kafka
@@ -115,7 +116,7 @@ def _wait_until_ready(url: str, process: GuardedProcess) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         with suppress(BenchError):
-            if Server(url).status_of("/ready") == 200:
+            if TargetServer(url).status_of("/ready") == 200:
                 return
         if not process.is_running or time.monotonic() > deadline:
             said = process.output().strip().splitlines() or ["it said nothing"]

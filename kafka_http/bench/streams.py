@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from statistics import quantiles
 from uuid import uuid4
 
-from kafka_http.bench.calls import Server
+from kafka_http.bench.calls import TargetServer
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.services import Service
 from kafka_http.bench.tables import aligned
@@ -33,7 +33,7 @@ def measure(service: Service, counts: list[int], seconds: float) -> str:
     config = service.kafka
     assert config is not None  # noqa: S101  it has been started here
     with topic(config, 1) as name:
-        Server(service.url).send(f"/messages/{name}", b'"first"', "application/json")
+        TargetServer(service.url).send(f"/messages/{name}", b'"first"', "application/json")
         rows = [_row(service, name, count, seconds) for count in counts]
     return "\n".join([*aligned([_HEAD, *rows]), _END])
 
@@ -59,7 +59,7 @@ def _row(service: Service, name: str, count: int, seconds: float) -> list[str]:
 
 def _publish(service: Service, name: str, followers: "_Followers", count: int) -> Iterator[float]:
     """Milliseconds until the last has had each."""
-    server, run, begin = Server(service.url), uuid4().hex, time.monotonic()
+    server, run, begin = TargetServer(service.url), uuid4().hex, time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, begin + number / _RATE - time.monotonic()))
         mark = f"{run}-{number}"
@@ -80,7 +80,7 @@ class _Followers:
         self._seen: dict[str, int] = {}
         self._times: dict[str, float] = {}
         self._ends = False
-        address = Server(url).address
+        address = TargetServer(url).address
         request = address.request("GET", f"/messages/{name}/bench/latest", "Accept: text/event-stream\r\n")
         for _ in range(count):
             client = socket.create_connection((address.host, address.port), _OPEN_SECONDS)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from kafka_http.bench.baselines import CONFLUENT, KAFKA_PYTHON
 from kafka_http.bench.errors import BenchError
-from kafka_http.bench.results import Result, Row
+from kafka_http.bench.results import BenchResult, BenchRow
 
 _NEAR_A_CORE = 0.9
 _NOT_IDLE = 0.95
@@ -12,7 +12,7 @@ _NOTICEABLE = 0.15
 _NEARLY_ALL = 0.9
 
 
-def table(result: Result) -> str:
+def table(result: BenchResult) -> str:
     """A row for each combination, what the machine does without HTTP, and what to know about the figures."""
     clients = [each for each in (KAFKA_PYTHON, CONFLUENT) if any(one.client == each for one in result.baselines)]
     head = [
@@ -30,7 +30,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
 
 
-def _title(result: Result) -> str:
+def _title(result: BenchResult) -> str:
     unit = "records a request" if result.what == "publish" else "records a page"
     return (
         f"{result.what}, {result.dialect}: {unit} by connections, values of {result.size} bytes, "
@@ -38,7 +38,7 @@ def _title(result: Result) -> str:
     )
 
 
-def _cells(result: Result, row: Row, clients: Sequence[str]) -> list[str]:
+def _cells(result: BenchResult, row: BenchRow, clients: Sequence[str]) -> list[str]:
     return [
         f"{row.records}", f"{row.connections}", *(["202" if row.later else "200"] if has_later(result) else []),
         number(row.requests_per_second), number(row.messages_per_second),
@@ -48,7 +48,7 @@ def _cells(result: Result, row: Row, clients: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def has_later(result: Result) -> bool:
+def has_later(result: BenchResult) -> bool:
     """Whether some rows are of requests that were answered before Kafka had their records."""
     return any(row.later for row in result.rows)
 
@@ -62,19 +62,19 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if value >= 1 else f"{value:.2f}"
 
 
-def _ratio(result: Result, row: Row, client: str) -> str:
+def _ratio(result: BenchResult, row: BenchRow, client: str) -> str:
     baseline = result.baseline_of(row, client)
     return "-" if baseline is None else f"{row.messages_per_second / baseline.messages_per_second:.2f}"
 
 
-def _baselines(result: Result) -> Iterator[str]:
+def _baselines(result: BenchResult) -> Iterator[str]:
     for each in result.baselines:
         p50 = f", p50 {number(each.p50)} ms" if each.p50 is not None else ""
         way = f", {each.way}" if result.what == "publish" else ""
         yield f"without HTTP, {each.client}{way}: {number(each.messages_per_second)} messages/s{p50}"
 
 
-def notes(result: Result) -> Iterator[str]:
+def notes(result: BenchResult) -> Iterator[str]:
     """Where the generator was the limit, or took from the others what they could have used; or somebody else did."""
     for row in result.rows:
         where = f"{row.records} records{' later' * row.later}, {row.connections} connections"
@@ -92,14 +92,14 @@ def notes(result: Result) -> Iterator[str]:
             yield f"{where}: something else took {others:.0%} of the machine's cores; measure again when it rests."
 
 
-def _of_others(row: Row, whole: float) -> float:
+def _of_others(row: BenchRow, whole: float) -> float:
     """The share of the cores that went to whoever has no part in this; 0 where that cannot be known."""
     if row.server_cpu is None or row.broker_cpu is None:
         return 0.0
     return row.machine_busy - (row.server_cpu + row.broker_cpu + row.generator_cpu) / whole
 
 
-def comparison(first: Result, second: Result) -> str:
+def comparison(first: BenchResult, second: BenchResult) -> str:
     """The rows that both have, each figure of one run beside the other's. Raises `BenchError` where there are none."""
     if first.what != second.what:
         raise BenchError(f"The first is a bench of {first.what}, the second of {second.what}: compare two of a kind.")
@@ -113,11 +113,11 @@ def comparison(first: Result, second: Result) -> str:
     return "\n".join([*aligned(lines), *_without_http(first, second), *_differences(first, second)])
 
 
-def _key(row: Row) -> tuple[int, int, bool]:
+def _key(row: BenchRow) -> tuple[int, int, bool]:
     return row.records, row.connections, row.later
 
 
-def _compared(one: Row, other: Row) -> list[str]:
+def _compared(one: BenchRow, other: BenchRow) -> list[str]:
     figures = [(row.requests_per_second, row.messages_per_second, row.p50, row.p99, float(row.errors),
                 row.server_us_per_message) for row in (one, other)]  # fmt: skip
     cells = [cell for a, b in zip(*figures, strict=True) for cell in (number(a), number(b), _quotient(a, b))]
@@ -128,7 +128,7 @@ def _quotient(a: float | None, b: float | None) -> str:
     return f"{b / a:.2f}" if a and b is not None else "-"
 
 
-def _without_http(first: Result, second: Result) -> Iterator[str]:
+def _without_http(first: BenchResult, second: BenchResult) -> Iterator[str]:
     others = {(each.client, each.way): each.messages_per_second for each in second.baselines}
     for each in first.baselines:
         b = others.get((each.client, each.way))
@@ -137,7 +137,7 @@ def _without_http(first: Result, second: Result) -> Iterator[str]:
             yield f"without HTTP, {each.client}, {each.way}: {number(a)}, {number(b)} messages/s, B/A {_quotient(a, b)}"
 
 
-def _differences(first: Result, second: Result) -> Iterator[str]:
+def _differences(first: BenchResult, second: BenchResult) -> Iterator[str]:
     """In what else the two differ: machine, versions, settings."""
     a, b = _circumstances(first), _circumstances(second)
     for name in sorted(a.keys() | b.keys()):
@@ -145,7 +145,7 @@ def _differences(first: Result, second: Result) -> Iterator[str]:
             yield f"{name}: A {a.get(name, '-')}, B {b.get(name, '-')}"
 
 
-def _circumstances(result: Result) -> dict[str, object]:
+def _circumstances(result: BenchResult) -> dict[str, object]:
     machine = result.machine
     known: dict[str, object] = {"cores": machine.cores, "system": machine.system, "Python": machine.python}
     known |= {"dialect": result.dialect, "size": result.size}

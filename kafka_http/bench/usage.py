@@ -7,10 +7,10 @@ from typing import NamedTuple, Self
 
 import psutil
 
-_DAEMON = "kafka_http.daemon"
+_DAEMON = "kafka_http.node.daemon"
 
 
-class Reading(NamedTuple):
+class UsageSample(NamedTuple):
     """CPU seconds since the processes' start, the server's by process id; None for those that nobody can see."""
 
     server: dict[int, float] | None
@@ -47,11 +47,11 @@ class Usage:
         self._data_dir = data_dir
         self._broker = broker
 
-    def now(self) -> Reading:
+    def now(self) -> UsageSample:
         machine = psutil.cpu_times()
         idle = machine.idle + getattr(machine, "iowait", 0.0)
         everything = sum(machine[:8])  # what follows on Linux is counted in these already
-        return Reading(
+        return UsageSample(
             None if self._server is None else {process.pid: _cpu(process) for process in self.processes()},
             [pid for pid, name in self.names().items() if name == "worker"],
             None if self._broker is None else _cpu(psutil.Process(self._broker)),

@@ -23,7 +23,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
-from kafka_http.broker.errors import (
+from kafka_http.broker.error_map import (
     GONE,
     Unreachable,
     connection_problem,
@@ -58,7 +58,7 @@ class _ClosingSocket(KafkaNetSocket):
             raise
 
 
-class PatchedManager(KafkaConnectionManager):
+class PatchedConnectionManager(KafkaConnectionManager):
     """kafka-python 3.0.12's manager, for which its own close is no failure of Kafka's.
 
     kafka-python's answers a call that its close interrupts with the error that it has for brokers that do not answer,
@@ -113,12 +113,13 @@ class PatchedManager(KafkaConnectionManager):
             raise
 
 
-class _PooledManager(PatchedManager):
+class _PooledConnectionManager(PatchedConnectionManager):
     """Looks for nothing by itself. kafka-python's begins a bootstrap whenever a connection is lost, which a client that
     nobody drives does not get on with: it fails as the client is closed."""
 
     def get_connection(self, *args: Any, **settings: Any) -> Any:
         return super().get_connection(*args, **{**settings, "refresh_metadata_on_err": False})
+
 
 def _address(node: Any) -> str:
     return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
@@ -129,7 +130,7 @@ def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "proxy_url": settings.get("proxy_url") or "direct://"}
 
 
-class Connections:
+class ConnectionPool:
     """A pool of kafka-python's network clients, made on first use in this process. Any thread may call.
 
     A client is lent to one caller at a time, because a broker answers a connection's requests in their order. One on
@@ -174,7 +175,7 @@ class Connections:
             answer = _drive(client, job, deadline)
         except BaseException as error:
             if isinstance(error, KafkaError):
-                note_asked(error, cast("PatchedManager", client._manager).asked())
+                note_asked(error, cast("PatchedConnectionManager", client._manager).asked())
             _abort(client)
             raise
         self._give_back(client)
@@ -205,7 +206,7 @@ class Connections:
         if self._failure is not None and time.monotonic() < self._failed_until:
             raise self._failure
         net = NetworkSelector(**self._settings)
-        client = KafkaNetClient(net=net, manager=_PooledManager(net, **self._settings))
+        client = KafkaNetClient(net=net, manager=_PooledConnectionManager(net, **self._settings))
         bootstrap = _Bootstrap()
         try:
             _drive(client, bootstrap, min(deadline, time.monotonic() + self._timeout))

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
-from kafka_http.broker.admin import Admin
-from kafka_http.broker.codec import Batches, bytes_a_record
-from kafka_http.broker.connections import Connections
-from kafka_http.broker.leaders import Answers, Leaders, is_out_of_range
-from kafka_http.broker.metadata import Metadata
-from kafka_http.broker.read_ahead import ReadAhead, Reading, Rest
+from kafka_http.broker.admin_client import Admin
+from kafka_http.broker.batch_codec import BatchReader, bytes_a_record
+from kafka_http.broker.connections import ConnectionPool
+from kafka_http.broker.leader_requests import Answers, LeaderRequests, is_out_of_range
+from kafka_http.broker.prefetch_buffer import PrefetchBuffer, PrefetchedBatches, PrefetchedRead
 from kafka_http.broker.record_search import RecordSearch
+from kafka_http.broker.topic_metadata import TopicMetadata
 from kafka_http.errors import KafkaHttpError, TopicRecreated
 from kafka_http.records import (
     EARLIEST,
@@ -61,13 +61,13 @@ class Fetcher:
     """The `Log` of a Kafka cluster. Any thread may call; each call has a connection to itself."""
 
     def __init__(
-        self, connections: Connections, metadata: Metadata, admin: Admin, timeout: float, ahead: ReadAhead
+        self, connections: ConnectionPool, metadata: TopicMetadata, admin: Admin, timeout: float, ahead: PrefetchBuffer
     ) -> None:
         """`timeout` in seconds is that of a request; a fetch that waits gets it on top."""
         self._connections = connections
         self._metadata = metadata
         self._admin = admin
-        self._leaders = Leaders(connections, metadata, timeout)
+        self._leaders = LeaderRequests(connections, metadata, timeout)
         self._ahead = ahead
         self._search = RecordSearch(self._rests)
         self._record_bytes: dict[str, int] = {}
@@ -159,7 +159,9 @@ class Fetcher:
         ended = frozenset(place for place in answers if place in rests and rests[place].is_at_end)
         return Fetched(records, following, ended, ranges, size)
 
-    def _kept(self, positions: Positions, wanted: _Wanted) -> tuple[Reading, dict[TopicPartition, Rest]]:
+    def _kept(
+        self, positions: Positions, wanted: _Wanted
+    ) -> tuple[PrefetchedRead, dict[TopicPartition, PrefetchedBatches]]:
         """What earlier fetches have left, as long as the topics are the same."""
         reading = self._reading(positions, wanted)
         rests = self._ahead.take(positions, reading)
@@ -176,7 +178,7 @@ class Fetcher:
                 return now, {}
         return reading, rests
 
-    def _reading(self, positions: Positions, wanted: _Wanted, max_age: float = float("inf")) -> Reading:
+    def _reading(self, positions: Positions, wanted: _Wanted, max_age: float = float("inf")) -> PrefetchedRead:
         """Raises `TopicRecreated` where a topic is not the one wanted."""
         ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
         for topic, topic_id in wanted.ids.items():
@@ -184,7 +186,7 @@ class Fetcher:
                 ids[topic] = self._metadata.topic_id(topic, 0)  # the caller may know it since
                 if ids[topic] != topic_id:
                     raise TopicRecreated(topic)
-        return Reading(ids, wanted.isolation)
+        return PrefetchedRead(ids, wanted.isolation)
 
     def _ask(self, positions: Positions, wanted: _Wanted, wait: float, *, goes_on: bool) -> Answers:
         """What Kafka has of these partitions; more than is wanted for a reader who goes on where he was."""
@@ -220,7 +222,7 @@ class Fetcher:
         self._seen.update(dict.fromkeys(names, began))
         return answers
 
-    def _rests(self, positions: Positions, share: int, isolation: Isolation) -> dict[TopicPartition, Rest]:
+    def _rests(self, positions: Positions, share: int, isolation: Isolation) -> dict[TopicPartition, PrefetchedBatches]:
         """`share` bytes of what Kafka has of each partition; those that do not have their position are left out."""
         wanted = _Wanted(0, 0, isolation, {})
         answers = self._fetch(positions, wanted, share, share * len(positions))
@@ -230,13 +232,13 @@ class Fetcher:
             if not is_out_of_range(answer)
         }
 
-    def _rest(self, place: TopicPartition, offset: int, answer: Any, isolation: Isolation) -> Rest:
+    def _rest(self, place: TopicPartition, offset: int, answer: Any, isolation: Isolation) -> PrefetchedBatches:
         data = answer.records or b""
         if size := bytes_a_record(data):
             self._record_bytes[place.topic] = size
         aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
         end = answer.last_stable_offset if isolation == "read_committed" else answer.high_watermark
-        return Rest(Batches(data, place, offset, aborted), int(end), time.monotonic())
+        return PrefetchedBatches(BatchReader(data, place, offset, aborted), int(end), time.monotonic())
 
     def _ranges(
         self, places: Collection[TopicPartition], isolation: Isolation
@@ -257,13 +259,15 @@ class Fetcher:
         return {place.partition: answer.offset for place, answer in answers.items()}
 
 
-def _were_at_end(places: Collection[TopicPartition], rests: Mapping[TopicPartition, Rest]) -> bool:
+def _were_at_end(places: Collection[TopicPartition], rests: Mapping[TopicPartition, PrefetchedBatches]) -> bool:
     """Whether all of these had nothing to give a moment ago."""
     since = time.monotonic() - _STILL_AT_END_SECONDS
     return all(place in rests and rests[place].is_at_end and rests[place].is_since(since) for place in places)
 
 
-def _taken(rests: Mapping[TopicPartition, Rest], wanted: _Wanted) -> tuple[dict[TopicPartition, Sequence[Record]], int]:
+def _taken(
+    rests: Mapping[TopicPartition, PrefetchedBatches], wanted: _Wanted
+) -> tuple[dict[TopicPartition, Sequence[Record]], int]:
     """The records of each, and the size of all."""
     records: dict[TopicPartition, Sequence[Record]] = {}
     most, size = wanted.records, wanted.size
@@ -275,7 +279,7 @@ def _taken(rests: Mapping[TopicPartition, Rest], wanted: _Wanted) -> tuple[dict[
     return records, wanted.size - size
 
 
-def _fetch_request(positions: Positions, reading: Reading, share: int, size: int, wait: float) -> FetchRequest:
+def _fetch_request(positions: Positions, reading: PrefetchedRead, share: int, size: int, wait: float) -> FetchRequest:
     """For `share` bytes of each partition, `size` in all. Without a session. By topic ids where all are known, since
     from that version on Kafka knows no names."""
     ids = reading.topic_ids

@@ -3,8 +3,8 @@ transactions."""
 
 from collections.abc import Callable, Mapping
 
-from kafka_http.broker.codec import CorruptBatch
-from kafka_http.broker.read_ahead import Rest
+from kafka_http.broker.batch_codec import CorruptBatch
+from kafka_http.broker.prefetch_buffer import PrefetchedBatches
 from kafka_http.records import Isolation, Positions, TopicPartition
 
 _SHARE = 1 << 14
@@ -18,7 +18,7 @@ _ANY = 1 << 62
 
 Ranges = Mapping[TopicPartition, tuple[int, int]]
 """The first offset of each partition's log, and its end."""
-Rests = Callable[[Positions, int, Isolation], dict[TopicPartition, Rest]]
+Rests = Callable[[Positions, int, Isolation], dict[TopicPartition, PrefetchedBatches]]
 """So many bytes of each partition from its position on."""
 
 
@@ -62,7 +62,7 @@ class RecordSearch:
         return {place: each.start for place, each in searches.items()}
 
 
-def _has_record(rest: Rest) -> bool:
+def _has_record(rest: PrefetchedBatches) -> bool:
     try:
         return bool(rest.batches.take(1, _ANY, _ANY)[0])
     except CorruptBatch:
@@ -95,7 +95,7 @@ class _Countdown:
     def is_over(self) -> bool:
         return self.start == self._earliest or not self._missing
 
-    def add(self, rest: Rest) -> int:
+    def add(self, rest: PrefetchedBatches) -> int:
         """Take what was read at `position`, and say how many bytes that were."""
         size = rest.batches.memory
         records, _ = rest.batches.take(_ANY, _ANY, _ANY)

@@ -7,7 +7,7 @@ from pathlib import Path
 from kafka_http.demo.directory import new_cluster_id
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 
 
 class EmbeddedCluster:
@@ -23,7 +23,7 @@ class EmbeddedCluster:
         cluster_id = new_cluster_id()
         self.brokers = {
             number: EmbeddedKafka(
-                Node(directory / f"kafka-{number}", ports.pop(), controller_port, number, voters),
+                BrokerNode(directory / f"kafka-{number}", ports.pop(), controller_port, number, voters),
                 cluster_id=cluster_id,
             )
             for number, controller_port in voters.items()

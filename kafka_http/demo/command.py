@@ -21,7 +21,7 @@ from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import KAFKA_VERSION
 from kafka_http.demo.ports import is_free
 from kafka_http.demo.registry import EmbeddedRegistry
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 
 _LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _OF_OTHER_BROKERS = ("security_", "sasl_", "ssl_", "bootstrap_")
@@ -33,7 +33,7 @@ _OWN = {
 _OF_ANY_REGISTRY = {"timeout", "latest_ttl", "cache_bytes", "max_schema_bytes"}
 
 
-class Topic(NamedTuple):
+class DemoTopic(NamedTuple):
     name: str
     partitions: int
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def parse_topic(text: str) -> Topic:
+def parse_topic(text: str) -> DemoTopic:
     name, colon, partitions = text.partition(":")
     if not _LEGAL_TOPIC.fullmatch(name):
         raise argparse.ArgumentTypeError(
@@ -67,7 +67,7 @@ def parse_topic(text: str) -> Topic:
         )
     if colon and not (partitions.isdecimal() and 1 <= int(partitions) <= 1000):
         raise argparse.ArgumentTypeError(f"{partitions!r} is no number of partitions: that is 1 to 1000")
-    return Topic(name, int(partitions) if colon else 1)
+    return DemoTopic(name, int(partitions) if colon else 1)
 
 
 def _port(text: str) -> int:
@@ -97,7 +97,7 @@ def _say(step: str) -> None:
     print(step, flush=True)
 
 
-def _create_topics(demo: "Demo") -> list[Topic]:
+def _create_topics(demo: "Demo") -> list[DemoTopic]:
     """Create those that are missing. The topics as they are, whatever was asked for."""
     wanted = {topic.name: topic.partitions for topic in demo.topics}
     there = create_topics(demo.config.bootstrap_servers[0], wanted)
@@ -105,7 +105,7 @@ def _create_topics(demo: "Demo") -> list[Topic]:
         plural = "" if there[name] == 1 else "s"
         kept = "" if there[name] == asked else f", not {asked}: it existed before and stays as it is"
         _say(f"Topic {name}: {there[name]} partition{plural}{kept}")
-    return [Topic(name, there[name]) for name in wanted]
+    return [DemoTopic(name, there[name]) for name in wanted]
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Demo:
 
     directory: Path
     config: Config
-    node: Node
-    topics: list[Topic]
+    node: BrokerNode
+    topics: list[DemoTopic]
     with_registry: bool = False
 
 
@@ -125,7 +125,7 @@ def plan(arguments: argparse.Namespace, config: Config) -> Demo:
         if config.sources.get(name) == "command line":
             raise DemoError(instead)
     directory: Path = arguments.data.expanduser().resolve()
-    node = Node(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
+    node = BrokerNode(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
     bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"
     config = replace(
         for_our_broker(config),
@@ -134,7 +134,7 @@ def plan(arguments: argparse.Namespace, config: Config) -> Demo:
         data_dir=directory / "server",
     )
     _check_address(config, node)
-    return Demo(directory, config, node, arguments.topic or [Topic("greetings", 1)], arguments.registry)
+    return Demo(directory, config, node, arguments.topic or [DemoTopic("greetings", 1)], arguments.registry)
 
 
 def for_our_broker(config: Config) -> Config:
@@ -147,7 +147,7 @@ def for_our_broker(config: Config) -> Config:
     return replace(config, **sections)  # type: ignore[arg-type]  # mypy takes them for any field
 
 
-def _check_address(config: Config, node: Node) -> None:
+def _check_address(config: Config, node: BrokerNode) -> None:
     if config.host != "localhost" and not _is_loopback(config.host):
         raise DemoError(f"The demo serves this machine alone, not {config.bind}: give a bind such as 127.0.0.1:8082.")
     if config.port in node.ports:
@@ -202,16 +202,18 @@ def welcome(demo: Demo) -> str:
     messages = f"{url}/messages/{topic.name}"
     registry = demo.config.schema_registry.get("url") if demo.with_registry else None
     partition = "?partition=0" if topic.partitions > 1 else ""  # where the third command acknowledges
-    return "\n".join((
-        f"Apache Kafka {KAFKA_VERSION}: {demo.config.bootstrap_servers[0]}",
-        f"HTTP: {url}",
-        *([f"Console: {url}/console"] if demo.config.console else []),
-        *([f"Schema registry: {registry}"] if registry else []),
-        f"Data: {demo.directory}",
-        f"Kafka's log: {demo.node.log_file}",
-        "Publish, read, acknowledge:",
-        f"  curl -X PUT -d hello '{messages}{partition}'",
-        f"  curl '{messages}/me/committed'",
-        f"  curl -X DELETE '{messages}/me/0:0'",
-        f"ready: {url}",
-    ))
+    return "\n".join(
+        (
+            f"Apache Kafka {KAFKA_VERSION}: {demo.config.bootstrap_servers[0]}",
+            f"HTTP: {url}",
+            *([f"Console: {url}/console"] if demo.config.console else []),
+            *([f"Schema registry: {registry}"] if registry else []),
+            f"Data: {demo.directory}",
+            f"Kafka's log: {demo.node.log_file}",
+            "Publish, read, acknowledge:",
+            f"  curl -X PUT -d hello '{messages}{partition}'",
+            f"  curl '{messages}/me/committed'",
+            f"  curl -X DELETE '{messages}/me/0:0'",
+            f"ready: {url}",
+        )
+    )

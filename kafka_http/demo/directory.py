@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.jars import KAFKA_VERSION
-from kafka_http.demo.settings import LOGGING, Node, server_properties
+from kafka_http.demo.settings import LOGGING, BrokerNode, server_properties
 
 _VERSION_FILE = "kafka-version"
 _MADE_NOT_FORMATTED = ""
@@ -63,7 +63,7 @@ def _make(directory: Path) -> None:
         )
 
 
-def prepare(node: Node, java: Path, environment: Mapping[str, str], cluster_id: str) -> None:
+def prepare(node: BrokerNode, java: Path, environment: Mapping[str, str], cluster_id: str) -> None:
     """Write the broker's settings; format its data where that has not been done. The lock must be held."""
     node.logging_file.write_text(LOGGING)
     node.properties_file.touch(mode=0o600)
@@ -75,7 +75,7 @@ def prepare(node: Node, java: Path, environment: Mapping[str, str], cluster_id: 
         version_file.write_text(f"{KAFKA_VERSION}\n")
 
 
-def _format(node: Node, java: Path, environment: Mapping[str, str], cluster_id: str) -> None:
+def _format(node: BrokerNode, java: Path, environment: Mapping[str, str], cluster_id: str) -> None:
     tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(node.properties_file))
     flags = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
     done = subprocess.run([java, *flags, *tool], env=environment, capture_output=True, text=True, check=False)

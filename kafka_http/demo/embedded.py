@@ -11,7 +11,7 @@ from kafka_http.demo.guarded import GuardedProcess
 from kafka_http.demo.jars import kafka_jars
 from kafka_http.demo.java import find_java
 from kafka_http.demo.ports import LOOPBACK, answers, is_free
-from kafka_http.demo.settings import JAVA_FLAGS, Node
+from kafka_http.demo.settings import JAVA_FLAGS, BrokerNode
 
 _START_TIMEOUT = 60.0
 _ANY_FILE_NAME = {"LC_ALL": "C.UTF-8"}
@@ -36,7 +36,7 @@ class EmbeddedKafka:
     here has asked for it. One thread at a time. Every method raises `DemoError`.
     """
 
-    def __init__(self, node: Node, *, cluster_id: str | None = None, announce: bool = False) -> None:
+    def __init__(self, node: BrokerNode, *, cluster_id: str | None = None, announce: bool = False) -> None:
         self.node = node
         self.bootstrap_servers = f"{LOOPBACK}:{node.port}"
         self._cluster_id = cluster_id or directory.new_cluster_id()

@@ -43,8 +43,11 @@ def main(parent: int, log_file: str, name: str, command: list[str]) -> None:
     try:
         _say(str(child.pid), sys.stdout)
         if _watch(child, parent):
-            _say(f"kafka-http demo: {name} has stopped (exit status {child.returncode}, its log is {log_file}); the "
-                 "server goes on and answers 503 to what needs it. Start the demo again to have it back.", sys.stderr)
+            _say(
+                f"kafka-http demo: {name} has stopped (exit status {child.returncode}, its log is {log_file}); the "
+                "server goes on and answers 503 to what needs it. Start the demo again to have it back.",
+                sys.stderr,
+            )
     finally:
         _stop(child)
 

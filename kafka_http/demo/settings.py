@@ -13,7 +13,7 @@ _A_YEAR_IN_MINUTES = 365 * 24 * 60
 
 
 @dataclass(frozen=True)
-class Node:
+class BrokerNode:
     """A broker that is its own controller: where its files are, on which ports of 127.0.0.1 it listens.
 
     `voters` are the controller ports of all nodes of its cluster, by node id; empty where it is alone.
@@ -49,7 +49,7 @@ class Node:
         return self.directory / "kafka.log"
 
 
-def server_properties(node: Node) -> str:
+def server_properties(node: BrokerNode) -> str:
     properties = _who_and_where(node) | _alone_or_not(node) | _light()
     if node.sasl_port is not None:
         properties |= _sasl(node.users)
@@ -61,7 +61,7 @@ def _escaped(value: str) -> str:
     return json.dumps(value)[1:-1]
 
 
-def _who_and_where(node: Node) -> dict[str, object]:
+def _who_and_where(node: BrokerNode) -> dict[str, object]:
     listeners = {"PLAINTEXT": node.port, "CONTROLLER": node.controller_port, "SASL": node.sasl_port}
     voters = node.voters or {node.node_id: node.controller_port}
     return {
@@ -75,7 +75,7 @@ def _who_and_where(node: Node) -> dict[str, object]:
     }
 
 
-def _alone_or_not(node: Node) -> dict[str, object]:
+def _alone_or_not(node: BrokerNode) -> dict[str, object]:
     """Kafka's own topics are kept as many times as there are brokers, with one of them down at most."""
     brokers = len(node.voters) or 1
     in_sync = max(1, brokers - 1)

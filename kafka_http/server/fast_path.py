@@ -7,26 +7,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kafka_http.logs import request_id
-from kafka_http.server.answers import AccessLog, render
-from kafka_http.server.connections import Connection, Waiting
-from kafka_http.server.lifecycle import Publishes
-from kafka_http.server.plain import NotPlain, PlainRequest, parse
+from kafka_http.server.app_interface import FastPathPublisher
+from kafka_http.server.fast_path_parser import FastPathRequest, NotFastPath, parse
+from kafka_http.server.gunicorn_responses import AccessLog, render
+from kafka_http.server.idle_connections import ClientConnection, IdleConnections
 from kafka_http.server.request_reader import RequestReader
 
 if TYPE_CHECKING:
-    from kafka_http.server.threadless import Threadless
+    from kafka_http.server.connection_loop import ConnectionLoop
 
 
 class FastPath:
     """The publishes of a main loop that the application has begun. All but `_done` is called by the loop alone."""
 
-    def __init__(self, loop: "Threadless", publishes: Publishes) -> None:
-        self.owed = Waiting()
+    def __init__(self, loop: "ConnectionLoop", publishes: FastPathPublisher) -> None:
+        self.owed = IdleConnections()
         self._loop = loop
         self._worker = loop.worker
         self._publishes = publishes
         self._access_log = AccessLog(loop.worker.log)
-        self._settled: deque[tuple[Connection, object]] = deque()
+        self._settled: deque[tuple[ClientConnection, object]] = deque()
         self._woken = False
         self._begun = False
 
@@ -42,7 +42,7 @@ class FastPath:
         for connection in self.owed.take_expired(now):
             self.answer(connection)
 
-    def begin(self, connection: Connection, request: PlainRequest) -> bool:
+    def begin(self, connection: ClientConnection, request: FastPathRequest) -> bool:
         """Begin the publish at the start of the buffer. False, with nothing done, where a view is to answer."""
         if self._access_log.is_on and ("x-forwarded-for" in request.headers or "forwarded" in request.headers):
             return False  # who the client is, the application finds out
@@ -63,16 +63,16 @@ class FastPath:
         self.owed.add(connection, owed.timeout)
         return True
 
-    def begin_late(self, connection: Connection, reader: RequestReader) -> bool:
+    def begin_late(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Begin a publish that came in pieces."""
         raw = reader.raw()
-        with suppress(NotPlain):
+        with suppress(NotFastPath):
             if (plain := parse(raw)) is not None:
                 connection.reader, connection.buffer = None, raw
                 return self.begin(connection, plain)
         return False
 
-    def _done(self, connection: Connection, ticket: object) -> None:
+    def _done(self, connection: ClientConnection, ticket: object) -> None:
         """Kafka has answered. Called by any thread."""
         self._settled.append((connection, ticket))
         if not self._woken:
@@ -87,7 +87,7 @@ class FastPath:
                 self.owed.discard(connection)
                 self.answer(connection)
 
-    def answer(self, connection: Connection) -> None:
+    def answer(self, connection: ClientConnection) -> None:
         """Answer an owed request. It is no longer among those owed."""
         owed, connection.owed, connection.ticket = connection.owed, None, None
         if owed is None:

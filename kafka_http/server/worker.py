@@ -26,21 +26,21 @@ from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from kafka_http.server.answers import ErrorPage
-from kafka_http.server.connections import Connection
-from kafka_http.server.lifecycle import (
+from kafka_http.server.app_interface import (
     CAME,
     FLUSH_SECONDS,
     RECEIVED,
     REFUSAL,
     AnyApplication,
-    Lifecycle,
+    ServedApp,
     lifecycle_of,
 )
-from kafka_http.server.memory import Memory
+from kafka_http.server.connection_loop import ConnectionLoop, is_possible, is_receiving_possible
+from kafka_http.server.gunicorn_responses import ErrorPage
+from kafka_http.server.idle_connections import ClientConnection
+from kafka_http.server.memory_trim import MemoryTrimmer
 from kafka_http.server.request_reader import RequestReader
-from kafka_http.server.streams import HAND_OVER, HandedOver, Streams, are_possible, hand_over
-from kafka_http.server.threadless import Threadless, is_possible, is_receiving_possible
+from kafka_http.server.stream_sender import HAND_OVER, HandedOver, StreamSender, are_possible, hand_over
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
@@ -72,18 +72,18 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Lingering] = deque()
-        self._threadless: Threadless | None = None
-        self._streams: Streams | None = None
+        self._threadless: ConnectionLoop | None = None
+        self._streams: StreamSender | None = None
         self._aside: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
-        self._runtime: Lifecycle | None = None
+        self._runtime: ServedApp | None = None
         self._accepts_from = 0.0
         self._logs_from = 0.0
 
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # this process's alone
         self.cfg.set("sendfile", False)  # it would block
-        self.memory = Memory()
+        self.memory = MemoryTrimmer()
         logging.getLogger("gunicorn.error").addFilter(_shorten_stall)
         super().init_process()
 
@@ -101,10 +101,10 @@ class Worker(ThreadWorker):
         if is_receiving_possible(self.cfg):
             receiving = getattr(runtime, "receiving", None) or AnyApplication()
             publishes = getattr(runtime, "publishes", None) if is_possible(self.cfg) else None
-            self._threadless = Threadless(self, receiving, publishes, self._poller, stall=STALL_SECONDS)
+            self._threadless = ConnectionLoop(self, receiving, publishes, self._poller, stall=STALL_SECONDS)
             self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         if runtime is not None and are_possible(self.cfg):
-            self._streams = Streams(stall=STALL_SECONDS)
+            self._streams = StreamSender(stall=STALL_SECONDS)
         try:
             super().run()
         finally:
@@ -199,7 +199,7 @@ class Worker(ThreadWorker):
         self._streams.add(conn.sock, handed_over.feed, handed_over.is_chunked)
 
     def respond(
-        self, connection: Connection, reader: RequestReader, is_streamed: bool
+        self, connection: ClientConnection, reader: RequestReader, is_streamed: bool
     ) -> Generator[None, None, bool]:
         """Answer a request, as `ThreadWorker.handle` does. Yields where the client has to take what there is before it
         goes on; the value says whether the connection may be kept."""
@@ -218,7 +218,7 @@ class Worker(ThreadWorker):
         return False
 
     def _respond(
-        self, connection: Connection, reader: RequestReader, request: Any
+        self, connection: ClientConnection, reader: RequestReader, request: Any
     ) -> Generator[None, None, bool]:
         outgoing = connection.outgoing
         began, response = datetime.now(), None
@@ -248,7 +248,7 @@ class Worker(ThreadWorker):
             except Exception:
                 self.log.exception("Exception in post_request hook")
 
-    def _request(self, connection: Connection, reader: RequestReader, is_streamed: bool) -> Any:
+    def _request(self, connection: ClientConnection, reader: RequestReader, is_streamed: bool) -> Any:
         """The request with its body: in memory, or for the application to read from the connection."""
         conn = connection.conn
         if not is_streamed:
@@ -264,7 +264,7 @@ class Worker(ThreadWorker):
         return request
 
     def make_environ(
-        self, connection: Connection, reader: RequestReader, request: Any
+        self, connection: ClientConnection, reader: RequestReader, request: Any
     ) -> tuple[Any, dict[str, Any]]:
         """The answer to be written, and what the application is told."""
         conn = connection.conn

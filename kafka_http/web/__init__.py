@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out. The only package that imports Flask."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
-from kafka_http.core.broker import Log
+from kafka_http.broker_protocols import Log
 from kafka_http.errors import KafkaHttpError
 from kafka_http.web.responses import json_response
 
@@ -17,7 +17,7 @@ CAME = "kafka_http.came"
 FRESH_SECONDS = 2.0
 
 
-class Health:
+class HealthRoutes:
     """The views for whoever watches over the service."""
 
     def __init__(self, log: Log, is_daemon_silent: Callable[[], bool]) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from werkzeug.http import parse_options_header
 
-from kafka_http.core.formats import Formats
 from kafka_http.errors import FormatMismatch, NotAcceptable, UnsupportedFormat
+from kafka_http.schemas.formats import Formats
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

@@ -9,8 +9,8 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from kafka_http.errors import KafkaHttpError, TooLarge
-from kafka_http.web.answers import (
-    Answer,
+from kafka_http.web.rendered_responses import (
+    RenderedResponse,
     error_answer,
     json_answer,
     unforeseen,
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?", re.DOTALL)
 
 
-def as_response(answer: Answer) -> Response:
+def as_response(answer: RenderedResponse) -> Response:
     return Response(answer.body, answer.status, answer.headers, content_type=answer.content_type)
 
 

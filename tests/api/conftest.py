@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
-from kafka_http.settings_sources import load_config
+from kafka_http.config.sources import load_config
 from tests.api.threadless import Threadless
 from tests.fakes import FakeBroker
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kafka_http.web.answer_budget import AnswerBudget
+from kafka_http.web.page_memory import PageMemoryBudget
 from tests.api.conftest import ClientFactory
 from tests.api.consumers import Consumer, write
 from tests.fakes import FakeBroker
@@ -18,9 +18,7 @@ def filled(broker: FakeBroker) -> FakeBroker:
     return broker
 
 
-def test_pages_get_smaller_and_then_503_until_answers_are_taken(
-    make_client: ClientFactory, filled: FakeBroker
-) -> None:
+def test_pages_get_smaller_and_then_503_until_answers_are_taken(make_client: ClientFactory, filled: FakeBroker) -> None:
     client = make_client(max_answers_in_flight=32 * MIB)
     path = "/messages/t/me/earliest?max_bytes=16777216"
     sizes, taken = [], []
@@ -76,7 +74,7 @@ def test_v2_pages_count_too(make_client: ClientFactory, filled: FakeBroker) -> N
 def test_page_that_waits_for_its_first_message_holds_little(make_client: ClientFactory) -> None:
     app = make_client().application
     with app.test_request_context():
-        budget = AnswerBudget(16 * MIB)
+        budget = PageMemoryBudget(16 * MIB)
         room = budget.page(4 * MIB)
         assert room.size == 4 * MIB
         assert budget.page_size(4 * MIB) < MIB

@@ -121,8 +121,21 @@ def test_write_of_an_origin_in_cors_origins_is_taken(make_client: ClientFactory,
 
 
 @pytest.mark.parametrize("is_threadless", [False])
-@pytest.mark.parametrize("setting", ["*", "null", "example.org", "https://example.org/", "https://*", "https://a.*.org",
-                                     "ftp://example.org", "https://example.org:0x1", "https://", "https://a b"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "*",
+        "null",
+        "example.org",
+        "https://example.org/",
+        "https://*",
+        "https://a.*.org",
+        "ftp://example.org",
+        "https://example.org:0x1",
+        "https://",
+        "https://a b",
+    ],
+)
 def test_setting_cors_origins_that_is_no_origin_is_refused(make_client: ClientFactory, setting: str) -> None:
     with pytest.raises(ValueError, match=r"cors_origins.*https://app\.example\.org"):
         make_client(cors_origins=[setting])

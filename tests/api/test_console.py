@@ -10,7 +10,7 @@ from tests.api.conftest import ClientFactory
 SOURCES = {
     each.name: each.read_text("utf-8")
     for each in (files("kafka_http.web") / "console").iterdir()
-    if not each.name.endswith(".png")
+    if each.name.endswith((".html", ".css", ".js"))
 }
 
 

@@ -122,9 +122,7 @@ def test_broken_checksum_returns_400(client: FlaskClient, broker: FakeBroker) ->
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip, br", "compress", "gzip, gzip, gzip", "gzip;q=1"])
-def test_unknown_coding_returns_415_with_those_there_are(
-    client: FlaskClient, broker: FakeBroker, coding: str
-) -> None:
+def test_unknown_coding_returns_415_with_those_there_are(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
     answer = send(client, coding, gzip.compress(BODY))
     assert answer.status_code == 415
     assert answer.headers["Accept-Encoding"] == "gzip, deflate, zstd"

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_http.app import create_app
+from kafka_http.config.sources import load_config
 from kafka_http.records import NewRecord
-from kafka_http.settings_sources import load_config
 from tests.fakes import FakeBroker
 
 METHODS = st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "PATCH"])

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
-from kafka_http.records import Outcome
-from kafka_http.web.publishing import MOST_WITH_KEY
+from kafka_http.records import RecordResult
+from kafka_http.web.messages.publish_view import MOST_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
 from tests.fakes import FakeBroker
@@ -315,7 +315,11 @@ def test_after_a_504_a_failure_that_may_pass_is_kept_as_a_504(
 
 @pytest.mark.parametrize("others", [[], [BrokerUnavailable("It is away.")]])
 def test_a_504_at_once_is_kept(
-    dialect: Dialect, client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, others: list[Outcome]
+    dialect: Dialect,
+    client: FlaskClient,
+    broker: FakeBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[RecordResult],
 ) -> None:
     """Also where another record certainly was not written."""
     outcomes = [*others, OutcomeUnknown("Nobody will know.")]

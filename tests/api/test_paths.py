@@ -117,6 +117,7 @@ def test_query_that_is_not_utf8_returns_400(client: FlaskClient, query: str) -> 
 
 def test_path_without_a_raw_target_is_decoded_as_a_whole(filled: FlaskClient) -> None:
     """As other servers have it, which keep nothing of the target as it was sent."""
+
     def get(path: str) -> Any:
         overrides = {"PATH_INFO": path, "RAW_URI": "", "REQUEST_URI": ""}
         return filled.get("/", environ_overrides=overrides)

@@ -4,24 +4,24 @@ from threading import Event
 
 import pytest
 
-from kafka_http.web.plain import PlainPublishes
+from kafka_http.web.fast_path_publish import FastPathPublishes
 from tests.api.conftest import ClientFactory
 
 HEADERS = {"prefer": "respond-async"}
 
 
 @pytest.fixture
-def publishes(make_client: ClientFactory) -> PlainPublishes:
+def publishes(make_client: ClientFactory) -> FastPathPublishes:
     client = make_client()
     assert client.post("/messages/t", data=b"the topic is known from now on", headers=HEADERS).status_code == 202
     found = client.application.extensions["kafka_http"].publishes
-    assert isinstance(found, PlainPublishes)
+    assert isinstance(found, FastPathPublishes)
     return found
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 Accepted")])
 def test_what_was_begun_is_done_once_it_is_sent(
-    publishes: PlainPublishes, headers: dict[str, str], status: str
+    publishes: FastPathPublishes, headers: dict[str, str], status: str
 ) -> None:
     done = [Event(), Event()]
     begun = [publishes.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]

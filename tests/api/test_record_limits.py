@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.serializers.text import TextSerializer
+from kafka_http.schemas.text_serializer import TextSerializer
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
 from tests.fakes import FakeBroker
@@ -117,9 +117,7 @@ def test_one_object_with_many_members_is_one_message(make_client: ClientFactory,
 
 def test_stream_of_lines_is_not_limited_by_max_records(make_client: ClientFactory, broker: FakeBroker) -> None:
     headers = {"Accept": NDJSON}
-    answer = make_client(max_records=LIMIT).post(
-        "/messages/t", data=b"1\n" * 50, content_type=NDJSON, headers=headers
-    )
+    answer = make_client(max_records=LIMIT).post("/messages/t", data=b"1\n" * 50, content_type=NDJSON, headers=headers)
     assert answer.status_code == 200
     assert written(broker) == 50
 

@@ -15,7 +15,7 @@ BODY = b'{"records": [{"value": 1}]}'
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the extra were not installed."""
-    for name in [each for each in sys.modules if each.startswith("kafka_http.serializers.")]:
+    for name in [each for each in sys.modules if each.startswith("kafka_http.schemas.")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("fastavro", "google.protobuf", "jsonschema_rs", "urllib3"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
-from kafka_http.serializers.avro import AvroCodec
+from kafka_http.schemas.avro_serializer import AvroCodec
 from tests.api.conftest import ClientFactory
 from tests.api.consumers import AVRO_V2, Consumer, error
 from tests.fake_registry import FakeRegistry, running_registry
@@ -145,9 +145,7 @@ def test_without_a_registry_the_setting_is_named(make_client: ClientFactory) -> 
         assert "avro" not in answer.json["error"]["formats"]
 
 
-def test_a_topic_has_formats_of_its_own(
-    make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry
-) -> None:
+def test_a_topic_has_formats_of_its_own(make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry) -> None:
     topics = {"t.*": {"value": "avro", "key": "text"}, ".*": {"value": "binary"}}
     client = make_client(schema_registry={"url": registry.url}, topics=topics)
     write(broker, avro(registry, POINT, X5), b"anna")

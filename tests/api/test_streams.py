@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.core.tails import RING_BYTES
+from kafka_http.read.topic_follower import RING_BYTES
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory
 from tests.attempts import scaled

@@ -273,7 +273,7 @@ def test_the_server_stops(client: FlaskClient, broker: FakeBroker) -> None:
 def test_the_server_stops_while_kafka_says_nothing(
     client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kafka_http.core.uploading.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("kafka_http.publish.upload_session.STOP_SECONDS", 0.2)
 
     def stop() -> bytes:
         broker.silent = True
@@ -327,9 +327,7 @@ def test_records_of_a_key_stay_in_their_order(client: FlaskClient, broker: FakeB
         assert found == [number for number, each in enumerate(keys) if each == key]
 
 
-def test_no_more_is_read_while_kafka_owes_too_much(
-    client: FlaskClient, broker: FakeBroker
-) -> None:
+def test_no_more_is_read_while_kafka_owes_too_much(client: FlaskClient, broker: FakeBroker) -> None:
     broker.silent = True
     answer = upload(client, [b"1\n" * 1000] * 30, "/messages/t?timeout=0.5")
     assert (answer.status_code, answer.json["unknown"]) == (504, [[0, 9999]])
@@ -337,5 +335,3 @@ def test_no_more_is_read_while_kafka_owes_too_much(
     line = b'"' + b"x" * 100_000 + b'"\n'
     answer = upload(client, [line] * 100, "/messages/t?timeout=0.5")
     assert answer.json["unknown"] == [[0, 41]], "what exceeds 4 MiB"
-
-

@@ -173,7 +173,7 @@ def test_create_with_misspelled_setting_returns_42204_with_suggestion(
 def test_create_with_setting_of_another_server_logs_it_at_debug(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("DEBUG", "kafka_http.web.v2_bodies"):
+    with caplog.at_level("DEBUG", "kafka_http.web.rest_v2.consumer_bodies"):
         assert send(client, "POST", "/consumers/g", {"request.timeout.ms": 5, "group.id": "g"}).status_code == 200
     assert [each.levelname for each in caplog.records if "request.timeout.ms" in each.message] == ["DEBUG"]
 
@@ -462,9 +462,7 @@ def test_subscriptions_of_a_wrong_type(client: FlaskClient, body: Any, field: st
 
 @pytest.mark.parametrize("body", [{"topics": []}, {"topics": [], "topic_pattern": None}])
 @pytest.mark.parametrize("how", ["subscribed", "assigned"])
-def test_subscription_to_no_topics_unsubscribes(
-    client: FlaskClient, broker: FakeBroker, how: str, body: Any
-) -> None:
+def test_subscription_to_no_topics_unsubscribes(client: FlaskClient, broker: FakeBroker, how: str, body: Any) -> None:
     write(broker, b"0", b"1")
     consumer = getattr(Consumer(client), how)()
     assert consumer.values() == [0, 1]

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, NotAuthorized, OutcomeUnknown, RetriableBrokerError
-from kafka_http.records import Delivery, NewRecord
+from kafka_http.records import NewRecord, RecordMetadata
 from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
@@ -477,7 +477,7 @@ def outcomes(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
     return Outcomes(broker, monkeypatch)
 
 
-WRITTEN = Delivery(0, 7, 1)
+WRITTEN = RecordMetadata(0, 7, 1)
 
 
 @pytest.mark.parametrize(

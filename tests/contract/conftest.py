@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 
 from kafka_http.broker import KafkaBroker
+from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
-from kafka_http.core.broker import Broker
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from tests.fakes import FakeBroker

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from kafka_http.core.broker import Broker
+from kafka_http.broker_protocols import Broker
 from kafka_http.errors import BrokerUnavailable, GroupHasMembers, TopicNotFound
 from kafka_http.records import CommittedOffset, TopicPartition
 from tests.attempts import scaled

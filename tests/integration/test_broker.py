@@ -18,9 +18,9 @@ from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 from kafka_http.errors import BrokerUnavailable, TopicNotFound
-from kafka_http.records import Delivery, Isolation, NewRecord
+from kafka_http.records import Isolation, NewRecord, RecordMetadata
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.reads import fetch
@@ -56,7 +56,7 @@ def test_compressed_logs(broker: KafkaBroker, topic: TopicFactory, codec: str) -
     name = topic(configs={"compression.type": codec})
     written = [b"value %d " % each * 20 for each in range(1000)]
     outcomes = broker.producer.produce(name, [NewRecord(each) for each in written], 10)
-    assert all(isinstance(each, Delivery) for each in outcomes)
+    assert all(isinstance(each, RecordMetadata) for each in outcomes)
     assert values(broker, name) == written
 
 
@@ -93,7 +93,7 @@ def test_many_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
     name = topic(partitions=60)
     records = [NewRecord(b"%d" % each, partition=each % 60) for each in range(600)]
     outcomes = broker.producer.produce(name, records, 10)
-    assert [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)] == [
+    assert [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)] == [
         (each % 60, each // 60) for each in range(600)
     ]
     fetched = fetch(broker, name, dict.fromkeys(range(60), 0), max_records=1200, max_bytes=1 << 22)
@@ -109,7 +109,7 @@ def test_threads_do_not_get_in_each_others_way(broker: KafkaBroker, topic: Topic
         places = []
         for _ in range(10):
             outcomes = broker.producer.produce(name, [NewRecord(b"%d" % number)] * 5, 10)
-            places += [(each.partition, each.offset) for each in outcomes if isinstance(each, Delivery)]
+            places += [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)]
             partition, offset = places[-1]
             fetched = fetch(broker, name, {partition: offset}, max_records=1, max_bytes=1000)
             assert [each.value for each in fetched.records[partition]] == [b"%d" % number]
@@ -142,7 +142,7 @@ def test_a_topic_that_has_grown(broker: KafkaBroker, admin: KafkaAdminClient, to
     admin.create_partitions({name: NewPartitions(3)})
     wait_for(lambda: len(broker.log.partitions(name)) == 3)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"b", partition=2)], 10)
-    assert isinstance(outcome, Delivery) and outcome.partition == 2
+    assert isinstance(outcome, RecordMetadata) and outcome.partition == 2
     assert fetch(broker, name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
 
 
@@ -200,7 +200,7 @@ def test_a_topic_is_created_where_the_settings_say_so(kafka: EmbeddedKafka) -> N
     with pytest.raises(TopicNotFound):
         broker.log.partitions(name)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"a")], 10)
-    assert isinstance(outcome, Delivery) and outcome.offset == 0
+    assert isinstance(outcome, RecordMetadata) and outcome.offset == 0
     assert values(broker, name) == [b"a"]
     broker.close(5)
 
@@ -226,7 +226,7 @@ def test_closing_sends_what_was_handed_over_and_ends_all_threads(kafka: Embedded
 def test_sasl(kafka_parts: None, tmp_path: Path) -> None:
     port, controller_port, sasl_port = free_ports(3)
     kafka = EmbeddedKafka(
-        Node(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "wonder"})
+        BrokerNode(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "wonder"})
     )
     kafka.start()
     try:
@@ -235,7 +235,7 @@ def test_sasl(kafka_parts: None, tmp_path: Path) -> None:
         servers = (kafka.sasl_bootstrap_servers,)
         broker = KafkaBroker(Config(bootstrap_servers=servers, kafka=login | {"sasl_plain_password": "wonder"}))
         (outcome,) = broker.producer.produce("t", [NewRecord(b"a")], 10)
-        assert isinstance(outcome, Delivery)
+        assert isinstance(outcome, RecordMetadata)
         assert values(broker, "t") == [b"a"]
         broker.groups.commit("g", "t", {0: 1})
         broker.close(5)

@@ -11,7 +11,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.cluster import EmbeddedCluster
-from kafka_http.records import Delivery, NewRecord
+from kafka_http.records import NewRecord, RecordMetadata
 from tests.attempts import eventually, scaled, wait_for
 from tests.reads import FetchedOfTopic, fetch
 
@@ -30,7 +30,7 @@ class Traffic:
         values = [b"%d" % (len(self._written) + each) for each in range(10 * PARTITIONS)]
         records = [NewRecord(value, partition=number % PARTITIONS) for number, value in enumerate(values)]
         outcomes = self._broker.producer.produce("t", records, 10)
-        assert all(isinstance(each, Delivery) for each in outcomes), outcomes
+        assert all(isinstance(each, RecordMetadata) for each in outcomes), outcomes
         self._written += values
 
     def read(self) -> FetchedOfTopic:

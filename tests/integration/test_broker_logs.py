@@ -15,13 +15,13 @@ from kafka.errors import KafkaError
 from kafka.net.manager import KafkaConnectionManager
 
 from kafka_http.broker import KafkaBroker
-from kafka_http.broker.connections import Connections
-from kafka_http.broker.settings import connection_settings
+from kafka_http.broker.client_settings import connection_settings
+from kafka_http.broker.connections import ConnectionPool
 from kafka_http.config import Config
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import _KAFKA_LEVELS, log_handler
-from kafka_http.records import Assignment, NewRecord, Release
+from kafka_http.records import Assignment, NewRecord, ReleaseCallback
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 
@@ -60,7 +60,7 @@ def test_connection_closed_by_the_broker_while_idle_is_replaced_without_an_error
         lent.append(manager)
         return await _look(manager)
 
-    with closing(Connections(connection_settings(config))) as connections:
+    with closing(ConnectionPool(connection_settings(config))) as connections:
         assert connections.run(look) == 1
         for connection in lent[0]._conns.values():
             connection.transport._sock.shutdown(socket.SHUT_RDWR)
@@ -75,7 +75,7 @@ def test_job_that_fails_closes_its_client_without_an_error(config: Config, log: 
         await _look(manager)
         raise KafkaError("no fault of the connection")
 
-    with closing(Connections(connection_settings(config))) as connections:
+    with closing(ConnectionPool(connection_settings(config))) as connections:
         for _ in range(5):
             with pytest.raises(KafkaHttpError):
                 connections.run(fail)
@@ -83,7 +83,7 @@ def test_job_that_fails_closes_its_client_without_an_error(config: Config, log: 
 
 
 class _Listener:
-    def revoking(self, release: Release) -> None:
+    def revoking(self, release: ReleaseCallback) -> None:
         release({})
 
     def assigned(self, assignment: Assignment) -> None:

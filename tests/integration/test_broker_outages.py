@@ -18,7 +18,7 @@ from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, NotYetKnown, OutcomeUnknown
-from kafka_http.records import Delivery, NewRecord, Outcome
+from kafka_http.records import NewRecord, RecordMetadata, RecordResult
 from tests.attempts import eventually, scaled, wait_for
 from tests.freezing import frozen
 from tests.reads import fetch
@@ -35,7 +35,7 @@ def connected(kafka: EmbeddedKafka, **settings: Any) -> Iterator[KafkaBroker]:
         broker.close(3)
 
 
-def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> Delivery:
+def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> RecordMetadata:
     (outcome,) = broker.producer.produce("t", [NewRecord(value)], timeout)
     if isinstance(outcome, KafkaHttpError):
         raise outcome
@@ -69,11 +69,11 @@ def test_outcome_that_stays_unknown_is_told_when_its_time_is_over(
     fresh_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks for the outcome is told later than who only waits; 120 s are 3 s here."""
-    monkeypatch.setattr("kafka_http.broker.settings.DELIVERY_SECONDS", 3.0)
+    monkeypatch.setattr("kafka_http.broker.client_settings.DELIVERY_SECONDS", 3.0)
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
-    heard: list[list[Outcome]] = []
+    heard: list[list[RecordResult]] = []
     with connected(fresh_kafka, producer=QUICK) as broker:
-        assert isinstance(broker.producer.produce("t", [NewRecord(b"x")], 5, heard.append)[0], Delivery)
+        assert isinstance(broker.producer.produce("t", [NewRecord(b"x")], 5, heard.append)[0], RecordMetadata)
         with frozen(fresh_kafka):
             began = time.monotonic()
             (outcome,) = broker.producer.produce("t", [NewRecord(b"maybe")], 1, heard.append)
@@ -93,7 +93,7 @@ class Writer(threading.Thread):
         super().__init__()
         self.acknowledged: set[bytes] = set()
         self.longest = 0.0
-        self.failures: set[type[Outcome]] = set()
+        self.failures: set[type[RecordResult]] = set()
         self.stopping = threading.Event()
         self._broker = broker
         self._name = name
@@ -111,7 +111,7 @@ class Writer(threading.Thread):
                 self.stopping.wait(0.05)
             self.longest = max(self.longest, time.monotonic() - began)
             for value, outcome in zip(values, outcomes, strict=True):
-                if isinstance(outcome, Delivery):
+                if isinstance(outcome, RecordMetadata):
                     self.acknowledged.add(value)
                 else:
                     self.failures.add(type(outcome))

@@ -11,7 +11,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import InvalidValue
-from kafka_http.records import Delivery, NewRecord
+from kafka_http.records import NewRecord, RecordMetadata
 from tests.conftest import TopicFactory
 from tests.integration.service import Service
 from tests.reads import fetch
@@ -31,8 +31,8 @@ def test_publish_with_a_clock_behind_is_written_without_timestamp(broker: KafkaB
     name = topic(2, LATE)
     records = [NewRecord(b"%d" % each, partition=each % 2) for each in range(100)]
     outcomes = [outcome for _ in range(20) for outcome in broker.producer.produce(name, records, 10)]
-    assert [each for each in outcomes if not isinstance(each, Delivery)] == []
-    assert None in [each.timestamp for each in outcomes if isinstance(each, Delivery)]
+    assert [each for each in outcomes if not isinstance(each, RecordMetadata)] == []
+    assert None in [each.timestamp for each in outcomes if isinstance(each, RecordMetadata)]
     stored = fetch(broker, name, {0: 0, 1: 0}, max_records=10_000, max_bytes=1 << 20)
     for partition in (0, 1):
         values = [each.value for each in stored.records[partition]]
@@ -44,14 +44,14 @@ def test_publish_with_a_clock_ahead_is_written_without_timestamp(
 ) -> None:
     name = topic()
     ahead = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
-    monkeypatch.setattr("kafka_http.broker.batches.time", ahead)
+    monkeypatch.setattr("kafka_http.broker.batch_append.time", ahead)
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
     try:
         named = int(time.time() * 1000) - 5000
         records = [NewRecord(b"a"), NewRecord(b"b", timestamp=named), NewRecord(b"c")]
         outcomes = broker.producer.produce(name, records, 10)
-        assert [each.timestamp for each in outcomes if isinstance(each, Delivery)] == [None, named, None]
-        assert isinstance(broker.producer.produce(name, [NewRecord(b"d")], 10)[0], Delivery)
+        assert [each.timestamp for each in outcomes if isinstance(each, RecordMetadata)] == [None, named, None]
+        assert isinstance(broker.producer.produce(name, [NewRecord(b"d")], 10)[0], RecordMetadata)
         stored = fetch(broker, name, {0: 0}, max_records=10, max_bytes=1 << 20).records[0]
         assert {each.value: each.timestamp for each in stored} == {b"a": None, b"b": named, b"c": None, b"d": None}
         assert caplog.text.count("the clock of this server or of the broker is off") == 1
@@ -66,7 +66,7 @@ def test_publish_with_a_timestamp_that_kafka_refuses_fails_alone(broker: KafkaBr
     first, second, third, fourth = broker.producer.produce(name, records, 10)
     assert isinstance(second, InvalidValue)
     assert isinstance(third, InvalidValue)
-    assert [isinstance(each, Delivery) and each.timestamp is not None for each in (first, fourth)] == [True, True]
+    assert [isinstance(each, RecordMetadata) and each.timestamp is not None for each in (first, fourth)] == [True, True]
 
 
 def test_a_clock_that_is_off_fails_no_task_and_no_key(service: Service, topic: TopicFactory) -> None:

@@ -54,9 +54,7 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server with the console, for all tests that let it live."""
     service = Service(tmp_path_factory.mktemp("console"), kafka.bootstrap_servers, console=True)
     try:

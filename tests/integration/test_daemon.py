@@ -14,12 +14,12 @@ import pytest
 import requests
 
 from kafka_http.config import Config
-from kafka_http.daemon import NodeDaemon
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
+from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.store import StoredInstances, open_database
+from kafka_http.node.store.tables import write_meta
 from kafka_http.records import Definition, InstanceSettings
-from kafka_http.store import StoredInstances, open_database
-from kafka_http.store.schema import write_meta
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import Process, frozen
@@ -397,15 +397,17 @@ def test_server_stops_and_starts_beside_a_daemon_that_hangs(
 
 def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     """Prints how many it answers a second, and how fast; asserts what the slowest machine should do."""
-    daemon = NodeDaemon(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
+    daemon = DaemonClient(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
     group = new_group()
     daemon.instances.create(group, "i", InstanceSettings())
     try:
         for threads in (1, 16):
             took = sorted(timed_calls(daemon, group, threads))
             rate = len(took) / (sum(took) / threads)
-            print(f"{threads} threads: {rate:.0f} a second, p50 {took[len(took) // 2] * 1e3:.3f} ms, "
-                  f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms")
+            print(
+                f"{threads} threads: {rate:.0f} a second, p50 {took[len(took) // 2] * 1e3:.3f} ms, "
+                f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms"
+            )
             assert took[len(took) * 99 // 100] < scaled(0.1)
     finally:
         daemon.instances.delete(group, "i")
@@ -413,7 +415,7 @@ def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
         end_daemons(tmp_path / "data")
 
 
-def timed_calls(daemon: NodeDaemon, group: str, threads: int) -> list[float]:
+def timed_calls(daemon: DaemonClient, group: str, threads: int) -> list[float]:
     took: list[float] = []
 
     def call() -> None:

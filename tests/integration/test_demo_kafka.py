@@ -18,7 +18,7 @@ from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import Node
+from kafka_http.demo.settings import BrokerNode
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.service import Service
@@ -142,12 +142,12 @@ def test_a_kafka_that_does_not_answer_is_stopped_all_the_same(fresh_kafka: Embed
     assert not is_alive(pid)
 
 
-def new_node(directory: Path) -> Node:
+def new_node(directory: Path) -> BrokerNode:
     port, controller_port = free_ports(2)
-    return Node(directory, port, controller_port)
+    return BrokerNode(directory, port, controller_port)
 
 
-def refusal(node: Node) -> str:
+def refusal(node: BrokerNode) -> str:
     """What a broker says instead of starting."""
     kafka = EmbeddedKafka(node)
     try:
@@ -220,7 +220,7 @@ def test_a_kafka_that_ends_while_it_starts_says_why(fresh_kafka: EmbeddedKafka) 
 @pytest.mark.slow
 def test_sasl_lets_in_who_has_the_password(kafka_parts: None, tmp_path: Path) -> None:
     port, controller_port, sasl_port = free_ports(3)
-    node = Node(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "secret1"})
+    node = BrokerNode(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "secret1"})
     kafka = EmbeddedKafka(node)
     kafka.start()
     try:

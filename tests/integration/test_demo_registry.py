@@ -14,9 +14,9 @@ import requests
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.errors import KafkaHttpError
-from kafka_http.serializers.registry import SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
-from kafka_http.serializers.schema import SchemaType
+from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.schema import SchemaType
 from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
 

@@ -100,9 +100,7 @@ def proxy(kafka_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A broker that tells its clients the proxy's address."""
     (port,) = free_ports(1)
     light = settings._light
-    monkeypatch.setattr(
-        settings, "_light", lambda: light() | {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
-    )
+    monkeypatch.setattr(settings, "_light", lambda: light() | {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
     kafka = new_kafka(tmp_path)
     with closing(Proxy(port, int(kafka.bootstrap_servers.rpartition(":")[2]))) as proxy:
         kafka.start()

@@ -18,9 +18,9 @@ from sqlalchemy import select
 
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.store import open_database
-from kafka_http.store.nodes import LEASE_SECONDS
-from kafka_http.store.schema import idempotency_keys
+from kafka_http.node.store import open_database
+from kafka_http.node.store.stored_nodes import LEASE_SECONDS
+from kafka_http.node.store.tables import idempotency_keys
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen

@@ -11,10 +11,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext, Se
 
 from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
-from kafka_http.serializers.jsonschema import JsonSchemaSerializer as OurSerializer
-from kafka_http.serializers.registered import Role
-from kafka_http.serializers.registry import SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.schemas.jsonschema_serializer import JsonSchemaSerializer as OurSerializer
+from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.schema_serializer import Role
 
 FIELDS: dict[str, Role] = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 

@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.store import StoredNodes, open_database
-from kafka_http.web.forwarding import NODE_HEADER
+from kafka_http.node.store import StoredNodes, open_database
+from kafka_http.web.rest_v2.instance_forwarding import NODE_HEADER
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import Process, frozen
@@ -253,9 +253,7 @@ def secret(nodes: Nodes, store_url: str, tmp_path: Path) -> Iterator[str]:
         yield StoredNodes(database, "test", "").secret()
 
 
-def test_a_call_is_passed_on_once_and_clients_cannot_pretend_to_be_nodes(
-    nodes: Nodes, secret: str, group: str
-) -> None:
+def test_a_call_is_passed_on_once_and_clients_cannot_pretend_to_be_nodes(nodes: Nodes, secret: str, group: str) -> None:
     instance = ConsumerInstance(lambda: nodes[0].url, group)
     instance.create()
     ConsumerInstance(lambda: nodes[1].url, group).create()

@@ -117,9 +117,12 @@ def test_an_access_log_that_nobody_reads_is_no_reason_to_log_what_clients_send(t
     log = tmp_path / "log"
     reading, writing = os.pipe()
     os.close(reading)
-    with log.open("wb") as stderr, subprocess.Popen(
-        command, env=os.environ | settings, stdout=writing, stderr=stderr, start_new_session=True
-    ) as process:
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            command, env=os.environ | settings, stdout=writing, stderr=stderr, start_new_session=True
+        ) as process,
+    ):
         os.close(writing)
         try:
             wait_for(lambda: is_healthy(port), 15)

@@ -16,11 +16,11 @@ from google.type import money_pb2
 
 from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
-from kafka_http.serializers.protobuf import ProtobufSerializer as OurSerializer
-from kafka_http.serializers.protobuf_files import protoc
-from kafka_http.serializers.registered import Role
-from kafka_http.serializers.registry import SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.schemas.protobuf_compiler import protoc
+from kafka_http.schemas.protobuf_serializer import ProtobufSerializer as OurSerializer
+from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.schema_serializer import Role
 
 FIELDS: dict[str, Role] = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 

@@ -11,12 +11,12 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
 
 from kafka_http.broker import KafkaBroker
-from kafka_http.broker.read_ahead import SECONDS
+from kafka_http.broker.prefetch_buffer import SECONDS
 from kafka_http.config import Config
-from kafka_http.core.reading import Limits, Reader
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import BrokerUnavailable, OffsetOutOfRange
+from kafka_http.read.page_reader import PageReader, ReadLimits
 from kafka_http.records import Isolation, NewRecord, Positions, Record, TopicPartition
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
@@ -47,10 +47,10 @@ def pages(
     broker: KafkaBroker, topic: str, partitions: int, isolation: Isolation = "read_uncommitted"
 ) -> Iterator[list[Record]]:
     """Pages of some records, until one is empty: that says that all has been read."""
-    reader = Reader(broker.log)
+    reader = PageReader(broker.log)
     positions: Positions = {TopicPartition(topic, each): 0 for each in range(partitions)}
     while True:
-        page = reader.read(positions, Limits(random.randint(1, 40), ENOUGH), isolation=isolation)
+        page = reader.read(positions, ReadLimits(random.randint(1, 40), ENOUGH), isolation=isolation)
         if not page.records:
             return
         yield list(page.records)

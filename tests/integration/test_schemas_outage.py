@@ -141,9 +141,7 @@ def enum(number: int) -> Any:
     return {"type": "enum", "name": "E", "symbols": [f"S{number}"]}
 
 
-def test_a_503_says_when_to_try_again(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
-) -> None:
+def test_a_503_says_when_to_try_again(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
     service = start_service(
         kafka.bootstrap_servers,
         workers=1,

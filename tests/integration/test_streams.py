@@ -164,9 +164,7 @@ def test_a_client_that_is_gone_makes_room_within_the_keep_alive(streaming: Servi
     assert time.monotonic() - gone < scaled(2 * KEEPALIVE)
 
 
-def test_streams_hold_no_threads(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
-) -> None:
+def test_streams_hold_no_threads(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
     service, name = start_service(kafka.bootstrap_servers, workers=1, threads=2), topic()
     publish(service, name, range(1))
     with ExitStack() as clients:

@@ -339,8 +339,6 @@ def send_numbers(client: Pipe) -> None:
             client.send(b"".join(b"%d\n" % number for number in range(start, start + 100)))
 
 
-
-
 def records_of(kafka: EmbeddedKafka, topic: str, partitions: int) -> dict[int, list[tuple[Any, ...]]]:
     """What another client reads of each partition."""
     found: dict[int, list[tuple[Any, ...]]] = {}

@@ -165,8 +165,12 @@ def test_while_workers_and_the_daemon_are_killed_every_record_arrives(
     for each in groups:
         each.stop()
     print("set back:", sum((each.setbacks for each in groups), Counter()))
-    print("read again:", sum(count - 1 for each in groups for count in each.read.values()),
-          "of them after a commit:", sum(len(each.read_after_commit) for each in groups))
+    print(
+        "read again:",
+        sum(count - 1 for each in groups for count in each.read.values()),
+        "of them after a commit:",
+        sum(len(each.read_after_commit) for each in groups),
+    )
     for each in groups:
         assert each.faults == []
         assert each.published == ROUNDS * BATCH

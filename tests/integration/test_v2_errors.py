@@ -71,7 +71,7 @@ CALLS = [
     ),
     Call("POST", f"{FRESH}/assignments", 40402, "Part", {"partitions": [{"topic": "{topic}", "partition": 9}]}),
     produced({"value": "x" * (2 << 20)}, 413, "…larger"),
-    produced({"value": 1}, 400, "records[0].value: format \"binary\"", V2),
+    produced({"value": 1}, 400, 'records[0].value: format "binary"', V2),
     produced({"value": 1}, 415, "…schema_registry.url", AVRO_V2),
     produced({"value": 1}, 415, f"…{JSON_V2}", "application/vnd.kafka.json.v3+json"),
     Call("POST", "/consumers/{group}", 415, f"…{V2}", {"name": "x"}, {"Content-Type": "text/plain"}),

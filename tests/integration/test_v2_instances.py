@@ -18,7 +18,7 @@ from kafka.admin import NewPartitions
 from kafka_http.demo.cluster import EmbeddedCluster
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import Delivery, NewRecord, Place, TopicPartition
+from kafka_http.records import NewRecord, RecordMetadata, RecordPlace, TopicPartition
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
@@ -54,14 +54,14 @@ def group() -> str:
 def write(holder: Holder, topic: str, values: list[bytes], partitions: int = 1) -> None:
     records = [NewRecord(value, partition=index % partitions) for index, value in enumerate(values)]
     outcomes = holder.broker.producer.produce(topic, records, 10)
-    assert all(isinstance(each, Delivery) for each in outcomes), outcomes
+    assert all(isinstance(each, RecordMetadata) for each in outcomes), outcomes
 
 
 def numbers(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % each for each in range(start, start + count)]
 
 
-def committed(holder: Holder, group: str, topic: str, partitions: int = 1) -> list[Place]:
+def committed(holder: Holder, group: str, topic: str, partitions: int = 1) -> list[RecordPlace]:
     return holder.instances.committed(group, "a", [TopicPartition(topic, each) for each in range(partitions)])
 
 
@@ -100,9 +100,9 @@ def test_committing_with_and_without_a_body(holder: Holder, topic: TopicFactory,
     assert committed(holder, group, name) == []
     assert len(holder.read(group, "a", limit=4)) == 4
     holder.instances.commit(group, "a", None)
-    assert committed(holder, group, name) == [Place(name, 0, 4)]
-    holder.instances.commit(group, "a", [Place(name, 0, 6, "noted")])
-    assert committed(holder, group, name) == [Place(name, 0, 7, "noted")]
+    assert committed(holder, group, name) == [RecordPlace(name, 0, 4)]
+    holder.instances.commit(group, "a", [RecordPlace(name, 0, 6, "noted")])
+    assert committed(holder, group, name) == [RecordPlace(name, 0, 7, "noted")]
 
 
 def test_nothing_is_read_again_after_a_commit(holder: Holder, topic: TopicFactory, group: str) -> None:
@@ -128,7 +128,7 @@ def test_what_was_delivered_is_committed_when_partitions_are_taken_away(
     assert committed(holder, group, name, 2) == []
     other.create(group, "b", [name])
     assert other.read(group, "b") == []
-    assert committed(holder, group, name, 2) == [Place(name, 0, 5), Place(name, 1, 5)]
+    assert committed(holder, group, name, 2) == [RecordPlace(name, 0, 5), RecordPlace(name, 1, 5)]
 
 
 def test_a_pattern_picks_up_a_topic_made_later(
@@ -304,7 +304,7 @@ def is_up(holder: Holder) -> bool:
 
 def commits(holder: Holder, group: str) -> bool:
     try:
-        holder.instances.commit(group, "a", [Place("t", 0, 0)])
+        holder.instances.commit(group, "a", [RecordPlace("t", 0, 0)])
     except KafkaHttpError:
         return False
     return True

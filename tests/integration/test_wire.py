@@ -31,7 +31,7 @@ HEADERS = [
     *(b"Content-Type: application/json", b"Content-Type: application/json; charset=utf-16", b"Content-Encoding: gzip"),
     *(b"Content-Type: application/x-ndjson", b"Content-Type: application/vnd.kafka.avro.v2+json", b"Accept: x"),
     *(b"Content-Type: application/vnd.kafka.json.v2+json", b"Accept: application/octet-stream", b"Accept: text/html"),
-    *(b"X-Forwarded-Host: a\"b>", b"X-Forwarded-Prefix: ><", b"Forwarded: host=\"x y\";proto=z", b"Host: <>", b"Host:"),
+    *(b'X-Forwarded-Host: a"b>', b"X-Forwarded-Prefix: ><", b'Forwarded: host="x y";proto=z', b"Host: <>", b"Host:"),
     *(b"Upgrade: websocket\r\nConnection: Upgrade", b"Expect: 200-maybe", b"X-Request-Id: \xff", b"Range: bytes=0-1"),
     *(b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", b"Content-Length: 1", b"Prefer: respond-async"),
 ]

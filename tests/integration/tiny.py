@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from kafka_http.config.sources import load_config
 from kafka_http.logs import request_id
 from kafka_http.server import CannotServe, run
-from kafka_http.settings_sources import load_config
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kafka_http.errors import InvalidPayload, InvalidSchema, InvalidValue
-from kafka_http.serializers.avro import AvroCodec
+from kafka_http.schemas.avro_serializer import AvroCodec
 
 MAX_INT, MAX_LONG = 2**31 - 1, 2**63 - 1
 ENUM = {"type": "enum", "name": "Suit", "symbols": ["SPADES", "HEARTS"]}

@@ -11,15 +11,21 @@ from threading import Thread
 
 import pytest
 
-from kafka_http.__main__ import main
-from kafka_http.bench.conversations import Address, Consuming, Failed, Paging, Publishing
+from kafka_http.bench.conversations import (
+    Address,
+    ConsumeConversation,
+    PublishConversation,
+    ReadConversation,
+    RequestFailed,
+)
 from kafka_http.bench.errors import BenchError
 from kafka_http.bench.generator import Generator, Tally
-from kafka_http.bench.results import MANY, ONE_BY_ONE, Baseline, Machine, Result, Row, percentile, read_result
+from kafka_http.bench.results import MANY, ONE_BY_ONE, Baseline, BenchResult, BenchRow, Machine, percentile, read_result
 from kafka_http.bench.services import as_toml
 from kafka_http.bench.tables import comparison, table
+from kafka_http.cli.main import main
+from kafka_http.config.sources import load_config
 from kafka_http.demo.ports import free_ports
-from kafka_http.settings_sources import load_config
 
 
 @dataclass
@@ -84,7 +90,7 @@ def small() -> Iterator[Small]:
 
 
 def load(small: Small, connections: int = 2, records: int = 3, size: int = 100, seconds: float = 0.3) -> Tally:
-    publishing = Publishing(small.address, "t", "messages", records, size)
+    publishing = PublishConversation(small.address, "t", "messages", records, size)
     now = time.monotonic()
     return Generator(small.address, [publishing] * connections).run(now + 0.05, now + 0.05 + seconds)
 
@@ -144,7 +150,7 @@ def test_an_answer_without_length_cannot_be_measured(small: Small) -> None:
 def test_a_server_that_is_not_there() -> None:
     address = Address(f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(BenchError, match="takes no connection: Connection refused"):
-        Generator(address, [Publishing(address, "t", "messages", 1, 100)]).run(0, 1)
+        Generator(address, [PublishConversation(address, "t", "messages", 1, 100)]).run(0, 1)
 
 
 def parts(request: bytes) -> tuple[str, str, bytes]:
@@ -157,9 +163,9 @@ def parts(request: bytes) -> tuple[str, str, bytes]:
 @pytest.mark.parametrize("size", [8, 100, 1000])
 def test_values_are_json_of_the_size_asked_for(size: int) -> None:
     address = Address("http://host:1/base/")
-    single = parts(Publishing(address, "t", "messages", 1, size).request)
-    several = parts(Publishing(address, "t", "messages", 3, size).request)
-    v2 = parts(Publishing(address, "t", "v2", 1, size).request)
+    single = parts(PublishConversation(address, "t", "messages", 1, size).request)
+    several = parts(PublishConversation(address, "t", "messages", 3, size).request)
+    v2 = parts(PublishConversation(address, "t", "v2", 1, size).request)
 
     assert single[:2] == several[:2] == ("POST", "/base/messages/t")
     assert v2[:2] == ("POST", "/base/topics/t")
@@ -171,15 +177,15 @@ def test_values_are_json_of_the_size_asked_for(size: int) -> None:
 
 
 def test_a_failed_record_of_v2_is_an_error_though_the_status_is_200() -> None:
-    publishing = Publishing(Address("http://host:1"), "t", "v2", 2, 100)
+    publishing = PublishConversation(Address("http://host:1"), "t", "v2", 2, 100)
 
     assert publishing.take(b'{"offsets":[{"error_code":null},{"error_code": null}]}') == 2
-    with pytest.raises(Failed):
+    with pytest.raises(RequestFailed):
         publishing.take(b'{"offsets":[{"error_code":null},{"error_code": 50002}]}')
 
 
 def test_a_reader_goes_on_where_the_page_ends_and_begins_again_at_the_end() -> None:
-    paging = Paging(Address("http://host:1"), "t", "me", 2, 3)
+    paging = ReadConversation(Address("http://host:1"), "t", "me", 2, 3)
     begin = ("GET", "/messages/t/me/earliest?limit=2", b"")
 
     assert parts(paging.request) == begin
@@ -192,7 +198,7 @@ def test_a_reader_goes_on_where_the_page_ends_and_begins_again_at_the_end() -> N
 
 
 def test_an_instance_is_sent_back_to_the_beginning_which_is_not_counted() -> None:
-    consuming = Consuming(Address("http://host:1"), "/consumers/g/instances/i", b"{}", 3)
+    consuming = ConsumeConversation(Address("http://host:1"), "/consumers/g/instances/i", b"{}", 3)
     records = parts(consuming.request)
 
     assert consuming.take(b'[{"offset":0},{"offset":1}]') == 2
@@ -211,23 +217,23 @@ def test_percentiles(ordered: list[float], percent: float, value: float) -> None
     assert percentile(ordered, percent) == value
 
 
-def row(records: int = 1, connections: int = 1, **other: object) -> Row:
+def row(records: int = 1, connections: int = 1, **other: object) -> BenchRow:
     figures = {
         "seconds": 10.0, "requests": 20_000, "messages": 20_000 * records, "errors": 0,
         "p50": 1.0, "p90": 2.0, "p99": 3.0, "server_cpu": 5.0, "server_busiest": 0.5, "broker_cpu": 2.0,
         "generator_cpu": 1.0, "generator_busiest": 0.1, "machine_busy": 0.5,
     }  # fmt: skip
-    return Row(records=records, connections=connections, **figures | other)  # type: ignore[arg-type]
+    return BenchRow(records=records, connections=connections, **figures | other)  # type: ignore[arg-type]
 
 
-def result(*rows: Row, what: str = "publish", **settings: str) -> Result:
+def result(*rows: BenchRow, what: str = "publish", **settings: str) -> BenchResult:
     baselines = [
         Baseline("kafka-python", ONE_BY_ONE, 1000.0, 1.1),
         Baseline("kafka-python", MANY, 40_000.0),
     ]
     machine = Machine(2, "a system", "3.11", {"kafka_http": "0.1.0"})
     options = {"records": [1, 100]}
-    return Result(what, "messages", 100, "a day", machine, options, settings, list(rows), baselines)  # type: ignore[arg-type]
+    return BenchResult(what, "messages", 100, "a day", machine, options, settings, list(rows), baselines)  # type: ignore[arg-type]
 
 
 def cells(text: str, line: int) -> str:

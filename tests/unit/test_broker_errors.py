@@ -5,7 +5,7 @@ import inspect
 import kafka.errors
 import pytest
 
-from kafka_http.broker.errors import DECISIONS, outcome_of, translate
+from kafka_http.broker.error_map import DECISIONS, outcome_of, translate
 from kafka_http.errors import (
     BrokerError,
     BrokerUnavailable,

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from werkzeug.serving import make_server
 
-from kafka_http.callbacks import CallbackDelivery, DueCallback, Guard, Outcome
-from kafka_http.callbacks.guard import Resolve
 from kafka_http.config import Config
+from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable
-from kafka_http.settings_sources import load_config
+from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, DueCallback
+from kafka_http.node.callbacks.callback_guard import Resolve
 from tests.receivers import Receiver
 
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
@@ -39,7 +39,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def delivery(*allow: str, timeout: float = 10.0, **others: Any) -> CallbackDelivery:
-    guard = Guard(allow or ["127.0.0.1"], resolve=others.pop("resolve", answers("127.0.0.1")))
+    guard = CallbackGuard(allow or ["127.0.0.1"], resolve=others.pop("resolve", answers("127.0.0.1")))
     return CallbackDelivery(guard, lambda: [SECRET], timeout, **others)
 
 
@@ -56,7 +56,7 @@ def callback(url: str, attempts: int = 0, body: bytes = BODY) -> DueCallback:
 def test_the_task_is_posted_as_it_is_with_its_headers_and_a_signature(receiver: Receiver) -> None:
     url = receiver.url("/hook?a=%20b", "receiver.example")
 
-    assert delivery(clock=lambda: 1790000000.9).post(callback(url, attempts=2)) == Outcome("delivered")
+    assert delivery(clock=lambda: 1790000000.9).post(callback(url, attempts=2)) == CallbackResult("delivered")
 
     (got,) = receiver.received
     expected = hmac.digest(SECRET.encode(), b"1790000000." + BODY, "sha256").hex()
@@ -103,7 +103,7 @@ def test_an_answer_without_end_is_read_to_no_more_than_some_thousand_bytes(recei
 def test_the_status_counts_though_the_rest_of_the_answer_drips(receiver: Receiver) -> None:
     began = time.monotonic()
 
-    assert delivery(timeout=60).post(callback(receiver.url("/drip-body"))) == Outcome("delivered")
+    assert delivery(timeout=60).post(callback(receiver.url("/drip-body"))) == CallbackResult("delivered")
     assert time.monotonic() - began < 20  # instead of 40
 
 
@@ -115,7 +115,7 @@ def test_a_receiver_that_takes_too_long_has_failed(receiver: Receiver, path: str
 
     outcome = delivery(timeout=0.5).post(large)
 
-    assert outcome == Outcome("failed", "The receiver did not answer within 0.5 s.")
+    assert outcome == CallbackResult("failed", "The receiver did not answer within 0.5 s.")
     assert time.monotonic() - began < 20  # instead of without end
 
 
@@ -129,7 +129,7 @@ def test_a_resolver_that_takes_too_long_has_failed() -> None:
     outcome = delivery(timeout=0.2, resolve=resolve).post(callback("http://receiver.example/"))
     released.set()
 
-    assert outcome == Outcome("failed", "The receiver did not answer within 0.2 s.")
+    assert outcome == CallbackResult("failed", "The receiver did not answer within 0.2 s.")
 
 
 def test_a_host_that_cannot_be_resolved_may_be_so_later() -> None:
@@ -138,11 +138,11 @@ def test_a_host_that_cannot_be_resolved_may_be_so_later() -> None:
 
     outcome = delivery(resolve=resolve).post(callback("http://receiver.example/"))
 
-    assert outcome == Outcome("failed", "The receiver's host cannot be resolved.")
+    assert outcome == CallbackResult("failed", "The receiver's host cannot be resolved.")
 
 
 def test_the_systems_resolver_is_asked_for_a_name() -> None:
-    guard = Guard(["127.0.0.0/8", "::1"])
+    guard = CallbackGuard(["127.0.0.0/8", "::1"])
 
     assert "127.0.0.1" in map(str, guard.addresses(guard.check_url("http://localhost/")))
 
@@ -151,7 +151,7 @@ def test_no_receiver_there() -> None:
     with Receiver() as gone:
         url = gone.url()
 
-    assert delivery().post(callback(url)) == Outcome("failed", "No connection to the receiver can be made.")
+    assert delivery().post(callback(url)) == CallbackResult("failed", "No connection to the receiver can be made.")
 
 
 def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
@@ -159,7 +159,7 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
         outcome = delivery().post(callback(receiver.url(f"/redirect?{elsewhere.url()}")))
         assert elsewhere.received == []
 
-    assert outcome == Outcome("failed", "The receiver answered with status 307. Redirects are not followed.")
+    assert outcome == CallbackResult("failed", "The receiver answered with status 307. Redirects are not followed.")
 
 
 def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_what_may_not_be_called_is_refused_without_a_connection(receiver: Receiv
 
 
 def test_a_name_that_leads_inside_since_it_was_checked_is_refused(receiver: Receiver) -> None:
-    guard = Guard(resolve=answers("8.8.8.8", "127.0.0.1"))
+    guard = CallbackGuard(resolve=answers("8.8.8.8", "127.0.0.1"))
     target = guard.check_url(receiver.url(host="receiver.example"))
     assert guard.addresses(target)
 
@@ -195,17 +195,17 @@ def test_the_connection_goes_to_the_address_that_was_checked_whatever_is_answere
         resolve = answers("127.0.0.2", "127.0.0.1")
         outcome = delivery("127.0.0.2", resolve=resolve).post(callback(receiver.url(host="receiver.example")))
 
-        assert outcome == Outcome("delivered")
+        assert outcome == CallbackResult("delivered")
         assert allowed.tasks == ["t1"]
         assert receiver.received == []
 
 
 def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver) -> None:
-    guard = Guard(["127.0.0.0/8"], resolve=lambda _host, _port: ["127.0.0.3", "127.0.0.1"])
+    guard = CallbackGuard(["127.0.0.0/8"], resolve=lambda _host, _port: ["127.0.0.3", "127.0.0.1"])
 
     outcome = CallbackDelivery(guard, lambda: [SECRET], 10).post(callback(receiver.url(host="receiver.example")))
 
-    assert outcome == Outcome("delivered")
+    assert outcome == CallbackResult("delivered")
 
 
 def test_an_address_of_ipv6_is_called_as_any() -> None:
@@ -214,7 +214,7 @@ def test_an_address_of_ipv6_is_called_as_any() -> None:
     except OSError:
         pytest.skip("this machine has no IPv6, as many containers")
     with receiver:
-        assert delivery("::1").post(callback(receiver.url())) == Outcome("delivered")
+        assert delivery("::1").post(callback(receiver.url())) == CallbackResult("delivered")
         assert receiver.received[0].headers["Host"] == f"[::1]:{receiver.port}"
 
 
@@ -233,9 +233,9 @@ def test_without_a_secret_it_is_tried_later() -> None:
     def none_there() -> Sequence[str]:
         raise Unavailable("The secret cannot be read.")
 
-    unsigned = CallbackDelivery(Guard(["127.0.0.1"]), none_there, 10)
+    unsigned = CallbackDelivery(CallbackGuard(["127.0.0.1"]), none_there, 10)
 
-    assert unsigned.post(callback("http://127.0.0.1/")) == Outcome("failed", "The secret cannot be read.")
+    assert unsigned.post(callback("http://127.0.0.1/")) == CallbackResult("failed", "The secret cannot be read.")
 
 
 class Certificates:
@@ -277,7 +277,7 @@ def test_tls_is_with_the_name_though_the_connection_is_to_an_address(certificate
     with Receiver(tls=context) as receiver:
         url = receiver.url("/status/200", "receiver.example")
         outcome = delivery(tls=certificates.trusting).post(callback(url))
-        assert outcome == Outcome("delivered")
+        assert outcome == CallbackResult("delivered")
         assert receiver.received[0].headers["Host"] == f"receiver.example:{receiver.port}"
     assert asked_for == ["receiver.example"]
 
@@ -303,7 +303,7 @@ def test_tls_is_not_waited_for_without_end() -> None:
 
         outcome = delivery(timeout=0.5).post(callback(url))
 
-    assert outcome == Outcome("failed", "The receiver did not answer within 0.5 s.")
+    assert outcome == CallbackResult("failed", "The receiver did not answer within 0.5 s.")
 
 
 def test_a_delivery_as_the_settings_say(receiver: Receiver) -> None:
@@ -314,7 +314,7 @@ def test_a_delivery_as_the_settings_say(receiver: Receiver) -> None:
     }
     made = CallbackDelivery.of(load_config(settings, {}))
 
-    assert made.post(callback(receiver.url())) == Outcome("delivered")
+    assert made.post(callback(receiver.url())) == CallbackResult("delivered")
     assert made.post(callback(receiver.url("/hold"))).reason == "The receiver did not answer within 0.2 s."
     assert receiver.received[0].headers["Kafka-Http-Signature"].count("v1=") == 2
 
@@ -344,9 +344,9 @@ def test_the_receiver_of_the_readme_knows_whose_a_callback_is(
         hour_ago = time.time() - 3600
         outcomes = [
             delivery().post(callback(url)),
-            CallbackDelivery(Guard(["127.0.0.1"]), lambda: ["of another time", SECRET], 10).post(callback(url)),
+            CallbackDelivery(CallbackGuard(["127.0.0.1"]), lambda: ["of another time", SECRET], 10).post(callback(url)),
             delivery(clock=lambda: hour_ago).post(callback(url)),
-            CallbackDelivery(Guard(["127.0.0.1"]), lambda: ["another secret"], 10).post(callback(url)),
+            CallbackDelivery(CallbackGuard(["127.0.0.1"]), lambda: ["another secret"], 10).post(callback(url)),
         ]
         unsigned = names["app"].test_client().post("/callback", json=json.loads(BODY))
     finally:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from kafka_http.callbacks import Guard
+from kafka_http.config.sources import load_config
 from kafka_http.errors import InvalidCallback
-from kafka_http.settings_sources import load_config
+from kafka_http.node.callbacks import CallbackGuard
 
 
 def resolving_to(*addresses: str) -> "Resolver":
@@ -166,14 +166,14 @@ def test_an_address_that_is_not_public_is_refused_in_the_url(address: str) -> No
     url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
 
     with pytest.raises(InvalidCallback, match="URL" if "%" in address else NOT_PUBLIC[address]) as refused:
-        Guard(resolve=resolving_to("8.8.8.8")).check_url(url)
+        CallbackGuard(resolve=resolving_to("8.8.8.8")).check_url(url)
 
     assert refused.value.status == 422
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_a_host_that_has_such_an_address_is_refused_and_which_it_has_is_not_said(address: str) -> None:
-    guard = Guard(resolve=resolving_to(address))
+    guard = CallbackGuard(resolve=resolving_to(address))
     target = guard.check_url("http://receiver.example/")
 
     with pytest.raises(InvalidCallback, match=NOT_PUBLIC[address]) as refused:
@@ -185,7 +185,7 @@ def test_a_host_that_has_such_an_address_is_refused_and_which_it_has_is_not_said
 @pytest.mark.parametrize("url", TRICKS)
 def test_a_trick_is_refused_when_it_comes_and_no_credential_is_repeated(url: str) -> None:
     with pytest.raises(InvalidCallback) as refused:
-        Guard(resolve=resolving_to("8.8.8.8")).check_url(url)
+        CallbackGuard(resolve=resolving_to("8.8.8.8")).check_url(url)
 
     assert "hush" not in refused.value.message
 
@@ -193,7 +193,7 @@ def test_a_trick_is_refused_when_it_comes_and_no_credential_is_repeated(url: str
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_allowed_in_the_url_and_of_a_name(address: str) -> None:
     url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
-    guard = Guard(resolve=resolving_to(address))
+    guard = CallbackGuard(resolve=resolving_to(address))
 
     for each in (url, "https://receiver.example/hook"):
         assert [str(found) for found in guard.addresses(guard.check_url(each))] == [address]
@@ -211,26 +211,26 @@ def test_a_public_address_is_allowed_in_the_url_and_of_a_name(address: str) -> N
     ],
 )
 def test_what_a_url_asks_for(url: str, host: str, port: int, path: str) -> None:
-    target = Guard().check_url(url)
+    target = CallbackGuard().check_url(url)
 
     assert (target.host, target.port, target.path) == (host, port, path)
 
 
 def test_a_mapped_address_is_connected_to_as_what_it_is() -> None:
-    guard = Guard(resolve=resolving_to("::ffff:8.8.8.8", "8.8.8.8"))
+    guard = CallbackGuard(resolve=resolving_to("::ffff:8.8.8.8", "8.8.8.8"))
 
     assert [str(each) for each in guard.addresses(guard.check_url("http://a.example/"))] == ["8.8.8.8"]
 
 
 def test_one_wrong_address_among_others_refuses_the_host() -> None:
-    guard = Guard(resolve=resolving_to("8.8.8.8", "2606:4700::1111", "10.0.0.1"))
+    guard = CallbackGuard(resolve=resolving_to("8.8.8.8", "2606:4700::1111", "10.0.0.1"))
 
     with pytest.raises(InvalidCallback):
         guard.addresses(guard.check_url("http://a.example/"))
 
 
 def test_a_host_without_an_address_cannot_be_resolved() -> None:
-    guard = Guard(resolve=resolving_to())
+    guard = CallbackGuard(resolve=resolving_to())
 
     with pytest.raises(OSError, match="no address"):
         guard.addresses(guard.check_url("http://a.example/"))
@@ -238,7 +238,7 @@ def test_a_host_without_an_address_cannot_be_resolved() -> None:
 
 def test_a_url_is_checked_without_a_question_to_the_resolver_and_an_address_needs_none() -> None:
     resolver = resolving_to("8.8.8.8")
-    guard = Guard(resolve=resolver)
+    guard = CallbackGuard(resolve=resolver)
 
     guard.addresses(guard.check_url("http://8.8.4.4/"))
     target = guard.check_url("https://a.example/")
@@ -275,7 +275,7 @@ def test_a_url_is_checked_without_a_question_to_the_resolver_and_an_address_need
 def test_callback_allow_names_the_exceptions(allow: str, host: str, address: str, is_allowed: bool) -> None:
     config = load_config({"callback_allow": allow}, {})
 
-    assert is_open(Guard(config.callback_allow, resolve=resolving_to(address)), f"http://{host}/") is is_allowed
+    assert is_open(CallbackGuard(config.callback_allow, resolve=resolving_to(address)), f"http://{host}/") is is_allowed
 
 
 @pytest.mark.parametrize(
@@ -295,18 +295,20 @@ def test_callback_allow_names_the_exceptions(allow: str, host: str, address: str
 )
 def test_callback_hosts_are_the_only_ones(only: str, allow: str, host: str, address: str, is_allowed: bool) -> None:
     config = load_config({"callback_hosts": only, "callback_allow": allow or "[]"}, {})
-    guard = Guard(config.callback_allow, config.callback_hosts, resolving_to(address))
+    guard = CallbackGuard(config.callback_allow, config.callback_hosts, resolving_to(address))
 
     assert is_open(guard, f"http://{host}/") is is_allowed
 
 
 def test_a_host_that_callback_hosts_do_not_name_is_refused_when_it_comes() -> None:
     with pytest.raises(InvalidCallback, match="callback_hosts"):
-        Guard(only=["a.example"]).check_url("http://b.example/")
+        CallbackGuard(only=["a.example"]).check_url("http://b.example/")
 
 
 def test_the_guard_of_the_settings() -> None:
-    guard = Guard.of(load_config({"callback_hosts": "10.0.0.5,10.0.0.6,11.0.0.1", "callback_allow": "10.0.0.5"}, {}))
+    guard = CallbackGuard.of(
+        load_config({"callback_hosts": "10.0.0.5,10.0.0.6,11.0.0.1", "callback_allow": "10.0.0.5"}, {})
+    )
 
     assert [is_open(guard, f"http://{host}/") for host in ("10.0.0.5", "10.0.0.6", "11.0.0.1", "11.0.0.2")] == [
         True,
@@ -316,7 +318,7 @@ def test_the_guard_of_the_settings() -> None:
     ]
 
 
-def is_open(guard: Guard, url: str) -> bool:
+def is_open(guard: CallbackGuard, url: str) -> bool:
     try:
         guard.addresses(guard.check_url(url))
     except InvalidCallback:

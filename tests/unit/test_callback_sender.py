@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kafka_http.callbacks import CallbackDelivery, CallbackSender, DueCallback, Guard, Outcome
-from kafka_http.settings_sources import load_config
+from kafka_http.config.sources import load_config
+from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, CallbackSender, DueCallback
 from tests.receivers import Receiver
 
 PATIENCE = 60.0
@@ -113,7 +113,7 @@ def start(store: FakeStore) -> Iterator[Start]:
     """Starts a sender before `store`, which the test need not stop."""
     senders = []
 
-    def start(post: Callable[[DueCallback], Outcome], **others: Any) -> CallbackSender:
+    def start(post: Callable[[DueCallback], CallbackResult], **others: Any) -> CallbackSender:
         settings = {"workers": 8, "retry_for": 3600.0, "clock": store.clock, "store_pauses": (0.01,), **others}
         sender = CallbackSender(store, post, **settings)
         senders.append(sender)
@@ -135,7 +135,7 @@ class Gate:
         self._at_once: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def post(self, callback: DueCallback) -> Outcome:
+    def post(self, callback: DueCallback) -> CallbackResult:
         host = callback.url.split("/")[2]
         with self._lock:
             self.begun[host] += 1
@@ -146,11 +146,11 @@ class Gate:
             assert self.opened.wait(PATIENCE)
         with self._lock:
             self._at_once[host] -= 1
-        return Outcome("delivered")
+        return CallbackResult("delivered")
 
 
-def fails(_callback: DueCallback) -> Outcome:
-    return Outcome("failed", "The receiver answered with status 503.")
+def fails(_callback: DueCallback) -> CallbackResult:
+    return CallbackResult("failed", "The receiver answered with status 503.")
 
 
 def test_what_is_due_is_delivered_once_and_reported(store: FakeStore, start: Start) -> None:
@@ -309,7 +309,7 @@ def test_one_that_comes_too_late_is_tried_once(store: FakeStore, start: Start) -
 def test_what_will_not_go_better_is_given_up_at_once(store: FakeStore, start: Start, status: Any) -> None:
     store.add("t1", "http://a.example/")
 
-    start(lambda _: Outcome(status, "It says why."))
+    start(lambda _: CallbackResult(status, "It says why."))
     store.wait(lambda: "t1" in store.ended)
 
     assert store.reports["t1"] == [Reported("failed", 1, 0.0, "It says why.")]
@@ -320,10 +320,10 @@ def test_an_unforeseen_error_is_a_failed_attempt(
 ) -> None:
     store.add("t1", "http://a.example/")
 
-    def post(callback: DueCallback) -> Outcome:
+    def post(callback: DueCallback) -> CallbackResult:
         if callback.attempts == 0:
             raise ZeroDivisionError("hush")
-        return Outcome("delivered")
+        return CallbackResult("delivered")
 
     start(post)
     store.wait(lambda: "t1" in store.ended)
@@ -338,15 +338,15 @@ def test_a_store_that_is_away_is_waited_for_and_said_once(
     store: FakeStore, start: Start, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
     """And what has been delivered meanwhile is not delivered again."""
-    caplog.set_level(logging.INFO, "kafka_http.callbacks.sender")
+    caplog.set_level(logging.INFO, "kafka_http.node.callbacks.callback_sender")
     store.broken = lambda what: what == broken and store.refused[what] < 5
     store.add("good", "http://a.example/")
     store.add("bad", "http://b.example/")
     posted: Counter[str] = Counter()
 
-    def post(callback: DueCallback) -> Outcome:
+    def post(callback: DueCallback) -> CallbackResult:
         posted[callback.task_id] += 1
-        return Outcome("delivered") if callback.task_id == "good" else fails(callback)
+        return CallbackResult("delivered") if callback.task_id == "good" else fails(callback)
 
     sender = start(post, retry_for=20.0, jitter=lambda: 1.0)
     store.wait(lambda: len(store.ended) == 2 and store.refused[broken] == 5)
@@ -429,7 +429,7 @@ SLOW = {"/drip-body", "/drip", "/hold"}
 
 
 def test_every_callback_arrives_or_is_reported_whatever_receivers_do(store: FakeStore, start: Start) -> None:
-    delivery = CallbackDelivery(Guard(["127.0.0.0/8"]), lambda: [SECRET], timeout=1.0)
+    delivery = CallbackDelivery(CallbackGuard(["127.0.0.0/8"]), lambda: [SECRET], timeout=1.0)
     with Receiver() as one, Receiver("127.0.0.2") as two, Receiver() as gone:
         for receiver in (one, two):
             for path in GOOD + BAD:

@@ -9,9 +9,9 @@ from threading import Barrier
 
 import pytest
 
-from kafka_http.callbacks.signature import sign, signing_secrets
 from kafka_http.config import Config
 from kafka_http.errors import Unavailable
+from kafka_http.node.callbacks.callback_signature import sign, signing_secrets
 
 
 def test_a_signature_is_over_time_and_body_one_for_each_secret() -> None:

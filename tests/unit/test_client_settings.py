@@ -7,14 +7,15 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.net.manager import KafkaConnectionManager
 
-from kafka_http.broker.settings import (
+from kafka_http.broker.client_settings import (
     admin_settings,
     check_client_settings,
     connection_settings,
     producer_settings,
 )
-from kafka_http.config import MIB, Config, ConfigError
-from kafka_http.settings_sources import load_config
+from kafka_http.config import Config, ConfigError
+from kafka_http.config.settings import MIB
+from kafka_http.config.sources import load_config
 
 PLAIN = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
 

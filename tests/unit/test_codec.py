@@ -10,7 +10,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_http.broker.codec import Batches, CorruptBatch, bytes_a_record
+from kafka_http.broker.batch_codec import BatchReader, CorruptBatch, bytes_a_record
 from kafka_http.records import Record, TopicPartition
 from tests.record_batches import GZIP, LZ4, NONE, SNAPPY, TRANSACTIONAL, ZSTD, batch, marker
 
@@ -21,7 +21,7 @@ def offsets(records: Sequence[Record]) -> list[int]:
 
 def decode(data: bytes, partition: int, offset: int, most: int, *aborted: Any) -> tuple[list[Record], int]:
     """The records from an offset on, taken at once, and the offset to read next."""
-    batches = Batches(data, TopicPartition("t", partition), offset, *aborted)
+    batches = BatchReader(data, TopicPartition("t", partition), offset, *aborted)
     return batches.take(most, 1 << 30, 0)[0], batches.position
 
 
@@ -123,7 +123,7 @@ ABORTED = [(1, 23)]
 )
 def test_pieces_are_the_whole(pieces: list[tuple[int, int, int]], aborted: Sequence[tuple[int, int]]) -> None:
     whole, end = decode(MIXED, 0, 0, 100, aborted)
-    batches = Batches(MIXED, PLACE, 0, aborted)
+    batches = BatchReader(MIXED, PLACE, 0, aborted)
     taken: list[Record] = []
     for most, size, first in pieces:
         piece, used = batches.take(most, size, first)
@@ -145,7 +145,7 @@ def test_pieces_are_the_whole(pieces: list[tuple[int, int, int]], aborted: Seque
 
 
 def test_a_record_that_is_larger_than_what_there_is_room_for() -> None:
-    batches = Batches(batch(0, [b"x" * 50, b"y", b"z" * 50]), PLACE, 0)
+    batches = BatchReader(batch(0, [b"x" * 50, b"y", b"z" * 50]), PLACE, 0)
     assert batches.take(9, 10, 50) == ([], 0)
     assert batches.position == 0
     assert offsets(batches.take(9, 10, 51)[0]) == [0]
@@ -156,7 +156,7 @@ def test_a_record_that_is_larger_than_what_there_is_room_for() -> None:
 
 
 def test_a_broken_batch_behind_good_ones_ends_them() -> None:
-    batches = Batches(batch(0, [b"a", b"b"]) + batch(2, [b"c"])[:-1] + b"!", PLACE, 0)
+    batches = BatchReader(batch(0, [b"a", b"b"]) + batch(2, [b"c"])[:-1] + b"!", PLACE, 0)
     assert offsets(batches.take(1, 100, 0)[0]) == [0]
     assert offsets(batches.take(9, 100, 0)[0]) == [1]
     assert (batches.position, batches.is_over) == (2, True)
@@ -165,7 +165,7 @@ def test_a_broken_batch_behind_good_ones_ends_them() -> None:
 def test_memory_of_what_was_decompressed_counts() -> None:
     values = [b"v" * 1000] * 500
     data = batch(0, values, codec=ZSTD)
-    batches = Batches(data, PLACE, 0)
+    batches = BatchReader(data, PLACE, 0)
     assert batches.memory < 50_000
     batches.take(1, 1 << 20, 0)
     assert batches.memory > 500_000

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kafka_http.config import MIB, SETTINGS, Config, ConfigError, is_secret
-from kafka_http.settings_sources import load_config
+from kafka_http.config import Config, ConfigError
+from kafka_http.config.settings import MIB, SETTINGS, is_secret
+from kafka_http.config.sources import load_config
 
 
 def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
@@ -198,14 +199,16 @@ def test_a_file_that_is_none_is_named(settings_file: Path, text: str | None, sai
 
 
 def test_what_kubernetes_says_of_a_service_called_kafka_http_is_no_setting() -> None:
-    config = load({
-        "KAFKA_HTTP_SERVICE_HOST": "10.96.0.1",
-        "KAFKA_HTTP_SERVICE_PORT": "8082",
-        "KAFKA_HTTP_SERVICE_PORT_HTTP": "8082",
-        "KAFKA_HTTP_PORT": "tcp://10.96.0.1:8082",
-        "KAFKA_HTTP_PORT_8082_TCP": "tcp://10.96.0.1:8082",
-        "KAFKA_HTTP_PORT_8082_TCP_ADDR": "10.96.0.1",
-    })
+    config = load(
+        {
+            "KAFKA_HTTP_SERVICE_HOST": "10.96.0.1",
+            "KAFKA_HTTP_SERVICE_PORT": "8082",
+            "KAFKA_HTTP_SERVICE_PORT_HTTP": "8082",
+            "KAFKA_HTTP_PORT": "tcp://10.96.0.1:8082",
+            "KAFKA_HTTP_PORT_8082_TCP": "tcp://10.96.0.1:8082",
+            "KAFKA_HTTP_PORT_8082_TCP_ADDR": "10.96.0.1",
+        }
+    )
 
     assert config == Config()
 
@@ -259,7 +262,13 @@ def test_what_is_no_secret_is_shown(name: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://u:hush@h/store", "postgresql://u:hush hush@h/store", "postgresql:/u:hush@h", "u:hush@h", "mysql://u:hush@h"],
+    [
+        "http://u:hush@h/store",
+        "postgresql://u:hush hush@h/store",
+        "postgresql:/u:hush@h",
+        "u:hush@h",
+        "mysql://u:hush@h",
+    ],
 )
 def test_password_of_a_wrong_store_url_is_not_in_the_error(url: str) -> None:
     with pytest.raises(ConfigError, match="store_url") as error:

@@ -18,27 +18,28 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.config import Config
-from kafka_http.core.idempotency import IdempotencyKeys
-from kafka_http.core.instances import Instances, Loan
-from kafka_http.core.nodes import Elsewhere, Nodes
-from kafka_http.core.tasks import Tasks
-from kafka_http.daemon import NodeDaemon, proxy
-from kafka_http.daemon.calls import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
-from kafka_http.daemon.channel import Channel
-from kafka_http.daemon.directory import Directory
-from kafka_http.daemon.launch import config_of, digest, settings_of
-from kafka_http.daemon.server import Server
+from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
+from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, Unavailable
-from kafka_http.records import Claim, Definition, InstanceSettings, KeptAnswer, Place, TopicPartition
+from kafka_http.node import daemon_client as proxy
+from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.daemon_launcher import config_of, digest, settings_of
+from kafka_http.node.daemon_protocol import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
+from kafka_http.node.daemon_server import DaemonServer
+from kafka_http.node.data_directory import DataDirectory
+from kafka_http.node.message_channel import Channel
+from kafka_http.publish.idempotency_keys import IdempotencyKeys
+from kafka_http.publish.task_store import Tasks
+from kafka_http.records import Definition, InstanceSettings, KeyClaimResult, RecordPlace, StoredResponse, TopicPartition
 from kafka_http.tasks import Callback, NewTask, Task
 from tests.attempts import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", Callback("http://example.org", "failed", 3, "no answer"))
-LOAN = Loan("l1", SETTINGS, [Place("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
+LOAN = ReadLease("l1", SETTINGS, [RecordPlace("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
-class Calls(Instances, Nodes, Tasks, IdempotencyKeys, Protocol):
+class Calls(InstanceService, InstanceLocator, Tasks, IdempotencyKeys, Protocol):
     """What the workers call."""
 
 
@@ -47,22 +48,22 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.config = Config(data_dir=directory)
-        self.directory = Directory(self.config.data_dir)
+        self.directory = DataDirectory(self.config.data_dir)
         self.directory.make()
         self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("give_back", "drop")})
         self.settings = digest(settings_of(self.config))
-        self.server = Server(self.directory.listen(), lambda _: self.instances, self.settings)
+        self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
-        self.workers: list[NodeDaemon] = []
+        self.workers: list[DaemonClient] = []
 
     def _serve(self) -> None:
         self.server.serve()
         self.directory.remove_socket()
         self.server.close()
 
-    def worker(self) -> NodeDaemon:
-        self.workers.append(NodeDaemon(self.config))
+    def worker(self) -> DaemonClient:
+        self.workers.append(DaemonClient(self.config))
         return self.workers[-1]
 
     def connect(self) -> socket.socket:
@@ -103,21 +104,21 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("subscription", ("g", "i"), ["t", "u"]),
     ("assign", ("g", "i", [TopicPartition("t", 1)]), None),
     ("assignments", ("g", "i"), [TopicPartition("t", 1)]),
-    ("seek", ("g", "i", [Place("t", 1, 1 << 60)]), None),
-    ("seek_times", ("g", "i", [Place("t", 1, 5)]), None),
+    ("seek", ("g", "i", [RecordPlace("t", 1, 1 << 60)]), None),
+    ("seek_times", ("g", "i", [RecordPlace("t", 1, 5)]), None),
     ("seek_ends", ("g", "i", [TopicPartition("t", 1)], "latest"), None),
     ("commit", ("g", "i", None), None),
-    ("commit", ("g", "i", [Place("t", 1, 5, "m")]), None),
-    ("committed", ("g", "i", [TopicPartition("t", 1)]), [Place("t", 1, 5, "m")]),
+    ("commit", ("g", "i", [RecordPlace("t", 1, 5, "m")]), None),
+    ("committed", ("g", "i", [TopicPartition("t", 1)]), [RecordPlace("t", 1, 5, "m")]),
     ("borrow", ("g", "i", 1.5), LOAN),
-    ("renew", (LOAN, [Place("t", 0, 6)], 0.5, ["t"]), LOAN),
-    ("give_back", (LOAN, [Place("t", 0, 6)], [Place("t", 0, 6)]), None),
+    ("renew", (LOAN, [RecordPlace("t", 0, 6)], 0.5, ["t"]), LOAN),
+    ("give_back", (LOAN, [RecordPlace("t", 0, 6)], [RecordPlace("t", 0, 6)]), None),
     ("drop", (LOAN,), None),
     ("locate", ("g", "i", "secret"), None),
-    ("locate", ("g", "i", ""), Elsewhere("http://127.0.0.1:8083", "secret", 2.5)),
-    ("claim_key", ("me", "ü", "f" * 64, "w/1"), Claim("own")),
-    ("claim_key", ("", "k", "f" * 64, "w/1"), Claim("kept", KeptAnswer(200, {"A": "b"}, b"\xff\x00"))),
-    ("keep_answer", ("", "k", "w/1", KeptAnswer(207, {}, b"")), None),
+    ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
+    ("claim_key", ("me", "ü", "f" * 64, "w/1"), KeyClaimResult("own")),
+    ("claim_key", ("", "k", "f" * 64, "w/1"), KeyClaimResult("kept", StoredResponse(200, {"A": "b"}, b"\xff\x00"))),
+    ("keep_answer", ("", "k", "w/1", StoredResponse(207, {}, b"")), None),
     ("free_key", ("", "k", "w/1"), None),
     ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
     ("find_task", ("1", 2.5), TASK),
@@ -173,7 +174,7 @@ def test_a_defect_of_the_daemon_is_told_without_its_traceback(node: Node, caplog
 def test_a_call_delays_no_other(node: Node) -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def wait(*_: Any) -> Loan:
+    def wait(*_: Any) -> ReadLease:
         entered.set()
         assert leave.wait(10)
         return LOAN
@@ -194,9 +195,9 @@ def test_key_that_was_claimed_for_a_call_that_timed_out_is_freed(node: Node, mon
     monkeypatch.setattr(proxy, "_ANSWER_SECONDS", 0.5)
     leave = threading.Event()
 
-    def claim(*_: Any) -> Claim:
+    def claim(*_: Any) -> KeyClaimResult:
         leave.wait(10)
-        return Claim("own")
+        return KeyClaimResult("own")
 
     node.instances.claim_key.side_effect = claim
     with pytest.raises(Unavailable, match="does not respond"):
@@ -271,7 +272,7 @@ def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> Non
 
 
 def test_loans_end_with_their_worker(node: Node) -> None:
-    node.instances.borrow.side_effect = lambda group, name, _: Loan(name, SETTINGS, [])
+    node.instances.borrow.side_effect = lambda group, name, _: ReadLease(name, SETTINGS, [])
     first, second = node.worker(), node.worker()
     kept, given_back = first.instances.borrow("g", "kept", 1), first.instances.borrow("g", "given back", 1)
     second.instances.borrow("g", "another's", 1)
@@ -284,7 +285,7 @@ def test_loans_end_with_their_worker(node: Node) -> None:
 def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def lend(*_: Any) -> Loan:
+    def lend(*_: Any) -> ReadLease:
         entered.set()
         assert leave.wait(10)
         return LOAN
@@ -346,7 +347,7 @@ def test_a_worker_of_another_version_is_refused_while_there_are_others(node: Nod
 def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node: Node) -> None:
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w1", True))
     assert isinstance(greeting, Welcome)
-    other = NodeDaemon(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
+    other = DaemonClient(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
     with pytest.raises(Unavailable, match="another set of settings"):
         other.instances.settings("g", "i")
     channel.close()
@@ -380,14 +381,14 @@ def test_directory_and_socket_are_for_their_owner_alone(node: Node) -> None:
 def test_a_directory_that_others_may_look_into_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(Unavailable, match="chmod 700"):
-        Directory(tmp_path).make()
-    Directory(tmp_path / "inside").make()
+        DataDirectory(tmp_path).make()
+    DataDirectory(tmp_path / "inside").make()
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="cannot be used"):
-        Directory(tmp_path / "file" / "data").make()
+        DataDirectory(tmp_path / "file" / "data").make()
 
 
 def test_settings_arrive_as_they_were() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kafka_http.config.sources import load_config
 from kafka_http.demo import command
 from kafka_http.demo.apicurio import registry_files
 from kafka_http.demo.errors import DemoError
@@ -21,7 +22,6 @@ from kafka_http.demo.jars import kafka_jars, listed_jars
 from kafka_http.demo.java import find_java, parse_version
 from kafka_http.demo.maven import Artifact
 from kafka_http.demo.ports import free_ports
-from kafka_http.settings_sources import load_config
 
 
 class Remote(ThreadingHTTPServer):
@@ -230,9 +230,7 @@ def test_the_demo_is_for_this_machine_alone(tmp_path: Path, bind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "instead"), [("bootstrap_servers", "kafka1:9092", "--kafka-port"), ("data_dir", "x", "--data")]
 )
-def test_flag_for_what_the_demo_chooses_itself_is_an_error(
-    tmp_path: Path, name: str, value: str, instead: str
-) -> None:
+def test_flag_for_what_the_demo_chooses_itself_is_an_error(tmp_path: Path, name: str, value: str, instead: str) -> None:
     """It was silently ignored. In a settings file, which `serve` reads as well, it has no effect."""
     config = load_config({name: value}, environ={})
     with pytest.raises(DemoError, match=instead):

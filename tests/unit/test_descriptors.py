@@ -5,10 +5,10 @@ import sys
 
 _PROGRAM = """
 import resource
-from kafka_http.broker.descriptors import Descriptors
+from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.errors import Unavailable
 resource.setrlimit(resource.RLIMIT_NOFILE, (600, 1000))
-descriptors = Descriptors(3, "consumer instances")
+descriptors = OpenFileLimit(3, "consumer instances")
 for count in (10, 100, 1000):
     try:
         descriptors.check(count)

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from kafka_http.config import ConfigError
-from kafka_http.core.formats import MAX_VALUES, Formats
 from kafka_http.errors import InvalidRequest, InvalidValue, TooLarge, UnsupportedFormat
 from kafka_http.records import Headers, ProducerRecord
-from kafka_http.serializers import SerializerNotLoaded, Serializers, load_serializers
+from kafka_http.schemas.formats import MAX_VALUES, Formats
+from kafka_http.schemas.serializers import SerializerNotLoaded, Serializers, load_serializers
 
 
 class Reversed:

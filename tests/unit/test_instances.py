@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from kafka_http.core.instance_registry import InstanceRegistry
-from kafka_http.core.instances import Loan
-from kafka_http.core.reading import Limits, Reader
+from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import ReadLease
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupHasMembers,
@@ -25,7 +24,16 @@ from kafka_http.errors import (
     TooManyInstances,
     Unavailable,
 )
-from kafka_http.records import Definition, InstanceSettings, NewRecord, Place, Progress, StoredInstance, TopicPartition
+from kafka_http.read.page_reader import PageReader, ReadLimits
+from kafka_http.records import (
+    Definition,
+    InstanceProgress,
+    InstanceSettings,
+    NewRecord,
+    RecordPlace,
+    StoredInstance,
+    TopicPartition,
+)
 from tests.attempts import scaled, wait_for
 from tests.fakes import FakeBroker
 
@@ -43,14 +51,14 @@ class Store:
         self._check()
         if (definition.group, definition.name) in self.kept:
             raise InstanceExists
-        self.kept[definition.group, definition.name] = StoredInstance(definition, Progress())
+        self.kept[definition.group, definition.name] = StoredInstance(definition, InstanceProgress())
 
     def update(self, definition: Definition) -> None:
         self._check()
         if (old := self.kept.get((definition.group, definition.name))) is not None:
             self.kept[definition.group, definition.name] = StoredInstance(definition, old.progress)
 
-    def save(self, group: str, name: str, progress: Progress) -> None:
+    def save(self, group: str, name: str, progress: InstanceProgress) -> None:
         self._check()
         if (old := self.kept.get((group, name))) is not None:
             self.kept[group, name] = StoredInstance(old.definition, progress)
@@ -79,7 +87,7 @@ class World:
         self.now = 1000.0
         self.registries: list[InstanceRegistry] = []
         self.registry = self.start()
-        self.reader = Reader(self.broker.log)
+        self.reader = PageReader(self.broker.log)
 
     def start(self, **settings: Any) -> InstanceRegistry:
         """Another process on the same store."""
@@ -102,13 +110,13 @@ class World:
         self.registry.give_back(loan, positions, delivered)
         return values
 
-    def borrow(self, name: str = A, timeout: float = 5) -> Loan:
+    def borrow(self, name: str = A, timeout: float = 5) -> ReadLease:
         return self.registry.borrow(G, name, timeout)
 
-    def look(self, loan: Loan, limit: int = 1000) -> tuple[list[str], list[Place], list[Place]]:
+    def look(self, loan: ReadLease, limit: int = 1000) -> tuple[list[str], list[RecordPlace], list[RecordPlace]]:
         """The values that a loan brings, the positions behind them, and what is delivered with them."""
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
-        page = self.reader.read(positions, Limits(limit, 1 << 20), reset=loan.settings.reset)
+        page = self.reader.read(positions, ReadLimits(limit, 1 << 20), reset=loan.settings.reset)
         values = [(each.value or b"").decode() for each in page.records]
         return values, places(page.next), places({each: at + 1 for each, at in page.last.items()})
 
@@ -116,8 +124,8 @@ class World:
         return self.broker.committed(G, topic, range(4))
 
 
-def places(offsets: dict[TopicPartition, int]) -> list[Place]:
-    return [Place(*each, at) for each, at in offsets.items()]
+def places(offsets: dict[TopicPartition, int]) -> list[RecordPlace]:
+    return [RecordPlace(*each, at) for each, at in offsets.items()]
 
 
 @pytest.fixture
@@ -286,7 +294,7 @@ def test_an_assigned_instance_is_no_member(world: World) -> None:
     assert world.committed("four") == {1: 1}
     world.broker.join(G, "t")
     with pytest.raises(GroupHasMembers):
-        world.registry.commit(G, A, [Place("t", 0, 0)])
+        world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
 
 
 def test_only_partitions_that_a_topic_has_can_be_assigned(world: World) -> None:
@@ -299,27 +307,27 @@ def test_only_partitions_that_a_topic_has_can_be_assigned(world: World) -> None:
 def test_seeking(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
-    world.registry.seek(G, A, [Place("t", 0, 2)])
+    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
     assert world.read() == ["3"]
     world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "earliest")
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek(G, A, [Place("t", 0, 77)])
+    world.registry.seek(G, A, [RecordPlace("t", 0, 77)])
     assert world.read() == ["1", "2", "3"]
     world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "latest")
     assert world.read() == []
-    world.registry.seek_times(G, A, [Place("t", 0, 0)])
+    world.registry.seek_times(G, A, [RecordPlace("t", 0, 0)])
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek_times(G, A, [Place("t", 0, int(time.time() * 1000) + 60_000)])
+    world.registry.seek_times(G, A, [RecordPlace("t", 0, int(time.time() * 1000) + 60_000)])
     assert world.read() == []
     with pytest.raises(IllegalState, match="No current assignment for partition four-0"):
-        world.registry.seek(G, A, [Place("t", 0, 0), Place("four", 0, 0)])
+        world.registry.seek(G, A, [RecordPlace("t", 0, 0), RecordPlace("four", 0, 0)])
 
 
 def test_a_seek_leaves_what_was_delivered(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek(G, A, [Place("t", 0, 0)])
+    world.registry.seek(G, A, [RecordPlace("t", 0, 0)])
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 3}
     assert world.read() == ["1", "2", "3"]
@@ -330,7 +338,7 @@ def test_a_seek_while_a_page_is_on_its_way_counts(world: World) -> None:
     world.create(A, "t")
     loan = world.borrow()
     _, positions, delivered = world.look(loan)
-    world.registry.seek(G, A, [Place("t", 0, 1)])
+    world.registry.seek(G, A, [RecordPlace("t", 0, 1)])
     world.registry.give_back(loan, positions, delivered)
     assert world.read() == ["2", "3"]
     world.registry.commit(G, A, None)
@@ -345,9 +353,9 @@ def test_committing(world: World) -> None:
     world.read(limit=2)
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 2}
-    world.registry.commit(G, A, [Place("t", 0, 2, "noted")])
+    world.registry.commit(G, A, [RecordPlace("t", 0, 2, "noted")])
     assert world.registry.committed(G, A, [TopicPartition("t", 0), TopicPartition("four", 0)]) == [
-        Place("t", 0, 3, "noted")
+        RecordPlace("t", 0, 3, "noted")
     ]
 
 
@@ -392,7 +400,7 @@ def test_unsubscribing_commits_and_forgets(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
     world.read()
-    world.registry.seek(G, A, [Place("t", 0, 0)])
+    world.registry.seek(G, A, [RecordPlace("t", 0, 0)])
     world.registry.unsubscribe(G, A)
     assert world.committed() == {0: 2}
     assert world.registry.subscription(G, A) == []
@@ -533,7 +541,7 @@ def test_a_loan_ends_after_its_time(world: World) -> None:
         world.borrow(timeout=0)
     world.now += 1
     assert world.read() == ["1", "2"]
-    world.registry.give_back(loan, [Place("t", 0, 0)], [Place("t", 0, 1)])
+    world.registry.give_back(loan, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
     with pytest.raises(LoanEnded):
         world.registry.renew(loan)
     assert world.read() == []
@@ -545,7 +553,7 @@ def test_deleting_ends_the_loan(world: World) -> None:
     world.registry.delete(G, A)
     with pytest.raises((LoanEnded, InstanceNotFound)):
         world.registry.renew(loan, (), 1)
-    world.registry.give_back(loan, [Place("t", 0, 9)], [Place("t", 0, 9)])
+    world.registry.give_back(loan, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
     world.registry.drop(loan)
     assert world.committed() == {}
 
@@ -555,12 +563,12 @@ def test_a_renewed_loan_goes_on_where_an_empty_page_ended(world: World) -> None:
     loan = world.borrow()
     world.broker.pass_over("t", count=5)
     _, positions, _ = world.look(loan)
-    assert positions == [Place("t", 0, 5)]
+    assert positions == [RecordPlace("t", 0, 5)]
     loan = world.registry.renew(loan, positions)
-    assert loan.positions == [Place("t", 0, 5)]
-    world.registry.seek(G, A, [Place("t", 0, 2)])
+    assert loan.positions == [RecordPlace("t", 0, 5)]
+    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
     loan = world.registry.renew(loan, positions)
-    assert loan.positions == [Place("t", 0, 2)]
+    assert loan.positions == [RecordPlace("t", 0, 2)]
     world.registry.drop(loan)
 
 
@@ -720,9 +728,9 @@ def test_no_broker(world: World) -> None:
     with pytest.raises(BrokerUnavailable):
         world.registry.subscribe(G, B, ["t"], None)
     with pytest.raises(BrokerUnavailable):
-        world.registry.commit(G, A, [Place("t", 0, 0)])
+        world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
     world.broker.down = False
-    world.registry.commit(G, A, [Place("t", 0, 0)])
+    world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
 
 
 def test_a_topic_that_is_not_allowed(world: World) -> None:
@@ -749,7 +757,7 @@ def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world
     world.registry = world.start()
     world.create(A, "t", timeout=0.1)
     calls: Sequence[Callable[[], Any]] = [
-        lambda: world.registry.seek(G, A, [Place("t", 0, 0)]),
+        lambda: world.registry.seek(G, A, [RecordPlace("t", 0, 0)]),
         lambda: world.registry.commit(G, A, None),
         lambda: world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "latest"),
     ]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from kafka_http.errors import InvalidPayload, InvalidSchema, InvalidValue
-from kafka_http.serializers.jsonschema import JsonSchemaCodec, JsonSchemaSerializer
-from kafka_http.serializers.jsonschema_process import CheckingProcess
-from kafka_http.serializers.jsonschema_work import ENDLESS, work_of
-from kafka_http.serializers.registry import SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
+from kafka_http.schemas.jsonschema_cost import ENDLESS, work_of
+from kafka_http.schemas.jsonschema_process import CheckingProcess
+from kafka_http.schemas.jsonschema_serializer import JsonSchemaCodec, JsonSchemaSerializer
+from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
 from tests.attempts import scaled
 
 DRAFTS = {

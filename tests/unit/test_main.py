@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.__main__ import main
-from kafka_http.config import SETTINGS
+from kafka_http.cli.main import main
+from kafka_http.config.settings import SETTINGS
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,7 @@ def run(arguments, config):
 
 import kafka_http.demo
 kafka_http.demo.command = SimpleNamespace(add_arguments=lambda parser: parser.add_argument("--port"), run=run)
-from kafka_http.__main__ import main
+from kafka_http.cli.main import main
 sys.exit(main(["demo", "--port", "1", "--workers", "3", "--no-access-log"]))
 """
 

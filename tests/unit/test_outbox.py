@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.core.outbox import Outbox
+from kafka_http.node.store import StoredTasks, open_database
+from kafka_http.publish.outbox import Outbox
 from kafka_http.records import NewRecord
-from kafka_http.store import StoredTasks, open_database
 from kafka_http.tasks import NewTask, new_task_id, packed
 from tests.fakes import FakeBroker
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kafka_http.server.plain import MAX_BODY, MAX_FIELDS, MAX_HEAD, NotPlain, PlainRequest, parse
+from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD, FastPathRequest, NotFastPath, parse
 
 HEAD = b"POST /messages/t HTTP/1.1\r\nHost: h\r\n"
 
@@ -16,7 +16,7 @@ def test_a_plain_request() -> None:
     data = request(b"Content-Type:application/json ", b"X-A: b: c\t") + b"PUT /next"
     headers = {"host": "h", "content-type": "application/json", "x-a": "b: c", "content-length": "4"}
     size = len(data) - len(b"PUT /next")
-    assert parse(data) == PlainRequest("POST", "/messages/t", headers, b"body", size, last=False)
+    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, last=False)
 
 
 @pytest.mark.parametrize("target", [b"/topics/t", b"/topics/t/partitions/3", b"/messages/a?key=%20&timeout=3"])
@@ -42,11 +42,11 @@ def test_the_largest() -> None:
     found = parse(request(body=b"x" * MAX_BODY))
     assert found is not None
     assert len(found.body) == MAX_BODY
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotFastPath):
         parse(request(body=b"x" * (MAX_BODY + 1)))
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotFastPath):
         parse(b"POST /messages/t HTTP/1.1\r\nHost: h\r\nX: " + b"x" * MAX_HEAD)
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotFastPath):
         parse(request(*[b"X-%d: y" % each for each in range(MAX_FIELDS)]))
 
 
@@ -93,5 +93,5 @@ def test_the_largest() -> None:
     ],
 )
 def test_what_is_not_plain(data: bytes) -> None:
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotFastPath):
         parse(data)

@@ -8,9 +8,9 @@ import pytest
 
 from kafka_http.app import create_app
 from kafka_http.config import ConfigError
-from kafka_http.serializers import SerializerNotLoaded, load_serializers
-from kafka_http.serializers.registry_settings import RegistrySettings
-from kafka_http.settings_sources import load_config
+from kafka_http.config.sources import load_config
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.serializers import SerializerNotLoaded, load_serializers
 from tests.plugins import install_plugin
 
 GOOD = """

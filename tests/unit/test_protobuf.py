@@ -14,8 +14,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from kafka_http.errors import InvalidPayload, InvalidSchema, InvalidValue
-from kafka_http.serializers import protobuf_files
-from kafka_http.serializers.protobuf import ProtobufCodec
+from kafka_http.schemas import protobuf_compiler as protobuf_files
+from kafka_http.schemas.protobuf_serializer import ProtobufCodec
 
 WELL_KNOWN = "".join(
     f'import "google/protobuf/{name}.proto"; '
@@ -177,9 +177,7 @@ def test_proto2() -> None:
     assert codec.decode(codec.encode(value)) == value
 
 
-@pytest.mark.parametrize(
-    ("value", "path"), [({}, ".f"), ({"f": 1, "[ms]": [{"f": 2}, {}]}, ".ms[1].f")]
-)
+@pytest.mark.parametrize(("value", "path"), [({}, ".f"), ({"f": 1, "[ms]": [{"f": 2}, {}]}, ".ms[1].f")])
 def test_what_proto2_requires(value: Any, path: str) -> None:
     with pytest.raises(InvalidPayload) as raised:
         ProtobufCodec(PROTO2).encode(value)
@@ -471,7 +469,7 @@ def test_a_well_known_type_cannot_be_replaced() -> None:
 
 BAD: list[tuple[str, str]] = [
     ("", "there is no message in it"),
-    ("hello", r'line 1, column 1: Expected top-level statement'),
+    ("hello", r"line 1, column 1: Expected top-level statement"),
     ('syntax = "proto3"; enum E { A = 0; }', "there is no message in it"),
     ('syntax = "proto3"; message M { int32 f = 1 }', r"line 1, column 44: Expected .;"),
     ('syntax = "proto3"; message M { Nope f = 1; }', '"Nope" is not defined'),
@@ -506,9 +504,7 @@ def test_a_schema_that_is_at_fault(text: str, problem: str) -> None:
     ["", ".", "..", "../x.proto", "a/../../x.proto", "/etc/x.proto", "a//b.proto", "a/", "C:\\x", "a\\b", "-I/etc",
      "a\0b", "a\nb", "é.proto", "a/" * 100 + "b", "a" * 1000, "~/x", "a b", "./x"],
 )  # fmt: skip
-def test_a_reference_of_a_name_that_leads_elsewhere(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_of_a_name_that_leads_elsewhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(InvalidSchema, match="which is no relative path of plain names"):
         ProtobufCodec(CUSTOMER, [(name, POINT)])

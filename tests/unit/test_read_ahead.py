@@ -1,27 +1,29 @@
 """What is kept of a fetch for the reader who goes on: for whom, how long and how much."""
 
-from kafka_http.broker.codec import Batches
-from kafka_http.broker.read_ahead import SECONDS, ReadAhead, Reading, Rest
+from kafka_http.broker.batch_codec import BatchReader
+from kafka_http.broker.prefetch_buffer import SECONDS, PrefetchBuffer, PrefetchedBatches, PrefetchedRead
 from kafka_http.records import TopicPartition
 from tests.record_batches import batch
 
 PLACE = TopicPartition("t", 0)
-ANYBODY = Reading({"t": "id-1"}, "read_uncommitted")
+ANYBODY = PrefetchedRead({"t": "id-1"}, "read_uncommitted")
 LIMIT = 400_000
 
 
 class Kept:
-    """A `ReadAhead` at a time that the test tells."""
+    """A `PrefetchBuffer` at a time that the test tells."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.now = 100.0
-        self.ahead = ReadAhead(limit, clock=lambda: self.now)
+        self.ahead = PrefetchBuffer(limit, clock=lambda: self.now)
 
-    def keep(self, offset: int = 5, place: TopicPartition = PLACE, reading: Reading = ANYBODY, size: int = 100) -> None:
-        batches = Batches(batch(0, [b"v" * size] * 10), place, offset)
-        self.ahead.keep({place: Rest(batches, 10, self.now)}, reading)
+    def keep(
+        self, offset: int = 5, place: TopicPartition = PLACE, reading: PrefetchedRead = ANYBODY, size: int = 100
+    ) -> None:
+        batches = BatchReader(batch(0, [b"v" * size] * 10), place, offset)
+        self.ahead.keep({place: PrefetchedBatches(batches, 10, self.now)}, reading)
 
-    def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: Reading = ANYBODY) -> list[int]:
+    def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: PrefetchedRead = ANYBODY) -> list[int]:
         """The offsets in what is found there."""
         rests = self.ahead.take({place: offset}, reading)
         return [each.offset for rest in rests.values() for each in rest.batches.take(100, 1 << 30, 0)[0]]

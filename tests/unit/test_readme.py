@@ -9,11 +9,11 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.app import create_app
-from kafka_http.config import SETTINGS
+from kafka_http.config.settings import SETTINGS
+from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
-from kafka_http.serializers.registry_settings import RegistrySettings, registry_setting_help
-from kafka_http.settings_sources import load_config
-from kafka_http.web.bodies import LengthRequired
+from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
+from kafka_http.web.request_bodies import LengthRequired
 from tests.fakes import FakeBroker
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("kafka_http.server.connections.time.monotonic", made)
+    monkeypatch.setattr("kafka_http.server.idle_connections.time.monotonic", made)
     return made
 
 

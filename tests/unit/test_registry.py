@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
-from kafka_http.serializers.cache import Cache, WouldBlock
-from kafka_http.serializers.registry import SchemaNotFound, SchemaRegistry
-from kafka_http.serializers.registry_settings import RegistrySettings
-from kafka_http.serializers.schema import Reference, Schema
+from kafka_http.schemas.loading_cache import LoadingCache, WouldBlock
+from kafka_http.schemas.registry import SchemaNotFound, SchemaRegistry
+from kafka_http.schemas.registry_settings import RegistrySettings
+from kafka_http.schemas.schema import Reference, Schema
 from tests.attempts import scaled, wait_for
 from tests.fake_registry import FakeRegistry, running_registry
 
@@ -367,7 +367,7 @@ def test_who_must_not_wait_is_told_so(fake: FakeRegistry) -> None:
 
 
 def test_a_cache_forgets_what_was_used_longest_ago() -> None:
-    cache: Cache[str, str] = Cache(10, len)
+    cache: LoadingCache[str, str] = LoadingCache(10, len)
     made: list[str] = []
 
     def get(key: str, size: int) -> None:
@@ -387,7 +387,7 @@ def test_a_cache_forgets_what_was_used_longest_ago() -> None:
 
 
 def test_an_error_is_shared_and_not_kept() -> None:
-    cache: Cache[str, str] = Cache(10, len)
+    cache: LoadingCache[str, str] = LoadingCache(10, len)
 
     def fail() -> str:
         raise RegistryUnavailable("no")

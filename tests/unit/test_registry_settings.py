@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from kafka_http.config import MIB, ConfigError, is_secret
-from kafka_http.serializers.registry_settings import RegistrySettings, registry_setting_help
-from kafka_http.settings_sources import load_config
+from kafka_http.config import ConfigError
+from kafka_http.config.settings import MIB, is_secret
+from kafka_http.config.sources import load_config
+from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
 
 
 def settings(**section: Any) -> RegistrySettings:

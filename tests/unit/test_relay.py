@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.core.relay import Relay
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown, PartitionNotFound, TooLarge
-from kafka_http.records import Delivery, NewRecord, Outcome, Settled
-from kafka_http.store import StoredTasks, open_database
-from kafka_http.tasks import NewTask, Queued, Task, new_task_id, packed
+from kafka_http.node.store import StoredTasks, open_database
+from kafka_http.publish.outbox_relay import OutboxRelay
+from kafka_http.records import NewRecord, RecordMetadata, RecordResult, ResultsCallback
+from kafka_http.tasks import NewTask, QueuedTask, Task, new_task_id, packed
 
-Answer = Callable[[Sequence[bytes | None]], list[Outcome] | KafkaHttpError]
+Answer = Callable[[Sequence[bytes | None]], list[RecordResult] | KafkaHttpError]
 
 
-def delivered(values: Sequence[bytes | None]) -> list[Outcome]:
-    return [Delivery(0, number, 1) for number in range(len(values))]
+def delivered(values: Sequence[bytes | None]) -> list[RecordResult]:
+    return [RecordMetadata(0, number, 1) for number in range(len(values))]
 
 
 class Kafka:
@@ -29,8 +29,8 @@ class Kafka:
         self.answers: dict[str, list[Answer]] = {}
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: Settled | None = None
-    ) -> list[Outcome]:
+        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+    ) -> list[RecordResult]:
         values = [each.value for each in records]
         self.calls.append((topic, values))
         answers = self.answers.get(topic)
@@ -54,7 +54,7 @@ class Outbox:
         self.freed = 0
         self._store = store
         self._ended: dict[str, threading.Event] = {}
-        self.relay = Relay(store, self.kafka, self._end)
+        self.relay = OutboxRelay(store, self.kafka, self._end)
 
     def add(self, *values: bytes, topic: str = "t") -> str:
         task = NewTask(new_task_id(), topic, time.time(), packed([NewRecord(each) for each in values]))
@@ -68,7 +68,7 @@ class Outbox:
         assert task is not None
         return task
 
-    def _end(self, over: Sequence[Queued]) -> None:
+    def _end(self, over: Sequence[QueuedTask]) -> None:
         self.freed += sum(each.size for each in over)
         for each in over:
             self._ended[each.id].set()
@@ -103,7 +103,7 @@ def test_what_comes_bit_by_bit_is_gathered(outbox: Outbox) -> None:
 
 
 def test_a_backlog_goes_without_pauses(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kafka_http.core.relay._GATHER", 20)
+    monkeypatch.setattr("kafka_http.publish.outbox_relay._GATHER", 20)
     tasks = [outbox.add(b"%d" % number) for number in range(1001)]
     outbox.relay.start()
     assert {outbox.ended(each).status for each in tasks} == {"delivered"}
@@ -112,7 +112,7 @@ def test_a_backlog_goes_without_pauses(outbox: Outbox, monkeypatch: pytest.Monke
 
 def test_what_kafka_has_is_not_sent_again(outbox: Outbox) -> None:
     first, second = outbox.add(b"a", b"b"), outbox.add(b"c")
-    outbox.kafka.answers["t"] = [lambda _: [Delivery(0, 7, 1), OutcomeUnknown("?"), BrokerUnavailable("away")]]
+    outbox.kafka.answers["t"] = [lambda _: [RecordMetadata(0, 7, 1), OutcomeUnknown("?"), BrokerUnavailable("away")]]
     outbox.relay.start()
     assert outbox.ended(second).status == "delivered"
     assert outbox.kafka.calls == [("t", [b"a", b"b", b"c"]), ("t", [b"b", b"c"])]
@@ -123,11 +123,11 @@ def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
     task = outbox.add(b"a")
     again = threading.Event()
 
-    def unknown_then_away(_: object) -> list[Outcome]:
+    def unknown_then_away(_: object) -> list[RecordResult]:
         outbox.kafka.answers["t"] = [lambda _: BrokerUnavailable("away"), held]
         return [OutcomeUnknown("?")]
 
-    def held(values: Sequence[bytes | None]) -> list[Outcome]:
+    def held(values: Sequence[bytes | None]) -> list[RecordResult]:
         assert again.wait(15)
         return delivered(values)
 
@@ -144,7 +144,7 @@ def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
 
 
 def test_one_that_fails_for_all_is_found(outbox: Outbox) -> None:
-    def refused(values: Sequence[bytes | None]) -> list[Outcome] | KafkaHttpError:
+    def refused(values: Sequence[bytes | None]) -> list[RecordResult] | KafkaHttpError:
         return PartitionNotFound("t", 9, 1) if b"bad" in values else delivered(values)
 
     good, bad, last = outbox.add(b"good"), outbox.add(b"bad"), outbox.add(b"last")
@@ -156,7 +156,7 @@ def test_one_that_fails_for_all_is_found(outbox: Outbox) -> None:
 
 def test_one_that_can_never_be_written_blocks_no_other(outbox: Outbox) -> None:
     bad, good = outbox.add(b"bad", b"too"), outbox.add(b"good")
-    outbox.kafka.answers["t"] = [lambda _: [TooLarge("no"), Delivery(0, 0, 1), Delivery(0, 1, 1)]]
+    outbox.kafka.answers["t"] = [lambda _: [TooLarge("no"), RecordMetadata(0, 0, 1), RecordMetadata(0, 1, 1)]]
     outbox.relay.start()
     assert outbox.ended(good).status == "delivered"
     task = outbox.ended(bad)
@@ -174,7 +174,7 @@ def test_a_topic_that_waits_holds_up_no_other(outbox: Outbox) -> None:
 
 
 def test_a_defect_in_between_is_survived(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(_: object) -> list[Outcome]:
+    def broken(_: object) -> list[RecordResult]:
         raise RuntimeError("a defect")
 
     outbox.kafka.answers["t"] = [broken]

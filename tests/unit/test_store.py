@@ -14,17 +14,26 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, inspect, update
 
-from kafka_http.core.instance_store import InstanceStore
+from kafka_http.consumers.instance_store import InstanceStore
 from kafka_http.errors import InstanceExists, Unavailable
-from kafka_http.records import Definition, InstanceSettings, Place, Progress, StoredInstance, TopicPartition
-from kafka_http.store import Database, StoredInstances, StoredNodes, open_database
-from kafka_http.store.nodes import LEASE_SECONDS, Owner
-from kafka_http.store.schema import idempotency_keys, instances, meta, nodes, read_meta, write_meta
+from kafka_http.node.store import Database, StoredInstances, StoredNodes, open_database
+from kafka_http.node.store.stored_nodes import LEASE_SECONDS, InstanceOwner
+from kafka_http.node.store.tables import idempotency_keys, instances, meta, nodes, read_meta, write_meta
+from kafka_http.records import (
+    Definition,
+    InstanceProgress,
+    InstanceSettings,
+    RecordPlace,
+    StoredInstance,
+    TopicPartition,
+)
 from tests.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
 SUBSCRIBED = Definition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
-PROGRESS = Progress(3, (Place("a", 0, 5),), (Place("a", 0, 4, "m"),), (Place("a", 1, 1 << 60),))
+PROGRESS = InstanceProgress(
+    3, (RecordPlace("a", 0, 5),), (RecordPlace("a", 0, 4, "m"),), (RecordPlace("a", 1, 1 << 60),)
+)
 WITH_IDS = replace(PROGRESS, ids={"a": UUID(int=7), "old": None})
 
 
@@ -66,7 +75,7 @@ def test_it_is_what_core_asks_for(store: StoredInstances) -> None:
 def test_a_definition_comes_back_as_it_was(store: StoredInstances, definition: Definition) -> None:
     store.create(Definition("g", "i", "i-x7", definition.settings))
     store.update(definition)
-    assert store.load() == [StoredInstance(definition, Progress())]
+    assert store.load() == [StoredInstance(definition, InstanceProgress())]
 
 
 def test_progress_comes_back_after_the_store_was_opened_again(tmp_path: Path, url: str) -> None:
@@ -112,7 +121,7 @@ def test_changes_of_many_threads_are_all_there(store: StoredInstances) -> None:
     def write(name: str) -> None:
         store.create(Definition("g", name, name, SETTINGS))
         for generation in range(50):
-            store.save("g", name, Progress(generation, (Place("a", 0, generation),)))
+            store.save("g", name, InstanceProgress(generation, (RecordPlace("a", 0, generation),)))
             try:
                 store.create(Definition("g", name, f"{name}-other", SETTINGS))
             except InstanceExists:
@@ -125,7 +134,7 @@ def test_changes_of_many_threads_are_all_there(store: StoredInstances) -> None:
         thread.join()
     assert len(refused) == 50 * len(names)
     assert {each.definition.name: each.progress for each in store.load()} == {
-        name: Progress(49, (Place("a", 0, 49),)) for name in names
+        name: InstanceProgress(49, (RecordPlace("a", 0, 49),)) for name in names
     }
 
 
@@ -266,7 +275,7 @@ def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
 
 def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes]) -> None:
     for each in two:
-        assert each.owner("g", "i") == Owner("n1", "http://one", is_gone=False, timeout=2.5)
+        assert each.owner("g", "i") == InstanceOwner("n1", "http://one", is_gone=False, timeout=2.5)
         assert each.owner("g", "j") is None
     assert two[0].secret() == two[1].secret()
     assert len(two[0].secret()) > 30
@@ -289,7 +298,7 @@ def test_an_instance_is_adopted_once_its_owner_has_given_up(
     first.renew()
     assert first.adopt("g", "i") is None
     assert first.lost([("g", "i"), ("g", "j")]) == [("g", "i")]
-    old.save("g", "i", Progress())
+    old.save("g", "i", InstanceProgress())
     old.delete("g", "i")
     assert (old.load(), new.load()) == ([], [StoredInstance(SUBSCRIBED, PROGRESS)])
 
@@ -301,7 +310,7 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
         connection.execute(update(nodes).values(leased_until=nodes.c.leased_until - LEASE_SECONDS))
 
     database.write(let_time_pass)
-    assert first.owner("g", "i") == Owner("n1", "http://one", is_gone=True, timeout=2.5)
+    assert first.owner("g", "i") == InstanceOwner("n1", "http://one", is_gone=True, timeout=2.5)
     assert second.orphans(60) == []
     assert second.orphans(0) == [("g", "i")]
     first.renew()

@@ -12,10 +12,10 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.server.connections import Connection
-from kafka_http.server.lifecycle import AnyApplication
+from kafka_http.server.app_interface import AnyApplication
+from kafka_http.server.connection_loop import ConnectionLoop
+from kafka_http.server.idle_connections import ClientConnection
 from kafka_http.server.request_reader import RequestReader
-from kafka_http.server.threadless import Threadless
 from kafka_http.server.worker import Worker
 
 REQUEST = b"PUT /messages/t HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n"
@@ -60,9 +60,11 @@ class Loop:
         self.max_keepalived = 100
         self.count_request = lambda: None
         self.linger = self.ended.append
-        self.threadless = Threadless(cast("Worker", self), self.receiving, self, self.poller, stall=STALL)
+        self.threadless = ConnectionLoop(cast("Worker", self), self.receiving, self, self.poller, stall=STALL)
 
-    def respond(self, connection: Connection, reader: RequestReader, is_streamed: bool) -> Generator[None, None, bool]:
+    def respond(
+        self, connection: ClientConnection, reader: RequestReader, is_streamed: bool
+    ) -> Generator[None, None, bool]:
         self.in_threads.append(reader.raw())
         self.refusals.append(reader.refusal)
         yield from ()
@@ -202,7 +204,7 @@ def test_an_answer_larger_than_the_client_takes_at_once_follows_as_it_reads(loop
 
 def test_who_takes_nothing_of_his_answer_is_let_go(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
     now = 0.0
-    monkeypatch.setattr("kafka_http.server.connections.time.monotonic", lambda: now)
+    monkeypatch.setattr("kafka_http.server.idle_connections.time.monotonic", lambda: now)
     loop.body = b"x" * 1_000_000
     with loop.connect(buffer=4096) as client:
         client.sendall(REQUEST + b"1")

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from kafka_http.broker.batches import Fate
-from kafka_http.broker.sender import Handed, Sender
-from kafka_http.broker.underway import Underway
+from kafka_http.broker.batch_append import AppendResult
+from kafka_http.broker.patched_producer import PatchedProducer, PendingAppend
+from kafka_http.broker.pending_publish import KafkaPendingPublish
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown
 from kafka_http.records import NewRecord
 
@@ -22,7 +22,7 @@ class Unanswered:
     is_delivered = False
     asked = "127.0.0.1:9092"
 
-    def __init__(self, fate: Fate) -> None:
+    def __init__(self, fate: AppendResult) -> None:
         self._fate = fate
 
     def omits_timestamps(self, topic: str) -> bool:
@@ -33,21 +33,21 @@ class Unanswered:
         topic: str,
         partition: int,
         records: Sequence[NewRecord],
-        done: Callable[[Handed], None],
+        done: Callable[[PendingAppend], None],
         *,
         is_untimed: bool = False,
     ) -> "Unanswered":
         return self
 
-    def fates(self) -> list[Fate]:
+    def fates(self) -> list[AppendResult]:
         return [self._fate] * COUNT
 
 
 @pytest.mark.parametrize("fate", [None, KafkaTimeoutError("The batch was not acknowledged in its time")])
-def test_records_of_a_request_that_timed_out_share_one_error(fate: Fate) -> None:
+def test_records_of_a_request_that_timed_out_share_one_error(fate: AppendResult) -> None:
     """One error for each of a million records takes a gigabyte."""
-    sender = cast("Sender", Unanswered(fate))
-    underway = Underway(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
+    sender = cast("PatchedProducer", Unanswered(fate))
+    underway = KafkaPendingPublish(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
     underway.begin([0] * COUNT)
     outcomes = underway.outcomes()
     assert len(outcomes) == COUNT

@@ -1,0 +1,1 @@
+"""The command `kafka-http`: one module for each of its commands."""

@@ -1,0 +1,1 @@
+"""The node: its daemon, the state store, callbacks, and the other nodes."""

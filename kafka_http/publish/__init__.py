@@ -1,0 +1,1 @@
+"""Publishing: records in, results out; idempotency keys, uploads, the outbox and its relay."""

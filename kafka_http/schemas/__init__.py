@@ -1,0 +1,1 @@
+"""Formats: serializers with and without schemas, the schema registry client, plug-ins."""

@@ -1,0 +1,1 @@
+"""The `/messages` dialect: its routes, its parsing and its rendering."""

@@ -1,0 +1,44 @@
+"""What the server does, whoever asks: no HTTP, no Kafka client."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.consumer_offsets import ConsumerOffsets
+from kafka_http.publish.publisher import Publisher
+from kafka_http.publish.upload_session import UploadPublisher
+from kafka_http.read.page_reader import PageReader
+from kafka_http.read.start_positions import PositionResolver
+from kafka_http.read.topic_follower import TopicFollowers
+from kafka_http.read.topic_streams import TopicStreams
+from kafka_http.schemas.formats import Formats
+from kafka_http.schemas.serializers import Serializers
+from kafka_http.topics import Topics
+
+
+class Services:
+    """The nouns of the API, over one broker."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        serializers: Serializers,
+        topics: Mapping[str, Any] | None = None,
+        max_streams: int = 1000,
+    ) -> None:
+        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
+        self.formats = Formats(serializers, topics)
+        self.topics = Topics(broker.log)
+        self.resolver = PositionResolver(broker.log, broker.groups, self.topics)
+        self.consumers = ConsumerOffsets(broker.log, broker.groups, self.topics, self.resolver)
+        self.publisher = Publisher(broker.producer, self.formats)
+        self.uploader = UploadPublisher(broker.producer, self.formats)
+        self.reader = PageReader(broker.log)
+        self.tails = TopicFollowers(self.reader)
+        self.streams = TopicStreams(broker.log, self.reader, self.tails, max_streams)
+
+    def stop(self) -> None:
+        """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
+        self.reader.stop()
+        self.tails.wake()
+        self.uploader.stop()

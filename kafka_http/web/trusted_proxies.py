@@ -1,0 +1,106 @@
+"""The address that a client has used, where a proxy in front tells it."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from kafka_http.config.settings import PORT
+from kafka_http.web.authority import parse_authority
+from kafka_http.web.url_paths import ABSOLUTE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+_SAID = frozenset(
+    ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PREFIX", "PORT")))
+)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ELEMENT = re.compile(rf'(?:{_QUOTED}|[^",])+')
+_PAIR = re.compile(rf"\s*(?P<name>[\w-]+)=(?P<value>{_QUOTED}|[^;]*)")
+_NUMBER = re.compile(PORT)
+_DOTS = r"(?:\.|%2[Ee]){1,2}(?:/|\Z)"
+_PREFIX = re.compile(rf"(/(?!{_DOTS})([A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{{2}})+)+")
+
+
+class TrustedProxies:
+    """WSGI middleware that believes `Forwarded` (RFC 7239) and `X-Forwarded-{For,Proto,Host,Port,Prefix}` from proxies
+    in these networks alone. `Forwarded` goes first; of several entries the last counts, our own proxy's.
+
+    These values go into links. One that is no scheme, host, port or path is ignored.
+
+    The host of an absolute target takes the place of the Host header (RFC 9112, section 3.2.2).
+    """
+
+    def __init__(self, app: "WSGIApplication", networks: Sequence[str]) -> None:
+        self._app = app
+        self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1, x_prefix=1)
+        self._networks = [ip_network(network) for network in networks]
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if "HTTP_HOST" in environ and (absolute := ABSOLUTE.match(environ.get("RAW_URI", ""))):
+            environ["HTTP_HOST"] = absolute[1]
+        if _SAID.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
+            return self._app(environ, start_response)
+        forwarded = _parse_forwarded(environ.get("HTTP_FORWARDED", ""))
+        if _checked_host(forwarded.get("host", "")):
+            environ.pop("HTTP_X_FORWARDED_PORT", None)  # that of another header's host
+        for name, check in _CHECKS.items():
+            key = f"HTTP_X_FORWARDED_{name.upper()}"
+            last = environ.pop(key, "").rpartition(",")[2].strip()
+            if value := check(forwarded.get(name, "")) or check(last):
+                environ[key] = value
+        return self._fixed(environ, start_response)
+
+    def _is_trusted(self, address: str) -> bool:
+        if not address:  # a Unix socket: whoever can open it
+            return True
+        try:
+            peer = ip_address(address)
+        except ValueError:
+            return False
+        return any(peer in network for network in self._networks)
+
+
+def _parse_forwarded(header: str) -> Mapping[str, str]:
+    """The parameters of the last entry of a `Forwarded` header, names in lower case. A value may come without quotes
+    though it has a colon, as many proxies send it."""
+    said = {}
+    elements = [each for each in _ELEMENT.findall(header) if each.strip()]
+    for found in _PAIR.finditer(elements[-1] if elements else ""):
+        value = found["value"].strip()
+        if value.startswith('"'):
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        said[found["name"].lower()] = value
+    return said
+
+
+def _checked_scheme(text: str) -> str:
+    return text.lower() if text.lower() in {"http", "https"} else ""
+
+
+def _checked_host(text: str) -> str:
+    return str(parse_authority(text) or "")
+
+
+def _checked_port(text: str) -> str:
+    return text if _NUMBER.fullmatch(text) and int(text) else ""
+
+
+def _checked_prefix(text: str) -> str:
+    """A prefix with a slash before it: without one it would become a part of the host. One with dot segments would
+    lead out of it."""
+    path = text if text.startswith("/") else f"/{text}"
+    path = path.removesuffix("/")
+    return path if _PREFIX.fullmatch(path) else ""
+
+
+_CHECKS: Mapping[str, Callable[[str], str]] = {
+    "proto": _checked_scheme,
+    "host": _checked_host,
+    "port": _checked_port,
+    "prefix": _checked_prefix,
+}
