@@ -2,17 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
-from kafka_http.web.console import SECURITY_HEADERS
+from kafka_http.web.console.console_routes import SECURITY_HEADERS
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -50,7 +51,7 @@ _TEMPLATE = """\
 """
 
 
-class ManualPages:
+class ManualRoutes:
     """The views of the manual. Each page is rendered at its first request and kept. Any thread may call.
 
     All links are relative, so that the manual works below any prefix that a proxy adds. On the page at /docs they start
@@ -134,7 +135,7 @@ def render_markdown(text: str, base: str = "") -> str:
 
 def _add_anchors(tokens: Sequence["Token"]) -> None:
     used: Counter[str] = Counter()
-    for heading, inline in zip(tokens, tokens[1:], strict=False):
+    for heading, inline in pairwise(tokens):
         if heading.type == "heading_open":
             anchor = heading_anchor("".join(each.content for each in inline.children or ()))
             heading.attrSet("id", f"{anchor}-{used[anchor]}" if used[anchor] else anchor)
