@@ -117,7 +117,7 @@ class PatchedProducer(KafkaProducer):
             while not self.knows(topic, count):
                 self._look_again(deadline)
         except RetriableError as error:
-            said = f"Kafka's answer about the topic {topic} did not come in time. Asked: {self.asked}."
+            said = f"Kafka's answer about the topic {topic} did not come in time. Tried: {self.asked}."
             raise BrokerUnavailable(said) from error
         except KafkaError as error:
             raise translate(error, topic) from error
