@@ -14,7 +14,7 @@ from kafka_http.errors import (
     InvalidRequest,
     InvalidValue,
     KafkaHttpError,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -250,7 +250,7 @@ def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker:
     records = [NewRecord(b"a", partition=1), NewRecord(b"b", partition=0), NewRecord(b"c", partition=1)]
     with cluster.silent():
         outcomes = broker.producer.produce(topic, records, 0.3, hear)
-        assert [type(each) for each in outcomes] == [NotYetKnown] * 3
+        assert [type(each) for each in outcomes] == [OutcomePending] * 3
         assert not heard
     assert settled.wait(10)
     assert [delivered(each) for each in heard] == [[(1, 0), (0, 1), (1, 1)]]
