@@ -12,9 +12,9 @@
     ├── NotAcceptable               406    no answer of a type that the client takes
     ├── FormatMismatch              40601  … that the v2 consumer instance gives
     ├── GroupHasMembers             409    the group's own consumers are at work
-    ├── KeyInUse                    409    the first request with an idempotency key is not answered yet
-    ├── TaskUnderway                409    a task whose messages are on their way to Kafka
-    ├── TaskEnded                   409    … that has ended
+    ├── IdempotencyKeyInUse                    409    the first request with an idempotency key is not answered yet
+    ├── TaskInProgress                409    a task whose messages are on their way to Kafka
+    ├── TaskFinished                   409    … that has ended
     ├── InstanceExists              40902
     ├── IllegalState                40903  not at this point of a v2 consumer instance's life
     ├── TooLarge                    413    the body, or a message for the broker
@@ -24,7 +24,7 @@
     ├── MisdirectedRequest          421    the Host header names another server
     ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
     │   └── InvalidCallback         422    a callback may not go to that URL
-    ├── KeyMismatch                 422    an idempotency key was another request's
+    ├── IdempotencyKeyMismatch                 422    an idempotency key was another request's
     ├── MissingKeySchema            42201  keys of a schema format, and no schema named for them
     ├── MissingValueSchema          42202
     ├── InvalidConsumerConfig       42204
@@ -37,14 +37,14 @@
     ├── RetriableBrokerError        50003  … that may pass
     ├── Unavailable                 503    this server cannot do it now, for reasons of its own
     │   ├── InstanceBusy            503    another reader has the v2 consumer instance
-    │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
-    │   ├── OutOfTime               503    the time of a publish was over before anything was handed to Kafka
+    │   ├── LeaseExpired               503    the reader had it for too long, or it lost its partitions
+    │   ├── PublishTimeout               503    the time of a publish was over before anything was handed to Kafka
     │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
     │   ├── TooManyInstances        503
     │   └── TooManyStreams          503
     ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
     └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
-        └── NotYetKnown             504    … and Kafka's answer may still come
+        └── OutcomePending             504    … and Kafka's answer may still come
 
 The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
 """
@@ -136,7 +136,7 @@ class GroupHasMembers(KafkaHttpError):
     code = 409
 
 
-class KeyInUse(KafkaHttpError):
+class IdempotencyKeyInUse(KafkaHttpError):
     code = 409
     retry_after = 1
 
@@ -147,7 +147,7 @@ class KeyInUse(KafkaHttpError):
         )
 
 
-class KeyMismatch(KafkaHttpError):
+class IdempotencyKeyMismatch(KafkaHttpError):
     code = 422
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class OutcomeUnknown(KafkaHttpError):
     code = 504
 
 
-class NotYetKnown(OutcomeUnknown):
+class OutcomePending(OutcomeUnknown):
     """The request's time is over, that of Kafka's answer is not."""
 
 
@@ -329,7 +329,7 @@ class RegistryUnavailable(Unavailable):
     """What was asked of the schema registry cannot be had now, and is not cached."""
 
 
-class OutOfTime(Unavailable):
+class PublishTimeout(Unavailable):
     """The time of a publish was over before anything was handed to Kafka."""
 
     def __init__(self) -> None:
@@ -339,7 +339,7 @@ class OutOfTime(Unavailable):
         )
 
 
-class LoanEnded(Unavailable):
+class LeaseExpired(Unavailable):
     """The instance was lent for too long, or is gone."""
 
     def __init__(self) -> None:
@@ -350,14 +350,14 @@ class TaskNotFound(KafkaHttpError):
     code = 404
 
 
-class TaskUnderway(KafkaHttpError):
+class TaskInProgress(KafkaHttpError):
     code = 409
 
     def __init__(self) -> None:
         super().__init__("The task's messages are on their way to Kafka already: it cannot be cancelled any more.")
 
 
-class TaskEnded(KafkaHttpError):
+class TaskFinished(KafkaHttpError):
     code = 409
 
     def __init__(self, status: str) -> None:
