@@ -36,6 +36,7 @@ _TEMPLATE = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>{title} - kafka_http</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="{base}manual.css">
 </head>
 <body>

@@ -16,7 +16,7 @@ from tests.api.conftest import ClientFactory
 
 MANUAL = Path(kafka_http.__file__).parent / "manual"
 PAGES = sorted(path.stem for path in MANUAL.glob("*.md"))
-TAG = re.compile(r'<(?:a|img|link)\b[^>]* (?:href|src)="([^"]*)"')
+TAG = re.compile(r'<(?:a|img|link)\b[^>]* (?:href|src)="(?!data:)([^"]*)"')
 
 
 @pytest.fixture
