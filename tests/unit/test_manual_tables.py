@@ -1,4 +1,4 @@
-"""The tables of settings and errors in the manual say what the code does.
+"""The tables of settings and errors in the manual say what the code does, and the files that it names exist.
 
 A test that fails prints the table that would be right, ready to be pasted into the page.
 """
@@ -15,7 +15,7 @@ from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
 from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
 from kafka_http.web.request_bodies import LengthRequired
-from tests.support.manual import page, table
+from tests.support.manual import ROOT, page, table
 
 FROM_FLASK = {404, 405}
 """Codes of errors that Flask raises by itself."""
@@ -77,3 +77,15 @@ def test_error_tree_is_drawn() -> None:
     drawn = re.findall(r"[├└]── (\w+)\s+(\d+)", errors.__doc__ or "")
     ours = {(each.__name__, str(each.code)) for each in all_errors() if each.__module__ == errors.__name__}
     assert set(drawn) == ours - {("KafkaHttpError", "500")}
+
+
+@pytest.mark.parametrize("document", ["kafka_http/manual/internals.md", ".github/CONTRIBUTING.md"])
+def test_files_named_for_contributors_exist(document: str) -> None:
+    """Names are relative to the project, to `kafka_http/` or to one of its packages."""
+    named = set(re.findall(r"`([\w./]*\w(?:\.py|\.js|\.md|/))`", (ROOT / document).read_text()))
+    files = [path for directory in ("kafka_http", "tests") for path in (ROOT / directory).rglob("*")]
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not any(path.match(name.rstrip("/")) for path in files)
+    ]
+    assert len(named) > 20
+    assert missing == []
