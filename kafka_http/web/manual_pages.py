@@ -106,7 +106,7 @@ class ManualRoutes:
         return _TEMPLATE.format(title=escape(self._title(name)), base=base, links="\n".join(links), content=content)
 
     def _linked_pages(self) -> Sequence[str]:
-        """The pages in the order in which the index links to them."""
+        """Return the pages in the order in which the index links to them."""
         names = (found["page"] for found in _LINK_TO_PAGE.finditer(self._text(_INDEX)))
         return [each for each in dict.fromkeys(names) if each != _INDEX and f"{each}.md" in self._files]
 
@@ -144,7 +144,7 @@ def _add_anchors(tokens: Sequence["Token"]) -> None:
 
 
 def heading_anchor(text: str) -> str:
-    """The anchor that GitHub gives to the first heading with this text."""
+    """Return the anchor that GitHub gives to the first heading with this text."""
     return _NOT_IN_ANCHORS.sub("", text.lower()).replace(" ", "-")
 
 
