@@ -23,8 +23,8 @@ from kafka.structs import TopicPartition
 
 from kafka_http.broker import batch_append as batches
 from kafka_http.broker.batch_append import AppendResult, PartitionAppend
-from kafka_http.broker.connections import PatchedConnectionManager
 from kafka_http.broker.error_map import is_refusal, translate
+from kafka_http.broker.patches import PatchedConnectionManager
 from kafka_http.errors import BrokerUnavailable
 from kafka_http.records import NewRecord
 
@@ -87,7 +87,7 @@ class PatchedProducer(KafkaProducer):
     def asked(self) -> str:
         """The addresses of the brokers, and why those failed that cannot be reached."""
         manager: PatchedConnectionManager = self._sender._client._manager
-        return manager.asked()
+        return manager.addresses_tried()
 
     def knows(self, topic: str, count: int) -> bool:
         """Whether it has learned of a topic and that many of its partitions. Does not block."""
@@ -108,7 +108,7 @@ class PatchedProducer(KafkaProducer):
             raise translate(error, topic) from error
         except RuntimeError as error:
             if self._sender._client._net._closed:
-                raise BrokerUnavailable("This server is closing down.") from error
+                raise BrokerUnavailable("This server is shutting down.") from error
             raise
         finally:
             self._awaited.discard(topic)
