@@ -49,10 +49,8 @@ class KafkaMemberships:
 
     def __init__(self, settings: Mapping[str, Any], admin: Admin) -> None:
         """`settings` are those of `KafkaNetClient`."""
-        self._settings = {
-            "metadata_max_age_ms": 60_000,
-            **net_settings(settings),
-        }  # the delay until new partitions are seen
+        # metadata_max_age_ms bounds how late new partitions are seen
+        self._settings = {"metadata_max_age_ms": 60_000, **net_settings(settings)}
         self._admin = admin
         self._lock = Lock()
         self._loop: NetworkSelector | None = None
@@ -155,11 +153,8 @@ class KafkaMembership:
         try:
             self._memberships.remove(self._identity["group_id"], self._identity["group_instance_id"], member_id)
         except KafkaHttpError as error:
-            _log.warning(
-                "A member of the group %s could not be removed; its session will time out: %s",
-                self._identity["group_id"],
-                error.message,
-            )
+            group = self._identity["group_id"]
+            _log.warning("A member of the group %s could not leave and will time out: %s", group, error.message)
 
     def close(self) -> None:
         self._closed = True
