@@ -21,7 +21,7 @@ from kafka_http.errors import (
 )
 from kafka_http.records import NewRecord, Record, RecordMetadata, RecordResult
 from tests.attempts import scaled
-from tests.contract.conftest import Cluster, FakeCluster, kafka_cluster_of
+from tests.contract.conftest import Cluster
 from tests.reads import fetch
 
 JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
@@ -50,16 +50,6 @@ class Started:
         self._producer.send()
         assert done.wait(timeout)
         return pending.results()
-
-
-@pytest.fixture(params=["fake", "kafka", "kafka, one by one"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The fake, and Kafka with both ways of appending."""
-    if request.param == "fake":
-        yield FakeCluster()
-        return
-    broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "slow_broker")
-    yield from kafka_cluster_of(broker, request)
 
 
 @pytest.fixture(params=["waiting", "started"])
