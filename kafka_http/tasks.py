@@ -115,16 +115,16 @@ class TaskStore(Protocol):
     def find(self, task_id: str) -> Task | None:
         """Return a task, or None."""
 
-    def listed(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
         """Return tasks like `Tasks.list_tasks`."""
 
     def open_topics(self) -> list[str]:
         """Return the topics with pending tasks that no other node has claimed. This claims them for this node."""
 
-    def queued(self, topic: str, most: int, size: int) -> list[QueuedTask]:
+    def next_tasks(self, topic: str, limit: int, size: int) -> list[QueuedTask]:
         """Return the first pending tasks of a topic that this node has claimed.
 
-        Returns at most `most` tasks of `size` bytes together, but one task of any size. Returns none if another node
+        Returns at most `limit` tasks of `size` bytes together, but one task of any size. Returns none if another node
         has claimed the topic.
         """
 
@@ -140,8 +140,8 @@ class TaskStore(Protocol):
     def pending_size(self) -> int:
         """Return the size of all pending tasks in bytes."""
 
-    def remove(self, before: float, most: int) -> int:
-        """Remove at most `most` tasks that ended before a time and have no open callback. Return their number."""
+    def remove(self, before: float, limit: int) -> int:
+        """Remove at most `limit` tasks that ended before a time and have no open callback. Return their number."""
 
 
 def new_task_id() -> str:

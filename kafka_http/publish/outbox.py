@@ -87,7 +87,7 @@ class Outbox:
                     del self._waiting[task_id]
 
     def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        return self._store.listed(status, topic, limit, after)
+        return self._store.list_tasks(status, topic, limit, after)
 
     def cancel_task(self, task_id: str) -> Task | None:
         with self.relay.while_unsent(task_id) as is_unsent:

@@ -148,7 +148,7 @@ class OutboxRelay:
 
     def _next_tasks(self, queue: "_TopicQueue") -> list[QueuedTask]:
         with self._lock:
-            tasks = self._store.queued(queue.topic, _MAX_TASKS, _MAX_BYTES)
+            tasks = self._store.next_tasks(queue.topic, _MAX_TASKS, _MAX_BYTES)
             for each in tasks:
                 queue.sent.setdefault(each.id, [None] * len(each.records))
         return tasks

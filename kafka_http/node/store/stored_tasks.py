@@ -81,7 +81,7 @@ class StoredTasks:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
         return None if row is None else task_of(row)
 
-    def listed(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
         wanted = select(*SHOWN).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
@@ -95,11 +95,11 @@ class StoredTasks:
 
         return self._database.write(find)
 
-    def queued(self, topic: str, most: int, size: int) -> list[QueuedTask]:
+    def next_tasks(self, topic: str, limit: int, size: int) -> list[QueuedTask]:
         def find(connection: Connection) -> Sequence[Any]:
             if not self._has_lane(connection, topic):
                 return []
-            sizes = connection.execute(_SIZES, {"of_topic": topic, "most": most}).all()
+            sizes = connection.execute(_SIZES, {"of_topic": topic, "most": limit}).all()
             last = _last_within(sizes, size)
             return connection.execute(_QUEUED, {"of_topic": topic, "last": last}).all() if sizes else []
 
@@ -151,12 +151,12 @@ class StoredTasks:
         some = select(tasks.c.seq).where(or_(_PENDING, tasks.c.callback_due.is_not(None))).limit(1)
         return self._database.write(lambda connection: connection.scalar(some)) is not None
 
-    def remove(self, before: float, most: int) -> int:
+    def remove(self, before: float, limit: int) -> int:
         old = (
             select(tasks.c.seq)
             .where(tasks.c.ended < before, tasks.c.callback_due.is_(None))
             .order_by(tasks.c.ended)
-            .limit(most)
+            .limit(limit)
         )
         statement = delete(tasks).where(tasks.c.seq.in_(old))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
