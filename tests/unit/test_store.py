@@ -315,3 +315,18 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
     assert second.orphans(0) == [("g", "i")]
     first.renew()
     assert second.adopt("g", "i") is None
+
+
+def test_write_that_is_not_durable_does_not_wait_for_the_disk(database: Database) -> None:
+    """The progress of a v2 instance is written with each page; only it may be lost if the machine crashes."""
+    statement, durable, lazy = ("SHOW synchronous_commit", "on", "off") if database.is_shared else _SYNCHRONOUS
+
+    def level(connection: Connection) -> object:
+        return connection.exec_driver_sql(statement).scalar()
+
+    levels = [database.write(level, durable=each) for each in (True, False, True)]
+    assert levels == [durable, lazy, durable]
+
+
+_SYNCHRONOUS = ("PRAGMA synchronous", 2, 1)
+"""SQLite's FULL and NORMAL."""
