@@ -14,7 +14,7 @@ HEADERS = {"prefer": "respond-async"}
 def publishes(make_client: ClientFactory) -> FastPathPublishes:
     client = make_client()
     assert client.post("/messages/t", data=b"the topic is known from now on", headers=HEADERS).status_code == 202
-    found = client.application.extensions["kafka_http"].publishes
+    found = client.application.extensions["kafka_http"].fast_path
     assert isinstance(found, FastPathPublishes)
     return found
 

@@ -19,7 +19,7 @@ class Threadless:
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
-        self._publishes = app.extensions["kafka_http"].publishes
+        self._publishes = app.extensions["kafka_http"].fast_path
         self.taken = 0
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -16,7 +16,7 @@ def test_a_plain_request() -> None:
     data = request(b"Content-Type:application/json ", b"X-A: b: c\t") + b"PUT /next"
     headers = {"host": "h", "content-type": "application/json", "x-a": "b: c", "content-length": "4"}
     size = len(data) - len(b"PUT /next")
-    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, last=False)
+    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, is_last=False)
 
 
 @pytest.mark.parametrize("target", [b"/topics/t", b"/topics/t/partitions/3", b"/messages/a?key=%20&timeout=3"])
@@ -26,11 +26,11 @@ def test_plain_targets(target: bytes) -> None:
     assert found.target == target.decode()
 
 
-@pytest.mark.parametrize(("value", "last"), [(b"keep-alive", False), (b"Keep-Alive", False), (b"close", True)])
-def test_the_client_says_whether_it_is_the_last(value: bytes, last: bool) -> None:
+@pytest.mark.parametrize(("value", "is_last"), [(b"keep-alive", False), (b"Keep-Alive", False), (b"close", True)])
+def test_the_client_says_whether_it_is_the_last(value: bytes, is_last: bool) -> None:
     found = parse(request(b"Connection: " + value))
     assert found is not None
-    assert found.last is last
+    assert found.is_last is is_last
 
 
 def test_each_beginning_of_it_is_waited_for() -> None:

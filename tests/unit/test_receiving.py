@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from gunicorn.config import Config
 
-from kafka_http.server.worker import ACCEPTS, Worker
+from kafka_http.server.worker import MAX_ACCEPTS, Worker
 from tests.unit.test_threadless import Loop
 
 HEAD = b"PUT /x HTTP/1.1\r\nHost: h\r\n"
@@ -26,14 +26,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("kafka_http.server.idle_connections.time.monotonic", made)
+    monkeypatch.setattr("kafka_http.server.client_connection.time.monotonic", made)
     return made
 
 
 @pytest.fixture
 def loop(clock: Clock) -> Iterator[Loop]:
     made = Loop()
-    made.patience = 75.0
+    made.idle_seconds = 75.0
     yield made
     made.close()
 
@@ -80,7 +80,7 @@ def test_body_below_the_rate_gets_408_after_20_s(loop: Loop, clock: Clock, frami
         step(loop, clock, 2)
         status, error = read_error(client)
         assert status == 408
-        assert "1024 bytes a second" in error["message"]
+        assert "1024 bytes per second" in error["message"]
 
 
 def test_body_at_the_rate_may_take_as_long_as_it_likes(loop: Loop, clock: Clock) -> None:
@@ -100,7 +100,7 @@ def test_body_that_is_not_whole_10_s_after_a_stop_began_gets_503(loop: Loop, clo
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
         loop.turn()
-        loop.threadless.begin_stop(clock.now + 2)
+        loop.connections.begin_stop(clock.now + 2)
         for _ in range(9):
             client.sendall(b"x" * 2000)
             step(loop, clock, 1)
@@ -123,7 +123,7 @@ def test_idle_connection_that_sends_empty_lines_is_still_idle(loop: Loop, clock:
 
 
 def test_unfinished_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop, clock: Clock) -> None:
-    loop.receiving.max_in_flight = 1 << 20
+    loop.policy.max_in_flight = 1 << 20
     begin = HEAD + b"Content-Length: 2000000\r\n\r\n"
     with loop.connect() as slow, loop.connect() as fast:
         send(loop, slow, begin + b"x" * 200_000)
@@ -142,7 +142,7 @@ def test_refusal_to_hold_a_body_goes_to_the_application_at_once(loop: Loop) -> N
             raise MemoryError
         return size
 
-    loop.receiving.hold = hold  # type: ignore[method-assign]
+    loop.policy.hold = hold  # type: ignore[method-assign]
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 1000\r\n\r\nx")
         loop.turn()
@@ -151,7 +151,7 @@ def test_refusal_to_hold_a_body_goes_to_the_application_at_once(loop: Loop) -> N
 
 @pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
 def test_body_over_the_limit_goes_to_the_application_at_once(loop: Loop, more: bytes) -> None:
-    loop.receiving.max_body_bytes = 1000
+    loop.policy.max_body_bytes = 1000
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 20000000\r\n" + more + b"\r\n")
         loop.turn()
@@ -175,15 +175,15 @@ def test_full_worker_closes_who_has_waited_longest(loop: Loop, clock: Clock) -> 
         step(loop, clock, 2)
         new.sendall(HEAD)
         loop.turn()
-        assert loop.threadless.make_room()
+        assert loop.connections.make_room()
         assert slow.recv(1) == b""
-        assert loop.threadless.make_room()
+        assert loop.connections.make_room()
         assert idle.recv(1) == b""
-        assert not loop.threadless.make_room(), "it has only just begun"
+        assert not loop.connections.make_room(), "it has only just begun"
 
 
 def test_answers_that_are_not_taken_end_the_slowest_over_their_limit(loop: Loop, clock: Clock) -> None:
-    loop.receiving.max_answers_in_flight = 3_000_000
+    loop.policy.max_answers_in_flight = 3_000_000
     loop.body = b"x" * 2_000_000
     with loop.connect(buffer=4096) as first, loop.connect(buffer=4096) as second:
         for client in (first, second):
@@ -225,12 +225,12 @@ def accepting(accept: Callable[[], Any]) -> Any:
 def test_accept_takes_several_connections_a_round() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         listener.setblocking(False)
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(ACCEPTS + 4)]
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(MAX_ACCEPTS + 4)]
         worker = accepting(listener.accept)
         worker.accept()
-        assert len(worker.taken) == ACCEPTS
+        assert len(worker.taken) == MAX_ACCEPTS
         worker.accept()
-        assert len(worker.taken) == worker.nr_conns == ACCEPTS + 4
+        assert len(worker.taken) == worker.nr_conns == MAX_ACCEPTS + 4
         assert worker.paused == []
         for each in [*clients, *(conn.sock for conn in worker.taken)]:
             each.close()

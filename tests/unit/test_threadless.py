@@ -12,9 +12,9 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.server.app_interface import AnyApplication
+from kafka_http.server.app_interface import DefaultRequestPolicy
+from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.connection_loop import ConnectionLoop
-from kafka_http.server.idle_connections import ClientConnection
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.worker import Worker
 
@@ -45,7 +45,7 @@ class Loop:
         self.refusals: list[Exception | None] = []
         self.refused: list[Exception] = []
         self.cfg = Config()
-        self.receiving = AnyApplication()
+        self.policy = DefaultRequestPolicy()
         self.ended: list[TConn] = []
         self.takes = True
         self.sockets: list[socket.socket] = []
@@ -55,28 +55,28 @@ class Loop:
         self.sends: list[int] = []
         self.log = Logger(Config())
         self.method_queue = SimpleNamespace(defer=lambda call, *args: self.deferred.append(partial(call, *args)))
-        self.keeps_connections = True
-        self.patience = 5.0
+        self.allows_keepalive = True
+        self.idle_seconds = 5.0
         self.max_keepalived = 100
         self.count_request = lambda: None
-        self.linger = self.ended.append
-        self.threadless = ConnectionLoop(cast("Worker", self), self.receiving, self, self.poller, stall=STALL)
+        self.close_lingering = self.ended.append
+        self.connections = ConnectionLoop(cast("Worker", self), self.policy, self, self.poller, stall=STALL)
 
     def respond(
         self, connection: ClientConnection, reader: RequestReader, is_streamed: bool
     ) -> Generator[None, None, bool]:
         self.in_threads.append(reader.raw())
-        self.refusals.append(reader.refusal)
+        self.refusals.append(reader.body_error)
         yield from ()
-        return not connection.last
+        return not connection.closes_after_response
 
     def handle_error(self, request: object, client: object, address: object, error: Exception) -> None:
         self.refused.append(error)
 
-    def run_in_thread(self, work: Callable[[], None], *, aside: bool = False) -> None:
+    def run_in_thread(self, work: Callable[[], None], *, reserved: bool = False) -> None:
         work()
 
-    def end(self, conn: TConn) -> None:
+    def close_connection(self, conn: TConn) -> None:
         self.ended.append(conn)
         conn.sock.close()
 
@@ -91,7 +91,7 @@ class Loop:
         return self.begun[-1]
 
     def close(self) -> None:
-        self.threadless.close()
+        self.connections.close()
         self.poller.close()
         for each in self.sockets:
             each.close()
@@ -105,8 +105,8 @@ class Loop:
             key.data(key.fileobj)
         while self.deferred:
             self.deferred.pop(0)()
-        self.threadless.end_round()
-        self.threadless.expire()
+        self.connections.end_round()
+        self.connections.expire()
 
     def connect(self, buffer: int | None = None) -> socket.socket:
         client, server = socket.socketpair()
@@ -115,7 +115,7 @@ class Loop:
         client.settimeout(5)
         self.sockets.append(server)
         conn = SimpleNamespace(sock=server, client=("127.0.0.1", 1))
-        self.threadless.watch(cast("TConn", conn))
+        self.connections.add(cast("TConn", conn))
         return client
 
 
@@ -204,7 +204,7 @@ def test_an_answer_larger_than_the_client_takes_at_once_follows_as_it_reads(loop
 
 def test_who_takes_nothing_of_his_answer_is_let_go(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
     now = 0.0
-    monkeypatch.setattr("kafka_http.server.idle_connections.time.monotonic", lambda: now)
+    monkeypatch.setattr("kafka_http.server.client_connection.time.monotonic", lambda: now)
     loop.body = b"x" * 1_000_000
     with loop.connect(buffer=4096) as client:
         client.sendall(REQUEST + b"1")
@@ -271,7 +271,7 @@ def test_an_answer_is_the_last_where_the_worker_stops(loop: Loop) -> None:
     with loop.connect() as client:
         client.sendall(REQUEST + b"1")
         loop.turn()
-        loop.keeps_connections = False
+        loop.allows_keepalive = False
         loop.begun[0].done()
         loop.turn()
         assert b"Connection: close" in client.recv(4096)
