@@ -248,7 +248,8 @@ class ConnectionLoop:
         Return whether the connection may be kept open, or None if unsent data must be sent first.
         """
         steps, context = connection.response_steps, connection.context
-        assert steps is not None and context is not None  # noqa: S101  set with each request
+        assert steps is not None  # noqa: S101  set with each request
+        assert context is not None  # noqa: S101
         try:
             context.run(next, steps)
         except StopIteration as end:

@@ -43,19 +43,14 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT. A second SIGINT does not wait for the requests in flight.
 
-    Call it in the main thread. The worker processes are forked and end inside this function: they neither return to
-    the caller nor run its `finally` clauses and `atexit` functions.
+    Call it in the main thread. The worker processes are forked and end in this function: they do not return to the
+    caller, and run neither its `finally` clauses nor its `atexit` functions.
 
-    Args:
-        config: The settings.
-        when_ready: Called when the server accepts connections.
-        load_app: Returns the WSGI application; by default `kafka_http.app.create_app`.
-        reloads: Whether SIGHUP replaces the workers gracefully. If not, or if standard input is a terminal (SIGHUP
-            then says that it was closed), SIGHUP stops the server.
+    `when_ready` is called when the server accepts connections. `load_app` replaces `kafka_http.app.create_app`.
+    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, which SIGHUP reports closed.
+    Otherwise SIGHUP stops the server.
 
-    Raises:
-        ConfigError: A setting is wrong.
-        CannotServe: The server cannot start, or gunicorn ended with an error.
+    Raises `ConfigError` if a setting is wrong, and `CannotServe` if the server cannot start or ends with an error.
     """
     configure_logging(config.log_level)
     app = (load_app or _create_app)(config)

@@ -61,18 +61,11 @@ def parse_v2(
     *,
     required: bool = False,
 ) -> PublishRequest:
-    """Parse a produce request.
+    """Parse a produce request, whose keys and values have these formats.
 
-    Args:
-        body: The JSON object with the records and their schemas.
-        formats: The formats of keys and values.
-        admission: Limits the number of records and the memory that they use.
-        invalid: The class of errors for fields that are not valid.
-        required: Whether formats that use schemas require one in the request.
-
-    Raises:
-        InvalidRequest: The body is not a JSON object, or a header value is not base64.
-        KafkaHttpError: An error of class `invalid`, or one of `admission`.
+    `required` tells whether formats with schemas need one in the request. `admission` limits the number of records.
+    Raises `InvalidRequest` if the body is not a JSON object or a header is not base64, an error of class `invalid` if
+    a field is not valid, and the errors of `admission`.
     """
     if admission.may_exceed(body):
         admission.check_objects(body)
@@ -87,21 +80,22 @@ def parse_v2(
     admission.admit(len(parsed.records))
     records: list[ProducerRecord] = []
     for start, part in admission.slices(parsed.records):
-        records += [
-            ProducerRecord(
-                json_text(each.value),
-                json_text(each.key),
-                each.partition,
-                each.timestamp,
-                [(header.key, _header_bytes(index, header)) for header in each.headers] if each.headers else (),
-                formats.value,
-                formats.key,
-            )
-            for index, each in enumerate(part, start)
-        ]
+        records += [_producer_record(index, each, formats) for index, each in enumerate(part, start)]
     key = SchemaChoice(schema=parsed.key_schema, schema_id=parsed.key_schema_id)
     value = SchemaChoice(schema=parsed.value_schema, schema_id=parsed.value_schema_id)
     return PublishRequest(not_empty(records, invalid), Schemas(key, value, required))
+
+
+def _producer_record(index: int, record: V2Record, formats: TopicFormat) -> ProducerRecord:
+    return ProducerRecord(
+        json_text(record.value),
+        json_text(record.key),
+        record.partition,
+        record.timestamp,
+        [(header.key, _header_bytes(index, header)) for header in record.headers] if record.headers else (),
+        formats.value,
+        formats.key,
+    )
 
 
 def decode_object(
