@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LoadApp = Callable[[Config], "WSGIApplication"]
-
 _POLLED_PATH = re.compile(r"/(messages/[^/]+(/[^/]+)?|instances|tasks)")
 
 
@@ -37,7 +35,7 @@ class CannotServe(Exception):
 def run(
     config: Config,
     when_ready: Callable[[], None] | None = None,
-    load_app: LoadApp | None = None,
+    load_app: Callable[[Config], "WSGIApplication"] | None = None,
     *,
     reloads: bool = True,
 ) -> None:
@@ -54,8 +52,8 @@ def run(
     """
     configure_logging(config.log_level)
     app = (load_app or _create_app)(config)
-    check_address(config)
-    warn_if_exposed(config)
+    _check_address(config)
+    _warn_if_exposed(config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
@@ -77,7 +75,7 @@ def check_config(config: Config) -> None:
     _create_app(config)
 
 
-def check_address(config: Config) -> None:
+def _check_address(config: Config) -> None:
     """Try to listen on `bind`, because gunicorn's own error does not help. Raises `CannotServe`."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
@@ -93,7 +91,7 @@ def check_address(config: Config) -> None:
         ) from None
 
 
-def warn_if_exposed(config: Config) -> None:
+def _warn_if_exposed(config: Config) -> None:
     """Log a warning if other hosts can reach the server."""
     if not is_loopback(config.host):
         log.warning(
@@ -121,7 +119,7 @@ def _end_worker(end: BaseException) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     code = end.code if isinstance(end, SystemExit) else 1
-    os._exit(code if isinstance(code, int) else 1 if code else 0)
+    os._exit(code if isinstance(code, int) else int(bool(code)))
 
 
 class _Application(BaseApplication):
@@ -135,7 +133,7 @@ class _Application(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in gunicorn_settings(self._config).items():
+        for name, value in _gunicorn_settings(self._config).items():
             self.cfg.set(name, value)
         if when_ready := self._when_ready:
             self.cfg.set("when_ready", lambda _: when_ready())
@@ -212,7 +210,7 @@ def _is_not_polling(record: logging.LogRecord) -> bool:
     )
 
 
-def gunicorn_settings(config: Config) -> dict[str, Any]:
+def _gunicorn_settings(config: Config) -> dict[str, Any]:
     """Return gunicorn's settings by name."""
     return {
         "bind": config.bind,

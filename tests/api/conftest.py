@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.api.fast_path_middleware import FastPathMiddleware
+from tests.api.threadless import FastPathMiddleware
 from tests.fakes import FakeBroker
 
 ClientFactory = Callable[..., FlaskClient]
