@@ -1,4 +1,4 @@
-"""Commands: those of the README, and the demo with Ctrl-C, with kill -9 and twice at a time."""
+"""What one types: the commands of README and manual, the demo's under Ctrl-C, kill -9 and on top of each other."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from kafka_http.demo.ports import free_ports
 from tests.attempts import wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell
+from tests.support.manual import README, RUNNABLE_PAGES, curl_commands, page, section
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 TIMED_OUT = 28
 """curl's exit status."""
-LESSON = re.compile(r"^## A lesson.*?(?=^## )", re.MULTILINE | re.DOTALL)
+LESSON = section(README, "## A lesson: Kafka in five curls")
 
 
 @pytest.fixture(autouse=True)
@@ -32,24 +32,26 @@ def curl() -> None:
         pytest.skip("there is no curl")
 
 
-def readme_curls() -> Iterator[str]:
-    """Return the README's curl commands with their continuation lines.
+def documented_curls() -> Iterator[str]:
+    """The curl commands of the README and of the manual. Those that need a schema registry are run by the test of a
+    demo that has one, the lesson's by a test of their own."""
+    session = section(page("rest-proxy-v2"), "## A first session")
+    for text in (README.replace(LESSON, ""), *map(page, RUNNABLE_PAGES), session):
+        for command in curl_commands(text):
+            if "avro" not in command:
+                yield command.replace("curl ", "curl -sS --fail-with-body ")
 
-    Other tests run those that need a schema registry, and those of the lesson.
-    """
-    for found in re.finditer(r"^    (curl (?:.*\|\n)?.*)", LESSON.sub("", README), re.MULTILINE):
-        if "avro" not in found[1]:
-            yield found[1].replace("curl ", "curl -sS --fail-with-body ")
 
-
-def test_readme_commands_work(kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path) -> None:
+def test_curls_of_readme_and_manual_work_as_printed(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
+) -> None:
     service = start_service(kafka.bootstrap_servers, auto_create_topics=True, callback_allow=["127.0.0.1"])
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\x00")
     answers = []
-    for command in readme_curls():
+    for command in documented_curls():
         pasted = command.replace("http://127.0.0.1:8082", service.url).replace("127.0.0.1:5000", "127.0.0.1:1")
         if "<id>" in pasted:
-            pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # from its Location
+            pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # said in its Location
         endless = " -N " in pasted
         if endless:
             pasted = pasted.replace(" -sS ", " -s --max-time 1 ")
@@ -66,13 +68,11 @@ def test_readme_commands_work(kafka: EmbeddedKafka, start_service: ServiceFactor
         [{**record, "offset": None} for record in service.records(topic)] for topic in ("greetings", "other")
     )
     copies = (greetings[:first] + greetings[: len(copied) - first] for first in range(6, len(copied) - 5))
-    assert copied in copies, "once as a page, once as a stream"
+    assert copied in copies, "copied once as a page, once as a stream"
 
 
-def test_readme_lesson_shows_its_output(kafka_parts: None, tmp_path: Path) -> None:
-    lesson = LESSON.search(README)
-    assert lesson is not None
-    steps = re.findall(r"^    (curl .*)", lesson[0], re.MULTILINE)
+def test_the_lesson_of_the_readme_says_what_happens(kafka_parts: None, tmp_path: Path) -> None:
+    steps = curl_commands(LESSON)
     with demo(tmp_path, "--topic", "rides:3") as running:
 
         def do(step: int, ack: str = "") -> dict[str, Any]:
@@ -99,7 +99,7 @@ def places(page: dict[str, Any]) -> set[tuple[int, int]]:
     return {(each["partition"], each["offset"]) for each in page["records"]}
 
 
-def test_readme_program_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_the_python_program_of_the_readme_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers, auto_create_topics=True)
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert found is not None
@@ -109,8 +109,8 @@ def test_readme_program_works(kafka: EmbeddedKafka, start_service: ServiceFactor
     assert done.stdout.splitlines() == ["2 {'item': 'book', 'price': 12.5}", "3 None"]
 
 
-def test_closed_access_log_does_not_log_headers(tmp_path: Path) -> None:
-    """Close standard output after one line, as `kafka-http serve --access-log | head -1` does."""
+def test_an_access_log_that_nobody_reads_is_no_reason_to_log_what_clients_send(tmp_path: Path) -> None:
+    """As `kafka-http serve --access-log | head -1` leaves it."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "kafka_http", "serve", "--access-log", "--bind", f"127.0.0.1:{port}"]
     settings = {"KAFKA_HTTP_DATA_DIR": str(tmp_path / "data"), "KAFKA_HTTP_WORKERS": "1"}
@@ -151,13 +151,15 @@ def first_values(running: RunningDemo, topic: str) -> list[object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_ctrl_c_ends_demo_and_all_its_processes(kafka_parts: None, tmp_path: Path, hang_up: None, number: int) -> None:
+def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(
+    kafka_parts: None, tmp_path: Path, hang_up: None, number: int
+) -> None:
     (tmp_path / "diary").write_text("mine")
     with demo(tmp_path, "--topic", "orders:3", "--workers", "2") as running:
         for curl in running.curls:
             shell(f"{curl.rstrip()} -sS --fail-with-body")
         assert first_values(running, "orders") == ["hello"]
-        os.killpg(running.process.pid, number)  # as a terminal does
+        os.killpg(running.process.pid, number)  # as a terminal does it
         assert running.process.wait(20) == 0
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
     assert not [line for line in running.complaints if "Traceback" in line]
@@ -165,7 +167,7 @@ def test_ctrl_c_ends_demo_and_all_its_processes(kafka_parts: None, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_killed_demo_continues_with_its_data(kafka_parts: None, tmp_path: Path) -> None:
+def test_a_demo_that_was_killed_goes_on_where_it_was(kafka_parts: None, tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         publish, _, acknowledge = running.curls
         for _ in range(3):
@@ -186,7 +188,9 @@ def refused(directory: Path, *flags: str) -> str:
 
 
 @pytest.mark.slow
-def test_second_demo_exits_with_one_line_and_leaves_first_unharmed(kafka_parts: None, tmp_path: Path) -> None:
+def test_a_second_demo_is_refused_in_a_sentence_and_harms_the_first_in_nothing(
+    kafka_parts: None, tmp_path: Path
+) -> None:
     other_port, other_kafka_port = map(str, free_ports(2))
     with demo(tmp_path / "first") as running:
         port = running.url.rpartition(":")[2]
