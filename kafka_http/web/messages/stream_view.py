@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from flask import Response, request
 
 from kafka_http.config import Config
+from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
@@ -26,8 +27,6 @@ from kafka_http.web.services import Services
 from kafka_http.web.wait_limiter import WaitLimiter
 
 STREAMS: Mapping[str, type[EventEncoder] | type[LineEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
-HAND_OVER = "kafka_http.hand_over"
-"""In the environ, where the server can send a stream without a thread: takes a `StreamBody`, and does not return."""
 
 _FROM_START = FromTimestamp(EARLIEST)
 _PARAMETERS = (*SELECTION, "until")
@@ -82,7 +81,7 @@ class MessageStreams:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
-        hand_over = request.environ.get(HAND_OVER)
+        hand_over = request.environ.get(DETACH_STREAM)
         # In a thread it is the second write that fails when the client is gone.
         keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
         feed = StreamBody(self._core.followers, stream, frames, keepalive)
