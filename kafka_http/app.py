@@ -31,18 +31,16 @@ from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
-from kafka_http.web.content_coding import compress_answer
+from kafka_http.web.content_coding import compress_response
 from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
 from kafka_http.web.messages.message_routes import MessageRoutes
-from kafka_http.web.messages.publish_view import PublishView
 from kafka_http.web.page_memory import PageMemoryBudget
-from kafka_http.web.receive_policy import ReceivePolicy
-from kafka_http.web.rendered_responses import STATUS_LINES, number_request, tags
-from kafka_http.web.request_bodies import RequestBodies, drain
-from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.publish_view import PublishView
+from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies, drain_body
+from kafka_http.web.responses import STATUS_LINES, common_headers, register_error_handlers, set_request_id
 from kafka_http.web.rest_v2.consumer_routes import V2ConsumerRoutes
 from kafka_http.web.rest_v2.instance_forwarding import Forwarding
 from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
@@ -155,28 +153,32 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     registry = RegistrySettings.of(config.schema_registry, config.sources)
     core = Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
-    bodies, waits = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
+    bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     acceptor = TaskSubmitter(held.tasks)
     deferred = _deferred_publisher(config, broker, core, acceptor)
-    publishing = PublishView(core.publisher, deferred, config.max_records, bodies.hold)
-    once = IdempotentPublish(held.idempotency, publishing)
+    publish_view = PublishView(core.publisher, deferred, config.max_records, bodies.reserve)
+    idempotent_publish = IdempotentPublish(held.idempotency, publish_view)
     senders = (broker.producer.send, acceptor.send)
     guard = BrowserGuard(config)
-    plain = FastPathPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
+    plain = FastPathPublishes(publish_view, core.formats, config, bodies, senders, guard=guard)
     publishes = plain if config.threadless_publish else None
-    answers = PageMemoryBudget(config.max_answers_in_flight)
+    page_memory = PageMemoryBudget(config.max_answers_in_flight)
     receiving = ReceivePolicy(config, bodies)
     servers = config.bootstrap_servers
     lifecycle = AppLifecycle(core, broker, held, acceptor, publishes, servers=servers, receiving=receiving)
-    app = _new_app(config, lifecycle, guard, answers)
-    app.register_blueprint(MessageRoutes(core, config, bodies, waits, once, answers=answers).blueprint())
-    app.register_blueprint(V2TopicRoutes(core, config, bodies, once).blueprint())
-    consumers = V2ConsumerRoutes(core, held.instances, config, bodies, waits, answers=answers).blueprint()
+    app = _new_app(config, lifecycle, guard, page_memory)
+    app.register_blueprint(
+        MessageRoutes(core, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    )
+    app.register_blueprint(V2TopicRoutes(core, config, bodies, idempotent_publish).blueprint())
+    consumers = V2ConsumerRoutes(
+        core, held.instances, config, bodies, wait_limiter, page_memory=page_memory
+    ).blueprint()
     if held.nodes is not None:
-        consumers.before_request(Forwarding(held.nodes, bodies, waits).pass_on)
+        consumers.before_request(Forwarding(held.nodes, bodies, wait_limiter).pass_on)
     app.register_blueprint(consumers)
     app.register_blueprint(InstanceRoutes(held.instances).blueprint())
-    app.register_blueprint(TaskRoutes(held.tasks, waits, config.task_retention).blueprint())
+    app.register_blueprint(TaskRoutes(held.tasks, wait_limiter, config.task_retention).blueprint())
     app.register_blueprint(HealthRoutes(broker.log, held.is_daemon_silent).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     if config.console:
@@ -184,7 +186,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     return app
 
 
-def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, answers: PageMemoryBudget) -> Flask:
+def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_memory: PageMemoryBudget) -> Flask:
     """The application without its views: what holds for each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -196,7 +198,7 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, answe
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: check_target(request))
     app.after_request(_finish)
-    app.after_request(answers.finish)
+    app.after_request(page_memory.track_response)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
@@ -237,13 +239,13 @@ def _in_the_daemon(config: Config) -> NodeResources:
 
 
 def _number() -> None:
-    number_request(request.headers.get("X-Request-Id"))
+    set_request_id(request.headers.get("X-Request-Id"))
 
 
 def _finish(response: Response) -> Response:
-    for name, value in tags():
+    for name, value in common_headers():
         response.headers[name] = value
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
-    return drain(request, compress_answer(request, response))
+    return drain_body(request, compress_response(request, response))

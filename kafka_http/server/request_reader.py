@@ -14,7 +14,7 @@ from gunicorn.http.errors import (
 from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
-from kafka_http.chunked import Chunks
+from kafka_http.chunked import ChunkedDecoder
 
 _MAX_HEAD = 1 << 20
 """Bytes of a head, whatever gunicorn's settings allow."""
@@ -57,7 +57,7 @@ class RequestReader:
         self._client = client
         self._received = bytearray()
         self._pieces: list[bytes] = []
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkedDecoder | None = None
         self._behind_head = b""
 
     @property
@@ -128,7 +128,7 @@ class RequestReader:
         self.request = request
         reader = request.body.reader
         if isinstance(reader, ChunkedReader):
-            self._chunks = Chunks()
+            self._chunks = ChunkedDecoder()
         else:
             self.declared = reader.length
         self._behind_head = rest
@@ -150,7 +150,7 @@ class RequestReader:
     @property
     def is_malformed(self) -> bool:
         """Whether what came cannot be a body."""
-        return self._chunks is not None and self._chunks.fault is not None
+        return self._chunks is not None and self._chunks.error is not None
 
 
 def _check_transfer_codings(request: Any) -> None:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from flask.testing import FlaskClient
+from kafka_http.web.publish_view import MAX_RECORDS_WITH_KEY
 from werkzeug.test import TestResponse
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
 from kafka_http.records import RecordResult
-from kafka_http.web.messages.publish_view import MOST_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
 from tests.fakes import FakeBroker
@@ -347,10 +347,10 @@ def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: 
 
 
 def test_more_messages_than_an_answer_can_be_kept_of(make_client: ClientFactory, broker: FakeBroker) -> None:
-    client = make_client(max_records=MOST_WITH_KEY + 1)
-    lines = b"1\n" * (MOST_WITH_KEY + 1)
+    client = make_client(max_records=MAX_RECORDS_WITH_KEY + 1)
+    lines = b"1\n" * (MAX_RECORDS_WITH_KEY + 1)
     answer = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MOST_WITH_KEY)
+    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MAX_RECORDS_WITH_KEY)
     assert written(broker) == 0
     assert MESSAGES.publish(client, None, data=lines, content_type="application/x-ndjson").status_code == 200
 

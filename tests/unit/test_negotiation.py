@@ -3,7 +3,7 @@
 import pytest
 
 from kafka_http.errors import NotAcceptable
-from kafka_http.web.negotiation import EVENTS, JSON, NDJSON, OCTETS, V2, Accept, best_of, v2_answer_type
+from kafka_http.web.negotiation import EVENTS, JSON, NDJSON, OCTETS, V2, Accept, best_of, v2_response_type
 
 JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 """What Java's HttpURLConnection sent by default up to version 11."""
@@ -61,4 +61,4 @@ def test_best_offer_of_none_raises(accept: str) -> None:
     ],
 )
 def test_type_of_a_v2_answer(accept: str, answered: str) -> None:
-    assert v2_answer_type(accept) == answered
+    assert v2_response_type(accept) == answered

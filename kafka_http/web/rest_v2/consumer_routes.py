@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
-from flask.sansio.blueprints import BlueprintSetupState
 
 from kafka_http.config import Config
 from kafka_http.consumers.instance_reader import InstanceReader, LeasedPage
@@ -17,7 +16,7 @@ from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
-from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
+from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.responses import v2_response
@@ -33,6 +32,7 @@ from kafka_http.web.rest_v2.consumer_bodies import (
 )
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
@@ -54,22 +54,21 @@ class V2ConsumerRoutes:
         instances: InstanceService,
         config: Config,
         bodies: RequestBodies,
-        waits: WaitLimiter,
+        wait_limiter: WaitLimiter,
         *,
-        answers: PageMemoryBudget,
+        page_memory: PageMemoryBudget,
     ) -> None:
-        self._answers = answers
+        self._page_memory = page_memory
         self._formats = core.formats
         self._instances = instances
         self._reader = InstanceReader(instances, core.reader)
         self._config = config
         self._bodies = bodies
-        self._waits = waits
+        self._wait_limiter = wait_limiter
 
     def blueprint(self) -> Blueprint:
-        consumers = Blueprint("v2_consumers", __name__, url_prefix="/consumers/<group>")
         instance = "/instances/<name>"
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
+        routes: Routes = {
             "": {"POST": self.create},
             instance: {"DELETE": self.delete, "POST": self.delete_by_post},
             f"{instance}/subscription": {
@@ -84,11 +83,8 @@ class V2ConsumerRoutes:
             f"{instance}/offsets": {"POST": self.commit, "GET": self.committed},
             f"{instance}/records": {"GET": self.records},
         }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                consumers.add_url_rule(rule, view_func=view, methods=[method])
+        consumers = new_blueprint("v2_consumers", routes, prefix="/consumers/<group>", without_head=["records"])
         consumers.before_request(_check_accept)
-        consumers.record_once(_without_head_on_reads)
         return consumers
 
     def create(self, group: str) -> Response:
@@ -185,7 +181,7 @@ class V2ConsumerRoutes:
     def _limits(self, settings: InstanceSettings) -> ReadLimits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
         records = _number("max_poll_records", settings.max_records or MAX_RECORDS)
-        room = self._answers.page(min(max(1, max_bytes), self._config.max_page_bytes))
+        room = self._page_memory.reserve(min(max(1, max_bytes), self._config.max_page_bytes))
         return ReadLimits(min(max(1, records), MAX_RECORDS), room.size, room)
 
     def _read(self, group: str, name: str, limits: ReadLimits, seconds: float) -> LeasedPage | None:
@@ -193,7 +189,7 @@ class V2ConsumerRoutes:
         deadline = time.monotonic() + seconds
         loan = self._borrow(group, name, min(seconds, _AT_ONCE))
         joining = loan is not None and loan.joining
-        with self._waits.place(deadline - time.monotonic(), joining=joining) as granted:
+        with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as granted:
             until = deadline if granted else time.monotonic()
             if loan is None and granted:
                 loan = self._borrow(group, name, max(0, until - time.monotonic()))
@@ -254,13 +250,7 @@ class _Told(Iterator[bytes]):
 def _check_accept() -> None:
     """Refuse before anything is done whom no answer would suit; that of records depends on the instance."""
     if request.endpoint != "v2_consumers.records":
-        v2_answer_type(request.headers.get("Accept"))
-
-
-def _without_head_on_reads(state: BlueprintSetupState) -> None:
-    """A read's HEAD would read all that its GET does, to throw it away."""
-    for rule in state.app.url_map.iter_rules("v2_consumers.records"):
-        (rule.methods or set()).discard("HEAD")
+        v2_response_type(request.headers.get("Accept"))
 
 
 def _milliseconds(name: str, default: float) -> float:

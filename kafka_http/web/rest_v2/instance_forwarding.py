@@ -33,10 +33,10 @@ _BACK = ("Content-Type", "Retry-After", "Allow")
 class Forwarding:
     """Goes before the views of a blueprint whose paths have a group and the name of an instance."""
 
-    def __init__(self, nodes: InstanceLocator, bodies: RequestBodies, waits: WaitLimiter) -> None:
+    def __init__(self, nodes: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
         self._nodes = nodes
         self._bodies = bodies
-        self._waits = waits
+        self._wait_limiter = wait_limiter
         self._hung = _HungNodes()
 
     def pass_on(self) -> Response | None:
@@ -50,7 +50,7 @@ class Forwarding:
         may_wait = str(request.endpoint).endswith(".records")
         self._hung.check(elsewhere.url)
         wait = _wait(elsewhere.timeout)
-        with self._bodies.read(request) as body, self._waits.place(wait if may_wait else 0) as granted:
+        with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if may_wait else 0) as granted:
             query = request.query_string.decode("latin-1")
             if may_wait and not granted:
                 query = f"timeout=0&{query}"  # of two that are the same the first counts

@@ -1,7 +1,6 @@
 """The v2 API's metadata and produce."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -10,12 +9,14 @@ from werkzeug.exceptions import NotFound
 from kafka_http.config import Config
 from kafka_http.records import PartitionInfo
 from kafka_http.web.idempotent_publish import IdempotentPublish
-from kafka_http.web.negotiation import v2_answer_type
+from kafka_http.web.negotiation import v2_response_type
 from kafka_http.web.query_parameters import MAX_INT32
-from kafka_http.web.request_bodies import RequestBodies, head_of
-from kafka_http.web.responses import as_response, v2_response
+from kafka_http.web.request_bodies import RequestBodies
+from kafka_http.web.request_head import RequestHead
+from kafka_http.web.responses import flask_response, v2_response
 from kafka_http.web.rest_v2.produce_view import V2Produce
 from kafka_http.web.services import Services
+from kafka_http.web.url_paths import Routes, new_blueprint
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
@@ -23,15 +24,16 @@ _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 class V2TopicRoutes:
     """The views of topics, partitions and brokers."""
 
-    def __init__(self, core: Services, config: Config, bodies: RequestBodies, once: IdempotentPublish) -> None:
+    def __init__(
+        self, core: Services, config: Config, bodies: RequestBodies, idempotent_publish: IdempotentPublish
+    ) -> None:
         self._core = core
         self._config = config
         self._bodies = bodies
-        self._once = once
+        self._idempotent_publish = idempotent_publish
 
     def blueprint(self) -> Blueprint:
-        topics = Blueprint("v2_topics", __name__)
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
+        routes: Routes = {
             "/brokers": {"GET": self.brokers},
             "/topics": {"GET": self.topics},
             "/topics/<topic>": {"GET": self.describe, "POST": self.publish},
@@ -39,9 +41,7 @@ class V2TopicRoutes:
             "/topics/<topic>/partitions/<partition>": {"GET": self.partition, "POST": self.publish},
             "/topics/<topic>/partitions/<partition>/offsets": {"GET": self.offsets},
         }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                topics.add_url_rule(rule, view_func=view, methods=[method])
+        topics = new_blueprint("v2_topics", routes)
         topics.before_request(_check_accept)
         return topics
 
@@ -86,17 +86,17 @@ class V2TopicRoutes:
     def publish(self, topic: str, partition: str | None = None) -> Response:
         """POST /topics/<topic>, /topics/<topic>/partitions/<partition>: produce records."""
         number = None if partition is None else as_number(partition)
-        head = head_of(request, self._config.base_url)
+        head = RequestHead.from_request(request, self._config.base_url)
         produce = V2Produce(head, topic, number, self._core.formats, self._config.timeout)
         if number is not None and number < 0:
             self._number(topic, str(partition))
         with self._bodies.read(request) as body:
-            return as_response(self._once.answer(request, produce, body))
+            return flask_response(self._idempotent_publish.publish(request, produce, body))
 
 
 def _check_accept() -> None:
     """Refuse before anything is done whom no answer would suit."""
-    v2_answer_type(request.headers.get("Accept"))
+    v2_response_type(request.headers.get("Accept"))
 
 
 def as_number(partition: str) -> int:

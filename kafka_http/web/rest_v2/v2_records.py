@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.encoding import decode_base64, encode_base64
+from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.schemas.formats import Formats, SchemaChoice, Schemas
 from kafka_http.schemas.topic_formats import TopicFormat
-from kafka_http.web.messages.message_bodies import Partition, Timestamp, check_utf8, decode, json_text, not_empty
+from kafka_http.web.json_bodies import Partition, Timestamp, check_utf8, decode, decode_header, json_text, not_empty
 from kafka_http.web.publish_limits import PublishLimits
 
 CANNOT_DESERIALIZE = 40801
-_UNKNOWN_FIELD = "The body: Object contains unknown field"
-"""How msgspec's message starts for a field of the body itself, not of something in it."""
 _RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
 _TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
 _json = lru_cache(msgspec.json.encode)
@@ -55,7 +53,7 @@ _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers 
 def parse_v2(
     body: bytes,
     formats: TopicFormat,
-    admission: PublishLimits,
+    limits: PublishLimits,
     invalid: type[KafkaHttpError] = InvalidRequest,
     *,
     required: bool = False,
@@ -64,19 +62,19 @@ def parse_v2(
     names; `required`: where they need one.
 
     Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one,
-    and what `admission` raises.
+    and what `limits` raises.
     """
-    if admission.may_exceed(body):
-        admission.check_objects(body)
+    if limits.may_exceed_records(body):
+        limits.check_records(body)
     try:
         said = decode_object(_body, body, invalid)
     except invalid as error:
-        if error.message.startswith("records: Expected array, got") and not error.message.endswith("null."):
+        if error.message.startswith("records must be an array, got") and not error.message.endswith("null."):
             raise InvalidRequest(error.message, **error.fields) from None  # as the other servers of this API
         raise
-    admission.admit(len(said.records))
+    limits.reserve_records(len(said.records))
     records: list[ProducerRecord] = []
-    for start, some in admission.slices(said.records):
+    for start, some in limits.slices(said.records):
         records += [
             ProducerRecord(
                 json_text(each.value),
@@ -99,22 +97,11 @@ def decode_object(
 ) -> Decoded:
     """A body that must be a JSON object: `InvalidRequest` where it is none, `invalid` where its fields are wrong."""
     check_utf8(body)
-    try:
-        return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
-    except invalid as error:
-        if not error.message.startswith(_UNKNOWN_FIELD):
-            raise
-        body_type: Any = decoder.type
-        known = ", ".join(each.name for each in msgspec.structs.fields(body_type))
-        raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
+    return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
 def _header_bytes(index: int, header: V2Header) -> bytes | None:
-    try:
-        return None if header.value is None else decode_base64(header.value)
-    except ValueError as error:
-        field = f"headers.{header.key}"
-        raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
+    return None if header.value is None else decode_header(index, header.key, header.value)
 
 
 def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
