@@ -21,7 +21,7 @@ _TYPE_MISMATCH = re.compile(r"Expected (?P<type>\w+(?: \| \w+)*)(?P<bound>.*?)(?
 _UNKNOWN_FIELD = re.compile("Object contains unknown field (.*)", re.DOTALL)
 _MISSING_FIELD = re.compile("Object missing required field (.*)")
 _TYPE_NAMES = {
-    **{"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "null": "null"},
+    **{"int": "an integer", "float": "a number", "str": "a string", "bool": "a boolean", "null": "null"},
     **{"array": "an array", "object": "an object"},
 }
 _SYNTAX_ERRORS = {"Input data was truncated": "a value at the end is incomplete or misspelled"}
@@ -47,7 +47,7 @@ def decode(
     except msgspec.ValidationError as error:
         raise _shape_error(decoder, error, at, record, invalid) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise syntax_error(at or "Body", str(error), record) from None
+        raise syntax_error(at or "Body", error, record) from None
 
 
 def decode_value(what: str, text: bytes, record: int | None = None) -> None:
@@ -55,7 +55,7 @@ def decode_value(what: str, text: bytes, record: int | None = None) -> None:
     try:
         check_json(text)
     except ValueError as error:
-        raise syntax_error(what, str(error), record) from None
+        raise syntax_error(what, error, record) from None
 
 
 def check_utf8(body: bytes) -> None:
@@ -64,11 +64,13 @@ def check_utf8(body: bytes) -> None:
         if not body.isascii():
             str(body, "utf-8")
     except UnicodeDecodeError as error:
-        raise syntax_error("Body", str(error)) from None
+        raise syntax_error("Body", error) from None
 
 
-def syntax_error(what: str, problem: str, record: int | None = None) -> InvalidRequest:
-    problem = problem.removeprefix("JSON is malformed: ")
+def syntax_error(what: str, error: ValueError | msgspec.DecodeError, record: int | None = None) -> InvalidRequest:
+    problem = str(error).removeprefix("JSON is malformed: ")
+    if isinstance(error, UnicodeDecodeError):
+        problem = f"invalid UTF-8 (byte {error.start})"
     return InvalidRequest(
         f"{what} is not valid JSON: {_SYNTAX_ERRORS.get(problem, problem)}.", **_location(record, None)
     )

@@ -75,9 +75,9 @@ def test_page_that_waits_for_its_first_message_holds_little(make_client: ClientF
     app = make_client().application
     with app.test_request_context():
         budget = PageMemoryBudget(16 * MIB)
-        room = budget.page(4 * MIB)
-        assert room.size == 4 * MIB
+        reservation = budget.reserve(4 * MIB)
+        assert reservation.size == 4 * MIB
         assert budget.page_size(4 * MIB) < MIB
-        room.wait()
-        assert room.size < MIB
+        reservation.wait()
+        assert reservation.size < MIB
         assert budget.page_size(4 * MIB) == 4 * MIB

@@ -453,7 +453,7 @@ def test_chunks_that_are_none(client: FlaskClient, broker: FakeBroker) -> None:
         environ_overrides={"wsgi.input_terminated": True},
     )
     assert answer.status_code == 400
-    assert "breaks off" in answer.json["error"]["message"]
+    assert "incomplete" in answer.json["error"]["message"]
     assert stored(broker) == []
 
 

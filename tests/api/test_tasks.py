@@ -123,11 +123,11 @@ def test_tasks_are_listed_in_pages(client: FlaskClient, paused: FakeBroker) -> N
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/tasks/none", 404, "no task has such an id"),
-        (f"/tasks/{10**15:014x}{'0' * 20}", 404, "has been removed"),
+        ("/tasks/none", 404, "not the id of a task"),
+        (f"/tasks/{10**15:014x}{'0' * 20}", 404, "tasks are removed"),
         ("/tasks?status=done", 400, "pending or delivered or failed or cancelled"),
         ("/tasks?limit=0", 400, "from 1 to 1000"),
-        ("/tasks?state=done", 400, "Unknown parameter"),
+        ("/tasks?state=done", 400, "Unknown query parameter"),
         ("/tasks/none?wait=61", 400, "from 0 to 60"),
     ],
 )

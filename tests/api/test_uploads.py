@@ -152,7 +152,7 @@ def test_a_bad_line_ends_it(
 
 def test_a_bad_line_is_named_by_its_index_and_its_number(client: FlaskClient) -> None:
     last = lines_of(upload(client, [b"1\n\n2", b"\n\n\n", b"bad\n"]))[-1]
-    assert last["error"]["message"].startswith("records[2] (line 6) is not JSON")
+    assert last["error"]["message"].startswith("records[2] (line 6) is not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_what_does_not_go_with_a_stream(
 ) -> None:
     answer = upload(client, b"1\n", f"/messages/t{path}", **headers)
     assert answer.status_code == 400
-    assert "does not go with a stream" in answer.json["error"]["message"]
+    assert "cannot be combined with a streaming publish" in answer.json["error"]["message"]
     assert values(broker) == []
 
 
