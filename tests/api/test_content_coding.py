@@ -1,4 +1,4 @@
-"""Compressed bodies of requests, compressed answers."""
+"""Compressed request bodies and responses."""
 
 import gzip
 import json
@@ -80,7 +80,7 @@ def test_compressed_body_of_a_put_is_stored_decompressed(client: FlaskClient, br
     assert [each.value for each in broker.records("t")] == [b"\x00abc"]
 
 
-def test_v2_calls_take_compressed_bodies(client: FlaskClient, broker: FakeBroker) -> None:
+def test_v2_calls_accept_compressed_bodies(client: FlaskClient, broker: FakeBroker) -> None:
     headers = {"Content-Encoding": "gzip"}
     body = gzip.compress(b'{"records": [{"value": 1}]}')
     assert client.post("/topics/t", data=body, content_type=JSON_V2, headers=headers).status_code == 200
@@ -122,7 +122,9 @@ def test_broken_checksum_returns_400(client: FlaskClient, broker: FakeBroker) ->
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip, br", "compress", "gzip, gzip, gzip", "gzip;q=1"])
-def test_unknown_coding_returns_415_with_those_there_are(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
+def test_unknown_coding_returns_415_with_supported_codings(
+    client: FlaskClient, broker: FakeBroker, coding: str
+) -> None:
     answer = send(client, coding, gzip.compress(BODY))
     assert answer.status_code == 415
     assert answer.headers["Accept-Encoding"] == "gzip, deflate, zstd"
@@ -167,7 +169,7 @@ def test_decompression_stops_at_max_body_bytes(make_client: ClientFactory, broke
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-def test_decompressed_body_of_max_body_bytes_is_taken(
+def test_decompressed_body_of_max_body_bytes_is_accepted(
     make_client: ClientFactory, broker: FakeBroker, coding: str
 ) -> None:
     client = make_client(max_body_bytes=3 * MIB)
@@ -191,7 +193,7 @@ def test_max_records_counts_in_the_decompressed_body(make_client: ClientFactory,
     assert broker.records("t") == []
 
 
-def test_what_was_held_of_a_compressed_body_is_given_back(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_memory_of_a_compressed_body_is_released(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=5000, max_body_bytes=4000)
     for coding, pack in CODERS.values():
         for body in (pack(bytes(1400)), pack(bytes(1400))[:-1], pack(bytes(5000))):
@@ -248,7 +250,7 @@ def is_zipped(answer: TestResponse) -> bool:
 
 
 @pytest.mark.parametrize("path", [PAGE, "/console/console.css", "/console/messages.js"])
-def test_large_answer_is_compressed_for_a_client_that_accepts_gzip(filled: FlaskClient, path: str) -> None:
+def test_large_response_is_compressed_if_the_client_accepts_gzip(filled: FlaskClient, path: str) -> None:
     plain, zipped = get(filled, path, None), get(filled, path)
     assert not plain.headers.get("Content-Encoding")
     assert is_zipped(zipped)
@@ -285,7 +287,7 @@ def test_v2_records_are_compressed_and_count_as_delivered(filled: FlaskClient) -
     assert filled.get(f"{base}/offsets{query}").json["offsets"][0]["offset"] == 1000
 
 
-def test_lists_vary_whether_they_are_compressed_or_not(filled: FlaskClient, broker: FakeBroker) -> None:
+def test_responses_have_vary_with_and_without_compression(filled: FlaskClient, broker: FakeBroker) -> None:
     lists = ["/messages", "/topics", "/messages/t", "/topics/t", "/tasks", "/console"]
     for path in lists:
         answer = get(filled, path)
@@ -320,12 +322,12 @@ def test_lists_vary_whether_they_are_compressed_or_not(filled: FlaskClient, brok
         (",;q=1,gzip", True),
     ],
 )
-def test_accept_encoding_decides(filled: FlaskClient, encoding: str, zipped: bool) -> None:
+def test_accept_encoding_decides_on_compression(filled: FlaskClient, encoding: str, zipped: bool) -> None:
     assert is_zipped(get(filled, PAGE, encoding)) == zipped
 
 
 @pytest.mark.parametrize("encoding", ["gzip, identity;q=0", "gzip, *;q=0"])
-def test_small_answer_is_compressed_for_a_client_that_takes_no_other(filled: FlaskClient, encoding: str) -> None:
+def test_small_response_is_compressed_if_identity_is_rejected(filled: FlaskClient, encoding: str) -> None:
     answer = get(filled, "/messages", encoding)
     assert is_zipped(answer)
     assert json.loads(gzip.decompress(answer.data))["topics"] == ["t", "three"]
@@ -341,7 +343,7 @@ def test_head_has_the_headers_of_get(filled: FlaskClient, broker: FakeBroker) ->
         assert head.data == b""
 
 
-def test_what_is_never_compressed(filled: FlaskClient) -> None:
+def test_response_that_is_never_compressed(filled: FlaskClient) -> None:
     headers = {"Accept-Encoding": "gzip"}
     published = filled.post("/messages/t", data=BODY, content_type=JSON, headers=headers)
     assert len(published.data) > 1024

@@ -1,4 +1,4 @@
-"""What the records of one publish may cost: their number, their memory, the time until they are parsed."""
+"""The limits of one publish: the number of its records, their memory, the time to parse them."""
 
 import json
 import time
@@ -51,8 +51,8 @@ WAYS: dict[str, tuple[str, str, Body]] = {
 MANNERS: dict[str, dict[str, str]] = {"now": {}, "later": {"Prefer": "respond-async"}, "key": {"Idempotency-Key": "k"}}
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -162,7 +162,7 @@ HEADERS: dict[str, tuple[str, str, bytes]] = {
 def test_publish_of_too_many_headers_returns_413(
     make_client: ClientFactory, broker: FakeBroker, path: str, content_type: str, body: bytes
 ) -> None:
-    """A header takes as much memory as a record: ten for each record that may be."""
+    """A header takes as much memory as a record. Ten are allowed for each record of max_records."""
     answer = make_client(max_records=LIMIT).post(path, data=body, content_type=content_type)
     status, message = error_of(answer)
     assert status == 413, answer.text
@@ -172,7 +172,7 @@ def test_publish_of_too_many_headers_returns_413(
     assert answer.status_code == 200, answer.text
 
 
-def test_a_header_value_with_many_commas_is_one_header(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_header_value_with_many_commas_is_one_header(make_client: ClientFactory, broker: FakeBroker) -> None:
     record = {"value": 1, "headers": [["a", "," * 500], ["b", None]]}
     assert make_client(max_records=LIMIT).post("/messages/t", json={"records": [record]}).status_code == 200
 
@@ -187,11 +187,11 @@ LARGE: dict[str, tuple[str, str, bytes]] = {
 
 
 @pytest.mark.parametrize(("path", "content_type", "body"), LARGE.values(), ids=list(LARGE))
-@pytest.mark.parametrize("is_threadless", [False])
-def test_refusal_of_too_many_records_takes_little_memory(
+@pytest.mark.parametrize("is_fast_path", [False])
+def test_rejection_of_too_many_records_takes_little_memory(
     make_client: ClientFactory, broker: FakeBroker, path: str, content_type: str, body: bytes
 ) -> None:
-    """5 million records in 10 MB took 4.1 GB, and no answer came in 170 s."""
+    """5 million records in 10 MB took 4.1 GB, without a response for 170 s."""
     client = make_client(max_records=1000)
     tracemalloc.start()
     try:
@@ -214,7 +214,7 @@ def listed(count: int, element: bytes = b'{"value":1}') -> bytes:
 
 
 def with_headers(count: int, element: bytes = b'["a","b"]') -> bytes:
-    """A record, its end left out."""
+    """Return a record without its end."""
     return b'{"value":1,"headers":' + listed(count, element)
 
 
@@ -278,10 +278,10 @@ NAMES_OF_EVASIONS = [*EVASIONS, *(f"headers: {each}" for each in HEADER_EVASIONS
 
 
 @pytest.mark.parametrize(("evasion", "what"), ALL_EVASIONS, ids=NAMES_OF_EVASIONS)
-def test_records_are_counted_in_malformed_bodies_and_in_each_of_two_members(
+def test_records_in_malformed_bodies_and_repeated_members_are_counted(
     make_client: ClientFactory, broker: FakeBroker, evasion: Evasion, what: str
 ) -> None:
-    """They were counted only in well-formed bodies, and of two members of a name only in the last."""
+    """Records were counted only in valid bodies, and only in the last of two members of a name."""
     (path, content_type), status, body = evasion
     limit = LIMIT if what == "records" else 10 * LIMIT
     answer = make_client(max_records=LIMIT).post(path, data=body(limit + 1), content_type=content_type)
@@ -295,9 +295,9 @@ def test_records_are_counted_in_malformed_bodies_and_in_each_of_two_members(
 
 
 @pytest.mark.parametrize(("evasion", "what"), ALL_EVASIONS, ids=NAMES_OF_EVASIONS)
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 def test_evasion_of_max_records_takes_little_memory(make_client: ClientFactory, evasion: Evasion, what: str) -> None:
-    """63 MB of v2 records without the closing brace took 1.7 GB for a 400."""
+    """63 MB of v2 records without the closing brace took 1.7 GB before the 400."""
     (path, content_type), status, body = evasion
     sent = body(30_000 if what == "records" else 90_000)
     client = make_client(max_records=1000)
@@ -345,7 +345,7 @@ def test_members_in_values_are_not_counted(
     assert [json.loads(each.value or b"") for each in broker.records("t")] == [json.loads(value)] * 2
 
 
-def test_v2_body_that_may_have_too_many_records_is_refused_in_the_usual_words(make_client: ClientFactory) -> None:
+def test_counted_v2_body_has_the_usual_error_messages(make_client: ClientFactory) -> None:
     records = b'{"records":' + listed(LIMIT, b'{"value":{"a":[1,1,{},{},{}]}}')
     for body, message in (
         (records + b',"x":1}', "unknown field 'x'. Known fields: records"),
@@ -359,7 +359,7 @@ def test_v2_body_that_may_have_too_many_records_is_refused_in_the_usual_words(ma
         assert message in said
 
 
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 def test_many_empty_lines_take_little_memory(client: FlaskClient) -> None:
     body = b"\n" * 3_000_000 + b"1\n"
     assert client.post("/messages/t", data=b"1", content_type=NDJSON).status_code == 200
@@ -374,8 +374,8 @@ def test_many_empty_lines_take_little_memory(client: FlaskClient) -> None:
     assert "line 3000002" in error_of(answer)[1]
 
 
-@pytest.mark.parametrize("is_threadless", [False])
-def test_a_record_counts_800_bytes_in_flight(make_client: ClientFactory, broker: FakeBroker) -> None:
+@pytest.mark.parametrize("is_fast_path", [False])
+def test_record_counts_800_bytes_in_flight(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=10_000)
 
     def publish(count: int, timeout: float) -> TestResponse:
@@ -404,13 +404,13 @@ SLOW: list[tuple[str, dict[str, Any], dict[str, str]]] = [
 
 
 @pytest.mark.parametrize("case", SLOW)
-def test_timeout_covers_what_comes_before_kafka(
+def test_timeout_includes_the_time_before_kafka(
     make_client: ClientFactory,
     broker: FakeBroker,
     monkeypatch: pytest.MonkeyPatch,
     case: tuple[str, dict[str, Any], dict[str, str]],
 ) -> None:
-    """The answer says that nothing was written: a 504 would leave that open."""
+    """The response says that nothing was written. A 504 would leave that open."""
 
     def serialize(*_: object) -> bytes:
         time.sleep(0.05)
@@ -430,7 +430,7 @@ def test_timeout_covers_what_comes_before_kafka(
     assert written(broker) == 0
 
 
-def test_publish_with_timeout_0_is_handed_over(client: FlaskClient, broker: FakeBroker) -> None:
+def test_publish_with_timeout_0_is_sent_to_kafka(client: FlaskClient, broker: FakeBroker) -> None:
     broker.silent = True
     assert client.put("/messages/t?timeout=0", data=b"x").status_code == 504
     assert broker.unanswered == 1

@@ -20,8 +20,8 @@ BINARY_V2 = "application/vnd.kafka.binary.v2+json"
 ONE = {"records": [{"value": 1}]}
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 

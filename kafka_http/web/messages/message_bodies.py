@@ -188,7 +188,9 @@ def _parse_line(index: int, number: int, line: bytes, limits: PublishLimits) -> 
         record = decode(_line, line, f"records[{index}]", index)
         str(line, "utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"records[{index}] (line {number}) is not UTF-8 (byte {error.start}).", record=index) from None
+        raise InvalidRequest(
+            f"records[{index}] (line {number}) is not UTF-8 (byte {error.start}).", record=index
+        ) from None
     if not bytes(record.value) or bytes(record.error):
         raise InvalidRequest(
             f"records[{index}] (line {number}) must have a value and no error.",

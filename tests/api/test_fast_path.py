@@ -1,4 +1,4 @@
-"""Publishes that are begun, and sent together."""
+"""The fast path: publishes that are started one by one and sent together."""
 
 from threading import Event
 
@@ -20,12 +20,12 @@ def publishes(make_client: ClientFactory) -> FastPathPublishes:
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 Accepted")])
-def test_what_was_begun_is_done_once_it_is_sent(
+def test_started_publish_completes_after_send(
     publishes: FastPathPublishes, headers: dict[str, str], status: str
 ) -> None:
     done = [Event(), Event()]
-    begun = [publishes.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]
-    assert None not in begun
+    started = [publishes.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]
+    assert None not in started
     publishes.send()
     assert all(each.wait(5) for each in done)
-    assert [each.answer()[0] for each in begun if each is not None] == [status] * 2
+    assert [each.answer()[0] for each in started if each is not None] == [status] * 2

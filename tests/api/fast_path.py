@@ -1,4 +1,4 @@
-"""An application as a server has it whose main loop takes publishes: in its place, in front of the views."""
+"""The fast path in front of an application's views, as in our server."""
 
 from collections.abc import Iterable
 from io import BytesIO
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 TIMEOUT = 5
 
 
-class Threadless:
-    """WSGI middleware that lets the application begin a publish, and asks its views where it does not."""
+class FastPathMiddleware:
+    """WSGI middleware that starts publishes on the fast path. Other requests go to the views."""
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
@@ -34,12 +34,12 @@ class Threadless:
             return self._views(environ, start_response)
         done = Event()
         target = environ["REQUEST_URI"]
-        owed = self._publishes.begin(environ["REQUEST_METHOD"], target, headers, body, done.set)
-        if owed is None:
+        reply = self._publishes.begin(environ["REQUEST_METHOD"], target, headers, body, done.set)
+        if reply is None:
             return self._views(environ, start_response)
         self.taken += 1
         self._publishes.send()
         done.wait(TIMEOUT)
-        status, answered, said = owed.answer()
-        start_response(status, list(answered))
-        return [said]
+        status, response_headers, response_body = reply.answer()
+        start_response(status, list(response_headers))
+        return [response_body]
