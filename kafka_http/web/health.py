@@ -7,12 +7,11 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from kafka_http.broker_protocols import Log
+from kafka_http.environ import REQUEST_STARTED
 from kafka_http.errors import KafkaHttpError
 from kafka_http.web.responses import json_response
 
 HEALTH, READY = "/health", "/ready"
-CAME = "kafka_http.came"
-"""Environ key, set by our server: the time when the request arrived, on the monotonic clock."""
 FRESH_SECONDS = 2.0
 """How long a response of Kafka counts for `/ready`."""
 
@@ -40,7 +39,7 @@ class HealthRoutes:
 
     def ready(self) -> Response:
         """GET /ready: a broker has answered within the last seconds. Otherwise 503 with the reason."""
-        arrived = request.environ.get(CAME, time.monotonic())
+        arrived = request.environ.get(REQUEST_STARTED, time.monotonic())
         with self._lock:  # one of many concurrent requests asks Kafka
             if self._error is not None and self._failed >= arrived:
                 raise self._error

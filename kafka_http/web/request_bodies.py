@@ -13,6 +13,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.config import Config
+from kafka_http.environ import BODY_ERROR, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
@@ -20,10 +21,6 @@ from kafka_http.web.request_head import RequestHead
 
 DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
-RECEIVED = "kafka_http.received"
-"""Environ key, set if the server has received the body: its size, which the server has reserved until the response."""
-REFUSAL = "kafka_http.refusal"
-"""Environ key, set if the server has not received the body: the error to raise."""
 _READ_SIZE = 1 << 16
 _PUBLISH_PATH = re.compile("/+messages/+[^/]+/*")
 _NO_QUERY: MultiDict[str, str] = MultiDict()
@@ -53,9 +50,9 @@ class RequestBodies:
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        if (refusal := request.environ.get(REFUSAL)) is not None:
-            raise refusal
-        reservation = _BodyReservation(self, request.environ.get(RECEIVED, 0))
+        if (error := request.environ.get(BODY_ERROR)) is not None:
+            raise error
+        reservation = _BodyReservation(self, request.environ.get(RECEIVED_BYTES, 0))
         try:
             body = _read_body(request, limit, reservation)
             yield decode_body(body, codings, limit, reservation.add) if codings else body
@@ -115,9 +112,9 @@ class ReceivePolicy:
         is_publish = _PUBLISH_PATH.fullmatch(path) is not None
         return is_publish and RequestHead(method, _NO_QUERY, headers).is_streaming_upload
 
-    def place(self, path: str) -> Literal["loop", "aside", "pool"]:
-        """Which thread responds. Health checks must not wait for a thread of the pool."""
-        return "loop" if path == HEALTH else "aside" if path == READY else "pool"
+    def runner(self, path: str) -> Literal["loop", "reserved", "pool"]:
+        """Return where a request runs. Health checks must not wait for a thread of the pool."""
+        return "loop" if path == HEALTH else "reserved" if path == READY else "pool"
 
 
 def check_body_length(request: Request) -> None:

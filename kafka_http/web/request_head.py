@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 from flask import Request
 from werkzeug.datastructures import MultiDict
 
+from kafka_http.environ import HEADER_PAIRS
 from kafka_http.web.authority import server_root
 from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
 
-HEADER_PAIRS = "kafka_http.headers"
-"""Environ key, set by our server: the headers as a list of (name, value). WSGI joins repeated headers into one."""
 KEY_HEADER = "idempotency-key"
 RESPOND_ASYNC = "respond-async"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.environ import REQUEST_STARTED
 from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
@@ -46,7 +47,7 @@ def test_failed_ready_check_answers_the_requests_that_waited(client: FlaskClient
     """Otherwise each of them would wait for the broker, one after the other."""
 
     def ready(came: float) -> int:
-        return client.get("/ready", environ_overrides={"kafka_http.came": came}).status_code
+        return client.get("/ready", environ_overrides={REQUEST_STARTED: came}).status_code
 
     before = time.monotonic()
     broker.down = True

@@ -315,7 +315,7 @@ def test_wait_ends_after_its_time(client: FlaskClient) -> None:
 
 def test_wait_ends_when_the_server_stops(client: FlaskClient) -> None:
     lifecycle = client.application.extensions["kafka_http"]
-    threading.Timer(0.2, lifecycle.stopping).start()
+    threading.Timer(0.2, lifecycle.stop).start()
     started = time.monotonic()
     assert values(client.get("/messages/t/c/latest?wait=30")) == []
     assert time.monotonic() - started < scaled(5)

@@ -334,7 +334,7 @@ def test_value_that_cannot_be_decoded_is_an_error_in_its_event(client: FlaskClie
 def test_stopping_server_sends_retry(client: FlaskClient) -> None:
     with stream(client, "/messages/t/me/3") as events, stream(client, "/messages/t/me/latest", NDJSON) as lines:
         assert events.values(2) == [3, 4]
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         began = time.monotonic()
         assert events.rest() == []
         assert time.monotonic() - began < scaled(1)

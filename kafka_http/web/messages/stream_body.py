@@ -223,19 +223,19 @@ class StreamResponseBody:
     """The WSGI body of a stream. The request's thread sends it, unless the server takes the stream over."""
 
     def __init__(
-        self, body: StreamBody, hand_over: Callable[[StreamBody], None] | None, release: Callable[[], None] | None
+        self, body: StreamBody, detach: Callable[[StreamBody], None] | None, release: Callable[[], None] | None
     ) -> None:
-        """`hand_over` passes the stream to the server and does not return. `release` is called at the end."""
+        """`detach` passes the stream to the server and does not return. `release` is called at the end."""
         self._body = body
-        self._hand_over = hand_over
+        self._detach = detach
         self._release = release
-        self._is_handed_over = False
+        self._is_detached = False
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._body.first()
-        if self._hand_over is not None and not self._body.is_over:
-            self._is_handed_over = True
-            self._hand_over(self._body)
+        if self._detach is not None and not self._body.is_over:
+            self._is_detached = True
+            self._detach(self._body)
         while not self._body.is_over:
             yield self._body.next(_WAIT_SECONDS)
 
@@ -244,5 +244,5 @@ class StreamResponseBody:
         if self._release is not None:
             self._release()
             self._release = None
-        if not self._is_handed_over:
+        if not self._is_detached:
             self._body.close()

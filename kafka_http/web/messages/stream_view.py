@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from flask import Response, request
 
 from kafka_http.config import Config
+from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
 from kafka_http.read.stream_limits import StreamLimits
@@ -32,8 +33,6 @@ from kafka_http.web.services import Services
 from kafka_http.web.wait_limiter import WaitLimiter
 
 STREAM_TYPES: Mapping[str, type[EventEncoder] | type[LineEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
-HAND_OVER = "kafka_http.hand_over"
-"""Environ key, set if our server sends streams without a thread: a function of `StreamBody` that does not return."""
 
 _FROM_START = FromTimestamp(EARLIEST)
 _PARAMETERS = (*SHARED_PARAMETERS, "until")
@@ -88,12 +87,12 @@ class MessageStreams:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
-        hand_over = request.environ.get(HAND_OVER)
+        detach = request.environ.get(DETACH_STREAM)
         # A thread notices only at its second write that the client is gone.
-        keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
-        body = StreamBody(self._core.tails, stream, encoder, keepalive)
-        release = None if hand_over is not None or stream.is_ending else self._acquire_thread()
-        response = Response(StreamResponseBody(body, hand_over, release), content_type=media_type)
+        keepalive = self._keepalive if detach is not None else self._keepalive / 2
+        body = StreamBody(self._core.followers, stream, encoder, keepalive)
+        release = None if detach is not None or stream.is_ending else self._acquire_thread()
+        response = Response(StreamResponseBody(body, detach, release), content_type=media_type)
         response.direct_passthrough = True
         response.headers["X-Accel-Buffering"] = "no"  # nginx sends each event at once
         return response
