@@ -24,7 +24,6 @@ _TYPE_NAMES = {
     **{"int": "an integer", "float": "a number", "str": "a string", "bool": "a boolean", "null": "null"},
     **{"array": "an array", "object": "an object"},
 }
-_SYNTAX_ERRORS = {"Input data was truncated": "a value at the end is incomplete or misspelled"}
 
 
 def decode(
@@ -47,7 +46,7 @@ def decode(
     except msgspec.ValidationError as error:
         raise _shape_error(decoder, error, at, record, invalid) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise syntax_error(at or "Body", error, record) from None
+        raise _syntax_error(at or "Body", text, error, record) from None
 
 
 def decode_value(what: str, text: bytes, record: int | None = None) -> None:
@@ -55,7 +54,7 @@ def decode_value(what: str, text: bytes, record: int | None = None) -> None:
     try:
         check_json(text)
     except ValueError as error:
-        raise syntax_error(what, error, record) from None
+        raise _syntax_error(what, text, error, record) from None
 
 
 def check_utf8(body: bytes) -> None:
@@ -64,16 +63,20 @@ def check_utf8(body: bytes) -> None:
         if not body.isascii():
             str(body, "utf-8")
     except UnicodeDecodeError as error:
-        raise syntax_error("Body", error) from None
+        raise _syntax_error("Body", body, error) from None
 
 
-def syntax_error(what: str, error: ValueError | msgspec.DecodeError, record: int | None = None) -> InvalidRequest:
+def _syntax_error(
+    what: str, text: bytes, error: ValueError | msgspec.DecodeError, record: int | None = None
+) -> InvalidRequest:
     problem = str(error).removeprefix("JSON is malformed: ")
-    if isinstance(error, UnicodeDecodeError):
+    if not text.strip():
+        problem = "it is empty"
+    elif isinstance(error, UnicodeDecodeError):
         problem = f"invalid UTF-8 (byte {error.start})"
-    return InvalidRequest(
-        f"{what} is not valid JSON: {_SYNTAX_ERRORS.get(problem, problem)}.", **_location(record, None)
-    )
+    elif problem == "Input data was truncated":
+        problem = "a value at the end is incomplete or misspelled"
+    return InvalidRequest(f"{what} is not valid JSON: {problem}.", **_location(record, None))
 
 
 def json_text(raw: Raw) -> bytes | None:

@@ -55,7 +55,8 @@ def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Itera
 @contextlib.contextmanager
 def changed_environ(client: FlaskClient, **changes: str | None) -> Iterator[None]:
     """Change the WSGI environ of the client's requests; None removes a key. The client itself cannot send every host,
-    since it parses the URL of each request."""
+    since it parses the URL of each request.
+    """
     app = client.application
     wsgi = app.wsgi_app
 

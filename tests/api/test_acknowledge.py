@@ -19,9 +19,9 @@ def records(broker: FakeBroker) -> None:
 
 
 def committed(client: FlaskClient, topic: str = "t", consumer: str = "c") -> list[int | None]:
-    answer = client.get(f"/messages/{topic}/{consumer}")
-    assert answer.status_code == 200
-    return [partition["committed"] for partition in answer.json["partitions"]]
+    response = client.get(f"/messages/{topic}/{consumer}")
+    assert response.status_code == 200
+    return [partition["committed"] for partition in response.json["partitions"]]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_ack_commits_the_offset_after_the_message(
     client: FlaskClient, path: str, topic: str, expected: list[int | None]
 ) -> None:
     for _ in range(2):
-        answer = client.delete(f"/messages/{path}")
-        assert (answer.status_code, answer.data) == (204, b"")
+        response = client.delete(f"/messages/{path}")
+        assert (response.status_code, response.data) == (204, b"")
         assert committed(client, topic) == expected
 
 
@@ -57,15 +57,15 @@ def test_ack_moves_only_the_named_partitions(client: FlaskClient) -> None:
 
 
 def test_ack_of_an_offset_without_its_partition_returns_400(client: FlaskClient) -> None:
-    answer = client.delete("/messages/three/c/3")
-    assert (answer.status_code, answer.json["error"]["field"]) == (400, "partition")
-    assert "0:42" in answer.json["error"]["message"]
+    response = client.delete("/messages/three/c/3")
+    assert (response.status_code, response.json["error"]["field"]) == (400, "partition")
+    assert "0:42" in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize("offset", ["earliest", "committed", "-3", "@5", "0:latest", "*:earliest", "0:1,*:latest"])
 def test_ack_of_a_position_that_is_not_an_offset_returns_400(client: FlaskClient, offset: str) -> None:
-    answer = client.delete(f"/messages/t/c/{offset}")
-    assert (answer.status_code, answer.json["error"]["field"]) == (400, "offset")
+    response = client.delete(f"/messages/t/c/{offset}")
+    assert (response.status_code, response.json["error"]["field"]) == (400, "offset")
 
 
 @pytest.mark.parametrize(
@@ -80,17 +80,17 @@ def test_ack_of_an_invalid_offset_is_rejected(client: FlaskClient, path: str, st
 def test_commits_for_a_group_with_members_return_409(client: FlaskClient, broker: FakeBroker) -> None:
     client.delete("/messages/t/c/1")
     broker.join("c", "t", "classic-client")
-    for answer in (client.delete("/messages/t/c/5"), client.put("/messages/t/c/0"), client.delete("/messages/t/c")):
-        assert (answer.status_code, answer.json["error"]["code"]) == (409, 409)
-        assert "classic-client" in answer.text
+    for response in (client.delete("/messages/t/c/5"), client.put("/messages/t/c/0"), client.delete("/messages/t/c")):
+        assert (response.status_code, response.json["error"]["code"]) == (409, 409)
+        assert "classic-client" in response.text
     assert committed(client) == [2]
 
 
 def test_progress_shows_committed_position_and_lag(client: FlaskClient, broker: FakeBroker) -> None:
     client.delete("/messages/three/c/1:2")
     broker.delete_before("three", 2, 3)
-    answer = client.get("/messages/three/c")
-    assert answer.json == {
+    response = client.get("/messages/three/c")
+    assert response.json == {
         "topic": "three",
         "consumer": "c",
         "partitions": [
@@ -115,9 +115,9 @@ def test_progress_shows_committed_position_and_lag(client: FlaskClient, broker: 
 )
 def test_put_of_a_position_commits_it(client: FlaskClient, offset: str, expected: list[int]) -> None:
     client.delete("/messages/three/c/0:1,1:1,2:1")
-    answer = client.put(f"/messages/three/c/{offset}")
-    assert answer.status_code == 200, answer.text
-    assert [each["committed"] for each in answer.json["partitions"]] == expected
+    response = client.put(f"/messages/three/c/{offset}")
+    assert response.status_code == 200, response.text
+    assert [each["committed"] for each in response.json["partitions"]] == expected
     assert committed(client, "three") == expected
 
 
@@ -175,8 +175,8 @@ def test_read_from_committed_offset_beyond_the_end_follows_reset(
     client: FlaskClient, broker: FakeBroker, reset: str, expected: int
 ) -> None:
     beyond_the_end(broker)
-    answer = client.put(f"/messages/t/c/committed{reset}")
-    assert [each["committed"] for each in answer.json["partitions"]] == [expected]
+    response = client.put(f"/messages/t/c/committed{reset}")
+    assert [each["committed"] for each in response.json["partitions"]] == [expected]
 
 
 @pytest.mark.parametrize("call", ["ack", "previous", "progress"])
@@ -224,5 +224,5 @@ def test_put_of_a_position_with_reset(
 ) -> None:
     broker.delete_before("t", 0, 4)
     assert client.put(f"/messages/t/c/{offset}").status_code == 416
-    answer = client.put(f"/messages/t/c/{offset}?reset={reset}")
-    assert [each["committed"] for each in answer.json["partitions"]] == [expected]
+    response = client.put(f"/messages/t/c/{offset}?reset={reset}")
+    assert [each["committed"] for each in response.json["partitions"]] == [expected]

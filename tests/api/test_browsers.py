@@ -1,5 +1,4 @@
-"""What a web page of another origin can make a browser do here: nothing that writes, and on loopback no read by a name
-that its DNS server points here."""
+"""Protection against web pages of other origins: no writes, and on loopback no reads by DNS rebinding."""
 
 from typing import Any
 
@@ -47,8 +46,8 @@ WRITES = [
 ]
 
 
-def refusal(answer: Any) -> tuple[int, int]:
-    return answer.status_code, answer.json.get("error_code") or answer.json["error"]["code"]
+def refusal(response: Any) -> tuple[int, int]:
+    return response.status_code, response.json.get("error_code") or response.json["error"]["code"]
 
 
 @pytest.fixture(params=[False, True], ids=["views", "fast path"])
@@ -62,15 +61,15 @@ def test_cross_site_write_returns_403(client: FlaskClient, headers: dict[str, st
     for method, target in WRITES:
         path, _, query = target.partition("?")
         overrides = {"PATH_INFO": path}
-        answer = client.open("/", method=method, query_string=query, headers=headers, environ_overrides=overrides)
-        assert refusal(answer) == (403, 40302), (method, target)
+        response = client.open("/", method=method, query_string=query, headers=headers, environ_overrides=overrides)
+        assert refusal(response) == (403, 40302), (method, target)
 
 
 @pytest.mark.parametrize("path", ["/messages/t", "/topics/t"])
 def test_cross_site_publish_writes_nothing(client: FlaskClient, path: str) -> None:
     for headers in FOREIGN:
-        answer = client.post(path, json={"records": [{"value": 1}]}, headers=headers)
-        assert refusal(answer) == (403, 40302), headers
+        response = client.post(path, json={"records": [{"value": 1}]}, headers=headers)
+        assert refusal(response) == (403, 40302), headers
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
 
@@ -154,13 +153,15 @@ def test_cors_origins_that_is_not_an_origin_is_rejected(make_client: ClientFacto
 def test_own_origin_comes_from_trusted_forwarded_headers(
     make_client: ClientFactory, headers: dict[str, str], origin: str, status: int
 ) -> None:
-    answer = make_client().put("/messages/t", data=b"x", headers={**headers, "Origin": origin})
-    assert answer.status_code == status
+    response = make_client().put("/messages/t", data=b"x", headers={**headers, "Origin": origin})
+    assert response.status_code == status
     strict = make_client(trusted_proxies="10.0.0.1")
-    answer = strict.put("/messages/t", data=b"x", headers={**headers, "Origin": "http://localhost"})
-    assert answer.status_code == 200
-    answer = strict.put("/messages/t", data=b"x", headers={"X-Forwarded-Host": "evil.org", "Origin": "http://evil.org"})
-    assert answer.status_code == 403
+    response = strict.put("/messages/t", data=b"x", headers={**headers, "Origin": "http://localhost"})
+    assert response.status_code == 200
+    response = strict.put(
+        "/messages/t", data=b"x", headers={"X-Forwarded-Host": "evil.org", "Origin": "http://evil.org"}
+    )
+    assert response.status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,8 @@ def test_own_origin_comes_from_trusted_forwarded_headers(
 )
 def test_own_origin_comes_from_the_host_header(client: FlaskClient, host: str, origin: str) -> None:
     for sent, status in ((origin, 200), ("http://", 403), ("http://x", 403), (f"{origin}1", 403)):
-        answer = client.put("/messages/t", data=b"x", headers={"Host": host, "Origin": sent})
-        assert answer.status_code == status, sent
+        response = client.put("/messages/t", data=b"x", headers={"Host": host, "Origin": sent})
+        assert response.status_code == status, sent
 
 
 def test_own_origin_comes_from_base_url(make_client: ClientFactory) -> None:
@@ -205,10 +206,10 @@ def test_local_host_on_a_loopback_bind_is_accepted(make_client: ClientFactory, b
 def test_foreign_host_on_a_loopback_bind_returns_421(client: FlaskClient, host: str) -> None:
     for path in ("/messages", "/topics", "/health", "/nowhere"):
         forwarded = {"X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"}
-        answer = client.get(path, headers={"Host": host, **forwarded})
-        assert refusal(answer) == (421, 421)
-        assert "allowed_hosts" in answer.text
-        assert "base_url" in answer.text
+        response = client.get(path, headers={"Host": host, **forwarded})
+        assert refusal(response) == (421, 421)
+        assert "allowed_hosts" in response.text
+        assert "base_url" in response.text
     assert refusal(client.post("/messages/t", data=b"x", headers={"Host": host})) == (421, 421)
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
@@ -280,10 +281,10 @@ def test_malformed_host_returns_400(make_client: ClientFactory, bind: str) -> No
     for host in MALFORMED:
         for method, path in (("GET", "/messages/t/c/earliest"), ("PUT", "/messages/t"), ("GET", "/health")):
             with changed_environ(client, HTTP_HOST=host):
-                answer = client.open(path, method=method, data=b"x", headers={"Origin": "http://x"})
-            assert refusal(answer) == (400, 400), host
-            assert answer.json["error"]["field"] == "Host"
-            assert "Host" in answer.json["error"]["message"]
+                response = client.open(path, method=method, data=b"x", headers={"Origin": "http://x"})
+            assert refusal(response) == (400, 400), host
+            assert response.json["error"]["field"] == "Host"
+            assert "Host" in response.json["error"]["message"]
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
 
@@ -310,8 +311,8 @@ def test_host_of_an_absolute_target_replaces_the_host_header(client: FlaskClient
 
 def test_link_after_an_absolute_target_contains_its_host(client: FlaskClient) -> None:
     overrides = {"RAW_URI": "http://a.localhost:81/messages/t/c/earliest"}
-    answer = client.get("/messages/t/c/earliest", headers={"Host": "localhost"}, environ_overrides=overrides)
-    assert answer.headers["Link"].startswith("<http://a.localhost:81/messages/t/c/")
+    response = client.get("/messages/t/c/earliest", headers={"Host": "localhost"}, environ_overrides=overrides)
+    assert response.headers["Link"].startswith("<http://a.localhost:81/messages/t/c/")
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])

@@ -19,14 +19,14 @@ def test_get_messages_lists_topics(client: FlaskClient, broker: FakeBroker) -> N
 
 def test_get_topic_lists_its_partitions(client: FlaskClient) -> None:
     client.put("/messages/three?partition=1", data=b"x")
-    answer = client.get("/messages/three").json
-    assert answer["topic"] == "three"
-    assert [(each["partition"], each["earliest"], each["latest"]) for each in answer["partitions"]] == [
+    response = client.get("/messages/three").json
+    assert response["topic"] == "three"
+    assert [(each["partition"], each["earliest"], each["latest"]) for each in response["partitions"]] == [
         (0, 0, 0),
         (1, 0, 1),
         (2, 0, 0),
     ]
-    assert all(each["leader"] in each["replicas"] for each in answer["partitions"])
+    assert all(each["leader"] in each["replicas"] for each in response["partitions"])
 
 
 @pytest.mark.parametrize("path", ["/messages/", "//messages//", "/messages/t/", "//messages///t//c//earliest//"])
@@ -37,8 +37,8 @@ def test_repeated_and_trailing_slashes_are_ignored(client: FlaskClient, path: st
 def test_health_and_ready_while_kafka_is_up_and_down(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     assert client.get("/health").status_code == 200
-    answer = client.get("/ready")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
+    response = client.get("/ready")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
     broker.down = False
     assert client.get("/ready").status_code == 200
 
@@ -59,19 +59,19 @@ def test_failed_ready_check_answers_the_requests_that_waited(client: FlaskClient
 
 @pytest.mark.parametrize("path", ["/topics/t/x", "/brokers/1", "/consumers/g/x"])
 def test_errors_of_v2_paths_have_the_v2_shape(client: FlaskClient, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 404
-    assert answer.json["error_code"] == 404
-    assert answer.json["message"]
-    assert answer.content_type == "application/vnd.kafka.v2+json"
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.json["error_code"] == 404
+    assert response.json["message"]
+    assert response.content_type == "application/vnd.kafka.v2+json"
     assert client.get(path, headers={"Accept": "application/json"}).content_type == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/nope", "/messages/t/c/1/more", "/topicsx"])
 def test_unknown_path_returns_404(client: FlaskClient, path: str) -> None:
-    answer = client.get(path)
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = client.get(path)
+    assert (response.status_code, response.json["error"]["code"]) == (404, 404)
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 V2 = "application/vnd.kafka.json.v2+json"
@@ -113,20 +113,20 @@ def test_json_responses_of_both_dialects_end_with_a_newline(make_client: ClientF
     for method, path, body, headers in calls:
         if path == f"{instance}/subscription":
             assert client.post(f"{instance}/assignments", data=assigned, headers=v2).status_code == 204
-        answer = client.open(path, method=method, data=body, headers=headers)
-        assert "json" in answer.content_type, (method, path)
-        assert answer.data.endswith((b"}\n", b"]\n")), (method, path, answer.data)
-        assert not answer.data.endswith(b"\n\n"), (method, path, answer.data)
-        assert int(answer.headers["Content-Length"]) == len(answer.data)
+        response = client.open(path, method=method, data=body, headers=headers)
+        assert "json" in response.content_type, (method, path)
+        assert response.data.endswith((b"}\n", b"]\n")), (method, path, response.data)
+        assert not response.data.endswith(b"\n\n"), (method, path, response.data)
+        assert int(response.headers["Content-Length"]) == len(response.data)
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("PATCH", "/messages/t"), ("DELETE", "/messages"), ("POST", "/messages/t/c/1")]
 )
 def test_method_not_allowed_returns_405_with_allow(client: FlaskClient, method: str, path: str) -> None:
-    answer = client.open(path, method=method)
-    assert (answer.status_code, answer.json["error"]["code"]) == (405, 405)
-    assert answer.headers["Allow"]
+    response = client.open(path, method=method)
+    assert (response.status_code, response.json["error"]["code"]) == (405, 405)
+    assert response.headers["Allow"]
 
 
 def test_unexpected_error_returns_500_without_traceback(
@@ -136,9 +136,9 @@ def test_unexpected_error_returns_500_without_traceback(
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(broker.log, "topics", broken)
-    answer = client.get("/messages")
-    assert (answer.status_code, answer.json["error"]["code"]) == (500, 500)
-    assert "secret" not in answer.text
+    response = client.get("/messages")
+    assert (response.status_code, response.json["error"]["code"]) == (500, 500)
+    assert "secret" not in response.text
 
 
 def test_bodies_over_max_in_flight_return_429(make_client: Any, broker: FakeBroker) -> None:

@@ -22,10 +22,10 @@ def test_console_is_off_by_default(make_client: ClientFactory) -> None:
 
 @pytest.mark.parametrize("path", ["/console", "/console/", "/console/console.js", "/console/console/console.css"])
 def test_console_loads_only_its_own_files(make_client: ClientFactory, path: str) -> None:
-    answer = make_client(console=True).get(path)
+    response = make_client(console=True).get(path)
 
-    assert answer.status_code == 200
-    policy = dict(each.strip().split(" ", 1) for each in answer.headers["Content-Security-Policy"].split(";"))
+    assert response.status_code == 200
+    policy = dict(each.strip().split(" ", 1) for each in response.headers["Content-Security-Policy"].split(";"))
     assert policy == {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -36,8 +36,8 @@ def test_console_loads_only_its_own_files(make_client: ClientFactory, path: str)
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_root_returns_a_page_with_links_to_browsers(
     make_client: ClientFactory, console: bool, headers: dict[str, str], settings: dict[str, str], prefix: str
 ) -> None:
     client = make_client(console=console, **settings)
-    answer = client.get("/", headers={"Accept": BROWSER, **headers})
-    assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
-    links = re.findall(r'<a href="([^"]*)">', answer.text)
+    response = client.get("/", headers={"Accept": BROWSER, **headers})
+    assert (response.status_code, response.content_type) == (200, "text/html; charset=utf-8")
+    links = re.findall(r'<a href="([^"]*)">', response.text)
     paths = [*(["/console"] if console else []), "/messages", "/health", "/ready"]
     assert links == [f"{prefix}{each}" for each in paths]
     for path in paths:
         assert client.get(path).status_code == 200
     if console:
         same = ("Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy")
-        assert [answer.headers[each] for each in same] == [client.get("/console").headers[each] for each in same]
-    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+        assert [response.headers[each] for each in same] == [client.get("/console").headers[each] for each in same]
+    assert response.headers["Vary"] == "Accept, Accept-Encoding"

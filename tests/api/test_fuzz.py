@@ -275,7 +275,7 @@ def test_random_requests_return_no_5xx(
 def send(  # noqa: PLR0917  a request has that many parts
     method: str, path: str, query: dict[str, str], headers: dict[str, str], content_type: str | None, body: bytes
 ) -> None:
-    answer = client.open(
+    response = client.open(
         "/",
         method=method,
         query_string=query,
@@ -284,15 +284,17 @@ def send(  # noqa: PLR0917  a request has that many parts
         data=body,
         environ_overrides={"PATH_INFO": path.encode().decode("latin-1")},
     )
-    assert answer.status_code < 500 or answer.json["error_code"] == 503, answer.text
-    check_form(answer)
+    assert response.status_code < 500 or response.json["error_code"] == 503, response.text
+    check_form(response)
 
 
-def check_form(answer: Any) -> None:
+def check_form(response: Any) -> None:
     """Check that an error is JSON of one of the two shapes with a message."""
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert b"Traceback" not in answer.data
-    if answer.status_code >= 400 and answer.data:
-        error = answer.json.get("error", {"code": answer.json.get("error_code"), "message": answer.json.get("message")})
+    assert response.headers["Cache-Control"] == "no-store"
+    assert b"Traceback" not in response.data
+    if response.status_code >= 400 and response.data:
+        error = response.json.get(
+            "error", {"code": response.json.get("error_code"), "message": response.json.get("message")}
+        )
         assert error["code"] >= 400
         assert error["message"]

@@ -58,8 +58,8 @@ def written(broker: FakeBroker) -> int:
     return len(broker.records("t")) + len(broker.records("three"))
 
 
-def is_replay(answer: TestResponse) -> bool:
-    marked = answer.headers.get("Idempotency-Replayed")
+def is_replay(response: TestResponse) -> bool:
+    marked = response.headers.get("Idempotency-Replayed")
     assert marked in {None, "true"}
     return marked is not None
 
@@ -104,10 +104,10 @@ def test_repeat_with_another_key_is_published_again(dialect: Dialect, client: Fl
 )
 def test_key_of_another_request_returns_422(client: FlaskClient, broker: FakeBroker, changed: dict[str, Any]) -> None:
     MESSAGES.publish(client)
-    answer = MESSAGES.publish(client, **changed)
-    assert answer.status_code == 422
-    assert "Idempotency-Key was used for another request" in answer.get_data(as_text=True)
-    assert not is_replay(answer)
+    response = MESSAGES.publish(client, **changed)
+    assert response.status_code == 422
+    assert "Idempotency-Key was used for another request" in response.get_data(as_text=True)
+    assert not is_replay(response)
     assert MESSAGES.publish(client).status_code == 200
     assert written(broker) == 1
 
@@ -149,9 +149,9 @@ MALFORMED = [
 
 @pytest.mark.parametrize("key", MALFORMED)
 def test_invalid_key_returns_400(dialect: Dialect, client: FlaskClient, broker: FakeBroker, key: str) -> None:
-    answer = dialect.publish(client, key)
-    assert (answer.status_code, dialect.code(answer)) == (400, 400)
-    assert "1 to 255 printable" in answer.get_data(as_text=True)
+    response = dialect.publish(client, key)
+    assert (response.status_code, dialect.code(response)) == (400, 400)
+    assert "1 to 255 printable" in response.get_data(as_text=True)
     assert written(broker) == 0
 
 
@@ -196,10 +196,10 @@ def test_response_with_partial_failure_is_stored(dialect: Dialect, client: Flask
 
 def test_replayed_response_has_the_original_headers(client: FlaskClient) -> None:
     for _ in range(2):
-        answer = V2.publish(client, headers={"Prefer": "strict", "Accept": "application/json"})
-        assert answer.headers["Preference-Applied"] == "strict"
-        assert answer.content_type == "application/json"
-    assert is_replay(answer)
+        response = V2.publish(client, headers={"Prefer": "strict", "Accept": "application/json"})
+        assert response.headers["Preference-Applied"] == "strict"
+        assert response.content_type == "application/json"
+    assert is_replay(response)
 
 
 def test_response_202_is_stored(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
@@ -217,8 +217,8 @@ def test_response_503_frees_the_key(dialect: Dialect, client: FlaskClient, broke
     broker.down = True
     assert dialect.publish(client).status_code == 503
     broker.down = False
-    answer = dialect.publish(client)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = dialect.publish(client)
+    assert (response.status_code, is_replay(response)) == (200, False)
     assert written(broker) == 1
 
 
@@ -233,8 +233,8 @@ def test_response_429_frees_the_key(
         wait_for(lambda: broker.unanswered or pending.done(), 5)
         assert dialect.publish(client, "second", data=large).status_code in {429, 504}
     broker.answer()
-    answer = dialect.publish(client, "second", data=large)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = dialect.publish(client, "second", data=large)
+    assert (response.status_code, is_replay(response)) == (200, False)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
@@ -244,8 +244,8 @@ def test_unexpected_error_frees_the_key(
     with monkeypatch.context() as patched:
         patched.setattr(broker, "produce", lambda *_: 1 / 0)
         assert MESSAGES.publish(client, method=method).status_code == 500
-    answer = MESSAGES.publish(client, method=method)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = MESSAGES.publish(client, method=method)
+    assert (response.status_code, is_replay(response)) == (200, False)
 
 
 def test_key_of_a_request_in_progress_returns_409(
@@ -266,8 +266,8 @@ def test_key_of_a_request_in_progress_returns_409(
     assert broker.unanswered == 1
 
 
-def answered(answer: TestResponse, status: int) -> TestResponse | None:
-    return answer if answer.status_code == status else None
+def answered(response: TestResponse, status: int) -> TestResponse | None:
+    return response if response.status_code == status else None
 
 
 @pytest.fixture
@@ -285,9 +285,9 @@ def test_repeat_after_504_returns_the_final_result(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker
 ) -> None:
     broker.answer()
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
-    assert is_replay(answer)
-    assert b'"offset":0' in answer.data
+    response = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
+    assert is_replay(response)
+    assert b'"offset":0' in response.data
     assert written(broker) == 1
 
 
@@ -298,8 +298,8 @@ def test_error_after_504_is_stored(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError, status: int
 ) -> None:
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), status), 5)
-    assert is_replay(answer)
+    response = wait_for(lambda: answered(dialect.publish(unanswered), status), 5)
+    assert is_replay(response)
     assert written(broker) == 0
 
 
@@ -311,9 +311,9 @@ def test_retriable_failure_after_504_is_stored_as_504(
 ) -> None:
     """The client knows that the records may have been written, so the key is never freed."""
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 504), 5)
-    assert is_replay(answer)
-    assert dialect.code(answer) == 504
+    response = wait_for(lambda: answered(dialect.publish(unanswered), 504), 5)
+    assert is_replay(response)
+    assert dialect.code(response) == 504
     assert written(broker) == 0
 
 
@@ -353,8 +353,8 @@ def test_concurrent_requests_with_one_key_write_once(dialect: Dialect, client: F
 def test_more_messages_than_allowed_with_a_key_return_413(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_records=MAX_RECORDS_WITH_KEY + 1)
     lines = b"1\n" * (MAX_RECORDS_WITH_KEY + 1)
-    answer = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MAX_RECORDS_WITH_KEY)
+    response = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
+    assert (response.status_code, response.json["error"]["limit"]) == (413, MAX_RECORDS_WITH_KEY)
     assert written(broker) == 0
     assert MESSAGES.publish(client, None, data=lines, content_type="application/x-ndjson").status_code == 200
 

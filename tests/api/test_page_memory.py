@@ -23,19 +23,19 @@ def test_pages_shrink_then_return_503_until_responses_are_read(make_client: Clie
     path = "/messages/t/me/earliest?max_bytes=16777216"
     sizes, taken = [], []
     for _ in range(80):
-        answer = client.get(path, buffered=False)
-        taken.append(answer)
-        if answer.status_code == 503:
+        response = client.get(path, buffered=False)
+        taken.append(response)
+        if response.status_code == 503:
             break
-        sizes.append(int(answer.headers["Content-Length"]))
+        sizes.append(int(response.headers["Content-Length"]))
     assert sizes[0] > 7 * MIB
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] / 2
     assert sum(sizes) <= 32 * MIB
     assert "max_answers_in_flight" in taken[-1].json["error"]["message"]
     assert int(taken[-1].headers["Retry-After"]) >= 1
-    for answer in taken:
-        answer.close()
+    for response in taken:
+        response.close()
     again = client.get(path)
     assert int(again.headers["Content-Length"]) == sizes[0]
 
@@ -46,8 +46,8 @@ def test_small_page_is_granted_while_a_large_one_is_rejected(make_client: Client
     assert taken[-1].status_code == 503
     small = client.get("/messages/t/me/earliest?max_bytes=1000")
     assert len(small.json["records"]) == 1
-    for answer in taken:
-        answer.close()
+    for response in taken:
+        response.close()
 
 
 def test_rejected_and_failed_reads_release_their_memory(make_client: ClientFactory, filled: FakeBroker) -> None:

@@ -23,9 +23,9 @@ def filled(client: FlaskClient) -> FlaskClient:
 
 
 def committed(client: FlaskClient, consumer: str) -> int | None:
-    answer = client.get(f"/messages/t/{consumer}")
-    assert answer.status_code == 200, answer.text
-    return answer.json["partitions"][0]["committed"]
+    response = client.get(f"/messages/t/{consumer}")
+    assert response.status_code == 200, response.text
+    return response.json["partitions"][0]["committed"]
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_absolute_and_unusual_targets_are_decoded(filled: FlaskClient, target: s
 
 
 def test_group_and_instance_names_with_an_encoded_slash(filled: FlaskClient) -> None:
-    answer = filled.post("/consumers/a%2Fb", json={"name": "c", "format": "json"})
-    assert answer.json["base_uri"] == "http://localhost/consumers/a%2Fb/instances/c"
-    path = answer.json["base_uri"].removeprefix("http://localhost")
+    response = filled.post("/consumers/a%2Fb", json={"name": "c", "format": "json"})
+    assert response.json["base_uri"] == "http://localhost/consumers/a%2Fb/instances/c"
+    path = response.json["base_uri"].removeprefix("http://localhost")
     body = {"partitions": [{"topic": "t", "partition": 0}]}
     assert filled.post(f"{path}/assignments", json=body).status_code == 204
     assert filled.get("/consumers/b/instances/c/assignments").status_code == 404
@@ -75,8 +75,8 @@ def test_group_and_instance_names_with_an_encoded_slash(filled: FlaskClient) -> 
 
 
 def test_error_names_a_topic_with_a_slash(client: FlaskClient) -> None:
-    answer = client.put("/messages/a%2Fb", data=b"x")
-    assert (answer.status_code, answer.json["error"]["topic"]) == (400, "a/b")
+    response = client.put("/messages/a%2Fb", data=b"x")
+    assert (response.status_code, response.json["error"]["topic"]) == (400, "a/b")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
@@ -92,16 +92,16 @@ def test_error_names_a_topic_with_a_slash(client: FlaskClient) -> None:
     ],
 )
 def test_path_that_is_not_utf8_returns_400(client: FlaskClient, method: str, path: str) -> None:
-    answer = client.open("/", method=method, environ_overrides=as_sent(path))
-    assert answer.status_code == 400
-    assert "UTF-8" in answer.text
+    response = client.open("/", method=method, environ_overrides=as_sent(path))
+    assert response.status_code == 400
+    assert "UTF-8" in response.text
 
 
 @pytest.mark.parametrize("is_fast_path", [False, True])
 def test_key_in_the_query_that_is_not_utf8_returns_400(client: FlaskClient, is_fast_path: bool) -> None:
-    answer = client.put("/messages/t?key=%FF", data=b"x")
-    assert answer.status_code == 400
-    assert "Kafka-Key-Base64" in answer.json["error"]["message"]
+    response = client.put("/messages/t?key=%FF", data=b"x")
+    assert response.status_code == 400
+    assert "Kafka-Key-Base64" in response.json["error"]["message"]
     assert client.get("/messages/t/c/earliest").json["records"] == []
     assert client.put("/messages/t?key=%E2%82%AC", data=b"x").status_code == 200
     assert client.get("/messages/t/c/earliest").json["records"][0]["key"] == "€"
@@ -109,9 +109,9 @@ def test_key_in_the_query_that_is_not_utf8_returns_400(client: FlaskClient, is_f
 
 @pytest.mark.parametrize("query", ["partition=%FF", "%FF=1", "ack=previous&x=%C3%28"])
 def test_query_that_is_not_utf8_returns_400(client: FlaskClient, query: str) -> None:
-    answer = client.get(f"/messages/t/c/earliest?{query}")
-    assert answer.status_code == 400
-    assert "UTF-8" in answer.text
+    response = client.get(f"/messages/t/c/earliest?{query}")
+    assert response.status_code == 400
+    assert "UTF-8" in response.text
     assert client.get(f"/topics?{query}").json["error_code"] == 400
 
 
@@ -147,17 +147,17 @@ def test_delete_with_an_empty_segment_deletes_nothing(filled: FlaskClient, path:
     """`DELETE /messages/$TOPIC/$CONSUMER/$OFFSET` with empty variables."""
     for consumer in ("me", "0:1"):
         assert filled.put(f"/messages/t/{consumer}/1").status_code == 200
-    answer = filled.delete("/", environ_overrides=as_sent(path))
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
-    assert path in answer.json["error"]["message"]
+    response = filled.delete("/", environ_overrides=as_sent(path))
+    assert (response.status_code, response.json["error"]["code"]) == (404, 404)
+    assert path in response.json["error"]["message"]
     assert (committed(filled, "me"), committed(filled, "0:1")) == (1, 1)
 
 
 @pytest.mark.parametrize("path", ["/tasks/1/", "/tasks//1", "//tasks/1"])
 def test_delete_of_a_task_with_an_empty_segment_returns_404(client: FlaskClient, path: str) -> None:
-    answer = client.delete("/", environ_overrides=as_sent(path))
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
-    assert path in answer.json["error"]["message"]
+    response = client.delete("/", environ_overrides=as_sent(path))
+    assert (response.status_code, response.json["error"]["code"]) == (404, 404)
+    assert path in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_delete_of_a_task_with_an_empty_segment_returns_404(client: FlaskClient,
 )
 def test_delete_of_an_instance_without_its_name_returns_404(client: FlaskClient, method: str, path: str) -> None:
     consumer = Consumer(client, name="subscription").assigned()
-    answer = client.open("/", method=method, environ_overrides=as_sent(path))
-    assert (answer.status_code, answer.json["error_code"]) == (404, 404)
-    assert path in answer.json["message"]
+    response = client.open("/", method=method, environ_overrides=as_sent(path))
+    assert (response.status_code, response.json["error_code"]) == (404, 404)
+    assert path in response.json["message"]
     assert consumer.call("GET", "/assignments").status_code == 200
 
 

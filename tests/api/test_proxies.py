@@ -9,9 +9,9 @@ from tests.api.conftest import ClientFactory, changed_environ
 def link_of(client: FlaskClient, **headers: str) -> str:
     """Return the start of the link to the next page, before this server's own path."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = client.get("/messages/t/c/earliest", headers=named)
-    assert answer.status_code == 200, answer.text
-    link = answer.headers["Link"]
+    response = client.get("/messages/t/c/earliest", headers=named)
+    assert response.status_code == 200, response.text
+    link = response.headers["Link"]
     assert link.startswith("<")
     return link[1:].partition("/messages/t/c/")[0]
 
@@ -145,8 +145,8 @@ def test_link_without_host_header_contains_the_server_address(
     """HTTP/1.0, also over a Unix socket."""
     listener = {"SERVER_NAME": name, "SERVER_PORT": port, "SCRIPT_NAME": "/a b"}
     with changed_environ(client, HTTP_HOST=None, SERVER_PROTOCOL="HTTP/1.0", **listener):
-        answer = client.get("/messages/t/c/earliest")
-    assert answer.headers["Link"].startswith(f"<{base}/a%20b/messages/t/c/")
+        response = client.get("/messages/t/c/earliest")
+    assert response.headers["Link"].startswith(f"<{base}/a%20b/messages/t/c/")
 
 
 @pytest.mark.parametrize("host", ["[1::2::3]", "a..b", "gw:99999"])
@@ -158,9 +158,9 @@ def test_write_with_a_malformed_forwarded_host_is_accepted(client: FlaskClient, 
 @pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/a b", "/a\tb", "/a/../b"])
 def test_malformed_forwarded_prefix_is_not_in_location(make_client: ClientFactory, prefix: str) -> None:
     headers = {"Prefer": "respond-async", "X-Forwarded-Prefix": prefix}
-    answer = make_client().put("/messages/t", data=b"x", headers=headers)
-    assert answer.status_code == 202
-    assert answer.headers["Location"].startswith("/tasks/")
+    response = make_client().put("/messages/t", data=b"x", headers=headers)
+    assert response.status_code == 202
+    assert response.headers["Location"].startswith("/tasks/")
 
 
 def test_forwarded_headers_of_untrusted_clients_are_ignored(make_client: ClientFactory) -> None:

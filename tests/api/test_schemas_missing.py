@@ -34,14 +34,14 @@ def test_missing_extra_is_named_in_both_dialects(client: FlaskClient, format_: s
     status, code, message = error(client.post("/topics/t", data=BODY, content_type=media_type))
     assert (status, code) == (415, 415)
     assert says in message
-    for answer in (
+    for response in (
         client.post("/messages/t", data=BODY, content_type=media_type),
         client.post(f"/messages/t?format={format_}", data=b"[1]", content_type="application/json"),
         client.get(f"/messages/t/me/earliest?format={format_}"),
     ):
-        assert answer.status_code == 415
-        assert says in answer.json["error"]["message"]
-        assert answer.json["error"]["formats"] == ["binary", "json", "text"]
+        assert response.status_code == 415
+        assert says in response.json["error"]["message"]
+        assert response.json["error"]["formats"] == ["binary", "json", "text"]
     status, code, message = error(client.post("/consumers/g", json={"format": format_}))
     assert (status, code) == (422, 42204)
     assert says in message

@@ -38,9 +38,9 @@ def write(broker: FakeBroker, value: bytes | None, key: bytes | None = None) -> 
 
 
 def read(client: FlaskClient, **query: str) -> Any:
-    answer = client.get("/messages/t/me/earliest", query_string=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json["records"]
+    response = client.get("/messages/t/me/earliest", query_string=query)
+    assert response.status_code == 200, response.text
+    return response.json["records"]
 
 
 def test_page_decodes_records_with_schemas(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
@@ -124,10 +124,10 @@ def test_read_while_registry_is_down_returns_an_error(
     consumer = Consumer(client, format="avro").assigned()
     registry.answer = (503, b"", {})
 
-    answer = client.get("/messages/t/me/earliest?format=avro")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
-    assert answer.headers["Retry-After"]
-    assert registry.url in answer.json["error"]["message"]
+    response = client.get("/messages/t/me/earliest?format=avro")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 503)
+    assert response.headers["Retry-After"]
+    assert registry.url in response.json["error"]["message"]
     status, code, _ = error(client.get(f"{consumer.path}/records"))
     assert (status, code) == (503, 503)
 
@@ -141,10 +141,10 @@ def test_missing_registry_setting_is_named_in_a_read(make_client: ClientFactory)
     client = make_client()
 
     for query in ("format=avro", "key_format=avro"):
-        answer = client.get(f"/messages/t/me/earliest?{query}")
-        assert answer.status_code == 415
-        assert "schema_registry.url" in answer.json["error"]["message"]
-        assert "avro" not in answer.json["error"]["formats"]
+        response = client.get(f"/messages/t/me/earliest?{query}")
+        assert response.status_code == 415
+        assert "schema_registry.url" in response.json["error"]["message"]
+        assert "avro" not in response.json["error"]["formats"]
 
 
 def test_formats_of_the_topic_settings_are_used_in_a_read(

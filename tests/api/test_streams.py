@@ -32,9 +32,9 @@ class Open:
 
     def __init__(self, client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answer: TestResponse = client.get(path, headers={"Accept": accept, **named})
-        assert self.answer.status_code == 200, self.answer.text
-        self._chunks: Iterator[bytes] = self.answer.iter_encoded()
+        self.response: TestResponse = client.get(path, headers={"Accept": accept, **named})
+        assert self.response.status_code == 200, self.response.text
+        self._chunks: Iterator[bytes] = self.response.iter_encoded()
         self.parser = EventParser()
         self.bytes = b""
         self._events: list[Event] = []
@@ -42,7 +42,7 @@ class Open:
         assert self.read()
 
     def close(self) -> None:
-        self.answer.close()
+        self.response.close()
 
     def read(self) -> bool:
         """Take one more chunk; false at the end."""
@@ -91,8 +91,8 @@ def stream(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str)
 
 def status(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> int:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(client.get(path, headers={"Accept": accept, **named})) as answer:
-        return answer.status_code
+    with closing(client.get(path, headers={"Accept": accept, **named})) as response:
+        return response.status_code
 
 
 @pytest.fixture
@@ -103,9 +103,9 @@ def five(broker: FakeBroker) -> None:
 @pytest.mark.usefixtures("five")
 def test_event_stream_sends_events(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/2") as events:
-        assert events.answer.content_type == EVENTS
-        assert events.answer.headers["X-Accel-Buffering"] == "no"
-        assert events.answer.headers["Cache-Control"] == "no-store"
+        assert events.response.content_type == EVENTS
+        assert events.response.headers["X-Accel-Buffering"] == "no"
+        assert events.response.headers["Cache-Control"] == "no-store"
         assert events.bytes.startswith(b"id: 0:2,*:earliest\n\n")
         assert events.parser.ids[0] == "0:2,*:earliest"
         put(broker, "t", b'{"a":\r\n 1}', key=b"k", timestamp=7, headers=(("h", b"v"),))
@@ -129,7 +129,7 @@ def test_stream_record_is_shown_as_in_a_page(client: FlaskClient, broker: FakeBr
 @pytest.mark.usefixtures("five")
 def test_ndjson_stream_sends_lines(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/4", NDJSON) as lines:
-        assert lines.answer.content_type == NDJSON
+        assert lines.response.content_type == NDJSON
         lines.until(lambda: b'"offset":4' in lines.bytes)
         put(broker, "t", b"[\n]")
         lines.until(lambda: b'"offset":5' in lines.bytes)
@@ -294,8 +294,8 @@ def test_head_of_a_stream_returns_405(client: FlaskClient) -> None:
 
 def test_stream_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
-    answer = client.get("/messages/t/me/earliest", headers={"Accept": EVENTS})
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    response = client.get("/messages/t/me/earliest", headers={"Accept": EVENTS})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
 
 
 def test_stream_continues_after_the_broker_was_down(client: FlaskClient, broker: FakeBroker) -> None:
@@ -346,10 +346,10 @@ def test_stopping_server_sends_retry(client: FlaskClient) -> None:
 def test_streams_over_max_streams_return_503(make_client: ClientFactory) -> None:
     client = make_client(max_streams=2)
     with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest", NDJSON):
-        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
-        assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
-        assert answer.headers["Retry-After"] == "1"
-        assert "max_streams" in answer.json["error"]["message"]
+        response = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (response.status_code, response.json["error"]["code"]) == (503, 503)
+        assert response.headers["Retry-After"] == "1"
+        assert "max_streams" in response.json["error"]["message"]
     with stream(client, "/messages/t/me/latest"):
         pass
     assert status(client, "/messages/nope/me/latest") == 404
@@ -360,8 +360,8 @@ def test_streams_over_max_streams_return_503(make_client: ClientFactory) -> None
 def test_streams_hold_at_most_half_of_the_threads(make_client: ClientFactory) -> None:
     client = make_client(threads=4)
     with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest"):
-        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
-        assert (answer.status_code, "threads" in answer.json["error"]["message"]) == (503, True)
+        response = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (response.status_code, "threads" in response.json["error"]["message"]) == (503, True)
         assert status(client, "/messages/t/me/latest?until=end") == 200
         assert client.get("/messages/t/me/latest?wait=5").status_code == 200
     with stream(client, "/messages/t/me/latest"):

@@ -34,14 +34,14 @@ def ended(client: FlaskClient, location: str) -> Any:
 
 
 def test_async_publish_returns_202_and_is_delivered(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.post("/messages/t?key=k", json={"a": 1}, headers=ASYNC)
-    assert answer.status_code == 202
-    assert answer.headers["Preference-Applied"] == "respond-async"
-    task = answer.json["task"]
+    response = client.post("/messages/t?key=k", json={"a": 1}, headers=ASYNC)
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async"
+    task = response.json["task"]
     assert task.keys() == {"id", "status", "created", "topic"}
     assert (task["status"], task["topic"]) == ("pending", "t")
-    assert answer.headers["Location"] == f"/tasks/{task['id']}"
-    done = ended(client, answer.headers["Location"])
+    assert response.headers["Location"] == f"/tasks/{task['id']}"
+    done = ended(client, response.headers["Location"])
     assert done.pop("ended") >= done["created"]
     record = done["records"][0]
     assert done == {**task, "status": "delivered", "records": [{"partition": 0, "offset": 0, **record}]}
@@ -51,10 +51,10 @@ def test_async_publish_returns_202_and_is_delivered(client: FlaskClient, broker:
 
 def test_async_v2_produce_returns_202_and_is_delivered(client: FlaskClient) -> None:
     body = json.dumps({"records": [{"key": "k", "value": 1}, {"value": 2}]})
-    answer = client.post("/topics/three/partitions/1", data=body, content_type=V2, headers=ASYNC)
-    assert answer.status_code == 202
-    assert answer.content_type == "application/vnd.kafka.v2+json"
-    done = ended(client, answer.headers["Location"])
+    response = client.post("/topics/three/partitions/1", data=body, content_type=V2, headers=ASYNC)
+    assert response.status_code == 202
+    assert response.content_type == "application/vnd.kafka.v2+json"
+    done = ended(client, response.headers["Location"])
     assert [(each["partition"], each["offset"]) for each in done["records"]] == [(1, 0), (1, 1)]
 
 
@@ -72,17 +72,17 @@ def test_async_v2_produce_returns_202_and_is_delivered(client: FlaskClient) -> N
     ],
 )
 def test_invalid_async_publish_is_rejected_at_once(client: FlaskClient, path: str, data: str, status: int) -> None:
-    answer = client.post(path, data=data, content_type="application/json", headers=ASYNC)
-    assert answer.status_code == status, answer.text
+    response = client.post(path, data=data, content_type="application/json", headers=ASYNC)
+    assert response.status_code == status, response.text
     assert client.get("/tasks").json == {"tasks": []}
 
 
 def test_async_publish_while_kafka_is_down_is_accepted(client: FlaskClient, paused: FakeBroker) -> None:
-    answers = [client.post("/messages/t", json=number, headers=ASYNC) for number in range(20)]
-    assert {each.status_code for each in answers} == {202}
+    responses = [client.post("/messages/t", json=number, headers=ASYNC) for number in range(20)]
+    assert {each.status_code for each in responses} == {202}
     assert len(client.get("/tasks?status=pending").json["tasks"]) == 20
     paused.down = False
-    for each in answers:
+    for each in responses:
         assert ended(client, each.headers["Location"])["status"] == "delivered"
     assert [each["value"] for each in client.get("/messages/t/c/earliest").json["records"]] == list(range(20))
 
@@ -100,8 +100,8 @@ def test_task_with_one_failed_message_delivers_the_others(client: FlaskClient, p
 
 def test_pending_task_is_canceled(client: FlaskClient, paused: FakeBroker) -> None:
     kept, cancelled = (client.post("/messages/t", json=n, headers=ASYNC).headers["Location"] for n in (1, 2))
-    answer = client.delete(cancelled)
-    assert (answer.status_code, answer.json["task"]["status"]) == (200, "cancelled")
+    response = client.delete(cancelled)
+    assert (response.status_code, response.json["task"]["status"]) == (200, "cancelled")
     assert client.delete(cancelled).status_code == 409
     paused.down = False
     assert ended(client, kept)["status"] == "delivered"
@@ -132,18 +132,18 @@ def test_tasks_are_listed_in_pages(client: FlaskClient, paused: FakeBroker) -> N
     ],
 )
 def test_invalid_task_request_is_rejected(client: FlaskClient, path: str, status: int, says: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == status
-    assert says in answer.json["error"]["message"]
+    response = client.get(path)
+    assert response.status_code == status
+    assert says in response.json["error"]["message"]
 
 
 def test_publishes_over_outbox_max_bytes_return_429(make_client: ClientFactory, paused: FakeBroker) -> None:
     client = make_client(outbox_max_bytes=4096)
-    answers = [client.put("/messages/t", data=b"x" * 1000, headers=ASYNC) for _ in range(5)]
-    assert [each.status_code for each in answers] == [202, 202, 202, 202, 429]
-    assert int(answers[-1].headers["Retry-After"]) >= 1
+    responses = [client.put("/messages/t", data=b"x" * 1000, headers=ASYNC) for _ in range(5)]
+    assert [each.status_code for each in responses] == [202, 202, 202, 202, 429]
+    assert int(responses[-1].headers["Retry-After"]) >= 1
     paused.down = False
-    for each in answers[:-1]:
+    for each in responses[:-1]:
         ended(client, each.headers["Location"])
     assert client.put("/messages/t", data=b"x" * 1000, headers=ASYNC).status_code == 202
 

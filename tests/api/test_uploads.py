@@ -46,10 +46,10 @@ def upload(client: FlaskClient, body: Any, path: str = "/messages/t", **headers:
     return client.post(path, headers=given, environ_overrides=environ, buffered=True)
 
 
-def lines_of(answer: TestResponse) -> list[dict[str, Any]]:
-    assert (answer.status_code, answer.content_type) == (200, NDJSON), answer.text
-    assert answer.text.endswith("\n")
-    return [json.loads(line) for line in answer.text.splitlines()]
+def lines_of(response: TestResponse) -> list[dict[str, Any]]:
+    assert (response.status_code, response.content_type) == (200, NDJSON), response.text
+    assert response.text.endswith("\n")
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
 def stored(broker: FakeBroker, topic: str = "t") -> list[tuple[bytes | None, bytes | None]]:
@@ -89,14 +89,14 @@ def test_first_progress_line_is_immediate_and_later_ones_are_merged(client: Flas
 
 
 def test_answer_end_sends_only_the_last_line(client: FlaskClient) -> None:
-    answer = upload(client, [b"1\n"] * 500, "/messages/t?answer=end")
-    assert lines_of(answer) == [{"records": 500, "partitions": {"0": 499}, "done": True}]
+    response = upload(client, [b"1\n"] * 500, "/messages/t?answer=end")
+    assert lines_of(response) == [{"records": 500, "partitions": {"0": 499}, "done": True}]
 
 
 def test_ndjson_without_accept_header_is_published_as_a_whole(client: FlaskClient, broker: FakeBroker) -> None:
     for accept in ("*/*", "application/json", "application/json, application/x-ndjson;q=0.5"):
-        answer = upload(client, b"1\n2\n", Accept=accept)
-        assert (answer.content_type, len(answer.json["records"])) == ("application/json", 2)
+        response = upload(client, b"1\n2\n", Accept=accept)
+        assert (response.content_type, len(response.json["records"])) == ("application/json", 2)
     assert upload(client, b"1\nx\n", Accept="*/*").status_code == 400
     assert len(values(broker)) == 6
 
@@ -174,9 +174,9 @@ def test_invalid_line_is_named_by_index_and_line_number(client: FlaskClient) -> 
 def test_error_before_the_first_record_has_its_status(
     client: FlaskClient, broker: FakeBroker, body: bytes, path: str, code: int
 ) -> None:
-    answer = upload(client, body, path)
-    assert answer.json["error"]["code"] == code, answer.text
-    assert answer.status_code == int(str(code)[:3])
+    response = upload(client, body, path)
+    assert response.json["error"]["code"] == code, response.text
+    assert response.status_code == int(str(code)[:3])
     assert values(broker) == []
 
 
@@ -187,9 +187,9 @@ def test_error_before_the_first_record_has_its_status(
 def test_option_that_an_upload_does_not_support_returns_400(
     client: FlaskClient, broker: FakeBroker, path: str, headers: dict[str, str]
 ) -> None:
-    answer = upload(client, b"1\n", f"/messages/t{path}", **headers)
-    assert answer.status_code == 400
-    assert "cannot be combined with a streaming publish" in answer.json["error"]["message"]
+    response = upload(client, b"1\n", f"/messages/t{path}", **headers)
+    assert response.status_code == 400
+    assert "cannot be combined with a streaming publish" in response.json["error"]["message"]
     assert values(broker) == []
 
 
@@ -231,9 +231,9 @@ def test_broker_that_fails_during_an_upload_ends_it(client: FlaskClient, broker:
 
 def test_upload_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
-    answer = upload(client, b"1\n")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
-    assert answer.headers["Retry-After"]
+    response = upload(client, b"1\n")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
+    assert response.headers["Retry-After"]
 
 
 def test_upload_while_broker_does_not_answer_returns_504(client: FlaskClient, broker: FakeBroker) -> None:
@@ -243,8 +243,8 @@ def test_upload_while_broker_does_not_answer_returns_504(client: FlaskClient, br
 
     *_, last = lines_of(upload(client, [b"1\n2\n", fall_silent], "/messages/t?timeout=0.3"))
     assert (last["records"], last["error"]["code"], last["unknown"]) == (2, 504, [[2, 3]])
-    answer = upload(client, b"1\n2\n", "/messages/t?timeout=0.3")
-    assert (answer.status_code, answer.json["records"], answer.json["unknown"]) == (504, 0, [[0, 1]])
+    response = upload(client, b"1\n2\n", "/messages/t?timeout=0.3")
+    assert (response.status_code, response.json["records"], response.json["unknown"]) == (504, 0, [[0, 1]])
 
 
 def test_incomplete_body_ends_the_upload(client: FlaskClient, broker: FakeBroker) -> None:
@@ -306,14 +306,14 @@ def test_concurrent_uploads_are_limited_and_slots_released(make_client: ClientFa
 
 def test_upload_counts_in_max_in_flight(make_client: ClientFactory) -> None:
     client = make_client(max_in_flight=1 << 20)
-    answers: list[TestResponse] = []
+    responses: list[TestResponse] = []
 
     def another() -> bytes:
-        answers.append(upload(client, b"1\n"))
+        responses.append(upload(client, b"1\n"))
         return b"1\n"
 
     assert lines_of(upload(client, [another]))[-1]["done"]
-    assert answers[0].status_code == 429
+    assert responses[0].status_code == 429
     assert lines_of(upload(client, b"1\n"))[-1]["done"]
 
 
@@ -329,9 +329,9 @@ def test_records_of_a_key_keep_their_order(client: FlaskClient, broker: FakeBrok
 
 def test_upload_stops_reading_while_kafka_is_slow(client: FlaskClient, broker: FakeBroker) -> None:
     broker.silent = True
-    answer = upload(client, [b"1\n" * 1000] * 30, "/messages/t?timeout=0.5")
-    assert (answer.status_code, answer.json["unknown"]) == (504, [[0, 9999]])
+    response = upload(client, [b"1\n" * 1000] * 30, "/messages/t?timeout=0.5")
+    assert (response.status_code, response.json["unknown"]) == (504, [[0, 9999]])
     broker.unanswered = 0
     line = b'"' + b"x" * 100_000 + b'"\n'
-    answer = upload(client, [line] * 100, "/messages/t?timeout=0.5")
-    assert answer.json["unknown"] == [[0, 41]], "what exceeds 4 MiB"
+    response = upload(client, [line] * 100, "/messages/t?timeout=0.5")
+    assert response.json["unknown"] == [[0, 41]], "what exceeds 4 MiB"

@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -31,35 +31,14 @@ _WAIT_SECONDS = 1.0
 """How long a thread waits for the next event before it checks the keepalive."""
 
 
-class StreamEncoder(Protocol):
-    """Encodes a stream for the wire. Hashable: equal encoders return the same bytes, which streams share."""
-
-    tells_gaps: ClassVar[bool]
-    """Whether it can report offsets that the log no longer has."""
-
-    def __call__(self, batch: StreamBatch) -> bytes:
-        """Encode the records of a batch."""
-
-    def first(self, position: PartitionOffsets) -> bytes:
-        """Encode the start of the stream."""
-
-    def idle(self, position: PartitionOffsets) -> bytes:
-        """Encode a keepalive."""
-
-    def end(self, position: PartitionOffsets) -> bytes:
-        """Encode the end of a stream that has reached the requested end."""
-
-    def error(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
-        """Encode the end of a stream by an error."""
-
-    def farewell(self, position: PartitionOffsets) -> bytes:
-        """Encode the end of a stream because the server stops."""
-
-
 class EventEncoder(Struct, frozen=True):
-    """Encodes server-sent events (HTML, section 9.2). Browsers do not dispatch an event with only an `id:`."""
+    """Encodes server-sent events (HTML, section 9.2). Browsers do not dispatch an event with only an `id:`.
+
+    Equal encoders return the same bytes, so streams share the bytes of a batch.
+    """
 
     tells_gaps: ClassVar[bool] = True
+    """Whether it can report offsets that the log no longer has."""
     formats: Formats
     topic: str
     decode_as: TopicFormat
@@ -67,6 +46,7 @@ class EventEncoder(Struct, frozen=True):
     """Whether the stream has all partitions, future ones too."""
 
     def __call__(self, batch: StreamBatch) -> bytes:
+        """Encode the records of a batch."""
         places: dict[int | str, str] = {each: f"{each}:{offset}" for each, offset in sorted(batch.start.items())}
         if self.has_all:
             places["*"] = ALL
@@ -79,20 +59,25 @@ class EventEncoder(Struct, frozen=True):
         return b"".join(events)
 
     def first(self, position: PartitionOffsets) -> bytes:
+        """Encode the start of the stream."""
         return b"id: %b\n\n" % self._position(position)
 
     def idle(self, position: PartitionOffsets) -> bytes:
+        """Encode a keepalive."""
         return self.first(position)
 
     def end(self, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream that has reached the requested end."""
         at = self._position(position)
         return b'id: %b\nevent: end\ndata: {"next":"%b"}\n\n' % (at + END.encode(), at)
 
     def error(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream by an error."""
         at = _position_after(error, position, has_all=self.has_all)
         return b"id: %b\nevent: error\ndata: %b\n\n" % (at.encode(), _error_json(error, at))
 
     def farewell(self, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream because the server stops."""
         delay = random.randint(*_RECONNECT_MS)  # noqa: S311  not a secret
         return b"retry: %d\nid: %b\n\n" % (delay, self._position(position))
 
@@ -127,6 +112,9 @@ class LineEncoder(Struct, frozen=True):
 
     def farewell(self, position: PartitionOffsets) -> bytes:
         return self.error(Unavailable(_STOPPING), position)
+
+
+StreamEncoder = EventEncoder | LineEncoder
 
 
 def _record_line(formats: Formats, topic: str, decode_as: TopicFormat, record: Record) -> bytes:

@@ -32,7 +32,7 @@ from kafka_http.web.query_parameters import MAX_INT64, QueryParameters
 from kafka_http.web.services import Services
 from kafka_http.web.wait_limiter import WaitLimiter
 
-STREAM_TYPES: Mapping[str, type[EventEncoder] | type[LineEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
+STREAM_TYPES: Mapping[str, type[StreamEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
 
 _FROM_START = FromTimestamp(EARLIEST)
 _PARAMETERS = (*SHARED_PARAMETERS, "until")
