@@ -70,9 +70,9 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     is_inline = config.daemon == "inline" or broker is not None  # a daemon cannot use this broker
     broker = broker or KafkaBroker(config)
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
-    registry = RegistrySettings.of(config.schema_registry, config.sources)
-    services = Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
+    services = _new_services(config, broker)
 
+    # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
 
@@ -223,6 +223,11 @@ def _check_settings(config: Config) -> None:
         log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
     if config.store_url:
         parse_store_url(config.store_url)
+
+
+def _new_services(config: Config, broker: Broker) -> Services:
+    registry = RegistrySettings.of(config.schema_registry, config.sources)
+    return Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
 
 
 def _deferred_publisher(

@@ -51,7 +51,7 @@ def test_curls_of_readme_and_manual_work_as_printed(
     for command in documented_curls():
         pasted = command.replace("http://127.0.0.1:8082", service.url).replace("127.0.0.1:5000", "127.0.0.1:1")
         if "<id>" in pasted:
-            pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # from its Location
+            pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # said in its Location
         endless = " -N " in pasted
         if endless:
             pasted = pasted.replace(" -sS ", " -s --max-time 1 ")
@@ -68,7 +68,7 @@ def test_curls_of_readme_and_manual_work_as_printed(
         [{**record, "offset": None} for record in service.records(topic)] for topic in ("greetings", "other")
     )
     copies = (greetings[:first] + greetings[: len(copied) - first] for first in range(6, len(copied) - 5))
-    assert copied in copies, "once as a page, once as a stream"
+    assert copied in copies, "copied once as a page, once as a stream"
 
 
 def test_the_lesson_of_the_readme_says_what_happens(kafka_parts: None, tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_the_python_program_of_the_readme_works(kafka: EmbeddedKafka, start_serv
     assert done.stdout.splitlines() == ["2 {'item': 'book', 'price': 12.5}", "3 None"]
 
 
-def test_closed_access_log_does_not_log_headers(tmp_path: Path) -> None:
-    """Close standard output after one line, as `kafka-http serve --access-log | head -1` does."""
+def test_an_access_log_that_nobody_reads_is_no_reason_to_log_what_clients_send(tmp_path: Path) -> None:
+    """As `kafka-http serve --access-log | head -1` leaves it."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "kafka_http", "serve", "--access-log", "--bind", f"127.0.0.1:{port}"]
     settings = {"KAFKA_HTTP_DATA_DIR": str(tmp_path / "data"), "KAFKA_HTTP_WORKERS": "1"}
@@ -151,13 +151,15 @@ def first_values(running: RunningDemo, topic: str) -> list[object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_ctrl_c_ends_demo_and_all_its_processes(kafka_parts: None, tmp_path: Path, hang_up: None, number: int) -> None:
+def test_ctrl_c_in_a_terminal_ends_the_demo_with_all_its_processes(
+    kafka_parts: None, tmp_path: Path, hang_up: None, number: int
+) -> None:
     (tmp_path / "diary").write_text("mine")
     with demo(tmp_path, "--topic", "orders:3", "--workers", "2") as running:
         for curl in running.curls:
             shell(f"{curl.rstrip()} -sS --fail-with-body")
         assert first_values(running, "orders") == ["hello"]
-        os.killpg(running.process.pid, number)  # as a terminal does
+        os.killpg(running.process.pid, number)  # as a terminal does it
         assert running.process.wait(20) == 0
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
     assert not [line for line in running.complaints if "Traceback" in line]
@@ -165,7 +167,7 @@ def test_ctrl_c_ends_demo_and_all_its_processes(kafka_parts: None, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_killed_demo_continues_with_its_data(kafka_parts: None, tmp_path: Path) -> None:
+def test_a_demo_that_was_killed_goes_on_where_it_was(kafka_parts: None, tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         publish, _, acknowledge = running.curls
         for _ in range(3):
@@ -186,7 +188,9 @@ def refused(directory: Path, *flags: str) -> str:
 
 
 @pytest.mark.slow
-def test_second_demo_exits_with_one_line_and_leaves_first_unharmed(kafka_parts: None, tmp_path: Path) -> None:
+def test_a_second_demo_is_refused_in_a_sentence_and_harms_the_first_in_nothing(
+    kafka_parts: None, tmp_path: Path
+) -> None:
     other_port, other_kafka_port = map(str, free_ports(2))
     with demo(tmp_path / "first") as running:
         port = running.url.rpartition(":")[2]

@@ -78,7 +78,7 @@ CALLS = [
     produced({"valeu": 1}, 422, "…valeu"),
     produced({"value": 1, "partition": "x"}, 422, "records[0].partition"),
     Call("POST", "/topics/{topic}", 422, "…records", {}),
-    Call("POST", "/consumers/{group}", 422, "name: ", {"name": "a\nb"}),
+    Call("POST", "/consumers/{group}", 422, "name must have 1 to 200", {"name": "a\nb"}),
     Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field 'partitions'.", {"partitions": []}),
     Call("POST", f"{FRESH}/subscription", 422, "topics must be an array", {"topics": "t"}),
     Call("POST", f"{FRESH}/subscription", 422, "…topic_pattern", {"topic_pattern": "(?=t)"}),
