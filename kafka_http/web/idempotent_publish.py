@@ -44,19 +44,19 @@ class IdempotentPublish:
         try:
             return self._publish(claim, dialect, body)
         except BaseException:
-            claim.free()
+            claim.release()
             raise
 
     def _publish(self, claim: KeyClaim, dialect: PublishDialect, body: bytes) -> RenderedResponse:
         def settled(published: PublishResult) -> None:
-            claim.later(partial(_store_final, claim, dialect, published))
+            claim.defer(partial(_store_final, claim, dialect, published))
 
         try:
             result = self._publish_view.publish(dialect, body, settled)
         except KafkaHttpError as error:
             result = dialect.error_response(error)
         response = _response(dialect, result)
-        if isinstance(result, RenderedResponse) or result.is_settled:
+        if isinstance(result, RenderedResponse) or result.is_complete:
             _store_or_free(claim, response, result)
         return response
 
@@ -87,7 +87,7 @@ def request_fingerprint(request: Request, body: bytes) -> str:
 def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishResult) -> None:
     """Store the final results, after the client got a 504. The key keeps a response in any case."""
     response = dialect.response(published)
-    is_known = _is_final(response.status) and not _all_retriable(published.outcomes)
+    is_known = _is_final(response.status) and not _all_retriable(published.results)
     if not is_known and response.status != OutcomeUnknown.code:
         response = dialect.error_response(
             OutcomeUnknown("Kafka did not acknowledge the records in time. They may or may not have been written.")
@@ -97,17 +97,17 @@ def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishRes
 
 def _store_or_free(claim: KeyClaim, response: RenderedResponse, result: PublishResult | RenderedResponse) -> None:
     """Store the response. Free the key if nothing was written and a retry may succeed."""
-    results = [] if isinstance(result, RenderedResponse) else result.outcomes
+    results = [] if isinstance(result, RenderedResponse) else result.results
     is_unknown = response.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in results)
     if is_unknown or (_is_final(response.status) and not _all_retriable(results)):
         _store(claim, response)
     else:
-        claim.free()
+        claim.release()
 
 
 def _store(claim: KeyClaim, response: RenderedResponse) -> None:
     headers = {**response.headers, "Content-Type": response.content_type}
-    claim.keep(StoredResponse(response.status, headers, response.body))
+    claim.complete(StoredResponse(response.status, headers, response.body))
 
 
 def _is_final(status: int) -> bool:

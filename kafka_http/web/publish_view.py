@@ -60,7 +60,7 @@ class PublishView:
         `settled` is called later if not all results are known on return, as `Publisher.publish` says.
         """
         deadlines = Deadlines.from_timeout(dialect.timeout)
-        limits = PublishLimits(self._max_records, deadlines.hand_over, self._reserve, len(body))
+        limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
         try:
             return self._publish(dialect, dialect.parse(body, limits), deadlines, settled)
         finally:
@@ -75,7 +75,7 @@ class PublishView:
     ) -> PublishResult | RenderedResponse:
         if dialect.respond_async is not None:
             callback_url = dialect.respond_async.callback_url
-            task = self._deferred.accept(dialect.topic, parsed, callback_url, deadlines.hand_over)
+            task = self._deferred.accept(dialect.topic, parsed, callback_url, deadlines.send)
             return dialect.accepted_response(task)
         if settled is not None and len(parsed.records) > MAX_RECORDS_WITH_KEY:
             raise TooLarge(

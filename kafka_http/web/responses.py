@@ -17,7 +17,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TooLarge, TopicNotFound, status_of
 from kafka_http.logs import request_id
-from kafka_http.tasks import NewTask, Task, task_object
+from kafka_http.tasks import NewTask, Task, task_to_dict
 from kafka_http.web.negotiation import JSON, V2, v2_response_type
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def render_v2_json(
 def render_accepted(task: NewTask, root_path: str, content_type: str) -> RenderedResponse:
     """Render the 202 response of a publish that was stored for later, with the URL of its task."""
     headers = {"Location": f"{root_path}/tasks/{task.id}", "Preference-Applied": "respond-async"}
-    shown = task_object(Task(task.id, task.topic, "pending", task.created))
+    shown = task_to_dict(Task(task.id, task.topic, "pending", task.created))
     return RenderedResponse(202, headers, content_type, json_bytes({"task": shown}))
 
 

@@ -55,7 +55,7 @@ class MessagesPublish:
 
         If all failed and one of them may have been written, the status is 504.
         """
-        results = published.outcomes
+        results = published.results
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
         if not failures:
             return render_json({"topic": self.topic, "records": results})

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
-from kafka_http.read.stream_events import StreamBatch
+from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.read.topic_follower import TopicFollowers
 from kafka_http.read.topic_stream import TopicStream
 from kafka_http.records import EARLIEST, PartitionOffsets, Record
@@ -37,7 +37,7 @@ class EventEncoder(Struct, frozen=True):
     Equal encoders return the same bytes, so streams share the bytes of a batch.
     """
 
-    tells_gaps: ClassVar[bool] = True
+    reports_gaps: ClassVar[bool] = True
     """Whether it can report offsets that the log no longer has."""
     formats: Formats
     topic: str
@@ -88,7 +88,7 @@ class EventEncoder(Struct, frozen=True):
 class LineEncoder(Struct, frozen=True):
     """Encodes NDJSON: one record on each line. Unless an error occurs, the lines can be published again."""
 
-    tells_gaps: ClassVar[bool] = False
+    reports_gaps: ClassVar[bool] = False
     formats: Formats
     topic: str
     decode_as: TopicFormat
@@ -155,9 +155,9 @@ class StreamBody:
         self._sent_at = 0.0
 
     @property
-    def is_at_tail(self) -> bool:
+    def is_following(self) -> bool:
         """Whether `next(0)` does not block."""
-        return self._stream.is_at_tail
+        return self._stream.is_following
 
     @property
     def due(self) -> float:

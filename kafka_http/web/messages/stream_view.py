@@ -8,8 +8,7 @@ from kafka_http.config import Config
 from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
-from kafka_http.read.stream_limits import StreamLimits
-from kafka_http.read.topic_stream import StreamRequest, TopicStream
+from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
@@ -65,7 +64,7 @@ class MessageStreams:
         if parameters.is_committed:
             positions = self._core.resolver.reset(topic, positions, parameters.reset or EARLIEST)
         elif acks_previous(query):
-            skips = parameters.reset is not None or (encoder.tells_gaps and bool(last_id))
+            skips = parameters.reset is not None or (encoder.reports_gaps and bool(last_id))
             self._core.consumers.ack_before(topic, consumer, positions, skip=skips)
         if last_id.endswith(END):
             return Response(status=204)
@@ -73,7 +72,7 @@ class MessageStreams:
             *(topic, topic_id, positions, limits, isolation),
             has_all=parameters.has_all,
             reset=parameters.reset,
-            tells_gaps=encoder.tells_gaps,
+            reports_gaps=encoder.reports_gaps,
             is_resumed=bool(last_id),
         )
         stream = self._core.streams.open(stream_request, encoder)

@@ -65,7 +65,7 @@ class UploadView:
         parameters = UploadParameters(head, topic, self._formats, self._config)
         with ExitStack() as resources:
             body = self._open_body(request, resources)
-            session = self._uploader.begin(topic, schemas_of(parameters.query), parameters.timeout)
+            session = self._uploader.open(topic, schemas_of(parameters.query), parameters.timeout)
             upload = _UploadResponse(body, session, parameters)
             lines = upload.lines()
             first = next(lines)
@@ -183,7 +183,7 @@ class _UploadResponse:
             log.exception("Unexpected error: streaming publish ended")
             self.error = internal_error()
         self._session.finish()
-        rest = self._session.rest()
+        rest = self._session.unacknowledged()
         self.summary = self._progress() | rest
         end = {"done": True} if self.error is None else {"error": self.error.as_object()}
         yield _json_line({**self.summary, **end})
@@ -192,11 +192,11 @@ class _UploadResponse:
 
     def _publish_body(self) -> Iterator[bytes]:
         while self._step():
-            self._session.settle()
+            self._session.check()
             if self._is_progress_due():
                 self._reported, self._reported_at = self._session.acknowledged, time.monotonic()
                 yield _json_line(self._progress())
-        if not self._session.handed:
+        if not self._session.sent:
             not_empty([])
 
     def _is_progress_due(self) -> bool:
@@ -209,14 +209,14 @@ class _UploadResponse:
         """Read, publish or wait for a moment. Return false when all records have results."""
         session, body = self._session, self._body
         is_all_published = body.has_ended and not self._lines
-        if is_all_published and not session.is_underway:
+        if is_all_published and not session.is_pending:
             return False
         if session.is_full or is_all_published:
             session.wait(_WAIT_SECONDS)
         elif self._lines:
             self._publish(self._lines[:_LINES_AT_ONCE])
             del self._lines[:_LINES_AT_ONCE]
-        elif body.wait(_WAIT_SECONDS if session.is_underway else _IDLE_WAIT_SECONDS):
+        elif body.wait(_WAIT_SECONDS if session.is_pending else _IDLE_WAIT_SECONDS):
             self._lines = body.lines()
         return True
 
@@ -224,10 +224,10 @@ class _UploadResponse:
         """Publish the records of these lines. If one is invalid, publish those before it and raise."""
         records: list[ProducerRecord] = []
         try:
-            records.extend(self._parameters.records(lines, self._session.handed))
+            records.extend(self._parameters.records(lines, self._session.sent))
         finally:
             if records:
-                self._session.hand_over(records)
+                self._session.send(records)
 
     def _progress(self) -> dict[str, Any]:
         return {"records": self._session.acknowledged, "partitions": self._session.last_offsets}

@@ -9,9 +9,8 @@ from urllib.parse import quote
 from flask import Blueprint, Response, request
 
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
 from kafka_http.consumers.instance_reader import InstanceReader, LeasedPage
-from kafka_http.consumers.instance_service import InstanceService, ReadLease
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
@@ -44,7 +43,7 @@ DEFAULT_MAX_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
 """Maximum size of a body, which takes many times as much memory when it is parsed."""
 _ACQUIRE_SECONDS = 0.05
-"""Time that a read may wait for its instance without counting as a waiting request: the previous read may just end."""
+"""Time that a read may wait for its lease without counting as a waiting request: the previous read may just end."""
 
 
 class V2ConsumerRoutes:
@@ -176,16 +175,40 @@ class V2ConsumerRoutes:
         return v2_response({"offsets": [each._asdict() for each in offsets]})
 
     def records(self, group: str, name: str) -> Response:
-        """GET …/records: return the next records."""
-        settings = self._instances.settings(group, name)
-        check_records_type(request.headers.get("Accept"), settings.format)
-        seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
-        page = self._read(group, name, self._limits(settings), seconds)
+        """GET …/records: read the next page.
+
+        The lease is acquired before the request is checked, because it has the instance's settings: so a page takes two
+        calls of the daemon, one to acquire the lease and one to release it.
+        """
+        began = time.monotonic()
+        acquired = self._acquire_now(group, name)
+        lease = None if isinstance(acquired, KafkaHttpError) else acquired
+        try:
+            settings = self._instances.settings(group, name) if lease is None else lease.settings
+            check_records_type(request.headers.get("Accept"), settings.format)
+            seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
+            limits = self._limits(settings)
+        except BaseException:
+            if lease is not None:
+                self._instances.release_lease(lease)
+            raise
+        if isinstance(acquired, KafkaHttpError) and not isinstance(acquired, InstanceBusy):
+            raise acquired
+        page = self._read(group, name, lease, limits, began + seconds)
         body, headers = (b"[]\n", {}) if page is None else self._render(page, settings.format)
         parts = body if page is None else _PageBody(body, page)
         response = Response(parts, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
+
+    def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
+        """Acquire the lease, waiting only for a moment. Return the error if there is one."""
+        try:
+            return self._instances.acquire_lease(
+                group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS
+            )
+        except KafkaHttpError as error:
+            return error
 
     def _limits(self, settings: InstanceSettings) -> ReadLimits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
@@ -193,10 +216,10 @@ class V2ConsumerRoutes:
         memory = self._page_memory.reserve(min(max(1, max_bytes), self._config.max_page_bytes))
         return ReadLimits(min(max(1, max_records), MAX_RECORDS), memory.size, memory)
 
-    def _read(self, group: str, name: str, limits: ReadLimits, seconds: float) -> LeasedPage | None:
-        """Return a page with records, or None if there are none in time or another request uses the instance."""
-        deadline = time.monotonic() + seconds
-        lease = self._acquire(group, name, min(seconds, _ACQUIRE_SECONDS))
+    def _read(
+        self, group: str, name: str, lease: ReadLease | None, limits: ReadLimits, deadline: float
+    ) -> LeasedPage | None:
+        """Read a page. Return None if there are no records in time, or if another reader keeps the lease."""
         joining = lease is not None and lease.joining
         with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as may_wait:
             until = deadline if may_wait else time.monotonic()
@@ -210,7 +233,7 @@ class V2ConsumerRoutes:
 
     def _acquire(self, group: str, name: str, seconds: float) -> ReadLease | None:
         try:
-            return self._instances.borrow(group, name, seconds)
+            return self._instances.acquire_lease(group, name, seconds)
         except InstanceBusy:
             return None
 

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from flask import Response, request
 
-from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
+from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.logs import request_id
 from kafka_http.web.request_bodies import RequestBodies

@@ -68,7 +68,7 @@ class V2Produce:
         The status is 200 even if single records failed, unless the error concerns the whole request or the client
         sent `Prefer: strict`.
         """
-        results = published.outcomes
+        results = published.results
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
         if (request_error := _request_error(failures, len(results))) is not None:
             return render_v2_error(request_error, self._accept)

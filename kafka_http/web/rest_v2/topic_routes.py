@@ -75,7 +75,7 @@ class V2TopicRoutes:
             self._topics.partitions(topic)  # raises for an unknown topic
             raise NotFound
         number = self._existing_partition(topic, partition)
-        ends = self._topics.ends(topic, [number])[number]
+        ends = self._topics.offset_ranges(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
 
     def produce(self, topic: str, partition: str | None = None) -> Response:
