@@ -20,7 +20,7 @@ from kafka_http.schemas.formats import Formats
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.messages.message_publish import MessagesPublish
 from kafka_http.web.publish_limits import NO_LIMITS, RECORD_BYTES
-from kafka_http.web.publish_view import PendingResponse, PublishDialect, PublishView
+from kafka_http.web.publish_view import PublishDialect, PublishView, ResponseFactory
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
 from kafka_http.web.responses import STATUS_LINES, RenderedResponse, common_headers, internal_error, set_request_id
@@ -126,7 +126,7 @@ class FastPathPublishes:
 class FastPathPublish:
     """A publish on its way to Kafka, until the client has its response. `answer` must be called once."""
 
-    def __init__(self, publish: PublishDialect, pending: PendingResponse, release: Callable[[], object]) -> None:
+    def __init__(self, publish: PublishDialect, pending: ResponseFactory, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout
         """Seconds after which the response must be sent at the latest."""
         self._publish = publish

@@ -36,7 +36,7 @@ class PublishDialect(Protocol):
         """Return the response for an error of the whole request."""
 
 
-PendingResponse = Callable[[], RenderedResponse]
+ResponseFactory = Callable[[], RenderedResponse]
 """Returns the response with the results that are known by then. Does not block. Raises errors of the whole request."""
 
 
@@ -87,7 +87,7 @@ class PublishView:
 
     def start(
         self, dialect: PublishDialect, parsed: PublishRequest, done: Callable[[], None]
-    ) -> PendingResponse | None:
+    ) -> ResponseFactory | None:
         """Start a publish without blocking. Return None, with nothing done, if it would block or raise.
 
         `done` is called when all results are known: by any thread, so it must not block, perhaps before this returns.

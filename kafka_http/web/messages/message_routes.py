@@ -46,7 +46,7 @@ class MessageRoutes:
 
     def __init__(
         self,
-        core: Services,
+        services: Services,
         config: Config,
         bodies: RequestBodies,
         wait_limiter: WaitLimiter,
@@ -54,14 +54,14 @@ class MessageRoutes:
         *,
         page_memory: PageMemoryBudget,
     ) -> None:
-        self._core = core
+        self._services = services
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
         self._idempotent_publish = idempotent_publish
         self._page_memory = page_memory
-        self._uploads = UploadView(core.uploader, core.formats, config, bodies)
-        self._streams = MessageStreams(core, config, wait_limiter)
+        self._uploads = UploadView(services.uploader, services.formats, config, bodies)
+        self._streams = MessageStreams(services, config, wait_limiter)
 
     def blueprint(self) -> Blueprint:
         routes: Routes = {
@@ -75,13 +75,13 @@ class MessageRoutes:
     def topics(self) -> Response:
         """GET /messages: the names of all topics."""
         QueryParameters(request.args, ())
-        return json_response({"topics": self._core.topics.names()})
+        return json_response({"topics": self._services.topics.names()})
 
     def describe(self, topic: str) -> Response:
         """GET /messages/<topic>: the topic's partitions."""
         QueryParameters(request.args, ())
-        partitions = self._core.topics.partitions(topic)
-        ends = self._core.topics.offset_ranges(topic, [each.partition for each in partitions])
+        partitions = self._services.topics.partitions(topic)
+        ends = self._services.topics.offset_ranges(topic, [each.partition for each in partitions])
         listed = [
             {
                 "partition": each.partition,
@@ -98,13 +98,13 @@ class MessageRoutes:
         head = RequestHead.from_request(request, self._config.base_url)
         if head.is_streaming_upload:
             return self._uploads.publish(request, head, topic)
-        publish = MessagesPublish(head, topic, self._core.formats, self._config.timeout)
+        publish = MessagesPublish(head, topic, self._services.formats, self._config.timeout)
         with self._bodies.read(request) as body:
             return flask_response(self._idempotent_publish.publish(request, publish, body))
 
     def read(self, topic: str, consumer: str, offset: str) -> Response:
         """GET /messages/<topic>/<consumer>/<offset>: the messages from a position on, as a page or a stream."""
-        formats = self._core.formats
+        formats = self._services.formats
         accept = Accept.parse(request.headers.get("Accept"))
         media_type = best_of(accept, (JSON, OCTETS, *STREAM_TYPES, *kafka_types(formats)))
         if media_type in STREAM_TYPES:
@@ -135,12 +135,12 @@ class MessageRoutes:
         limits = ReadLimits(1 if is_single else limit, memory.size, memory)
         wait = query.seconds("wait", 0, MAX_WAIT)
         start, partitions, reset = parameters
-        positions = self._core.resolver.resolve(topic, consumer, start, partitions, isolation)
+        positions = self._services.resolver.resolve(topic, consumer, start, partitions, isolation)
         if acks_previous(query) and not parameters.is_committed:
-            self._core.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
+            self._services.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
         with self._wait_limiter.acquire(wait) as seconds:
             places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
-            return self._core.reader.read(
+            return self._services.reader.read(
                 places, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
 
@@ -154,7 +154,7 @@ class MessageRoutes:
         """PUT /messages/<topic>/<consumer>/<offset>: set the committed position."""
         query = QueryParameters(request.args, ("partition", "reset"))
         start, partitions, reset = ReadParameters.from_request(consumer, offset, query)
-        self._core.consumers.seek(topic, consumer, start, partitions, reset)
+        self._services.consumers.seek(topic, consumer, start, partitions, reset)
         return self._progress_response(topic, consumer)
 
     def ack(self, topic: str, consumer: str, offset: str) -> Response:
@@ -162,7 +162,7 @@ class MessageRoutes:
         query = QueryParameters(request.args, ("partition", "isolation"))
         isolation = requested_isolation(query)
         start, partitions, _ = ReadParameters.from_request(consumer, offset, query)
-        self._core.consumers.ack(topic, consumer, self._offsets_to_ack(topic, start, partitions), isolation)
+        self._services.consumers.ack(topic, consumer, self._offsets_to_ack(topic, start, partitions), isolation)
         return Response(status=204)
 
     def _offsets_to_ack(self, topic: str, start: ReadStart, partitions: frozenset[int] | None) -> dict[int, int]:
@@ -173,7 +173,7 @@ class MessageRoutes:
                 return offsets
         if not isinstance(start.rest, FromOffset) or start.partitions:
             raise InvalidRequest(f"Only offsets can be acknowledged: {_ACK_FORMS}.", field="offset")
-        selected = self._core.topics.select(topic, partitions)
+        selected = self._services.topics.select(topic, partitions)
         if len(selected) != 1:
             raise InvalidRequest(
                 f"Partition is missing: {topic} has {len(selected)} partitions. {_ACK_FORMS}.", field="partition"
@@ -187,12 +187,12 @@ class MessageRoutes:
         return self._progress_response(topic, consumer)
 
     def _progress_response(self, topic: str, consumer: str) -> Response:
-        partitions = self._core.consumers.progress(topic, consumer)
+        partitions = self._services.consumers.progress(topic, consumer)
         return json_response({"topic": topic, "consumer": consumer, "partitions": partitions})
 
     def forget(self, topic: str, consumer: str) -> Response:
         """DELETE /messages/<topic>/<consumer>: delete the consumer's committed offsets on the topic."""
         QueryParameters(request.args, ())
         check_consumer_name(consumer)
-        self._core.consumers.forget(topic, consumer)
+        self._services.consumers.forget(topic, consumer)
         return Response(status=204)

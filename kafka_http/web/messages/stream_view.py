@@ -40,8 +40,8 @@ _PARAMETERS = (*SHARED_PARAMETERS, "until")
 class MessageStreams:
     """Opens streams. One per application; the requests' threads call."""
 
-    def __init__(self, core: Services, config: Config, wait_limiter: WaitLimiter) -> None:
-        self._core = core
+    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter) -> None:
+        self._services = services
         self._keepalive = config.stream_keepalive
         self._wait_limiter = wait_limiter
 
@@ -51,21 +51,21 @@ class MessageStreams:
         Raises errors of the request before anything is sent.
         """
         query, last_id = QueryParameters(request.args, _PARAMETERS), _last_event_id()
-        decode_as = requested_formats(self._core.formats, topic, query)
+        decode_as = requested_formats(self._services.formats, topic, query)
         isolation, limits = requested_isolation(query), _stream_limits(query)
         parameters = ReadParameters.from_request(consumer, offset, query)
         if last_id:
             parameters = _resume(last_id, parameters)
-        encoder = STREAM_TYPES[media_type](self._core.formats, topic, decode_as, parameters.has_all)
-        topic_id = self._core.topics.id(
+        encoder = STREAM_TYPES[media_type](self._services.formats, topic, decode_as, parameters.has_all)
+        topic_id = self._services.topics.id(
             topic
         )  # before the positions, so that these belong to this topic or a later one
-        positions = self._core.resolver.resolve(topic, consumer, parameters.start, parameters.partitions, isolation)
+        positions = self._services.resolver.resolve(topic, consumer, parameters.start, parameters.partitions, isolation)
         if parameters.is_committed:
-            positions = self._core.resolver.reset(topic, positions, parameters.reset or EARLIEST)
+            positions = self._services.resolver.reset(topic, positions, parameters.reset or EARLIEST)
         elif acks_previous(query):
             skips = parameters.reset is not None or (encoder.reports_gaps and bool(last_id))
-            self._core.consumers.ack_before(topic, consumer, positions, skip=skips)
+            self._services.consumers.ack_before(topic, consumer, positions, skip=skips)
         if last_id.endswith(END):
             return Response(status=204)
         stream_request = StreamRequest(
@@ -75,7 +75,7 @@ class MessageStreams:
             reports_gaps=encoder.reports_gaps,
             is_resumed=bool(last_id),
         )
-        stream = self._core.streams.open(stream_request, encoder)
+        stream = self._services.streams.open(stream_request, encoder)
         try:
             return self._response(stream, encoder, media_type)
         except BaseException:
@@ -89,7 +89,7 @@ class MessageStreams:
         detach = request.environ.get(DETACH_STREAM)
         # A thread notices only at its second write that the client is gone.
         keepalive = self._keepalive if detach is not None else self._keepalive / 2
-        body = StreamBody(self._core.followers, stream, encoder, keepalive)
+        body = StreamBody(self._services.followers, stream, encoder, keepalive)
         release = None if detach is not None or stream.is_ending else self._acquire_thread()
         response = Response(StreamResponseBody(body, detach, release), content_type=media_type)
         response.direct_passthrough = True
