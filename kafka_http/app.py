@@ -152,7 +152,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         parse_store_url(config.store_url)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
     broker = broker or KafkaBroker(config)
-    registry = RegistrySettings.of(config.schema_registry, config.sources)
+    registry = RegistrySettings.from_config(config.schema_registry, config.sources)
     core = Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
     held = _in_this_process(config, broker) if inline else _in_the_daemon(config)
     bodies, waits = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)

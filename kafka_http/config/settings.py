@@ -247,15 +247,16 @@ class Setting(NamedTuple):
         return get_origin(self.kind) is tuple
 
 
-def _settings() -> Iterator[Setting]:
-    for name, hint in get_type_hints(Config, include_extras=True).items():
+def settings_of(holder: type) -> Iterator[Setting]:
+    """Yield the settings that a class of settings declares: its annotated fields."""
+    for name, hint in get_type_hints(holder, include_extras=True).items():
         if get_origin(hint) is Annotated:
             kind, *about = get_args(hint)
             takes = next(each.description for each in about if isinstance(each, Meta) and each.description)
             yield Setting(name, about[-1], takes, kind, hint)
 
 
-SETTINGS: Mapping[str, Setting] = {each.name: each for each in _settings()}
+SETTINGS: Mapping[str, Setting] = {each.name: each for each in settings_of(Config)}
 
 
 _SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))

@@ -6,7 +6,7 @@ What is unknown or ill-typed is a `ConfigError` that names the setting and its s
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.config.settings import SETTINGS, is_secret, without_passwords
+from kafka_http.config.settings import SETTINGS, Setting, is_secret, without_passwords
 from kafka_http.config.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
@@ -113,9 +113,7 @@ def _check_name(given: _Given) -> None:
     name, *inner = given.path
     setting = SETTINGS.get(name)
     if setting is None or (inner and not setting.is_section):
-        near = nearest(name, SETTINGS)
-        hint = f" Did you mean {near}?" if near else " `kafka-http config` lists those there are."
-        raise ConfigError(f"There is no setting {given.name} ({given.source}).{hint}")
+        raise unknown_setting(given.name, name, given.source, SETTINGS, "`kafka-http config` lists those there are.")
     if len(inner) < setting.depth or not all(inner):
         raise _wrong(given)
 
@@ -171,4 +169,19 @@ def _wrong(given: _Given) -> ConfigError:
     setting = SETTINGS[given.path[0]]
     is_hidden = setting.is_section or is_secret(setting.name) or "@" in str(given.value)  # a URL may have a password
     shown = "" if is_hidden else f", not {without_passwords(repr(given.value))}"
-    return ConfigError(f"The setting {given.name} ({given.source}) takes {setting.takes}{shown}.")
+    return wrong_setting(setting._replace(name=given.name), given.source, shown)
+
+
+def unknown_setting(name: str, key: str, source: str, known: Collection[str], otherwise: str) -> ConfigError:
+    """Return the error for a setting that does not exist, with the known name that is most like `key`.
+
+    `otherwise` is the hint if none is similar.
+    """
+    near = nearest(key, known)
+    hint = f"Did you mean {near}?" if near else otherwise
+    return ConfigError(f"There is no setting {name} ({source}). {hint}")
+
+
+def wrong_setting(setting: Setting, source: str, shown: str = "") -> ConfigError:
+    """Return the error for a setting whose value is not accepted. `shown` is the end of the sentence: the value."""
+    return ConfigError(f"The setting {setting.name} ({source}) takes {setting.takes}{shown}.")

@@ -14,9 +14,8 @@ import requests
 from kafka_http.demo.errors import DemoError
 from kafka_http.demo.registry import EmbeddedRegistry
 from kafka_http.errors import KafkaHttpError
-from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry import SchemaRegistry, SchemaType
 from kafka_http.schemas.registry_settings import RegistrySettings
-from kafka_http.schemas.schema import SchemaType
 from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
 

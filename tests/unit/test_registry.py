@@ -14,9 +14,8 @@ import pytest
 
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
 from kafka_http.schemas.loading_cache import LoadingCache, WouldBlock
-from kafka_http.schemas.registry import SchemaNotFound, SchemaRegistry
+from kafka_http.schemas.registry import Reference, Schema, SchemaNotFound, SchemaRegistry
 from kafka_http.schemas.registry_settings import RegistrySettings
-from kafka_http.schemas.schema import Reference, Schema
 from tests.attempts import scaled, wait_for
 from tests.fake_registry import FakeRegistry, running_registry
 

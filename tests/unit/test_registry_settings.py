@@ -12,7 +12,7 @@ from kafka_http.schemas.registry_settings import RegistrySettings, registry_sett
 
 
 def settings(**section: Any) -> RegistrySettings:
-    return RegistrySettings.of(section, {})
+    return RegistrySettings.from_config(section, {})
 
 
 def test_without_a_section_there_is_no_registry() -> None:
@@ -35,7 +35,7 @@ def test_the_environment_and_flags_give_it_as_well() -> None:
     }
     config = load_config({"schema_registry": {"latest_ttl": "0"}}, environ)
 
-    read = RegistrySettings.of(config.schema_registry, config.sources)
+    read = RegistrySettings.from_config(config.schema_registry, config.sources)
 
     assert (read.url, read.timeout, read.bearer_token, read.latest_ttl) == (("http://a",), 2.5, "12345", 0)
 
@@ -69,7 +69,7 @@ def test_an_error_names_the_source() -> None:
     config = load_config(environ={"KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "never"})
 
     with pytest.raises(ConfigError, match="environment KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT"):
-        RegistrySettings.of(config.schema_registry, config.sources)
+        RegistrySettings.from_config(config.schema_registry, config.sources)
 
 
 def test_a_file_that_is_there(tmp_path: Path) -> None:
