@@ -1,4 +1,4 @@
-"""A schema registry in memory: as much of Confluent's API as ours asks for, and switches for what goes wrong."""
+"""A schema registry in memory: the part of Confluent's API that the client uses, with switches for failures."""
 
 import json
 import threading
@@ -12,14 +12,14 @@ _MISSING = {"subject": (404, 40401), "version": (404, 40402), "schema": (404, 40
 
 
 class FakeRegistry:
-    """`asked` are the requests so far, each "METHOD path", `headers` those of the last one.
+    """`requests` are the requests so far, each "METHOD path"; `headers` are those of the last one.
 
-    `answer`: what to answer instead, as (status, body, headers). `hold`: an answer waits until it is set.
+    `answer` is sent instead of the real response, as (status, body, headers). Responses wait until `hold` is set.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.headers: Mapping[str, str] = {}
         self.answer: tuple[int, bytes, Mapping[str, str]] | None = None
         self.hold = threading.Event()
@@ -29,7 +29,7 @@ class FakeRegistry:
         self._lock = threading.Lock()
 
     def add(self, subject: str, schema: object, type_: str = "AVRO", references: object = ()) -> int:
-        """Register a schema (a text, or what its JSON is to be), and give its id."""
+        """Register a schema (a text, or a value to send as JSON) and return its id."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
         entry = {"schema": text, "schemaType": type_, "references": list(references)}  # type: ignore[call-overload]
         with self._lock:
@@ -42,7 +42,7 @@ class FakeRegistry:
         return schema_id
 
     def respond(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        self.asked.append(f"{method} {path}")
+        self.requests.append(f"{method} {path}")
         self.hold.wait(10)
         match [method, *(unquote(each) for each in path.strip("/").split("/"))]:
             case ["GET", "schemas", "ids", number]:
@@ -85,7 +85,7 @@ def _missing(what: str) -> tuple[int, Any]:
 
 
 def _shown(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Confluent's leaves out the type of Avro, and references where there are none."""
+    """Return the fields of a schema as Confluent's registry does: without the type of Avro and empty references."""
     return {key: value for key, value in schema.items() if value not in ("AVRO", [])}
 
 
@@ -119,7 +119,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that do not wait for the end are no fault here."""
+        """Ignore clients that close the connection early."""
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
     assert [each.get("error", {}).get("error_code") for each in consumed] == [40801] * 5 + [None]
     assert consumed[0]["value"] == "eyJ4IjogNX0="
     assert consumed[5]["value"] == X5
-    assert len([each for each in registry.asked if each.endswith("/99")]) == 1
+    assert len([each for each in registry.requests if each.endswith("/99")]) == 1
 
 
 def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClient, broker: FakeBroker) -> None:
