@@ -23,14 +23,14 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from kafka_http.broker.client_lifecycle import ClientHolder
-from kafka_http.broker.error_map import GONE, translate
+from kafka_http.broker.error_map import CONNECTION_LOST, translate
 from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import CommittedOffset, GroupMember, PartitionOffsets
 from kafka_http.records import TopicPartition as OurPartition
 
 Answer = TypeVar("Answer")
 
-_LOST = (*GONE, CoordinatorNotAvailableError, NotControllerError, NotCoordinatorError)
+_LOST = (*CONNECTION_LOST, CoordinatorNotAvailableError, NotControllerError, NotCoordinatorError)
 """The client may have in memory what is no longer so; it remembers a group's coordinator for ever."""
 _SOON = (*_LOST, CoordinatorLoadInProgressError, UnstableOffsetCommitError)
 _PAUSE = 0.1
@@ -54,7 +54,7 @@ class Admin:
             try:
                 return ask(client)
             except _SOON as error:
-                if isinstance(error, GONE):
+                if isinstance(error, CONNECTION_LOST):
                     self._reachable()
                 lost = isinstance(error, _LOST) and self._kept.drop(client)
                 if time.monotonic() + _PAUSE > deadline:

@@ -6,6 +6,7 @@ open batch together, built by aiokafka's builder, and their batches tell one `Pa
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from itertools import repeat
 from threading import Lock
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
+from kafka_http.config import ConfigError
 from kafka_http.records import NewRecord, RecordMetadata
 
 AppendResult = RecordMetadata | BaseException | None
@@ -34,16 +36,24 @@ PRIVATE = {
     MemoryRecordsBuilder: ("_builder", "_next_offset", "_closed"),
     DefaultRecordBatchBuilder: ("append", "set_producer_state", "build", "size", "producer_id"),
 }
-"""What this module relies on beyond what the two libraries document; where any of it is missing, it is not used."""
+"""Private parts of the two libraries that this module uses, as of kafka-python 3.0.12 and aiokafka 0.14."""
 
-PRIVATE_OF_AN_ACCUMULATOR = ("_batches", "_incomplete", "_appends_in_progress", "_closed", "_transaction_manager")
+_PRIVATE_ATTRIBUTES = ("_batches", "_incomplete", "_appends_in_progress", "_closed", "_transaction_manager")
 
 
-def is_possible(accumulator: RecordAccumulator) -> bool:
-    """Whether the libraries are as this module knows them, and the brokers speak of records as it does."""
-    names = all(hasattr(kind, name) for kind, private in PRIVATE.items() for name in private)
-    own = all(hasattr(accumulator, name) for name in PRIVATE_OF_AN_ACCUMULATOR)
-    return names and own and accumulator.config.get("message_version") == 2
+def check_libraries() -> None:
+    """Raise `ConfigError` if kafka-python or aiokafka lacks a private part that this module uses."""
+    accumulator = RecordAccumulator()
+    missing = [
+        f"{kind.__name__}.{name}" for kind, names in PRIVATE.items() for name in names if not hasattr(kind, name)
+    ]
+    missing += [f"RecordAccumulator.{name}" for name in _PRIVATE_ATTRIBUTES if not hasattr(accumulator, name)]
+    if missing:
+        raise ConfigError(
+            f"The installed kafka-python {version('kafka-python')} or aiokafka {version('aiokafka')} cannot be used: "
+            f"{', '.join(missing)} is missing. Install the versions that kafka_http asks for: kafka-python 3.0.12, "
+            "aiokafka 0.14."
+        )
 
 
 class PartitionAppend:

@@ -11,7 +11,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 from kafka_http.broker.connections import PatchedConnectionManager, net_settings
-from kafka_http.broker.error_map import note_asked, translate
+from kafka_http.broker.error_map import note_addresses, translate
 from kafka_http.errors import BrokerUnavailable
 
 Client = TypeVar("Client")
@@ -94,7 +94,7 @@ class ClientHolder(Generic[Client]):
                     net.close()
             if isinstance(error, KafkaError):
                 if nets:
-                    note_asked(error, cast("PatchedConnectionManager", nets[-1]._manager).asked())
+                    note_addresses(error, cast("PatchedConnectionManager", nets[-1]._manager).asked())
                 raise translate(error) from error
             raise
 

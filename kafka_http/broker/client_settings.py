@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl import SASL_MECHANISMS
 
+from kafka_http.broker.batch_append import check_libraries
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import MIB
 
@@ -98,7 +99,9 @@ def admin_settings(config: Config) -> Settings:
 
 
 def check_client_settings(config: Config) -> None:
-    """Raise `ConfigError` for what kafka-python would refuse, or ignore, once the first client is made."""
+    """Raise `ConfigError` for settings that kafka-python would reject or ignore when the first client is made, and for
+    versions of the libraries that cannot be used."""
+    check_libraries()
     known = {key for each in _CLIENTS.values() for key in each}
     _check_section(config, "kafka", known)
     for section, defaults in _CLIENTS.items():

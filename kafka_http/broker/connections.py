@@ -24,11 +24,11 @@ from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.error_map import (
-    GONE,
+    CONNECTION_LOST,
     Unreachable,
     connection_problem,
     is_unavailable,
-    note_asked,
+    note_addresses,
     translate,
 )
 from kafka_http.errors import BrokerUnavailable
@@ -157,7 +157,7 @@ class ConnectionPool:
         try:
             try:
                 return self._attempt(job, deadline, fresh=False)
-            except GONE:
+            except CONNECTION_LOST:
                 return self._attempt(job, deadline, fresh=True)
         except KafkaError as error:
             raise translate(error) from error
@@ -175,7 +175,7 @@ class ConnectionPool:
             answer = _drive(client, job, deadline)
         except BaseException as error:
             if isinstance(error, KafkaError):
-                note_asked(error, cast("PatchedConnectionManager", client._manager).asked())
+                note_addresses(error, cast("PatchedConnectionManager", client._manager).asked())
             _abort(client)
             raise
         self._give_back(client)
@@ -235,7 +235,7 @@ async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
             break
         try:
             return await manager.send(request, node, _QUICK_MS)
-        except (*GONE, RequestTimedOutError) as error:
+        except (*CONNECTION_LOST, RequestTimedOutError) as error:
             failure = error
     raise failure
 

@@ -9,7 +9,7 @@ from kafka.errors import NoError, OffsetOutOfRangeError, for_code
 from kafka.net.manager import KafkaConnectionManager
 
 from kafka_http.broker.connections import ConnectionPool
-from kafka_http.broker.error_map import MOVED, translate
+from kafka_http.broker.error_map import STALE_METADATA, translate
 from kafka_http.broker.topic_metadata import NoLeader, TopicMetadata
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError
 from kafka_http.records import TopicPartition
@@ -94,7 +94,7 @@ def is_out_of_range(answer: Any) -> bool:
 def _check(answers: Answers) -> None:
     for place, answer in answers.items():
         error = for_code(answer.error_code)
-        if error in MOVED:
+        if error in STALE_METADATA:
             raise _LeaderMoved(NoLeader(translate(error).message))
         if error not in (NoError, OffsetOutOfRangeError):
             raise translate(error, place.topic)

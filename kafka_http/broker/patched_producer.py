@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Lock
+from threading import Event
 from typing import Any, Protocol, cast
 
 from kafka import KafkaProducer
@@ -16,19 +16,17 @@ from kafka.errors import (
     KafkaTimeoutError,
     RetriableError,
     UnknownError,
-    UnsupportedCodecError,
 )
-from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.sender import Sender as SenderThread
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.structs import TopicPartition
 
 from kafka_http.broker import batch_append as batches
-from kafka_http.broker.batch_append import NO_TIMESTAMP, AppendResult, PartitionAppend
+from kafka_http.broker.batch_append import AppendResult, PartitionAppend
 from kafka_http.broker.connections import PatchedConnectionManager
 from kafka_http.broker.error_map import is_refusal, translate
 from kafka_http.errors import BrokerUnavailable
-from kafka_http.records import NewRecord, RecordMetadata
+from kafka_http.records import NewRecord
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +58,8 @@ class PatchedProducer(KafkaProducer):
     # aiokafka's builder compresses, with libraries that it brings; kafka-python looks for others.
     _COMPRESSORS = {name: (lambda: True, code) for name, (_, code) in KafkaProducer._COMPRESSORS.items()}  # noqa: RUF012
 
-    def __init__(self, *, batch_append: bool = True, **settings: Any) -> None:
-        """`batch_append` off is for tests of the slow way."""
+    def __init__(self, **settings: Any) -> None:
         self._awaited: set[str] = set()
-        self._appending = Lock()
         self._untimed: dict[str, float] = {}
         self._said_at = float("-inf")
         super().__init__(**settings)
@@ -74,20 +70,9 @@ class PatchedProducer(KafkaProducer):
         self._sender.overdue = set()
         self._sender.looked_at = 0.0
         self._sender.__class__ = _PatchedSenderThread
-        self._appends_runs = batch_append and batches.is_possible(self._accumulator)
-        if self._appends_runs:
-            self._accumulator.__class__ = batches.PatchedAccumulator
-            accumulator = cast("batches.PatchedAccumulator", self._accumulator)
-            accumulator.missing, accumulator.lacks_leaders = {}, False
-        else:
-            log.warning("Records are appended one by one, which is slow: kafka-python or aiokafka is not as expected")
-            self._check_codec()
-
-    def _check_codec(self) -> None:
-        codec: Any = self.config["compression_type"]
-        if not KafkaProducer._COMPRESSORS[codec][0]():
-            self.abandon()
-            raise UnsupportedCodecError(f"kafka-python finds no library for compression_type {codec}")
+        self._accumulator.__class__ = batches.PatchedAccumulator
+        accumulator = cast("batches.PatchedAccumulator", self._accumulator)
+        accumulator.missing, accumulator.lacks_leaders = {}, False
 
     def __del__(self) -> None:
         """Not kafka-python's own, which takes the log from all producers of the process."""
@@ -117,7 +102,7 @@ class PatchedProducer(KafkaProducer):
             while not self.knows(topic, count):
                 self._look_again(deadline)
         except RetriableError as error:
-            said = f"Kafka's answer about the topic {topic} did not come in time. Asked: {self.asked}."
+            said = f"Kafka's answer about the topic {topic} did not come in time. Tried: {self.asked}."
             raise BrokerUnavailable(said) from error
         except KafkaError as error:
             raise translate(error, topic) from error
@@ -141,15 +126,10 @@ class PatchedProducer(KafkaProducer):
         header values. `done` is called once the fate of all is known, by the producer's thread, perhaps before this
         returns. With `is_untimed`, records without a timestamp of their own get none. Raises `IllegalStateError` where
         the producer is closed."""
-        place = TopicPartition(topic, partition)
-        if self._appends_runs:
-            run = PartitionAppend(partition, records, done, is_untimed=is_untimed)
-            cast("batches.PatchedAccumulator", self._accumulator).append_run(place, run)
-            return run
-        ours = NO_TIMESTAMP if is_untimed else None
-        with self._appending:  # threads that append record by record slow each other down
-            futures = [self._append(place, record, ours) for record in records]
-        return _OneByOne(futures, done)
+        append = PartitionAppend(partition, records, done, is_untimed=is_untimed)
+        accumulator = cast("batches.PatchedAccumulator", self._accumulator)
+        accumulator.append_run(TopicPartition(topic, partition), append)
+        return append
 
     def omits_timestamps(self, topic: str) -> bool:
         """Whether records of the topic without a timestamp of their own are written without one for now."""
@@ -167,13 +147,6 @@ class PatchedProducer(KafkaProducer):
                 "without one.",
                 topic,
             )
-
-    def _append(self, place: TopicPartition, record: NewRecord, ours: int | None) -> FutureRecordMetadata:
-        future: FutureRecordMetadata
-        headers = _Headers(record.headers)
-        at = ours if record.timestamp is None else record.timestamp
-        future, *_ = self._accumulator.append(place, at, record.key, record.value, headers)
-        return future
 
     def wakeup(self) -> None:
         """Let the thread send what was handed over; without effect where it is about to look anyway."""
@@ -290,50 +263,6 @@ class _PatchedSenderThread(SenderThread):
         if not isinstance(top_level_exception, InvalidTimestampError):
             return error_of
         return lambda index: found if was_bystander(found := error_of(index)) else top_level_exception
-
-
-class _OneByOne:
-    """Records that were appended one by one, each with a future."""
-
-    def __init__(self, futures: Sequence[FutureRecordMetadata], done: Callable[[PendingAppend], None]) -> None:
-        self._futures = futures
-        self._left = len(futures)
-        self._lock = Lock()
-        self._done = done
-        for future in futures:
-            future.add_both(self._settled)
-
-    def _settled(self, _: object) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        self._done(self)
-
-    @property
-    def is_delivered(self) -> bool:
-        return all(future.succeeded() for future in self._futures)
-
-    def fates(self) -> list[AppendResult]:
-        return [_fate(future) for future in self._futures]
-
-
-def _fate(future: FutureRecordMetadata) -> AppendResult:
-    if not future.is_done:
-        return None
-    if future.failed():
-        return future.exception
-    stored: Any = future.value
-    return RecordMetadata(
-        stored.partition, stored.offset, None if stored.timestamp == NO_TIMESTAMP else stored.timestamp
-    )
-
-
-class _Headers(list[tuple[str, bytes | None]]):
-    """Counts as empty where kafka-python adds up the headers' sizes, which null values have not."""
-
-    def __bool__(self) -> bool:
-        return False
 
 
 def was_bystander(error: BaseException) -> bool:

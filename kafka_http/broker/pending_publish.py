@@ -8,9 +8,9 @@ from threading import Lock
 from kafka.errors import IllegalStateError, InvalidTimestampError, KafkaError
 
 from kafka_http.broker.batch_append import AppendResult
-from kafka_http.broker.error_map import outcome_of, unknown_outcome
+from kafka_http.broker.error_map import result_of, unknown_outcome
 from kafka_http.broker.patched_producer import PatchedProducer, PendingAppend, was_bystander
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, NotYetKnown, TooLarge
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomePending, TooLarge
 from kafka_http.records import NewRecord, RecordMetadata, RecordResult
 
 
@@ -100,8 +100,8 @@ class KafkaPendingPublish:
     def _outcome(self, fate: BaseException | None) -> KafkaHttpError:
         """What a client is told of a record that was not written, as far as is known."""
         if fate is None:
-            return unknown_outcome("no answer within the request's time.", self._sender.asked, NotYetKnown)
-        error = fate if isinstance(fate, KafkaHttpError) else outcome_of(fate, self._topic, self._sender.asked)
+            return unknown_outcome("no answer within the request's time.", self._sender.asked, OutcomePending)
+        error = fate if isinstance(fate, KafkaHttpError) else result_of(fate, self._topic, self._sender.asked)
         is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
         return too_large(self.limit or 0) if is_too_large else error
 
@@ -123,7 +123,7 @@ class KafkaPendingPublish:
         except IllegalStateError:
             error: KafkaHttpError = BrokerUnavailable("The connection to Kafka was lost before the record was sent.")
         except KafkaError as refused:
-            error = outcome_of(refused, self._topic)
+            error = result_of(refused, self._topic)
         self._refused |= dict.fromkeys(indexes, error)
         self._close_one()
 

@@ -20,7 +20,7 @@ from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
     KafkaHttpError,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     RetriableBrokerError,
     TooMuchInFlight,
@@ -92,7 +92,7 @@ class KafkaRecordProducer:
             self._metadata.forget(topic)
         self._explain(underway, topic)
         outcomes = underway.outcomes()
-        if settled is not None and any(isinstance(each, NotYetKnown) for each in outcomes):
+        if settled is not None and any(isinstance(each, OutcomePending) for each in outcomes):
             size = self._owe(sum(len(each.value or b"") + len(each.key or b"") for each in records))
 
             def settle() -> None:

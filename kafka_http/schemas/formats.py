@@ -16,7 +16,7 @@ from kafka_http.errors import (
     KafkaHttpError,
     MissingKeySchema,
     MissingValueSchema,
-    OutOfTime,
+    PublishTimeout,
     TooLarge,
     Unavailable,
     UnsupportedFormat,
@@ -118,7 +118,7 @@ class Formats:
 
         Raises for a bad schema before it looks at any record, and for the first record that cannot be serialized, with
         its index and field. With `blocking=False` raises `WouldBlock` instead of waiting; after `deadline` (monotonic
-        clock) raises `OutOfTime`.
+        clock) raises `PublishTimeout`.
         """
         if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
             return Encoded(records, {})
@@ -201,7 +201,7 @@ class _RequestEncoder:
 
     def _encode_record(self, index: int, record: ProducerRecord) -> NewRecord:
         if time.monotonic() > self._deadline:
-            raise OutOfTime
+            raise PublishTimeout
         value, key = record.value, record.key
         if value is not None and record.format is not None:
             value = self._encode_field(index, record, "value", record.format)

@@ -20,9 +20,9 @@ LATE = {"message.timestamp.before.max.ms": "0"}
 """Kafka takes no timestamp that is a millisecond old: as if this server's clock were behind."""
 
 
-@pytest.fixture(params=[True, False], ids=["batches", "one by one"])
-def broker(request: pytest.FixtureRequest, kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=request.param)
+@pytest.fixture
+def broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
     yield broker
     broker.close(3)
 

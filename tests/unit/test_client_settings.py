@@ -132,3 +132,10 @@ def test_a_password_that_is_wrong_is_not_repeated() -> None:
         check_client_settings(Config(kafka={"ssl_password": 4711}))
 
     assert "4711" not in str(error.value)
+
+
+def test_library_without_a_private_part_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one way to append records; it uses private parts of kafka-python and aiokafka."""
+    monkeypatch.delattr("kafka.producer.record_accumulator.RecordAccumulator.split_and_reenqueue")
+    with pytest.raises(ConfigError, match=r"RecordAccumulator\.split_and_reenqueue is missing\. Install the versions"):
+        check_client_settings(Config())
