@@ -28,9 +28,11 @@ from kafka_http.schemas.json_values import (
     Convert,
     decode_double,
     decode_float,
+    to_array,
     to_boolean,
     to_float,
     to_integer,
+    to_map,
     to_string,
 )
 
@@ -298,14 +300,14 @@ class AvroCompiler:
             raise InvalidSchema("the items of an array take no bytes, so a few bytes could stand for any number.")
         schema = {"type": "array", "items": items.schema}
         decode = items.decode and values.array_decoder(items.decode)
-        return AvroType("array", "array", "array", schema, values.array_encoder(items.encode), decode, (items,))
+        return AvroType("array", "array", "array", schema, to_array(items.encode), decode, (items,))
 
     def _map(self, map_: _Map, namespace: str) -> AvroType:
         with self._optional():
             inner = self._compile(map_.values, namespace)
         schema = {"type": "map", "values": inner.schema}
         decode = inner.decode and values.map_decoder(inner.decode)
-        return AvroType("map", "map", "map", schema, values.map_encoder(inner.encode), decode, (inner,))
+        return AvroType("map", "map", "map", schema, to_map(inner.encode), decode, (inner,))
 
     @contextmanager
     def _optional(self) -> Iterator[None]:

@@ -84,39 +84,8 @@ def enum_encoder(symbols: Sequence[str]) -> Convert:
     return encode
 
 
-def array_encoder(encode_item: Convert) -> Convert:
-    def encode(data: Any) -> list[Any]:
-        if type(data) is not list:
-            raise wrong_type("array", data)
-        encoded: list[Any] = []
-        try:
-            for item in data:
-                encoded.append(encode_item(item))  # no comprehension: its length is the index of the bad item
-        except InvalidPayload as error:
-            raise error.within(f"[{len(encoded)}]") from None
-        return encoded
-
-    return encode
-
-
 def array_decoder(decode_item: Convert) -> Convert:
     return lambda value: [decode_item(item) for item in value]
-
-
-def map_encoder(encode_value: Convert) -> Convert:
-    def encode(data: Any) -> dict[str, Any]:
-        if type(data) is not dict:
-            raise wrong_type("map as an object", data)
-        encoded: dict[str, Any] = {}
-        key = ""
-        try:
-            for key, value in data.items():
-                encoded[key] = encode_value(value)
-        except InvalidPayload as error:
-            raise error.within(path_step(key)) from None
-        return encoded
-
-    return encode
 
 
 def map_decoder(decode_value: Convert) -> Convert:

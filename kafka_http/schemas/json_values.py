@@ -1,4 +1,4 @@
-"""Convert scalars from and to JSON, and report values that do not fit: what Avro and Protobuf have in common.
+"""Convert values from and to JSON, and report those that do not fit: what Avro and Protobuf have in common.
 
 NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity".
 """
@@ -83,6 +83,41 @@ def to_float(name: str, largest: float, *, texts: bool = False) -> Convert:
         return float(number)
 
     return convert
+
+
+def to_array(convert: Convert) -> Convert:
+    """Return the conversion to a list, given that of its items."""
+
+    def convert_items(data: Any) -> list[Any]:
+        if type(data) is not list:
+            raise wrong_type("array", data)
+        items: list[Any] = []
+        try:
+            for item in data:
+                items.append(convert(item))  # no comprehension: its length is the index of the bad item
+        except InvalidPayload as error:
+            raise error.within(f"[{len(items)}]") from None
+        return items
+
+    return convert_items
+
+
+def to_map(convert: Convert, convert_key: Convert = to_string) -> Convert:
+    """Return the conversion to a dict, given those of its values and its keys."""
+
+    def convert_entries(data: Any) -> dict[Any, Any]:
+        if type(data) is not dict:
+            raise wrong_type("map as an object", data)
+        entries: dict[Any, Any] = {}
+        key = ""
+        try:
+            for key, value in data.items():
+                entries[convert_key(key)] = convert(value)
+        except InvalidPayload as error:
+            raise error.within(path_step(key)) from None
+        return entries
+
+    return convert_entries
 
 
 def decode_double(value: float) -> float | str:

@@ -1,22 +1,19 @@
 """Convert JSON to Protobuf messages: https://protobuf.dev/programming-guides/json/.
 
-`google.protobuf.json_format` 7.36.2 does this only for some well-known types here. Measured against this module, with
-a message of 20 fields (protobuf 7.36.2, Python 3.11):
+`google.protobuf.json_format` 7.36.2 does this only for some well-known types here. Measured with a message of 20 fields:
 
-* It writes 13,000 messages a second, this module 44,000.
-* Many of its errors have no path (`invalid literal for int() with base 10: 'x'`), and those paths that it gives do
-  not quote the keys of maps.
-* It raises TypeError, KeyError and OverflowError for some values, takes 2**40 for an enum's number and stores 0, and
-  accepts a field that is given by both of its names.
-* It limits the depth, but not the memory: 500,000 empty objects become messages of some GiB.
+* It writes 12,600 messages a second, this module 41,000.
+* Many of its errors have no path (`invalid literal for int() with base 10: 'x'`). Its paths do not quote the keys of
+  maps.
+* It raises TypeError, KeyError or OverflowError for some values. It accepts 2**40 as the number of an enum and stores 0,
+  and accepts a field that is given by both of its names.
+* It limits the depth and not the memory: 500,000 empty objects become messages of some GiB.
 
-The functions for each type are made once for a schema: json_format looks up the fields of a type for each message.
+json_format looks up the fields of a type for each message. Here each type has functions that are made once.
 """
 
 from base64 import b64decode
-from collections.abc import Callable, Mapping
-from functools import partial
-from operator import attrgetter
+from collections.abc import Mapping
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -33,13 +30,15 @@ from kafka_http.schemas.json_values import (
     path_step,
     quote,
     shorten,
+    to_array,
     to_boolean,
     to_float,
     to_integer,
+    to_map,
     to_string,
     wrong_type,
 )
-from kafka_http.schemas.protobuf_limits import MAX_DEPTH, MessageBudget, message_memory
+from kafka_http.schemas.protobuf_limits import MAX_DEPTH, MessageBudget, ThreadBudget, message_memory
 from kafka_http.schemas.protobuf_wellknown import (
     ANY,
     NULL_VALUE,
@@ -52,245 +51,221 @@ from kafka_http.schemas.protobuf_wellknown import (
     message_type,
 )
 
-ParseInto = Callable[[Any, Any, MessageBudget], None]
-"""Put a JSON value (second) into an empty message, a message's field, or the items of a field (first).
+Field = tuple[str | FieldDescriptor, Convert, bool, str | None]
+"""A field: its name (an extension: its descriptor), its conversion, whether it takes null, the name of its oneof.
 
-Raises `InvalidPayload` with the path from there.
+A plain tuple, because Python unpacks it faster than a named one.
 """
 
 
-class MessageParsers(dict[str, ParseInto]):
-    """For each message type, by its full name, the function that parses JSON into an empty message.
+class JsonParser(dict[str, Convert]):
+    """Converts JSON to messages.
 
-    The functions are made on first use. Safe in many threads.
+    Maps the full name of a message type to the function that converts a JSON value to what the constructor of a message
+    takes for a field of this type: a dict, or a message. The functions are made on first use. Safe in many threads.
     """
 
     def __init__(self, pool: DescriptorPool) -> None:
         super().__init__()
         self._pool = pool
+        self._budget = ThreadBudget()
 
-    def __missing__(self, type_: str) -> ParseInto:
-        parse = self[type_] = self._message_parser(self._pool.FindMessageTypeByName(type_))
-        return parse
+    def parse(self, type_: str, data: Any) -> Message:
+        """Return the message for a JSON value. Raises `InvalidPayload`."""
+        self._budget.current = MessageBudget()
+        return self._checked_message(type_, self[type_](data))
 
-    def _message_parser(self, descriptor: Descriptor) -> ParseInto:
+    def __missing__(self, type_: str) -> Convert:
+        convert = self[type_] = self._converter(self._pool.FindMessageTypeByName(type_))
+        return convert
+
+    def _converter(self, descriptor: Descriptor) -> Convert:
         type_ = descriptor.full_name
         if type_ == ANY:
-            return partial(_parse_any, self._pool, self)
+            return self._convert_any
         if type_ in WRAPPERS:
-            return _scalar_parser(descriptor.fields_by_name["value"])
+            convert = _scalar_converter(descriptor.fields_by_name["value"])
+            return lambda data: {} if data is None else {"value": convert(data)}
         if type_ in STRING_TYPES:
-            return _string_type_parser(STRING_TYPES[type_])
+            return self._string_type_converter(type_)
         if type_ in STRUCT_TYPES:
-            return _struct_parser(STRUCT_TYPES[type_])
-        return _object_parser(descriptor, self._field_parsers(descriptor))
+            return self._struct_converter(type_)
+        convert = self._object_converter(descriptor, self._fields(descriptor))
+        return self._extendable_converter(type_, convert) if descriptor.is_extendable else convert
 
-    def _field_parsers(self, descriptor: Descriptor) -> Mapping[str, tuple[int, ParseInto]]:
-        """Return each field's number and parser, by its name in JSON and by its name in the schema."""
-        found: dict[str, tuple[int, ParseInto]] = {}
+    def _message(self, type_: str, value: Any) -> Message:
+        if isinstance(value, Message):
+            return value
+        return GetMessageClass(self._pool.FindMessageTypeByName(type_))(**value)
+
+    def _checked_message(self, type_: str, value: Any) -> Message:
+        message = self._message(type_, value)
+        if not message.IsInitialized():
+            path = message.FindInitializationErrors()[0]  # type: ignore[attr-defined]
+            raise InvalidPayload("the required field is missing", f".{path}")
+        return message
+
+    def _fields(self, descriptor: Descriptor) -> Mapping[str, Field]:
+        """Return the fields by their names in JSON and by their names in the schema."""
+        found: dict[str, Field] = {}
         for field in descriptor.fields:
-            found[field.json_name] = found[field.name] = (field.number, self._field_parser(field))
-        for field in self._pool.FindAllExtensions(descriptor) if descriptor.is_extendable else ():
-            found[f"[{field.full_name}]"] = (field.number, self._field_parser(field))
+            found[field.json_name] = found[field.name] = self._field(field)
+        for extension in self._pool.FindAllExtensions(descriptor) if descriptor.is_extendable else ():
+            found[f"[{extension.full_name}]"] = self._field(extension)
         return found
 
-    def _field_parser(self, field: FieldDescriptor) -> ParseInto:
+    def _field(self, field: FieldDescriptor) -> Field:
         if entry := map_entry(field):
-            return self._map_parser(field, *entry)
-        if field.is_repeated:
-            return self._array_parser(field)
-        parse = self._nested_parser(field) if message_type(field) else _scalar_parser(field)
+            convert = to_map(self._item_converter(entry[1]), _map_key_converter(entry[0]))
+        else:
+            convert = self._item_converter(field)
+        if field.is_repeated and not entry:
+            convert = to_array(convert)
+        has_null = message_type(field) == VALUE or _is_null_value(field)
         oneof = field.containing_oneof
-        return parse if oneof is None else _oneof_parser(parse, oneof.name, [each.name for each in oneof.fields])
+        key = field if field.is_extension else field.name
+        return key, convert, has_null and not field.is_repeated, None if oneof is None else oneof.name
 
-    def _nested_parser(self, field: FieldDescriptor) -> ParseInto:
-        get, type_ = _getter(field), message_type(field)
+    def _item_converter(self, field: FieldDescriptor) -> Convert:
+        type_ = message_type(field)
+        if not type_:
+            return _scalar_converter(field)
+        return lambda data: self[type_](data)  # noqa: PLW0108  a type may contain itself
 
-        def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-            if data is not None or type_ == VALUE:
-                nested = get(message)
-                nested.SetInParent()
-                self[type_](nested, data, budget)
+    def _object_converter(self, descriptor: Descriptor, fields: Mapping[str, Field]) -> Convert:
+        type_, memory, thread_budget = descriptor.full_name, message_memory(len(descriptor.fields)), self._budget
+        has_aliases = len(fields) > len({key for key, *_ in fields.values()})
 
-        return parse
-
-    def _array_parser(self, field: FieldDescriptor) -> ParseInto:
-        get, append = _getter(field), self._item_parser(field)
-
-        def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-            if data is None:
-                return
-            if type(data) is not list:
-                raise wrong_type("array", data)
-            items, index = get(message), 0
-            try:
-                for item in data:
-                    append(items, item, budget)
-                    index += 1
-            except InvalidPayload as error:
-                raise error.within(f"[{index}]") from None
-
-        return parse
-
-    def _item_parser(self, field: FieldDescriptor) -> ParseInto:
-        if type_ := message_type(field):
-            return lambda items, data, budget: self[type_](items.add(), data, budget)
-        convert = _scalar_converter(field)
-        return lambda items, data, budget: items.append(convert(data))
-
-    def _map_parser(self, field: FieldDescriptor, key: FieldDescriptor, value: FieldDescriptor) -> ParseInto:
-        get, put = _getter(field), self._entry_parser(value, _map_key_converter(key))
-
-        def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-            if data is None:
-                return
+        def convert(data: Any) -> dict[Any, Any]:
             if type(data) is not dict:
-                raise wrong_type("map as an object", data)
-            items, name = get(message), ""
+                raise wrong_type(f"{type_} as an object", data)
+            budget = thread_budget.current
+            budget.enter(memory)
+            values = _convert_fields(type_, fields, data)
+            if has_aliases and len({fields[name][0] for name in data}) < len(data):
+                raise InvalidPayload("a field is given by both of its names")
+            budget.leave()
+            return values
+
+        return convert
+
+    def _extendable_converter(self, type_: str, convert: Convert) -> Convert:
+        """Return a converter to messages: a constructor does not take extensions."""
+
+        def convert_with_extensions(data: Any) -> Message:
+            values = convert(data)
+            extensions = {field: values.pop(field) for field in [*values] if not isinstance(field, str)}
+            message = self._message(type_, values)
+            for field, value in extensions.items():
+                self._set_extension(message, field, value)
+            return message
+
+        return convert_with_extensions
+
+    def _set_extension(self, message: Any, field: FieldDescriptor, value: Any) -> None:
+        type_ = message_type(field)
+        if field.is_repeated:
+            message.Extensions[field].extend([self._message(type_, each) for each in value] if type_ else value)
+        elif type_:
+            message.Extensions[field].SetInParent()
+            message.Extensions[field].MergeFrom(self._message(type_, value))
+        else:
+            message.Extensions[field] = value
+
+    def _string_type_converter(self, type_: str) -> Convert:
+        expected = STRING_TYPES[type_]
+
+        def convert(data: Any) -> Message:
+            if not isinstance(data, str):
+                raise wrong_type(expected, data)
             try:
-                for name, each in data.items():
-                    put(items, (name, each), budget)
-            except InvalidPayload as error:
-                raise error.within(path_step(name)) from None
+                return ParseDict(cast(Any, data), self._message(type_, {}))
+            except (ParseError, ValueError, OverflowError):
+                raise InvalidPayload(f"expected {expected}, got {quote(data)}") from None
 
-        return parse
+        return convert
 
-    def _entry_parser(self, field: FieldDescriptor, convert_key: Convert) -> ParseInto:
-        if type_ := message_type(field):
-            return lambda items, entry, budget: self[type_](items[convert_key(entry[0])], entry[1], budget)
-        convert = _scalar_converter(field)
+    def _struct_converter(self, type_: str) -> Convert:
+        expected = STRUCT_TYPES[type_]
+        python_type = {"object": dict, "array": list}.get(expected, object)
 
-        def put(items: Any, entry: tuple[str, Any], budget: MessageBudget) -> None:
-            items[convert_key(entry[0])] = convert(entry[1])
+        def convert(data: Any) -> Message:
+            if not isinstance(data, python_type):
+                raise wrong_type(expected, data)
+            depth = (
+                (MAX_DEPTH - self._budget.current.depth) * 2 // 3
+            )  # a reader counts 3 levels where json_format counts 2
+            try:
+                return ParseDict(cast(Any, data), self._message(type_, {}), max_recursion_depth=depth)
+            except ParseError:
+                raise InvalidPayload("the value is nested too deeply") from None
+            except (ValueError, TypeError, OverflowError):
+                raise InvalidPayload("the value has a number that is too large for a double") from None
 
-        return put
+        return convert
 
-
-def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:
-    if field.is_extension:
-        return lambda message: message.Extensions[field]
-    return attrgetter(field.name)
-
-
-def _scalar_parser(field: FieldDescriptor) -> ParseInto:
-    name, convert = field.name, _scalar_converter(field)
-    takes_null = field.enum_type is not None and field.enum_type.full_name == NULL_VALUE
-
-    def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-        if data is not None or takes_null:
-            setattr(message, name, convert(data))
-
-    def parse_extension(message: Any, data: Any, budget: MessageBudget) -> None:
-        if data is not None or takes_null:
-            message.Extensions[field] = convert(data)
-
-    return parse_extension if field.is_extension else parse
-
-
-def _oneof_parser(parse: ParseInto, oneof: str, names: list[str]) -> ParseInto:
-    def parse_alone(message: Message, data: Any, budget: MessageBudget) -> None:
-        if data is not None and message.WhichOneof(oneof) is not None:
-            raise InvalidPayload(f"only one of {shorten(', '.join(names))} may be set")
-        parse(message, data, budget)
-
-    return parse_alone
-
-
-def _object_parser(descriptor: Descriptor, fields: Mapping[str, tuple[int, ParseInto]]) -> ParseInto:
-    type_, memory = descriptor.full_name, message_memory(len(descriptor.fields))
-    has_aliases = len(fields) > len({number for number, _ in fields.values()})
-
-    def parse(message: Message, data: Any, budget: MessageBudget) -> None:
+    def _convert_any(self, data: Any) -> dict[str, Any]:
         if type(data) is not dict:
-            raise wrong_type(f"{type_} as an object", data)
-        budget.enter(memory)
-        name = ""
+            raise wrong_type('object with "@type"', data)
+        if not data:
+            return {}
+        type_url = data.get("@type")
+        if type(type_url) is not str:
+            raise InvalidPayload("the type is missing or not a string", path_step("@type"))
+        type_ = type_url.rpartition("/")[2]
         try:
-            for name, value in data.items():
-                if name not in fields:
-                    raise InvalidPayload(f"{type_} has no such field")
-                fields[name][1](message, value, budget)
-        except InvalidPayload as error:
-            raise error.within(path_step(name)) from None
-        if has_aliases and len({fields[name][0] for name in data}) < len(data):
-            raise InvalidPayload("a field is given by both of its names")
-        budget.leave()
-
-    return parse
+            convert = self[type_]
+        except KeyError:
+            raise InvalidPayload(f'the schema has no message "{shorten(type_)}"', path_step("@type")) from None
+        self._budget.current.enter(0)
+        value = _convert_any_content(convert, data, type_ in SPECIAL_TYPES)
+        self._budget.current.leave()
+        content = self._checked_message(type_, value)
+        return {"type_url": type_url, "value": content.SerializeToString(deterministic=True)}
 
 
-def _string_type_parser(expected: str) -> ParseInto:
-    def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-        if not isinstance(data, str):
-            raise wrong_type(expected, data)
-        try:
-            ParseDict(cast(Any, data), message)
-        except (ParseError, ValueError, OverflowError):
-            raise InvalidPayload(f"expected {expected}, got {quote(data)}") from None
-
-    return parse
-
-
-def _struct_parser(expected: str) -> ParseInto:
-    python_type = {"object": dict, "array": list}.get(expected, object)
-
-    def parse(message: Message, data: Any, budget: MessageBudget) -> None:
-        if not isinstance(data, python_type):
-            raise wrong_type(expected, data)
-        depth = (MAX_DEPTH - budget.depth) * 2 // 3  # a reader counts three levels where json_format counts two
-        try:
-            ParseDict(cast(Any, data), message, max_recursion_depth=depth)
-        except ParseError:
-            raise InvalidPayload("the value is nested too deeply") from None
-        except (ValueError, TypeError, OverflowError):
-            raise InvalidPayload("the value has a number that is too large for a double") from None
-
-    return parse
-
-
-def _parse_any(pool: DescriptorPool, parsers: MessageParsers, message: Any, data: Any, budget: MessageBudget) -> None:
-    if type(data) is not dict:
-        raise wrong_type('object with "@type"', data)
-    if not data:
-        return
-    type_url = data.get("@type")
-    if type(type_url) is not str:
-        raise InvalidPayload("the type is missing or not a string", path_step("@type"))
-    type_ = type_url.rpartition("/")[2]
+def _convert_fields(type_: str, fields: Mapping[str, Field], data: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return the values by the names of the fields, those of extensions by their descriptors."""
+    values: dict[Any, Any] = {}
+    oneofs: set[str] = set()
+    name = ""
     try:
-        content = GetMessageClass(pool.FindMessageTypeByName(type_))()
-    except KeyError:
-        raise InvalidPayload(f'the schema has no message "{shorten(type_)}"', path_step("@type")) from None
-    budget.enter(0)
-    if type_ in SPECIAL_TYPES:
-        _parse_any_value(parsers[type_], content, data, budget)
-    else:
-        parsers[type_](content, {key: value for key, value in data.items() if key != "@type"}, budget)
-    budget.leave()
-    check_required_fields(content)
-    message.type_url, message.value = type_url, content.SerializeToString(deterministic=True)
+        for name, value in data.items():
+            field = fields.get(name)
+            if field is None:
+                raise InvalidPayload(f"{type_} has no such field")
+            key, convert, takes_null, oneof = field
+            if value is None and not takes_null:
+                continue
+            if oneof is not None:
+                if value is not None and oneof in oneofs:
+                    raise InvalidPayload(f"only one field of the oneof {oneof} may be set")
+                oneofs.add(oneof)
+            values[key] = convert(value)
+    except InvalidPayload as error:
+        raise error.within(path_step(name)) from None
+    return values
 
 
-def _parse_any_value(parse: ParseInto, content: Message, data: Mapping[str, Any], budget: MessageBudget) -> None:
-    """Parse a message of a special type in an Any: its JSON is in `value`, beside `@type`."""
+def _convert_any_content(convert: Convert, data: Mapping[str, Any], is_special: bool) -> Any:
+    """Convert the content of an Any: the JSON of a special type is in `value`, other fields are beside `@type`."""
+    if not is_special:
+        return convert({key: value for key, value in data.items() if key != "@type"})
     if data.keys() != {"@type", "value"}:
         raise InvalidPayload('expected only "@type" and "value"')
     try:
-        parse(content, data["value"], budget)
+        return convert(data["value"])
     except InvalidPayload as error:
         raise error.within(".value") from None
 
 
-def check_required_fields(message: Any) -> None:
-    """Raise `InvalidPayload` if a field is missing that a proto2 schema requires."""
-    if not message.IsInitialized():
-        path = message.FindInitializationErrors()[0]
-        raise InvalidPayload("the required field is missing", f".{path}")
+def _is_null_value(field: FieldDescriptor) -> bool:
+    return field.enum_type is not None and field.enum_type.full_name == NULL_VALUE
 
 
 def _scalar_converter(field: FieldDescriptor) -> Convert:
     if field.enum_type is not None:
-        return _to_null if field.enum_type.full_name == NULL_VALUE else _enum_converter(field.enum_type)
+        return _to_null if _is_null_value(field) else _enum_converter(field.enum_type)
     return _SCALARS[field.type]
 
 

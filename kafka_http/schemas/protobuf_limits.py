@@ -1,5 +1,6 @@
 """Limits for the depth and the memory of Protobuf messages. An empty message has two bytes until it is decoded."""
 
+import threading
 from collections.abc import Iterable, Iterator
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -33,6 +34,12 @@ class MessageBudget:
     def leave(self) -> None:
         """End the message that was entered last."""
         self.depth -= 1
+
+
+class ThreadBudget(threading.local):
+    """The budget of the message that a thread reads or writes."""
+
+    current = MessageBudget()
 
 
 def message_memory(fields: int) -> int:

@@ -14,9 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from kafka_http.errors import InvalidSchema, InvalidValue
 from kafka_http.schemas.protobuf_compiler import compile_files, protoc
-from kafka_http.schemas.protobuf_from_json import MessageParsers, check_required_fields
-from kafka_http.schemas.protobuf_limits import MemoryCheck, MessageBudget
-from kafka_http.schemas.protobuf_to_json import MessagePrinters
+from kafka_http.schemas.protobuf_from_json import JsonParser
+from kafka_http.schemas.protobuf_limits import MemoryCheck
+from kafka_http.schemas.protobuf_to_json import JsonPrinter
 from kafka_http.schemas.registry import Schema, SchemaRegistry
 from kafka_http.schemas.schema_serializer import Codec, SchemaSerializer
 
@@ -56,13 +56,11 @@ class ProtobufCodec:
             self._message_class(_FIRST)
         except (TypeError, KeyError) as error:
             raise InvalidSchema(str(error)[:300]) from None
-        self._parsers, self._printers = MessageParsers(self._pool), MessagePrinters(self._pool)
+        self._parser, self._printer = JsonParser(self._pool), JsonPrinter(self._pool)
         self._memory = MemoryCheck(compiled.file)
 
     def encode(self, data: Any) -> bytes:
-        message = self._message_class(_FIRST)()
-        self._parsers[self._names[_FIRST]](message, data, MessageBudget())
-        check_required_fields(message)
+        message = self._parser.parse(self._names[_FIRST], data)
         return b"\0" + message.SerializeToString(deterministic=True)
 
     def decode(self, data: bytes) -> Any:
@@ -74,7 +72,7 @@ class ProtobufCodec:
             message = self._message_class(indexes).FromString(data[start:])
         except DecodeError:
             raise InvalidValue("the bytes do not match the schema") from None
-        return self._printers[self._names[indexes]](message, MessageBudget())
+        return self._printer.print(self._names[indexes], message)
 
     def _message_class(self, indexes: Indexes) -> type[Message]:
         return GetMessageClass(self._pool.FindMessageTypeByName(self._names[indexes]))

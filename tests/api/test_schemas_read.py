@@ -88,7 +88,7 @@ def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
 
     assert right["value"] == X5
     assert all("value" not in each for each in wrong)
-    reasons = ("zero byte", "zero byte", "none of the id 99", "PROTOBUF", "goes on")
+    reasons = ("zero byte", "zero byte", "no schema with the id 99", "PROTOBUF", "goes on")
     for record, said in zip(wrong, reasons, strict=True):
         assert said in record["error"]["message"]
     assert [each.get("error", {}).get("error_code") for each in consumed] == [40801] * 5 + [None]

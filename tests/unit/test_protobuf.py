@@ -281,7 +281,12 @@ FAULTS: list[tuple[str, Any, str, str]] = [
     ("map<int32, int32> f = 1;", {"f": []}, ".f", "expected map as an object, got array"),
     ("map<string, int32> f = 1;", {"f": {"a": None}}, ".f.a", "expected int32, got null"),
     ("Point f = 1;", {"f": {"x": {}}}, ".f.x", "expected int32, got object"),
-    ("M f = 1; oneof o { int32 a = 2; int32 b = 3; }", {"f": {"a": 0, "b": 0}}, ".f.b", "only one of a, b may be set"),
+    (
+        "M f = 1; oneof o { int32 a = 2; int32 b = 3; }",
+        {"f": {"a": 0, "b": 0}},
+        ".f.b",
+        "only one field of the oneof o may be set",
+    ),
     ("int32 a_b = 1;", {"a_b": 1, "aB": 1}, "", "given by both of its names"),
     ("google.protobuf.Timestamp f = 1;", {"f": "today"}, ".f", 'expected a time such as .*, got "today"'),
     ("google.protobuf.Timestamp f = 1;", {"f": "0000-01-01T00:00:00Z"}, ".f", "expected a time such as"),
