@@ -2,8 +2,8 @@
 
 As Java's JsonFormat does for kafka-rest, names are in lowerCamelCase, in the order of the fields' numbers, and a field
 without presence is shown with its default. `google.protobuf.json_format` 7.36.2 does this only for some well-known
-types here. With a message of 20 fields it reads 24,000 a second, this module 60,000. It shows the fields that are set before
-the others, and does not limit depth or memory.
+types here. With a message of 20 fields it reads 24,000 a second, this module 60,000. It shows the fields that are set
+before the others, and does not limit depth or memory.
 """
 
 from collections.abc import Callable, Mapping

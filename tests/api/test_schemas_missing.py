@@ -1,4 +1,4 @@
-"""The formats with schemas where their packages, or the registry, are missing."""
+"""The formats with schemas without their packages or without a registry."""
 
 import sys
 
@@ -14,7 +14,7 @@ BODY = b'{"records": [{"value": 1}]}'
 
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the extra were not installed."""
+    """Hide the packages of the extra."""
     for name in [each for each in sys.modules if each.startswith("kafka_http.schemas.")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("fastavro", "google.protobuf", "jsonschema_rs", "urllib3"):
@@ -27,7 +27,7 @@ def client(without_packages: None, make_client: ClientFactory) -> FlaskClient:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_the_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) -> None:
+def test_missing_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) -> None:
     media_type = f"application/vnd.kafka.{format_}.v2+json"
     says = "pip install '.[schemas]'"
 
@@ -47,7 +47,7 @@ def test_the_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) 
     assert says in message
 
 
-def test_everything_else_works(client: FlaskClient) -> None:
+def test_other_formats_work_without_the_extra(client: FlaskClient) -> None:
     assert client.post("/topics/t", data=BODY).status_code == 200
     assert client.post("/messages/t", json={"records": [{"value": "x", "format": "text"}]}).status_code == 200
     page = client.get("/messages/t/me/earliest").json
@@ -55,7 +55,7 @@ def test_everything_else_works(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_without_a_registry_its_setting_is_named(make_client: ClientFactory, format_: str) -> None:
+def test_missing_registry_names_the_setting(make_client: ClientFactory, format_: str) -> None:
     media_type = f"application/vnd.kafka.{format_}.v2+json"
 
     status, code, message = error(make_client().post("/topics/t", data=BODY, content_type=media_type))

@@ -1,4 +1,4 @@
-"""Reading what was written with a schema: the id in the record decides, in both dialects."""
+"""Read records that were written with a schema, in both dialects. The id in the record names the schema."""
 
 import struct
 from collections.abc import Iterator
@@ -43,7 +43,9 @@ def read(client: FlaskClient, **query: str) -> Any:
     return answer.json["records"]
 
 
-def test_a_page_of_the_messages_dialect(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_messages_page_decodes_with_schema_of_record(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
     write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
     write(broker, avro(registry, '"bytes"', "ÿ"))
     write(broker, None)
@@ -55,7 +57,7 @@ def test_a_page_of_the_messages_dialect(client: FlaskClient, broker: FakeBroker,
     assert (third["value"], third["format"]) == (None, None)
 
 
-def test_without_a_format_they_are_bytes(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_read_without_format_shows_bytes(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
     write(broker, avro(registry, '"bytes"', "ÿ"), b"key")
 
     (record,) = read(client)
@@ -64,7 +66,9 @@ def test_without_a_format_they_are_bytes(client: FlaskClient, broker: FakeBroker
     assert "key_format" not in record
 
 
-def test_the_array_of_the_v2_api(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_v2_records_decode_with_schema_of_record(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
     write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
 
     (by_consumer,) = Consumer(client, format="avro").assigned().records()
@@ -74,7 +78,7 @@ def test_the_array_of_the_v2_api(client: FlaskClient, broker: FakeBroker, regist
     assert by_messages == by_consumer
 
 
-def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
+def test_unreadable_record_has_error_and_others_follow(
     client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
 ) -> None:
     unknown = struct.pack(">bI", 0, 99) + b"\x02"
@@ -88,7 +92,7 @@ def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
 
     assert right["value"] == X5
     assert all("value" not in each for each in wrong)
-    reasons = ("zero byte", "zero byte", "no schema with the id 99", "PROTOBUF", "goes on")
+    reasons = ("zero byte", "zero byte", "no schema with the id 99", "PROTOBUF", "more bytes than its schema describes")
     for record, said in zip(wrong, reasons, strict=True):
         assert said in record["error"]["message"]
     assert [each.get("error", {}).get("error_code") for each in consumed] == [40801] * 5 + [None]
@@ -97,7 +101,7 @@ def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
     assert len([each for each in registry.requests if each.endswith("/99")]) == 1
 
 
-def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClient, broker: FakeBroker) -> None:
+def test_unreadable_key_is_shown_as_without_format(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", b"plain")
     write(broker, b"1", b"\xff")
 
@@ -107,7 +111,7 @@ def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClie
     assert (binary["key"], binary["key_format"]) == ("/w==", "binary")
 
 
-def test_a_key_that_reads_as_null_is_no_missing_key(client: FlaskClient, broker: FakeBroker) -> None:
+def test_key_that_decodes_to_null_is_not_a_missing_key(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", b"null")
 
     (record,) = read(client, key_format="json")
@@ -115,7 +119,7 @@ def test_a_key_that_reads_as_null_is_no_missing_key(client: FlaskClient, broker:
     assert record["key"] == "null"
 
 
-def test_a_registry_that_is_away_is_an_error_of_the_answer_and_nothing_is_skipped(
+def test_read_while_registry_is_down_returns_503_and_skips_nothing(
     client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
 ) -> None:
     write(broker, avro(registry, POINT, X5))
@@ -135,7 +139,7 @@ def test_a_registry_that_is_away_is_an_error_of_the_answer_and_nothing_is_skippe
     assert read(client, format="avro")[0]["value"] == X5
 
 
-def test_without_a_registry_the_setting_is_named(make_client: ClientFactory) -> None:
+def test_read_without_registry_names_the_setting(make_client: ClientFactory) -> None:
     client = make_client()
 
     for query in ("format=avro", "key_format=avro"):
@@ -145,7 +149,7 @@ def test_without_a_registry_the_setting_is_named(make_client: ClientFactory) -> 
         assert "avro" not in answer.json["error"]["formats"]
 
 
-def test_a_topic_has_formats_of_its_own(make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_topic_has_default_formats(make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry) -> None:
     topics = {"t.*": {"value": "avro", "key": "text"}, ".*": {"value": "binary"}}
     client = make_client(schema_registry={"url": registry.url}, topics=topics)
     write(broker, avro(registry, POINT, X5), b"anna")

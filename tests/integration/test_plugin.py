@@ -1,4 +1,4 @@
-"""The README's plug-in, word for word: installed as a package of its own by pip, and used by a server."""
+"""The plug-in of the README, installed by pip as its own package and used by a server."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ MSGPACK_V2 = {"Content-Type": "application/vnd.kafka.msgpack.v2+json"}
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A directory for PYTHONPATH with the package in it."""
+    """Return a directory for PYTHONPATH that contains the package."""
     section = README.split("## A format of your own\n", 1)[1].split("\n## ", 1)[0]
     source, project = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
     package, target = tmp_path / "package", tmp_path / "installed"
@@ -30,7 +30,7 @@ def installed(tmp_path: Path) -> Path:
     return target
 
 
-def test_it_serves_both_dialects(
+def test_plugin_serves_both_dialects(
     installed: Path,
     kafka: EmbeddedKafka,
     topic: TopicFactory,
@@ -64,7 +64,7 @@ def test_it_serves_both_dialects(
     service.delete(consumer)
 
 
-def test_a_call_that_fails_refuses_its_record(
+def test_plugin_error_rejects_the_record(
     installed: Path,
     kafka: EmbeddedKafka,
     topic: TopicFactory,
