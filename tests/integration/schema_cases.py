@@ -106,7 +106,9 @@ AVRO = {
     "record, a nested field": avro(
         CUSTOMER, {"name": "Ann", "address": {"zip": 1010}}, Wrong(".address.zip: expected string, got number")
     ),
-    "record, a missing field": avro(CUSTOMER, {"name": "Ann", "address": {}}, Wrong(".address.zip: the field is missing")),
+    "record, a missing field": avro(
+        CUSTOMER, {"name": "Ann", "address": {}}, Wrong(".address.zip: the field is missing")
+    ),
     "record, an unknown field": avro(
         CUSTOMER, {"name": "Ann", "address": {"zip": "1", "street": "x"}}, Wrong(".address.street: the record")
     ),
