@@ -45,11 +45,13 @@ class DefaultsBudget(threading.local):
 
 
 def encode_null(data: Any) -> None:
+    """Return the value of null."""
     if data is not None:
         raise wrong_type("null", data)
 
 
 def encode_bytes(data: Any) -> bytes:
+    """Return the bytes that a string of characters up to U+00FF stands for."""
     if type(data) is not str:
         raise wrong_type("bytes as a string", data)
     try:
@@ -59,10 +61,13 @@ def encode_bytes(data: Any) -> bytes:
 
 
 def decode_bytes(value: bytes) -> str:
+    """Return bytes as a string of characters up to U+00FF."""
     return value.decode("latin-1")
 
 
 def fixed_encoder(size: int) -> Convert:
+    """Return the encoder of a fixed type of so many bytes."""
+
     def encode(data: Any) -> bytes:
         encoded = encode_bytes(data)
         if len(encoded) != size:
@@ -73,6 +78,7 @@ def fixed_encoder(size: int) -> Convert:
 
 
 def enum_encoder(symbols: Sequence[str]) -> Convert:
+    """Return the encoder of an enum."""
     known = frozenset(symbols)
     expected = f"expected one of {_listed(symbols, ', ')}"
 
@@ -85,10 +91,12 @@ def enum_encoder(symbols: Sequence[str]) -> Convert:
 
 
 def array_decoder(decode_item: Convert) -> Convert:
+    """Return the decoder of an array, given that of its items."""
     return lambda value: [decode_item(item) for item in value]
 
 
 def map_decoder(decode_value: Convert) -> Convert:
+    """Return the decoder of a map, given that of its values."""
     return lambda value: {key: decode_value(each) for key, each in value.items()}
 
 

@@ -92,7 +92,7 @@ class Formats:
             problem = self._missing.get(name, f"Unknown format {name!r}.")
             raise UnsupportedFormat(f"{problem} Available formats: {', '.join(self.names)}.", formats=self.names)
 
-    def of_topic(self, topic: str) -> TopicFormat:
+    def topic_format(self, topic: str) -> TopicFormat:
         """Return the default formats of a topic's keys and values."""
         return self._topics.find(topic)
 

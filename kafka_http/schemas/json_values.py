@@ -29,12 +29,14 @@ _JSON_TYPES: Mapping[type, str] = {str: "string", int: "number", float: "number"
 
 
 def to_boolean(data: Any) -> bool:
+    """Return a JSON boolean."""
     if data is True or data is False:
         return bool(data)
     raise wrong_type("boolean", data)
 
 
 def to_string(data: Any) -> str:
+    """Return a JSON string."""
     if type(data) is str:
         return data
     raise wrong_type("string", data)

@@ -112,10 +112,10 @@ def test_topic_formats_come_from_first_matching_pattern() -> None:
     topics = {"orders.eu": {"value": "text"}, r"orders\..*": {"value": "json", "key": "text"}, "o.*": {"key": "binary"}}
     formats = Formats(load_serializers({}), topics)
 
-    assert formats.of_topic("orders.eu") == (None, "text")
-    assert formats.of_topic("orders.us") == ("text", "json")
-    assert formats.of_topic("orders") == ("binary", None)
-    assert formats.of_topic("my-orders.us") == (None, None)
+    assert formats.topic_format("orders.eu") == (None, "text")
+    assert formats.topic_format("orders.us") == ("text", "json")
+    assert formats.topic_format("orders") == ("binary", None)
+    assert formats.topic_format("my-orders.us") == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def check_formats(query: QueryParameters, formats: Formats) -> None:
 
 def default_formats(query: QueryParameters, formats: Formats, topic: str) -> TopicFormat:
     """Of records that name none: the query's, else the topic's."""
-    of_topic = formats.of_topic(topic)
+    of_topic = formats.topic_format(topic)
     return TopicFormat(query.text("key_format") or of_topic.key, query.text("format") or of_topic.value)
 
 

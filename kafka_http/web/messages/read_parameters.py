@@ -19,7 +19,7 @@ def wanted_formats(formats: Formats, topic: str, query: QueryParameters, accepte
 
     Raises `UnsupportedFormat`.
     """
-    default = formats.of_topic(topic)
+    default = formats.topic_format(topic)
     wanted = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
     for each in filter(None, wanted):
         formats.check(each)

@@ -54,7 +54,7 @@ class V2Produce:
         self.later = head.later(head.args.get("callback"))
         v2_answer_type(self._accept)
         format_ = produced_format(head.headers.get("content-type"), formats)
-        self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
+        self._formats = TopicFormat(formats.topic_format(topic).key or format_, format_)
 
     def messages(self, body: bytes, admission: PublishLimits) -> PublishRequest:
         """Raises `InvalidRequest`, `InvalidValue`, and what `admission` raises."""

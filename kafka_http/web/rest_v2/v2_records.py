@@ -128,7 +128,7 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_for
 
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
-    of_key = key_format or formats.of_topic(topic).key or format_
+    of_key = key_format or formats.topic_format(topic).key or format_
     unreadable = ""
     shown_key = shown_value = b"null"
     if key is not None:
