@@ -113,7 +113,7 @@ def _check_name(given: _Given) -> None:
     name, *inner = given.path
     setting = SETTINGS.get(name)
     if setting is None or (inner and not setting.is_section):
-        raise unknown_setting(given.name, name, given.source, SETTINGS, "`kafka-http config` lists those there are.")
+        raise unknown_setting(given.name, name, given.source, SETTINGS, "Run `kafka-http config` for a list of all settings.")
     if len(inner) < setting.depth or not all(inner):
         raise _wrong(given)
 
@@ -168,7 +168,7 @@ def _as_toml(text: str, otherwise: Any) -> Any:
 def _wrong(given: _Given) -> ConfigError:
     setting = SETTINGS[given.path[0]]
     is_hidden = setting.is_section or is_secret(setting.name) or "@" in str(given.value)  # a URL may have a password
-    shown = "" if is_hidden else f", not {without_passwords(repr(given.value))}"
+    shown = "" if is_hidden else f", got {without_passwords(repr(given.value))}"
     return wrong_setting(setting._replace(name=given.name), given.source, shown)
 
 
@@ -179,9 +179,9 @@ def unknown_setting(name: str, key: str, source: str, known: Collection[str], ot
     """
     near = nearest(key, known)
     hint = f"Did you mean {near}?" if near else otherwise
-    return ConfigError(f"There is no setting {name} ({source}). {hint}")
+    return ConfigError(f"The setting {name} ({source}) does not exist. {hint}")
 
 
 def wrong_setting(setting: Setting, source: str, shown: str = "") -> ConfigError:
     """Return the error for a setting whose value is not accepted. `shown` is the end of the sentence: the value."""
-    return ConfigError(f"The setting {setting.name} ({source}) takes {setting.takes}{shown}.")
+    return ConfigError(f"The setting {setting.name} ({source}) must be {setting.takes}{shown}.")

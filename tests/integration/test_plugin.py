@@ -1,4 +1,4 @@
-"""The plug-in of the README, installed by pip as its own package and used by a server."""
+"""The plug-in of the manual, installed by pip as its own package and used by a server."""
 
 import re
 import subprocess
@@ -11,15 +11,15 @@ from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PLUG_INS = Path(__file__).parents[2] / "kafka_http" / "manual" / "plug-ins.md"
 MSGPACK_V2 = {"Content-Type": "application/vnd.kafka.msgpack.v2+json"}
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """Return a directory for PYTHONPATH that contains the package."""
-    section = README.split("## A format of your own\n", 1)[1].split("\n## ", 1)[0]
-    source, project = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    section = PLUG_INS.read_text().split("## A complete example\n", 1)[1].split("\n## ", 1)[0]
+    source, project, *_ = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
     package, target = tmp_path / "package", tmp_path / "installed"
     package.mkdir()
     (package / "acme_msgpack.py").write_text(source)

@@ -162,9 +162,9 @@ def test_a_password_is_a_text_whatever_it_looks_like(password: str) -> None:
         ("KAFKA", "x", ["kafka", "table"]),
         ("SERIALIZERS__AVRO", "1", ["serializers.avro", "table"]),
         ("TOPICS__T", "json", ["topics.t", "table"]),
-        ("WORKER", "4", ["no setting worker ", "Did you mean workers?"]),
-        ("WORKERS__X", "4", ["no setting workers.x ", "Did you mean workers?"]),
-        ("PORT", "8082", ["no setting port ", "kafka-http config"]),
+        ("WORKER", "4", ["The setting worker ", "Did you mean workers?"]),
+        ("WORKERS__X", "4", ["The setting workers.x ", "Did you mean workers?"]),
+        ("PORT", "8082", ["The setting port ", "kafka-http config"]),
     ],
 )
 def test_a_wrong_value_names_setting_source_and_what_would_be_right(variable: str, value: str, said: list[str]) -> None:

@@ -159,7 +159,7 @@ def test_switches_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkey
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serve", "--workers", "many"], "workers (command line) takes a whole number of at least 1, not 'many'"),
+        (["serve", "--workers", "many"], "workers (command line) must be a whole number of at least 1, got 'many'"),
         (["config", "--bind", "8082"], "bind (command line) takes HOST:PORT"),
         (["serve", "--config", "/missing.toml"], "/missing.toml cannot be read"),
     ],
@@ -255,7 +255,7 @@ def test_another_server_than_gunicorn_is_refused(capsys: pytest.CaptureFixture[s
     assert main(["serve", "--server", server]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"server (command line) takes gunicorn only (granian was removed), not '{server}'" in line
+    assert f"server (command line) must be gunicorn only (granian was removed), got '{server}'" in line
 
 
 @pytest.mark.parametrize("source", ["command line", "environment KAFKA_HTTP_SERVER", "settings.toml"])
