@@ -10,16 +10,16 @@ import pytest
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
+from tests.support.manual import page, section
 
-PLUG_INS = Path(__file__).parents[2] / "kafka_http" / "manual" / "plug-ins.md"
 MSGPACK_V2 = {"Content-Type": "application/vnd.kafka.msgpack.v2+json"}
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """Return a directory for PYTHONPATH that contains the package."""
-    section = PLUG_INS.read_text().split("## A complete example\n", 1)[1].split("\n## ", 1)[0]
-    source, project, *_ = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    example = section(page("plug-ins"), "## A complete example")
+    source, project = re.findall(r"```(?:python|toml)\n(.*?)```", example, re.DOTALL)
     package, target = tmp_path / "package", tmp_path / "installed"
     package.mkdir()
     (package / "acme_msgpack.py").write_text(source)
