@@ -113,7 +113,8 @@ def _check_name(given: _Given) -> None:
     name, *inner = given.path
     setting = SETTINGS.get(name)
     if setting is None or (inner and not setting.is_section):
-        raise unknown_setting(given.name, name, given.source, SETTINGS, "Run `kafka-http config` for a list of all settings.")
+        otherwise = "Run `kafka-http config` for a list of all settings."
+        raise unknown_setting(given.name, name, given.source, SETTINGS, otherwise)
     if len(inner) < setting.depth or not all(inner):
         raise _wrong(given)
 

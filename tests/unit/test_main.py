@@ -119,7 +119,7 @@ def test_config_hides_no_pattern_of_topics_and_every_secret_of_a_plugin(
     [
         (["--kafka", "security_protocl=SSL"], "Did you mean security_protocol?"),
         (["--schema-registry", "ulr=http://127.0.0.1:1"], "Did you mean url?"),
-        (["--topics", "orders.valeu=json"], "takes key, value or both"),
+        (["--topics", "orders.valeu=json"], "must have key, value or both"),
         (["--store-url", "postgresql://me:hu@sh@db/store"], "must be percent-encoded"),
         (["--store-url", "postgresql://me:hush@db:port/store"], "must be percent-encoded"),
     ],
@@ -160,7 +160,7 @@ def test_switches_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkey
     ("arguments", "said"),
     [
         (["serve", "--workers", "many"], "workers (command line) must be a whole number of at least 1, got 'many'"),
-        (["config", "--bind", "8082"], "bind (command line) takes HOST:PORT"),
+        (["config", "--bind", "8082"], "bind (command line) must be HOST:PORT"),
         (["serve", "--config", "/missing.toml"], "/missing.toml cannot be read"),
     ],
 )
