@@ -9,6 +9,7 @@ fastavro cannot tell int from long nor float from double in a union: such branch
 have the same bytes as the field.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from itertools import count
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.schemas import avro_values as values
@@ -45,12 +46,12 @@ _SAME_IN_PYTHON = ({"int", "long"}, {"float", "double"})
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 Name = Annotated[str, Meta(pattern=rf"^{_NAME}\Z")]
-FullName = Annotated[str, Meta(pattern=rf"^{_NAME}(\.{_NAME})*\Z")]
+_FULL_NAME = re.compile(rf"{_NAME}(\.{_NAME})*")
 
 
 class _Named(Struct):
-    name: FullName
-    namespace: Annotated[str, Meta(pattern=rf"^({_NAME}(\.{_NAME})*)?\Z")] | None = None
+    name: str
+    namespace: str | UnsetType | None = UNSET
 
 
 class _Field(Struct):
@@ -229,8 +230,10 @@ class AvroCompiler:
 
     def _define(self, named: _Named, namespace: str) -> tuple[str, str]:
         """Return the full name of a new type, and its name for fastavro."""
-        space = namespace if named.namespace is None else named.namespace
+        space = namespace if named.namespace is UNSET else named.namespace
         name = named.name if "." in named.name or not space else f"{space}.{named.name}"
+        if not _FULL_NAME.fullmatch(name):
+            raise InvalidSchema(f"{name[:200]!r} is not a valid name for a type.")
         if name in _PRIMITIVES or name in self._named:
             raise InvalidSchema(f"the type {name} is already defined.")
         return name, f"t{len(self._named)}"
