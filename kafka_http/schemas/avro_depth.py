@@ -58,8 +58,9 @@ class _MessageWalk:
         self.skip(type_.children[self._read_number()], depth)
 
     def _skip_blocks(self, type_: AvroType, depth: int) -> None:
+        # Blocks of items, each after its count; a count of 0 is the end.
         while count := self._read_number():
-            if count < 0:
+            if count < 0:  # the absolute value is the count
                 self._read_number()  # the size of the block in bytes
             for _ in range(abs(count)):
                 if type_.kind == "map":
@@ -79,5 +80,5 @@ class _MessageWalk:
             self._position += 1
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return (number >> 1) ^ -(number & 1)
+                return (number >> 1) ^ -(number & 1)  # 0, 1, 2, 3, ... are 0, -1, 1, -2, ...
             shift += 7

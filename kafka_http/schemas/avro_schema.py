@@ -185,6 +185,7 @@ class AvroCompiler:
             raise InvalidSchema(f"the text is not JSON: {error}.") from None
         except RecursionError:
             raise InvalidSchema(_TOO_DEEP) from None
+        # A default may be a value of a record that is defined around it, so all types must be complete.
         for convert_defaults in self._pending_defaults:
             convert_defaults()
         self._pending_defaults.clear()
@@ -196,6 +197,7 @@ class AvroCompiler:
             raise InvalidSchema(_TOO_DEEP)
         type_ = self._build(schema, namespace)
         self._depth -= 1
+        # Types that are defined one after the other can nest by their names.
         if type_.depth > MAX_DEPTH:
             raise InvalidSchema(_TOO_DEEP)
         return type_
@@ -220,6 +222,7 @@ class AvroCompiler:
         return build(parsed, namespace)
 
     def _find(self, name: str, namespace: str) -> AvroType:
+        # A name without a dot is looked up in the enclosing namespace first.
         type_ = self._named.get(f"{namespace}.{name}") or self._named.get(name)
         if type_ is None:
             raise InvalidSchema(f"the type {name[:200]!r} is used before it is defined, or not defined.")
@@ -248,6 +251,7 @@ class AvroCompiler:
         types = {each.name: self._compile(each.type, name.rpartition(".")[0]) for each in record.fields}
         self._enclosing.pop()
         type_.set_fields(types)
+        # Records of records double such parts at each level: a message of no bytes could have 2**30 values.
         if type_.empty_parts > _MAX_EMPTY_PARTS + type_.min_size:
             raise InvalidSchema(f"the record {name} has too many parts that take no bytes.")
         defaults: dict[str, Default] = {}
@@ -299,6 +303,7 @@ class AvroCompiler:
     def _array(self, array: _Array, namespace: str) -> AvroType:
         with self._optional():
             items = self._compile(array.items, namespace)
+        # fastavro would read as many items as the count in the message says, and needs no more bytes for them.
         if not items.min_size:
             raise InvalidSchema("the items of an array take no bytes, so a few bytes could stand for any number.")
         schema = {"type": "array", "items": items.schema}
@@ -325,6 +330,7 @@ class AvroCompiler:
         names = {each.name for each in types}
         if len(names) < len(types) or "union" in names:
             raise InvalidSchema(f"a union has two branches of one type, or a union as a branch: {_shown(schema)}.")
+        # int and long are both int in Python, and fastavro does not say which branch a value is from.
         wrapped = {name for group in _SAME_IN_PYTHON if group <= names for name in group}
         children = [self._as_record(each) if each.name in wrapped else each for each in types]
         branches = [Branch(each.name, each.tag, each.encode, each.decode) for each in children]

@@ -120,6 +120,7 @@ class Formats:
         its index and field. With `blocking=False` raises `WouldBlock` instead of waiting; after `deadline` (monotonic
         clock) raises `PublishTimeout`.
         """
+        # The common case, JSON texts and bytes: nothing is called for each record.
         if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
             return Encoded(records, {})
         return _RequestEncoder(self, topic, schemas, blocking, deadline).encode(records, first)
@@ -219,6 +220,7 @@ class _RequestEncoder:
             raise
         except Exception as error:
             raise _with_location(error, index, role) from error
+        # A default in a schema can make a small text large, so the limit of the body is not enough.
         self._bytes_left -= len(stored)
         if self._bytes_left < 0:
             raise TooLarge(f"The serialized records have more than {MAX_ENCODED} bytes.")

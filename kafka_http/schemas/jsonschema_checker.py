@@ -65,7 +65,7 @@ class SchemaChecker:
             return Mismatch([], "the value is nested too deeply")
         except msgspec.DecodeError as error:  # for instance a number that is too large for a double
             return Mismatch([], str(error))
-        if self._validator.is_valid(instance):
+        if self._validator.is_valid(instance):  # much faster than to look for errors
             return None
         first = next(self._validator.iter_errors(instance), None)
         return None if first is None else _mismatch(first)
@@ -102,6 +102,7 @@ class _Retriever:
         found = dict(self._references)
         for name, schema in self._references.items():
             found |= {_resolve(base, _own_address(schema) or name): schema for base in bases}
+        # Names are relative to the schema in which they are used, which may itself be a reference.
         for base in bases | found.keys():
             for name, schema in self._references.items():
                 found.setdefault(_resolve(base, name), schema)
@@ -188,6 +189,7 @@ def _respond(request: CheckRequest) -> CheckResponse:
 
 def _serve() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # A schema of many patterns takes gigabytes. A failed allocation ends the process.
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
     while message := read_message(sys.stdin.buffer):
         response = _respond(msgspec.msgpack.decode(message, type=CheckRequest))

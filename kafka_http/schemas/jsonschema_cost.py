@@ -60,6 +60,7 @@ class _Estimator:
             self._costs[key] = _Cost(0, is_recursive=True)  # for references to the schema from within it
             costs = [cost for name, value in schema.items() for cost in self._keyword_costs(name, value, root, depth)]
             total = _sum(costs)
+            # Two recursions into the same part double the work at each level of the value.
             recursions = sum(each.is_recursive for each in costs)
             has_other_base = schema is not root and _has_address(schema)
             is_unbounded = total.work > _MAX_WORK or recursions > 1 or has_other_base
@@ -114,6 +115,7 @@ def _pattern_work(pattern: str) -> float:
     """Estimate a pattern that needs no backtracking from its length and its counts."""
     if len(pattern) > 500 or "(?" in pattern.replace("(?:", "") or re.search(r"\\[1-9k]", pattern):
         return UNBOUNDED
+    # Nested counts multiply: `((a{100}){100}){100}` has a million states.
     counts = [max(int(each or 0) for each in pair) for pair in re.findall(r"\{([0-9]*),?([0-9]*)\}", pattern)]
     counted = math.prod(counts) if "){" in pattern else sum(counts)
     return _PATTERN_WORK + len(pattern) + _COUNT_WORK * counted

@@ -84,6 +84,7 @@ class CheckingProcess:
         return msgspec.msgpack.decode(message, type=CheckResponse)
 
     def _running(self) -> subprocess.Popen[bytes]:
+        # In a session of its own, so that a Ctrl-C in the terminal does not end it during a check.
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", jsonschema_checker.__file__],

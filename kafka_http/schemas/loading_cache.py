@@ -60,13 +60,14 @@ class LoadingCache(Generic[Key, Value]):
             is_first = loading is None
             if loading is None:
                 loading = self._loading[key] = Future()
+        # Without the lock: loading may take seconds, and other keys must not wait for it.
         if is_first:
             self._load(key, load, loading)
         return loading.result()
 
     def peek(self, key: Key) -> Value | None:
         """Return the cached value of a key even if it has expired; None if there is none."""
-        entry = self._entries.get(key)
+        entry = self._entries.get(key)  # one operation on a dict needs no lock
         return None if entry is None else entry.value
 
     def put(self, key: Key, value: Value) -> None:
@@ -91,7 +92,7 @@ class LoadingCache(Generic[Key, Value]):
             self._end_loading(key)
             loading.set_exception(error)
         else:
-            self.put(key, value)
+            self.put(key, value)  # before the end of loading, or another caller would load it again
             self._end_loading(key)
             loading.set_result(value)
 

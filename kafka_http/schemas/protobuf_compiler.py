@@ -38,6 +38,7 @@ def compile_files(text: str, references: Iterable[tuple[str, str]]) -> FileDescr
     sources = {name: each for name, each in references if not name.startswith(_GOOGLE)}
     for name in sources:
         _check_file_name(name)
+    # The schema has no name of its own. A reference may have any.
     main = "schema.proto"
     while main in sources:
         main = f"_{main}"
@@ -76,6 +77,7 @@ def _write_sources(sources: Mapping[str, str], directory: Path) -> FileDescripto
             descriptors.file.append(descriptor)
             imported |= GOOGLE_FILES.keys() & descriptor.dependency
     for file in dict.fromkeys(each for name in imported - sources.keys() for each in google_file_closure(name)):
+        # From descriptors, not from files: a reference cannot replace a well-known type.
         file.CopyToProto(descriptors.file.add())
     return descriptors
 

@@ -53,7 +53,7 @@ class ProtobufCodec:
         try:
             for file in compiled.file:
                 self._pool.Add(file)
-            self._message_class(_FIRST)
+            self._message_class(_FIRST)  # some errors in a schema occur only now
         except (TypeError, KeyError) as error:
             raise InvalidSchema(str(error)[:300]) from None
         self._parser, self._printer = JsonParser(self._pool), JsonPrinter(self._pool)
@@ -67,7 +67,7 @@ class ProtobufCodec:
         indexes, start = read_indexes(data)
         if indexes not in self._names:
             raise InvalidValue(f"the schema has no message with the indexes {list(indexes)}")
-        self._memory.check(data)
+        self._memory.check(data)  # before the message is decoded: two bytes can become kilobytes
         try:
             message = self._message_class(indexes).FromString(data[start:])
         except DecodeError:

@@ -77,7 +77,7 @@ class SchemaRegistry:
     def by_id(self, schema_id: int, *, blocking: bool = True) -> Schema:
         """Return the schema of an id."""
         found = self._by_id.get(schema_id, partial(self._fetch_id, schema_id), blocking=blocking)
-        if isinstance(found, SchemaNotFound):
+        if isinstance(found, SchemaNotFound):  # a new exception: one that is raised again grows its traceback
             raise SchemaNotFound(found.problem)
         return found
 
@@ -139,6 +139,7 @@ class SchemaRegistry:
     def _register(self, subject: str, type_: SchemaType, text: str, check: Callable[[], object]) -> Schema:
         self._check_size(len(text.encode()))
         body: Mapping[str, Any] = {"schema": text, **({} if type_ == "AVRO" else {"schemaType": type_})}
+        # Look the text up first: that needs no right to register schemas.
         response = self._connection.ask("POST", _subject_path(subject), body)
         if response.is_missing:
             check()

@@ -123,7 +123,7 @@ class SchemaSerializer(ABC):
 
     def _codec(self, schema: Schema, *, blocking: bool = True) -> Codec:
         codec = self._codecs.get(schema.id, partial(self._load_codec, schema), blocking=blocking).codec
-        if isinstance(codec, InvalidSchema):
+        if isinstance(codec, InvalidSchema):  # a new exception: one that is raised again grows its traceback
             raise InvalidSchema(codec.problem)
         return codec
 
@@ -136,7 +136,7 @@ class SchemaSerializer(ABC):
             size += sum(len(each.text) for _, each in dependencies)
             return _CachedCodec(self.compile(schema, dependencies), size)
         except InvalidSchema as error:
-            return _CachedCodec(error, size)
+            return _CachedCodec(error, size)  # records with a bad schema must not compile it again each
 
 
 def _codec_lifetime(schema_id: int, cached: _CachedCodec) -> float:

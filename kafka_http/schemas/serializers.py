@@ -126,6 +126,7 @@ class _Loader:
         if not self._registry_settings.url:
             raise _Missing(f"Format {name!r} needs a schema registry: set schema_registry.url.")
         if self._registry is None:
+            # Here, because the import needs the extra.
             from kafka_http.schemas.registry import SchemaRegistry
 
             self._registry = SchemaRegistry(self._registry_settings)
