@@ -337,7 +337,7 @@ def test_bad_usage_is_status_2(arguments: list[str], said: str, capsys: pytest.C
 
 def test_a_wrong_setting_of_the_server_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "publish", "--workers", "many"]) == 2
-    assert "workers (command line) takes a whole number" in capsys.readouterr().err
+    assert "workers (command line) must be a whole number" in capsys.readouterr().err
 
 
 def test_a_url_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
