@@ -7,13 +7,11 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from kafka_http.broker_protocols import Log
+from kafka_http.environ import REQUEST_STARTED
 from kafka_http.errors import KafkaHttpError
 from kafka_http.web.responses import json_response
 
 HEALTH, READY = "/health", "/ready"
-CAME = "kafka_http.came"
-"""In the environ: when the server has had the request, on the monotonic clock."""
-
 FRESH_SECONDS = 2.0
 
 
@@ -40,7 +38,7 @@ class HealthRoutes:
 
     def ready(self) -> Response:
         """GET /ready: a broker answered within the last seconds; 503 with the reason otherwise."""
-        came = request.environ.get(CAME, time.monotonic())
+        came = request.environ.get(REQUEST_STARTED, time.monotonic())
         with self._lock:  # of many at once, one asks
             if self._error is not None and self._failed >= came:  # meanwhile
                 raise self._error

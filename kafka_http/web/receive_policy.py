@@ -30,6 +30,6 @@ class ReceivePolicy:
         """Whether a view publishes the body while it comes."""
         return _PUBLISH.fullmatch(path) is not None and is_upload(Head(method, _NO_QUERY, headers, ""))
 
-    def place(self, path: str) -> Literal["loop", "aside", "pool"]:
-        """Who is to answer: whoever watches over the service must not wait for the pool."""
-        return "loop" if path == HEALTH else "aside" if path == READY else "pool"
+    def runner(self, path: str) -> Literal["loop", "reserved", "pool"]:
+        """Where a request runs: health checks must not wait for the thread pool."""
+        return "loop" if path == HEALTH else "reserved" if path == READY else "pool"

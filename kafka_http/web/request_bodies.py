@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from flask import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from kafka_http.environ import BODY_ERROR, HEADER_PAIRS, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.web.authority import server_root
 from kafka_http.web.content_coding import codings_of, decode_body
@@ -20,10 +21,6 @@ from kafka_http.web.messages.publish_view import Head
 _CHUNK = 1 << 16
 DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
-
-
-HEADER_PAIRS = "kafka_http.headers"
-"""In the environ, where the server hands it over: the headers as a list of (name, value). WSGI joins repeated ones."""
 
 
 def head_of(request: Request, base_url: str = "") -> Head:
@@ -41,12 +38,6 @@ def _repeated(request: Request) -> list[tuple[str, str]]:
     pairs = [(name.lower(), value) for name, value in request.environ.get(HEADER_PAIRS, ())]
     counts = Counter(name for name, _ in pairs if name.startswith("kafka-"))
     return [(name, value) for name, value in pairs if counts[name] > 1]
-
-
-RECEIVED = "kafka_http.received"
-"""In the environ where the server has received the body: its bytes, which count as in flight until the answer."""
-REFUSAL = "kafka_http.refusal"
-"""In the environ where the server has not received it: what to raise instead."""
 
 
 class LengthRequired(KafkaHttpError):
@@ -73,9 +64,9 @@ class RequestBodies:
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        if (refusal := request.environ.get(REFUSAL)) is not None:
+        if (refusal := request.environ.get(BODY_ERROR)) is not None:
             raise refusal
-        counted, held = request.environ.get(RECEIVED, 0), 0
+        counted, held = request.environ.get(RECEIVED_BYTES, 0), 0
 
         def hold(size: int) -> None:
             """The server's count goes until the answer; what is beyond it is held here."""

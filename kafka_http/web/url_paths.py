@@ -8,11 +8,11 @@ In PATH_INFO a segment then has `%2F` for a slash and `%25` for a percent sign, 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
-from flask import Request
+from flask import Blueprint, Request, Response
 from werkzeug.routing import UnicodeConverter
 
 from kafka_http.errors import InvalidRequest, KafkaHttpError
@@ -119,3 +119,10 @@ def _escaped(path: str, environ: "WSGIEnvironment") -> str:
 
 def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("latin-1")
+
+
+def add_routes(blueprint: Blueprint, routes: Mapping[str, Mapping[str, Callable[..., Response]]]) -> None:
+    """Add views by URL rule and method."""
+    for rule, methods in routes.items():
+        for method, view in methods.items():
+            blueprint.add_url_rule(rule, view_func=view, methods=[method])

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.api.threadless import Threadless
+from tests.api.threadless import FastPathMiddleware
 from tests.fakes import FakeBroker
 
 ClientFactory = Callable[..., FlaskClient]
@@ -43,7 +43,7 @@ def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iter
         app.testing = False
         made.append(app)
         if is_threadless:
-            app.wsgi_app = Threadless(app)  # type: ignore[method-assign]
+            app.wsgi_app = FastPathMiddleware(app)  # type: ignore[method-assign]
         return app.test_client()
 
     yield make

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.environ import REQUEST_STARTED
 from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
@@ -46,7 +47,7 @@ def test_ready_that_failed_is_the_answer_of_those_that_waited(client: FlaskClien
     """Each of them would wait for the broker in turn."""
 
     def ready(came: float) -> int:
-        return client.get("/ready", environ_overrides={"kafka_http.came": came}).status_code
+        return client.get("/ready", environ_overrides={REQUEST_STARTED: came}).status_code
 
     before = time.monotonic()
     broker.down = True

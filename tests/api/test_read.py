@@ -311,7 +311,7 @@ def test_wait_ends_in_time(client: FlaskClient) -> None:
 
 def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
     lifecycle = client.application.extensions["kafka_http"]
-    threading.Timer(0.2, lifecycle.stopping).start()
+    threading.Timer(0.2, lifecycle.stop).start()
     started = time.monotonic()
     assert values(client.get("/messages/t/c/latest?wait=30")) == []
     assert time.monotonic() - started < scaled(5)

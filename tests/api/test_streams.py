@@ -334,7 +334,7 @@ def test_a_value_that_its_format_cannot_read_is_an_error_of_its_own(client: Flas
 def test_a_server_that_stops_says_come_back(client: FlaskClient) -> None:
     with stream(client, "/messages/t/me/3") as events, stream(client, "/messages/t/me/latest", NDJSON) as lines:
         assert events.values(2) == [3, 4]
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         began = time.monotonic()
         assert events.rest() == []
         assert time.monotonic() - began < scaled(1)

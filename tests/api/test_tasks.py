@@ -154,5 +154,5 @@ def test_they_outlive_the_process(make_client: ClientFactory, paused: FakeBroker
     first.application.extensions["kafka_http"].close(1)
     paused.down = False
     second = make_client(data_dir=str(tmp_path / "node"))
-    second.application.extensions["kafka_http"].started()
+    second.application.extensions["kafka_http"].start()
     assert [ended(second, each)["status"] for each in locations] == ["delivered"] * 3

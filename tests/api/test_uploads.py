@@ -262,7 +262,7 @@ def test_a_body_that_breaks_off(client: FlaskClient, broker: FakeBroker) -> None
 
 def test_the_server_stops(client: FlaskClient, broker: FakeBroker) -> None:
     def stop() -> bytes:
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         return b"3\n"
 
     *_, last = lines_of(upload(client, [b"1\n2\n", stop, b"4\n"]))
@@ -280,7 +280,7 @@ def test_the_server_stops_while_kafka_says_nothing(
         return b"2\n"
 
     def also() -> bytes:
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         return b"3\n"
 
     *_, last = lines_of(upload(client, [b"1\n", stop, also], "/messages/t?timeout=60"))

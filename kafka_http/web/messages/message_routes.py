@@ -1,6 +1,5 @@
 """The /messages dialect: publish, read, acknowledge."""
 
-from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
@@ -34,6 +33,7 @@ from kafka_http.web.request_bodies import RequestBodies, head_of
 from kafka_http.web.responses import as_response, json_response
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.url_paths import add_routes
 from kafka_http.web.wait_limiter import WaitLimiter
 
 MAX_WAIT = 60
@@ -65,15 +65,15 @@ class MessageRoutes:
 
     def blueprint(self) -> Blueprint:
         messages = Blueprint("messages", __name__, url_prefix="/messages")
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
-            "": {"GET": self.topics},
-            "/<topic>": {"GET": self.describe, "PUT": self.publish, "POST": self.publish},
-            "/<topic>/<consumer>": {"GET": self.progress, "DELETE": self.forget},
-            "/<topic>/<consumer>/<offset>": {"GET": self.read, "PUT": self.seek, "DELETE": self.ack},
-        }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                messages.add_url_rule(rule, view_func=view, methods=[method])
+        add_routes(
+            messages,
+            {
+                "": {"GET": self.topics},
+                "/<topic>": {"GET": self.describe, "PUT": self.publish, "POST": self.publish},
+                "/<topic>/<consumer>": {"GET": self.progress, "DELETE": self.forget},
+                "/<topic>/<consumer>/<offset>": {"GET": self.read, "PUT": self.seek, "DELETE": self.ack},
+            },
+        )
         messages.record_once(_without_head_on_reads)
         return messages
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from flask import Response, request
 
 from kafka_http.config import Config
+from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
 from kafka_http.read.stream_limits import StreamLimits
@@ -27,8 +28,6 @@ from kafka_http.web.services import Services
 from kafka_http.web.wait_limiter import WaitLimiter
 
 STREAMS: Mapping[str, type[EventEncoder] | type[LineEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
-HAND_OVER = "kafka_http.hand_over"
-"""In the environ, where the server can send a stream without a thread: takes a `StreamBody`, and does not return."""
 
 _FROM_START = FromTimestamp(EARLIEST)
 _PARAMETERS = (*SELECTION, "until")
@@ -83,10 +82,10 @@ class MessageStreams:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
-        hand_over = request.environ.get(HAND_OVER)
+        hand_over = request.environ.get(DETACH_STREAM)
         # In a thread it is the second write that fails when the client is gone.
         keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
-        feed = StreamBody(self._core.tails, stream, frames, keepalive)
+        feed = StreamBody(self._core.followers, stream, frames, keepalive)
         body = StreamResponseBody(feed, hand_over, None if hand_over is not None or stream.is_ending else self._place())
         response = Response(body, content_type=media_type, direct_passthrough=True)
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass on what comes as it comes
