@@ -17,36 +17,30 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
 from kafka_http.consumers.instance_registry import InstanceRegistry
-from kafka_http.consumers.instance_service import InstanceService
-from kafka_http.consumers.instance_store import MemoryInstanceStore
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
-from kafka_http.publish.deferred_publish import DeferredPublisher
-from kafka_http.publish.idempotency_keys import IdempotencyService
-from kafka_http.publish.memory_idempotency_keys import MemoryIdempotencyKeys
-from kafka_http.publish.task_store import Tasks
-from kafka_http.publish.task_submission import TaskSubmitter
+from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
+from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
+from kafka_http.tasks import Tasks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
-from kafka_http.web.content_coding import compress_answer
+from kafka_http.web.content_coding import compress_response
 from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
 from kafka_http.web.manual_pages import ManualRoutes
 from kafka_http.web.messages.message_routes import MessageRoutes
-from kafka_http.web.messages.publish_view import PublishView
 from kafka_http.web.page_memory import PageMemoryBudget
-from kafka_http.web.receive_policy import ReceivePolicy
-from kafka_http.web.rendered_responses import STATUS_LINES, number_request, tags
-from kafka_http.web.request_bodies import RequestBodies, drain
-from kafka_http.web.responses import register_error_handlers
+from kafka_http.web.publish_view import PublishView
+from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies, drain_body
+from kafka_http.web.responses import STATUS_LINES, common_headers, register_error_handlers, set_request_id
 from kafka_http.web.rest_v2.consumer_routes import V2ConsumerRoutes
 from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
@@ -75,26 +69,30 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     services = _new_services(config, broker)
 
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
-    bodies, waits = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
-    pages, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
+    bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
+    page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
 
     submitter = TaskSubmitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
-    publish = PublishView(services.publisher, deferred, config.max_records, bodies.hold)
-    idempotent = IdempotentPublish(node.idempotency, publish)
+    publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
+    idempotent_publish = IdempotentPublish(node.idempotency, publish_view)
     senders = (broker.producer.send, submitter.send)
-    fast_path = FastPathPublishes(publish, services.formats, config, bodies, senders, guard=guard)
+    fast_path = FastPathPublishes(publish_view, services.formats, config, bodies, senders, guard=guard)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.request_policy = ReceivePolicy(config, bodies)
     lifecycle.fast_path = fast_path if config.threadless_publish else None
-    app = _new_app(config, lifecycle, guard, pages)
-    consumers = V2ConsumerRoutes(services, node.instances, config, bodies, waits, pages=pages, locator=node.locator)
-    app.register_blueprint(MessageRoutes(services, config, bodies, waits, idempotent, answers=pages).blueprint())
-    app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent).blueprint())
+    app = _new_app(config, lifecycle, guard, page_memory)
+    consumers = V2ConsumerRoutes(
+        services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
+    )
+    app.register_blueprint(
+        MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    )
+    app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
-    app.register_blueprint(TaskRoutes(node.tasks, waits, config.task_retention).blueprint())
+    app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
     app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_silent).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     app.register_blueprint(ManualRoutes().blueprint())
@@ -237,7 +235,7 @@ def _deferred_publisher(
     )
 
 
-def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, pages: PageMemoryBudget) -> Flask:
+def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_memory: PageMemoryBudget) -> Flask:
     """Create the Flask application without routes: URL rules, and the steps before and after each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -249,20 +247,20 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, pages
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: check_target(request))
     app.after_request(_finish_response)
-    app.after_request(pages.finish)
+    app.after_request(page_memory.track_response)
     register_error_handlers(app)
     app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
 
 
 def _number_request() -> None:
-    number_request(request.headers.get("X-Request-Id"))
+    set_request_id(request.headers.get("X-Request-Id"))
 
 
 def _finish_response(response: Response) -> Response:
-    for name, value in tags():
+    for name, value in common_headers():
         response.headers[name] = value
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
-    return drain(request, compress_answer(request, response))
+    return drain_body(request, compress_response(request, response))

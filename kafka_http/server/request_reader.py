@@ -14,7 +14,7 @@ from gunicorn.http.errors import (
 from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
-from kafka_http.chunked import Chunks
+from kafka_http.chunked import ChunkedDecoder
 
 _MAX_HEAD = 1 << 20
 """Maximum size of a head, even if gunicorn's settings allow more."""
@@ -57,7 +57,7 @@ class RequestReader:
         self._client = client
         self._received = bytearray()
         self._body_parts: list[bytes] = []
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkedDecoder | None = None
         self._after_head = b""
 
     @property
@@ -77,7 +77,7 @@ class RequestReader:
     @property
     def is_malformed(self) -> bool:
         """Whether the received data cannot be a body."""
-        return self._chunks is not None and self._chunks.fault is not None
+        return self._chunks is not None and self._chunks.error is not None
 
     def feed(self, data: bytes) -> None:
         """Add received data. Sets `error` if the head is invalid."""
@@ -133,7 +133,7 @@ class RequestReader:
         self.request = request
         reader = request.body.reader
         if isinstance(reader, ChunkedReader):
-            self._chunks = Chunks()
+            self._chunks = ChunkedDecoder()
         else:
             self.content_length = reader.length
         self._after_head = rest

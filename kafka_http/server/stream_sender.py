@@ -34,7 +34,7 @@ class StreamSource(Protocol):
     """Whether `next` has returned all data."""
 
     @property
-    def is_at_tail(self) -> bool:
+    def is_following(self) -> bool:
         """Whether `next(0)` returns without blocking."""
 
     @property
@@ -212,9 +212,9 @@ class StreamSender:
         """Send the available data until the client's socket is full or a reader thread must read."""
         source = client.source
         while client.is_ready:
-            if source.is_at_tail:
+            if source.is_following:
                 data = source.next(0)
-                if not data and not source.is_over and source.is_at_tail:
+                if not data and not source.is_over and source.is_following:
                     return
                 self._send(client, data)
             else:

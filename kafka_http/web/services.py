@@ -10,7 +10,7 @@ from kafka_http.publish.upload_session import UploadPublisher
 from kafka_http.read.page_reader import PageReader
 from kafka_http.read.start_positions import PositionResolver
 from kafka_http.read.topic_follower import TopicFollowers
-from kafka_http.read.topic_streams import TopicStreams
+from kafka_http.read.topic_stream import TopicStreams
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.topics import Topics

@@ -501,7 +501,7 @@ def test_unknown_field_returns_422_that_names_it(
     status, code, message = error(consumer.call("POST", path, body))
     assert (status, code) == (422, 422)
     unknown = next(each for each in body if each not in known.split(", "))
-    assert f"unknown field {unknown}." in message
+    assert f"unknown field {unknown!r}." in message
     assert message.endswith(f"Known fields: {known}.")
     assert consumer.committed() == []
     assert consumer.values() == [1], "the request must have no effect"

@@ -42,8 +42,8 @@ def produced(record: Any, code: int, message: str, content_type: str = JSON_V2, 
 ASSIGNED = "/consumers/{group}/instances/assigned"
 FRESH = "/consumers/{group}/instances/fresh"
 CALLS = [
-    Call("POST", "/topics/{topic}", 400, "The body is not JSON", b"{"),
-    Call("POST", "/topics/{topic}", 400, "The body: ", b"[]"),
+    Call("POST", "/topics/{topic}", 400, "Body is not valid JSON", b"{"),
+    Call("POST", "/topics/{topic}", 400, "Body must be an object", b"[]"),
     produced({"value": "%"}, 400, "records[0].value: bad base64", BINARY_V2),
     Call("GET", "/topics/{topic}-nope", 40401, "Topic not found."),
     produced({"value": 1}, 40401, "Topic not found.", path="/topics/{topic}-nope"),
@@ -79,8 +79,8 @@ CALLS = [
     produced({"value": 1, "partition": "x"}, 422, "records[0].partition"),
     Call("POST", "/topics/{topic}", 422, "…records", {}),
     Call("POST", "/consumers/{group}", 422, "name must have 1 to 200", {"name": "a\nb"}),
-    Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field partitions.", {"partitions": []}),
-    Call("POST", f"{FRESH}/subscription", 422, "topics: ", {"topics": "t"}),
+    Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field 'partitions'.", {"partitions": []}),
+    Call("POST", f"{FRESH}/subscription", 422, "topics must be an array", {"topics": "t"}),
     Call("POST", f"{FRESH}/subscription", 422, "…topic_pattern", {"topic_pattern": "(?=t)"}),
     Call("POST", "/consumers/{group}", 42204, "Invalid consumer configuration: format", {"format": "nope"}),
     Call("POST", "/consumers/{group}", 42204, "…Did you mean auto.commit.enable?", {"auto.comit.enable": False}),

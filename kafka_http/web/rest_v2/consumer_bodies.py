@@ -15,7 +15,7 @@ from kafka_http.errors import IllegalState, InvalidConsumerConfig, InvalidReques
 from kafka_http.records import InstanceSettings, OffsetReset, RecordPlace, TopicPartition
 from kafka_http.schemas.formats import Formats
 from kafka_http.topics import check_topic_name
-from kafka_http.web.messages.message_bodies import Partition
+from kafka_http.web.json_bodies import Partition
 from kafka_http.web.messages.position_syntax import milliseconds
 from kafka_http.web.query_parameters import MAX_INT64
 from kafka_http.web.rest_v2.v2_records import decode_object

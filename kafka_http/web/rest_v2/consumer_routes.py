@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
-from flask.sansio.blueprints import BlueprintSetupState
 
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
 from kafka_http.consumers.instance_reader import InstanceReader, LeasedPage
-from kafka_http.consumers.instance_service import InstanceService, ReadLease
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
-from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
+from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.responses import v2_response
@@ -35,7 +33,7 @@ from kafka_http.web.rest_v2.consumer_bodies import (
 from kafka_http.web.rest_v2.instance_forwarding import InstanceForwarding
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
-from kafka_http.web.url_paths import add_routes
+from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ DEFAULT_MAX_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
 """Maximum size of a body, which takes many times as much memory when it is parsed."""
 _ACQUIRE_SECONDS = 0.05
-"""Time that a read may wait for its instance without counting as a waiting request: the previous read may just end."""
+"""Time that a read may wait for its lease without counting as a waiting request: the previous read may just end."""
 
 
 class V2ConsumerRoutes:
@@ -57,46 +55,42 @@ class V2ConsumerRoutes:
         instances: InstanceService,
         config: Config,
         bodies: RequestBodies,
-        waits: WaitLimiter,
+        wait_limiter: WaitLimiter,
         *,
-        pages: PageMemoryBudget,
+        page_memory: PageMemoryBudget,
         locator: InstanceLocator | None,
     ) -> None:
         """Create the views. `locator` is None if there is only one node."""
-        self._pages = pages
+        self._page_memory = page_memory
         self._formats = services.formats
         self._instances = instances
         self._reader = InstanceReader(instances, services.reader)
         self._config = config
         self._bodies = bodies
-        self._waits = waits
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, waits)
+        self._wait_limiter = wait_limiter
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter)
 
     def blueprint(self) -> Blueprint:
-        consumers = Blueprint("v2_consumers", __name__, url_prefix="/consumers/<group>")
         instance = "/instances/<name>"
-        add_routes(
-            consumers,
-            {
-                "": {"POST": self.create},
-                instance: {"DELETE": self.delete, "POST": self.delete_by_post},
-                f"{instance}/subscription": {
-                    "POST": self.subscribe,
-                    "GET": self.subscription,
-                    "DELETE": self.unsubscribe,
-                },
-                f"{instance}/assignments": {"POST": self.assign, "GET": self.assignments},
-                f"{instance}/positions": {"POST": self.seek},
-                f"{instance}/positions/beginning": {"POST": self.seek_to_beginning},
-                f"{instance}/positions/end": {"POST": self.seek_to_end},
-                f"{instance}/offsets": {"POST": self.commit, "GET": self.committed},
-                f"{instance}/records": {"GET": self.records},
+        routes: Routes = {
+            "": {"POST": self.create},
+            instance: {"DELETE": self.delete, "POST": self.delete_by_post},
+            f"{instance}/subscription": {
+                "POST": self.subscribe,
+                "GET": self.subscription,
+                "DELETE": self.unsubscribe,
             },
-        )
+            f"{instance}/assignments": {"POST": self.assign, "GET": self.assignments},
+            f"{instance}/positions": {"POST": self.seek},
+            f"{instance}/positions/beginning": {"POST": self.seek_to_beginning},
+            f"{instance}/positions/end": {"POST": self.seek_to_end},
+            f"{instance}/offsets": {"POST": self.commit, "GET": self.committed},
+            f"{instance}/records": {"GET": self.records},
+        }
+        consumers = new_blueprint("v2_consumers", routes, prefix="/consumers/<group>", without_head=["records"])
         consumers.before_request(_check_accept)
         if self._forwarding is not None:
             consumers.before_request(self._forwarding.forward)
-        consumers.record_once(_remove_head)
         return consumers
 
     def create(self, group: str) -> Response:
@@ -181,29 +175,53 @@ class V2ConsumerRoutes:
         return v2_response({"offsets": [each._asdict() for each in offsets]})
 
     def records(self, group: str, name: str) -> Response:
-        """GET …/records: return the next records."""
-        settings = self._instances.settings(group, name)
-        check_records_type(request.headers.get("Accept"), settings.format)
-        seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
-        page = self._read(group, name, self._limits(settings), seconds)
+        """GET …/records: read the next page.
+
+        The lease is acquired before the request is checked, because it has the instance's settings: so a page takes two
+        calls of the daemon, one to acquire the lease and one to release it.
+        """
+        began = time.monotonic()
+        acquired = self._acquire_now(group, name)
+        lease = None if isinstance(acquired, KafkaHttpError) else acquired
+        try:
+            settings = self._instances.settings(group, name) if lease is None else lease.settings
+            check_records_type(request.headers.get("Accept"), settings.format)
+            seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
+            limits = self._limits(settings)
+        except BaseException:
+            if lease is not None:
+                self._instances.release_lease(lease)
+            raise
+        if isinstance(acquired, KafkaHttpError) and not isinstance(acquired, InstanceBusy):
+            raise acquired
+        page = self._read(group, name, lease, limits, began + seconds)
         body, headers = (b"[]\n", {}) if page is None else self._render(page, settings.format)
         parts = body if page is None else _PageBody(body, page)
         response = Response(parts, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
 
+    def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
+        """Acquire the lease, waiting only for a moment. Return the error if there is one."""
+        try:
+            return self._instances.acquire_lease(
+                group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS
+            )
+        except KafkaHttpError as error:
+            return error
+
     def _limits(self, settings: InstanceSettings) -> ReadLimits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
         max_records = _number("max_poll_records", settings.max_records or MAX_RECORDS)
-        memory = self._pages.page(min(max(1, max_bytes), self._config.max_page_bytes))
+        memory = self._page_memory.reserve(min(max(1, max_bytes), self._config.max_page_bytes))
         return ReadLimits(min(max(1, max_records), MAX_RECORDS), memory.size, memory)
 
-    def _read(self, group: str, name: str, limits: ReadLimits, seconds: float) -> LeasedPage | None:
-        """Return a page with records, or None if there are none in time or another request uses the instance."""
-        deadline = time.monotonic() + seconds
-        lease = self._acquire(group, name, min(seconds, _ACQUIRE_SECONDS))
+    def _read(
+        self, group: str, name: str, lease: ReadLease | None, limits: ReadLimits, deadline: float
+    ) -> LeasedPage | None:
+        """Read a page. Return None if there are no records in time, or if another reader keeps the lease."""
         joining = lease is not None and lease.joining
-        with self._waits.place(deadline - time.monotonic(), joining=joining) as may_wait:
+        with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as may_wait:
             until = deadline if may_wait else time.monotonic()
             if lease is None and may_wait:
                 lease = self._acquire(group, name, max(0, until - time.monotonic()))
@@ -215,7 +233,7 @@ class V2ConsumerRoutes:
 
     def _acquire(self, group: str, name: str, seconds: float) -> ReadLease | None:
         try:
-            return self._instances.borrow(group, name, seconds)
+            return self._instances.acquire_lease(group, name, seconds)
         except InstanceBusy:
             return None
 
@@ -270,13 +288,7 @@ def _no_content() -> Response:
 def _check_accept() -> None:
     """Reject an unsatisfiable Accept header before doing any work. That of records depends on the instance."""
     if request.endpoint != "v2_consumers.records":
-        v2_answer_type(request.headers.get("Accept"))
-
-
-def _remove_head(state: BlueprintSetupState) -> None:
-    """Do not allow HEAD for records: it would read and discard everything that GET reads."""
-    for rule in state.app.url_map.iter_rules("v2_consumers.records"):
-        (rule.methods or set()).discard("HEAD")
+        v2_response_type(request.headers.get("Accept"))
 
 
 def _seconds(name: str, default: float) -> float:

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from flask import Response, request
 
-from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
+from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.logs import request_id
 from kafka_http.web.request_bodies import RequestBodies
@@ -32,10 +32,10 @@ _RESPONSE_HEADERS = ("Content-Type", "Retry-After", "Allow")
 class InstanceForwarding:
     """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
-    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, waits: WaitLimiter) -> None:
+    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
         self._locator = locator
         self._bodies = bodies
-        self._waits = waits
+        self._wait_limiter = wait_limiter
         self._unresponsive = _UnresponsiveNodes()
 
     def forward(self) -> Response | None:
@@ -49,7 +49,7 @@ class InstanceForwarding:
         is_read = str(request.endpoint).endswith(".records")
         self._unresponsive.check(node.url)
         wait = _wait_seconds(node.timeout)
-        with self._bodies.read(request) as body, self._waits.place(wait if is_read else 0) as may_wait:
+        with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if is_read else 0) as may_wait:
             query = request.query_string.decode("latin-1")
             if is_read and not may_wait:
                 query = f"timeout=0&{query}"  # the first of two timeouts counts

@@ -9,13 +9,14 @@ from werkzeug.exceptions import NotFound
 from kafka_http.config import Config
 from kafka_http.records import PartitionInfo
 from kafka_http.web.idempotent_publish import IdempotentPublish
-from kafka_http.web.negotiation import v2_answer_type
+from kafka_http.web.negotiation import v2_response_type
 from kafka_http.web.query_parameters import MAX_INT32
-from kafka_http.web.request_bodies import RequestBodies, head_of
-from kafka_http.web.responses import as_response, v2_response
+from kafka_http.web.request_bodies import RequestBodies
+from kafka_http.web.request_head import RequestHead
+from kafka_http.web.responses import flask_response, v2_response
 from kafka_http.web.rest_v2.produce_view import V2Produce
 from kafka_http.web.services import Services
-from kafka_http.web.url_paths import add_routes
+from kafka_http.web.url_paths import Routes, new_blueprint
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
@@ -24,27 +25,24 @@ class V2TopicRoutes:
     """The views of topics, partitions and brokers."""
 
     def __init__(
-        self, services: Services, config: Config, bodies: RequestBodies, idempotent: IdempotentPublish
+        self, services: Services, config: Config, bodies: RequestBodies, idempotent_publish: IdempotentPublish
     ) -> None:
         self._topics = services.topics
         self._formats = services.formats
         self._config = config
         self._bodies = bodies
-        self._idempotent = idempotent
+        self._idempotent_publish = idempotent_publish
 
     def blueprint(self) -> Blueprint:
-        topics = Blueprint("v2_topics", __name__)
-        add_routes(
-            topics,
-            {
-                "/brokers": {"GET": self.brokers},
-                "/topics": {"GET": self.topics},
-                "/topics/<topic>": {"GET": self.describe, "POST": self.produce},
-                "/topics/<topic>/partitions": {"GET": self.partitions},
-                "/topics/<topic>/partitions/<partition>": {"GET": self.partition, "POST": self.produce},
-                "/topics/<topic>/partitions/<partition>/offsets": {"GET": self.offsets},
-            },
-        )
+        routes: Routes = {
+            "/brokers": {"GET": self.brokers},
+            "/topics": {"GET": self.topics},
+            "/topics/<topic>": {"GET": self.describe, "POST": self.produce},
+            "/topics/<topic>/partitions": {"GET": self.partitions},
+            "/topics/<topic>/partitions/<partition>": {"GET": self.partition, "POST": self.produce},
+            "/topics/<topic>/partitions/<partition>/offsets": {"GET": self.offsets},
+        }
+        topics = new_blueprint("v2_topics", routes)
         topics.before_request(_check_accept)
         return topics
 
@@ -77,18 +75,18 @@ class V2TopicRoutes:
             self._topics.partitions(topic)  # raises for an unknown topic
             raise NotFound
         number = self._existing_partition(topic, partition)
-        ends = self._topics.ends(topic, [number])[number]
+        ends = self._topics.offset_ranges(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
 
     def produce(self, topic: str, partition: str | None = None) -> Response:
         """POST /topics/<topic>, /topics/<topic>/partitions/<partition>: produce records."""
         number = None if partition is None else _partition_number(partition)
-        head = head_of(request, self._config.base_url)
+        head = RequestHead.from_request(request, self._config.base_url)
         produce = V2Produce(head, topic, number, self._formats, self._config.timeout)
         if number is not None and number < 0:
             self._existing_partition(topic, str(partition))
         with self._bodies.read(request) as body:
-            return as_response(self._idempotent.answer(request, produce, body))
+            return flask_response(self._idempotent_publish.publish(request, produce, body))
 
     def _existing_partition(self, topic: str, partition: str) -> int:
         """Return the partition of a path. Raises `TopicNotFound`, `PartitionNotFound`."""
@@ -99,7 +97,7 @@ class V2TopicRoutes:
 
 def _check_accept() -> None:
     """Reject an unsatisfiable Accept header before doing any work."""
-    v2_answer_type(request.headers.get("Accept"))
+    v2_response_type(request.headers.get("Accept"))
 
 
 def _partition_number(text: str) -> int:

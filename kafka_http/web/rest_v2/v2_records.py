@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.encoding import decode_base64, encode_base64
+from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.schemas.formats import Formats, SchemaChoice, Schemas
 from kafka_http.schemas.topic_formats import TopicFormat
-from kafka_http.web.messages.message_bodies import Partition, Timestamp, check_utf8, decode, json_text, not_empty
+from kafka_http.web.json_bodies import Partition, Timestamp, check_utf8, decode, decode_header, json_text, not_empty
 from kafka_http.web.publish_limits import PublishLimits
 
 CANNOT_DESERIALIZE = 40801
@@ -56,30 +56,28 @@ _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers 
 def parse_v2(
     body: bytes,
     formats: TopicFormat,
-    admission: PublishLimits,
+    limits: PublishLimits,
     invalid: type[KafkaHttpError] = InvalidRequest,
     *,
     required: bool = False,
 ) -> PublishRequest:
     """Parse a produce request, whose keys and values have these formats.
 
-    `required` tells whether formats with schemas need one in the request. `admission` limits the number of records.
+    `required` tells whether formats with schemas need one in the request. `limits` limits the number of records.
     Raises `InvalidRequest` if the body is not a JSON object or a header is not base64, an error of class `invalid` if
-    a field is not valid, and the errors of `admission`.
+    a field is not valid, and the errors of `limits`.
     """
-    if admission.may_exceed(body):
-        admission.check_objects(body)
+    if limits.may_exceed_records(body):
+        limits.check_records(body)
     try:
         parsed = decode_object(_body, body, invalid)
     except invalid as error:
-        if error.message.startswith("records: Expected array, got") and not error.message.endswith("null."):
-            raise InvalidRequest(
-                error.message, **error.fields
-            ) from None  # the code that other servers of this API return
+        if error.message.startswith("records must be an array, got") and not error.message.endswith("null."):
+            raise InvalidRequest(error.message, **error.fields) from None  # as other servers of this API
         raise
-    admission.admit(len(parsed.records))
+    limits.reserve_records(len(parsed.records))
     records: list[ProducerRecord] = []
-    for start, part in admission.slices(parsed.records):
+    for start, part in limits.slices(parsed.records):
         records += [_producer_record(index, each, formats) for index, each in enumerate(part, start)]
     key = SchemaChoice(schema=parsed.key_schema, schema_id=parsed.key_schema_id)
     value = SchemaChoice(schema=parsed.value_schema, schema_id=parsed.value_schema_id)
@@ -106,22 +104,11 @@ def decode_object(
     Raises `InvalidRequest` if the body is not a JSON object, and an error of class `invalid` if a field is not valid.
     """
     check_utf8(body)
-    try:
-        return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
-    except invalid as error:
-        if "unknown field" not in error.message or "record" in error.fields:
-            raise
-        body_type: Any = decoder.type
-        known = ", ".join(each.name for each in msgspec.structs.fields(body_type))
-        raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
+    return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
 def _header_bytes(record: int, header: V2Header) -> bytes | None:
-    try:
-        return None if header.value is None else decode_base64(header.value)
-    except ValueError as error:
-        field = f"headers.{header.key}"
-        raise InvalidRequest(f"records[{record}].{field}: {error}.", record=record, field=field) from None
+    return None if header.value is None else decode_header(record, header.key, header.value)
 
 
 def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
