@@ -14,6 +14,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_locator import InstanceLocator
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceService
@@ -146,8 +147,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     `app.extensions["kafka_http"]` is its `AppLifecycle`. Raises `ConfigError`.
     """
     check_client_settings(config)
-    if source := config.sources.get("server"):
-        log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
+    for warning in deprecation_warnings(config):
+        log.warning("%s", warning)
     if config.store_url:
         parse_store_url(config.store_url)
     inline = config.daemon == "inline" or broker is not None  # a daemon would not know of this broker
@@ -163,7 +164,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     senders = (broker.producer.send, acceptor.send)
     guard = BrowserGuard(config)
     plain = FastPathPublishes(publishing, core.formats, config, bodies, senders, guard=guard)
-    publishes = plain if config.threadless_publish else None
+    publishes = plain if config.fast_path else None
     answers = PageMemoryBudget(config.max_answers_in_flight)
     receiving = ReceivePolicy(config, bodies)
     servers = config.bootstrap_servers

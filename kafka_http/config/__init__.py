@@ -1,4 +1,4 @@
-"""Typed settings: what there is (`settings`), where values come from (`sources`), and suggestions for typos."""
+"""Typed settings (`settings`), their sources (`sources`), and errors with suggestions (`setting_errors`)."""
 
 from kafka_http.config.settings import Config, ConfigError
 

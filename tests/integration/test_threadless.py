@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen
@@ -79,7 +78,7 @@ def both_ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, **
         services = []
         for threadless in (True, False):
             directory = tmp_path_factory.mktemp("threadless" if threadless else "threads")
-            given = {"workers": 1, "threadless_publish": threadless} | settings
+            given = {"workers": 1, "fast_path": threadless} | settings
             services.append(stack.enter_context(running(Service(directory, kafka.bootstrap_servers, **given))))
         yield Ways(*services)
 

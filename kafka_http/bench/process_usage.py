@@ -1,4 +1,4 @@
-"""What processes take of the machine: CPU time and memory."""
+"""CPU time and memory of the server and the broker."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,28 +10,12 @@ import psutil
 _DAEMON = "kafka_http.node.daemon"
 
 
-class UsageSample(NamedTuple):
-    """CPU seconds since the processes' start, the server's by process id; None for those that nobody can see."""
+class UsageDelta(NamedTuple):
+    """CPU seconds of the server and the broker between two samples; None if it is not known.
 
-    server: dict[int, float] | None
-    workers: list[int]
-    broker: float | None
-    busy: float
-    all: float
-
-    def since(self, before: Self) -> "Spent":
-        busy = (self.busy - before.busy) / max(self.all - before.all, 1e-9)
-        broker = None if self.broker is None or before.broker is None else self.broker - before.broker
-        if self.server is None or before.server is None:
-            return Spent(None, None, broker, busy)
-        spent = {pid: cpu - before.server.get(pid, 0.0) for pid, cpu in self.server.items()}
-        workers = [spent.get(pid, 0.0) for pid in self.workers]
-        busiest = max(workers) / max(sum(workers), 1e-9) if len(workers) > 1 else None
-        return Spent(sum(spent.values()), busiest, broker, busy)
-
-
-class Spent(NamedTuple):
-    """CPU seconds; what part of its workers' the busiest of several took; the share of all cores that was not idle."""
+    `server_busiest` is the share of the workers' CPU time that the busiest of several workers used, `machine_busy` the
+    share of all cores that was not idle.
+    """
 
     server: float | None
     server_busiest: float | None
@@ -39,35 +23,60 @@ class Spent(NamedTuple):
     machine_busy: float
 
 
-class Usage:
-    """Of the server with all its processes, and of the broker, as far as their main processes are known."""
+class UsageSample(NamedTuple):
+    """CPU seconds since the start of the processes, for the server by process id; None if it is not known."""
+
+    server: dict[int, float] | None
+    workers: list[int]
+    broker: float | None
+    machine_busy: float
+    machine_all: float
+
+    def since(self, before: Self) -> UsageDelta:
+        """The usage between an earlier sample and this one."""
+        busy = (self.machine_busy - before.machine_busy) / max(self.machine_all - before.machine_all, 1e-9)
+        broker = None if self.broker is None or before.broker is None else self.broker - before.broker
+        if self.server is None or before.server is None:
+            return UsageDelta(None, None, broker, busy)
+        cpu = {pid: seconds - before.server.get(pid, 0.0) for pid, seconds in self.server.items()}
+        workers = [cpu.get(pid, 0.0) for pid in self.workers]
+        busiest = max(workers) / max(sum(workers), 1e-9) if len(workers) > 1 else None
+        return UsageDelta(sum(cpu.values()), busiest, broker, busy)
+
+
+class ProcessUsage:
+    """Measures all processes of a server, and a broker. `server` and `broker` are the ids of their main processes."""
 
     def __init__(self, server: int | None = None, data_dir: Path | None = None, broker: int | None = None) -> None:
         self._server = server
         self._data_dir = data_dir
         self._broker = broker
 
-    def now(self) -> UsageSample:
+    def sample(self) -> UsageSample:
         machine = psutil.cpu_times()
         idle = machine.idle + getattr(machine, "iowait", 0.0)
-        everything = sum(machine[:8])  # what follows on Linux is counted in these already
+        total = sum(machine[:8])  # on Linux the others are parts of these
         return UsageSample(
             None if self._server is None else {process.pid: _cpu(process) for process in self.processes()},
             [pid for pid, name in self.names().items() if name == "worker"],
             None if self._broker is None else _cpu(psutil.Process(self._broker)),
-            everything - idle,
-            everything,
+            total - idle,
+            total,
         )
 
     def processes(self) -> list[psutil.Process]:
-        """The server's: its main process first, then the workers, then the node's daemon where there is one."""
+        """The server's main process, its workers, and the node's daemon if it runs."""
         if self._server is None:
             return []
         main = psutil.Process(self._server)
         return [main, *main.children(recursive=True), *self.daemons()]
 
+    def memory(self) -> dict[int, int]:
+        """The resident bytes of each process of the server, by process id."""
+        return resident_bytes(self.processes())
+
     def names(self) -> dict[int, str]:
-        """What each of the server's processes is, by process id: `main`, `worker`, `daemon`."""
+        """The roles of the server's processes, by process id: `main`, `worker`, `daemon`."""
         daemons = {process.pid for process in self.daemons()}
         return {
             process.pid: "main" if process.pid == self._server else "daemon" if process.pid in daemons else "worker"
@@ -75,6 +84,7 @@ class Usage:
         }
 
     def daemons(self) -> Iterator[psutil.Process]:
+        """The node's daemon, if it runs."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 command = process.cmdline()
@@ -82,8 +92,8 @@ class Usage:
                     yield process
 
 
-def resident(processes: Iterable[psutil.Process]) -> dict[int, int]:
-    """The bytes of memory of each that runs, by process id."""
+def resident_bytes(processes: Iterable[psutil.Process]) -> dict[int, int]:
+    """The resident bytes of each process that runs, by process id."""
     found = {}
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -92,7 +102,7 @@ def resident(processes: Iterable[psutil.Process]) -> dict[int, int]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    """0 for one that has just ended."""
+    """The CPU seconds of a process; 0 if it has just ended."""
     try:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
