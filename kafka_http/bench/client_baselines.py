@@ -48,7 +48,7 @@ BaselineRun = tuple[str, Callable[[], Baseline]]
 """The description of a baseline, and the function that measures it."""
 
 
-def clients() -> list[str]:
+def _clients() -> list[str]:
     """The client libraries that are installed."""
     return [KAFKA_PYTHON] + [CONFLUENT] * (find_spec("confluent_kafka") is not None)
 
@@ -56,14 +56,14 @@ def clients() -> list[str]:
 def publish_baselines(config: Config, topic: str, size: int, seconds: float) -> Iterator[BaselineRun]:
     """The baselines of publishing values of `size` bytes, each for so many seconds."""
     values = [each.encode() for each in json_values(_VALUES, size)]
-    for client in clients():
+    for client in _clients():
         yield f"{client} {ONE_BY_ONE}", partial(_publish_one_by_one, client, config, topic, values, seconds)
         yield f"{client} {MANY}", partial(_publish_many, client, config, topic, values, seconds)
 
 
 def read_baselines(config: Config, topic: str, seconds: float) -> Iterator[BaselineRun]:
     """The baselines of reading the topic from its beginning, repeatedly, each for so many seconds."""
-    for client in clients():
+    for client in _clients():
         yield f"{client} alone", partial(_read, client, config, topic, seconds)
 
 

@@ -10,7 +10,6 @@ from kafka_http.bench.bench_server import BenchServer
 from kafka_http.bench.load_process import first_errors, run_load
 from kafka_http.bench.load_requests import LoadJob, publish_body
 from kafka_http.bench.process_usage import ProcessUsage, resident_bytes
-from kafka_http.bench.progress_bar import ProgressBar
 from kafka_http.bench.result_tables import align
 from kafka_http.bench.target_server import TargetServer
 from kafka_http.config.settings import MIB
@@ -41,20 +40,18 @@ MemorySample = dict[int, int]
 def measure_memory(server: BenchServer, seconds: float, size: int, partitions: int) -> str:
     """The report. The bench has started the server. Raises `BenchError`."""
     with temporary_topic(server.started_config, partitions) as topic:
-        with ProgressBar(seconds) as progress:
-            progress.describe("mixed load")
-            lines = list(_under_load(server, topic, seconds, size, progress))
+        lines = list(_under_load(server, topic, seconds, size))
         lines += ["", _with_large_body(server, topic), _with_refused_body(server, topic)]
     return "\n".join(lines)
 
 
-def _under_load(server: BenchServer, topic: str, seconds: float, size: int, progress: ProgressBar) -> Iterator[str]:
+def _under_load(server: BenchServer, topic: str, seconds: float, size: int) -> Iterator[str]:
     for _ in range(_FILL_REQUESTS):
         TargetServer(server.url).publish(topic, "messages", publish_body(1000, size))
     start = server.usage.memory()
 
     def watch(begin: float, end: float) -> list[MemorySample]:
-        return list(_samples(server.usage, begin, end, progress))
+        return list(_samples(server.usage, begin, end))
 
     jobs = [
         LoadJob(server.url, topic, what, dialect, records, size, connections)  # type: ignore[arg-type]
@@ -62,23 +59,24 @@ def _under_load(server: BenchServer, topic: str, seconds: float, size: int, prog
     ]
     counts, samples = run_load(jobs, 0, seconds, watch)
     yield f"mixed load for {seconds:g} s: resident MB of each process"
-    yield from _table(start, samples, server.usage.names())
+    yield from _table(start, samples, server.usage)
     requests, errors = sum(len(each.latencies) for each in counts), sum(each.errors for each in counts)
     yield f"{requests:,} requests, {errors:,} errors"
     yield from (f"error: {each}" for each in first_errors(counts))
 
 
-def _samples(usage: ProcessUsage, begin: float, end: float, progress: ProgressBar) -> Iterator[MemorySample]:
+def _samples(usage: ProcessUsage, begin: float, end: float) -> Iterator[MemorySample]:
     """Yield a sample each second and at the end."""
     moment = begin
     while moment < end:
         moment = min(moment + 1, end)
-        progress.wait_until(moment)
+        time.sleep(max(0.0, moment - time.monotonic()))
         yield usage.memory()
 
 
-def _table(start: MemorySample, samples: Sequence[MemorySample], names: dict[int, str]) -> list[str]:
+def _table(start: MemorySample, samples: Sequence[MemorySample], usage: ProcessUsage) -> list[str]:
     """A row for each process: at the start, during the load, and the peak."""
+    names = {process.pid: role for process, role in usage.processes().items()}
     points = [samples[len(samples) * (number + 1) // _POINTS - 1] for number in range(_POINTS)]
     head = ["process", "pid", "start", *(f"{100 * (number + 1) // _POINTS} %" for number in range(_POINTS)), "peak"]
     rows = [

@@ -24,10 +24,10 @@ class UsageDelta(NamedTuple):
 
 
 class UsageSample(NamedTuple):
-    """CPU seconds since the start of the processes, for the server by process id; None if it is not known."""
+    """CPU seconds since the start of the processes. `workers` is by process id. None if it is not known."""
 
-    server: dict[int, float] | None
-    workers: list[int]
+    server: float | None
+    workers: dict[int, float]
     broker: float | None
     machine_busy: float
     machine_all: float
@@ -35,13 +35,15 @@ class UsageSample(NamedTuple):
     def since(self, before: Self) -> UsageDelta:
         """The usage between an earlier sample and this one."""
         busy = (self.machine_busy - before.machine_busy) / max(self.machine_all - before.machine_all, 1e-9)
-        broker = None if self.broker is None or before.broker is None else self.broker - before.broker
-        if self.server is None or before.server is None:
-            return UsageDelta(None, None, broker, busy)
-        cpu = {pid: seconds - before.server.get(pid, 0.0) for pid, seconds in self.server.items()}
-        workers = [cpu.get(pid, 0.0) for pid in self.workers]
+        workers = [cpu - before.workers.get(pid, 0.0) for pid, cpu in self.workers.items()]
         busiest = max(workers) / max(sum(workers), 1e-9) if len(workers) > 1 else None
-        return UsageDelta(sum(cpu.values()), busiest, broker, busy)
+        return UsageDelta(
+            _difference(self.server, before.server), busiest, _difference(self.broker, before.broker), busy
+        )
+
+
+def _difference(later: float | None, before: float | None) -> float | None:
+    return None if later is None or before is None else later - before
 
 
 class ProcessUsage:
@@ -54,34 +56,28 @@ class ProcessUsage:
 
     def sample(self) -> UsageSample:
         machine = psutil.cpu_times()
-        idle = machine.idle + getattr(machine, "iowait", 0.0)
         total = sum(machine[:8])  # on Linux the others are parts of these
+        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        cpu = {process.pid: (role, _cpu(process)) for process, role in self.processes().items()}
         return UsageSample(
-            None if self._server is None else {process.pid: _cpu(process) for process in self.processes()},
-            [pid for pid, name in self.names().items() if name == "worker"],
+            sum(seconds for _, seconds in cpu.values()) if cpu else None,
+            {pid: seconds for pid, (role, seconds) in cpu.items() if role == "worker"},
             None if self._broker is None else _cpu(psutil.Process(self._broker)),
             total - idle,
             total,
         )
 
-    def processes(self) -> list[psutil.Process]:
-        """The server's main process, its workers, and the node's daemon if it runs."""
-        if self._server is None:
-            return []
-        main = psutil.Process(self._server)
-        return [main, *main.children(recursive=True), *self.daemons()]
-
     def memory(self) -> dict[int, int]:
         """The resident bytes of each process of the server, by process id."""
         return resident_bytes(self.processes())
 
-    def names(self) -> dict[int, str]:
-        """The roles of the server's processes, by process id: `main`, `worker`, `daemon`."""
-        daemons = {process.pid for process in self.daemons()}
-        return {
-            process.pid: "main" if process.pid == self._server else "daemon" if process.pid in daemons else "worker"
-            for process in self.processes()
-        }
+    def processes(self) -> dict[psutil.Process, str]:
+        """The processes of the server and their roles: `main`, `worker`, `daemon`."""
+        if self._server is None:
+            return {}
+        main = psutil.Process(self._server)
+        workers = dict.fromkeys(main.children(recursive=True), "worker")
+        return {main: "main", **workers, **dict.fromkeys(self.daemons(), "daemon")}
 
     def daemons(self) -> Iterator[psutil.Process]:
         """The node's daemon, if it runs."""

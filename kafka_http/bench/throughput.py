@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +16,11 @@ from kafka.errors import KafkaError
 from kafka_http.bench.bench_kafka import new_topic_name, temporary_topic
 from kafka_http.bench.bench_result import Baseline, BenchError, BenchResult, BenchRow, percentile, this_machine
 from kafka_http.bench.bench_server import BenchServer
-from kafka_http.bench.client_baselines import BaselineRun, clients, publish_baselines, read_baselines
+from kafka_http.bench.client_baselines import BaselineRun, publish_baselines, read_baselines
 from kafka_http.bench.load_generator import LoadCounts
 from kafka_http.bench.load_process import first_errors, run_load
 from kafka_http.bench.load_requests import LoadJob, publish_body
 from kafka_http.bench.process_usage import UsageDelta
-from kafka_http.bench.progress_bar import ProgressBar
 from kafka_http.bench.target_server import TargetServer
 
 _BASELINE_SECONDS = 5.0
@@ -51,13 +50,16 @@ class BenchOptions:
 class ThroughputBench:
     """Measures a server once. `errors` has the first errors of each row."""
 
-    def __init__(self, options: BenchOptions, server: BenchServer, settings: dict[str, Any]) -> None:
-        """`settings` are those of the server to store in the result."""
+    def __init__(
+        self, options: BenchOptions, server: BenchServer, settings: dict[str, Any], on_step: Callable[[str], None]
+    ) -> None:
+        """`settings` are those of the server to store in the result. `on_step` is called with each step."""
         self.errors: list[str] = []
         self._options = options
         self._server = server
         self._target = TargetServer(server.url)
         self._settings = settings
+        self._on_step = on_step
         self._baseline_seconds = min(_BASELINE_SECONDS, options.seconds)
         self._baselines: list[Baseline] = []
         self._rows: list[BenchRow] = []
@@ -65,11 +67,10 @@ class ThroughputBench:
     def run(self) -> BenchResult:
         """Run the bench. Raises `BenchError`."""
         options = self._options
-        with ProgressBar(self._total_seconds()) as self._progress:
-            try:
-                self._bench_publish() if options.what == "publish" else self._bench_read()
-            except KafkaError as error:
-                raise BenchError(f"Kafka failed: {error}.") from None
+        try:
+            self._bench_publish() if options.what == "publish" else self._bench_read()
+        except KafkaError as error:
+            raise BenchError(f"Kafka failed: {error}.") from None
         return BenchResult(
             what=options.what,
             dialect=options.dialect,
@@ -81,12 +82,6 @@ class ThroughputBench:
             rows=self._rows,
             baselines=self._baselines,
         )
-
-    def _total_seconds(self) -> float:
-        options = self._options
-        rows = len(options.records) * len(options.connections) * (1 + options.later)
-        baselines = 0 if self._server.config is None else len(clients()) * (1 + (options.what == "publish"))
-        return rows * (options.warmup + options.seconds) + baselines * self._baseline_seconds
 
     def _bench_publish(self) -> None:
         config = self._server.config
@@ -111,7 +106,7 @@ class ThroughputBench:
 
     def _wait_for_relay(self, topic: str) -> None:
         """Wait until all accepted messages are published, so that they do not slow down the next row."""
-        self._progress.describe("waiting for the outbox")
+        self._on_step("waiting for the outbox")
         deadline = time.monotonic() + _RELAY_SECONDS
         while self._target.has_pending_tasks(topic):
             if time.monotonic() > deadline:
@@ -120,13 +115,12 @@ class ThroughputBench:
 
     def _run_baselines(self, baselines: Iterator[BaselineRun]) -> None:
         for name, run in baselines:
-            self._progress.describe(name)
+            self._on_step(name)
             self._baselines.append(run())
-            self._progress.advance(self._baseline_seconds)
 
     def _run_row(self, topic: str, records: int, connections: int, *, later: bool = False) -> None:
         options = self._options
-        self._progress.describe(f"{options.what}{' later' * later}, {records} records, {connections} connections")
+        self._on_step(f"{options.what}{' later' * later}, {records} records, {connections} connections")
         jobs = [
             LoadJob(self._server.url, topic, options.what, options.dialect, records, options.size, share, later)
             for share in _shares(connections, options.processes)
@@ -136,9 +130,9 @@ class ThroughputBench:
         self.errors += [f"{records} records, {connections} connections: {each}" for each in first_errors(counts)]
 
     def _watch(self, begin: float, end: float) -> UsageDelta:
-        self._progress.wait_until(begin)
+        time.sleep(max(0.0, begin - time.monotonic()))
         before = self._server.usage.sample()
-        self._progress.wait_until(end)
+        time.sleep(max(0.0, end - time.monotonic()))
         return self._server.usage.sample().since(before)
 
     @contextmanager
@@ -165,7 +159,7 @@ class ThroughputBench:
 
     def _fill(self, topic: str) -> None:
         """Publish the messages to read, with one request at a time for each partition."""
-        self._progress.describe("filling the topic")
+        self._on_step("filling the topic")
         full, rest = divmod(self._options.messages, self._options.batch)
         batches = [self._options.batch] * full + [rest] * bool(rest)
         partitions = self._target.partitions(topic, self._options.dialect)

@@ -89,13 +89,18 @@ def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
     _check_writable(arguments.json)
     options = BenchOptions(**{field.name: getattr(arguments, field.name) for field in fields(BenchOptions)})
     with _server(arguments.url, config) as server:
-        bench = ThroughputBench(options, server, _given_values(config))
+        bench = ThroughputBench(options, server, _given_values(config), _print_step)
         result = bench.run()
     if arguments.json:
         result.write(arguments.json)
     print(result_table(result))
     for error in bench.errors:
         print(f"error: {error}")
+
+
+def _print_step(step: str) -> None:
+    if sys.stderr.isatty():
+        print(step, file=sys.stderr)
 
 
 def _check_writable(file: Path | None) -> None:
