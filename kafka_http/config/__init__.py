@@ -1,4 +1,4 @@
-"""Typed settings (`settings`), their sources (`sources`), and errors with suggestions (`setting_errors`)."""
+"""Typed settings (`settings`), their sources and errors (`sources`), and suggestions (`spelling`)."""
 
 from kafka_http.config.settings import Config, ConfigError
 

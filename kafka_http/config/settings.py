@@ -260,19 +260,16 @@ class Setting(NamedTuple):
         return get_origin(self.type) is tuple
 
 
-def _settings() -> Iterator[Setting]:
-    for name, hint in get_type_hints(Config, include_extras=True).items():
+def settings_of(holder: type) -> Iterator[Setting]:
+    """Yield the settings that a class declares: its annotated fields."""
+    for name, hint in get_type_hints(holder, include_extras=True).items():
         if get_origin(hint) is Annotated:
-            type_, *_, help_text = get_args(hint)
-            yield Setting(name, help_text, expected_value(hint), type_, hint)
+            type_, *annotations = get_args(hint)
+            expected = next(each.description for each in annotations if isinstance(each, Meta) and each.description)
+            yield Setting(name, annotations[-1], expected, type_, hint)
 
 
-def expected_value(hint: Any) -> str:
-    """What a value of this type must be: the description in its `Annotated` hint."""
-    return next(each.description for each in get_args(hint) if isinstance(each, Meta) and each.description)
-
-
-SETTINGS: Mapping[str, Setting] = {each.name: each for each in _settings()}
+SETTINGS: Mapping[str, Setting] = {each.name: each for each in settings_of(Config)}
 
 RENAMED_SETTINGS: Mapping[str, str] = {"threadless_publish": "fast_path"}
 """Old names that all sources accept until 2.0, and the new names."""

@@ -6,7 +6,7 @@ An unknown setting or a wrong value is a `ConfigError` that names the setting an
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.config.setting_errors import invalid_setting, unknown_setting
 from kafka_http.config.settings import RENAMED_SETTINGS, SETTINGS, Setting, is_secret, without_passwords
+from kafka_http.config.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
 _KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
@@ -125,7 +125,7 @@ def _check_name(given: _SourceValue) -> None:
     inner = given.path[1:]
     if given.setting_name not in SETTINGS or (inner and not given.setting.is_section):
         otherwise = "Run `kafka-http config` for a list of all settings."
-        raise unknown_setting(given.name, given.path[0], SETTINGS, {given.name: given.source}, otherwise=otherwise)
+        raise unknown_setting(given.name, given.path[0], given.source, SETTINGS, otherwise)
     if len(inner) < given.setting.depth or not all(inner):
         raise _invalid(given)
 
@@ -190,4 +190,19 @@ def _invalid(given: _SourceValue) -> ConfigError:
     setting = given.setting
     is_hidden = setting.is_section or is_secret(setting.name) or "@" in str(given.value)  # a URL may have a password
     shown = "" if is_hidden else without_passwords(repr(given.value))
-    return invalid_setting(given.name, {given.name: given.source}, setting.expected, shown)
+    return wrong_setting(setting._replace(name=given.name), given.source, f", got {shown}" if shown else "")
+
+
+def unknown_setting(name: str, key: str, source: str, known: Collection[str], otherwise: str) -> ConfigError:
+    """Return the error for a setting that does not exist. It suggests the known name that is most like `key`.
+
+    `otherwise` is the last sentence if none is similar.
+    """
+    suggestion = nearest(key, known)
+    hint = f"Did you mean {suggestion}?" if suggestion else otherwise
+    return ConfigError(f"The setting {name} ({source}) does not exist. {hint}")
+
+
+def wrong_setting(setting: Setting, source: str, shown: str = "") -> ConfigError:
+    """Return the error for a value that a setting does not accept. `shown` is the end of the sentence: the value."""
+    return ConfigError(f"The setting {setting.name} ({source}) must be {setting.expected}{shown}.")
