@@ -9,7 +9,7 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 import msgspec
 
 from kafka_http.bench.bench_result import BenchError
-from kafka_http.bench.load_requests import LoadClient, RequestFailed
+from kafka_http.bench.load_requests import LoadClient, ResponseError
 from kafka_http.bench.target_server import ServerAddress
 
 _READ_BYTES = 65536
@@ -166,7 +166,7 @@ class _Connection:
         is_counted = self._generator.begin <= now < self._generator.end
         try:
             messages = self._messages_in(body)
-        except RequestFailed as failed:
+        except ResponseError as failed:
             if is_counted:
                 counts.add_error(str(failed))
         else:
@@ -181,12 +181,12 @@ class _Connection:
             self._close()
 
     def _messages_in(self, body: bytes) -> int | None:
-        """The number of messages in a response; None if it is not counted. Raises `RequestFailed`.
+        """The number of messages in a response; None if it is not counted. Raises `ResponseError`.
 
         A response before the request was sent completely is a failure, too.
         """
         if self._unsent or not self._status.startswith(b"2") or self._status == b"207":
-            raise RequestFailed(f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}")
+            raise ResponseError(f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}")
         return self._client.handle_response(body)
 
     def _on_lost(self, why: str) -> None:

@@ -25,7 +25,7 @@ _FAILED = re.compile(rb'"error_code": ?[1-9]')
 _PARALLEL_SETUPS = 16
 
 
-class RequestFailed(Exception):
+class ResponseError(Exception):
     """A response says that a request or one of its records failed."""
 
 
@@ -35,7 +35,7 @@ class LoadClient(Protocol):
     request: bytes
 
     def handle_response(self, body: bytes) -> int | None:
-        """The number of messages in the body of a 2xx response; None if it is not counted. Raises `RequestFailed`."""
+        """The number of messages in the body of a 2xx response; None if it is not counted. Raises `ResponseError`."""
 
 
 class LoadJob(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class PublishClient:
 
     def handle_response(self, body: bytes) -> int:
         if self._is_v2 and _FAILED.search(body):
-            raise RequestFailed(body[:300].decode(errors="replace").strip())
+            raise ResponseError(body[:300].decode(errors="replace").strip())
         return self._records
 
 

@@ -70,7 +70,7 @@ def test_old_messages_are_not_removed(service: Service, topic: TopicFactory) -> 
 
 @pytest.mark.slow
 def test_kafka_that_another_process_reaped_starts_again(fresh_kafka: EmbeddedKafka) -> None:
-    """gunicorn's arbiter waits for all children of the process."""
+    """The arbiter of gunicorn waits for all children of the process."""
     assert fresh_kafka.pid
     os.kill(fresh_kafka.pid, signal.SIGKILL)
     os.waitpid(-1, 0)

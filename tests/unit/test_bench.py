@@ -28,7 +28,7 @@ from kafka_http.bench.load_requests import (
     ConsumerClient,
     PublishClient,
     ReadClient,
-    RequestFailed,
+    ResponseError,
 )
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import ServerAddress
@@ -77,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FakeServer(ThreadingHTTPServer):
+    """A server whose responses a test chooses."""
+
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -193,7 +195,7 @@ def test_failed_record_in_200_response_of_v2_is_an_error() -> None:
     client = PublishClient(ServerAddress("http://host:1"), "t", "v2", 2, 100)
 
     assert client.handle_response(b'{"offsets":[{"error_code":null},{"error_code": null}]}') == 2
-    with pytest.raises(RequestFailed):
+    with pytest.raises(ResponseError):
         client.handle_response(b'{"offsets":[{"error_code":null},{"error_code": 50002}]}')
 
 

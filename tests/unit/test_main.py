@@ -132,7 +132,8 @@ def test_config_checks_what_serve_checks(
     output = capsys.readouterr()
     (line,) = output.err.splitlines()
     assert said in line
-    assert "hu@sh" not in line and "hush" not in output.out + line
+    assert "hu@sh" not in line
+    assert "hush" not in output.out + line
 
 
 def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.CaptureFixture[str]) -> None:
