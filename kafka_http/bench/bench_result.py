@@ -57,10 +57,6 @@ class BenchRow(msgspec.Struct, frozen=True):
     later: bool = False
 
     @property
-    def requests_per_second(self) -> float:
-        return self.requests / self.seconds
-
-    @property
     def messages_per_second(self) -> float:
         return self.messages / self.seconds
 
@@ -112,10 +108,6 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http
     settings: dict[str, Any]
     rows: list[BenchRow]
     baselines: list[Baseline]
-
-    def megabytes_per_second(self, row: BenchRow) -> float:
-        """MB (10^6 bytes) of values."""
-        return row.messages_per_second * self.size / 1e6
 
     def baseline_of(self, row: BenchRow, client: str) -> Baseline | None:
         """The baseline to compare a row with: one by one if the row publishes one message after the other."""

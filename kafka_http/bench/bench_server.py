@@ -1,4 +1,4 @@
-"""The server that is measured: a running one, or one that the bench starts, with an embedded Kafka if needed."""
+"""The server and the Kafka that are measured: running ones, or ones that the bench starts."""
 
 import json
 import os
@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import psutil
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
-from kafka_http.bench.bench_kafka import check_kafka
 from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.process_usage import ProcessUsage
 from kafka_http.bench.target_server import TargetServer
@@ -24,6 +26,9 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka, without_connection_set
 from kafka_http.demo.guarded_process import GuardedProcess
 from kafka_http.demo.local_resources import LOOPBACK, free_ports
 
+_CREATE_MS = 30_000
+_BOOTSTRAP_MS = 5000
+_TOPIC_CONFIGS = {"file.delete.delay.ms": "1000"}  # frees the disk soon after the topic is deleted
 _START_SECONDS = 30.0
 _DAEMON_SECONDS = 10.0
 
@@ -62,7 +67,7 @@ def started_server(config: Config) -> Iterator[BenchServer]:
     with TemporaryDirectory(prefix="kafka_http-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         if config.sources.get("bootstrap_servers") == "command line":
-            check_kafka(config)
+            _check_kafka(config)
             with _server(config, directory, None) as server:
                 yield server
         else:
@@ -136,3 +141,57 @@ def _stop_processes(processes: list[psutil.Process]) -> None:
     for process in psutil.wait_procs(processes, _DAEMON_SECONDS)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def new_topic_name() -> str:
+    """A name that no topic has."""
+    return f"bench-{uuid4().hex[:12]}"
+
+
+@contextmanager
+def temporary_topic(config: Config, partitions: int) -> Iterator[str]:
+    """Create a topic and delete it afterwards. Yields its name. Raises `BenchError`."""
+    name = new_topic_name()
+    with _admin_client(config) as admin:
+        try:
+            _create_topic(admin, name, partitions)
+            yield name
+        finally:
+            with suppress(KafkaError):
+                admin.delete_topics([name])
+
+
+def _check_kafka(config: Config) -> None:
+    """Connect to Kafka once. Raises `BenchError` if no broker answers."""
+    with _admin_client(config):
+        pass
+
+
+@contextmanager
+def _admin_client(config: Config) -> Iterator[KafkaAdminClient]:
+    timeouts = {"request_timeout_ms": _CREATE_MS, "bootstrap_timeout_ms": _BOOTSTRAP_MS}
+    try:
+        admin = KafkaAdminClient(**timeouts | client_settings(config, "admin", KafkaAdminClient.DEFAULT_CONFIG))
+    except KafkaError as error:
+        raise BenchError(f"Kafka at {','.join(config.bootstrap_servers)} does not answer: {error}") from None
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _create_topic(admin: KafkaAdminClient, name: str, partitions: int) -> None:
+    try:
+        admin.create_topics({name: {"num_partitions": partitions, "configs": _TOPIC_CONFIGS}})
+        admin.wait_for_topics([name], _CREATE_MS)
+    except KafkaError as error:
+        raise BenchError(f"Kafka did not create a topic for the bench: {error}.") from None
+
+
+def client_settings(config: Config, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's settings for a client of kafka-python, without those that are not `known` to the client."""
+    given = {**config.kafka, **getattr(config, section)}
+    settings = {name: value for name, value in given.items() if name in known}
+    if "api_version" in settings:
+        settings["api_version"] = tuple(settings["api_version"])
+    return {"bootstrap_servers": list(config.bootstrap_servers), **settings}

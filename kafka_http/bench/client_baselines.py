@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from kafka_http.bench.bench_kafka import client_settings
 from kafka_http.bench.bench_result import MANY, ONE_BY_ONE, Baseline, percentile
+from kafka_http.bench.bench_server import client_settings
 from kafka_http.bench.load_requests import json_values
 from kafka_http.config import Config
 

@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from kafka_http.bench.bench_kafka import temporary_topic
-from kafka_http.bench.bench_server import BenchServer
+from kafka_http.bench.bench_server import BenchServer, temporary_topic
 from kafka_http.bench.load_process import first_errors, run_load
 from kafka_http.bench.load_requests import LoadJob, publish_body
 from kafka_http.bench.process_usage import ProcessUsage, resident_bytes

@@ -1,6 +1,6 @@
 """Results as text: the table of one run, and two runs side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kafka_http.bench.bench_result import BenchError, BenchResult, BenchRow
 from kafka_http.bench.client_baselines import CONFLUENT, KAFKA_PYTHON
@@ -10,19 +10,38 @@ _BUSY_MACHINE = 0.95
 _NOTICEABLE = 0.15
 _ONE_WORKER = 0.9
 
+Figure = Callable[[BenchResult, BenchRow], float | None]
+_FIGURES: dict[str, Figure] = {
+    "requests/s": lambda _, row: row.requests / row.seconds,
+    "messages/s": lambda _, row: row.messages_per_second,
+    "MB/s": lambda result, row: row.messages_per_second * result.size / 1e6,
+    "p50 ms": lambda _, row: row.p50,
+    "p90 ms": lambda _, row: row.p90,
+    "p99 ms": lambda _, row: row.p99,
+    "errors": lambda _, row: row.errors,
+    "server CPU s": lambda _, row: row.server_cpu,
+    "broker CPU s": lambda _, row: row.broker_cpu,
+    "load CPU s": lambda _, row: row.generator_cpu,
+    "server us/message": lambda _, row: row.server_us_per_message,
+}
+_COMPARED = ("requests/s", "messages/s", "p50 ms", "p99 ms", "errors", "server us/message")
+
 
 def result_table(result: BenchResult) -> str:
     """A row for each combination, the baselines, and notes on the figures."""
     clients = [each for each in (KAFKA_PYTHON, CONFLUENT) if any(one.client == each for one in result.baselines)]
-    head = [
-        *("records", "connections"),
-        *(["answer"] if _has_later(result) else []),
-        *("requests/s", "messages/s", "MB/s", "p50 ms", "p90 ms", "p99 ms", "errors"),
-        *("server CPU s", "broker CPU s", "load CPU s", "server us/message"),
-        *(f"of {client}" for client in clients),
+    answer = ["answer"] * any(row.later for row in result.rows)
+    head = ["records", "connections", *answer, *_FIGURES, *(f"of {client}" for client in clients)]
+    rows = [
+        [
+            *(str(row.records), str(row.connections)),
+            *(["202" if row.later else "200"] if answer else []),
+            *(_number(figure(result, row)) for figure in _FIGURES.values()),
+            *(_ratio_to_baseline(result, row, client) for client in clients),
+        ]
+        for row in result.rows
     ]
-    rows = [head, *(_cells(result, row, clients) for row in result.rows)]
-    return "\n".join([_title(result), *align(rows), *_baselines(result), *_notes(result)])
+    return "\n".join([_title(result), *align([head, *rows]), *_baselines(result), *_notes(result)])
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -39,31 +58,11 @@ def _title(result: BenchResult) -> str:
     )
 
 
-def _cells(result: BenchResult, row: BenchRow, clients: Sequence[str]) -> list[str]:
-    figures = (
-        *(row.requests_per_second, row.messages_per_second, result.megabytes_per_second(row)),
-        *(row.p50, row.p90, row.p99),
-    )
-    cpu = (row.server_cpu, row.broker_cpu, row.generator_cpu, row.server_us_per_message)
-    return [
-        *(f"{row.records}", f"{row.connections}"),
-        *(["202" if row.later else "200"] if _has_later(result) else []),
-        *map(_number, figures),
-        f"{row.errors}",
-        *map(_number, cpu),
-        *(_ratio_to_baseline(result, row, client) for client in clients),
-    ]
-
-
-def _has_later(result: BenchResult) -> bool:
-    return any(row.later for row in result.rows)
-
-
 def _number(value: float | None) -> str:
     """Format with three significant digits and separators of thousands."""
     if value is None:
         return "-"
-    if value >= 100:
+    if isinstance(value, int) or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 1 else f"{value:.2f}"
 
@@ -114,25 +113,24 @@ def comparison_table(first: BenchResult, second: BenchResult) -> str:
     pairs = [(row, others[_key(row)]) for row in first.rows if _key(row) in others]
     if not pairs:
         raise BenchError("A and B have no row in common. Run both with the same --records and --connections.")
-    names = ("requests/s", "messages/s", "p50 ms", "p99 ms", "errors", "server us/message")
-    head = ["records", "connections", *(cell for name in names for cell in (f"{name} A", "B", "B/A"))]
-    rows = [head, *(_compared_cells(a, b) for a, b in pairs)]
-    return "\n".join([*align(rows), *_compared_baselines(first, second), *_differences(first, second)])
+    head = ["records", "connections", *(cell for name in _COMPARED for cell in (f"{name} A", "B", "B/A"))]
+    rows = [
+        [
+            *(f"{row_a.records}{' later' * row_a.later}", str(row_a.connections)),
+            *(cell for name in _COMPARED for cell in _compared(_FIGURES[name], (first, row_a), (second, row_b))),
+        ]
+        for row_a, row_b in pairs
+    ]
+    return "\n".join([*align([head, *rows]), *_compared_baselines(first, second), *_differences(first, second)])
 
 
 def _key(row: BenchRow) -> tuple[int, int, bool]:
     return row.records, row.connections, row.later
 
 
-def _compared_cells(row_a: BenchRow, row_b: BenchRow) -> list[str]:
-    pairs = zip(_compared_figures(row_a), _compared_figures(row_b), strict=True)
-    cells = [cell for a, b in pairs for cell in (_number(a), _number(b), _ratio(a, b))]
-    return [f"{row_a.records}{' later' * row_a.later}", f"{row_a.connections}", *cells]
-
-
-def _compared_figures(row: BenchRow) -> tuple[float | None, ...]:
-    latencies_and_errors = (row.p50, row.p99, float(row.errors))
-    return (row.requests_per_second, row.messages_per_second, *latencies_and_errors, row.server_us_per_message)
+def _compared(figure: Figure, row_a: tuple[BenchResult, BenchRow], row_b: tuple[BenchResult, BenchRow]) -> list[str]:
+    a, b = figure(*row_a), figure(*row_b)
+    return [_number(a), _number(b), _ratio(a, b)]
 
 
 def _ratio(a: float | None, b: float | None) -> str:

@@ -3,16 +3,15 @@
 import re
 import selectors
 import socket
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from statistics import quantiles
 from typing import Self
 from uuid import uuid4
 
-from kafka_http.bench.bench_kafka import temporary_topic
 from kafka_http.bench.bench_result import BenchError
-from kafka_http.bench.bench_server import BenchServer
+from kafka_http.bench.bench_server import BenchServer, temporary_topic
 from kafka_http.bench.result_tables import align
 from kafka_http.bench.target_server import TargetServer
 
@@ -48,92 +47,94 @@ def _row(server: BenchServer, topic: str, count: int, seconds: float) -> list[st
         time.sleep(seconds)
         idle = (usage.sample().since(before).server or 0.0) / (time.monotonic() - begin) * 100
         before = usage.sample()
-        delays = sorted(_publish(server, topic, clients, max(2, int(seconds * _MESSAGES_PER_SECOND))))
+        delays = sorted(clients.delays(max(2, int(seconds * _MESSAGES_PER_SECOND))))
         cpu_each = (usage.sample().since(before).server or 0.0) / len(delays) / count * 1e6
     p50, p99 = quantiles(delays, n=100, method="inclusive")[49::49]
     figures = [f"{opened:.1f}", f"{memory_each:.1f}", f"{idle:.2f}", str(len(delays)), f"{p50:.1f}", f"{p99:.1f}"]
     return [str(count), *figures, f"{cpu_each:.0f}"]
 
 
-def _publish(server: BenchServer, topic: str, clients: "_StreamClients", count: int) -> Iterator[float]:
-    """Publish messages. Yield the milliseconds until the last stream has each."""
-    target, run, begin = TargetServer(server.url), uuid4().hex, time.monotonic()
-    for number in range(count):
-        time.sleep(max(0.0, begin + number / _MESSAGES_PER_SECOND - time.monotonic()))
-        message = f"{run}-{number}"
-        sent = time.monotonic()
-        target.publish(topic, "messages", f'"{message}"'.encode())
-        yield (clients.wait_for_delivery(message) - sent) * 1000
-
-
 class _StreamClients:
-    """Event streams from the end of a topic, read by one thread. Use it as a context manager."""
+    """Event streams from the end of a topic, and a connection that publishes. Use it as a context manager."""
 
     def __init__(self, url: str, topic: str, count: int) -> None:
         self._count = count
         self._selector = selectors.DefaultSelector()
-        self._changed = threading.Condition()
-        self._open = 0
-        self._refusal = ""
-        self._deliveries: dict[str, int] = {}
-        self._delivered_at: dict[str, float] = {}
-        self._stopping = False
-        address = TargetServer(url).address
-        request = address.request("GET", f"/messages/{topic}/bench/latest", "Accept: text/event-stream\r\n")
+        self._opened = 0
+        self._deliveries: Counter[str] = Counter()
+        self._address = TargetServer(url).address
+        self._path = f"/messages/{topic}"
+        request = self._address.request("GET", f"{self._path}/bench/latest", "Accept: text/event-stream\r\n")
         for _ in range(count):
-            client = socket.create_connection((address.host, address.port), _OPEN_SECONDS)
-            self._selector.register(client, selectors.EVENT_READ, bytearray())
+            client = self._connect()
+            self._selector.register(client, selectors.EVENT_READ)  # with no data until its response
             client.sendall(request)
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._publisher = self._connect()
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping = True
-        self._thread.join()
+        self._publisher.close()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
 
     def wait_until_open(self) -> None:
-        with self._changed:
-            done = self._changed.wait_for(lambda: self._open == self._count or self._refusal, _OPEN_SECONDS)
-        if self._refusal or not done:
-            why = self._refusal or f"only {self._open} after {_OPEN_SECONDS:.0f} s"
-            raise BenchError(f"{self._count} streams could not be opened: {why}. See the setting max_streams.")
+        deadline = time.monotonic() + _OPEN_SECONDS
+        while self._opened < self._count:
+            if time.monotonic() > deadline:
+                raise self._open_error(f"only {self._opened} after {_OPEN_SECONDS:.0f} s")
+            self._read()
 
-    def wait_for_delivery(self, message: str) -> float:
-        """The time of `time.monotonic` at which the last stream had the message."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: message in self._delivered_at, _DELIVERY_SECONDS):
+    def delays(self, count: int) -> Iterator[float]:
+        """Publish messages. Yield the milliseconds from each publish until the last stream has the message."""
+        run, begin = uuid4().hex, time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, begin + number / _MESSAGES_PER_SECOND - time.monotonic()))
+            message = f"{run}-{number}"
+            sent = time.monotonic()
+            headers = "Content-Type: application/json\r\n"
+            self._publisher.sendall(self._address.request("POST", self._path, headers, f'"{message}"'.encode()))
+            self._wait_for_delivery(message, sent + _DELIVERY_SECONDS)
+            yield (time.monotonic() - sent) * 1000
+            self._publisher.recv(65536)
+
+    def _wait_for_delivery(self, message: str, deadline: float) -> None:
+        while self._deliveries[message] < self._count:
+            if time.monotonic() > deadline:
                 raise BenchError(f"A message was not delivered to all streams within {_DELIVERY_SECONDS:.0f} s.")
-            return self._delivered_at[message]
+            self._read()
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection((self._address.host, self._address.port), _OPEN_SECONDS)
+
+    def _open_error(self, why: str) -> BenchError:
+        return BenchError(f"{self._count} streams could not be opened: {why}. See the setting max_streams.")
 
     def _read(self) -> None:
-        while not self._stopping:
-            for key, _ in self._selector.select(0.2):
-                client: socket.socket = key.fileobj  # type: ignore[assignment]
-                data = client.recv(65536)
-                if not data:
-                    self._selector.unregister(client)
-                    client.close()
-                with self._changed:
-                    self._on_data(data, key.data)
+        for key, _ in self._selector.select(0.2):
+            client: socket.socket = key.fileobj  # type: ignore[assignment]
+            data = client.recv(65536)
+            if key.data is None:
+                self._check_response(data)
+                self._selector.modify(client, selectors.EVENT_READ, bytearray(data))
+            elif data:
+                self._count_messages(data, key.data)
+            else:
+                self._selector.unregister(client)
+                client.close()
 
-    def _on_data(self, data: bytes, unread: bytearray) -> None:
-        """Handle data of a stream. `unread` is what followed its last message; it is empty before the response."""
-        if data and not unread:
-            self._open += 1
-            if not data.startswith(b"HTTP/1.1 200 "):
-                self._refusal = data.partition(b"\r\n")[0].decode("latin-1")
-            self._changed.notify_all()
+    def _check_response(self, data: bytes) -> None:
+        self._opened += 1
+        if not data.startswith(b"HTTP/1.1 200 "):
+            raise self._open_error(data.partition(b"\r\n")[0].decode("latin-1") or "the connection was closed")
+
+    def _count_messages(self, data: bytes, unread: bytearray) -> None:
+        """Count the messages in the data of a stream. `unread` keeps what follows its last message."""
         unread += data
-        for found in list(_MESSAGE.finditer(unread)):
-            message = found[1].decode()
-            self._deliveries[message] = self._deliveries.get(message, 0) + 1
-            if self._deliveries[message] == self._count:
-                self._delivered_at[message] = time.monotonic()
-                self._changed.notify_all()
-        del unread[: max(0, unread.rfind(b"id: "))]
+        end = 0
+        for found in _MESSAGE.finditer(unread):
+            self._deliveries[found[1].decode()] += 1
+            end = found.end()
+        del unread[: max(end, unread.rfind(b"id: "))]

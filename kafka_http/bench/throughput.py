@@ -13,9 +13,8 @@ from typing import Any, Literal
 import msgspec
 from kafka.errors import KafkaError
 
-from kafka_http.bench.bench_kafka import new_topic_name, temporary_topic
 from kafka_http.bench.bench_result import Baseline, BenchError, BenchResult, BenchRow, percentile, this_machine
-from kafka_http.bench.bench_server import BenchServer
+from kafka_http.bench.bench_server import BenchServer, new_topic_name, temporary_topic
 from kafka_http.bench.client_baselines import BaselineRun, publish_baselines, read_baselines
 from kafka_http.bench.load_generator import LoadCounts
 from kafka_http.bench.load_process import first_errors, run_load
