@@ -183,7 +183,7 @@ class Config:
     ] = "earliest"
     idempotency_retention: Annotated[Retention, "seconds that an Idempotency-Key is remembered"] = 86400.0
     callback_secret: Annotated[
-        Secrets, "secrets that sign callbacks, each secret every callback; empty: the server makes one in data_dir"
+        Secrets, "secrets that all sign each callback; empty: the server creates one and keeps it in data_dir"
     ] = field(default=(), repr=False)
     callback_allow: Annotated[
         Hosts, "hosts that callbacks may reach at private addresses, too: names, *.example.org, addresses, networks"
@@ -213,9 +213,7 @@ class Config:
     serializers: Annotated[Sections, "settings of each serializer, by its name"] = field(
         default_factory=dict, repr=False
     )
-    topics: Annotated[Sections, "formats of topics, by a pattern of their names, for requests that name none"] = field(
-        default_factory=dict
-    )
+    topics: Annotated[Sections, "default formats of topics, by a pattern of their names"] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
