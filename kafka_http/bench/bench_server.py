@@ -92,8 +92,9 @@ def _kafka(directory: Path) -> Iterator[EmbeddedKafka]:
 def _server(config: Config, directory: Path, broker: int | None) -> Iterator[BenchServer]:
     config = replace(config, bind=f"{LOOPBACK}:{free_ports(1)[0]}", data_dir=directory / "server")
     settings = directory / "settings.toml"
-    settings.touch(mode=0o600)
+    settings.touch(mode=0o600)  # it may hold passwords
     settings.write_text(to_toml(config), "utf-8")
+    # The environment would override the file, which has all settings.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     process = GuardedProcess("The server", directory / "serve.log")
     process.start((sys.executable, "-m", "kafka_http", "serve", "--config", settings), environment)
@@ -104,7 +105,7 @@ def _server(config: Config, directory: Path, broker: int | None) -> Iterator[Ben
         yield BenchServer(url, usage, config)
     finally:
         process.stop()
-        _stop_processes(list(usage.daemons()))
+        _stop_processes(list(usage.daemons()))  # the daemon would run 10 s longer than the server
 
 
 def to_toml(config: Config) -> str:

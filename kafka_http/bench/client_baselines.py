@@ -69,7 +69,7 @@ def read_baselines(config: Config, topic: str, seconds: float) -> Iterator[Basel
 
 def _publish_one_by_one(client: str, config: Config, topic: str, values: list[bytes], seconds: float) -> Baseline:
     with _PRODUCERS[client](config, topic, True) as producer:
-        producer.publish(values[0])
+        producer.publish(values[0])  # connects and fetches the metadata
         latencies: list[float] = []
         begin = now = time.monotonic()
         while now < begin + seconds:
@@ -82,7 +82,7 @@ def _publish_one_by_one(client: str, config: Config, topic: str, values: list[by
 
 def _publish_many(client: str, config: Config, topic: str, values: list[bytes], seconds: float) -> Baseline:
     with _PRODUCERS[client](config, topic, False) as producer:
-        producer.publish(values[0])
+        producer.publish(values[0])  # connects and fetches the metadata
         begin, count = time.monotonic(), 0
         while time.monotonic() < begin + seconds:
             for value in values:
@@ -95,7 +95,7 @@ def _publish_many(client: str, config: Config, topic: str, values: list[bytes], 
 def _read(client: str, config: Config, topic: str, seconds: float) -> Baseline:
     with _CONSUMERS[client](config, topic) as consumer:
         consumer.rewind()
-        consumer.poll()
+        consumer.poll()  # connects
         begin, count, left = time.monotonic(), 0, 0
         while time.monotonic() < begin + seconds:
             if left <= 0:
@@ -144,7 +144,7 @@ def _confluent_producer(config: Config, topic: str, one_by_one: bool) -> Iterato
         while True:
             try:
                 producer.produce(topic, value)
-            except BufferError:
+            except BufferError:  # the queue is full
                 producer.poll(0.01)
             else:
                 return

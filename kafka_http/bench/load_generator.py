@@ -62,7 +62,7 @@ class LoadGenerator:
             self._connect(client)
             self._loop_until(time.monotonic() + _CONNECT_INTERVAL)
         self._loop_until(begin)
-        cpu = time.process_time()
+        cpu = time.process_time()  # without the CPU time of the connects and the warm-up
         self._loop_until(end)
         self.counts.cpu = time.process_time() - cpu
         self._loop_until(end + _DRAIN_SECONDS)
@@ -102,6 +102,7 @@ class _Connection:
 
     def _connect(self) -> None:
         self._socket = socket.create_connection(self._generator.address, _CONNECT_SECONDS)
+        # Nagle's algorithm would delay the last packet of a request and add to its latency.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
         self._generator.selector.register(self._socket, EVENT_READ, self._on_event)

@@ -118,7 +118,7 @@ def _main() -> None:
 def _run(job: LoadJob) -> None:
     with load_clients(job) as clients:
         generator = LoadGenerator(ServerAddress(job.url), clients)
-        gc.freeze()
+        gc.freeze()  # the objects of the setup need not be collected during the measurement
         _write(_Report())
         if line := sys.stdin.buffer.readline():
             begin, end = msgspec.json.decode(line, type=tuple[float, float])

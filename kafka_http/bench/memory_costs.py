@@ -99,7 +99,7 @@ def _with_large_body(server: BenchServer, topic: str) -> str:
     peak = dict(idle)
     with ThreadPoolExecutor(1) as pool:
         begin = time.monotonic()
-        processes = server.usage.processes()
+        processes = server.usage.processes()  # to list them is too slow for each sample
         sending = pool.submit(TargetServer(server.url).publish, topic, "messages", body)
         while not sending.done():
             time.sleep(_SAMPLE_SECONDS)

@@ -41,7 +41,7 @@ def _row(server: BenchServer, topic: str, count: int, seconds: float) -> list[st
     with _StreamClients(server.url, topic, count) as clients:
         clients.wait_until_open()
         opened = time.monotonic() - begin
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(_SETTLE_SECONDS)  # until the memory of the setup is free again
         memory_each = (sum(usage.memory().values()) - memory) / count / 1000
         before, begin = usage.sample(), time.monotonic()
         time.sleep(seconds)

@@ -90,7 +90,7 @@ class ThroughputBench:
         for records, connections in product(self._options.records, self._options.connections):
             with self._topic() as topic:
                 self._run_row(topic, records, connections)
-            if self._options.later:
+            if self._options.later:  # in a new topic, because its tasks end after the row
                 with self._topic() as topic:
                     self._run_row(topic, records, connections, later=True)
                     self._wait_for_relay(topic)

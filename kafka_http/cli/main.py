@@ -59,7 +59,7 @@ def _parser(called: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar=" | ".join(_COMMANDS))
     for name, (module_name, about) in _COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about, allow_abbrev=False, epilog=_EPILOG)
-        if name == called:
+        if name == called:  # the others may need packages that are not installed
             module = import_module(module_name)
             module.add_arguments(command)
             add_setting_flags(command)

@@ -153,6 +153,7 @@ def _insert(section: dict[str, Any], given: _SourceValue) -> None:
 def _convert(given: _SourceValue) -> Any:
     """The value as the type of its setting. A text is read as TOML, else as it is."""
     setting, value = given.setting, given.value
+    # A text from the environment may be TOML, but `10.0.0.0/8` and `1.2.3.4` are not.
     candidates = [(_parse_toml(value), True), (value, False)] if given.is_text else [(value, True)]
     for candidate, strict in candidates:
         listed = _as_list(candidate) if setting.is_list else candidate

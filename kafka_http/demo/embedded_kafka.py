@@ -221,7 +221,7 @@ def _create_kafka_directory(directory: Path) -> None:
 def _write_files(node: BrokerNode, java: Path, environment: Mapping[str, str], cluster_id: str) -> None:
     """Write the broker's settings and format its data once. The caller holds the lock."""
     node.logging_file.write_text(LOG4J_PROPERTIES)
-    node.properties_file.touch(mode=0o600)
+    node.properties_file.touch(mode=0o600)  # it may hold the passwords of users
     node.properties_file.write_text(server_properties(node))
     version_file = node.directory / _VERSION_FILE
     if version_file.read_text() == _NOT_FORMATTED:
