@@ -14,27 +14,26 @@ from uuid import uuid4
 import msgspec
 
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
-from kafka_http.consumers.instance_service import InstanceService
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
 from kafka_http.errors import Unavailable
 from kafka_http.logs import request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
 from kafka_http.node.daemon_protocol import CALLS, PING, Call
 from kafka_http.node.message_channel import Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
+from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
 """How long a call may take beyond the wait that it asks for."""
 
-_WAITS = {"borrow": "timeout", "renew": "timeout", "find_task": "wait"}
+_WAITS = {"acquire_lease": "timeout", "renew_lease": "timeout", "find_task": "wait"}
 """The argument of a call that says how long it may wait."""
 
 _KAFKA_SECONDS = 90.0
 _ASKS_KAFKA = {
-    *("create", "delete", "subscribe", "unsubscribe", "assign", "borrow", "renew"),
+    *("create", "delete", "subscribe", "unsubscribe", "assign", "acquire_lease", "renew_lease"),
     *("seek", "seek_times", "seek_ends", "commit", "committed"),
 }
 """Calls for which the daemon asks Kafka. It has bounds of its own for that and answers with what went wrong there, so
@@ -52,7 +51,7 @@ _RETRY_SECONDS = (1.0, 30.0)
 _ONCE = {"create", "delete", "cancel_task"}
 """What a second try would answer differently, where the first was done and its answer lost."""
 
-_LOAN_ENDINGS = {"give_back", "drop"}
+_LOAN_ENDINGS = {"release_lease"}
 _MOST_ENDINGS = 1000
 
 
@@ -172,7 +171,7 @@ class DaemonClient:
 
 def _freeing(claim: Any) -> bytes:
     """The message that frees the key of a claim."""
-    request = CALLS["free_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
+    request = CALLS["release_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
     return msgspec.msgpack.encode(request)
 
 

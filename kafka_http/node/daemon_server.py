@@ -39,7 +39,7 @@ Services = Callable[[type], Any]
 LINGER_SECONDS = 10.0
 """How long it waits for a worker when there is none."""
 
-_ENDINGS = {"give_back", "drop", "keep_answer", "free_key"}
+_ENDINGS = {"release_lease", "store_response", "release_key"}
 """Calls that end what a worker has begun. They are obeyed even if it has not waited for the answer."""
 
 _GREETING_SECONDS = 5.0
@@ -197,7 +197,7 @@ class _Worker:
                 gone = self._gone
             if gone:
                 self.drop(value)
-        elif call in ("give_back", "drop"):
+        elif call == "release_lease":
             with self._lock:
                 self._loans.pop(arguments[0].id, None)
 
@@ -207,7 +207,7 @@ class _Worker:
             if self._loans.pop(loan.id, None) is None:
                 return
         try:
-            self._services(InstanceService).drop(loan)
+            self._services(InstanceService).release_lease(loan)
         except KafkaHttpError as error:
             log.debug("A loan had ended already: %s", error)
 

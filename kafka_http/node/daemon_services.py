@@ -7,16 +7,16 @@ from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import RemoteNode
 from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.errors import KafkaHttpError
 from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
 from kafka_http.node.instance_sharing import InstanceSharing
 from kafka_http.node.outbox_factory import make_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
-from kafka_http.records import Definition
+from kafka_http.records import InstanceDefinition
+from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class NodeRegistry(InstanceRegistry):
 
     sharing: InstanceSharing | None = None
 
-    def list_instances(self) -> list[Definition]:
+    def list_instances(self) -> list[InstanceDefinition]:
         return super().list_instances() if self.sharing is None else self.sharing.list_instances()
 
     def locate(self, group: str, name: str, secret: str) -> RemoteNode | None:

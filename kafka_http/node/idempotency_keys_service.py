@@ -48,10 +48,10 @@ class NodeIdempotencyKeys:
         self._known.add(holder.partition("/")[0])
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
 
-    def keep_answer(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
+    def store_response(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
         self._store.keep(caller, name, holder, answer)
 
-    def free_key(self, caller: str, name: str, holder: str) -> None:
+    def release_key(self, caller: str, name: str, holder: str) -> None:
         self._store.free(caller, name, holder)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the server does, whoever asks: no HTTP, no Kafka client."""
+"""The capabilities that the views call. They know neither HTTP nor the Kafka client."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from kafka_http.publish.upload_session import UploadPublisher
 from kafka_http.read.page_reader import PageReader
 from kafka_http.read.start_positions import PositionResolver
 from kafka_http.read.topic_follower import TopicFollowers
-from kafka_http.read.topic_streams import TopicStreams
+from kafka_http.read.topic_stream import TopicStreams
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.topics import Topics
 
 
 class Services:
-    """The nouns of the API, over one broker."""
+    """Publishing, reading, topics and consumers, created once for one broker. Any thread may use them."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Services:
         topics: Mapping[str, Any] | None = None,
         max_streams: int = 1000,
     ) -> None:
-        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
+        """Create the services. `topics` has the formats of each topic from the settings. Raises `ConfigError`."""
         self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
         self.resolver = PositionResolver(broker.log, broker.groups, self.topics)
@@ -34,11 +34,11 @@ class Services:
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = UploadPublisher(broker.producer, self.formats)
         self.reader = PageReader(broker.log)
-        self.tails = TopicFollowers(self.reader)
-        self.streams = TopicStreams(broker.log, self.reader, self.tails, max_streams)
+        self.followers = TopicFollowers(self.reader)
+        self.streams = TopicStreams(broker.log, self.reader, self.followers, max_streams)
 
     def stop(self) -> None:
-        """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
+        """Stop waiting for messages: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
-        self.tails.wake()
+        self.followers.wake()
         self.uploader.stop()

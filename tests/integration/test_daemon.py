@@ -19,7 +19,7 @@ from kafka_http.demo.local_resources import free_ports
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.node.store.tables import write_meta
-from kafka_http.records import Definition, InstanceSettings
+from kafka_http.records import InstanceDefinition, InstanceSettings
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import Process, frozen
@@ -239,7 +239,7 @@ def test_instances_of_another_cluster_are_kept_from_this_one(
     with closing(open_database(made(tmp_path / "node"))) as database:
         store = StoredInstances(database)
         store.claim_cluster("another-cluster")
-        store.create(Definition("g", "i", "i-1", InstanceSettings()))
+        store.create(InstanceDefinition("g", "i", "i-1", InstanceSettings()))
     service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / "node")
     answer = ConsumerInstance(url_of(service), "g", "i").get()
     assert answer.status_code == 503

@@ -19,6 +19,7 @@ FOR_EVERYONE = {
     "encoding",
     "logs",
     "backoff",
+    "environ",
     "chunked",
     "broker_protocols",
     "topics",

@@ -77,6 +77,8 @@ def _sqlite(file: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        level = "FULL" if _is_durable(connection) else "NORMAL"  # NORMAL writes the log and does not wait for the disk
+        connection.exec_driver_sql(f"PRAGMA synchronous={level}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -84,13 +86,24 @@ def _sqlite(file: Path) -> Engine:
 
 def _postgresql(url: URL) -> Engine:
     try:
-        return create_engine(
+        engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=1,
             connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 1000 * _CONNECT_SECONDS},
         )
     except ImportError:
         raise Unavailable(f"The setting store_url needs the package psycopg. {how_to_install('postgresql')}") from None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not _is_durable(connection):
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+    return engine
+
+
+def _is_durable(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("is_durable", True))
 
 
 class Database:
@@ -99,6 +112,7 @@ class Database:
     def __init__(self, engine: Engine, file: Path | None = None, min_free: int | None = None) -> None:
         """`file` is SQLite's. `min_free` bytes of its disk stay free: by default 64 MiB, or 5 % of a smaller disk."""
         self._engine = engine
+        self._lazy_engine = engine.execution_options(is_durable=False)
         self._file = file
         self._min_free = min_free
         self._waiting: deque[_Waiting[Any]] = deque()
@@ -110,13 +124,16 @@ class Database:
         """Whether other nodes may use it too."""
         return self._engine.dialect.name != "sqlite"
 
-    def write(self, change: Change[Result]) -> Result:
+    def write(self, change: Change[Result], *, durable: bool = True) -> Result:
         """What `change` returns of its connection, once that is committed. Any thread may call.
+
+        If `durable` is false, the commit survives the end of this process, but a crash of the machine (or of
+        PostgreSQL) may undo it: nothing waits for the disk. The next durable commit makes it durable, too.
 
         A change may run twice, so its second run must do no harm. What it raises of ours undoes nothing: it should do
         so before it writes. Raises `Unavailable` where the database fails.
         """
-        mine = _Waiting(change)
+        mine = _Waiting(change, durable)
         self._waiting.append(mine)
         with self._writing:
             if not mine.is_done:
@@ -159,8 +176,9 @@ class Database:
 
     def _commit(self, batch: "list[_Waiting[Any]]", *, again: bool = True) -> None:
         has_begun = False
+        engine = self._engine if any(each.is_durable for each in batch) else self._lazy_engine
         try:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 has_begun = True
                 for each in batch:
                     each.run(connection)
@@ -214,7 +232,8 @@ def _is_full(error: SQLAlchemyError) -> bool:
 class _Waiting(Generic[Result]):
     """A change that a thread waits for."""
 
-    def __init__(self, change: Change[Result]) -> None:
+    def __init__(self, change: Change[Result], is_durable: bool) -> None:
+        self.is_durable = is_durable
         self._change = change
         self._result: list[Result] = []
         self.failure: KafkaHttpError | None = None

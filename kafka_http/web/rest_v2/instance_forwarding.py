@@ -1,4 +1,4 @@
-"""Calls for an instance that another node has: passed on to it, one hop at most."""
+"""Forwards requests for a consumer instance to the node that holds it, over at most one hop."""
 
 import time
 from contextlib import closing
@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from flask import Response, request
 
-from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
+from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.logs import request_id
 from kafka_http.web.request_bodies import RequestBodies
@@ -16,83 +16,88 @@ from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
 from kafka_http.web.wait_limiter import WaitLimiter
 
 NODE_HEADER = "Kafka-Http-Node"
-"""Has the secret that the nodes share; believed with that alone."""
+"""Marks a forwarded request. A node accepts it only with the secret that the nodes share."""
 
 _CONNECT_SECONDS = 2.0
-_ANSWER_SECONDS = 5.0
-"""How long the other node may take beyond the wait that a call asks for."""
-
+_RESPONSE_SECONDS = 5.0
+"""Time that the other node has for its response, in addition to the wait that the request asks for."""
 _PROBE_SECONDS = 1.0
-"""How often a node that hangs is asked whether it answers again, and how long it may take for that."""
+"""Interval and timeout of the probes of a node that does not respond."""
 
 _PROXY_HEADERS = ("Forwarded", *(f"X-Forwarded-{each}" for each in ("Proto", "Host", "Port", "Prefix")))
-_THERE = ("Accept", "Content-Type", *_PROXY_HEADERS)
-_BACK = ("Content-Type", "Retry-After", "Allow")
+_REQUEST_HEADERS = ("Accept", "Content-Type", *_PROXY_HEADERS)
+_RESPONSE_HEADERS = ("Content-Type", "Retry-After", "Allow")
 
 
-class Forwarding:
-    """Goes before the views of a blueprint whose paths have a group and the name of an instance."""
+class InstanceForwarding:
+    """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
-    def __init__(self, nodes: InstanceLocator, bodies: RequestBodies, waits: WaitLimiter) -> None:
-        self._nodes = nodes
+    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
+        self._locator = locator
         self._bodies = bodies
-        self._waits = waits
-        self._hung = _HungNodes()
+        self._wait_limiter = wait_limiter
+        self._unresponsive = _UnresponsiveNodes()
 
-    def pass_on(self) -> Response | None:
-        """The other node's answer; None where the view is to answer. Raises `Unavailable`."""
-        of = request.view_args or {}
-        if "name" not in of:
+    def forward(self) -> Response | None:
+        """Return the other node's response, or None if this node holds the instance. Raises `Unavailable`."""
+        path = request.view_args or {}
+        if "name" not in path:
             return None
-        elsewhere = self._nodes.locate(of["group"], of["name"], request.headers.get(NODE_HEADER, ""))
-        if elsewhere is None:
+        node = self._locator.locate(path["group"], path["name"], request.headers.get(NODE_HEADER, ""))
+        if node is None:
             return None
-        may_wait = str(request.endpoint).endswith(".records")
-        self._hung.check(elsewhere.url)
-        wait = _wait(elsewhere.timeout)
-        with self._bodies.read(request) as body, self._waits.place(wait if may_wait else 0) as granted:
+        is_read = str(request.endpoint).endswith(".records")
+        self._unresponsive.check(node.url)
+        wait = _wait_seconds(node.timeout)
+        with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if is_read else 0) as may_wait:
             query = request.query_string.decode("latin-1")
-            if may_wait and not granted:
-                query = f"timeout=0&{query}"  # of two that are the same the first counts
+            if is_read and not may_wait:
+                query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
-                return _ask(elsewhere, query, body, wait + _ANSWER_SECONDS)
+                return _send(node, query, body, wait + _RESPONSE_SECONDS)
             except TimeoutError:
-                self._hung.add(elsewhere.url)
-                raise Unavailable("The node that has this consumer instance does not respond, try again.") from None
+                self._unresponsive.add(node.url)
+                raise _not_responding() from None
             except (OSError, HTTPException):
-                raise Unavailable("The node that has this consumer instance cannot be reached, try again.") from None
+                raise Unavailable("The node that holds this consumer instance cannot be reached. Retry.") from None
 
 
-class _HungNodes:
-    """Nodes that did not answer in time. Calls for their instances fail at once until one of them answers again: of
-    these calls one a second asks for that."""
+class _UnresponsiveNodes:
+    """Nodes that did not respond in time.
+
+    Requests for their instances fail at once, except that one request per second probes whether the node responds.
+    """
 
     def __init__(self) -> None:
-        self._probe_at: dict[str, float] = {}
+        self._next_probes: dict[str, float] = {}
         self._lock = Lock()
 
     def add(self, url: str) -> None:
-        self._probe_at[url] = time.monotonic() + _PROBE_SECONDS
+        self._next_probes[url] = time.monotonic() + _PROBE_SECONDS
 
     def check(self, url: str) -> None:
-        """Raise `Unavailable` where the node at this URL hangs."""
-        if url not in self._probe_at:
+        """Raise `Unavailable` if the node at this URL does not respond."""
+        if url not in self._next_probes:
             return
         now = time.monotonic()
         with self._lock:
-            probes = now >= self._probe_at.get(url, 0.0)
-            if probes:
-                self._probe_at[url] = now + 2 * _PROBE_SECONDS
-        if not (probes and _is_healthy(url)):
-            raise Unavailable("The node that has this consumer instance does not respond, try again.")
-        self._probe_at.pop(url, None)
+            is_probe = now >= self._next_probes.get(url, 0.0)
+            if is_probe:
+                self._next_probes[url] = now + 2 * _PROBE_SECONDS
+        if not (is_probe and _is_healthy(url)):
+            raise _not_responding()
+        self._next_probes.pop(url, None)
 
 
-def _wait(timeout: float) -> float:
-    """How many seconds a call may wait at the other node; `timeout` is the instance's."""
-    asked = request.args.get("timeout", "")
-    is_number = asked.isascii() and asked.isdigit() and len(asked) < 10
-    return min(int(asked) / 1000 if is_number else timeout, MAX_TIMEOUT)
+def _not_responding() -> Unavailable:
+    return Unavailable("The node that holds this consumer instance does not respond. Retry.")
+
+
+def _wait_seconds(default: float) -> float:
+    """Return how long the request may wait at the other node. `default` is the instance's timeout."""
+    text = request.args.get("timeout", "")
+    is_number = text.isascii() and text.isdigit() and len(text) < 10
+    return min(int(text) / 1000 if is_number else default, MAX_TIMEOUT)
 
 
 def _connection(url: SplitResult, seconds: float) -> HTTPConnection:
@@ -109,15 +114,15 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _ask(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
+def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
     url = urlsplit(node.url)
     with closing(_connection(url, _CONNECT_SECONDS)) as connection:
         connection.connect()
         connection.sock.settimeout(seconds)
         path = f"{url.path.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
-        headers = {name: request.headers[name] for name in _THERE if name in request.headers}
+        headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
         connection.request(request.method, path, body or None, headers)
-        answer = connection.getresponse()
-        back = {name: value for name in _BACK if (value := answer.headers.get(name)) is not None}
-        return Response(answer.read(), answer.status, back)
+        response = connection.getresponse()
+        kept = {name: value for name in _RESPONSE_HEADERS if (value := response.headers.get(name)) is not None}
+        return Response(response.read(), response.status, kept)
