@@ -10,7 +10,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidSchema, MissingKeySchema, MissingValueSchema
 from kafka_http.schemas.avro_serializer import AvroSerializer as OurSerializer
 from kafka_http.schemas.registry import SchemaRegistry

@@ -9,7 +9,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext, SerializationError
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.schemas.jsonschema_serializer import JsonSchemaSerializer as OurSerializer
 from kafka_http.schemas.registry import SchemaRegistry

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from google.type import money_pb2
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.schemas.protobuf_compiler import protoc
 from kafka_http.schemas.protobuf_serializer import ProtobufSerializer as OurSerializer

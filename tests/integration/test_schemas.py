@@ -12,9 +12,8 @@ import pytest
 import requests
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from tests.conftest import TopicFactory
 from tests.integration.schema_cases import BAD_SCHEMAS, CASES, DRAFTS, SCHEMA_TYPES, Case, Wrong
 from tests.integration.service import Service

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen

@@ -1,15 +1,14 @@
-"""What a bench finds out, as it is kept in a file of JSON."""
+"""The result of a bench of publishing or reading, and its JSON file."""
 
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 
-from kafka_http.bench.errors import BenchError
+from kafka_http.config.settings import available_cores
 
 _PACKAGES = (
     *("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn", "gunicorn_h1c"),
@@ -20,20 +19,24 @@ ONE_BY_ONE = "one by one"
 MANY = "many in flight"
 
 
+class BenchError(Exception):
+    """A bench cannot run. The message tells the user what is wrong and what to do."""
+
+
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The least of the values that so many percent of them do not exceed; 0 where there are none."""
+    """The nearest-rank percentile of values in ascending order; 0 if there are none."""
     if not ordered:
         return 0.0
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
 class BenchRow(msgspec.Struct, frozen=True):
-    """One combination of records a request and connections.
+    """The figures of one combination of records per request and connections.
 
-    Times are in seconds, latencies in milliseconds; `generator_busiest` is the greatest share of a core that one of the
-    generator's processes took, `server_busiest` the share of its workers' CPU time that the busiest of several
-    took, `machine_busy` the share of all cores that was not idle. What nobody could read is null. `later` ones
-    are answered with a 202, before Kafka has the records.
+    `seconds` and CPU times are in seconds, latencies in milliseconds. `server_busiest` is the share of the workers'
+    CPU time that the busiest of several workers used, `generator_busiest` the largest part of a core that a process of
+    the load generator used, `machine_busy` the share of all cores that was not idle. A figure that is not known is
+    None. `later` is for publishes that are answered with a 202, before Kafka has the records.
     """
 
     records: int
@@ -54,10 +57,6 @@ class BenchRow(msgspec.Struct, frozen=True):
     later: bool = False
 
     @property
-    def requests_per_second(self) -> float:
-        return self.requests / self.seconds
-
-    @property
     def messages_per_second(self) -> float:
         return self.messages / self.seconds
 
@@ -69,7 +68,7 @@ class BenchRow(msgspec.Struct, frozen=True):
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What a client library does without HTTP: `way` is `one by one` or `many in flight`."""
+    """The throughput of a client library without HTTP. `way` is `one by one` or `many in flight`."""
 
     client: str
     way: str
@@ -78,33 +77,27 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
+    """Where a bench ran."""
+
     cores: int
     system: str
     python: str
     versions: dict[str, str]
 
-    @classmethod
-    def this(cls) -> Self:
-        return cls(cores(), platform.platform(), platform.python_version(), dict(_versions()))
 
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = []
+def this_machine() -> Machine:
+    """Describe this machine and the installed packages."""
+    versions = {}
     for package in _PACKAGES:
         try:
-            found.append((package, version(package)))
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return Machine(available_cores(), platform.platform(), platform.python_version(), versions)
 
 
 class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
-    """A whole run. `size` is the bytes of a value; `settings` are those of the server that were given."""
+    """A whole run. `size` is in bytes of a value, `settings` are the given settings of the server."""
 
     what: Literal["publish", "read"]
     dialect: Literal["messages", "v2"]
@@ -116,25 +109,22 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http
     rows: list[BenchRow]
     baselines: list[Baseline]
 
-    def megabytes_per_second(self, row: BenchRow) -> float:
-        """Of values, 10^6 bytes each."""
-        return row.messages_per_second * self.size / 1e6
-
     def baseline_of(self, row: BenchRow, client: str) -> Baseline | None:
-        """What to hold a row against: one message after the other where the row does just that."""
+        """The baseline to compare a row with: one by one if the row publishes one message after the other."""
         is_single = self.what == "publish" and row.records == row.connections == 1
         way = ONE_BY_ONE if is_single else MANY
         return next((each for each in self.baselines if (each.client, each.way) == (client, way)), None)
 
     def write(self, file: Path) -> None:
+        """Write the result as JSON."""
         file.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
 def read_result(file: Path) -> BenchResult:
-    """Raises `BenchError` where there is none."""
+    """Read a file that `BenchResult.write` wrote. Raises `BenchError`."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=BenchResult)
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror}.") from None
     except msgspec.MsgspecError:
-        raise BenchError(f"{file} is no result of a bench: give a file that --json has written.") from None
+        raise BenchError(f"{file} is not a result of a bench. Use a file that --json wrote.") from None

@@ -1,11 +1,11 @@
-"""What an embedded broker is told: its properties file, its logging, its Java flags."""
+"""The configuration of an embedded broker: its properties file, its logging, its Java flags."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kafka_http.demo.ports import LOOPBACK
+from kafka_http.demo.local_resources import LOOPBACK
 
 JAVA_FLAGS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
@@ -14,10 +14,10 @@ _A_YEAR_IN_MINUTES = 365 * 24 * 60
 
 @dataclass(frozen=True)
 class BrokerNode:
-    """A broker that is its own controller: where its files are, on which ports of 127.0.0.1 it listens.
+    """A broker that is its own controller: its directory and its ports of 127.0.0.1.
 
-    `voters` are the controller ports of all nodes of its cluster, by node id; empty where it is alone.
-    `sasl_port` adds a listener that wants SASL/PLAIN and takes `users`, passwords by name (letters and digits).
+    `voters` maps the node ids of all nodes of the cluster to their controller ports; it is empty for a single broker.
+    `sasl_port` adds a listener that requires SASL/PLAIN. `users` maps names to passwords (letters and digits).
     """
 
     directory: Path
@@ -50,24 +50,25 @@ class BrokerNode:
 
 
 def server_properties(node: BrokerNode) -> str:
-    properties = _who_and_where(node) | _alone_or_not(node) | _light()
+    """The content of the broker's `server.properties`."""
+    properties = _addresses(node) | _replication(node) | _light_settings()
     if node.sasl_port is not None:
         properties |= _sasl(node.users)
     return "".join(f"{name}={_escaped(str(value))}\n" for name, value in properties.items())
 
 
 def _escaped(value: str) -> str:
-    """As Java reads it in a properties file, whose escapes are JSON's."""
+    """Escape a value for a Java properties file, whose escapes are those of JSON."""
     return json.dumps(value)[1:-1]
 
 
-def _who_and_where(node: BrokerNode) -> dict[str, object]:
+def _addresses(node: BrokerNode) -> dict[str, object]:
     listeners = {"PLAINTEXT": node.port, "CONTROLLER": node.controller_port, "SASL": node.sasl_port}
     voters = node.voters or {node.node_id: node.controller_port}
     return {
         "process.roles": "broker,controller",
         "node.id": node.node_id,
-        "controller.quorum.voters": ",".join(f"{one}@{LOOPBACK}:{port}" for one, port in voters.items()),
+        "controller.quorum.voters": ",".join(f"{node_id}@{LOOPBACK}:{port}" for node_id, port in voters.items()),
         "controller.listener.names": "CONTROLLER",
         "listeners": ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in listeners.items() if port is not None),
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
@@ -75,8 +76,8 @@ def _who_and_where(node: BrokerNode) -> dict[str, object]:
     }
 
 
-def _alone_or_not(node: BrokerNode) -> dict[str, object]:
-    """Kafka's own topics are kept as many times as there are brokers, with one of them down at most."""
+def _replication(node: BrokerNode) -> dict[str, object]:
+    """Replicate all topics to every broker, so that the cluster tolerates one broker that is down."""
     brokers = len(node.voters) or 1
     in_sync = max(1, brokers - 1)
     return {
@@ -89,17 +90,17 @@ def _alone_or_not(node: BrokerNode) -> dict[str, object]:
     }
 
 
-def _light() -> dict[str, object]:
-    """Settings for a broker that starts at once, on little memory, and serves one person or one test."""
+def _light_settings() -> dict[str, object]:
+    """Settings for a broker that starts fast and needs little memory, for one user or one test."""
     return {
         "auto.create.topics.enable": "false",
         "offsets.retention.minutes": _A_YEAR_IN_MINUTES,
-        "log.retention.hours": -1,  # by default a message whose own timestamp is a week old is gone within minutes
+        "log.retention.hours": -1,  # the default removes messages whose own timestamp is a week old
         "offsets.topic.num.partitions": 5,
         "transaction.state.log.num.partitions": 5,
         "share.coordinator.state.topic.num.partitions": 5,
         "group.initial.rebalance.delay.ms": 0,
-        # A broker that comes back after a kill -9 is let in when its old session has ended; by default that is 9 s.
+        # After a kill -9, a broker can register again when its old session has ended, by default after 9 s.
         "broker.session.timeout.ms": 1500,
         "broker.heartbeat.interval.ms": 300,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
@@ -115,8 +116,8 @@ def _sasl(users: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-LOGGING = """\
-# Warnings and errors of all, and how far the broker is with its start and its stop.
+LOG4J_PROPERTIES = """\
+# Warnings and errors, and the progress of the broker's start and stop.
 status = error
 shutdownHook = disable
 appender.out.type = Console

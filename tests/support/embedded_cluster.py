@@ -1,20 +1,19 @@
-"""Several brokers that are one cluster, for the tests."""
+"""A Kafka cluster of several embedded brokers."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kafka_http.demo.directory import new_cluster_id
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import BrokerNode
+from kafka_http.demo.broker_properties import BrokerNode
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, new_cluster_id
+from kafka_http.demo.local_resources import free_ports
 
 
 class EmbeddedCluster:
-    """Brokers 1, 2, …, each of which may be stopped, killed and started by itself.
+    """Brokers 1, 2, …; each can be stopped, killed and started separately.
 
-    Kafka's own topics, and those created without saying otherwise, are kept by each broker; with one broker fewer the
-    cluster goes on. Raises `DemoError`.
+    Kafka's own topics, and topics that are created with defaults, are replicated to all brokers, and the cluster works
+    with one broker less. Raises `DemoError`.
     """
 
     def __init__(self, directory: Path, brokers: int = 3) -> None:
@@ -28,27 +27,27 @@ class EmbeddedCluster:
             )
             for number, controller_port in voters.items()
         }
-        """By their node ids."""
+        """By node id."""
 
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(broker.bootstrap_servers for broker in self.brokers.values())
 
     def start(self) -> None:
-        """Start all that do not run and wait until each answers and knows of all."""
+        """Start all brokers that do not run and wait until each knows all of them."""
         try:
-            self._each(EmbeddedKafka.launch)
-            self._each(lambda broker: broker.wait_until_ready(brokers=len(self.brokers)))
+            self._for_each(EmbeddedKafka.launch)
+            self._for_each(lambda broker: broker.wait_until_ready(brokers=len(self.brokers)))
         except BaseException:
             self.kill()
             raise
 
     def stop(self) -> None:
-        self._each(EmbeddedKafka.stop)
+        self._for_each(EmbeddedKafka.stop)
 
     def kill(self) -> None:
-        self._each(EmbeddedKafka.kill)
+        self._for_each(EmbeddedKafka.kill)
 
-    def _each(self, do: Callable[[EmbeddedKafka], None]) -> None:
+    def _for_each(self, action: Callable[[EmbeddedKafka], None]) -> None:
         with ThreadPoolExecutor(len(self.brokers)) as pool:
-            list(pool.map(do, self.brokers.values()))
+            list(pool.map(action, self.brokers.values()))
