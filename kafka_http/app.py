@@ -203,7 +203,7 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, answe
 
 
 def _deferred_publisher(config: Config, broker: Broker, core: Services, acceptor: TaskSubmitter) -> DeferredPublisher:
-    check_callback = CallbackGuard.of(config).check_url
+    check_callback = CallbackGuard.from_config(config).check_url
     return DeferredPublisher(
         broker.log, core.formats, acceptor, check_callback, auto_create_topics=config.auto_create_topics
     )

@@ -12,7 +12,7 @@ from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import SETTINGS, Setting, is_secret, without_passwords
 from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable, how_to_install
-from kafka_http.node.callbacks.callback_signature import signing_secrets
+from kafka_http.node.callbacks.callback_delivery import signing_secrets
 from kafka_http.server import CannotServe, check_config, run
 
 _DEMO_DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}

@@ -16,7 +16,7 @@ def make_outbox(config: Config, database: Database, node_id: str, producer: Prod
     return Outbox(
         StoredTasks(database, node_id),
         producer,
-        CallbackSender.of(config, callbacks),
+        CallbackSender.from_config(config, callbacks),
         max_bytes=config.outbox_max_bytes,
         retention=config.task_retention,
     )

@@ -23,8 +23,8 @@ from werkzeug.serving import make_server
 from kafka_http.config import Config
 from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable
+from kafka_http.http_client import Resolve
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, DueCallback
-from kafka_http.node.callbacks.callback_guard import Resolve
 from tests.receivers import Receiver
 
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
@@ -85,7 +85,7 @@ def test_the_task_is_posted_as_it_is_with_its_headers_and_a_signature(receiver: 
         ("/status/503", "failed", "status 503"),
         ("/status/304", "failed", "status 304"),
         ("/close", "failed", "closed the connection"),
-        ("/noise", "failed", "does not answer in HTTP"),
+        ("/noise", "failed", "did not answer in HTTP"),
     ],
 )
 def test_what_the_answer_makes_of_it(receiver: Receiver, path: str, status: str, reason: str) -> None:
@@ -138,7 +138,7 @@ def test_a_host_that_cannot_be_resolved_may_be_so_later() -> None:
 
     outcome = delivery(resolve=resolve).post(callback("http://receiver.example/"))
 
-    assert outcome == CallbackResult("failed", "The receiver's host cannot be resolved.")
+    assert outcome == CallbackResult("failed", "The receiver has a host name that cannot be resolved.")
 
 
 def test_the_systems_resolver_is_asked_for_a_name() -> None:
@@ -151,7 +151,7 @@ def test_no_receiver_there() -> None:
     with Receiver() as gone:
         url = gone.url()
 
-    assert delivery().post(callback(url)) == CallbackResult("failed", "No connection to the receiver can be made.")
+    assert delivery().post(callback(url)) == CallbackResult("failed", "The receiver cannot be connected to.")
 
 
 def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
@@ -287,14 +287,14 @@ def test_a_certificate_of_another_name_is_not_trusted(certificates: Certificates
         outcome = delivery(tls=certificates.trusting).post(callback(receiver.url(host="receiver.example")))
         assert receiver.received == []
     assert outcome.status == "failed"
-    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+    assert outcome.reason.startswith("The receiver has a certificate that is not trusted: ")
 
 
 def test_a_certificate_of_an_unknown_authority_is_not_trusted(certificates: Certificates) -> None:
     with Receiver(tls=certificates.server("receiver.example")) as receiver:
         outcome = delivery().post(callback(receiver.url(host="receiver.example")))
         assert receiver.received == []
-    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+    assert outcome.reason.startswith("The receiver has a certificate that is not trusted: ")
 
 
 def test_tls_is_not_waited_for_without_end() -> None:
@@ -312,7 +312,7 @@ def test_a_delivery_as_the_settings_say(receiver: Receiver) -> None:
         "callback_timeout": "0.2",
         "callback_secret": "first of two secrets,and a second of them",
     }
-    made = CallbackDelivery.of(load_config(settings, {}))
+    made = CallbackDelivery.from_config(load_config(settings, {}))
 
     assert made.post(callback(receiver.url())) == CallbackResult("delivered")
     assert made.post(callback(receiver.url("/hold"))).reason == "The receiver did not answer within 0.2 s."
@@ -361,7 +361,7 @@ def test_the_receiver_of_the_readme_knows_whose_a_callback_is(
 
 
 def test_by_default_no_one_of_the_node_itself_can_be_called(receiver: Receiver) -> None:
-    made = CallbackDelivery.of(Config(callback_secret=("a secret of sorts",)))
+    made = CallbackDelivery.from_config(Config(callback_secret=("a secret of sorts",)))
 
     assert made.post(callback(receiver.url())).status == "refused"
     assert made.post(callback(receiver.url(host="localhost"))).status == "refused"

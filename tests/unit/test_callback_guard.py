@@ -306,7 +306,7 @@ def test_a_host_that_callback_hosts_do_not_name_is_refused_when_it_comes() -> No
 
 
 def test_the_guard_of_the_settings() -> None:
-    guard = CallbackGuard.of(
+    guard = CallbackGuard.from_config(
         load_config({"callback_hosts": "10.0.0.5,10.0.0.6,11.0.0.1", "callback_allow": "10.0.0.5"}, {})
     )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kafka_http.backoff import Backoff
 from kafka_http.config.sources import load_config
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, CallbackSender, DueCallback
 from tests.receivers import Receiver
@@ -114,7 +115,13 @@ def start(store: FakeStore) -> Iterator[Start]:
     senders = []
 
     def start(post: Callable[[DueCallback], CallbackResult], **others: Any) -> CallbackSender:
-        settings = {"workers": 8, "retry_for": 3600.0, "clock": store.clock, "store_pauses": (0.01,), **others}
+        settings = {
+            "workers": 8,
+            "retry_for": 3600.0,
+            "clock": store.clock,
+            "store_backoff": lambda: Backoff(0.01, 0.01),
+            **others,
+        }
         sender = CallbackSender(store, post, **settings)
         senders.append(sender)
         sender.start()
@@ -330,7 +337,7 @@ def test_an_unforeseen_error_is_a_failed_attempt(
 
     assert [each.what for each in store.reports["t1"]] == ["retry", "delivered"]
     assert "hush" not in store.reports["t1"][0].reason
-    assert "the callback of the task t1" in caplog.text
+    assert "the callback of task t1" in caplog.text
 
 
 @pytest.mark.parametrize("broken", ["due", "next_due", "delivered", "retry", "failed"])
@@ -358,8 +365,8 @@ def test_a_store_that_is_away_is_waited_for_and_said_once(
     assert posted["bad"] == len(store.reports["bad"])
     said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
     assert said == [
-        "Callbacks wait for the store: ConnectionError: the database is away",
-        "Callbacks go on: the store can be used again",
+        "State store failed, callbacks wait for it: ConnectionError: the database is away",
+        "State store works again; callbacks continue.",
     ]
 
 
@@ -411,7 +418,7 @@ def test_the_end_does_not_wait_longer_than_it_may_and_what_is_not_reported_stays
 def test_the_end_does_not_wait_for_a_store_that_is_away(store: FakeStore, start: Start) -> None:
     store.add("t1", "http://a.example/")
     store.broken = lambda what: what == "delivered"
-    sender = start(Gate().post, store_pauses=(600.0,))
+    sender = start(Gate().post, store_backoff=lambda: Backoff(600.0, 600.0))
     store.wait(lambda: store.refused["delivered"] == 1)
 
     sender.stop(PATIENCE)
@@ -457,7 +464,7 @@ def test_one_receiver_that_holds_its_callbacks_does_not_delay_anothers(store: Fa
             store.add(f"slow{number}", slow.url("/hold"))
         for number in range(10):
             store.add(f"quick{number}", quick.url())
-        sender = CallbackSender.of(load_config(settings, {}), store)
+        sender = CallbackSender.from_config(load_config(settings, {}), store)
         sender.start()
         store.wait(lambda: len(store.ended) == 10)
 

@@ -11,7 +11,7 @@ import pytest
 
 from kafka_http.config import Config
 from kafka_http.errors import Unavailable
-from kafka_http.node.callbacks.callback_signature import sign, signing_secrets
+from kafka_http.node.callbacks.callback_delivery import sign, signing_secrets
 
 
 def test_a_signature_is_over_time_and_body_one_for_each_secret() -> None:
@@ -68,7 +68,7 @@ def test_another_data_directory_has_another(tmp_path: Path) -> None:
 def test_a_file_without_a_secret_is_not_signed_with(tmp_path: Path, content: str) -> None:
     (tmp_path / "callback-secret").write_text(content)
 
-    with pytest.raises(Unavailable, match="no secret of at least 16 characters"):
+    with pytest.raises(Unavailable, match="a secret of at least 16 characters"):
         signing_secrets(Config(data_dir=tmp_path))
 
 

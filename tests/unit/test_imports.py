@@ -19,11 +19,12 @@ FOR_EVERYONE = {
     "encoding",
     "logs",
     "backoff",
+    "http_client",
     "chunked",
     "broker_protocols",
     "topics",
 }
-"""Errors, values that all packages exchange, settings, logging; the Protocols that `broker` implements."""
+"""Errors, values that all packages exchange, settings, logging, HTTP client; the Protocols that `broker` implements."""
 
 DEPENDENCIES = {
     "__main__": {"cli"},
