@@ -214,7 +214,7 @@ def _in_this_process(config: Config, broker: Broker) -> NodeResources:
     registry = InstanceRegistry(
         broker, MemoryInstanceStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
-    from kafka_http.node.inline_outbox import InlineOutbox  # no other worker needs what it imports
+    from kafka_http.node.node_outbox import InlineOutbox  # no other worker needs what it imports
 
     tasks = InlineOutbox(config, broker.producer)
     idempotency = IdempotencyService(MemoryIdempotencyKeys(config.idempotency_retention), lambda: "")
@@ -231,8 +231,8 @@ def _in_the_daemon(config: Config) -> NodeResources:
     idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker)
     nodes = daemon.nodes if config.store_url else None
     return NodeResources(
-        *(daemon.instances, daemon.tasks, idempotency, daemon.attend, lambda: None, daemon.close, nodes),
-        is_daemon_silent=lambda: daemon.is_silent,
+        *(daemon.instances, daemon.tasks, idempotency, daemon.start, lambda: None, daemon.close, nodes),
+        is_daemon_silent=lambda: daemon.is_hung,
     )
 
 

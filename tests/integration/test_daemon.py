@@ -47,7 +47,7 @@ def test_it_is_started_by_the_first_call_that_needs_it_and_once(
     made = [ConsumerInstance(url_of(service), new_group()) for _ in range(16)]
     with ThreadPoolExecutor(16) as pool:
         assert {answer.status_code for answer in pool.map(lambda each: each.create(), made)} == {200}
-    assert service.log.count("Started the daemon") == 1
+    assert service.log.count("Daemon started") == 1
     sessions = service.session_of_each_worker()
     for each in made:
         for session in sessions.values():
@@ -134,9 +134,9 @@ def test_killed_without_instances_it_is_not_started_again(kafka: EmbeddedKafka, 
     with instances(url_of(service), new_group(), 1):
         pass
     os.kill(service.daemon, signal.SIGKILL)
-    wait_for(lambda: "ended unexpectedly" in service.log and not service.daemons)
+    wait_for(lambda: "exited unexpectedly" in service.log and not service.daemons)
     with pytest.raises(AssertionError):
-        wait_for(lambda: "Started the daemon" in service.log.partition("ended unexpectedly")[2], 2)
+        wait_for(lambda: "Daemon started" in service.log.partition("exited unexpectedly")[2], 2)
 
 
 def test_a_killed_worker_keeps_no_instance(

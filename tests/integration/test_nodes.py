@@ -194,7 +194,7 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     killed.start()
     produce(other.url, name, ["back"], 0)
     assert on(killed, instance).values(5000) == ["back"]
-    wait_for(lambda: "Holds 0 consumer instances" in killed.log or not killed.daemons)
+    wait_for(lambda: "Daemon holds 0 consumer instances" in killed.log or not killed.daemons)
     assert adopted.delete().status_code == 204
 
 
@@ -213,7 +213,7 @@ def test_a_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: To
     assert time.monotonic() - began < scaled(5)
     produce(nodes[1].url, name, [3])
     assert on(nodes[1], instance).values(5000) == [3]
-    assert "Adopts" not in nodes[1].log
+    assert "Adopted" not in nodes[1].log
     assert instance.delete().status_code == 204
 
 
@@ -225,7 +225,7 @@ def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: 
     instance.subscribe(topic())
     ConsumerInstance(lambda: other.url, group).create()  # so that it has a daemon
     gone.kill()
-    wait_for(lambda: f"Adopts the consumer instance {instance.name}" in other.log, 15)
+    wait_for(lambda: f"Adopted consumer instance {instance.name}" in other.log, 15)
 
 
 @pytest.mark.slow

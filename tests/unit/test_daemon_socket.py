@@ -23,11 +23,20 @@ from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
-from kafka_http.node.daemon_launcher import config_of, digest, settings_of
-from kafka_http.node.daemon_protocol import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
+from kafka_http.node.daemon_launcher import config_from_json, settings_digest, settings_to_json
+from kafka_http.node.daemon_protocol import (
+    PROTOCOLS,
+    VERSION,
+    Channel,
+    Goodbye,
+    Greeting,
+    Hello,
+    Refused,
+    Welcome,
+    greetings,
+)
 from kafka_http.node.daemon_server import DaemonServer
 from kafka_http.node.data_directory import DataDirectory
-from kafka_http.node.message_channel import Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.publish.task_store import Tasks
 from kafka_http.records import Definition, InstanceSettings, KeyClaimResult, RecordPlace, StoredResponse, TopicPartition
@@ -49,9 +58,9 @@ class Node:
     def __init__(self, directory: Path) -> None:
         self.config = Config(data_dir=directory)
         self.directory = DataDirectory(self.config.data_dir)
-        self.directory.make()
+        self.directory.create()
         self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("give_back", "drop")})
-        self.settings = digest(settings_of(self.config))
+        self.settings = settings_digest(settings_to_json(self.config))
         self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -310,13 +319,13 @@ def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
 def test_it_knows_by_their_names_who_is_there(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
-    assert not node.server.is_there(first.worker)
+    assert not node.server.is_connected(first.worker)
     for each in (first, second):
         each.instances.settings("g", "i")
-        assert node.server.is_there(each.worker)
+        assert node.server.is_connected(each.worker)
     first.close()
-    wait_for(lambda: not node.server.is_there(first.worker), 5)
-    assert node.server.is_there(second.worker)
+    wait_for(lambda: not node.server.is_connected(first.worker), 5)
+    assert node.server.is_connected(second.worker)
 
 
 def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
@@ -340,14 +349,14 @@ def test_a_worker_of_another_version_is_refused_while_there_are_others(node: Nod
     channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
     channel.close()
     assert isinstance(greeting, Refused)
-    assert "another version" in greeting.why
+    assert "another version" in greeting.reason
     assert worker.instances.settings("g", "i") == SETTINGS
 
 
 def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node: Node) -> None:
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w1", True))
     assert isinstance(greeting, Welcome)
-    other = DaemonClient(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
+    other = DaemonClient(config_from_json({**settings_to_json(node.config), "consumer_idle_timeout": 5.0}))
     with pytest.raises(Unavailable, match="another set of settings"):
         other.instances.settings("g", "i")
     channel.close()
@@ -381,19 +390,19 @@ def test_directory_and_socket_are_for_their_owner_alone(node: Node) -> None:
 def test_a_directory_that_others_may_look_into_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(Unavailable, match="chmod 700"):
-        DataDirectory(tmp_path).make()
-    DataDirectory(tmp_path / "inside").make()
+        DataDirectory(tmp_path).create()
+    DataDirectory(tmp_path / "inside").create()
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="cannot be used"):
-        DataDirectory(tmp_path / "file" / "data").make()
+        DataDirectory(tmp_path / "file" / "data").create()
 
 
 def test_settings_arrive_as_they_were() -> None:
     config = Config(kafka={"sasl_plain_password": "secret"}, serializers={"x": {"a": 1}}, sources={"kafka": "file"})
-    assert config_of(msgspec.json.decode(msgspec.json.encode(settings_of(config)))) == config
+    assert config_from_json(msgspec.json.decode(msgspec.json.encode(settings_to_json(config)))) == config
 
 
 def test_a_process_forked_from_a_worker_has_connections_and_a_name_of_its_own(node: Node) -> None:

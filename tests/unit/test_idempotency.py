@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from kafka_http.errors import KeyInUse, KeyMismatch, Unavailable
-from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
+from kafka_http.node.daemon_services import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
 from kafka_http.node.store.tables import idempotency_keys, nodes
@@ -63,7 +63,7 @@ def node(
     database: Database, name: str = "n1", workers: Collection[str] = ("w", "v"), return_seconds: float = 0
 ) -> NodeIdempotencyKeys:
     """The keys as the daemon of a node has them that has these workers."""
-    made = NodeIdempotencyKeys(StoredKeys(database, name), return_seconds, look_every=0.02)
+    made = NodeIdempotencyKeys(StoredKeys(database, name), return_seconds, clean_interval=0.02)
     made.start(lambda worker: worker in workers)
     _nodes.append(made)
     return made
@@ -154,9 +154,9 @@ def test_old_answers_are_removed_by_and_by(database: Database) -> None:
         store.claim("", name, "f", "w/1", lambda _: False)
         if name != "a":
             store.keep("", name, "w/1", ANSWER)
-    assert store.remove_old(10) == 0
+    assert store.remove_expired(10) == 0
     age(database, 61)
-    assert [store.remove_old(3) for _ in range(3)] == [3, 1, 0]
+    assert [store.remove_expired(3) for _ in range(3)] == [3, 1, 0]
     assert count(database) == 1  # of a request that is under way
 
 
@@ -184,9 +184,9 @@ def test_keys_of_workers_that_are_gone_are_cleared_away(database: Database) -> N
     workers.remove("w")
     wait_for(lambda: count(database) == 1, 5)
     assert keys.claim_key("", "v", "f", "v/2") == RUNNING
-    assert StoredKeys(database, "n1").are_running()
+    assert StoredKeys(database, "n1").has_running()
     keys.close()
-    assert not StoredKeys(database, "n1").are_running()
+    assert not StoredKeys(database, "n1").has_running()
 
 
 def test_workers_have_time_to_come_to_the_daemon_after_one_that_died(database: Database) -> None:
@@ -200,7 +200,7 @@ def test_workers_have_time_to_come_to_the_daemon_after_one_that_died(database: D
 def test_the_keys_of_another_node_are_free_when_its_lease_has_run_out(database: Database) -> None:
     first, second = node(database, "n1"), node(database, "n2")
     lease = StoredNodes(database, "n1", "http://one")
-    lease.renew()
+    lease.renew_lease()
     for name in "kl":
         first.claim_key("", name, "f", "w/1")
     first.keep_answer("", "l", "w/1", ANSWER)

@@ -268,8 +268,8 @@ def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
     """Two nodes on the store; the first has an instance and a lease."""
     first, second = StoredNodes(database, "n1", "http://one"), StoredNodes(database, "n2", "http://two")
     StoredInstances(database, "n1").create(SUBSCRIBED)
-    first.renew()
-    second.renew()
+    first.renew_lease()
+    second.renew_lease()
     return first, second
 
 
@@ -283,7 +283,7 @@ def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes
 
 def test_an_instance_under_a_lease_is_not_adopted(two: tuple[StoredNodes, StoredNodes]) -> None:
     assert two[1].adopt("g", "i") is None
-    assert two[1].orphans(0) == []
+    assert two[1].expired_instances(0) == []
 
 
 def test_an_instance_is_adopted_once_its_owner_has_given_up(
@@ -292,12 +292,12 @@ def test_an_instance_is_adopted_once_its_owner_has_given_up(
     first, second = two
     old, new = StoredInstances(database, "n1"), StoredInstances(database, "n2")
     old.save("g", "i", PROGRESS)
-    first.give_up()
-    assert second.orphans(0) == [("g", "i")]
+    first.release_lease()
+    assert second.expired_instances(0) == [("g", "i")]
     assert second.adopt("g", "i") == StoredInstance(SUBSCRIBED, PROGRESS)
-    first.renew()
+    first.renew_lease()
     assert first.adopt("g", "i") is None
-    assert first.lost([("g", "i"), ("g", "j")]) == [("g", "i")]
+    assert first.adopted_by_others([("g", "i"), ("g", "j")]) == [("g", "i")]
     old.save("g", "i", InstanceProgress())
     old.delete("g", "i")
     assert (old.load(), new.load()) == ([], [StoredInstance(SUBSCRIBED, PROGRESS)])
@@ -311,7 +311,7 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
 
     database.write(let_time_pass)
     assert first.owner("g", "i") == InstanceOwner("n1", "http://one", is_gone=True, timeout=2.5)
-    assert second.orphans(60) == []
-    assert second.orphans(0) == [("g", "i")]
-    first.renew()
+    assert second.expired_instances(60) == []
+    assert second.expired_instances(0) == [("g", "i")]
+    first.renew_lease()
     assert second.adopt("g", "i") is None

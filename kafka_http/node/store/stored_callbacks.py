@@ -1,4 +1,4 @@
-"""Callbacks in the state store: what the room of callbacks asks of its `CallbackStore`."""
+"""Callbacks in the state store: the implementation of `CallbackStore`."""
 
 import time
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from sqlalchemy import bindparam, func, select, update
 
 from kafka_http.node.store.database import Database
-from kafka_http.node.store.stored_tasks import SHOWN, task_of
+from kafka_http.node.store.stored_tasks import TASK_COLUMNS, task_from_row
 from kafka_http.node.store.tables import tasks
 from kafka_http.tasks import DueCallback, callback_body
 
@@ -26,9 +26,9 @@ _REPORT = (
 
 
 class StoredCallbacks:
-    """The callbacks of a database. Any thread may call; a call returns once it is committed.
+    """The callbacks of a database. Any thread may call; a call returns after its commit.
 
-    Where nodes share it, what one of them has in hand is not due for the others, for `lease` seconds.
+    If nodes share the database, a callback that one of them has claimed is not due for the others for `lease` seconds.
     """
 
     def __init__(self, database: Database, lease: float) -> None:
@@ -38,14 +38,14 @@ class StoredCallbacks:
     def due(self, limit: int, busy: Collection[str]) -> list[DueCallback]:
         now = time.time()
         wanted = (
-            select(*SHOWN)
+            select(*TASK_COLUMNS)
             .where(tasks.c.callback_due <= now, tasks.c.id.not_in(busy))
             .order_by(tasks.c.callback_due)
             .limit(limit)
         )
 
         return [
-            DueCallback(row.id, row.callback_url, callback_body(task_of(row)), row.callback_attempts, row.ended)
+            DueCallback(row.id, row.callback_url, callback_body(task_from_row(row)), row.callback_attempts, row.ended)
             for row in self._database.write(lambda connection: connection.execute(wanted).all())
         ]
 

@@ -1,4 +1,4 @@
-"""Tasks in the state store: what core's `TaskStore` asks for, and the callbacks that are due."""
+"""Tasks in the state store: the implementation of `TaskStore`."""
 
 import time
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
-from kafka_http.node.store.stored_nodes import now_of
+from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import lanes, nodes, tasks
 from kafka_http.tasks import Callback, NewTask, QueuedTask, Status, Task, TaskResult, unpacked
 
-_FORGOTTEN_AT_ONCE = 1000
+_REMOVE_BATCH = 1000
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
 _THIS = tasks.c.id == bindparam("of_id")
-SHOWN = (
+TASK_COLUMNS = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
 )
@@ -25,7 +25,7 @@ _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
-_FIND = select(*SHOWN).where(_THIS)
+_FIND = select(*TASK_COLUMNS).where(_THIS)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
 _QUEUED = (
@@ -45,14 +45,14 @@ _END = (
         callback_due=case((tasks.c.callback_url.is_(None), None), else_=bindparam("at")),
     )
 )
-_LANE = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
+_TOPIC_OWNER = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
 
 
 class StoredTasks:
-    """The tasks of a database, for one of the nodes on it. Any thread may call; a call returns once it is committed.
+    """The tasks of a database, for one of its nodes. Any thread may call; a call returns after its commit.
 
-    Where nodes share it, a topic's tasks are published by one node at a time, so that they stay in their order: the
-    one that has its lane, for as long as its lease lasts.
+    If nodes share the database, one of them owns a topic and publishes its tasks, so that they stay in order, until it
+    releases the topic or its lease expires. The owner is in the table `lanes`.
     """
 
     def __init__(self, database: Database, node_id: str = "") -> None:
@@ -65,39 +65,39 @@ class StoredTasks:
         def add(connection: Connection) -> None:
             connection.execute(_ADD[connection.dialect.name], rows)
 
-        self._make_room(sum(each["size"] for each in rows))
+        self._check_space(sum(each["size"] for each in rows))
         self._database.write(add)
 
-    def _make_room(self, size: int) -> None:
-        """Forget tasks that have ended, as far as a disk that is almost full needs their room. Raises `Unavailable`."""
+    def _check_space(self, size: int) -> None:
+        """Remove ended tasks while the disk is almost full. Raises `Unavailable` if there are no more."""
         while True:
             try:
-                return self._database.check_room(size)
+                return self._database.check_space(size)
             except Unavailable:
-                if not self.remove(time.time(), _FORGOTTEN_AT_ONCE):
+                if not self.remove(time.time(), _REMOVE_BATCH):
                     raise
 
     def find(self, task_id: str) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
-        return None if row is None else task_of(row)
+        return None if row is None else task_from_row(row)
 
     def listed(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        wanted = select(*SHOWN).order_by(tasks.c.id).limit(limit)
+        wanted = select(*TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
         wanted = wanted if after is None else wanted.where(tasks.c.id > after)
-        return [task_of(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
+        return [task_from_row(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
 
     def open_topics(self) -> list[str]:
         def find(connection: Connection) -> list[str]:
             topics = connection.execute(_TOPICS).scalars().all()
-            return [each for each in topics if self._has_lane(connection, each)]
+            return [each for each in topics if self._owns_topic(connection, each)]
 
         return self._database.write(find)
 
     def queued(self, topic: str, most: int, size: int) -> list[QueuedTask]:
         def find(connection: Connection) -> Sequence[Any]:
-            if not self._has_lane(connection, topic):
+            if not self._owns_topic(connection, topic):
                 return []
             sizes = connection.execute(_SIZES, {"of_topic": topic, "most": most}).all()
             last = _last_within(sizes, size)
@@ -114,10 +114,10 @@ class StoredTasks:
             {"of_id": each.id, "as_status": each.status, "as_outcome": each.outcome.decode(), "at": now}
             for each in ended
         ]
-        self._write_halves(values)
+        self._end_in_parts(values)
 
-    def _write_halves(self, values: list[dict[str, Any]]) -> None:
-        """End all of these tasks, or as many at a time as a disk that is almost full has room for."""
+    def _end_in_parts(self, values: list[dict[str, Any]]) -> None:
+        """End the tasks in one transaction, or in smaller ones if the disk has no space for it."""
         try:
             self._database.write(lambda connection: connection.execute(_END, values))
         except Unavailable:
@@ -125,7 +125,7 @@ class StoredTasks:
             if not middle or self._database.is_shared:
                 raise
             for half in (values[:middle], values[middle:]):
-                self._write_halves(half)
+                self._end_in_parts(half)
 
     def release(self, topic: str) -> None:
         if self._database.is_shared:
@@ -135,7 +135,7 @@ class StoredTasks:
     def cancel(self, task_id: str) -> bool:
         def cancel(connection: Connection) -> bool:
             topic = connection.scalar(select(tasks.c.topic).where(_THIS, _PENDING), {"of_id": task_id})
-            if topic is None or not self._has_lane(connection, topic):
+            if topic is None or not self._owns_topic(connection, topic):
                 return False
             values = {"of_id": task_id, "as_status": "cancelled", "as_outcome": "{}", "at": time.time()}
             return bool(connection.execute(_END, values).rowcount)
@@ -147,7 +147,7 @@ class StoredTasks:
         return int(self._database.write(lambda connection: connection.scalar(total)) or 0)
 
     def has_work(self) -> bool:
-        """Whether there are tasks that are not over, or callbacks to send."""
+        """Return whether there are pending tasks, or callbacks to send."""
         some = select(tasks.c.seq).where(or_(_PENDING, tasks.c.callback_due.is_not(None))).limit(1)
         return self._database.write(lambda connection: connection.scalar(some)) is not None
 
@@ -161,23 +161,23 @@ class StoredTasks:
         statement = delete(tasks).where(tasks.c.seq.in_(old))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
-    def _has_lane(self, connection: Connection, topic: str) -> bool:
-        """Whether the topic's tasks are this node's to publish. They come to be where no other node is at them."""
+    def _owns_topic(self, connection: Connection, topic: str) -> bool:
+        """Return whether this node owns the topic. It becomes the owner if no other node with a lease is."""
         if not self._database.is_shared:
             return True
-        there = connection.execute(_LANE, {"of_topic": topic}).first()
+        there = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()
         if there is None:
             ours = {"topic": topic, "owner": self._node_id}
             return bool(connection.execute(postgresql.insert(lanes).on_conflict_do_nothing(), ours).rowcount)
         if there.owner != self._node_id:
-            alive = select(nodes.c.node_id).where(nodes.c.leased_until > now_of(connection))
+            alive = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
             this = (lanes.c.topic == topic, lanes.c.owner.not_in(alive))
             return bool(connection.execute(update(lanes).where(*this).values(owner=self._node_id)).rowcount)
         return True
 
 
 def _last_within(sizes: Sequence[Any], limit: int) -> int:
-    """The `seq` up to which there are at most so many bytes; that of the first at least."""
+    """Return the last `seq` whose tasks together have at most `limit` bytes, or else the first `seq`."""
     last, total = -1, 0
     for seq, size in sizes:
         total += size
@@ -201,8 +201,8 @@ def _row(task: NewTask) -> dict[str, Any]:
     }
 
 
-def task_of(row: Any) -> Task:
-    """A task of a row of `SHOWN`."""
+def task_from_row(row: Any) -> Task:
+    """Decode a row of `TASK_COLUMNS`."""
     outcome = None if row.outcome is None else row.outcome.encode()
     callback = None
     if row.callback_url is not None:

@@ -1,7 +1,7 @@
-"""The tables, and how a store of an earlier version comes to have them.
+"""The tables of the state store, and the upgrade of a store of an earlier version.
 
-A change of the schema is one more entry in `_STEPS`, in SQL that SQLite and PostgreSQL both take but for the words in
-braces (`_WORDS`); entries that are there stay as they are, since stores in the field have run them.
+To change the schema, append an entry to `_STEPS`. The SQL must work for both SQLite and PostgreSQL; words in braces are
+replaced (`_WORDS`). Never change an existing entry, because existing stores have run it.
 """
 
 from sqlalchemy import Connection, column, insert, select, table, update
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, column, insert, select, table, update
 from kafka_http.errors import Unavailable
 
 meta = table("meta", column("name"), column("value"))
-"""`schema_version`; `cluster_id`, the Kafka cluster that the instances are of; `secret`, which all nodes know."""
+"""`schema_version`; `cluster_id`, the Kafka cluster of the instances and tasks; `secret`, which the nodes share."""
 
 instances = table(
     "instances",
@@ -17,30 +17,30 @@ instances = table(
     *map(column, ("settings", "topics", "pattern", "partitions")),
     *map(column, ("generation", "positions", "delivered", "committed", "topic_ids", "owner")),
 )
-"""What defines each consumer instance, and how far it has come. Lists, settings and ids are JSON. `owner` is a node's
-id, empty where a store is one node's alone."""
+"""The definition and the progress of each consumer instance. Lists, settings and ids are JSON. `owner` is the id of a
+node, or empty if only one node uses the store."""
 
 nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
-"""The nodes that share the store, and until when each may answer for the instances it owns: seconds since 1970 by the
-database's clock."""
+"""The nodes that share the store, and the end of each node's lease on its instances, in seconds since 1970 by the clock
+of the database."""
 
 tasks = table(
     "tasks",
     *map(column, ("seq", "id", "topic", "status", "created", "ended", "records", "size", "outcome")),
     *map(column, ("callback_url", "callback_status", "callback_attempts", "callback_due", "callback_reason")),
 )
-"""Publishes that were answered with a 202, in the order of `seq`. `records` and their `size` in bytes are what is to be
-published, null and 0 once it has ended; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null where
-no callback is to be sent, or not yet."""
+"""Publishes that were answered with a 202, in the order of `seq`. After the end of a task `records` is null and `size` (in
+bytes) is 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null while there is no callback to
+send."""
 
 lanes = table("lanes", column("topic"), column("owner"))
-"""The node that publishes the tasks of a topic, where nodes share the store."""
+"""The node that publishes the tasks of a topic, if nodes share the store."""
 
 idempotency_keys = table(
     "idempotency_keys",
     *map(column, ("caller", "name", "fingerprint", "holder", "created", "status", "headers", "body")),
 )
-"""`status`, `headers` (JSON) and `body` are the first answer, null as long as `holder`, a worker, is at it."""
+"""`status`, `headers` (JSON) and `body` are the stored response, null while the request of `holder` is in progress."""
 
 _STEPS = (
     (
@@ -110,11 +110,11 @@ _WORDS = {
     "postgresql": {"serial": "BIGSERIAL PRIMARY KEY", "bytes": "BYTEA"},
 }
 _LOCK = 0x6B687474
-"""Which of PostgreSQL's advisory locks says that a node is at the schema. (`khtt`.)"""
+"""The number of PostgreSQL's advisory lock for schema upgrades (`khtt` in ASCII)."""
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the tables up to this version, step by step. Raises `Unavailable` for those of a later version."""
+    """Upgrade the tables to this version, step by step. Raises `Unavailable` if they have a later version."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
     connection.exec_driver_sql(
@@ -123,8 +123,8 @@ def upgrade(connection: Connection) -> None:
     version = int(read_meta(connection, "schema_version") or 0)
     if version > len(_STEPS):
         raise Unavailable(
-            f"The state store has schema version {version}, and this kafka_http knows those up to {len(_STEPS)}: "
-            "a newer kafka_http has used it. Install that one again, or choose another data_dir or store_url."
+            f"The state store has schema version {version}, but this kafka_http only supports versions up to "
+            f"{len(_STEPS)}: a newer kafka_http has used it. Install that one, or set another data_dir or store_url."
         )
     for step in _STEPS[version:]:
         for statement in step:
