@@ -162,23 +162,15 @@ def _connect(addresses: list[object], port: int, deadline: Deadline, longest: fl
     addresses = addresses[:_MAX_ADDRESSES]
     for untried, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:
-            return _connect_to(str(address), port, min(longest, deadline.remaining() / untried))
+            seconds = min(longest, deadline.remaining() / untried)
+            connected = socket.create_connection((str(address), port), seconds)
         except OSError:
             if untried == 1:
                 raise
+        else:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
     raise OSError("no address")
-
-
-def _connect_to(address: str, port: int, seconds: float) -> socket.socket:
-    connected = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        connected.settimeout(seconds)
-        connected.connect((address, port))
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        connected.close()
-        raise
-    return connected
 
 
 def _within(deadline: Deadline, call: Callable[[], T]) -> T:

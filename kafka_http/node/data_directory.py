@@ -2,12 +2,13 @@
 
 import fcntl
 import os
+import signal
 import socket
 import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -72,6 +73,17 @@ class DataDirectory:
             raise
         return connection
 
+    def stop_daemon(self, timeout: float) -> None:
+        """Tell the daemon, if one runs, not to wait for new workers, and wait up to `timeout` seconds for its end."""
+        try:
+            with closing(self.connect(timeout)) as connection:
+                os.kill(_peer(connection)[0], signal.SIGTERM)
+        except OSError:
+            return
+        deadline = time.monotonic() + timeout
+        with self.lock("daemon", lambda: time.monotonic() > deadline):
+            pass
+
     def open_log(self) -> BinaryIO:
         """Open the daemon's log for appending. A log of more than 10 MiB is first renamed to `daemon.log.1`."""
         file = self.path / _LOG_FILE
@@ -115,9 +127,14 @@ class DataDirectory:
 
 def is_same_user(connection: socket.socket) -> bool:
     """Return whether the process at the other end belongs to this user."""
+    return _peer(connection)[1] == os.getuid()
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, int]:
+    """The process id, user id and group id of the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(credentials)[1]
-    return uid == os.getuid()
+    pid, uid, gid = _CREDENTIALS.unpack(credentials)
+    return pid, uid, gid
 
 
 def _lock(descriptor: int, until: Callable[[], bool]) -> bool:

@@ -17,6 +17,7 @@ from kafka_http.config import Config
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.demo.ports import free_ports
 from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.node.store.tables import write_meta
 from kafka_http.records import Definition, InstanceSettings
@@ -200,6 +201,23 @@ def test_it_ends_when_the_service_has_and_a_successor_goes_on(
     produce(service.url, name, [2])
     assert instance.values(5000) == [2]
     assert instance.delete().status_code == 204
+
+
+def test_stopped_daemon_ends_before_kafka_and_logs_no_error(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    """It waited 10 s for workers. After Ctrl-C the demo's Kafka was gone by then, which left errors in daemon.log."""
+    service = start_service(kafka.bootstrap_servers)
+    instance = ConsumerInstance(url_of(service), new_group())
+    instance.create()
+    instance.subscribe(topic())
+    service.terminate()
+    service.wait_for_end()
+    DataDirectory(service.data_dir).stop_daemon(LINGER)
+    assert service.daemons == []
+    log = (service.data_dir / "daemon.log").read_text()
+    assert "Daemon stopping: no workers are connected." in log
+    assert "ERROR" not in log
 
 
 def test_a_quick_restart_of_the_service_is_no_matter(

@@ -117,8 +117,8 @@ class Database:
     def write(self, change: Change[Result]) -> Result:
         """Run `change` in a transaction and return its result after the commit.
 
-        A change may run twice and must be idempotent. A `KafkaHttpError` that it raises is passed on and undoes nothing,
-        so raise it before anything is written. Raises `Unavailable` if the database fails.
+        A change may run twice, so it must be idempotent. If it raises a `KafkaHttpError`, there is no rollback, so it
+        must not have written anything before. Raises `Unavailable` if the database fails.
         """
         transaction = _Transaction(change)
         self._queue.append(transaction)

@@ -1,7 +1,7 @@
-"""Tasks in the state store: the implementation of `TaskStore`."""
+"""Tasks and their callbacks in the state store: the implementations of `TaskStore` and `CallbackStore`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
@@ -11,13 +11,23 @@ from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import lanes, nodes, tasks
-from kafka_http.tasks import Callback, NewTask, QueuedTask, Status, Task, TaskResult, unpacked
+from kafka_http.tasks import (
+    Callback,
+    DueCallback,
+    NewTask,
+    QueuedTask,
+    Status,
+    Task,
+    TaskResult,
+    callback_body,
+    unpacked,
+)
 
 _REMOVE_BATCH = 1000
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
 _THIS = tasks.c.id == bindparam("of_id")
-TASK_COLUMNS = (
+_TASK_COLUMNS = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
 )
@@ -25,7 +35,7 @@ _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
-_FIND = select(*TASK_COLUMNS).where(_THIS)
+_FIND = select(*_TASK_COLUMNS).where(_THIS)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
 _QUEUED = (
@@ -46,6 +56,21 @@ _END = (
     )
 )
 _TOPIC_OWNER = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
+
+_NEXT_CALLBACK = select(func.min(tasks.c.callback_due))
+_CLAIM_CALLBACK = (
+    update(tasks).where(_THIS, tasks.c.callback_due <= bindparam("now")).values(callback_due=bindparam("until"))
+)
+_REPORT_CALLBACK = (
+    update(tasks)
+    .where(_THIS)
+    .values(
+        callback_status=bindparam("as_status"),
+        callback_attempts=bindparam("as_attempts"),
+        callback_due=bindparam("until"),
+        callback_reason=bindparam("why"),
+    )
+)
 
 
 class StoredTasks:
@@ -79,14 +104,16 @@ class StoredTasks:
 
     def find(self, task_id: str) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
-        return None if row is None else task_from_row(row)
+        return None if row is None else _task_from_row(row)
 
     def listed(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        wanted = select(*TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
+        wanted = select(*_TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
         wanted = wanted if after is None else wanted.where(tasks.c.id > after)
-        return [task_from_row(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
+        return [
+            _task_from_row(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())
+        ]
 
     def open_topics(self) -> list[str]:
         def find(connection: Connection) -> list[str]:
@@ -176,6 +203,55 @@ class StoredTasks:
         return True
 
 
+class StoredCallbacks:
+    """The callbacks of a database. Any thread may call; a call returns after its commit.
+
+    If nodes share the database, a callback that one of them has claimed is not due for the others for `lease` seconds.
+    """
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._database = database
+        self._lease = lease
+
+    def due(self, limit: int, busy: Collection[str]) -> list[DueCallback]:
+        now = time.time()
+        wanted = (
+            select(*_TASK_COLUMNS)
+            .where(tasks.c.callback_due <= now, tasks.c.id.not_in(busy))
+            .order_by(tasks.c.callback_due)
+            .limit(limit)
+        )
+
+        return [
+            DueCallback(row.id, row.callback_url, callback_body(_task_from_row(row)), row.callback_attempts, row.ended)
+            for row in self._database.write(lambda connection: connection.execute(wanted).all())
+        ]
+
+    def next_due(self) -> float | None:
+        due = self._database.write(lambda connection: connection.scalar(_NEXT_CALLBACK))
+        return None if due is None else float(due) - time.time()
+
+    def claim(self, task_id: str) -> bool:
+        if not self._database.is_shared:
+            return True
+        now = time.time()
+        values = {"of_id": task_id, "now": now, "until": now + self._lease}
+        return bool(self._database.write(lambda connection: connection.execute(_CLAIM_CALLBACK, values).rowcount))
+
+    def delivered(self, task_id: str, attempts: int) -> None:
+        self._report(task_id, "delivered", attempts, None, None)
+
+    def retry(self, task_id: str, attempts: int, delay_seconds: float, reason: str) -> None:
+        self._report(task_id, "pending", attempts, time.time() + delay_seconds, reason)
+
+    def failed(self, task_id: str, attempts: int, reason: str) -> None:
+        self._report(task_id, "failed", attempts, None, reason)
+
+    def _report(self, task_id: str, status: str, attempts: int, until: float | None, reason: str | None) -> None:
+        values = {"of_id": task_id, "as_status": status, "as_attempts": attempts, "until": until, "why": reason}
+        self._database.write(lambda connection: connection.execute(_REPORT_CALLBACK, values))
+
+
 def _last_within(sizes: Sequence[Any], limit: int) -> int:
     """Return the last `seq` whose tasks together have at most `limit` bytes, or else the first `seq`."""
     last, total = -1, 0
@@ -201,8 +277,8 @@ def _row(task: NewTask) -> dict[str, Any]:
     }
 
 
-def task_from_row(row: Any) -> Task:
-    """Decode a row of `TASK_COLUMNS`."""
+def _task_from_row(row: Any) -> Task:
+    """Decode a row of `_TASK_COLUMNS`."""
     outcome = None if row.outcome is None else row.outcome.encode()
     callback = None
     if row.callback_url is not None:

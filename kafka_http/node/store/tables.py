@@ -29,9 +29,8 @@ tasks = table(
     *map(column, ("seq", "id", "topic", "status", "created", "ended", "records", "size", "outcome")),
     *map(column, ("callback_url", "callback_status", "callback_attempts", "callback_due", "callback_reason")),
 )
-"""Publishes that were answered with a 202, in the order of `seq`. After the end of a task `records` is null and `size` (in
-bytes) is 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null while there is no callback to
-send."""
+"""Publishes that were answered with a 202, in the order of `seq`. When a task ends, `records` becomes null and `size`
+(bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send."""
 
 lanes = table("lanes", column("topic"), column("owner"))
 """The node that publishes the tasks of a topic, if nodes share the store."""
