@@ -1,4 +1,4 @@
-"""This node's lease on its consumer instances, and the adoption of instances of nodes that are gone."""
+"""The lease of a node on its consumer instances, and the adoption of instances of nodes that are gone."""
 
 import hmac
 import logging

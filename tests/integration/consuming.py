@@ -1,4 +1,4 @@
-"""A process that holds consumer instances, without HTTP: what its clients do to it. Run by itself, it is one."""
+"""A holder of consumer instances without HTTP. As a program, a process to be killed."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from kafka_http.records import InstanceSettings, RecordPlace, TopicPartition
 
 
 class Holder:
-    """Instances over a Kafka; with a `directory`, kept there."""
+    """Consumer instances on a Kafka cluster, stored in `directory` if it is given."""
 
     def __init__(self, bootstrap_servers: str, directory: Path | None = None, **settings: Any) -> None:
         self.broker = KafkaBroker(Config(bootstrap_servers=tuple(bootstrap_servers.split(",")), **settings))
@@ -38,7 +38,7 @@ class Holder:
         self.instances.subscribe(group, name, topics, pattern)
 
     def read(self, group: str, name: str, limit: int = 10_000, timeout: float = 10) -> list[bytes | None]:
-        """The values that a GET brings which waits for nothing but its assignment."""
+        """The values of one page, like a GET that waits only for the assignment."""
         loan = self.instances.borrow(group, name, timeout)
         positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
         try:
@@ -51,7 +51,7 @@ class Holder:
         return [each.value for each in page.records]
 
     def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:
-        """As many values as that, and what comes with them."""
+        """Read pages until there are at least `count` values or `seconds` have passed."""
         values: list[bytes | None] = []
         until = time.monotonic() + seconds
         while len(values) < count and time.monotonic() < until:
@@ -60,7 +60,7 @@ class Holder:
 
 
 def main(bootstrap_servers: str, directory: str, group: str, topic: str, count: str) -> None:
-    """Hold an instance that has read so many records, and wait to be killed."""
+    """Hold an instance that has read up to `count` records, and wait to be killed."""
     holder = Holder(bootstrap_servers, Path(directory))
     holder.create(group, "killed", [topic], auto_commit=False)
     print(len(holder.read(group, "killed", int(count))), flush=True)

@@ -133,11 +133,13 @@ def upgrade(connection: Connection) -> None:
 
 
 def read_meta(connection: Connection, name: str) -> str | None:
+    """Return a value of the table `meta`."""
     value: str | None = connection.scalar(select(meta.c.value).where(meta.c.name == name))
     return value
 
 
 def write_meta(connection: Connection, name: str, value: str) -> None:
+    """Insert or replace a value of the table `meta`."""
     changed = connection.execute(update(meta).where(meta.c.name == name).values(value=value))
     if not changed.rowcount:
         connection.execute(insert(meta).values(name=name, value=value))
