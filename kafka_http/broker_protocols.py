@@ -34,12 +34,12 @@ class Producer(Protocol):
     ) -> list[RecordResult]:
         """Write the records of one request and wait for Kafka's acknowledgement, at most `timeout`.
 
-        One outcome a record, in their order; those that got no answer in time are a `NotYetKnown`. Records with
+        One outcome a record, in their order; those that got no answer in time are a `OutcomePending`. Records with
         neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
         `PartitionNotFound`, `BrokerUnavailable`.
 
         With `settled`, Kafka is asked for 120 s at least, whatever `timeout` is, and nothing of that is written twice.
-        Where there is a `NotYetKnown`, it is called once, with the outcomes in which there is none any more: by any
+        Where there is a `OutcomePending`, it is called once, with the outcomes in which there is none any more: by any
         thread, which must not be held up, perhaps before this returns. Raises `TooMuchInFlight` where too much waits.
         """
 
@@ -60,7 +60,7 @@ class PendingPublish(Protocol):
     """A request's records that were handed over."""
 
     def outcomes(self) -> list[RecordResult]:
-        """One a record, in their order; of those that have no answer yet, a `NotYetKnown`. Does not block."""
+        """One a record, in their order; of those that have no answer yet, a `OutcomePending`. Does not block."""
 
 
 class Log(Protocol):

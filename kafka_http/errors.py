@@ -1,52 +1,52 @@
-"""What can go wrong, one class and one code each.
+"""All errors that a client can get: one class for each, with its code.
 
     KafkaHttpError
-    ├── InvalidRequest              400    the client's request is malformed
-    ├── NotAuthorized               40301  Kafka's ACLs refuse it
+    ├── InvalidRequest              400    the request is malformed
+    ├── NotAuthorized               40301  Kafka's ACLs reject it
     ├── CrossSiteRequest            40302  a web page of another origin sent it
     ├── TopicNotFound               40401
-    │   └── TopicRecreated          40401  deleted, and created again under its name
+    │   └── TopicRecreated          40401  the topic was deleted and created again
     ├── PartitionNotFound           40402
     ├── InstanceNotFound            40403  no such v2 consumer instance
     ├── TaskNotFound                404
-    ├── NotAcceptable               406    no answer of a type that the client takes
-    ├── FormatMismatch              40601  … that the v2 consumer instance gives
-    ├── GroupHasMembers             409    the group's own consumers are at work
-    ├── KeyInUse                    409    the first request with an idempotency key is not answered yet
-    ├── TaskUnderway                409    a task whose messages are on their way to Kafka
-    ├── TaskEnded                   409    … that has ended
+    ├── NotAcceptable               406    no type in the Accept header is available
+    ├── FormatMismatch              40601  the v2 consumer instance has another format
+    ├── GroupHasMembers             409    the consumer group has active members
+    ├── IdempotencyKeyInUse         409    the first request with this key is in progress
+    ├── TaskInProgress              409    the task's messages are being sent to Kafka
+    ├── TaskFinished                409    the task is no longer pending
     ├── InstanceExists              40902
-    ├── IllegalState                40903  not at this point of a v2 consumer instance's life
-    ├── TooLarge                    413    the body, or a message for the broker
-    ├── UnsupportedFormat           415    no serialiser of that name
+    ├── IllegalState                40903  not possible in this state of the v2 consumer instance
+    ├── TooLarge                    413    the body, or a message, is too large
+    ├── UnsupportedFormat           415    no such format
     ├── UnsupportedEncoding         415    no such Content-Encoding
     ├── OffsetOutOfRange            416
     ├── MisdirectedRequest          421    the Host header names another server
-    ├── InvalidValue                422    a serialiser or the broker refuses a record, or the v2 API a field
-    │   └── InvalidCallback         422    a callback may not go to that URL
-    ├── KeyMismatch                 422    an idempotency key was another request's
-    ├── MissingKeySchema            42201  keys of a schema format, and no schema named for them
-    ├── MissingValueSchema          42202
+    ├── InvalidValue                422    a record, or a field of the v2 API, is invalid
+    │   └── InvalidCallback         422    callbacks to this URL are not allowed
+    ├── IdempotencyKeyMismatch      422    the key was used for another request
+    ├── MissingKeySchema            42201  the format of the keys needs a schema
+    ├── MissingValueSchema          42202  the format of the values needs a schema
     ├── InvalidConsumerConfig       42204
-    ├── InvalidSchema               42205  the schema itself is at fault, or is not there
-    ├── InvalidPayload              42206  data does not fit its schema
-    ├── NotSerializable             42207  it does, and cannot be written all the same
+    ├── InvalidSchema               42205  the schema is invalid, or does not exist
+    ├── InvalidPayload              42206  a value does not match its schema
+    ├── NotSerializable             42207  a value matches its schema but cannot be written
     ├── TooMuchInFlight             42901
-    │   └── OutboxFull              42901  as much is accepted and not yet published as may be
+    │   └── OutboxFull              42901  too many accepted messages wait for Kafka
     ├── BrokerError                 50002  Kafka answered with an error
-    ├── RetriableBrokerError        50003  … that may pass
-    ├── Unavailable                 503    this server cannot do it now, for reasons of its own
-    │   ├── InstanceBusy            503    another reader has the v2 consumer instance
-    │   ├── LoanEnded               503    the reader had it for too long, or it lost its partitions
-    │   ├── OutOfTime               503    the time of a publish was over before anything was handed to Kafka
-    │   ├── RegistryUnavailable     503    the schema registry does not answer, and the schema is not cached
+    ├── RetriableBrokerError        50003  Kafka answered with a transient error
+    ├── Unavailable                 503    this server cannot do it now
+    │   ├── InstanceBusy            503    another request reads from the v2 consumer instance
+    │   ├── LeaseExpired            503    the read took too long, or the partitions were revoked
+    │   ├── PublishTimeout          503    the timeout passed before anything was sent to Kafka
+    │   ├── RegistryUnavailable     503    the schema registry does not answer
     │   ├── TooManyInstances        503
     │   └── TooManyStreams          503
-    ├── BrokerUnavailable           50302  no broker reachable; nothing was handed over
-    └── OutcomeUnknown              504    handed over, not answered in time: it may have been written
-        └── NotYetKnown             504    … and Kafka's answer may still come
+    ├── BrokerUnavailable           50302  no broker answers; nothing was written
+    └── OutcomeUnknown              504    sent, but not acknowledged in time; it may have been written
+        └── OutcomePending          504    as above, and Kafka may still acknowledge it
 
-The status of a code is `status_of(code)`. Codes are those of the REST Proxy v2 API where it has one for the fault.
+`status_of(code)` is the HTTP status of a code. Where the REST Proxy v2 API has a code for a problem, it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,26 +54,26 @@ from typing import Any, ClassVar
 
 
 def status_of(code: int) -> int:
-    """The HTTP status of a code: its first three digits."""
+    """Return the HTTP status of a code: its first three digits."""
     return code // 100 if code > 999 else code
 
 
 def how_to_install(extra: str) -> str:
-    """A sentence on how to add an extra. The distribution is on no package index, so it names the source directory."""
+    """Return how to install an extra. kafka_http is not on a package index, so it is installed from its source."""
     return f"Run pip install '.[{extra}]' in the source directory of kafka_http."
 
 
 class KafkaHttpError(Exception):
-    """An error with a place in an answer: `{"error": {"code": …, "message": …, **fields}}`.
+    """An error that becomes a response: `{"error": {"code": …, "message": …, **fields}}`.
 
-    `fields` are JSON values that say where the fault is (`record`, `field`, `partition`, …).
-    `retry_after` (seconds) becomes the header `Retry-After`.
+    `fields` are JSON values that locate the problem (`record`, `field`, `partition`, …). `retry_after`, in seconds,
+    becomes the header `Retry-After`.
     """
 
     code: ClassVar[int] = 500
     retry_after: ClassVar[int | None] = None
     headers: Mapping[str, str] = {}
-    """What the answer has beside that."""
+    """Other headers of the response."""
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ class KafkaHttpError(Exception):
         self.fields: Mapping[str, Any] = fields
 
     def as_object(self) -> dict[str, Any]:
-        """The `error` of an answer of the /messages dialect."""
+        """Return the object `error` of a response of the `/messages` dialect."""
         return {"code": self.code, "message": self.message, **self.fields}
 
     @property
@@ -105,13 +105,13 @@ class TopicNotFound(KafkaHttpError):
     code = 40401
 
     def __init__(self, topic: str) -> None:
-        super().__init__(f"Topic not found: {topic}. GET /messages lists those there are.", topic=topic)
+        super().__init__(f"Topic not found: {topic}. GET /messages lists the topics.", topic=topic)
 
 
 class TopicRecreated(TopicNotFound):
     def __init__(self, topic: str) -> None:
         KafkaHttpError.__init__(
-            self, f"Topic {topic} was deleted and created again. Its offsets begin anew.", topic=topic
+            self, f"Topic {topic} was deleted and created again. Its offsets start at 0 again.", topic=topic
         )
 
 
@@ -121,7 +121,7 @@ class PartitionNotFound(KafkaHttpError):
     def __init__(self, topic: str, partition: int, count: int) -> None:
         last = f"0 to {count - 1}" if count > 1 else "0"
         super().__init__(
-            f"Partition not found: {topic} has no partition {partition}, it has {count} ({last}).",
+            f"Partition not found: {topic} has no partition {partition}. It has {count} ({last}).",
             topic=topic,
             partition=partition,
             partitions=count,
@@ -136,24 +136,24 @@ class GroupHasMembers(KafkaHttpError):
     code = 409
 
 
-class KeyInUse(KafkaHttpError):
+class IdempotencyKeyInUse(KafkaHttpError):
     code = 409
     retry_after = 1
 
     def __init__(self) -> None:
         super().__init__(
-            "The first request with this Idempotency-Key is still under way: try again, and be answered as that is.",
+            "A request with this Idempotency-Key is still in progress. Retry to get its response.",
             field="Idempotency-Key",
         )
 
 
-class KeyMismatch(KafkaHttpError):
+class IdempotencyKeyMismatch(KafkaHttpError):
     code = 422
 
     def __init__(self) -> None:
         super().__init__(
-            "This Idempotency-Key was used for another request: method, path, query, Content-Type, Kafka-* headers and "
-            "body have to be the same. Nothing was written; a new request takes a new key.",
+            "This Idempotency-Key was used for another request. Method, path, query, Content-Type, Kafka-* headers and "
+            "body must be the same. Nothing was written. Use a new key for a new request.",
             field="Idempotency-Key",
         )
 
@@ -170,8 +170,8 @@ class UnsupportedEncoding(KafkaHttpError):
     code = 415
 
     def __init__(self, problem: str, codings: Sequence[str]) -> None:
-        """`codings` are those that would be right, none for `identity` alone."""
-        right = f"Supported: {', '.join(codings)}." if codings else "Send the body as it is."
+        """`codings` are the supported ones; none means that only `identity` is."""
+        right = f"Supported: {', '.join(codings)}." if codings else "Send the body without a Content-Encoding."
         super().__init__(f"{problem} {right} Nothing was written.", encodings=list(codings))
         self.headers = {"Accept-Encoding": ", ".join(codings) or "identity"}
 
@@ -189,7 +189,7 @@ class InvalidValue(KafkaHttpError):
 
 
 class InvalidCallback(InvalidValue):
-    """A callback may not go to a URL, or to what its host resolves to. The message names no resolved address."""
+    """Callbacks to a URL, or to an address of its host, are not allowed. The message names no resolved address."""
 
 
 class TooMuchInFlight(KafkaHttpError):
@@ -200,7 +200,7 @@ class TooMuchInFlight(KafkaHttpError):
 class OutboxFull(TooMuchInFlight):
     def __init__(self) -> None:
         super().__init__(
-            "Accepted messages wait for Kafka up to outbox_max_bytes: nothing of this request was taken, try again."
+            "The outbox is full (outbox_max_bytes): too many messages wait for Kafka. Nothing was accepted. Retry."
         )
 
 
@@ -222,8 +222,8 @@ class OutcomeUnknown(KafkaHttpError):
     code = 504
 
 
-class NotYetKnown(OutcomeUnknown):
-    """The request's time is over, that of Kafka's answer is not."""
+class OutcomePending(OutcomeUnknown):
+    """The request's timeout has passed, but Kafka may still acknowledge the record."""
 
 
 class InstanceNotFound(KafkaHttpError):
@@ -266,7 +266,7 @@ class InvalidConsumerConfig(KafkaHttpError):
 
 
 class InvalidSchema(KafkaHttpError):
-    """The schema is at fault, whatever the records are: its syntax, what it refers to, its size, or it is not there."""
+    """The schema itself cannot be used: its syntax, its references, its size, or it does not exist."""
 
     code = 42205
 
@@ -276,7 +276,7 @@ class InvalidSchema(KafkaHttpError):
 
 
 class InvalidPayload(KafkaHttpError):
-    """A value does not fit its schema. `path` leads to the fault: from the value `.address.zip`, `.items[3]`, or ''."""
+    """A value does not match its schema. `path` locates the problem: `.address.zip`, `.items[3]`, or empty."""
 
     code = 42206
     kind: ClassVar[str] = "Payload error."
@@ -288,7 +288,7 @@ class InvalidPayload(KafkaHttpError):
         super().__init__(f"{self.kind} {where}{problem}", **fields)
 
     def within(self, step: str) -> "InvalidPayload":
-        """The same fault as seen from one level up: `.name` of an object, `[index]` of a list."""
+        """Return the same problem as seen from one level up: `step` is `.name` or `[index]`."""
         return type(self)(self.problem, step + self.path)
 
 
@@ -298,7 +298,7 @@ class NotSerializable(InvalidPayload):
 
 
 class Unavailable(KafkaHttpError):
-    """This server cannot do it now, for reasons of its own: its daemon, its store, another node, too many instances."""
+    """This server cannot do it now: because of its daemon, its store, another node, or a limit."""
 
     code = 503
     retry_after = 1
@@ -307,58 +307,59 @@ class Unavailable(KafkaHttpError):
 class TooManyInstances(Unavailable):
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"This server holds as many consumer instances as it may ({limit}, its setting max_consumer_instances). "
-            "Delete some, or wait until idle ones are closed."
+            f"Too many consumer instances (limit: {limit}, setting max_consumer_instances). Delete some, or wait until "
+            "idle ones are closed."
         )
 
 
 class TooManyStreams(Unavailable):
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"This server's process holds as many streams as it may ({limit}, its setting max_streams). Close some, or "
-            "try again later."
+            f"Too many streams (limit: {limit} for each worker, setting max_streams). Close some, or retry later."
         )
 
 
 class InstanceBusy(Unavailable):
     def __init__(self) -> None:
-        super().__init__("Another request is still reading for this consumer instance.")
+        super().__init__("Another request is reading from this consumer instance.")
 
 
 class RegistryUnavailable(Unavailable):
-    """What was asked of the schema registry cannot be had now, and is not cached."""
+    """The schema registry does not answer, and the schema is not cached."""
 
 
-class OutOfTime(Unavailable):
-    """The time of a publish was over before anything was handed to Kafka."""
+class PublishTimeout(Unavailable):
+    """The timeout of a publish passed before anything was sent to Kafka."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The request's time (timeout) was over before its records were parsed and serialised. Nothing was written. "
-            "Send fewer records, or allow more time."
+            "The timeout passed before the records were parsed and serialized. Nothing was written. Send fewer records "
+            "or a longer timeout."
         )
 
 
-class LoanEnded(Unavailable):
-    """The instance was lent for too long, or is gone."""
+class LeaseExpired(Unavailable):
+    """The read lease of a consumer instance has expired, or the instance was deleted."""
 
     def __init__(self) -> None:
-        super().__init__("The consumer instance was taken back from this request: it took too long.")
+        super().__init__("The read took too long; the consumer instance was released.")
 
 
 class TaskNotFound(KafkaHttpError):
     code = 404
 
 
-class TaskUnderway(KafkaHttpError):
+class TaskInProgress(KafkaHttpError):
     code = 409
 
     def __init__(self) -> None:
-        super().__init__("The task's messages are on their way to Kafka already: it cannot be cancelled any more.")
+        super().__init__("The task cannot be cancelled: its messages are being sent to Kafka.")
 
 
-class TaskEnded(KafkaHttpError):
+class TaskFinished(KafkaHttpError):
     code = 409
 
     def __init__(self, status: str) -> None:
-        super().__init__(f"The task is {status}: only a pending one can be cancelled.", status=status)
+        super().__init__(
+            f"The task cannot be cancelled: it is {status}. Only a pending task can be cancelled.", status=status
+        )

@@ -15,7 +15,7 @@ from kafka_http.errors import (
     InvalidValue,
     KafkaHttpError,
     NotAuthorized,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -42,7 +42,7 @@ from tests.fake_topics import FakePartition, FakeTopic, last, offset_at, place, 
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_NOT_YET = NotYetKnown("Kafka did not acknowledge the record in time: it may have been written.")
+_NOT_YET = OutcomePending("Kafka did not acknowledge the record in time: it may have been written.")
 
 
 class FakePublication:

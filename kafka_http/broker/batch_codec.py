@@ -1,6 +1,6 @@
-"""Kafka's record batches as bytes, and the records in them. The format is that of Kafka's protocol guide (KIP-98).
+"""Decodes record batches. Their format is in the Kafka protocol guide (KIP-98).
 
-Parsed by `aiokafka.record`, in C where its wheel has that.
+`aiokafka.record` parses them, in C if its wheel has the extension.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,25 +15,25 @@ from kafka_http.errors import BrokerError
 from kafka_http.records import Record, TopicPartition, count_within, size_of
 
 Aborted = Iterable[tuple[int, int]]
-"""(producer id, offset of its first record) of each aborted transaction in a fetch's range."""
+"""(producer id, first offset) of each aborted transaction in the range of a fetch."""
 
-_HEAD = Struct(">qiib")  # base offset, length of what follows it, leader epoch or CRC, magic
+_HEAD = Struct(">qiib")  # base offset, length of the rest, leader epoch or CRC, magic
 _COUNT = Struct(">i")  # of a batch's records
 _COUNT_AT = 57
 _LENGTH_FROM = 12
 _LEAST_LENGTH = {0: 14, 1: 22, 2: 49}
-_PIECE = 1000
-"""Records that are decoded at a time, where it is not known how many a page has room for."""
+_DECODE_RECORDS = 1000
+"""Records that are decoded at a time."""
 _RECORD_BYTES = 300
-"""Of memory, about: what a decoded record takes beside key and value."""
+"""Approximate memory of a decoded record without its key and value."""
 
 
 class CorruptBatch(BrokerError):
-    """The bytes of a partition are not what their checksums and offsets say."""
+    """The bytes of a batch do not match its checksum or its offsets."""
 
 
-def bytes_a_record(data: bytes) -> int | None:
-    """How large the records of the first batch are, as Kafka keeps them; None where it does not say."""
+def record_size(data: bytes) -> int | None:
+    """Return the average stored size of the records of the first batch; None if the batch has no count."""
     if len(data) < _COUNT_AT + _COUNT.size:
         return None
     _, length, _, magic = _HEAD.unpack_from(data)
@@ -42,92 +42,92 @@ def bytes_a_record(data: bytes) -> int | None:
 
 
 class BatchReader:
-    """A partition's part of a fetch answer, whose records are taken piece by piece. For one thread at a time.
+    """A partition's part of a fetch response. `take` returns its records step by step. For one thread at a time.
 
-    Control batches are left out and, where `aborted` is given (`read_committed`), aborted transactions; `position`
-    passes them.
+    Control batches are skipped, and with `aborted` (`read_committed`) aborted transactions; `position` passes them.
     """
 
-    def __init__(self, data: bytes, place: TopicPartition, offset: int, aborted: Aborted | None = None) -> None:
-        """`offset` is where to begin in the first batch; the last batch of `data` may be cut off."""
+    def __init__(self, data: bytes, tp: TopicPartition, offset: int, aborted: Aborted | None = None) -> None:
+        """`offset` is the first offset to return. The last batch of `data` may be incomplete."""
         self.position = offset
         """The offset to read next."""
-        self._place = place
+        self._place = tp
         self._offset = self._decoded_to = offset
         self._size = len(data)
-        self._unpacked = 0
-        self._hidden = _AbortedTransactions(aborted or ())
+        self._decompressed = 0
+        self._aborted = _AbortedTransactions(aborted or ())
         self._batches = _batches(data, offset)
         self._batch: Iterator[Any] | None = None
         self._end: int | None = None
-        self._is_packed = False
-        self._held: list[Record] = []
+        self._is_compressed = False
+        self._decoded: list[Record] = []
         self._is_exhausted = False
 
     @property
     def is_over(self) -> bool:
-        """Whether it has been seen that there are no more."""
-        return self._is_exhausted and not self._held
+        """Whether there are certainly no more records."""
+        return self._is_exhausted and not self._decoded
 
     @property
     def memory(self) -> int:
-        """About how many bytes this takes."""
-        return 0 if self.is_over else self._size + self._unpacked + _RECORD_BYTES * len(self._held)
+        """Approximate memory in bytes."""
+        return 0 if self.is_over else self._size + self._decompressed + _RECORD_BYTES * len(self._decoded)
 
-    def take(self, most: int, size: int, first: int) -> tuple[list[Record], int]:
-        """The next records, at most `most`, and the bytes of their keys and values, at most `size`; but one of at most
-        `first` bytes comes whatever `size` says.
+    def take(self, max_records: int, size: int, first: int) -> tuple[list[Record], int]:
+        """Return the next records, at most `max_records`, and the size of their keys and values, at most `size` bytes.
 
-        Raises `CorruptBatch` where no record can be read; a later broken batch ends this, so that the next fetch meets
-        it.
+        A first record of at most `first` bytes is returned even if it is larger than `size`. Raises `CorruptBatch` if
+        no record can be read. A corrupt batch after readable ones ends the reader; the next fetch raises.
         """
-        taken: list[Record] = []
+        records_taken: list[Record] = []
         used = 0
-        while len(taken) < most and (records := self._held or self._decode(min(most - len(taken), _PIECE))):
-            wanted = records[: most - len(taken)]
-            more = size_of(wanted)
+        while len(records_taken) < max_records and (
+            records := self._decoded or self._decode(min(max_records - len(records_taken), _DECODE_RECORDS))
+        ):
+            selected = records[: max_records - len(records_taken)]
+            more = size_of(selected)
             if used + more > size:
-                count = count_within(wanted, size - used)
-                wanted = wanted[: count or int(not taken and size_of(wanted[:1]) <= first)]
-                more = size_of(wanted)
-            taken += wanted
+                count = count_within(selected, size - used)
+                selected = selected[: count or int(not records_taken and size_of(selected[:1]) <= first)]
+                more = size_of(selected)
+            records_taken += selected
             used += more
-            self._held = records[len(wanted) :]
-            if self._held:
+            self._decoded = records[len(selected) :]
+            if self._decoded:
                 break
-        if taken or not self._held:
-            self.position = taken[-1].offset + 1 if self._held else self._decoded_to
-        return taken, used
+        if records_taken or not self._decoded:
+            self.position = records_taken[-1].offset + 1 if self._decoded else self._decoded_to
+        return records_taken, used
 
-    def _decode(self, most: int) -> list[Record]:
-        """So many records, or fewer where there are no more; of a compressed batch all."""
+    def _decode(self, max_records: int) -> list[Record]:
+        """Decode up to `max_records` records; of a compressed batch all."""
         records: list[Record] = []
         try:
-            while len(records) < most and (batch := self._batch or self._open()) is not None:
+            while len(records) < max_records and (batch := self._batch or self._open()) is not None:
                 self._batch = None
-                records += _records(batch, self._place, None if self._is_packed else most - len(records))
-                if self._is_packed:
-                    self._unpacked = size_of(records)
-                elif len(records) == most:
+                records += _records(batch, self._place, None if self._is_compressed else max_records - len(records))
+                if self._is_compressed:
+                    self._decompressed = size_of(records)
+                elif len(records) == max_records:
                     self._batch = batch
                     self._decoded_to = records[-1].offset + 1
                     break
                 self._decoded_to = self._end or (records[-1].offset + 1 if records else self._decoded_to)
-        except Exception as error:  # whatever the parser makes of broken bytes
+        except Exception as error:  # the parser raises anything on corrupt bytes
             self._is_exhausted = True
             if not records and self._decoded_to == self._offset:
                 raise _corrupt(self._place, self._offset, error) from error
         return records
 
     def _open(self) -> Iterator[Any] | None:
-        """The records of the next batch that a reader sees."""
+        """Return the records of the next visible batch; None at the end."""
         for batch, end in self._batches:
-            if self._hidden.covers(batch, end):
+            if self._aborted.skips(batch, end):
                 self._decoded_to = end or self._decoded_to
                 continue
             self._end = end
-            self._is_packed = end is None or batch.compression_type != 0
-            records = chain(batch)  # a batch begins its own iteration once and no more
+            self._is_compressed = end is None or batch.compression_type != 0
+            records = chain(batch)  # a batch can be iterated once
             if end is None or batch.base_offset < self._offset:
                 return dropwhile(partial(_is_before, self._decoded_to), records)
             return records
@@ -140,16 +140,16 @@ def _is_before(offset: int, record: Any) -> bool:
 
 
 class _AbortedTransactions:
-    """The transactions that a reader of committed records does not see, batch by batch in their order."""
+    """Tells which batches a `read_committed` reader skips. Batches must come in order."""
 
     def __init__(self, aborted: Aborted) -> None:
-        self._coming = sorted(aborted, key=lambda each: each[1], reverse=True)
+        self._upcoming = sorted(aborted, key=lambda each: each[1], reverse=True)
         self._producers: set[int] = set()
 
-    def covers(self, batch: Any, end: int | None) -> bool:
-        """Whether no reader sees this batch: a marker, or part of an aborted transaction."""
-        while self._coming and end is not None and self._coming[-1][1] < end:
-            self._producers.add(self._coming.pop()[0])
+    def skips(self, batch: Any, end: int | None) -> bool:
+        """Return whether to skip this batch: a control batch, or part of an aborted transaction."""
+        while self._upcoming and end is not None and self._upcoming[-1][1] < end:
+            self._producers.add(self._upcoming.pop()[0])
         if batch.is_control_batch:
             self._producers.discard(batch.producer_id)
             return True
@@ -157,7 +157,7 @@ class _AbortedTransactions:
 
 
 def _batches(data: bytes, offset: int) -> Iterator[tuple[Any, int | None]]:
-    """Each whole batch with its end: the offset after it, or None where the old formats do not say."""
+    """Yield each complete batch with the offset after it; None for old formats, which do not have it."""
     parsed = MemoryRecords(data)
     start, position, magic = 0, offset, 2
     while len(data) - start >= _HEAD.size:
@@ -182,17 +182,17 @@ def _batches(data: bytes, offset: int) -> Iterator[tuple[Any, int | None]]:
 
 
 def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
-    """The checksum does not cover the base offset.
+    """Check the base offset, which the checksum does not cover.
 
-    The first batch may begin before what was asked for. Compaction leaves gaps, so any may begin after it.
+    The first batch may begin before the requested offset. Compaction leaves gaps, so any batch may begin after it.
     """
     if end <= base or (base < position and not first):
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _records(batch: Iterator[Any], place: TopicPartition, most: int | None) -> list[Record]:
-    """The next records of a batch: at most so many, or all."""
-    topic, partition = place
+def _records(batch: Iterator[Any], tp: TopicPartition, max_records: int | None) -> list[Record]:
+    """Return the next records of a batch, at most `max_records`, or all."""
+    topic, partition = tp
     return [
         Record(
             topic,
@@ -203,14 +203,14 @@ def _records(batch: Iterator[Any], place: TopicPartition, most: int | None) -> l
             each.value,
             tuple(headers) if (headers := each.headers) else (),
         )
-        for each in islice(batch, most)
+        for each in islice(batch, max_records)
     ]
 
 
-def _corrupt(place: TopicPartition, offset: int, error: Exception) -> CorruptBatch:
+def _corrupt(tp: TopicPartition, offset: int, error: Exception) -> CorruptBatch:
     return CorruptBatch(
-        f"The record batch at offset {offset} of partition {place.partition} of {place.topic} is corrupt: {error}.",
-        topic=place.topic,
-        partition=place.partition,
+        f"The record batch at offset {offset} of partition {tp.partition} of {tp.topic} is corrupt: {error}.",
+        topic=tp.topic,
+        partition=tp.partition,
         offset=offset,
     )

@@ -1,4 +1,4 @@
-"""Reading by fetch requests of our own: from positions to records and the next positions."""
+"""Reads records by fetch requests: positions in, records and the next positions out."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,9 +8,9 @@ from uuid import UUID
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
 from kafka_http.broker.admin_client import Admin
-from kafka_http.broker.batch_codec import BatchReader, bytes_a_record
+from kafka_http.broker.batch_codec import BatchReader, record_size
 from kafka_http.broker.connections import ConnectionPool
-from kafka_http.broker.leader_requests import Answers, LeaderRequests, is_out_of_range
+from kafka_http.broker.leader_requests import LeaderRequests, PartitionResponses, is_out_of_range
 from kafka_http.broker.prefetch_buffer import PrefetchBuffer, PrefetchedBatches, PrefetchedRead
 from kafka_http.broker.record_search import RecordSearch
 from kafka_http.broker.topic_metadata import TopicMetadata
@@ -32,24 +32,24 @@ _LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed":
 _SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSpec.LATEST}
 
 _GUESSED_BYTES = 250
-"""What Kafka keeps of a record, while none of its topic has been seen."""
-_LEAST_FETCH = 1 << 16
-_AHEAD = 1 << 20
-_AHEAD_OF_PARTITION = 1 << 18
-"""Bytes to fetch at least for who reads on where he was, in all and of a partition: most batches are smaller."""
+"""Assumed size of a record of a topic of which none has been read yet."""
+_MIN_FETCH_BYTES = 1 << 16
+_PREFETCH_BYTES = 1 << 20
+_PREFETCH_PARTITION_BYTES = 1 << 18
+"""Least bytes to fetch, in all and of a partition, for a reader that continues: most batches are smaller."""
 _ANY_SIZE = 1 << 62
 _STILL_AT_END_SECONDS = 0.1
-"""So soon a partition that was at its end is not asked again while others have records for the page."""
+"""A partition that was at its end is not fetched again within this time while others have records for the page."""
 _SAME_TOPIC_SECONDS = 0.2
-"""How old may be what says that a topic is still the one of which records are kept: an answer to a fetch by its id, or
-the metadata."""
+"""Greatest age of a proof that a topic was not recreated (a fetch by its id, or the metadata). Prefetched records need
+one."""
 _BY_NAME, _BY_ID = 12, 13
-"""The last version of a fetch that names topics, and the first that has their ids."""
+"""The last fetch version with topic names, and the first with topic ids."""
 _NO_ID = UUID(int=0)
 
 
-class _Wanted(NamedTuple):
-    """What a page has room for, what it shows, and of which topics."""
+class _PageLimits(NamedTuple):
+    """The limits of a page, its isolation, and the ids that its topics must have."""
 
     records: int
     size: int
@@ -58,21 +58,21 @@ class _Wanted(NamedTuple):
 
 
 class Fetcher:
-    """The `Log` of a Kafka cluster. Any thread may call; each call has a connection to itself."""
+    """The `Log` of a Kafka cluster. Any thread may call; each call has its own connection."""
 
     def __init__(
-        self, connections: ConnectionPool, metadata: TopicMetadata, admin: Admin, timeout: float, ahead: PrefetchBuffer
+        self, connections: ConnectionPool, metadata: TopicMetadata, admin: Admin, timeout: float, buffer: PrefetchBuffer
     ) -> None:
-        """`timeout` in seconds is that of a request; a fetch that waits gets it on top."""
+        """`timeout` is that of a request, in seconds. A fetch that waits for records has this time in addition."""
         self._connections = connections
         self._metadata = metadata
         self._admin = admin
         self._leaders = LeaderRequests(connections, metadata, timeout)
-        self._ahead = ahead
-        self._search = RecordSearch(self._rests)
-        self._record_bytes: dict[str, int] = {}
-        self._seen: dict[UUID, float] = {}
-        """When a fetch by a topic's id was last begun that found it."""
+        self._buffer = buffer
+        self._search = RecordSearch(self._prefetch)
+        self._record_sizes: dict[str, int] = {}
+        self._confirmed_at: dict[UUID, float] = {}
+        """When the last successful fetch by a topic's id was sent."""
 
     def topics(self) -> list[str]:
         return self._metadata.topics()
@@ -87,7 +87,7 @@ class Fetcher:
         return self._metadata.topic_ids(topics, timeout)
 
     def configs(self, topic: str) -> dict[str, str]:
-        self._metadata.partitions(topic)  # of an unknown topic the admin client says nothing
+        self._metadata.partitions(topic)  # the admin client does not report an unknown topic
         return self._admin.configs(topic)
 
     def brokers(self) -> list[int]:
@@ -111,9 +111,9 @@ class Fetcher:
         return found
 
     def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
-        ranges = self._ranges([TopicPartition(topic, each) for each in counts], isolation)
-        found = self._search.last({place: counts[place.partition] for place in ranges}, ranges, isolation)
-        return {place.partition: offset for place, offset in found.items()}
+        ranges = self._offset_ranges([TopicPartition(topic, each) for each in counts], isolation)
+        found = self._search.last_offsets({tp: counts[tp.partition] for tp in ranges}, ranges, isolation)
+        return {tp.partition: offset for tp, offset in found.items()}
 
     def trailing_ends(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
@@ -130,164 +130,176 @@ class Fetcher:
         isolation: Isolation = "read_uncommitted",
         ids: TopicIds | None = None,
     ) -> Fetched:
-        wanted = _Wanted(max_records, max_bytes, isolation, ids or {})
+        page = _PageLimits(max_records, max_bytes, isolation, ids or {})
         until = time.monotonic() + wait
         while True:
-            fetched = self._look(positions, wanted, max(0.0, until - time.monotonic()))
+            fetched = self._fetch_page(positions, page, max(0.0, until - time.monotonic()))
             if fetched.out_of_range or any(fetched.records.values()) or time.monotonic() >= until:
                 return fetched
             positions = fetched.next
 
-    def _look(self, positions: Positions, wanted: _Wanted, wait: float) -> Fetched:
-        """What earlier fetches have left, and of the other partitions what Kafka has."""
-        reading, rests = self._kept(positions, wanted)
-        missing = {place: at for place, at in positions.items() if place not in rests or not rests[place].has_more}
+    def _fetch_page(self, positions: Positions, page: _PageLimits, wait: float) -> Fetched:
+        """Return what earlier fetches left over, and fetch the other partitions."""
+        view, prefetched = self._take_prefetched(positions, page)
+        missing = {tp: at for tp, at in positions.items() if tp not in prefetched or not prefetched[tp].has_more}
         has_some = len(missing) < len(positions)
-        answers: Answers = {}
-        if not has_some or not _were_at_end(missing, rests):
-            answers = self._ask(missing, wanted, 0 if has_some else wait, goes_on=bool(rests))
-            if (now := self._reading(positions, wanted)) != reading:
-                reading, rests = now, {}  # what was kept is of topics that are gone
-        ranges = self._ranges([each for each, answer in answers.items() if is_out_of_range(answer)], wanted.isolation)
-        for place, answer in answers.items():
-            rests[place] = self._rest(place, positions[place], answer, wanted.isolation)
-        for place in ranges:
-            del rests[place]
-        records, size = _taken({place: rests[place] for place in positions if place in rests}, wanted)
-        self._ahead.keep(rests, reading)
-        following = {place: rest.batches.position for place, rest in rests.items()}
-        ended = frozenset(place for place in answers if place in rests and rests[place].is_at_end)
-        return Fetched(records, following, ended, ranges, size)
+        responses: PartitionResponses = {}
+        if not has_some or not _are_at_end(missing, prefetched):
+            responses = self._fetch_missing(missing, page, 0 if has_some else wait, is_continued=bool(prefetched))
+            if (now := self._view_of(positions, page)) != view:
+                view, prefetched = now, {}  # a topic was recreated: drop the prefetched records
+        ranges = self._offset_ranges(
+            [each for each, response in responses.items() if is_out_of_range(response)], page.isolation
+        )
+        for tp, response in responses.items():
+            prefetched[tp] = self._prefetched(tp, positions[tp], response, page.isolation)
+        for tp in ranges:
+            del prefetched[tp]
+        records, size = _take_records({tp: prefetched[tp] for tp in positions if tp in prefetched}, page)
+        self._buffer.keep(prefetched, view)
+        next_positions = {tp: prefetch.reader.position for tp, prefetch in prefetched.items()}
+        at_end = frozenset(tp for tp in responses if tp in prefetched and prefetched[tp].is_at_end)
+        return Fetched(records, next_positions, at_end, ranges, size)
 
-    def _kept(
-        self, positions: Positions, wanted: _Wanted
+    def _take_prefetched(
+        self, positions: Positions, page: _PageLimits
     ) -> tuple[PrefetchedRead, dict[TopicPartition, PrefetchedBatches]]:
-        """What earlier fetches have left, as long as the topics are the same."""
-        reading = self._reading(positions, wanted)
-        rests = self._ahead.take(positions, reading)
+        """Return the records that earlier fetches left over, unless a topic was recreated."""
+        view = self._view_of(positions, page)
+        prefetched = self._buffer.take(positions, view)
         since = time.monotonic() - _SAME_TOPIC_SECONDS
-        seen = all(each in self._seen and self._seen[each] > since for each in reading.topic_ids.values())
-        if not seen and any(rest.has_more for rest in rests.values()):
+        seen = all(each in self._confirmed_at and self._confirmed_at[each] > since for each in view.topic_ids.values())
+        if not seen and any(each.has_more for each in prefetched.values()):
             try:
-                now = self._reading(positions, wanted, _SAME_TOPIC_SECONDS)
+                now = self._view_of(positions, page, _SAME_TOPIC_SECONDS)
             except KafkaHttpError as error:
                 if error.retry_after is None:
                     raise
-                return reading, rests  # without brokers no topic is created again
-            if now != reading:
+                return view, prefetched  # without brokers no topic is recreated
+            if now != view:
                 return now, {}
-        return reading, rests
+        return view, prefetched
 
-    def _reading(self, positions: Positions, wanted: _Wanted, max_age: float = float("inf")) -> PrefetchedRead:
-        """Raises `TopicRecreated` where a topic is not the one wanted."""
+    def _view_of(self, positions: Positions, page: _PageLimits, max_age: float = float("inf")) -> PrefetchedRead:
+        """Return the topic ids and the isolation. Raises `TopicRecreated` if a topic has not the id in `page`."""
         ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
-        for topic, topic_id in wanted.ids.items():
+        for topic, topic_id in page.ids.items():
             if topic in ids and ids[topic] != topic_id:
-                ids[topic] = self._metadata.topic_id(topic, 0)  # the caller may know it since
+                ids[topic] = self._metadata.topic_id(topic, 0)  # the caller may have seen the new topic already
                 if ids[topic] != topic_id:
                     raise TopicRecreated(topic)
-        return PrefetchedRead(ids, wanted.isolation)
+        return PrefetchedRead(ids, page.isolation)
 
-    def _ask(self, positions: Positions, wanted: _Wanted, wait: float, *, goes_on: bool) -> Answers:
-        """What Kafka has of these partitions; more than is wanted for a reader who goes on where he was."""
-        likely = wanted.records * max(self._record_bytes.get(each.topic, _GUESSED_BYTES) for each in positions)
-        size = max(_LEAST_FETCH, min(wanted.size, likely))
+    def _fetch_missing(
+        self, positions: Positions, page: _PageLimits, wait: float, *, is_continued: bool
+    ) -> PartitionResponses:
+        """Fetch these partitions: more than the page needs if the reader continues where it was."""
+        estimate = page.records * max(self._record_sizes.get(each.topic, _GUESSED_BYTES) for each in positions)
+        size = max(_MIN_FETCH_BYTES, min(page.size, estimate))
         share = max(1, size // len(positions))
-        if goes_on:
-            share = max(share, _AHEAD_OF_PARTITION)
-            size = max(size, min(share * len(positions), _AHEAD))
-        return self._fetch(positions, wanted, share, size, wait)
+        if is_continued:
+            share = max(share, _PREFETCH_PARTITION_BYTES)
+            size = max(size, min(share * len(positions), _PREFETCH_BYTES))
+        return self._fetch(positions, page, share, size, wait)
 
-    def _fetch(self, positions: Positions, wanted: _Wanted, share: int, size: int, wait: float = 0) -> Answers:
-        """The leaders' answers, of `share` bytes of each partition, `size` in all. Topics go by their ids, so that an
-        answer is of the topic that the metadata has."""
-        names: dict[UUID, str] = {}
-        began = time.monotonic()
+    def _fetch(
+        self, positions: Positions, page: _PageLimits, share: int, size: int, wait: float = 0
+    ) -> PartitionResponses:
+        """Fetch `share` bytes of each partition, `size` in all.
 
-        def request(places: Sequence[TopicPartition], longest: float) -> FetchRequest:
-            nonlocal began
-            asked = {place: positions[place] for place in places}
-            reading = self._reading(asked, wanted)
-            began = time.monotonic()
-            names.update({topic_id: topic for topic, topic_id in reading.topic_ids.items() if topic_id is not None})
-            return _fetch_request(asked, reading, share, min(size, share * len(places)), longest)
+        Topics are named by their ids, so that a response belongs to the topic that the metadata knows.
+        """
+        topic_names: dict[UUID, str] = {}
+        sent_at = time.monotonic()
 
-        def parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
-            for topic in answer.responses:
-                name = topic.topic or names[topic.topic_id]
+        def request(partitions: Sequence[TopicPartition], wait_limit: float) -> FetchRequest:
+            nonlocal sent_at
+            requested = {tp: positions[tp] for tp in partitions}
+            view = self._view_of(requested, page)
+            sent_at = time.monotonic()
+            topic_names.update({topic_id: topic for topic, topic_id in view.topic_ids.items() if topic_id is not None})
+            return _fetch_request(requested, view, share, min(size, share * len(partitions)), wait_limit)
+
+        def by_partition(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
+            for topic in response.responses:
+                name = topic.topic or topic_names[topic.topic_id]
                 for each in topic.partitions:
                     yield TopicPartition(name, each.partition_index), each
 
-        answers = self._leaders.ask(positions.keys(), request, parts, wait)
-        self._seen.update(dict.fromkeys(names, began))
-        return answers
+        responses = self._leaders.ask(positions.keys(), request, by_partition, wait)
+        self._confirmed_at.update(dict.fromkeys(topic_names, sent_at))
+        return responses
 
-    def _rests(self, positions: Positions, share: int, isolation: Isolation) -> dict[TopicPartition, PrefetchedBatches]:
-        """`share` bytes of what Kafka has of each partition; those that do not have their position are left out."""
-        wanted = _Wanted(0, 0, isolation, {})
-        answers = self._fetch(positions, wanted, share, share * len(positions))
+    def _prefetch(
+        self, positions: Positions, share: int, isolation: Isolation
+    ) -> dict[TopicPartition, PrefetchedBatches]:
+        """Fetch `share` bytes of each partition. Partitions whose position is out of range are left out."""
+        page = _PageLimits(0, 0, isolation, {})
+        responses = self._fetch(positions, page, share, share * len(positions))
         return {
-            place: self._rest(place, positions[place], answer, isolation)
-            for place, answer in answers.items()
-            if not is_out_of_range(answer)
+            tp: self._prefetched(tp, positions[tp], response, isolation)
+            for tp, response in responses.items()
+            if not is_out_of_range(response)
         }
 
-    def _rest(self, place: TopicPartition, offset: int, answer: Any, isolation: Isolation) -> PrefetchedBatches:
-        data = answer.records or b""
-        if size := bytes_a_record(data):
-            self._record_bytes[place.topic] = size
-        aborted = [(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()]
-        end = answer.last_stable_offset if isolation == "read_committed" else answer.high_watermark
-        return PrefetchedBatches(BatchReader(data, place, offset, aborted), int(end), time.monotonic())
+    def _prefetched(self, tp: TopicPartition, offset: int, response: Any, isolation: Isolation) -> PrefetchedBatches:
+        data = response.records or b""
+        if size := record_size(data):
+            self._record_sizes[tp.topic] = size
+        aborted = [(each.producer_id, each.first_offset) for each in response.aborted_transactions or ()]
+        end = response.last_stable_offset if isolation == "read_committed" else response.high_watermark
+        return PrefetchedBatches(BatchReader(data, tp, offset, aborted), int(end), time.monotonic())
 
-    def _ranges(
-        self, places: Collection[TopicPartition], isolation: Isolation
+    def _offset_ranges(
+        self, partitions: Collection[TopicPartition], isolation: Isolation
     ) -> dict[TopicPartition, tuple[int, int]]:
         ranges: dict[TopicPartition, tuple[int, int]] = {}
-        for topic in {each.topic for each in places}:
-            partitions = [each.partition for each in places if each.topic == topic]
-            earliest = self._list_offsets(topic, dict.fromkeys(partitions, EARLIEST), isolation)
-            latest = self._list_offsets(topic, dict.fromkeys(partitions, LATEST), isolation)
-            ranges |= {TopicPartition(topic, each): (earliest[each], latest[each]) for each in partitions}
+        for topic in {each.topic for each in partitions}:
+            numbers = [each.partition for each in partitions if each.topic == topic]
+            earliest = self._list_offsets(topic, dict.fromkeys(numbers, EARLIEST), isolation)
+            latest = self._list_offsets(topic, dict.fromkeys(numbers, LATEST), isolation)
+            ranges |= {TopicPartition(topic, each): (earliest[each], latest[each]) for each in numbers}
         return ranges
 
     def _list_offsets(self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> dict[int, int]:
-        def request(places: Sequence[TopicPartition], _: float) -> ListOffsetsRequest:
-            return _list_request(topic, {each.partition: at[each.partition] for each in places}, isolation)
+        def request(partitions: Sequence[TopicPartition], _: float) -> ListOffsetsRequest:
+            return _list_offsets_request(topic, {each.partition: at[each.partition] for each in partitions}, isolation)
 
-        answers = self._leaders.ask([TopicPartition(topic, each) for each in at], request, _listed_parts)
-        return {place.partition: answer.offset for place, answer in answers.items()}
+        responses = self._leaders.ask([TopicPartition(topic, each) for each in at], request, _listed_partitions)
+        return {tp.partition: response.offset for tp, response in responses.items()}
 
 
-def _were_at_end(places: Collection[TopicPartition], rests: Mapping[TopicPartition, PrefetchedBatches]) -> bool:
-    """Whether all of these had nothing to give a moment ago."""
+def _are_at_end(partitions: Collection[TopicPartition], prefetched: Mapping[TopicPartition, PrefetchedBatches]) -> bool:
+    """Return whether all of these partitions had no more records a moment ago."""
     since = time.monotonic() - _STILL_AT_END_SECONDS
-    return all(place in rests and rests[place].is_at_end and rests[place].is_since(since) for place in places)
+    return all(tp in prefetched and prefetched[tp].is_at_end and prefetched[tp].is_since(since) for tp in partitions)
 
 
-def _taken(
-    rests: Mapping[TopicPartition, PrefetchedBatches], wanted: _Wanted
+def _take_records(
+    prefetched: Mapping[TopicPartition, PrefetchedBatches], page: _PageLimits
 ) -> tuple[dict[TopicPartition, Sequence[Record]], int]:
-    """The records of each, and the size of all."""
+    """Take the records of a page, fairly from all partitions. Return them and their size in bytes."""
     records: dict[TopicPartition, Sequence[Record]] = {}
-    most, size = wanted.records, wanted.size
-    for left, (place, rest) in zip(range(len(rests), 0, -1), rests.items(), strict=True):
-        first = size if most < wanted.records else _ANY_SIZE
-        records[place], used = rest.batches.take(-(-most // left), size // left, first)
-        most -= len(records[place])
+    records_left, size = page.records, page.size
+    for left, (tp, prefetch) in zip(range(len(prefetched), 0, -1), prefetched.items(), strict=True):
+        first_limit = size if records_left < page.records else _ANY_SIZE
+        records[tp], used = prefetch.reader.take(-(-records_left // left), size // left, first_limit)
+        records_left -= len(records[tp])
         size -= used
-    return records, wanted.size - size
+    return records, page.size - size
 
 
-def _fetch_request(positions: Positions, reading: PrefetchedRead, share: int, size: int, wait: float) -> FetchRequest:
-    """For `share` bytes of each partition, `size` in all. Without a session. By topic ids where all are known, since
-    from that version on Kafka knows no names."""
-    ids = reading.topic_ids
-    asked: dict[str, list[Any]] = {each.topic: [] for each in positions}
-    for place, offset in positions.items():
-        asked[place.topic].append(
+def _fetch_request(positions: Positions, view: PrefetchedRead, share: int, size: int, wait: float) -> FetchRequest:
+    """A fetch request without a session for `share` bytes of each partition, `size` in all.
+
+    It has topic ids if all are known: from that version on, Kafka takes no names.
+    """
+    ids = view.topic_ids
+    topics: dict[str, list[Any]] = {each.topic: [] for each in positions}
+    for tp, offset in positions.items():
+        topics[tp.topic].append(
             FetchRequest.FetchTopic.FetchPartition(
-                partition=place.partition,
+                partition=tp.partition,
                 current_leader_epoch=-1,
                 fetch_offset=offset,
                 last_fetched_epoch=-1,
@@ -300,12 +312,12 @@ def _fetch_request(positions: Positions, reading: PrefetchedRead, share: int, si
         max_wait_ms=int(wait * 1000),
         min_bytes=1,
         max_bytes=size,
-        isolation_level=_LEVEL[reading.isolation],
+        isolation_level=_LEVEL[view.isolation],
         session_id=0,
         session_epoch=-1,
         topics=[
             FetchRequest.FetchTopic(topic=topic, partitions=partitions, topic_id=ids[topic] or _NO_ID)
-            for topic, partitions in asked.items()
+            for topic, partitions in topics.items()
         ],
         forgotten_topics_data=[],
         rack_id="",
@@ -314,27 +326,27 @@ def _fetch_request(positions: Positions, reading: PrefetchedRead, share: int, si
     )
 
 
-def _listed_parts(answer: Any) -> Iterator[tuple[TopicPartition, Any]]:
-    for topic in answer.topics:
+def _listed_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
+    for topic in response.topics:
         for each in topic.partitions:
             yield TopicPartition(topic.name, each.partition_index), each
 
 
-def _list_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> ListOffsetsRequest:
-    asked = [
+def _list_offsets_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> ListOffsetsRequest:
+    partitions = [
         ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
-            partition_index=partition, current_leader_epoch=-1, timestamp=_timestamp(place)
+            partition_index=partition, current_leader_epoch=-1, timestamp=_timestamp(offset)
         )
-        for partition, place in at.items()
+        for partition, offset in at.items()
     ]
     return ListOffsetsRequest(
         replica_id=-1,
         isolation_level=_LEVEL[isolation],
-        topics=[ListOffsetsRequest.ListOffsetsTopic(name=topic, partitions=asked)],
+        topics=[ListOffsetsRequest.ListOffsetsTopic(name=topic, partitions=partitions)],
         min_version=2,
     )
 
 
-def _timestamp(place: OffsetAt) -> int:
-    """A time as it is, an end of the log as the negative number that the protocol has for it."""
-    return max(0, place) if isinstance(place, int) else _SPEC[place]
+def _timestamp(at: OffsetAt) -> int:
+    """Return a timestamp unchanged, an end of the log as its negative number in the protocol."""
+    return max(0, at) if isinstance(at, int) else _SPEC[at]

@@ -1,8 +1,8 @@
-"""Static members of consumer groups that read nothing: kafka-python's group coordination, without its consumer.
+"""Static members of consumer groups that do not fetch: kafka-python's group coordination without its consumer.
 
-`KafkaConsumer` takes a thread for each member that polls it and one of its own, fetches unless it is kept from it, and
-a poll that ends too early forgets a join that has just succeeded, so that the group starts anew. Its coordinator is
-coroutines: here those of all members run on one thread.
+`KafkaConsumer` needs two threads for each member, fetches records, and a poll that ends too early forgets a join that
+has just succeeded, so that the group rebalances again. Its coordinator consists of coroutines: here those of all
+members run on one thread.
 """
 
 import logging
@@ -23,49 +23,51 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.broker.admin_client import Admin
-from kafka_http.broker.connections import net_settings
 from kafka_http.broker.error_map import translate
-from kafka_http.broker.group_session import Entrance, GroupSession
+from kafka_http.broker.group_session import GroupSession, LoopSemaphore
 from kafka_http.broker.open_file_limit import OpenFileLimit
+from kafka_http.broker.patches import net_settings
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
+from kafka_http.logs import LogOnce
 from kafka_http.records import Commits, MembershipListener
 
 _log = logging.getLogger(__name__)
 
-_TICK = 3.0
-_PAUSE = 0.5
-_HEARTBEATS_A_SECOND = 150
-"""Of all members together (each costs 0.4 ms); but each sends one in 0.3 to 3 seconds."""
-_AT_ONCE = 16
-"""Members that connect at the same time: many hundreds would keep each other from it until they all give up."""
+_POLL_INTERVAL = 3.0
+_RECONNECT_DELAY = 0.5
+_HEARTBEATS_PER_SECOND = 150
+"""Of all members together (each costs 0.4 ms). Each member sends one every 0.3 to 3 seconds."""
+_MAX_CONNECTING = 16
+"""Members that connect at the same time. Many hundreds would delay each other until all of them time out."""
 _NOT_A_MEMBER = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
-_DESCRIPTORS = 3
-"""Of a member: to the coordinator, to a broker for metadata, and for a moment to another one."""
+_DESCRIPTORS_PER_MEMBER = 3
+"""Of each member: connections to the coordinator, to a broker for metadata, and briefly to another one."""
 
 
 class KafkaMemberships:
-    """The memberships of a process. Its thread is started by the first one, so after a fork."""
+    """The memberships of a process. The first `join` starts the thread, which is after the fork."""
 
     def __init__(self, settings: Mapping[str, Any], admin: Admin) -> None:
         """`settings` are those of `KafkaNetClient`."""
-        self._settings = {"metadata_max_age_ms": 60_000, **net_settings(settings)}  # new partitions are seen by then
+        # metadata_max_age_ms bounds how late new partitions are seen
+        self._settings = {"metadata_max_age_ms": 60_000, **net_settings(settings)}
         self._admin = admin
         self._lock = Lock()
         self._loop: NetworkSelector | None = None
         self._closed = False
         self._members: set[KafkaMembership] = set()
-        self._descriptors = OpenFileLimit(_DESCRIPTORS, "consumer instances")
-        self.entrance = Entrance(_AT_ONCE)
+        self._open_files = OpenFileLimit(_DESCRIPTORS_PER_MEMBER, "consumer instances")
+        self.connecting = LoopSemaphore(_MAX_CONNECTING)
 
     def join(
         self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener
     ) -> "KafkaMembership":
         with self._lock:
             if self._closed:
-                raise BrokerUnavailable("This server is closing down.")
-            self._descriptors.check(len(self._members) + 1)
+                raise BrokerUnavailable("This server is shutting down.")
+            self._open_files.check(len(self._members) + 1)
             if self._loop is None:
-                # A busy process makes each step of the loop look slow: no warnings of that.
+                # No warnings of slow steps: in a busy process every step looks slow.
                 self._loop = NetworkSelector(client_id="kafka_http-members", slow_task_threshold_secs=0)
                 self._loop.start()
             identity = {"group_id": group, "group_instance_id": member_id}
@@ -79,18 +81,18 @@ class KafkaMemberships:
 
     @property
     def heartbeat_ms(self) -> int:
-        return int(1000 * min(3.0, max(0.3, len(self._members) / _HEARTBEATS_A_SECOND)))
+        return int(1000 * min(3.0, max(0.3, len(self._members) / _HEARTBEATS_PER_SECOND)))
 
-    def ended(self, member: "KafkaMembership") -> None:
+    def discard(self, member: "KafkaMembership") -> None:
         with self._lock:
             self._members.discard(member)
 
     def remove(self, group: str, instance_id: str, member_id: str | None) -> None:
-        """Let Kafka forget a static member. Raises our errors."""
+        """Remove a static member from its group. Raises errors of `kafka_http.errors`."""
         self._admin.remove_member(group, instance_id, member_id)
 
     def close(self) -> None:
-        """End all memberships in this process; none of them leaves its group."""
+        """End all memberships in this process. None of them leaves its group."""
         with self._lock:
             self._closed = True
             members, loop = list(self._members), self._loop
@@ -101,7 +103,10 @@ class KafkaMemberships:
 
 
 class KafkaMembership:
-    """One member. Its coroutines run on the loop's thread; other threads hand things over to it."""
+    """One member of a group. `KafkaMemberships.join` creates it; `leave`, `close` or fencing ends it.
+
+    Any thread may call the public methods. The coroutines run on the loop's thread.
+    """
 
     def __init__(
         self,
@@ -120,8 +125,8 @@ class KafkaMembership:
         self._wake = WakeupNotifier(loop)
         self._session: GroupSession | None = None
         self._closed = False
-        self._said = ""
-        loop.call_soon_threadsafe(self._live)
+        self._warnings = LogOnce(_log)
+        loop.call_soon_threadsafe(self._run)
 
     def subscribe(self, topics: Collection[str]) -> None:
         self._topics = frozenset(topics)
@@ -131,16 +136,14 @@ class KafkaMembership:
         try:
             self._loop.run(self._commit, offsets, int(timeout * 1000))
         except _NOT_A_MEMBER:
-            raise RetriableBrokerError(
-                "The group is sharing out its partitions anew: nothing can be committed just now, try again."
-            ) from None
+            raise RetriableBrokerError("The group is rebalancing; offsets cannot be committed now. Retry.") from None
         except FencedInstanceIdError:
             self._notify()
-            raise RetriableBrokerError("Another process has taken this consumer instance over, try again.") from None
+            raise RetriableBrokerError("Another process has taken over this consumer instance. Retry.") from None
         except KafkaError as error:
             raise translate(error) from error
         except RuntimeError:  # the loop's
-            raise BrokerUnavailable("This server is closing down.") from None
+            raise BrokerUnavailable("This server is shutting down.") from None
 
     def leave(self) -> None:
         if self._closed:
@@ -150,65 +153,64 @@ class KafkaMembership:
         try:
             self._memberships.remove(self._identity["group_id"], self._identity["group_instance_id"], member_id)
         except KafkaHttpError as error:
-            _log.warning("A member of %s is left to time out: %s", self._identity["group_id"], error.message)
+            group = self._identity["group_id"]
+            _log.warning("A member of the group %s could not leave and will time out: %s", group, error.message)
 
     def close(self) -> None:
         self._closed = True
         with suppress(RuntimeError, KafkaError):
-            self._loop.run(self._hang_up)
+            self._loop.run(self._close_session)
         self._notify()
-        self._memberships.ended(self)
+        self._memberships.discard(self)
 
     def _notify(self) -> None:
         with suppress(RuntimeError):
             self._wake.notify()
 
-    # On the loop's thread
+    # The methods below run on the loop's thread.
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         while not self._closed:
             try:
-                await self._one_session()
+                await self._run_session()
             except FencedInstanceIdError:
                 if not self._closed:
                     self._closed = True
                     self._listener.fenced()
-                    self._memberships.ended(self)
-            except Exception as error:  # whatever it is, the next session may do better
+                    self._memberships.discard(self)
+            except Exception as error:  # the next session may succeed, whatever it was
                 if not self._closed:
                     self._fail(translate(error))
             finally:
-                self._hang_up()
+                self._close_session()
             if not self._closed:
-                await self._wake(_PAUSE)
+                await self._wake(_RECONNECT_DELAY)
 
     def _fail(self, error: KafkaHttpError) -> None:
-        if error.message != self._said:
-            self._said = error.message
-            _log.warning("A member of the group %s starts anew: %s", self._identity["group_id"], error.message)
+        self._warnings.warning("A member of the group %s reconnects: %s", self._identity["group_id"], error.message)
         self._listener.failed(error)
 
-    async def _one_session(self) -> None:
-        """Be a member until something goes wrong that only a new start can put right."""
+    async def _run_session(self) -> None:
+        """Be a member until an error that needs a new session."""
         settings = dict(self._memberships.settings)
-        await self._memberships.entrance.enter()
+        await self._memberships.connecting.acquire()
         try:
             if self._closed:
                 return
             self._session = session = GroupSession(self._loop, settings | self._identity, self._wake, self._listener)
             await session.connect()
         finally:
-            self._memberships.entrance.leave()
+            self._memberships.connecting.release()
         while not self._closed:
-            await session.keep(self._topics, self._memberships.heartbeat_ms)
-            await self._wake(_TICK)
+            await session.poll(self._topics, self._memberships.heartbeat_ms)
+            await self._wake(_POLL_INTERVAL)
 
     async def _commit(self, offsets: Commits, timeout_ms: int) -> None:
         if self._session is None:
             raise RebalanceInProgressError
         await self._session.commit(offsets, timeout_ms)
 
-    def _hang_up(self) -> None:
+    def _close_session(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None

@@ -19,16 +19,16 @@ class KafkaBroker:
     Connects on first use, so it can be made before a fork. Any thread may call.
     """
 
-    def __init__(self, config: Config, *, batch_append: bool = True) -> None:
-        """Without `batch_append` records are written in the slow way, which is there for other libraries."""
+    def __init__(self, config: Config) -> None:
         connections = ConnectionPool(connection_settings(config))
         metadata = TopicMetadata(connections)
         admin = Admin(admin_settings(config), _TIMEOUT, metadata.alive)
-        settings, patient = (
-            {**each(config), "batch_append": batch_append} for each in (producer_settings, patient_settings)
-        )
         self._producer = KafkaRecordProducer(
-            settings, patient, metadata, admin, auto_create_topics=config.auto_create_topics
+            producer_settings(config),
+            patient_settings(config),
+            metadata,
+            admin,
+            auto_create_topics=config.auto_create_topics,
         )
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, PrefetchBuffer(config.max_read_ahead))
         self._groups = KafkaGroups(admin)

@@ -1,77 +1,80 @@
-"""Asking the leaders of partitions, wherever they are just now."""
+"""Requests to the leaders of partitions, repeated when a leader has moved."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import chain, repeat
 from typing import Any
 
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
 from kafka.net.manager import KafkaConnectionManager
 
+from kafka_http.backoff import Backoff
 from kafka_http.broker.connections import ConnectionPool
-from kafka_http.broker.error_map import MOVED, translate
+from kafka_http.broker.error_map import STALE_METADATA, translate
 from kafka_http.broker.topic_metadata import NoLeader, TopicMetadata
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError
 from kafka_http.records import TopicPartition
 
-Answers = dict[TopicPartition, Any]
+PartitionResponses = dict[TopicPartition, Any]
 Request = Callable[[Sequence[TopicPartition], float], Any]
-"""Makes the request for the partitions of one node, which may wait there for so many seconds."""
-Parts = Callable[[Any], Iterable[tuple[TopicPartition, Any]]]
-"""What the answer of a node says of each partition."""
+"""Makes the request for the partitions of one node, which may wait that many seconds for records."""
+ByPartition = Callable[[Any], Iterable[tuple[TopicPartition, Any]]]
+"""Splits the response of a node by partition."""
 
-_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
-"""Before each look for a leader that has moved, the last again and again; an election takes about a second."""
-_SLICE = 0.1
+_MULTI_NODE_WAIT = 0.1
+"""Longest wait for records, in seconds, when more than one node is asked."""
 
 
 class LeaderRequests:
-    """Any thread may call; each call has a connection to itself."""
+    """Sends requests to leaders. Any thread may call; each call has its own connection."""
 
     def __init__(self, connections: ConnectionPool, metadata: TopicMetadata, timeout: float) -> None:
-        """`timeout` in seconds is that of a request; one that waits gets it on top."""
+        """`timeout` is that of a request, in seconds. One that waits for records has this time in addition."""
         self._connections = connections
         self._metadata = metadata
         self._timeout = timeout
 
-    def ask(self, places: Collection[TopicPartition], request: Request, parts: Parts, wait: float = 0) -> Answers:
-        """Ask the partitions' leaders, all of them together, and again where one has moved.
+    def ask(
+        self, partitions: Collection[TopicPartition], request: Request, by_partition: ByPartition, wait: float = 0
+    ) -> PartitionResponses:
+        """Send a request to each leader at the same time, and again if a leader has moved.
 
-        Waits for `wait` seconds at most, and not that long for more than one leader. Raises what else they answer.
+        The brokers wait up to `wait` seconds for records, less if there is more than one leader. Raises the errors in
+        the responses.
         """
         until = time.monotonic() + wait + self._timeout
-        failure: KafkaHttpError = NoLeader("The partition's leader is moving, try again.")
-        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
-            if time.monotonic() + pause > until:
-                break
-            if pause:
-                time.sleep(pause)
+        failure: KafkaHttpError = NoLeader("The leader of the partition is moving. Retry.")
+        backoff, delay = Backoff(0.05, 1.0), 0.0  # an election takes about a second
+        while time.monotonic() + delay <= until:
+            time.sleep(delay)
+            delay = backoff.next()
             try:
-                return self._attempt(places, request, parts, wait)
+                return self._attempt(partitions, request, by_partition, wait)
             except _LeaderMoved as moved:
                 failure = moved.failure
-                for topic in {each.topic for each in places}:
+                for topic in {each.topic for each in partitions}:
                     self._metadata.forget(topic)
         raise failure
 
-    def _attempt(self, places: Collection[TopicPartition], request: Request, parts: Parts, wait: float) -> Answers:
-        """Raises `_LeaderMoved` where another look at the metadata may help, so not where no broker has any."""
+    def _attempt(
+        self, partitions: Collection[TopicPartition], request: Request, by_partition: ByPartition, wait: float
+    ) -> PartitionResponses:
+        """Raises `_LeaderMoved` if reading the metadata again may help; not if no broker answers."""
         try:
-            leaders = self._metadata.by_leader(places)
+            leaders = self._metadata.by_leader(partitions)
         except NoLeader as error:
             raise _LeaderMoved(error) from error
-        longest = wait if len(leaders) == 1 else min(wait, _SLICE)
-        requests = {node: request(partitions, longest) for node, partitions in leaders.items()}
+        wait_limit = wait if len(leaders) == 1 else min(wait, _MULTI_NODE_WAIT)
+        requests = {node: request(partitions, wait_limit) for node, partitions in leaders.items()}
         try:
-            nodes = self._send(requests, longest + self._timeout)
+            nodes = self._send(requests, wait_limit + self._timeout)
         except BrokerUnavailable as error:
             raise _LeaderMoved(error) from error
-        answers = {place: answer for node in nodes for place, answer in parts(node)}
-        _check(answers)
-        return answers
+        responses = {tp: response for node in nodes for tp, response in by_partition(node)}
+        _check(responses)
+        return responses
 
     def _send(self, requests: dict[int, Any], timeout: float) -> list[Any]:
-        """One request to each of these nodes, all under way together."""
+        """Send one request to each of these nodes, all at the same time."""
 
         async def ask(manager: KafkaConnectionManager) -> list[Any]:
             sent = [manager.send(request, node, int(timeout * 1000)) for node, request in requests.items()]
@@ -81,20 +84,20 @@ class LeaderRequests:
 
 
 class _LeaderMoved(Exception):
-    """A partition's leader is not, or not yet, where the metadata has it."""
+    """The leader of a partition is not, or not yet, the node that the metadata names."""
 
     def __init__(self, failure: KafkaHttpError) -> None:
         self.failure = failure
 
 
-def is_out_of_range(answer: Any) -> bool:
-    return for_code(answer.error_code) is OffsetOutOfRangeError
+def is_out_of_range(response: Any) -> bool:
+    return for_code(response.error_code) is OffsetOutOfRangeError
 
 
-def _check(answers: Answers) -> None:
-    for place, answer in answers.items():
-        error = for_code(answer.error_code)
-        if error in MOVED:
+def _check(responses: PartitionResponses) -> None:
+    for tp, response in responses.items():
+        error = for_code(response.error_code)
+        if error in STALE_METADATA:
             raise _LeaderMoved(NoLeader(translate(error).message))
         if error not in (NoError, OffsetOutOfRangeError):
-            raise translate(error, place.topic)
+            raise translate(error, tp.topic)

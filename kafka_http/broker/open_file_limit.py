@@ -1,4 +1,4 @@
-"""The limit of open files, which connections count against."""
+"""The limit of open files (RLIMIT_NOFILE)."""
 
 import resource
 from contextlib import suppress
@@ -6,12 +6,12 @@ from threading import Lock
 
 from kafka_http.errors import Unavailable
 
-_OTHERS = 512
-"""Descriptors left to everything else that a process has open."""
+_RESERVED = 512
+"""Descriptors for everything else that a process opens."""
 
 
 class OpenFileLimit:
-    """Sees to it that the process may open as many descriptors as some things of a kind need."""
+    """Raises the limit for a number of things, such as streams, that each need some descriptors."""
 
     def __init__(self, each: int, things: str) -> None:
         self._each = each
@@ -19,8 +19,8 @@ class OpenFileLimit:
         self._lock = Lock()
 
     def check(self, count: int) -> None:
-        """Raise the soft limit so that `count` things fit. Raises `Unavailable` where the hard one forbids it."""
-        needed = count * self._each + _OTHERS
+        """Raise the soft limit for `count` things. Raises `Unavailable` if the hard limit is too low."""
+        needed = count * self._each + _RESERVED
         with self._lock:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -31,6 +31,6 @@ class OpenFileLimit:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
                     return
         raise Unavailable(
-            f"This server may not open enough files for {count} {self._things}: that takes {needed}, "
-            f"its limit is {hard}. Raise it (ulimit -n, or LimitNOFILE= of systemd)."
+            f"The limit of open files is too low for {count} {self._things}: {needed} needed, limit {hard}. "
+            "Raise it (ulimit -n, or LimitNOFILE= of systemd)."
         )

@@ -1,9 +1,9 @@
-"""kafka-python's producer, cured of what would stop it for ever, and with a way to hand over any legal record."""
+"""kafka-python's producer, with fixes for what stops it for ever, and an append for many records."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Lock
+from threading import Event
 from typing import Any, Protocol, cast
 
 from kafka import KafkaProducer
@@ -16,119 +16,104 @@ from kafka.errors import (
     KafkaTimeoutError,
     RetriableError,
     UnknownError,
-    UnsupportedCodecError,
 )
-from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.sender import Sender as SenderThread
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.structs import TopicPartition
 
 from kafka_http.broker import batch_append as batches
-from kafka_http.broker.batch_append import NO_TIMESTAMP, AppendResult, PartitionAppend
-from kafka_http.broker.connections import PatchedConnectionManager
+from kafka_http.broker.batch_append import AppendResult, PartitionAppend
 from kafka_http.broker.error_map import is_refusal, translate
+from kafka_http.broker.patches import PatchedConnectionManager
 from kafka_http.errors import BrokerUnavailable
-from kafka_http.records import NewRecord, RecordMetadata
+from kafka_http.records import NewRecord
 
 log = logging.getLogger(__name__)
 
-_BYSTANDER = "Failed to append record because it was part of a batch"
-"""kafka-python's text for the good records of a batch that Kafka refused for another record in it."""
+_SAME_BATCH = "Failed to append record because it was part of a batch"
+"""kafka-python's text for the valid records of a batch that Kafka rejected because of another record."""
 _UNTIMED_SECONDS = 10.0
-"""How long a topic's records go without timestamps after Kafka has refused this server's."""
-_SAY_EVERY = 60.0
-_LOOK_EVERY = 1.0
-"""Seconds between two looks for batches whose response was lost."""
+"""How long a topic's records are sent without timestamps after Kafka has rejected this server's."""
+_WARNING_INTERVAL = 60.0
+_CHECK_INTERVAL = 1.0
+"""Seconds between two checks for batches whose response was lost."""
 
 
 class PendingAppend(Protocol):
-    """Records of a request that were handed over for one partition."""
+    """Records of a request that were appended for one partition."""
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all of them were written."""
+        """Whether all records were written."""
 
-    def fates(self) -> list[AppendResult]:
-        """What is known of each, in their order."""
+    def results(self) -> list[AppendResult]:
+        """Return the result of each record, in order, as far as it is known."""
 
 
 class PatchedProducer(KafkaProducer):
-    """A producer and its thread. It starts both as it is made, so make it after a fork."""
+    """A producer and its thread. The constructor starts the thread, so create it after a fork."""
 
     _sender: Any
 
-    # aiokafka's builder compresses, with libraries that it brings; kafka-python looks for others.
+    # aiokafka's builder compresses, with its own libraries; kafka-python looks for others.
     _COMPRESSORS = {name: (lambda: True, code) for name, (_, code) in KafkaProducer._COMPRESSORS.items()}  # noqa: RUF012
 
-    def __init__(self, *, batch_append: bool = True, **settings: Any) -> None:
-        """`batch_append` off is for tests of the slow way."""
-        self._awaited: set[str] = set()
-        self._appending = Lock()
-        self._untimed: dict[str, float] = {}
-        self._said_at = float("-inf")
+    def __init__(self, **settings: Any) -> None:
+        self._awaited_topics: set[str] = set()
+        self._untimed_until: dict[str, float] = {}
+        self._warned_at = float("-inf")
         super().__init__(**settings)
         self._metadata.add_listener(self._forget_missing)
         if self._transaction_manager is not None:
             self._transaction_manager.__class__ = _PatchedTransactionManager
         self._sender.woken = False
         self._sender.overdue = set()
-        self._sender.looked_at = 0.0
+        self._sender.checked_at = 0.0
         self._sender.__class__ = _PatchedSenderThread
-        self._appends_runs = batch_append and batches.is_possible(self._accumulator)
-        if self._appends_runs:
-            self._accumulator.__class__ = batches.PatchedAccumulator
-            accumulator = cast("batches.PatchedAccumulator", self._accumulator)
-            accumulator.missing, accumulator.lacks_leaders = {}, False
-        else:
-            log.warning("Records are appended one by one, which is slow: kafka-python or aiokafka is not as expected")
-            self._check_codec()
-
-    def _check_codec(self) -> None:
-        codec: Any = self.config["compression_type"]
-        if not KafkaProducer._COMPRESSORS[codec][0]():
-            self.abandon()
-            raise UnsupportedCodecError(f"kafka-python finds no library for compression_type {codec}")
+        self._accumulator.__class__ = batches.PatchedAccumulator
+        accumulator = cast("batches.PatchedAccumulator", self._accumulator)
+        accumulator.missing, accumulator.lacks_leaders = {}, False
 
     def __del__(self) -> None:
-        """Not kafka-python's own, which takes the log from all producers of the process."""
+        """Replaces kafka-python's, which disables the logging of all producers of the process."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is in a state in which it never sends again, such as after an ACL refused it its producer id."""
+        """Whether it can never send again, for example after an ACL denied its producer id."""
         manager = self._transaction_manager
         return not self._sender.is_alive() or (manager is not None and manager.has_fatal_error())
 
     @property
-    def asked(self) -> str:
-        """The addresses of the brokers, and why those failed that cannot be reached."""
+    def addresses_tried(self) -> str:
+        """The addresses of the brokers, each with the reason if it cannot be reached."""
         manager: PatchedConnectionManager = self._sender._client._manager
-        return manager.asked()
+        return manager.addresses_tried()
 
-    def knows(self, topic: str, count: int) -> bool:
-        """Whether it has learned of a topic and that many of its partitions. Does not block."""
+    def has_metadata(self, topic: str, count: int) -> bool:
+        """Return whether it has the metadata of `count` partitions of a topic. Does not block."""
         return len(self._metadata.partitions_for_topic(topic) or ()) >= count
 
     def wait_for(self, topic: str, count: int, deadline: float) -> None:
-        """Return once it has learned of a topic and that many of its partitions. Raises `BrokerUnavailable`."""
-        self._awaited.add(topic)
+        """Wait for the metadata of `count` partitions of a topic. Raises `BrokerUnavailable`."""
+        self._awaited_topics.add(topic)
         try:
             if self._metadata.partitions_for_topic(topic) is None:
                 self._wait_on_metadata(topic, _ms_until(deadline))
-            while not self.knows(topic, count):
-                self._look_again(deadline)
+            while not self.has_metadata(topic, count):
+                self._refresh_metadata(deadline)
         except RetriableError as error:
-            said = f"Kafka's answer about the topic {topic} did not come in time. Asked: {self.asked}."
-            raise BrokerUnavailable(said) from error
+            message = f"Kafka did not return the metadata of the topic {topic} in time. Tried: {self.addresses_tried}."
+            raise BrokerUnavailable(message) from error
         except KafkaError as error:
             raise translate(error, topic) from error
         except RuntimeError as error:
             if self._sender._client._net._closed:
-                raise BrokerUnavailable("This server is closing down.") from error
+                raise BrokerUnavailable("This server is shutting down.") from error
             raise
         finally:
-            self._awaited.discard(topic)
+            self._awaited_topics.discard(topic)
 
-    def hand_over(
+    def append(
         self,
         topic: str,
         partition: int,
@@ -137,208 +122,158 @@ class PatchedProducer(KafkaProducer):
         *,
         is_untimed: bool = False,
     ) -> PendingAppend:
-        """Hand records for one partition over; `wakeup` sends. What `send` refuses is legal: null key and value, null
-        header values. `done` is called once the fate of all is known, by the producer's thread, perhaps before this
-        returns. With `is_untimed`, records without a timestamp of their own get none. Raises `IllegalStateError` where
-        the producer is closed."""
-        place = TopicPartition(topic, partition)
-        if self._appends_runs:
-            run = PartitionAppend(partition, records, done, is_untimed=is_untimed)
-            cast("batches.PatchedAccumulator", self._accumulator).append_run(place, run)
-            return run
-        ours = NO_TIMESTAMP if is_untimed else None
-        with self._appending:  # threads that append record by record slow each other down
-            futures = [self._append(place, record, ours) for record in records]
-        return _OneByOne(futures, done)
+        """Append records for one partition; `wakeup` sends them.
+
+        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. `done` is called when
+        all results are known, by the producer's thread, perhaps before this method returns. With `is_untimed`, records
+        without a timestamp of their own get none. Raises `IllegalStateError` if the producer is closed.
+        """
+        append = PartitionAppend(partition, records, done, is_untimed=is_untimed)
+        accumulator = cast("batches.PatchedAccumulator", self._accumulator)
+        accumulator.append_all(TopicPartition(topic, partition), append)
+        return append
 
     def omits_timestamps(self, topic: str) -> bool:
-        """Whether records of the topic without a timestamp of their own are written without one for now."""
-        return bool(self._untimed) and time.monotonic() < self._untimed.get(topic, 0.0)
+        """Return whether records without a timestamp of their own are now written without one."""
+        return bool(self._untimed_until) and time.monotonic() < self._untimed_until.get(topic, 0.0)
 
     def omit_timestamps(self, topic: str) -> None:
-        """Kafka has refused the timestamps that this server made: write records without one for a while."""
+        """Write records without timestamps for a while, because Kafka has rejected this server's."""
         now = time.monotonic()
-        self._untimed[topic] = now + _UNTIMED_SECONDS
-        if now > self._said_at + _SAY_EVERY:
-            self._said_at = now
+        self._untimed_until[topic] = now + _UNTIMED_SECONDS
+        if now > self._warned_at + _WARNING_INTERVAL:
+            self._warned_at = now
             log.warning(
-                "Kafka refuses this server's timestamps (topic %s): the clock of this server or of the broker is off, "
-                "or the topic's message.timestamp.*.max.ms is too small. Messages that name no timestamp are written "
-                "without one.",
+                "Kafka rejects this server's timestamps (topic %s): the clock of this server or a broker is wrong, "
+                "or the topic's message.timestamp.*.max.ms is too small. Messages without a timestamp of their own are "
+                "written without one.",
                 topic,
             )
 
-    def _append(self, place: TopicPartition, record: NewRecord, ours: int | None) -> FutureRecordMetadata:
-        future: FutureRecordMetadata
-        headers = _Headers(record.headers)
-        at = ours if record.timestamp is None else record.timestamp
-        future, *_ = self._accumulator.append(place, at, record.key, record.value, headers)
-        return future
-
     def wakeup(self) -> None:
-        """Let the thread send what was handed over; without effect where it is about to look anyway."""
+        """Let the thread send the appended records. Does nothing if it is about to do so."""
         if not self._sender.woken:
             self._sender.woken = True
             self._sender.wakeup()
 
     def finish(self, timeout: float) -> None:
-        """Send what was handed over, for `timeout` seconds at most, and end."""
+        """Send the appended records, for `timeout` seconds at most, and close."""
         try:
             self.close(timeout)
         except KafkaTimeoutError:
             self.abandon()
 
     def abandon(self) -> None:
-        """End now; what was not acknowledged has no known outcome."""
+        """Close now. The outcome of records without acknowledgement stays unknown."""
         self._unregister_cleanup()
         self._sender.force_close()
         self._sender.join(1)
         self._closed = True
 
     def _forget_missing(self, cluster: ClusterMetadata) -> None:
-        """A topic that was deleted would have kafka-python ask for it ten times a second, for ever."""
-        cluster._topics -= cluster._topics - cluster.topics(exclude_internal_topics=False) - self._awaited
+        """Drop deleted topics: kafka-python would ask for their metadata ten times a second, for ever."""
+        cluster._topics -= cluster._topics - cluster.topics(exclude_internal_topics=False) - self._awaited_topics
 
-    def _look_again(self, deadline: float) -> None:
-        looked = Event()
-        self._metadata.request_update().add_both(lambda _: looked.set())
+    def _refresh_metadata(self, deadline: float) -> None:
+        updated = Event()
+        self._metadata.request_update().add_both(lambda _: updated.set())
         self._sender.wakeup()
-        if not looked.wait(_ms_until(deadline) / 1000):
+        if not updated.wait(_ms_until(deadline) / 1000):
             raise KafkaTimeoutError()
 
 
 class _PatchedTransactionManager(TransactionManager):
-    """kafka-python 3.0.12's bookkeeping of its producer id, which ends for ever in two cases without need."""
+    """kafka-python 3.0.12's state of its producer id, which fails for ever in two cases without need."""
 
     def reset_producer_id(self) -> None:
-        """Called where a batch expired that may have been written. The state has to say that there is no id any more:
-        an id is asked for in that state alone."""
+        """Called after a batch expired that may have been written. A new id is requested only if the state says that
+        there is none."""
         with self._lock:
             super().reset_producer_id()
             if self._current_state is TransactionState.READY:
                 self._current_state = TransactionState.UNINITIALIZED
 
     def classify_batch_error(self, error: Any, batch: Any, log_start_offset: int = -1) -> str:
-        """A batch that Kafka refuses (too large, ACLs, an invalid record) is no reason to stop."""
+        """Do not stop the producer because of a batch that Kafka rejects (too large, ACLs, an invalid record)."""
         found: str = super().classify_batch_error(error, batch, log_start_offset=log_start_offset)
         if found != self.ERROR_CLASS_FATAL or type(error) in self._FATAL_ERRORS or self.is_transactional():
             return found
         if not is_refusal(error) or batch.in_retry():
             self.reset_producer_id()
         elif self.producer_id_and_epoch.match(batch):
-            # Kafka has not seen its sequence numbers; the partition's next batch is drained after this one only.
+            # Kafka has not used its sequence numbers; the partition's next batch is drained only after this one.
             self.set_sequence_number(batch.topic_partition, batch.base_sequence)
-        return self.ERROR_CLASS_RETRIABLE  # fail the batch, and nothing else
+        return self.ERROR_CLASS_RETRIABLE  # fails the batch, and nothing else
 
 
 class _PatchedSenderThread(SenderThread):
-    """kafka-python 3.0.12's thread, which forgets batches in two cases, and gives up where it need not."""
+    """kafka-python 3.0.12's thread, which loses batches in two cases and gives up without need."""
 
     _transaction_manager: Any
     woken: bool
-    """Whether it is about to look for what is to be sent."""
+    """Whether it is about to look for records to send."""
     overdue: set[Any]
-    """Batches that had no response in time at the last look, at `looked_at`."""
-    looked_at: float
+    """Batches that had no response in time at the last check, at `checked_at`."""
+    checked_at: float
 
     def _send_producer_data(self, now: float | None = None) -> Any:
-        """Deal with what has expired before anything is taken out: kafka-python takes the batches to send out of the
-        accumulator, and forgets them where one has expired that was being retried. They would neither be sent nor fail
-        before their own time is over."""
-        self.woken = False  # before the look: what is appended from now on wakes it again
+        """Fail expired batches before any batch is drained.
+
+        kafka-python drains the batches to send, and loses them if a batch that was being retried has expired: they are
+        neither sent nor failed before their own timeout.
+        """
+        self.woken = False  # before the check: records appended from now on wake it again
         now = time.monotonic() if now is None else now
         expired = [*self._accumulator.expired_batches(now=now), *self._get_expired_inflight_batches(now=now)]
         for batch in expired:
-            self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in its time"))
+            self._complete_batch_with_exception(batch, KafkaTimeoutError("The batch was not acknowledged in time"))
         if self._transaction_manager is not None and any(batch.in_retry() for batch in expired):
             self._transaction_manager.reset_producer_id()
         if isinstance(self._accumulator, batches.PatchedAccumulator):
-            for batch in self._accumulator.take_homeless():
+            for batch in self._accumulator.take_orphaned():
                 self._complete_batch_with_exception(batch, KafkaError("the topic no longer has this partition"))
-        if now >= self.looked_at + _LOOK_EVERY:
+        if now >= self.checked_at + _CHECK_INTERVAL:
             self._retry_lost(now)
         poll_ms: float = super()._send_producer_data(now=now)
         is_watchful = self._in_flight_batches or getattr(self._accumulator, "lacks_leaders", False)
-        return min(poll_ms, _LOOK_EVERY * 1000) if is_watchful else poll_ms
+        return min(poll_ms, _CHECK_INTERVAL * 1000) if is_watchful else poll_ms
 
     def _retry_lost(self, now: float) -> None:
-        """Send batches again, under the same sequence numbers, whose response cannot come any more: kafka-python drops
-        a request with a response that does not fit it, and nobody is told."""
-        self.looked_at = now
+        """Resend batches whose response is lost, with the same sequence numbers.
+
+        kafka-python silently drops a request whose response does not match it.
+        """
+        self.checked_at = now
         request_timeout_ms: Any = self.config["request_timeout_ms"]
-        since = now - request_timeout_ms / 1000 - _LOOK_EVERY
+        since = now - request_timeout_ms / 1000 - _CHECK_INTERVAL
         in_flight = [batch for queue in self._in_flight_batches.values() for _, batch in queue]
         overdue = {each for each in in_flight if each.drained is not None and each.drained < since}
-        for batch in overdue & self.overdue:  # a response that had come already was read between the two looks
+        for batch in overdue & self.overdue:  # a response that had arrived was read between the two checks
             self._complete_batch_with_exception(batch, KafkaConnectionError("the response was lost"))
         self.overdue = overdue - self.overdue
 
     def _failed_produce(self, batches: Any, node_id: Any, error: Any) -> None:
-        """Whatever was received instead of a response: ask again, under the same sequence numbers."""
+        """Resend, with the same sequence numbers, after anything that is not a response."""
         if isinstance(error, KafkaProtocolError) or not isinstance(error, KafkaError):
             error = KafkaConnectionError(str(error))
         super()._failed_produce(batches, node_id, error)
 
     def _can_retry(self, batch: Any, error_cls: Any) -> bool:
-        """An error that says nothing leaves open whether the batch was written; its sequence numbers settle that."""
+        """Resend after `UnknownError`: the batch may have been written, and the sequence numbers tell."""
         is_unknown = batch.has_sequence and issubclass(error_cls, UnknownError)
         return bool(super()._can_retry(batch, KafkaConnectionError if is_unknown else error_cls))
 
     def _record_exceptions_fn(self, top_level_exception: Any, record_errors: Any, error_message: Any) -> Any:
-        """kafka-python calls several records with a timestamp that Kafka refuses by a more general name."""
+        """Keep `InvalidTimestampError`, which kafka-python replaces by a more general error for several records."""
         error_of = super()._record_exceptions_fn(top_level_exception, record_errors, error_message)
         if not isinstance(top_level_exception, InvalidTimestampError):
             return error_of
-        return lambda index: found if was_bystander(found := error_of(index)) else top_level_exception
+        return lambda index: found if failed_with_batch(found := error_of(index)) else top_level_exception
 
 
-class _OneByOne:
-    """Records that were appended one by one, each with a future."""
-
-    def __init__(self, futures: Sequence[FutureRecordMetadata], done: Callable[[PendingAppend], None]) -> None:
-        self._futures = futures
-        self._left = len(futures)
-        self._lock = Lock()
-        self._done = done
-        for future in futures:
-            future.add_both(self._settled)
-
-    def _settled(self, _: object) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        self._done(self)
-
-    @property
-    def is_delivered(self) -> bool:
-        return all(future.succeeded() for future in self._futures)
-
-    def fates(self) -> list[AppendResult]:
-        return [_fate(future) for future in self._futures]
-
-
-def _fate(future: FutureRecordMetadata) -> AppendResult:
-    if not future.is_done:
-        return None
-    if future.failed():
-        return future.exception
-    stored: Any = future.value
-    return RecordMetadata(
-        stored.partition, stored.offset, None if stored.timestamp == NO_TIMESTAMP else stored.timestamp
-    )
-
-
-class _Headers(list[tuple[str, bytes | None]]):
-    """Counts as empty where kafka-python adds up the headers' sizes, which null values have not."""
-
-    def __bool__(self) -> bool:
-        return False
-
-
-def was_bystander(error: BaseException) -> bool:
-    """Whether a record was not written only because it shared a batch with one that Kafka refused."""
-    return type(error) is KafkaError and str(error.args[0] if error.args else "").startswith(_BYSTANDER)
+def failed_with_batch(error: BaseException) -> bool:
+    """Return whether a record failed only because Kafka rejected another record of its batch."""
+    return type(error) is KafkaError and str(error.args[0] if error.args else "").startswith(_SAME_BATCH)
 
 
 def _ms_until(deadline: float) -> float:

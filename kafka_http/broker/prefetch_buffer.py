@@ -1,4 +1,4 @@
-"""What fetches brought beyond what was read of them: kept for a moment for the reader who goes on there."""
+"""Keeps fetched records that a page had no room for, for the reader that continues there."""
 
 import time
 from collections import OrderedDict
@@ -9,92 +9,92 @@ from typing import NamedTuple
 from kafka_http.broker.batch_codec import BatchReader
 from kafka_http.records import Isolation, Positions, TopicIds, TopicPartition
 
-SECONDS = 1.0
-"""How old may be what is read. Kafka changes nothing at an offset, but it removes: for so long one may read what has
-been deleted since, or was in another topic of that name."""
+MAX_AGE_SECONDS = 1.0
+"""How long prefetched records are used. Kafka never changes a record, but it deletes: for this time a reader may get
+records that were deleted, or that belonged to a topic of the same name."""
 
-_LEAST_READERS = 4
-"""One must leave room for others."""
+_MIN_ENTRIES = 4
+"""An entry takes at most this fraction of the buffer."""
 _ENTRY_BYTES = 1000
-"""About what an entry takes beside its batches."""
+"""Approximate size of an entry without its batches."""
 
 
 class PrefetchedBatches:
-    """What is left of a partition's part of a fetch answer, perhaps nothing."""
+    """What is left of a partition's part of a fetch response, perhaps nothing."""
 
-    def __init__(self, batches: BatchReader, end: int, at: float) -> None:
-        """`end` is where the log ended at the time `at`."""
-        self.batches = batches
+    def __init__(self, reader: BatchReader, end: int, at: float) -> None:
+        """`end` is the end offset of the log at the time `at`."""
+        self.reader = reader
         self._end = end
         self._at = at
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the log had nothing behind it."""
-        return self.batches.position >= self._end
+        """Whether the log had no records after these."""
+        return self.reader.position >= self._end
 
     @property
     def has_more(self) -> bool:
-        """Whether there may be records in it."""
-        return not self.batches.is_over and not self.is_at_end
+        """Whether there may be records left."""
+        return not self.reader.is_over and not self.is_at_end
 
     def is_since(self, time: float) -> bool:
         return self._at > time
 
 
 class PrefetchedRead(NamedTuple):
-    """Readers who see the same: the topics' ids by their names, and the isolation."""
+    """What two reads must have in common to share records: the topic ids by name, and the isolation."""
 
     topic_ids: TopicIds
     isolation: Isolation
 
 
 class PrefetchBuffer:
-    """Keeps rests by where they go on, within a limit. Any thread may call.
+    """Entries by topic, offset and isolation, within a memory limit. Any thread may call.
 
-    Who takes a rest has it for himself. Where there is none, Kafka is to be asked, and nothing is lost but time.
+    `take` removes an entry, so that one reader uses it. A missing entry costs a fetch, nothing else.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`limit` is in bytes of memory; `clock` tells seconds."""
+        """`limit` is in bytes of memory; `clock` returns seconds."""
         self._limit = limit
         self._clock = clock
         self._lock = Lock()
-        self._rests: OrderedDict[_Key, tuple[PrefetchedBatches, int]] = OrderedDict()
+        self._entries: OrderedDict[_Key, tuple[PrefetchedBatches, int]] = OrderedDict()
         self.size = 0
-        """Bytes that are kept, about."""
+        """Approximate number of bytes in the buffer."""
 
-    def take(self, positions: Positions, reading: PrefetchedRead) -> dict[TopicPartition, PrefetchedBatches]:
-        """The rests that go on at these positions; one without records tells that its reader does."""
-        if not self._rests:
+    def take(self, positions: Positions, view: PrefetchedRead) -> dict[TopicPartition, PrefetchedBatches]:
+        """Remove and return the entries at these positions. One without records shows that its reader continues."""
+        if not self._entries:
             return {}
-        oldest = self._clock() - SECONDS
+        oldest = self._clock() - MAX_AGE_SECONDS
         with self._lock:
-            found = {place: self._pop(_key(place, at, reading)) for place, at in positions.items()}
-        return {place: rest for place, rest in found.items() if rest is not None and rest.is_since(oldest)}
+            found = {tp: self._pop(_key(tp, at, view)) for tp, at in positions.items()}
+        return {tp: entry for tp, entry in found.items() if entry is not None and entry.is_since(oldest)}
 
-    def keep(self, rests: Mapping[TopicPartition, PrefetchedBatches], reading: PrefetchedRead) -> None:
-        """Put rests aside; the oldest make room for them."""
+    def keep(self, entries: Mapping[TopicPartition, PrefetchedBatches], view: PrefetchedRead) -> None:
+        """Store entries. The oldest are dropped if there is no room."""
         with self._lock:
-            for place, rest in rests.items():
-                key = _key(place, rest.batches.position, reading)
-                size = rest.batches.memory + _ENTRY_BYTES
+            for tp, entry in entries.items():
+                key = _key(tp, entry.reader.position, view)
+                size = entry.reader.memory + _ENTRY_BYTES
                 self._pop(key)
-                if size <= self._limit // _LEAST_READERS:
-                    self._rests[key] = rest, size
+                if size <= self._limit // _MIN_ENTRIES:
+                    self._entries[key] = entry, size
                     self.size += size
-            self._make_room()
+            self._drop_oldest()
 
     def _pop(self, key: "_Key") -> PrefetchedBatches | None:
-        rest, size = self._rests.pop(key, (None, 0))
+        entry, size = self._entries.pop(key, (None, 0))
         self.size -= size
-        return rest
+        return entry
 
-    def _make_room(self) -> None:
-        oldest = self._clock() - SECONDS
-        while self._rests:
-            first = next(iter(self._rests))
-            if self.size <= self._limit and self._rests[first][0].is_since(oldest):
+    def _drop_oldest(self) -> None:
+        oldest = self._clock() - MAX_AGE_SECONDS
+        while self._entries:
+            first = next(iter(self._entries))
+            if self.size <= self._limit and self._entries[first][0].is_since(oldest):
                 return
             self._pop(first)
 
@@ -102,5 +102,5 @@ class PrefetchBuffer:
 _Key = tuple[TopicPartition, int, object, Isolation]
 
 
-def _key(place: TopicPartition, offset: int, reading: PrefetchedRead) -> _Key:
-    return place, offset, reading.topic_ids[place.topic], reading.isolation
+def _key(tp: TopicPartition, offset: int, view: PrefetchedRead) -> _Key:
+    return tp, offset, view.topic_ids[tp.topic], view.isolation

@@ -1,4 +1,4 @@
-"""Writing: a request's records through kafka-python's producer, one outcome each."""
+"""Writes the records of a request through kafka-python's producer."""
 
 import random
 import time
@@ -20,7 +20,7 @@ from kafka_http.errors import (
     BrokerUnavailable,
     InvalidValue,
     KafkaHttpError,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     RetriableBrokerError,
     TooMuchInFlight,
@@ -29,21 +29,21 @@ from kafka_http.errors import (
 from kafka_http.records import NewRecord, PartitionInfo, RecordResult, ResultsCallback, partitions_beyond
 
 _METADATA_AGE = 2.0
-"""How long a topic that was deleted or has grown may go unnoticed."""
-_LEADER_PAUSE = 0.05
-_LARGEST_TIMESTAMP = 2**63 - 1
-_MOST_OWED = 64 << 20
-"""Bytes of keys and values that wait for Kafka's answer though their clients have one."""
-_STICKY = 0.02
+"""How long deleted topics and added partitions may stay unnoticed."""
+_LEADER_DELAY = 0.05
+_MAX_TIMESTAMP = 2**63 - 1
+_MAX_UNSETTLED_BYTES = 64 << 20
+"""Bytes of keys and values that still wait for Kafka after their clients got a response."""
+_STICKY_SECONDS = 0.02
 """Seconds for which records with neither key nor partition go to the same one, so that requests share a batch."""
 
 
 class KafkaRecordProducer:
     """The `Producer` of a Kafka cluster. Any thread may call.
 
-    It has two producers of kafka-python. One serves publishes whose time is over with the client's. The other, made on
-    first use, serves those whose outcome is asked for afterwards: its batches live longer, under sequence numbers that
-    no expired batch of the first resets.
+    It has two producers of kafka-python. One serves publishes that end with the client's timeout. The other, created on
+    first use, serves publishes whose result is needed later: its batches live longer, and expired batches of the first
+    do not reset its sequence numbers.
     """
 
     def __init__(
@@ -55,118 +55,118 @@ class KafkaRecordProducer:
         *,
         auto_create_topics: bool = False,
     ) -> None:
-        """`settings` and `patient` are those of `KafkaProducer`, for the one and the other."""
-        # A look of its own must not create a topic: that is done here, with an answer where it is refused.
-        self._kept, self._patient = (
+        """`settings` and `patient` are those of `KafkaProducer`, for the first and the second."""
+        # kafka-python must not create topics: this class does, and reports errors.
+        self._default, self._patient = (
             ClientHolder(
                 PatchedProducer, PatchedProducer.abandon, {**each, "allow_auto_create_topics": False}, metadata.alive
             )
             for each in (settings, patient)
         )
         self._delivery_seconds = patient["delivery_timeout_ms"] / 1000
-        self._owed = 0
-        self._owing = Lock()
+        self._unsettled_bytes = 0
+        self._unsettled_lock = Lock()
         self._metadata = metadata
         self._admin = admin
         self._auto_create_topics = auto_create_topics
-        self._largest = settings["max_request_size"]
+        self._max_size = settings["max_request_size"]
         self._sticky: dict[str, tuple[int, float]] = {}
-        self._aside = ThreadPoolExecutor(1)
-        self._looked_up: set[str] = set()
+        self._background = ThreadPoolExecutor(1)
+        self._refreshing: set[str] = set()
 
     def produce(
         self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
     ) -> list[RecordResult]:
         deadline = last = time.monotonic() + timeout
-        kept = self._kept
+        holder = self._default
         if settled is not None:
-            self._check_owed()
-            kept, last = self._patient, max(deadline, time.monotonic() + self._delivery_seconds)
-        partitions = self._checked(topic, records, self._partitions(topic, deadline))
-        sender = self._sender(kept, topic, len(partitions), deadline)
+            self._check_unsettled()
+            holder, last = self._patient, max(deadline, time.monotonic() + self._delivery_seconds)
+        partitions = self._check_partitions(topic, records, self._partitions(topic, deadline))
+        sender = self._sender(holder, topic, len(partitions), deadline)
         done = Event()
-        underway = KafkaPendingPublish(sender, topic, records, last, lambda _: done.set())
-        self._begin(underway, topic, records, partitions)
+        pending = KafkaPendingPublish(sender, topic, records, last, lambda _: done.set())
+        self._append(pending, topic, records, partitions)
         sender.wakeup()
         if not done.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
-        self._explain(underway, topic)
-        outcomes = underway.outcomes()
-        if settled is not None and any(isinstance(each, NotYetKnown) for each in outcomes):
-            size = self._owe(sum(len(each.value or b"") + len(each.key or b"") for each in records))
+        self._add_limit(pending, topic)
+        outcomes = pending.outcomes()
+        if settled is not None and any(isinstance(each, OutcomePending) for each in outcomes):
+            size = self._add_unsettled(sum(len(each.value or b"") + len(each.key or b"") for each in records))
 
             def settle() -> None:
-                self._owe(-size)
-                settled(underway.outcomes())
+                self._add_unsettled(-size)
+                settled(pending.outcomes())
 
-            underway.when_done(partial(self._settled, topic, settle))
+            pending.when_done(partial(self._on_done, topic, settle))
         return outcomes
 
-    def _owe(self, size: int) -> int:
-        with self._owing:
-            self._owed += size
+    def _add_unsettled(self, size: int) -> int:
+        with self._unsettled_lock:
+            self._unsettled_bytes += size
         return size
 
-    def _check_owed(self) -> None:
-        """Raise `TooMuchInFlight` where as much waits for its outcome as may."""
-        if self._owed >= _MOST_OWED:
+    def _check_unsettled(self) -> None:
+        """Raise `TooMuchInFlight` if too many bytes wait for their results."""
+        if self._unsettled_bytes >= _MAX_UNSETTLED_BYTES:
             raise TooMuchInFlight(
-                f"{self._owed} bytes of messages with an Idempotency-Key still wait for Kafka's answer, "
-                f"the limit is {_MOST_OWED}. Nothing was written; try again.",
-                limit=_MOST_OWED,
+                f"Too many messages with an Idempotency-Key wait for Kafka: {self._unsettled_bytes} bytes, limit "
+                f"{_MAX_UNSETTLED_BYTES}. Nothing was written. Retry.",
+                limit=_MAX_UNSETTLED_BYTES,
             )
 
     def start(
         self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
     ) -> KafkaPendingPublish | None:
-        partitions = self._at_hand(topic)
-        sender = self._kept.current
-        if not partitions or sender is None or sender.is_lost or not sender.knows(topic, len(partitions)):
+        partitions = self._cached_partitions(topic)
+        sender = self._default.current
+        if not partitions or sender is None or sender.is_lost or not sender.has_metadata(topic, len(partitions)):
             return None
         if partitions_beyond(records, len(partitions)):
             return None
         deadline = time.monotonic() + timeout
-        underway = KafkaPendingPublish(sender, topic, records, deadline, partial(self._settled, topic, done))
-        self._begin(underway, topic, records, partitions)
-        return underway
+        pending = KafkaPendingPublish(sender, topic, records, deadline, partial(self._on_done, topic, done))
+        self._append(pending, topic, records, partitions)
+        return pending
 
     def send(self) -> None:
-        if (sender := self._kept.current) is not None:
+        if (sender := self._default.current) is not None:
             sender.wakeup()
 
     def close(self, timeout: float) -> None:
-        self._aside.shutdown(wait=False, cancel_futures=True)
-        senders = [each for each in (self._kept.close(), self._patient.close()) if each is not None]
+        self._background.shutdown(wait=False, cancel_futures=True)
+        senders = [each for each in (self._default.close(), self._patient.close()) if each is not None]
         ends = [Thread(target=each.finish, args=(timeout,), daemon=True) for each in senders]
         for end in ends:
             end.start()
         for end in ends:
             end.join()
 
-    def _at_hand(self, topic: str) -> list[PartitionInfo] | None:
-        """The topic's partitions as far as they are known, without waiting. They are looked up again in good time."""
+    def _cached_partitions(self, topic: str) -> list[PartitionInfo] | None:
+        """Return the cached partitions of a topic, and refresh them in the background before they expire."""
         if (partitions := self._metadata.known(topic, _METADATA_AGE / 2)) is not None:
             return partitions
-        if (partitions := self._metadata.known(topic, _METADATA_AGE)) is not None and topic not in self._looked_up:
-            self._looked_up.add(topic)
-            self._aside.submit(self._look_up, topic)
+        if (partitions := self._metadata.known(topic, _METADATA_AGE)) is not None and topic not in self._refreshing:
+            self._refreshing.add(topic)
+            self._background.submit(self._refresh, topic)
         return partitions
 
-    def _look_up(self, topic: str) -> None:
-        with suppress(KafkaHttpError):  # who comes next is told
+    def _refresh(self, topic: str) -> None:
+        with suppress(KafkaHttpError):  # the next caller gets the error
             self._metadata.partitions(topic)
-        self._looked_up.discard(topic)
+        self._refreshing.discard(topic)
 
-    def _settled(self, topic: str, done: Callable[[], None], underway: KafkaPendingPublish) -> None:
-        """Called by the sender's thread."""
-        if underway.lacks_limit:
-            with suppress(RuntimeError):  # closed already
-                self._aside.submit(self._explain, underway, topic).add_done_callback(lambda _: done())
+    def _on_done(self, topic: str, done: Callable[[], None], pending: KafkaPendingPublish) -> None:
+        """Called by the producer's thread when all records have results."""
+        if pending.lacks_limit:
+            with suppress(RuntimeError):  # already closed
+                self._background.submit(self._add_limit, pending, topic).add_done_callback(lambda _: done())
                 return
         done()
 
     def _partitions(self, topic: str, deadline: float) -> list[PartitionInfo]:
-        """The topic's partitions; the topic is created first where it is missing and the settings say so."""
+        """Return the topic's partitions. A missing topic is created if the settings allow it."""
         try:
             return self._metadata.partitions(topic, max_age=_METADATA_AGE)
         except TopicNotFound:
@@ -179,80 +179,81 @@ class KafkaRecordProducer:
                 if all(each.leader is not None for each in partitions):
                     return partitions
             except (TopicNotFound, RetriableBrokerError):
-                pass  # the broker asked has not heard of it yet
+                pass  # the broker that was asked does not know it yet
             self._metadata.forget(topic)
-            time.sleep(_LEADER_PAUSE)
-        raise RetriableBrokerError(f"The topic {topic} was created just now and is not ready yet, try again.")
+            time.sleep(_LEADER_DELAY)
+        raise RetriableBrokerError(f"The topic {topic} was just created and is not ready yet. Retry.")
 
-    def _checked(
+    def _check_partitions(
         self, topic: str, records: Sequence[NewRecord], partitions: list[PartitionInfo]
     ) -> list[PartitionInfo]:
-        """The partitions, looked at again where a record names one that was not there a moment ago."""
+        """Return the partitions, refreshed if a record names a partition that is not among them."""
         if partitions_beyond(records, len(partitions)):
             partitions = self._metadata.partitions(topic)
         for partition in partitions_beyond(records, len(partitions)):
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 
-    def _sender(self, kept: ClientHolder[PatchedProducer], topic: str, count: int, deadline: float) -> PatchedProducer:
-        sender = kept.get()
+    def _sender(
+        self, holder: ClientHolder[PatchedProducer], topic: str, count: int, deadline: float
+    ) -> PatchedProducer:
+        sender = holder.get()
         if sender.is_lost:
-            kept.drop(sender)
-            sender = kept.get()
+            holder.drop(sender)
+            sender = holder.get()
             if sender.is_lost:
-                raise BrokerUnavailable("The connection to Kafka was lost and is made anew, try again.")
+                raise BrokerUnavailable("The connection to Kafka was lost and is being restored. Retry.")
         sender.wait_for(topic, count, deadline)
         return sender
 
-    def _begin(
+    def _append(
         self,
-        underway: KafkaPendingPublish,
+        pending: KafkaPendingPublish,
         topic: str,
         records: Sequence[NewRecord],
         partitions: Sequence[PartitionInfo],
     ) -> None:
-        """Hand the records over, without those that Kafka would refuse."""
-        shared = self._shared(topic, partitions)
-        largest, count = self._largest, len(partitions)
+        """Append the records, without those that Kafka would reject."""
+        shared = self._sticky_partition(topic, partitions)
+        max_size, count = self._max_size, len(partitions)
         for index, each in enumerate(records):
             size = len(each.value or b"") + len(each.key or b"")
-            unusual = size > largest or each.timestamp is not None or each.headers
+            unusual = size > max_size or each.timestamp is not None or each.headers
             if unusual and (refusal := self._refusal(each, size)) is not None:
-                underway.refuse(index, refusal)
-        underway.begin(
-            [shared if each.key is None and each.partition is None else _place(each, count) for each in records]
+                pending.refuse(index, refusal)
+        pending.begin(
+            [shared if each.key is None and each.partition is None else _partition_of(each, count) for each in records]
         )
 
-    def _shared(self, topic: str, partitions: Sequence[PartitionInfo]) -> int:
-        """Where the records go that have neither key nor partition."""
+    def _sticky_partition(self, topic: str, partitions: Sequence[PartitionInfo]) -> int:
+        """Return the partition of records with neither key nor partition."""
         partition, until = self._sticky.get(topic, (0, 0.0))
         if (now := time.monotonic()) < until and partition < len(partitions):
             return partition
-        led = [each.partition for each in partitions if each.leader is not None]
-        partition = random.choice(led or [each.partition for each in partitions])  # noqa: S311  balance, not secrecy
-        self._sticky[topic] = partition, now + _STICKY
+        with_leader = [each.partition for each in partitions if each.leader is not None]
+        partition = random.choice(with_leader or [each.partition for each in partitions])  # noqa: S311  balance, not secrecy
+        self._sticky[topic] = partition, now + _STICKY_SECONDS
         return partition
 
     def _refusal(self, record: NewRecord, size: int) -> KafkaHttpError | None:
-        """What kafka-python would stumble over only once the record is in a batch with others. `size` is that of key
-        and value."""
-        if record.timestamp is not None and not 0 <= record.timestamp <= _LARGEST_TIMESTAMP:
-            return InvalidValue("Kafka refuses the record: a timestamp is milliseconds from 1970, 0 or more.")
+        """Return the error of a record that would make its whole batch fail. `size` is that of key and value."""
+        if record.timestamp is not None and not 0 <= record.timestamp <= _MAX_TIMESTAMP:
+            return InvalidValue("The timestamp must be milliseconds since 1970, 0 or more.")
         try:
             size += sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
         except UnicodeEncodeError:
-            return InvalidValue("Kafka refuses the record: a header's name is not valid Unicode.")
-        return too_large(self._largest) if size > self._largest else None
+            return InvalidValue("The name of a header must be valid Unicode.")
+        return too_large(self._max_size) if size > self._max_size else None
 
-    def _explain(self, underway: KafkaPendingPublish, topic: str) -> None:
-        """Tell the limit, which Kafka does not name, where a record is over it."""
-        if underway.lacks_limit:
+    def _add_limit(self, pending: KafkaPendingPublish, topic: str) -> None:
+        """Look up the size limit, which Kafka does not name, if a record is over it."""
+        if pending.lacks_limit:
             with suppress(KafkaHttpError):
-                underway.limit = self._admin.message_limit(topic)
+                pending.limit = self._admin.message_limit(topic)
 
 
-def _place(record: NewRecord, count: int) -> int:
-    """The partition of a record: its own, or that of its key."""
+def _partition_of(record: NewRecord, count: int) -> int:
+    """Return the partition of a record: its own, or that of its key."""
     if record.partition is not None:
         return record.partition
     return (murmur2(record.key) & 0x7FFFFFFF) % count  # type: ignore[no-any-return]

@@ -1,5 +1,4 @@
-"""Finding records by their place in the log, past what no reader sees: control records, compacted gaps, aborted
-transactions."""
+"""Finds records near the end of a log, past what no reader sees: control records, gaps, aborted transactions."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,105 +6,105 @@ from kafka_http.broker.batch_codec import CorruptBatch
 from kafka_http.broker.prefetch_buffer import PrefetchedBatches
 from kafka_http.records import Isolation, Positions, TopicPartition
 
-_SHARE = 1 << 14
-_MOST_LOOKS = 32
+_END_BYTES = 1 << 14
+_MAX_FETCHES = 32
 """At the end of a log: enough for some thousand control records."""
-_SHARE_OF_WINDOW = 1 << 18
-_MOST_BYTES = 16 << 20
-"""To be read for one search, over all partitions."""
-_LARGEST_FIRST_WINDOW = 10_000
+_WINDOW_BYTES = 1 << 18
+_MAX_BYTES = 16 << 20
+"""Bytes read for one search, over all partitions."""
+_MAX_FIRST_WINDOW = 10_000
 _ANY = 1 << 62
 
 Ranges = Mapping[TopicPartition, tuple[int, int]]
-"""The first offset of each partition's log, and its end."""
-Rests = Callable[[Positions, int, Isolation], dict[TopicPartition, PrefetchedBatches]]
-"""So many bytes of each partition from its position on."""
+"""The first offset and the end offset of each partition."""
+Fetch = Callable[[Positions, int, Isolation], dict[TopicPartition, PrefetchedBatches]]
+"""Fetches that many bytes of each partition, starting at its position."""
 
 
 class RecordSearch:
-    """Looks at the ends of logs. Any thread may call."""
+    """Searches backwards from the end of logs. Any thread may call."""
 
-    def __init__(self, fetch: Rests) -> None:
+    def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
 
     def trailing_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
-        """As `Log.trailing_ends`."""
+        """Return the end of each partition that has no records from its position on; see `Log.trailing_ends`."""
         found: dict[TopicPartition, int] = {}
-        left = dict(positions)
-        for _ in range(_MOST_LOOKS):
-            if not left:
+        remaining = dict(positions)
+        for _ in range(_MAX_FETCHES):
+            if not remaining:
                 break
-            following = {}
-            for place, rest in self._fetch(left, _SHARE, isolation).items():
-                if _has_record(rest):
+            next_positions = {}
+            for tp, fetched in self._fetch(remaining, _END_BYTES, isolation).items():
+                if _has_record(fetched):
                     continue
-                if rest.is_at_end:
-                    found[place] = rest.batches.position
-                else:  # perhaps others took all room in the answer
-                    following[place] = rest.batches.position
-            left = following
+                if fetched.is_at_end:
+                    found[tp] = fetched.reader.position
+                else:  # other partitions may have filled the response
+                    next_positions[tp] = fetched.reader.position
+            remaining = next_positions
         return found
 
-    def last(
+    def last_offsets(
         self, counts: Mapping[TopicPartition, int], ranges: Ranges, isolation: Isolation
     ) -> dict[TopicPartition, int]:
-        """As `Log.last`."""
-        searches = {place: _Countdown(count, *ranges[place]) for place, count in counts.items()}
-        left = _MOST_BYTES
-        while left > 0 and (open_ := {place: each for place, each in searches.items() if not each.is_over}):
-            share = min(_SHARE_OF_WINDOW, max(1, left // len(open_)))
-            positions = {place: each.position for place, each in open_.items()}
-            for place, rest in self._fetch(positions, share, isolation).items():
-                left -= open_[place].add(rest)
-            if all(each.position == positions[place] for place, each in open_.items()):
+        """Return the offset at which the last records of each partition begin; see `Log.last`."""
+        searches = {tp: _BackwardSearch(count, *ranges[tp]) for tp, count in counts.items()}
+        remaining = _MAX_BYTES
+        while remaining > 0 and (unfinished := {tp: each for tp, each in searches.items() if not each.is_over}):
+            size = min(_WINDOW_BYTES, max(1, remaining // len(unfinished)))
+            positions = {tp: each.position for tp, each in unfinished.items()}
+            for tp, fetched in self._fetch(positions, size, isolation).items():
+                remaining -= unfinished[tp].add(fetched)
+            if all(each.position == positions[tp] for tp, each in unfinished.items()):
                 break
-        return {place: each.start for place, each in searches.items()}
+        return {tp: each.start for tp, each in searches.items()}
 
 
-def _has_record(rest: PrefetchedBatches) -> bool:
+def _has_record(fetched: PrefetchedBatches) -> bool:
     try:
-        return bool(rest.batches.take(1, _ANY, _ANY)[0])
+        return bool(fetched.reader.take(1, _ANY, _ANY)[0])
     except CorruptBatch:
         return True
 
 
-class _Countdown:
-    """Where the last records of a partition begin, found window by window from the end of the log on backwards.
+class _BackwardSearch:
+    """Finds where the last `count` records of a partition begin, window by window from the end of the log backwards.
 
-    A window has as many offsets as records are missing at least, the next twice as many: logs with few records for
-    their offsets take few looks.
+    The first window has as many offsets as records are wanted, each next one twice as many: a log with few records
+    for its offsets takes few fetches.
     """
 
     def __init__(self, count: int, earliest: int, latest: int) -> None:
         self._missing = count
         self._earliest = earliest
         self._end = latest
-        self._width = min(count, _LARGEST_FIRST_WINDOW)
+        self._width = min(count, _MAX_FIRST_WINDOW)
         self._offsets: list[int] = []
         self.position = 0
-        """What to read next."""
-        self._open_window()
+        """The offset to fetch next."""
+        self._unfinishedwindow()
 
     @property
     def start(self) -> int:
-        """The answer; while it is not found, that of a log with a record at each offset."""
+        """The result; until it is found, the result for a log without gaps."""
         return max(self._earliest, self._end - self._missing)
 
     @property
     def is_over(self) -> bool:
         return self.start == self._earliest or not self._missing
 
-    def add(self, rest: PrefetchedBatches) -> int:
-        """Take what was read at `position`, and say how many bytes that were."""
-        size = rest.batches.memory
-        records, _ = rest.batches.take(_ANY, _ANY, _ANY)
+    def add(self, fetched: PrefetchedBatches) -> int:
+        """Add what was fetched at `position`. Return its size in bytes."""
+        size = fetched.reader.memory
+        records, _ = fetched.reader.take(_ANY, _ANY, _ANY)
         self._offsets += [each.offset for each in records if each.offset < self._end]
-        self.position = rest.batches.position
-        if self.position >= self._end or rest.is_at_end:
+        self.position = fetched.reader.position
+        if self.position >= self._end or fetched.is_at_end:
             self._close_window()
         return size
 
-    def _open_window(self) -> None:
+    def _unfinishedwindow(self) -> None:
         self._offsets = []
         self.position = max(self._earliest, self._end - self._width)
 
@@ -116,4 +115,4 @@ class _Countdown:
         self._missing -= len(self._offsets)
         self._end = max(self._earliest, self._end - self._width)
         self._width = max(2 * self._width, self._missing)
-        self._open_window()
+        self._unfinishedwindow()

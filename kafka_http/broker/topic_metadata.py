@@ -1,4 +1,4 @@
-"""What the cluster says of its topics, remembered for a moment."""
+"""The metadata of topics, cached."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -16,11 +16,11 @@ from kafka_http.records import PartitionInfo, TopicPartition
 
 
 class NoLeader(BrokerUnavailable):
-    """The one broker that could answer is not there just now."""
+    """The partition's leader, the only broker that can answer, is not available."""
 
 
 class TopicMetadata:
-    """Topics and their partitions. Looks never create a topic. Any thread may call."""
+    """Topics and their partitions. Never creates a topic. Any thread may call; most methods block."""
 
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
@@ -28,7 +28,7 @@ class TopicMetadata:
         self._ids: dict[str, UUID | None] = {}
 
     def alive(self) -> None:
-        """Return where a broker answers. Raises `BrokerUnavailable`."""
+        """Return if a broker answers. Raises `BrokerUnavailable`."""
         self._ask([])
 
     def cluster_id(self) -> str:
@@ -38,12 +38,12 @@ class TopicMetadata:
         return sorted(each.node_id for each in self._ask([]).brokers)
 
     def topics(self) -> list[str]:
-        """The names of all topics but the internal ones, sorted."""
-        answer = self._ask(None)
-        return sorted(each.name for each in answer.topics if not each.is_internal)
+        """Return the sorted names of all topics except internal ones."""
+        response = self._ask(None)
+        return sorted(each.name for each in response.topics if not each.is_internal)
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
-        """A topic's partitions in their order, as they were at most `max_age` seconds ago. Raises `TopicNotFound`."""
+        """Return a topic's partitions in order, at most `max_age` seconds old. Raises `TopicNotFound`."""
         if (known := self.known(topic, max_age)) is not None:
             return known
         try:
@@ -59,12 +59,12 @@ class TopicMetadata:
         return known
 
     def known(self, topic: str, max_age: float) -> list[PartitionInfo] | None:
-        """As `partitions`, None where they would have to be asked for. Does not block."""
+        """Return a topic's cached partitions, or None if they are older than `max_age`. Does not block."""
         at, known = self._known.get(topic, (float("-inf"), []))
         return known if time.monotonic() - at < max_age else None
 
     def topic_id(self, topic: str, max_age: float = float("inf")) -> UUID | None:
-        """What tells a topic from a later one of its name; None where the brokers are too old for ids.
+        """Return the id that a topic got when it was created; None if the brokers are too old for ids.
 
         Raises `TopicNotFound`.
         """
@@ -72,7 +72,7 @@ class TopicMetadata:
         return self._ids[topic]
 
     def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
-        """The ids of topics as they are now, topics that do not exist left out. `timeout` is that of the request."""
+        """Return the current ids of topics, without topics that do not exist. `timeout` is that of the request."""
         ids = {}
         for described in self._ask(sorted(topics), timeout).topics if topics else ():
             error = for_code(described.error_code)
@@ -83,11 +83,11 @@ class TopicMetadata:
         return ids
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
-        """The partitions grouped by the node to ask, from memory until `forget`. Raises `PartitionNotFound`."""
+        """Group partitions by their leader, from the cache until `forget`. Raises `PartitionNotFound`, `NoLeader`."""
         groups: dict[int, list[TopicPartition]] = {}
         for topic in dict.fromkeys(each.topic for each in partitions):
-            wanted = [each.partition for each in partitions if each.topic == topic]
-            for partition, leader in self._leaders(topic, wanted).items():
+            numbers = [each.partition for each in partitions if each.topic == topic]
+            for partition, leader in self._leaders(topic, numbers).items():
                 groups.setdefault(leader, []).append(TopicPartition(topic, partition))
         return groups
 
@@ -101,21 +101,21 @@ class TopicMetadata:
                 raise PartitionNotFound(topic, partition, len(known))
             leader = known[partition]
             if leader is None:
-                raise NoLeader(f"Partition {partition} of {topic} has no leader just now.", partition=partition)
+                raise NoLeader(f"Partition {partition} of {topic} has no leader now. Retry.", partition=partition)
             leaders[partition] = leader
         return leaders
 
     def forget(self, topic: str) -> None:
-        """Ask the cluster at the next look."""
+        """Remove a topic from the cache."""
         self._known.pop(topic, None)
 
     def _ask(self, topics: Iterable[str] | None, timeout: float | None = None) -> Any:
         async def ask(manager: KafkaConnectionManager) -> Any:
-            named = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
-            answer = await ask_any(manager, MetadataRequest(topics=named, allow_auto_topic_creation=False))
-            if {each.node_id for each in answer.brokers} != {each.node_id for each in manager.cluster.brokers()}:
-                manager.cluster.update_metadata(answer)
-            return answer
+            requested = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
+            response = await ask_any(manager, MetadataRequest(topics=requested, allow_auto_topic_creation=False))
+            if {each.node_id for each in response.brokers} != {each.node_id for each in manager.cluster.brokers()}:
+                manager.cluster.update_metadata(response)
+            return response
 
         return self._connections.run(ask, timeout)
 

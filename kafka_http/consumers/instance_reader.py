@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
-from kafka_http.errors import KafkaHttpError, LoanEnded, TopicNotFound, TopicRecreated
+from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
 from kafka_http.records import Positions, Record, RecordPlace, TopicPartition
 
@@ -54,7 +54,7 @@ class InstanceReader:
         """
         try:
             return self._read(loan, limits, until)
-        except LoanEnded:
+        except LeaseExpired:
             return LeasedPage(self._instances, None, Page([], {}))
         except BaseException:
             with suppress(KafkaHttpError):
@@ -83,7 +83,7 @@ class InstanceReader:
 
     def _still_lent(self, loan: ReadLease, page: Page) -> Page:
         """What of the page may be handed out still: nobody would note down the delivery of the rest. Raises
-        `LoanEnded`, also where the instance's holder has died since."""
+        `LeaseExpired`, also where the instance's holder has died since."""
         if not page.records:
             return page
         now = self._instances.renew(loan)

@@ -11,7 +11,7 @@ from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.consumer_instance import ConsumerInstance
 from kafka_http.consumers.instance_service import ReadLease
 from kafka_http.consumers.instance_store import InstanceStore
-from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LoanEnded, TooManyInstances
+from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseExpired, TooManyInstances
 from kafka_http.records import (
     Definition,
     InstanceProgress,
@@ -186,7 +186,7 @@ class InstanceRegistry:
         self, loan: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
         if (instance := self._loans.get(loan.id)) is None:
-            raise LoanEnded
+            raise LeaseExpired
         return instance.renew(loan, positions, timeout, recreated)
 
     def give_back(self, loan: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:

@@ -95,7 +95,7 @@ class InstanceService(Protocol):
 
         `positions` are where its empty page ended. Waits `timeout` at most while there is no assignment; the loan is
         `joining` where none has come. Read on from what it lends. `recreated` are topics that the reader has found to
-        have other ids. Raises `LoanEnded`.
+        have other ids. Raises `LeaseExpired`.
         """
 
     def give_back(self, loan: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from threading import Condition
 
-from kafka_http.errors import InstanceBusy, LoanEnded
+from kafka_http.errors import InstanceBusy, LeaseExpired
 from kafka_http.records import RecordPlace, TopicPartition
 
 _SETTLED = 2.0
@@ -69,10 +69,10 @@ class ReadLeaseQueue:
             self._changed.notify_all()
 
     def find(self, loan_id: str) -> LeasedRead:
-        """The loan of this id. Raises `LoanEnded`."""
+        """The loan of this id. Raises `LeaseExpired`."""
         self.end_overdue()
         if self.current is None or self.current.id != loan_id:
-            raise LoanEnded
+            raise LeaseExpired
         return self.current
 
     def extend(self, lent: LeasedRead, timeout: float) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 from uuid import uuid4
 
-from kafka_http.errors import KafkaHttpError, KeyInUse, KeyMismatch, Unavailable
+from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, KafkaHttpError, Unavailable
 from kafka_http.records import KeyClaimResult, StoredResponse
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class IdempotencyService:
     def claim(self, caller: str, name: str, fingerprint: str) -> "KeyClaim | StoredResponse":
         """The right to do the request, or what it was answered before.
 
-        Raises `KeyInUse`, `KeyMismatch`, and `Unavailable` where keys cannot be had now.
+        Raises `IdempotencyKeyInUse`, `IdempotencyKeyMismatch`, and `Unavailable` where keys cannot be had now.
         """
         holder = f"{self._worker()}/{uuid4().hex[:16]}"
         try:
@@ -68,7 +68,7 @@ class IdempotencyService:
         if claim.answer is not None:
             return claim.answer
         if claim.state != "own":
-            raise KeyInUse() if claim.state == "running" else KeyMismatch()
+            raise IdempotencyKeyInUse() if claim.state == "running" else IdempotencyKeyMismatch()
         return KeyClaim(self._keys, self._conclusions, (caller, name, holder))
 
     def close(self, timeout: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from kafka_http.broker_protocols import Producer
-from kafka_http.errors import KafkaHttpError, TaskEnded, TaskUnderway
+from kafka_http.errors import KafkaHttpError, TaskFinished, TaskInProgress
 from kafka_http.publish.outbox_relay import OutboxRelay
 from kafka_http.publish.task_store import TaskStore
 from kafka_http.tasks import NewTask, QueuedTask, Status, Task
@@ -95,7 +95,7 @@ class Outbox:
         if task is None:
             return None
         if not cancelled:
-            raise TaskUnderway() if task.status == "pending" else TaskEnded(task.status)
+            raise TaskInProgress() if task.status == "pending" else TaskFinished(task.status)
         self._size = None
         self._ended([task_id], 0, calls_back=task.callback is not None)
         return task

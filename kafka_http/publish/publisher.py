@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from kafka_http.broker_protocols import PendingPublish, Producer
-from kafka_http.errors import KafkaHttpError, NotYetKnown, OutOfTime
+from kafka_http.errors import KafkaHttpError, OutcomePending, PublishTimeout
 from kafka_http.records import ProducerRecord, RecordResult
 from kafka_http.schemas.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.schemas.loading_cache import WouldBlock
@@ -46,7 +46,7 @@ class PublishResult(Struct, frozen=True):
     @property
     def is_settled(self) -> bool:
         """Whether no more is to be expected of Kafka."""
-        return not any(isinstance(each, NotYetKnown) for each in self.outcomes)
+        return not any(isinstance(each, OutcomePending) for each in self.outcomes)
 
 
 class StartedPublish(Struct, frozen=True):
@@ -56,7 +56,7 @@ class StartedPublish(Struct, frozen=True):
     schema_ids: Mapping[Role, int]
 
     def published(self) -> PublishResult:
-        """What is known now; a `NotYetKnown` of the others. Does not block."""
+        """What is known now; a `OutcomePending` of the others. Does not block."""
         return PublishResult(self.publication.outcomes(), self.schema_ids)
 
 
@@ -78,7 +78,7 @@ class Publisher:
 
         A failure of one record is its outcome. What fails the request whole is raised, and then nothing was written:
         a bad name, a format or a schema that is not there, a value that its serialiser refuses, an unknown topic or
-        partition, no broker, no registry; `OutOfTime` once `deadlines.hand_over` has passed.
+        partition, no broker, no registry; `PublishTimeout` once `deadlines.hand_over` has passed.
 
         Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
         """
@@ -86,7 +86,7 @@ class Publisher:
         encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.hand_over)
         now = time.monotonic()
         if now > deadlines.hand_over:
-            raise OutOfTime
+            raise PublishTimeout
         timeout = max(0.0, deadlines.answer - now)
         ids = encoded.schema_ids
         later = None if settled is None else lambda outcomes: settled(PublishResult(outcomes, ids))

@@ -25,7 +25,7 @@ class Tasks(Protocol):
         """Those of a status and a topic, or of all, by their ids, from behind `after` on."""
 
     def cancel_task(self, task_id: str) -> Task | None:
-        """End a task that nothing was published of. Raises `TaskUnderway`, `TaskEnded`."""
+        """End a task that nothing was published of. Raises `TaskInProgress`, `TaskFinished`."""
 
 
 class TaskStore(Protocol):

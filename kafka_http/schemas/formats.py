@@ -16,7 +16,7 @@ from kafka_http.errors import (
     KafkaHttpError,
     MissingKeySchema,
     MissingValueSchema,
-    OutOfTime,
+    PublishTimeout,
     TooLarge,
     Unavailable,
     UnsupportedFormat,
@@ -116,7 +116,7 @@ class Formats:
         its index and field.
 
         What is wrong with a schema is raised before any record is looked at. With `blocking=False` raises `WouldBlock`
-        where a serialiser would have to wait, `OutOfTime` once `deadline` (monotonic clock) has passed.
+        where a serialiser would have to wait, `PublishTimeout` once `deadline` (monotonic clock) has passed.
         """
         if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
             return Encoded(records, {})
@@ -195,7 +195,7 @@ class _Encoding:
 
     def _record(self, index: int, record: ProducerRecord) -> NewRecord:
         if time.monotonic() > self._deadline:
-            raise OutOfTime
+            raise PublishTimeout
         value, key = record.value, record.key
         if value is not None and record.format is not None:
             value = self._encode(index, record, "value", record.format)

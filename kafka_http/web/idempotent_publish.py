@@ -35,8 +35,8 @@ class IdempotentPublish:
     def answer(self, request: Request, publish: PublishDialect, body: bytes) -> RenderedResponse:
         """What the client is told: what has become of the request, or of the first one with its key.
 
-        Raises what is wrong with the whole where there is no key; `InvalidRequest`, `KeyInUse`, `KeyMismatch`,
-        `Unavailable` for the key's sake.
+        Raises what is wrong with the whole request; for the key `InvalidRequest`, `IdempotencyKeyInUse`,
+        `IdempotencyKeyMismatch`, `Unavailable`.
         """
         header = request.headers.get(KEY_HEADER)
         if header is None:

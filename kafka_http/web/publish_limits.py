@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.errors import InvalidRequest, OutOfTime, TooLarge
+from kafka_http.errors import InvalidRequest, PublishTimeout, TooLarge
 from kafka_http.web.negotiation import NDJSON
 
 RECORD_BYTES = 800
@@ -86,7 +86,7 @@ class PublishLimits:
 
         Counts without decoding them what a decoder would make of them, also where the body is malformed after it and
         where a name comes twice: a decoder finds the mistake, or the second list, only after it has made the first.
-        Raises `InvalidRequest`, `OutOfTime`.
+        Raises `InvalidRequest`, `PublishTimeout`.
         """
         left = self._max_records
         may_have_headers = _may_have_more(body, HEADERS_PER_RECORD * left) and (
@@ -118,7 +118,7 @@ class PublishLimits:
     def admit(self, count: int) -> None:
         """Take note of the number of records, before they are made.
 
-        Raises `TooLarge`, `TooMuchInFlight`, `OutOfTime`.
+        Raises `TooLarge`, `TooMuchInFlight`, `PublishTimeout`.
         """
         self.check_count(count)
         if self._hold is not None:
@@ -136,7 +136,7 @@ class PublishLimits:
             raise self._too_many_headers()
 
     def slices(self, items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
-        """The items, some at a time, each time with the index of the first. Raises `OutOfTime`."""
+        """The items, some at a time, each time with the index of the first. Raises `PublishTimeout`."""
         if len(items) <= _SLICE:
             yield 0, items
             return
@@ -145,7 +145,7 @@ class PublishLimits:
             yield start, items[start : start + _SLICE]
 
     def collect(self, items: Iterable[Item]) -> list[Item]:
-        """The items as they are made. Raises `OutOfTime`."""
+        """The items as they are made. Raises `PublishTimeout`."""
         made: list[Item] = []
         source = iter(items)
         while more := list(islice(source, _SLICE)):
@@ -156,9 +156,9 @@ class PublishLimits:
         return made
 
     def check_time(self) -> None:
-        """Raise `OutOfTime` once the deadline has passed."""
+        """Raise `PublishTimeout` once the deadline has passed."""
         if time.monotonic() > self.deadline:
-            raise OutOfTime
+            raise PublishTimeout
 
     def release(self) -> None:
         """Give back what was held."""
@@ -184,7 +184,7 @@ class PublishLimits:
         return list(self._members(record, "headers"))
 
     def _members(self, text: memoryview, name: str) -> Iterator[memoryview]:
-        """The values of all members of that name in a JSON object. Raises `InvalidRequest`, `OutOfTime`."""
+        """The values of all members of that name in a JSON object. Raises `InvalidRequest`, `PublishTimeout`."""
         is_named = False
         for index, (part, _) in enumerate(self._parts(text)):
             if index > 2 * _MOST_MEMBERS:
@@ -205,7 +205,7 @@ class PublishLimits:
         A list or object in it that is malformed is the last part, as far as the text goes: with 0.
 
         Takes 2 us a part, and no memory: msgspec skips over one value, and its error says where the value ends.
-        Raises `InvalidRequest`, `OutOfTime`.
+        Raises `InvalidRequest`, `PublishTimeout`.
         """
         opening = _OPENING.match(text)
         start, separator = opening.end() if opening else len(text), 0

@@ -120,14 +120,6 @@ def kafka_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
     broker.close(5)
 
 
-@pytest.fixture(scope="session")
-def slow_broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
-    """As where kafka-python or aiokafka is another version than the one we know."""
-    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=False)
-    yield broker
-    broker.close(5)
-
-
 @pytest.fixture(params=["fake", "kafka"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param == "fake":

@@ -14,14 +14,14 @@ from kafka_http.errors import (
     InvalidRequest,
     InvalidValue,
     KafkaHttpError,
-    NotYetKnown,
+    OutcomePending,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
 )
 from kafka_http.records import NewRecord, Record, RecordMetadata, RecordResult
 from tests.attempts import scaled
-from tests.contract.conftest import Cluster, FakeCluster, kafka_cluster_of
+from tests.contract.conftest import Cluster
 from tests.reads import fetch
 
 JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
@@ -50,16 +50,6 @@ class Started:
         self._producer.send()
         assert done.wait(timeout)
         return publication.outcomes()
-
-
-@pytest.fixture(params=["fake", "kafka", "kafka, one by one"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Both ways of writing to Kafka as well."""
-    if request.param == "fake":
-        yield FakeCluster()
-        return
-    broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "slow_broker")
-    yield from kafka_cluster_of(broker, request)
 
 
 @pytest.fixture(params=["waiting", "started"])
@@ -250,7 +240,7 @@ def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker:
     records = [NewRecord(b"a", partition=1), NewRecord(b"b", partition=0), NewRecord(b"c", partition=1)]
     with cluster.silent():
         outcomes = broker.producer.produce(topic, records, 0.3, hear)
-        assert [type(each) for each in outcomes] == [NotYetKnown] * 3
+        assert [type(each) for each in outcomes] == [OutcomePending] * 3
         assert not heard
     assert settled.wait(10)
     assert [delivered(each) for each in heard] == [[(1, 0), (0, 1), (1, 1)]]

@@ -1,11 +1,9 @@
 """One append for a request's records: what was acknowledged is what another library reads, at those offsets."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kafka_http.broker import KafkaBroker, batches
+from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.embedded import EmbeddedKafka
 from kafka_http.records import NewRecord, RecordMetadata
@@ -72,19 +70,6 @@ def test_batches_that_kafka_finds_too_large_are_split(kafka: EmbeddedKafka, topi
     for answer in answers:  # those of a request stay in their order
         offsets = [each.offset for each in answer if isinstance(each, RecordMetadata)]
         assert offsets == sorted(offsets)
-
-
-def test_other_libraries_than_the_known_ones_are_noticed(
-    kafka: EmbeddedKafka, topic: TopicFactory, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert not batches.is_possible(SimpleNamespace(config={"message_version": 2}))  # type: ignore[arg-type]
-    broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)), batch_append=False)
-    with caplog.at_level(logging.WARNING, "kafka_http"):
-        for _ in range(2):
-            assert isinstance(broker.producer.produce(topic(), [NewRecord(b"x")], 10)[0], RecordMetadata)
-    broker.close(5)
-    assert [each.message for each in caplog.records if "one by one" in each.message] != []
-    assert len([each for each in caplog.records if "one by one" in each.message]) == 1
 
 
 def placed(acknowledged: list[tuple[NewRecord, Any]]) -> Placed:

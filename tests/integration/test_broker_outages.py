@@ -17,7 +17,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.admin import create_topics
 from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, NotYetKnown, OutcomeUnknown
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomePending, OutcomeUnknown
 from kafka_http.records import NewRecord, RecordMetadata, RecordResult
 from tests.attempts import eventually, scaled, wait_for
 from tests.freezing import frozen
@@ -77,11 +77,11 @@ def test_outcome_that_stays_unknown_is_told_when_its_time_is_over(
         with frozen(fresh_kafka):
             began = time.monotonic()
             (outcome,) = broker.producer.produce("t", [NewRecord(b"maybe")], 1, heard.append)
-            assert isinstance(outcome, NotYetKnown)
+            assert isinstance(outcome, OutcomePending)
             ((outcome,),) = wait_for(lambda: heard, 20)
             assert time.monotonic() - began > 2.5
         assert isinstance(outcome, OutcomeUnknown)
-        assert not isinstance(outcome, NotYetKnown)
+        assert not isinstance(outcome, OutcomePending)
         eventually(lambda: broker.producer.produce("t", [NewRecord(b"y")], 5, heard.append), within=20)
         assert len(heard) == 1
 

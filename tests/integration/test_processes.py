@@ -1,4 +1,4 @@
-"""What one types: the README's commands, the demo's under Ctrl-C, kill -9 and on top of each other."""
+"""What one types: the commands of README and manual, the demo's under Ctrl-C, kill -9 and on top of each other."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from kafka_http.demo.ports import free_ports
 from tests.attempts import wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell
+from tests.support.manual import README, RUNNABLE_PAGES, curl_commands, page, section
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 TIMED_OUT = 28
 """curl's exit status."""
-LESSON = re.compile(r"^## A lesson.*?(?=^## )", re.MULTILINE | re.DOTALL)
+LESSON = section(README, "## A lesson: Kafka in five curls")
 
 
 @pytest.fixture(autouse=True)
@@ -32,21 +32,23 @@ def curl() -> None:
         pytest.skip("there is no curl")
 
 
-def readme_curls() -> Iterator[str]:
-    """The README's curl commands, each with the lines that go on from it. Those that need a schema registry are run
-    by the test of a demo that has one, the lesson's by a test of their own."""
-    for found in re.finditer(r"^    (curl (?:.*\|\n)?.*)", LESSON.sub("", README), re.MULTILINE):
-        if "avro" not in found[1]:
-            yield found[1].replace("curl ", "curl -sS --fail-with-body ")
+def documented_curls() -> Iterator[str]:
+    """The curl commands of the README and of the manual. Those that need a schema registry are run by the test of a
+    demo that has one, the lesson's by a test of their own."""
+    session = section(page("rest-proxy-v2"), "## A first session")
+    for text in (README.replace(LESSON, ""), *map(page, RUNNABLE_PAGES), session):
+        for command in curl_commands(text):
+            if "avro" not in command:
+                yield command.replace("curl ", "curl -sS --fail-with-body ")
 
 
-def test_the_readmes_commands_work_as_they_stand(
+def test_curls_of_readme_and_manual_work_as_printed(
     kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
     service = start_service(kafka.bootstrap_servers, auto_create_topics=True, callback_allow=["127.0.0.1"])
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\x00")
     answers = []
-    for command in readme_curls():
+    for command in documented_curls():
         pasted = command.replace("http://127.0.0.1:8082", service.url).replace("127.0.0.1:5000", "127.0.0.1:1")
         if "<id>" in pasted:
             pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # said in its Location
@@ -69,10 +71,8 @@ def test_the_readmes_commands_work_as_they_stand(
     assert copied in copies, "copied once as a page, once as a stream"
 
 
-def test_the_readmes_lesson_teaches_what_is_so(kafka_parts: None, tmp_path: Path) -> None:
-    lesson = LESSON.search(README)
-    assert lesson is not None
-    steps = re.findall(r"^    (curl .*)", lesson[0], re.MULTILINE)
+def test_the_lesson_of_the_readme_says_what_happens(kafka_parts: None, tmp_path: Path) -> None:
+    steps = curl_commands(LESSON)
     with demo(tmp_path, "--topic", "rides:3") as running:
 
         def do(step: int, ack: str = "") -> dict[str, Any]:
@@ -99,7 +99,7 @@ def places(page: dict[str, Any]) -> set[tuple[int, int]]:
     return {(each["partition"], each["offset"]) for each in page["records"]}
 
 
-def test_the_readmes_program_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_the_python_program_of_the_readme_works(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers, auto_create_topics=True)
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert found is not None

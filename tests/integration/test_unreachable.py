@@ -100,4 +100,4 @@ def test_unknown_outcome_names_the_broker_that_was_asked(
     with frozen(fresh_kafka):
         answer = service.put("/messages/t?timeout=1", b"x")
     assert answer.status_code == 504
-    assert f"Asked: {fresh_kafka.bootstrap_servers}." in answer.json()["error"]["message"]
+    assert f"Tried: {fresh_kafka.bootstrap_servers}." in answer.json()["error"]["message"]

@@ -71,7 +71,7 @@ def pipe(service: Service, path: str, *headers: str) -> Iterator[Pipe]:
 
 
 def curl(url: str, data: Iterator[bytes] | bytes, *options: str) -> list[dict[str, Any]]:
-    """What the README's pipe answers."""
+    """What the manual's pipe answers."""
     command = ["curl", "-sS", "-X", "POST", "-T", "-", *options]
     for name, value in HEADERS.items():
         command += ["-H", f"{name}: {value}"]
@@ -352,7 +352,7 @@ def records_of(kafka: EmbeddedKafka, topic: str, partitions: int) -> dict[int, l
 def test_an_export_of_200000_goes_into_another_topic(
     start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
-    """The README's two curls, one into the other."""
+    """The manual's export and import, as one pipe."""
     service, name, other = start_service(kafka.bootstrap_servers, workers=2), topic(3), topic(3)
     base, total = 1_790_000_000_000, 200_000
     values = [b'{"n":%d,"text":"\xc3\xbc"}', b"\xff\x00%d", b"plain %d", None]

@@ -1,4 +1,4 @@
-"""`CallbackDelivery` against receivers that behave well or badly, and the receiver of the README."""
+"""`CallbackDelivery` against receivers that behave well or badly, and the receiver of the manual."""
 
 import datetime
 import hmac
@@ -26,10 +26,10 @@ from kafka_http.errors import Unavailable
 from kafka_http.http_client import Resolve
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, DueCallback
 from tests.receivers import Receiver
+from tests.support.manual import page
 
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
 BODY = b'{"task":{"id":"t1","status":"delivered"}}'
-README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture
@@ -319,23 +319,22 @@ def test_delivery_from_config_uses_its_settings(receiver: Receiver) -> None:
     assert receiver.received[0].headers["Kafka-Http-Signature"].count("v1=") == 2
 
 
-def receiver_of_the_readme() -> str:
-    section = README.split("### Callbacks\n", 1)[1]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+def documented_receiver() -> str:
+    found = re.search(r"```python\n(.*?)```", page("publish-later"), re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def test_receiver_of_the_readme_has_at_most_fifteen_lines() -> None:
-    assert len(receiver_of_the_readme().strip().splitlines()) <= 15
+def test_receiver_of_the_manual_has_at_most_fifteen_lines() -> None:
+    assert len(documented_receiver().strip().splitlines()) <= 15
 
 
-def test_receiver_of_the_readme_verifies_signature(
+def test_receiver_of_the_manual_verifies_signature(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CALLBACK_SECRET", SECRET)
     names: dict[str, Any] = {"__name__": "receiver"}
-    exec(receiver_of_the_readme(), names)  # noqa: S102  it is the README's
+    exec(documented_receiver(), names)  # noqa: S102  it is the manual's
     server = make_server("127.0.0.1", 0, names["app"])
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -82,25 +82,25 @@ def test_a_clients_own_section_goes_over_the_one_for_all() -> None:
         ({"kafka": {"sasl_mechanism": "OAUTHBEARER"}}, "one of AWS_MSK_IAM, GSSAPI, PLAIN"),
         ({"kafka": {"security_protocol": "SASL_SSL"}}, "needs sasl_mechanism"),
         ({"kafka": PLAIN}, "needs sasl_plain_username and sasl_plain_password"),
-        ({"kafka": {"client_id": 7}}, "a text"),
+        ({"kafka": {"client_id": 7}}, "a string"),
         ({"kafka": {"ssl_check_hostname": "no"}}, "true or false"),
         ({"kafka": {"ssl_cafile": "/missing.pem"}}, "a file that exists"),
-        ({"kafka": {"api_version": "3.7"}}, "a list of numbers"),
-        ({"kafka": {"ssl_ciphers": "HIGH"}}, "does not act on it"),
-        ({"kafka": {"bootstrap_servers": "a:1"}}, "the setting bootstrap_servers says it"),
+        ({"kafka": {"api_version": "3.7"}}, "a list of integers"),
+        ({"kafka": {"ssl_ciphers": "HIGH"}}, "ignores it"),
+        ({"kafka": {"bootstrap_servers": "a:1"}}, "use the setting bootstrap_servers"),
         ({"kafka": {"max_in_flight_requests_per_connection": 6}}, "at most 5"),
-        ({"producer": {"acks": 1}}, "lost nor doubled"),
-        ({"producer": {"enable_idempotence": False}}, "lost nor doubled"),
-        ({"producer": {"linger_ms": "5"}}, "a whole number"),
-        ({"producer": {"linger_ms": True}}, "a whole number"),
+        ({"producer": {"acks": 1}}, "lost nor duplicated"),
+        ({"producer": {"enable_idempotence": False}}, "lost nor duplicated"),
+        ({"producer": {"linger_ms": "5"}}, "an integer"),
+        ({"producer": {"linger_ms": True}}, "an integer"),
         ({"producer": {"compression_type": "zip"}}, "gzip, snappy, lz4, zstd"),
         ({"producer": {"partitioner": "x"}}, "a Python object"),
         ({"producer": {"linger_ms": 6000}}, "delivery_timeout_ms"),
-        ({"consumer": {"max_poll_records": 5}}, "not one of kafka-python's settings for this use"),
-        ({"admin": {"linger_ms": 5}}, "not one of kafka-python's settings for this use"),
+        ({"consumer": {"max_poll_records": 5}}, "not a setting of this kafka-python client"),
+        ({"admin": {"linger_ms": 5}}, "not a setting of this kafka-python client"),
     ],
 )
-def test_what_would_fail_or_be_ignored_later_is_refused_at_start(sections: dict[str, Any], said: str) -> None:
+def test_setting_that_would_fail_or_be_ignored_later_is_an_error_at_start(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_client_settings(Config(**sections))
 
@@ -132,3 +132,10 @@ def test_a_password_that_is_wrong_is_not_repeated() -> None:
         check_client_settings(Config(kafka={"ssl_password": 4711}))
 
     assert "4711" not in str(error.value)
+
+
+def test_library_without_a_private_part_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one way to append records; it uses private parts of kafka-python and aiokafka."""
+    monkeypatch.delattr("kafka.producer.record_accumulator.RecordAccumulator.split_and_reenqueue")
+    with pytest.raises(ConfigError, match=r"RecordAccumulator\.split_and_reenqueue is missing\. Install the versions"):
+        check_client_settings(Config())

@@ -10,7 +10,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_http.broker.batch_codec import BatchReader, CorruptBatch, bytes_a_record
+from kafka_http.broker.batch_codec import BatchReader, CorruptBatch, record_size
 from kafka_http.records import Record, TopicPartition
 from tests.record_batches import GZIP, LZ4, NONE, SNAPPY, TRANSACTIONAL, ZSTD, batch, marker
 
@@ -173,9 +173,9 @@ def test_memory_of_what_was_decompressed_counts() -> None:
 
 def test_how_large_records_are() -> None:
     size = len(batch(0, [b"v" * 100] * 10))
-    assert bytes_a_record(batch(0, [b"v" * 100] * 10) + batch(10, [b"v"])) == size // 10
-    assert bytes_a_record(b"") is None
-    assert bytes_a_record(batch(0, [], last=3)) is None
+    assert record_size(batch(0, [b"v" * 100] * 10) + batch(10, [b"v"])) == size // 10
+    assert record_size(b"") is None
+    assert record_size(batch(0, [], last=3)) is None
 
 
 @pytest.mark.parametrize("magic", [0, 1])

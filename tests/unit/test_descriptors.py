@@ -23,6 +23,6 @@ def test_the_limit_of_open_files() -> None:
     assert run.stdout.splitlines() == [
         "10 True",
         "100 True",
-        "This server may not open enough files for 1000 consumer instances: that takes 3512, its limit is 1000. "
+        "The limit of open files is too low for 1000 consumer instances: 3512 needed, limit 1000. "
         "Raise it (ulimit -n, or LimitNOFILE= of systemd).",
     ]

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from kafka_http.errors import KeyInUse, KeyMismatch, Unavailable
+from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, Unavailable
 from kafka_http.node.daemon_services import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
@@ -263,7 +263,7 @@ def test_what_a_key_is_to_others() -> None:
     idempotency = IdempotencyService(keys, lambda: "w")
     keys.claim = KEPT
     assert idempotency.claim("", "k", "f") is ANSWER
-    for keys.claim, error in ((RUNNING, KeyInUse), (OTHER, KeyMismatch)):
+    for keys.claim, error in ((RUNNING, IdempotencyKeyInUse), (OTHER, IdempotencyKeyMismatch)):
         with pytest.raises(error):
             idempotency.claim("", "k", "f")
 

@@ -18,7 +18,7 @@ from kafka_http.errors import (
     InstanceExists,
     InstanceNotFound,
     InvalidValue,
-    LoanEnded,
+    LeaseExpired,
     NotAuthorized,
     PartitionNotFound,
     TooManyInstances,
@@ -542,7 +542,7 @@ def test_a_loan_ends_after_its_time(world: World) -> None:
     world.now += 1
     assert world.read() == ["1", "2"]
     world.registry.give_back(loan, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
-    with pytest.raises(LoanEnded):
+    with pytest.raises(LeaseExpired):
         world.registry.renew(loan)
     assert world.read() == []
 
@@ -551,7 +551,7 @@ def test_deleting_ends_the_loan(world: World) -> None:
     world.create(A, "t")
     loan = world.borrow()
     world.registry.delete(G, A)
-    with pytest.raises((LoanEnded, InstanceNotFound)):
+    with pytest.raises((LeaseExpired, InstanceNotFound)):
         world.registry.renew(loan, (), 1)
     world.registry.give_back(loan, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
     world.registry.drop(loan)

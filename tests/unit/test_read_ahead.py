@@ -1,7 +1,7 @@
 """What is kept of a fetch for the reader who goes on: for whom, how long and how much."""
 
 from kafka_http.broker.batch_codec import BatchReader
-from kafka_http.broker.prefetch_buffer import SECONDS, PrefetchBuffer, PrefetchedBatches, PrefetchedRead
+from kafka_http.broker.prefetch_buffer import MAX_AGE_SECONDS, PrefetchBuffer, PrefetchedBatches, PrefetchedRead
 from kafka_http.records import TopicPartition
 from tests.record_batches import batch
 
@@ -26,7 +26,7 @@ class Kept:
     def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: PrefetchedRead = ANYBODY) -> list[int]:
         """The offsets in what is found there."""
         rests = self.ahead.take({place: offset}, reading)
-        return [each.offset for rest in rests.values() for each in rest.batches.take(100, 1 << 30, 0)[0]]
+        return [each.offset for rest in rests.values() for each in rest.reader.take(100, 1 << 30, 0)[0]]
 
 
 def test_it_is_there_for_who_goes_on_and_once() -> None:
@@ -50,7 +50,7 @@ def test_it_is_for_nobody_else() -> None:
 def test_it_is_not_there_for_long() -> None:
     kept = Kept()
     kept.keep()
-    kept.now += SECONDS
+    kept.now += MAX_AGE_SECONDS
     assert kept.take() == []
 
 
@@ -59,9 +59,9 @@ def test_to_be_read_on_makes_nothing_younger() -> None:
     kept.keep(offset=0)
     for offset in range(5):
         rests = kept.ahead.take({PLACE: offset}, ANYBODY)
-        rests[PLACE].batches.take(1, 1 << 30, 0)
+        rests[PLACE].reader.take(1, 1 << 30, 0)
         kept.ahead.keep(rests, ANYBODY)
-        kept.now += SECONDS / 5
+        kept.now += MAX_AGE_SECONDS / 5
     assert kept.take() == []
 
 
@@ -79,7 +79,7 @@ def test_what_is_too_old_makes_room_by_itself() -> None:
     kept = Kept()
     for number in range(4):
         kept.keep(place=TopicPartition("t", number), size=6000)
-    kept.now += SECONDS
+    kept.now += MAX_AGE_SECONDS
     kept.keep()
     assert kept.ahead.size < 10_000
 

@@ -20,15 +20,15 @@ class Unanswered:
     """A producer of which each record has the same fate."""
 
     is_delivered = False
-    asked = "127.0.0.1:9092"
+    addresses_tried = "127.0.0.1:9092"
 
-    def __init__(self, fate: AppendResult) -> None:
-        self._fate = fate
+    def __init__(self, result: AppendResult) -> None:
+        self._result = result
 
     def omits_timestamps(self, topic: str) -> bool:
         return False
 
-    def hand_over(
+    def append(
         self,
         topic: str,
         partition: int,
@@ -39,17 +39,17 @@ class Unanswered:
     ) -> "Unanswered":
         return self
 
-    def fates(self) -> list[AppendResult]:
-        return [self._fate] * COUNT
+    def results(self) -> list[AppendResult]:
+        return [self._result] * COUNT
 
 
-@pytest.mark.parametrize("fate", [None, KafkaTimeoutError("The batch was not acknowledged in its time")])
-def test_records_of_a_request_that_timed_out_share_one_error(fate: AppendResult) -> None:
+@pytest.mark.parametrize("result", [None, KafkaTimeoutError("The batch was not acknowledged in its time")])
+def test_records_of_a_request_that_timed_out_share_one_error(result: AppendResult) -> None:
     """One error for each of a million records takes a gigabyte."""
-    sender = cast("PatchedProducer", Unanswered(fate))
-    underway = KafkaPendingPublish(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
-    underway.begin([0] * COUNT)
-    outcomes = underway.outcomes()
+    sender = cast("PatchedProducer", Unanswered(result))
+    pending = KafkaPendingPublish(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
+    pending.begin([0] * COUNT)
+    outcomes = pending.outcomes()
     assert len(outcomes) == COUNT
     assert len({id(each) for each in outcomes}) == 1
     assert isinstance(outcomes[0], OutcomeUnknown)

@@ -1,0 +1,211 @@
+"""Fixes to kafka-python 3.0.12: its connection manager, its sockets, and its group coordinator.
+
+Each class names the private parts that it uses and why. Look at all of them before you raise the pinned version. The
+patches of the producer are in `patched_producer` and `batch_append`.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.errors import Cancelled, FencedInstanceIdError, KafkaTimeoutError
+from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.net.wakeup_notifier import WakeupNotifier
+
+from kafka_http.broker.error_map import Unreachable, connection_problem
+
+_COORDINATOR_TIMEOUT = 15.0
+"""Seconds without a coordinator after which the brokers' addresses are looked up again."""
+
+
+class _ClosingSocket(KafkaNetSocket):
+    """Closes a socket that failed to connect. kafka-python leaves it to the garbage collector.
+
+    `net_settings` selects it for connections without a proxy, by the scheme `direct`.
+    """
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
+def net_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a client's settings with the socket class of this module, unless a proxy is set."""
+    return {**settings, "proxy_url": settings.get("proxy_url") or "direct://"}
+
+
+def address_of(node: Any) -> str:
+    """Return `host:port` of a broker."""
+    return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
+
+
+class PatchedConnectionManager(KafkaConnectionManager):
+    """A connection manager that raises `Cancelled` when this process closes it.
+
+    kafka-python reports calls that its own `close` interrupts as broker failures, and logs them so. Uses `_conns`,
+    `_net`, `_build_transport`, `_do_bootstrap`, and the transports' `_write_buffer`.
+    """
+
+    def __init__(self, net: NetworkSelector, **settings: Any) -> None:
+        super().__init__(net, **settings)
+        self._problems: dict[str, str] = {}
+
+    def addresses_tried(self) -> str:
+        """Return the addresses of the brokers, each with the reason if it cannot be reached."""
+        brokers = [address_of(each) for each in self.cluster.brokers() or self.cluster.bootstrap_brokers()]
+        return ", ".join(f"{each} ({self._problems[each]})" if each in self._problems else each for each in brokers)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        address = address_of(node)
+        try:
+            transport = await super()._build_transport(node, timeout_at=timeout_at)
+        except Exception as error:
+            self._problems[address] = problem = connection_problem(error)
+            raise Unreachable(f"{address} ({problem})") from error
+        self._problems.pop(address, None)
+        return transport
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        return Future().failure(Cancelled()) if self.closed else super().send(*args, **kwargs)
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        try:
+            return super().run(coro, *args)
+        except RuntimeError as error:
+            if self._net._closed:  # by another thread, just now
+                raise Cancelled from error
+            raise
+
+    def close(self, node_id: Any = None, timeout_ms: Any = None) -> None:
+        """Close all connections, or those of one node.
+
+        kafka-python's `close` waits for a socket with unsent bytes. A loop that is closed right after never sends them.
+        """
+        if node_id is None and not self.closed:
+            for connection in list(self._conns.values()):
+                if connection.transport is not None and connection.transport._write_buffer:
+                    connection.transport.abort()
+        super().close(node_id, timeout_ms)
+
+    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        try:
+            return await super()._do_bootstrap(deadline)
+        except KafkaTimeoutError:
+            if self.closed:
+                raise Cancelled from None
+            raise
+
+
+class PooledConnectionManager(PatchedConnectionManager):
+    """Does not refresh metadata by itself after a lost connection.
+
+    kafka-python's bootstrap makes no progress in an idle client of the pool, and fails when the client is closed.
+    """
+
+    def get_connection(self, *args: Any, **settings: Any) -> Any:
+        return super().get_connection(*args, **{**settings, "refresh_metadata_on_err": False})
+
+
+class BoundedConnectionManager(PatchedConnectionManager):
+    """Limits what a caller waits for to `request_timeout_ms`. kafka-python waits without limit."""
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        async def call() -> Any:
+            return await self.wait_for(self.call_soon(coro, *args), self.config["request_timeout_ms"])
+
+        return super().run(call)
+
+
+class SessionConnectionManager(PatchedConnectionManager):
+    def close_idle_connections(self) -> None:
+        """Leave idle connections to the broker: kafka-python's timer keeps each closed client alive for minutes."""
+
+
+class PatchedCoordinator(ConsumerCoordinator):
+    """A group coordinator that wakes its driver, reports when it is fenced, and can be stopped at any time.
+
+    Uses `_handle_metadata_update`, `_on_join_complete_async`, `_send_heartbeat_request`, `_send_offset_commit_request`,
+    `_close_heartbeat`, and `_cluster._listeners`. Its coroutines run on the thread of the loop.
+    """
+
+    def __init__(self, client: KafkaNetClient, subscription: SubscriptionState, wake: WakeupNotifier, **settings: Any):
+        """`wake` is notified when there is something to do."""
+        self._wake = wake
+        self._fenced = False
+        self._stopped = False
+        self._missing_since: float | None = None
+        super().__init__(client, subscription, **settings)
+
+    def check(self) -> None:
+        """Raise `FencedInstanceIdError`, or `KafkaTimeoutError` if there has been no coordinator for too long."""
+        if self._fenced:
+            raise FencedInstanceIdError
+        if self._missing_since is not None and time.monotonic() > self._missing_since + _COORDINATOR_TIMEOUT:
+            raise KafkaTimeoutError("The group's coordinator cannot be found.")
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._close_heartbeat()
+        self._cluster._listeners.clear()
+
+    def need_rejoin(self) -> bool:
+        return not self._stopped and bool(super().need_rejoin())
+
+    def lookup_coordinator(self) -> Future:
+        if self._stopped:
+            raise Cancelled
+        self.check()
+        if self._missing_since is None:
+            self._missing_since = time.monotonic()
+        found: Future = super().lookup_coordinator()
+        return found.add_callback(self._on_coordinator_found)  # type: ignore[no-any-return]
+
+    def _on_coordinator_found(self, _: Any) -> None:
+        self._missing_since = None
+
+    def request_rejoin(self) -> None:
+        super().request_rejoin()
+        self._wake.notify()
+
+    def reset_generation(self, *args: Any, **kwargs: Any) -> None:
+        super().reset_generation(*args, **kwargs)
+        self._wake.notify()
+
+    def _handle_metadata_update(self, cluster: Any) -> None:
+        super()._handle_metadata_update(cluster)
+        self._wake.notify()
+
+    async def _on_join_complete_async(self, *args: Any) -> None:
+        """Let each member watch for new partitions: after a takeover no member may know that it is the leader."""
+        await super()._on_join_complete_async(*args)
+        if self._assignment_snapshot is None:
+            self._assignment_snapshot = self._metadata_snapshot
+
+    async def _send_heartbeat_request(self) -> None:
+        try:
+            await super()._send_heartbeat_request()
+        except FencedInstanceIdError:
+            self._on_fenced()
+            raise
+
+    async def _send_offset_commit_request(self, offsets: Any) -> None:
+        try:
+            await super()._send_offset_commit_request(offsets)
+        except FencedInstanceIdError:
+            self._on_fenced()
+            raise
+
+    def _on_fenced(self) -> None:
+        self._fenced = True
+        self._wake.notify()
