@@ -58,9 +58,8 @@ def parse_store_url(url: str) -> URL:
 
 def _sqlite(file: Path) -> Engine:
     try:
-        os.close(
-            os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        )  # SQLite gives its -wal and -shm files the same mode
+        # SQLite gives its -wal and -shm files the same mode.
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Unavailable(f"The state store {file} cannot be opened: {error.strerror}.") from None
     engine = create_engine(
