@@ -102,6 +102,7 @@ class HttpResponse:
             self._stream.deadline = Deadline(timeout)
         body = bytearray()
         with _failures_described(self._stream.deadline):
+            # In chunks, because `read()` allocates whatever Content-Length announces.
             while chunk := self._response.read(_CHUNK_BYTES):
                 body += chunk
         if self._stream.is_truncated:
@@ -162,6 +163,7 @@ def _connect(addresses: list[object], port: int, deadline: Deadline, longest: fl
     addresses = addresses[:_MAX_ADDRESSES]
     for untried, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:
+            # An address that does not answer leaves an equal share of the time to the others.
             seconds = min(longest, deadline.remaining() / untried)
             connected = socket.create_connection((str(address), port), seconds)
         except OSError:
@@ -217,13 +219,14 @@ class _DeadlineStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._remaining_bytes:
-            return 0
+            return 0  # for `http.client` the end of the response
         self._socket.settimeout(self.deadline.remaining())
         count = self._socket.recv_into(memoryview(buffer)[: self._remaining_bytes])
         self._remaining_bytes -= count
         return count
 
     def sendall(self, data: bytes) -> None:
+        # Not `socket.sendall`: a TLS socket would apply the timeout to each of its writes.
         unsent = memoryview(data)
         while unsent:
             self._socket.settimeout(self.deadline.remaining())

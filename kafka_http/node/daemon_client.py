@@ -132,7 +132,7 @@ class DaemonClient:
                 return self._exchange(message, seconds, self._open_channel(), is_retry=True)
             raise Unavailable("The connection to the server's daemon was lost. Try again.") from None
         except BaseException:
-            channel.close()
+            channel.close()  # or the next call would receive the response of this one
             raise
         finally:
             self._busy.discard(channel)
@@ -147,7 +147,7 @@ class DaemonClient:
             return self._open_channel()
 
     def _open_channel(self) -> Channel:
-        for _ in range(2):
+        for _ in range(2):  # the first attempt may find a daemon that is just stopping
             channel = self._heartbeat.connect()
             if channel is not None:
                 return channel

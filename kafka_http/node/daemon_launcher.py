@@ -108,6 +108,7 @@ class DaemonLauncher:
             return time.monotonic() > deadline
 
         while time.monotonic() < deadline:
+            # One worker of the node starts the daemon, and the others wait for it.
             with self._directory.lock("start", is_late) as is_held:
                 with suppress(DaemonMissing):
                     return self.connect(worker, is_heartbeat=True)

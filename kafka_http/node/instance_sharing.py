@@ -91,7 +91,7 @@ class InstanceSharing:
         started = time.monotonic()
         own = self._registry.names()
         self._nodes.renew_lease()
-        if started >= self._leased_until:
+        if started >= self._leased_until:  # while there was no lease, other nodes may have adopted instances
             self._secret = self._nodes.secret()
             for group, name in self._nodes.adopted_by_others(own):
                 log.warning("Consumer instance %s of group %s was adopted by another node.", name, group)

@@ -140,6 +140,7 @@ class RegistryConnection:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return
+            # An address that does not answer leaves an equal share of the time to the others of the round.
             yield (first + number) % count, remaining / (count - number % count)
 
     def _attempt(self, method: str, url: str, body: Any, seconds: float) -> RegistryResponse:

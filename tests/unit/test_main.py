@@ -90,7 +90,7 @@ def test_config_shows_the_rest_where_no_secret_of_callbacks_can_be_kept(
     assert main(["config", "--show-secrets", "--data-dir", str(tmp_path / "file")]) == 0
 
     said = capsys.readouterr()
-    assert "The secret of the callbacks cannot be kept" in said.err
+    assert "The secret of the callbacks cannot be stored" in said.err
     assert "bootstrap_servers" in said.out
 
 

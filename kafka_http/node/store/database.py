@@ -50,8 +50,8 @@ def parse_store_url(url: str) -> URL:
         parsed = None
     if parsed is None or "@" in (parsed.host or ""):
         raise ConfigError(
-            "store_url must be a URL such as postgresql://user:password@host:5432/name. In user and password, "
-            "percent-encode the characters @ : / ? # [ ] %, such as %40 for @."
+            "store_url must be a URL such as postgresql://user:password@host:5432/name. In user and password, the "
+            "characters @ : / ? # [ ] % must be percent-encoded, such as %40 for @."
         )
     return parsed
 
@@ -168,10 +168,11 @@ class Database:
         except SQLAlchemyError as error:
             if not is_retry and _is_disk_full(error) and self._restart_wal():
                 self._commit(batch, is_retry=True)
-            elif has_begun and len(batch) > 1:
+            elif has_begun and len(batch) > 1:  # one of the changes may be the cause
                 for each in batch:
                     self._commit([each])
             elif not is_retry and isinstance(error, DBAPIError) and error.connection_invalidated:
+                # PostgreSQL has closed the pooled connection; the pool opens another one.
                 self._commit(batch, is_retry=True)
             else:
                 self._log_change(str(getattr(error, "orig", error)).strip().partition("\n")[0])

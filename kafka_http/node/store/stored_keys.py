@@ -62,7 +62,7 @@ class StoredKeys:
         """See `IdempotencyKeys.claim_key`."""
         ours = f"{self._node_id}/{holder}"
         new = _this(caller, name) | {"fingerprint": fingerprint, "holder": ours, "created": time.time()}
-        shortage = self._shortage()
+        shortage = self._shortage()  # may run a transaction itself, so not inside the one below
 
         def claim(connection: Connection) -> KeyClaimResult:
             if shortage is not None and connection.execute(_FIND, _this(caller, name)).first() is None:

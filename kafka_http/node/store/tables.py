@@ -4,41 +4,42 @@ To change the schema, append an entry to `_STEPS`. The SQL must work for both SQ
 replaced (`_WORDS`). Never change an existing entry, because existing stores have run it.
 """
 
-from sqlalchemy import Connection, column, insert, select, table, update
+from sqlalchemy import Connection, TableClause, column, insert, select, table, update
 
 from kafka_http.errors import Unavailable
 
-meta = table("meta", column("name"), column("value"))
+
+def _table(name: str, columns: str) -> TableClause:
+    return table(name, *map(column, columns.split()))
+
+
+meta = _table("meta", "name value")
 """`schema_version`; `cluster_id`, the Kafka cluster of the instances and tasks; `secret`, which the nodes share."""
 
-instances = table(
+instances = _table(
     "instances",
-    *map(column, ("group_id", "name", "group_instance_id", "created_at")),
-    *map(column, ("settings", "topics", "pattern", "partitions")),
-    *map(column, ("generation", "positions", "delivered", "committed", "topic_ids", "owner")),
+    "group_id name group_instance_id created_at settings topics pattern partitions "
+    "generation positions delivered committed topic_ids owner",
 )
 """The definition and the progress of each consumer instance. Lists, settings and ids are JSON. `owner` is the id of a
 node, or empty if only one node uses the store."""
 
-nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
+nodes = _table("nodes", "node_id url leased_until")
 """The nodes that share the store, and the end of each node's lease on its instances, in seconds since 1970 by the clock
 of the database."""
 
-tasks = table(
+tasks = _table(
     "tasks",
-    *map(column, ("seq", "id", "topic", "status", "created", "ended", "records", "size", "outcome")),
-    *map(column, ("callback_url", "callback_status", "callback_attempts", "callback_due", "callback_reason")),
+    "seq id topic status created ended records size outcome "
+    "callback_url callback_status callback_attempts callback_due callback_reason",
 )
 """Publishes that were answered with a 202, in the order of `seq`. When a task ends, `records` becomes null and `size`
 (bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send."""
 
-lanes = table("lanes", column("topic"), column("owner"))
+lanes = _table("lanes", "topic owner")
 """The node that publishes the tasks of a topic, if nodes share the store."""
 
-idempotency_keys = table(
-    "idempotency_keys",
-    *map(column, ("caller", "name", "fingerprint", "holder", "created", "status", "headers", "body")),
-)
+idempotency_keys = _table("idempotency_keys", "caller name fingerprint holder created status headers body")
 """`status`, `headers` (JSON) and `body` are the stored response, null while the request of `holder` is in progress."""
 
 _STEPS = (
