@@ -36,6 +36,7 @@ from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
+from kafka_http.web.manual_pages import ManualRoutes
 from kafka_http.web.messages.message_routes import MessageRoutes
 from kafka_http.web.messages.publish_view import PublishView
 from kafka_http.web.page_memory import PageMemoryBudget
@@ -179,6 +180,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(TaskRoutes(held.tasks, waits, config.task_retention).blueprint())
     app.register_blueprint(HealthRoutes(broker.log, held.is_daemon_silent).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
+    app.register_blueprint(ManualRoutes().blueprint())
     if config.console:
         app.register_blueprint(ConsoleRoutes().blueprint())
     return app

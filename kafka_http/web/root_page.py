@@ -23,7 +23,6 @@ _PAGE = """\
 <ul>
 {links}
 </ul>
-<p>The manual is the file README.md in the source.</p>
 </body>
 </html>
 """
@@ -34,7 +33,12 @@ class RootRoutes:
 
     def __init__(self, config: Config) -> None:
         self._base_url = config.base_url
-        links = {"/messages": "Topics", "/health": "Health", "/ready": "Ready: does a Kafka broker answer?"}
+        links = {
+            "/docs": "Manual",
+            "/messages": "Topics",
+            "/health": "Health",
+            "/ready": "Ready: does a Kafka broker answer?",
+        }
         self._links = {"/console": "Console", **links} if config.console else links
 
     def blueprint(self) -> Blueprint:

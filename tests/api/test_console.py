@@ -91,7 +91,7 @@ def test_root_shows_browsers_a_page_with_links(
     answer = client.get("/", headers={"Accept": BROWSER, **headers})
     assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
     links = re.findall(r'<a href="([^"]*)">', answer.text)
-    paths = [*(["/console"] if console else []), "/messages", "/health", "/ready"]
+    paths = [*(["/console"] if console else []), "/docs", "/messages", "/health", "/ready"]
     assert links == [f"{prefix}{each}" for each in paths]
     for path in paths:
         assert client.get(path).status_code == 200

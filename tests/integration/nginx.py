@@ -1,4 +1,4 @@
-"""A real nginx with the README's site file."""
+"""A real nginx with the manual's site file."""
 
 import os
 import re
@@ -14,8 +14,7 @@ import requests
 from kafka_http.demo.ports import free_ports
 from tests.attempts import wait_for
 from tests.integration.service import Service
-
-README = Path(__file__).parents[2] / "README.md"
+from tests.support.manual import page
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def nginx_before(services: Sequence[Service], directory: Path, without: str = ""
 
 
 def configuration(directory: Path, port: int, services: Sequence[Service]) -> str:
-    found = re.search(r"```nginx\n(.*?)```", README.read_text(), re.DOTALL)
+    found = re.search(r"```nginx\n(.*?)```", page("deployment"), re.DOTALL)
     assert found is not None
     line = "    server 127.0.0.1:8082;\n"
     assert line in found[1]

@@ -17,8 +17,7 @@ import requests
 
 from kafka_http.demo.ports import free_ports
 from tests.attempts import wait_for
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
+from tests.support.manual import curl_commands, page, section
 
 
 class RunningDemo:
@@ -162,16 +161,17 @@ def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
 
 
-def test_the_readmes_curls_publish_and_read_avro(kafka_parts: None, registry_parts: None, tmp_path: Path) -> None:
+def test_curls_of_the_manual_publish_and_read_avro(kafka_parts: None, registry_parts: None, tmp_path: Path) -> None:
     if not shutil.which("curl") and "CI" not in os.environ:
         pytest.skip("there is no curl")
-    section = README.split("### Formats with a schema\n", 1)[1].split("\n### ", 1)[0]
-    publish, read = re.findall(r"^    (curl .*)$", section, re.MULTILINE)
+    publish, read, publish_again = curl_commands(section(page("schemas"), "## Try it"))
     with demo(tmp_path, "--registry") as running:
         said = json.loads(shell(publish.replace("http://127.0.0.1:8082", running.url)))
         assert said["value_schema_id"] is not None
-        page = json.loads(shell(read.replace("http://127.0.0.1:8082", running.url)))
-        assert [each["value"] for each in page["records"]] == [{"item": "book", "price": {"double": 12.5}}]
+        answer = json.loads(shell(read.replace("http://127.0.0.1:8082", running.url)))
+        assert [each["value"] for each in answer["records"]] == [{"item": "book", "price": {"double": 12.5}}]
+        again = json.loads(shell(publish_again.replace("http://127.0.0.1:8082", running.url)))
+        assert again["records"][0]["offset"] == 1
         url = f"{running.url}/messages/orders?format=avro"
         assert requests.post(url, json={"item": "pen", "price": None}, timeout=20).status_code == 200
 

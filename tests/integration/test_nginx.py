@@ -1,4 +1,4 @@
-"""The README's site file, in a real nginx before a real server."""
+"""The manual's site file, in a real nginx before a real server."""
 
 import os
 import time
@@ -81,7 +81,7 @@ def test_name_of_the_outside_must_be_in_allowed_hosts(front: str, host: str, sta
 
 @pytest.mark.parametrize("without", ["", " (proxy_buffering|proxy_http_version|proxy_set_header Connection) .*"])
 def test_a_stream(service: Service, topic: TopicFactory, tmp_path: Path, without: str) -> None:
-    """Through the README's site, and through one that says nothing of buffering and asks by HTTP/1.0."""
+    """Through the manual's site, and through one that says nothing of buffering and asks by HTTP/1.0."""
     path = f"/messages/{topic()}/me/earliest"
     with nginx_before([service], tmp_path, without) as front, opened(front + path) as answer:
         assert answer.status == 200

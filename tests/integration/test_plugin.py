@@ -1,4 +1,4 @@
-"""The README's plug-in, word for word: installed as a package of its own by pip, and used by a server."""
+"""The manual's plug-in, word for word: installed as a package of its own by pip, and used by a server."""
 
 import re
 import subprocess
@@ -10,16 +10,16 @@ import pytest
 from kafka_http.demo.embedded import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
+from tests.support.manual import page, section
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 MSGPACK_V2 = {"Content-Type": "application/vnd.kafka.msgpack.v2+json"}
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A directory for PYTHONPATH with the package in it."""
-    section = README.split("## A format of your own\n", 1)[1].split("\n## ", 1)[0]
-    source, project = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    example = section(page("plug-ins"), "## A complete example")
+    source, project = re.findall(r"```(?:python|toml)\n(.*?)```", example, re.DOTALL)
     package, target = tmp_path / "package", tmp_path / "installed"
     package.mkdir()
     (package / "acme_msgpack.py").write_text(source)

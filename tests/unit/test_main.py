@@ -213,8 +213,8 @@ def test_a_wrong_setting_of_kafka_python_stops_the_start(taken_port: int) -> Non
     done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}", "--kafka", "security_protocl=SSL")
 
     assert done.stderr.splitlines() == [
-        "kafka-http: The setting kafka.security_protocl (command line) is not one of kafka-python's settings for this "
-        "use. Did you mean security_protocol?"
+        "kafka-http: The setting kafka.security_protocl (command line) is not a setting of this kafka-python client. "
+        "Did you mean security_protocol?"
     ]
     assert done.returncode == 2
 
