@@ -14,21 +14,17 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
 from kafka_http.consumers.instance_registry import InstanceRegistry
-from kafka_http.consumers.instance_service import InstanceService
-from kafka_http.consumers.instance_store import MemoryInstanceStore
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
-from kafka_http.publish.deferred_publish import DeferredPublisher
-from kafka_http.publish.idempotency_keys import IdempotencyService
-from kafka_http.publish.memory_idempotency_keys import MemoryIdempotencyKeys
-from kafka_http.publish.task_store import Tasks
-from kafka_http.publish.task_submission import TaskSubmitter
+from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
+from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
+from kafka_http.tasks import Tasks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_answer

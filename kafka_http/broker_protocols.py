@@ -1,8 +1,10 @@
-"""What core asks of Apache Kafka. `kafka_http.broker` answers with the real thing, the tests with a fake as well.
+"""Protocols of the Kafka cluster: what the other packages call, and what `kafka_http.broker` implements.
 
-All methods block, may be called from any thread, and raise from `kafka_http.errors` alone: `BrokerUnavailable` where
-no broker can be reached, `TopicNotFound`, `PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`.
-None of them creates a topic but `Producer.produce`, where `auto_create_topics` is set. Times are in seconds.
+All methods block unless their docstring says otherwise, and any thread may call them. Times are in seconds.
+
+Methods raise errors of `kafka_http.errors` only: `BrokerUnavailable` if no broker can be reached, `TopicNotFound`,
+`PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`. Only `Producer.produce` creates topics, if
+the setting `auto_create_topics` is on.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,80 +31,94 @@ from kafka_http.records import (
 
 
 class Producer(Protocol):
+    """Publishes records."""
+
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
     ) -> list[RecordResult]:
-        """Write the records of one request and wait for Kafka's acknowledgement, at most `timeout`.
+        """Publish the records of one request and wait up to `timeout` for Kafka's acknowledgements.
 
-        One outcome a record, in their order; those that got no answer in time are a `OutcomePending`. Records with
-        neither key nor partition go to one partition together. Raises, with nothing written: `TopicNotFound`,
-        `PartitionNotFound`, `BrokerUnavailable`.
+        Returns one result for each record, in their order: `OutcomePending` if there is no acknowledgement yet. Records
+        with neither key nor partition go to one partition together. Raises `TopicNotFound`, `PartitionNotFound`,
+        `BrokerUnavailable`; no record was written then.
 
-        With `settled`, Kafka is asked for 120 s at least, whatever `timeout` is, and nothing of that is written twice.
-        Where there is a `OutcomePending`, it is called once, with the outcomes in which there is none any more: by any
-        thread, which must not be held up, perhaps before this returns. Raises `TooMuchInFlight` where too much waits.
+        With `on_results`, the producer keeps trying for at least 120 s, for any `timeout`, and writes no record twice.
+        If a result is `OutcomePending`, `on_results` is called once, when all results are final: by any thread, perhaps
+        before this returns. It must not block. Raises `TooMuchInFlight` if too many such requests wait.
         """
 
     def start(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
     ) -> "PendingPublish | None":
-        """As `produce`, without waiting: None, with nothing written, where that cannot be, or it would raise.
+        """Publish the records of one request. Does not block.
 
-        The records may lie here until `send` is called. `done` is called once each has its outcome: by any thread,
-        which must not be held up, perhaps before this returns. It may come after `timeout`, or never.
+        Returns None, with nothing written, if this would block or fail: call `produce` then. The records may wait until
+        `send` is called. `on_done` is called when all results are known: by any thread, perhaps before this returns,
+        after `timeout`, or never. It must not block.
         """
 
     def send(self) -> None:
-        """Send what was started: once for all requests that came together, which then share batches. Does not block."""
+        """Send the records of earlier calls of `start`. Does not block.
+
+        Requests that are sent together share batches.
+        """
 
 
 class PendingPublish(Protocol):
-    """A request's records that were handed over."""
+    """The records of a request that were handed to Kafka."""
 
-    def outcomes(self) -> list[RecordResult]:
-        """One a record, in their order; of those that have no answer yet, a `OutcomePending`. Does not block."""
+    def results(self) -> list[RecordResult]:
+        """Return one result for each record: `OutcomePending` if there is none yet. Does not block."""
 
 
 class Log(Protocol):
+    """Metadata and records of topics."""
+
     def topics(self) -> list[str]:
-        """The names of the cluster's topics, sorted, internal ones left out."""
+        """Return the names of the cluster's topics, sorted, without internal topics."""
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
-        """A topic's partitions in their order, as they were at most `max_age` seconds ago. Raises `TopicNotFound`."""
+        """Return a topic's partitions by number, from metadata at most `max_age` old. Raises `TopicNotFound`."""
 
     def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
-        """What tells a topic from a later one of its name; None where the brokers are too old for ids.
+        """Return a topic's id, from metadata at most `max_age` old. It is None if the brokers are too old for ids.
 
-        It is as it was at most `max_age` seconds ago. Raises `TopicNotFound`.
+        A topic that was deleted and created again has a new id. Raises `TopicNotFound`.
         """
 
     def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
-        """The ids of these topics as they are now; topics that do not exist are left out."""
+        """Return the current ids of the topics that exist."""
 
     def configs(self, topic: str) -> dict[str, str]:
-        """A topic's settings by Kafka's names, defaults included; none where ACLs hide them. Raises `TopicNotFound`."""
+        """Return a topic's settings by Kafka's names, including defaults. Returns none if ACLs hide them.
+
+        Raises `TopicNotFound`.
+        """
 
     def brokers(self) -> list[int]:
-        """The ids of the brokers that are alive, sorted."""
+        """Return the ids of the live brokers, sorted."""
 
     def offsets(
         self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
-        """The offset at a place of each partition; under `read_committed`, latest is the last stable offset."""
+        """Return an offset of each partition: its first or last, or the one at a timestamp.
 
-    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
-        """Where the last `count` records of each partition begin: its earliest offset where it has fewer.
-
-        Control records, compacted records and, under `read_committed`, aborted transactions do not count. Beyond some
-        megabytes each offset is taken for a record.
+        For `read_committed`, the latest offset is the last stable offset.
         """
 
-    def trailing_ends(
+    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
+        """Return the offset of each partition where its last `count` records begin, or its first offset.
+
+        Control records, compacted records and, for `read_committed`, aborted transactions do not count. After some
+        megabytes, each offset counts as a record.
+        """
+
+    def caught_up_ends(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
-        """The end of the log of each partition that has no record at or behind its position; others are left out.
+        """Return the end of each log that has no record at or after its position. Other partitions are left out.
 
-        Control records, compacted records and, under `read_committed`, aborted transactions count as no record.
+        Control records, compacted records and, for `read_committed`, aborted transactions are not records here.
         """
 
     def fetch(
@@ -115,72 +131,79 @@ class Log(Protocol):
         isolation: Isolation = "read_uncommitted",
         ids: TopicIds | None = None,
     ) -> Fetched:
-        """Read from these positions at most `max_records`, with keys and values of `max_bytes` at most; but one record
-        comes whatever its size.
+        """Read records from these positions on, and wait up to `wait` if there are none.
 
-        The partitions share both evenly; what one leaves is for those behind it in `positions`. With nothing there,
-        waits for at most `wait`. May bring nothing of a partition that has not ended: then call again from `next`.
-        Raises `TopicRecreated` where a topic has another id than `ids` says.
+        Returns at most `max_records` with keys and values of `max_bytes` together, but one record of any size. The
+        partitions share both limits evenly; later partitions in `positions` may use what earlier ones leave. The result
+        may have no records of a partition that has not ended: call again with `next`. Raises `TopicRecreated` if the id
+        of a topic is not the one in `ids`.
         """
 
     def alive(self) -> None:
-        """Return where a broker answers, else raise `BrokerUnavailable` saying why."""
+        """Return if a broker answers. Raises `BrokerUnavailable` with the reason."""
 
     def cluster_id(self) -> str:
-        """The id that the cluster was formatted with, the same for as long as it lives."""
+        """Return the id of the cluster, which never changes."""
 
 
 class Groups(Protocol):
-    """Committed offsets of consumer groups: the offset of the next record to consume."""
+    """Committed offsets of consumer groups. A committed offset is that of the next record to read."""
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
-        """The committed offsets, partitions that have none left out."""
+        """Return committed offsets. Partitions without one are left out."""
 
     def commit(self, group: str, topic: str, offsets: PartitionOffsets) -> None:
-        """Commit for a group without live members. Raises `GroupHasMembers`, which names them."""
+        """Commit offsets for a group without live members. Raises `GroupHasMembers` with the members."""
 
     def committed_offsets(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]:
-        """As `committed`, of partitions of any topics, with the metadata."""
+        """Return committed offsets and their metadata for any topics. Partitions without one are left out."""
 
     def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """As `commit`, for partitions of any topics, with metadata."""
+        """Commit offsets and their metadata for any topics. The group must have no live members, as for `commit`."""
 
     def forget(self, group: str, topic: str) -> None:
-        """Remove the group's offsets on the topic; none is as good. Raises `GroupHasMembers`."""
+        """Remove the group's offsets of a topic, if there are any. Raises `GroupHasMembers`."""
 
-    def members(self, group: str) -> list[GroupMember]: ...
+    def members(self, group: str) -> list[GroupMember]:
+        """Return the live members of a group."""
 
 
 class Membership(Protocol):
-    """A static member of a group. It comes back by itself after an outage."""
+    """A static member of a group. It rejoins by itself after an outage."""
 
     def subscribe(self, topics: Collection[str]) -> None:
-        """Replace the topics, at least one, that the member wants partitions of. Does not wait."""
+        """Replace the topics (at least one) that the member reads. Does not block."""
 
     def commit(self, offsets: Commits, timeout: float) -> None:
-        """Commit as a member, for `timeout` seconds at most. Raises `RetriableBrokerError` while it has none assigned,
-        `BrokerUnavailable`."""
+        """Commit as a member, within `timeout`.
+
+        Raises `RetriableBrokerError` while the member has no assignment, `BrokerUnavailable`.
+        """
 
     def leave(self) -> None:
-        """End the membership for good: the others get its partitions at once. Raises nothing; where Kafka cannot be
-        told, it finds out when the session times out."""
+        """Leave the group, so that the other members get the partitions at once.
+
+        Raises nothing. If Kafka cannot be reached, the member's session times out.
+        """
 
     def close(self) -> None:
-        """End it in this process alone: one that joins under the same id in time goes on where it was."""
+        """Stop in this process only. A process that joins with the same id in time takes over the assignment."""
 
 
 class Memberships(Protocol):
-    def join(self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener) -> Membership:
-        """Join a group under a static id (`group.instance.id`), for partitions of these topics, at least one.
+    """Joins consumer groups."""
 
-        Does not wait. Raises `Unavailable` where the process may not open as many connections.
+    def join(self, group: str, member_id: str, topics: Collection[str], listener: MembershipListener) -> Membership:
+        """Join a group as a static member (`group.instance.id`) for at least one topic. Does not block.
+
+        Raises `Unavailable` if the process cannot open more connections.
         """
 
 
 class Broker(Protocol):
-    """All of it together, as the composition root makes it."""
+    """A Kafka cluster. The composition root creates it and closes it at the end of the process."""
 
     @property
     def producer(self) -> Producer: ...
@@ -195,4 +218,4 @@ class Broker(Protocol):
     def memberships(self) -> Memberships: ...
 
     def close(self, timeout: float) -> None:
-        """Flush what was handed to the producer, for `timeout` at most, and close all connections."""
+        """Flush the producer within `timeout` and close all connections."""

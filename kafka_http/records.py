@@ -1,10 +1,10 @@
-"""What travels between the rooms: records on their way in and out, what became of them, and who reads them.
+"""Value types that all packages share: records, results, offsets, group assignments and consumer instances.
 
-Offsets are Kafka's, timestamps are milliseconds since 1970 (UTC), keys and values are the bytes that Kafka stores.
+Offsets are Kafka's. Timestamps are in milliseconds since 1970 (UTC). Keys and values are the bytes that Kafka stores.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -20,24 +20,27 @@ EARLIEST: Literal["earliest"] = "earliest"
 LATEST: Literal["latest"] = "latest"
 
 OffsetReset = Literal["earliest", "latest"]
-"""The end of the log to start from where there is nothing at an offset."""
+"""The end of the log to start from if there is no committed offset, or if the offset is out of range."""
 
 OffsetAt = Literal["earliest", "latest"] | int
-"""An end of the log, or a time in milliseconds: the first record at or after it, past the last record the end."""
+"""An end of the log, or a timestamp in milliseconds.
+
+A timestamp stands for the first record at or after it, or for the end of the log if there is no such record.
+"""
 
 
 class TopicPartition(NamedTuple):
-    """A partition of a topic, as Kafka's clients name it."""
+    """A partition of a topic."""
 
     topic: str
     partition: int
 
 
 class NewRecord(Struct, frozen=True, gc=False, array_like=True):
-    """A record to publish, serialised: bytes as Kafka is to store them, None for null.
+    """A serialized record to publish. None is Kafka's null.
 
-    Without a partition it goes where Java's default partitioner puts its key; with neither, where the request's
-    other such records go.
+    A record without a partition goes to the partition that Java's default partitioner chooses for its key. Records
+    with neither partition nor key go to one partition together, chosen for each request.
     """
 
     value: bytes | None
@@ -48,24 +51,26 @@ class NewRecord(Struct, frozen=True, gc=False, array_like=True):
 
 
 class ProducerRecord(NewRecord, frozen=True, gc=False, array_like=True):
-    """A record to publish, as the client gave it.
+    """A record to publish, as the client sent it.
 
-    `value` and `key` are JSON texts where a format is named, which serialises them; without one they are the bytes to
-    store. None is a null in Kafka whatever the format.
+    If a format is set, `value` or `key` is a JSON text that the format serializes. Without a format it is the bytes to
+    store. None is Kafka's null for every format.
     """
 
     format: str | None = None
     key_format: str | None = None
 
 
-def partitions_beyond(records: Sequence[NewRecord], count: int) -> set[int]:
-    """The partitions that records name and that are none of so many."""
+def missing_partitions(records: Sequence[NewRecord], count: int) -> set[int]:
+    """Return the partitions that records name but a topic of `count` partitions does not have."""
     return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
 class RecordMetadata(Struct, frozen=True, gc=False):
-    """Where Kafka has stored a record. `timestamp` is the broker's where the topic uses LogAppendTime, and None where
-    the record has none."""
+    """Where Kafka stored a record.
+
+    `timestamp` is the broker's if the topic uses LogAppendTime. It is None if the record has none.
+    """
 
     partition: int
     offset: int
@@ -73,9 +78,9 @@ class RecordMetadata(Struct, frozen=True, gc=False):
 
 
 class Record(Struct, frozen=True, gc=False):
-    """A record that was read. `timestamp` is None where Kafka has none (-1).
+    """A record that was read from Kafka. `timestamp` is None if Kafka has none (-1).
 
-    `headers` should be a tuple: the garbage collector walks over thousands of lists again and again.
+    `headers` should be a tuple: the garbage collector would visit thousands of lists again and again.
     """
 
     topic: str
@@ -87,39 +92,43 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
-def size_of(records: Sequence[Record]) -> int:
-    """The bytes of their keys and values."""
+def payload_size(records: Iterable[NewRecord | Record]) -> int:
+    """Return the size of all keys and values in bytes."""
     return sum([len(each.value or b"") + len(each.key or b"") for each in records])
 
 
 def count_within(records: Sequence[Record], size: int) -> int:
-    """How many of them, from the first on, have keys and values of at most `size` bytes."""
+    """Return how many of the first records have keys and values of at most `size` bytes together."""
     return bisect_right(list(accumulate(len(each.value or b"") + len(each.key or b"") for each in records)), size)
 
 
 Positions = Mapping[TopicPartition, int]
-"""partition of a topic -> the offset to read next."""
+"""The offset to read next, by topic and partition."""
 
 TopicIds = Mapping[str, UUID | None]
-"""topic -> what tells it from a later one of its name; None where the brokers are too old for ids."""
+"""Kafka's topic ids by topic name. An id is None if the brokers are too old for topic ids.
+
+A topic that was deleted and created again under its name has a new id.
+"""
 
 PartitionOffsets = Mapping[int, int]
-"""partition of the topic that is spoken of -> an offset."""
+"""An offset for each partition of one topic."""
 
 RecordResult = RecordMetadata | KafkaHttpError
-"""What became of one record of a publish."""
+"""The result of publishing one record: its metadata, or the error."""
 
 ResultsCallback = Callable[[list[RecordResult]], None]
-"""Hears the last word on a request's records, in their order."""
+"""Called with the final results of a request's records, in their order."""
 
 
 class Fetched(Struct, frozen=True):
-    """What one look at the log brought, of each partition asked for that the log could serve.
+    """The result of one fetch, for the requested partitions that could be read.
 
-    `records` are in offset order; `next` is where to read on (behind control records, aborted transactions and
-    compaction's gaps as well). `ended` are the partitions that had nothing more to give. `out_of_range` maps a
-    partition that does not have the offset asked for to its (earliest, latest) offsets. `size` is that of all keys and
-    values.
+    records: the records of each partition, in offset order.
+    next: the offset to read next. It is after control records, aborted transactions and gaps of compaction, too.
+    ended: the partitions that were read to their end.
+    out_of_range: the (earliest, latest) offsets of each partition whose log does not have the requested offset.
+    size: the size of all keys and values in bytes.
     """
 
     records: Mapping[TopicPartition, Sequence[Record]]
@@ -130,14 +139,14 @@ class Fetched(Struct, frozen=True):
 
 
 class CommittedOffset(NamedTuple):
-    """The offset that a group reads next in a partition, and what was noted with it."""
+    """The offset that a group reads next in a partition, and the metadata committed with it."""
 
     offset: int
     metadata: str = ""
 
 
 class PartitionInfo(Struct, frozen=True):
-    """A partition as the cluster's metadata has it. `leader` is None where there is none."""
+    """A partition in the cluster's metadata. `leader` is None if the partition has no leader."""
 
     partition: int
     leader: int | None
@@ -157,34 +166,39 @@ Commits = Mapping[TopicPartition, CommittedOffset]
 
 ReleaseCallback = Callable[[Commits], None]
 RELEASE_SECONDS = 3.0
-"""How long a group waits for a member that is to give up its partitions, and calls the function it was given for it."""
+"""How long a group waits for a member to release revoked partitions, in seconds.
+
+The member calls the `ReleaseCallback` with the offsets to commit.
+"""
 
 
 class Assignment(Struct, frozen=True):
-    """The partitions that a member has in a generation of its group."""
+    """The partitions of a member in one generation of its group."""
 
     generation: int
     partitions: frozenset[TopicPartition]
 
 
 class MembershipListener(Struct, frozen=True):
-    """Whom to tell what happens to a membership: one thing after the other, by a thread that must not be held up."""
+    """Callbacks of a group membership. One thread calls them, one at a time. They must not block."""
 
     assigned: Callable[[Assignment], None]
-    """The member has these partitions now, and may read and commit until `revoking` or `lost`."""
+    """The member has these partitions. It may read and commit until `revoking` or `lost` is called."""
     revoking: Callable[[ReleaseCallback], None]
-    """The group is about to share its partitions out anew: read and commit no more. The function given is to be called
-    once, by any thread and within `RELEASE_SECONDS`, with what is to be committed still."""
+    """The group is rebalancing, and the member must not read or commit any more.
+
+    Any thread calls the function that is passed, once and within `RELEASE_SECONDS`, with the last offsets to commit.
+    """
     lost: Callable[[], None]
-    """As `revoking`, but nothing can be committed any more."""
+    """The member lost its partitions, and can no longer commit their offsets."""
     failed: Callable[[KafkaHttpError], None]
-    """The member cannot join, or join again, for now. It goes on trying."""
+    """The member cannot join the group now. It keeps trying."""
     fenced: Callable[[], None]
-    """Another process has joined under this member's id: this membership is over."""
+    """Another process joined with this member's id. This membership has ended."""
 
 
 class InstanceSettings(Struct, frozen=True):
-    """What an instance was created with. Sizes in bytes, times in seconds; None stands for the server's default."""
+    """The settings of a v2 consumer instance. Sizes are in bytes, times in seconds. None is the server's default."""
 
     format: str = "binary"
     reset: OffsetReset = "earliest"
@@ -197,7 +211,7 @@ class InstanceSettings(Struct, frozen=True):
 
 
 class RecordPlace(NamedTuple):
-    """An offset of a partition; with `metadata` where it is committed."""
+    """An offset of a partition. A committed offset may have `metadata`."""
 
     topic: str
     partition: int
@@ -205,10 +219,21 @@ class RecordPlace(NamedTuple):
     metadata: str = ""
 
 
-class Definition(Struct, frozen=True):
-    """What an instance is. `member_id` is its `group.instance.id`; it stays the same as long as the instance is there.
+def record_places(offsets: Mapping[TopicPartition, int]) -> list[RecordPlace]:
+    """Return the entries of a mapping of offsets as a list."""
+    return [RecordPlace(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
-    At most one of `topics`, `pattern` and `partitions` is set: what it subscribed to, or was assigned.
+
+def offsets_of(places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
+    """Return a list of places as a mapping of offsets. This reverses `record_places`."""
+    return {TopicPartition(each.topic, each.partition): each.offset for each in places}
+
+
+class InstanceDefinition(Struct, frozen=True):
+    """The persistent properties of a v2 consumer instance.
+
+    `member_id` is its `group.instance.id`, which does not change during the life of the instance. At most one of
+    `topics`, `pattern` (a subscription) and `partitions` (a manual assignment) is set.
     """
 
     group: str
@@ -221,10 +246,14 @@ class Definition(Struct, frozen=True):
 
 
 class InstanceProgress(Struct, frozen=True):
-    """How far an instance has come: what it reads next, and behind the last record handed out of each partition.
+    """The offsets of a consumer instance.
 
-    `committed` is the last that was committed of `delivered`. Of a subscribed instance it counts for `generation`
-    and the one after alone; an assigned one has none. All offsets are of the topics that have these `ids`.
+    generation: the group generation that the offsets are from. They are valid in it and in the next one only. It is
+        None for a manual assignment.
+    positions: the offsets to read next.
+    delivered: one after the last delivered record of each partition.
+    committed: the last committed value of `delivered`.
+    ids: the ids of the topics that the offsets belong to.
     """
 
     generation: int | None = None
@@ -235,12 +264,14 @@ class InstanceProgress(Struct, frozen=True):
 
 
 class StoredInstance(Struct, frozen=True):
-    definition: Definition
+    """A consumer instance in the state store."""
+
+    definition: InstanceDefinition
     progress: InstanceProgress
 
 
 class StoredResponse(Struct, frozen=True):
-    """The answer of the first request with an idempotency key. `headers` are those that come again with it."""
+    """The response to the first request with an idempotency key. It is replayed, with these headers."""
 
     status: int
     headers: Mapping[str, str]
@@ -248,8 +279,13 @@ class StoredResponse(Struct, frozen=True):
 
 
 class KeyClaimResult(Struct, frozen=True):
-    """What a key is to a request that comes with it: its own from now on; that of the same request, which is under way
-    or has this `answer`; or that of another request."""
+    """The state of an idempotency key for a request that uses it.
 
-    state: Literal["own", "running", "kept", "other"]
-    answer: StoredResponse | None = None
+    claimed: the request now owns the key.
+    in_progress: an equal request is still in progress.
+    completed: an equal request has completed with `response`.
+    mismatch: a different request used the key.
+    """
+
+    state: Literal["claimed", "in_progress", "completed", "mismatch"]
+    response: StoredResponse | None = None

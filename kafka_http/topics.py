@@ -1,4 +1,4 @@
-"""Topics: legal names, patterns of names, partitions and offset ranges."""
+"""Topics: valid names, name patterns, partitions and offset ranges."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,54 +12,54 @@ from kafka_http.errors import InvalidRequest, InvalidValue, PartitionNotFound, T
 from kafka_http.records import EARLIEST, LATEST, Isolation, PartitionInfo
 
 NEW_PARTITIONS_SECONDS = 3.0
-"""How old may be what is known of a topic's partitions for who reads all of them, and goes on from a position that says
-where new ones begin."""
+"""The maximum age of the partition list for readers of all partitions, and so the time to find new partitions."""
 
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 _INTERNAL = frozenset(("__consumer_offsets", "__transaction_state", "__share_group_state"))
-"""The brokers' own. That is all of them, whatever the cluster's settings."""
+"""Topics of the brokers. Their names do not depend on the cluster's settings."""
 
 
 def check_topic_name(topic: str) -> None:
-    """Raise `InvalidRequest` for a name that Kafka allows no topic to have."""
+    """Raise `InvalidRequest` if Kafka does not allow a topic name."""
     if not _LEGAL_TOPIC.fullmatch(topic) or topic in {".", ".."}:
         raise InvalidRequest(
-            "Illegal topic name: a topic has 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', "
-            "and is neither '.' nor '..'.",
+            "Illegal topic name: expected 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', "
+            "but not '.' or '..'.",
             topic=topic[:249],
         )
 
 
 def check_publishable(topic: str) -> None:
-    """Raise `InvalidRequest` for a topic that Kafka lets no client publish to."""
+    """Raise `InvalidRequest` if clients cannot publish to a topic."""
     check_topic_name(topic)
     if topic in _INTERNAL:
-        raise InvalidRequest(f"Kafka does not take this topic: {topic} is internal.", topic=topic)
+        raise InvalidRequest(f"Topic {topic} is internal to Kafka. Clients cannot publish to it.", topic=topic)
 
 
 class OffsetRange(NamedTuple):
-    """The two ends of a partition's log: its first offset, and the one that the next record will get."""
+    """The ends of a partition's log: its first offset, and the offset that the next record will get."""
 
     earliest: int
     latest: int
 
-    def has(self, offset: int) -> bool:
-        """Whether one can read from there: the end counts."""
+    def contains(self, offset: int) -> bool:
+        """Whether the offset can be read from. The end of the log can."""
         return self.earliest <= offset <= self.latest
 
 
 class Topics:
-    """What there is to know about the cluster's topics. Nothing here creates one."""
+    """Metadata of the cluster's topics. Any thread may call. No method creates a topic."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def names(self) -> list[str]:
+        """Return the names of all topics, sorted, without internal topics."""
         return self._log.topics()
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
-        """A topic's partitions in their order, as they were at most `max_age` seconds ago.
+        """Return a topic's partitions by number, from metadata that is at most `max_age` seconds old.
 
         Raises `InvalidRequest`, `TopicNotFound`.
         """
@@ -67,33 +67,39 @@ class Topics:
         return self._log.partitions(topic, max_age)
 
     def id(self, topic: str) -> UUID | None:
-        """What tells the topic from a later one of its name. Raises `InvalidRequest`, `TopicNotFound`."""
+        """Return Kafka's id of the topic. Raises `InvalidRequest`, `TopicNotFound`."""
         check_topic_name(topic)
         return self._log.topic_id(topic)
 
     def configs(self, topic: str) -> dict[str, str]:
-        """A topic's settings, defaults included; none where ACLs hide them. Raises as `partitions` does."""
+        """Return a topic's settings, including defaults. Returns none if ACLs hide them.
+
+        Raises `InvalidRequest`, `TopicNotFound`.
+        """
         check_topic_name(topic)
         return self._log.configs(topic)
 
     def brokers(self) -> list[int]:
-        """The ids of the brokers that are alive."""
+        """Return the ids of the live brokers."""
         return self._log.brokers()
 
     def select(self, topic: str, wanted: frozenset[int] | None, max_age: float = 0) -> list[int]:
-        """The partitions of a topic, or those wanted. Raises `PartitionNotFound`, naming the first that is missing."""
-        there = [each.partition for each in self.partitions(topic, max_age)]
+        """Return the wanted partitions of a topic in order, or all of them (None).
+
+        Raises `PartitionNotFound` for the first partition that does not exist.
+        """
+        existing = [each.partition for each in self.partitions(topic, max_age)]
         if wanted is None:
-            return there
+            return existing
         for partition in sorted(wanted):
-            if partition not in there:
-                raise PartitionNotFound(topic, partition, len(there))
+            if partition not in existing:
+                raise PartitionNotFound(topic, partition, len(existing))
         return sorted(wanted)
 
-    def ends(
+    def offset_ranges(
         self, topic: str, partitions: list[int], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, OffsetRange]:
-        """Both ends of each partition; under `read_committed`, latest is the last stable offset."""
+        """Return the offset range of each partition. For `read_committed` it ends at the last stable offset."""
         earliest = self._log.offsets(topic, dict.fromkeys(partitions, EARLIEST))
         latest = self._log.offsets(topic, dict.fromkeys(partitions, LATEST), isolation)
         return {partition: OffsetRange(earliest[partition], latest[partition]) for partition in partitions}
@@ -101,14 +107,18 @@ class Topics:
 
 _MAX_PATTERN_CHARACTERS = 256
 
-Matches = Callable[[str], bool]
+TopicPredicate = Callable[[str], bool]
 
 
-def compile_pattern(pattern: str, field: str = "topic_pattern") -> Matches:
-    """Whether a whole name matches, in time linear in its length. Raises `InvalidValue`."""
+def compile_pattern(pattern: str, field: str = "topic_pattern") -> TopicPredicate:
+    """Return a function that tells whether a whole topic name matches a regular expression.
+
+    It takes time linear in the length of the name (RE2). `field` is the name of the pattern in errors. Raises
+    `InvalidValue`.
+    """
     if len(pattern) > _MAX_PATTERN_CHARACTERS:
         raise InvalidValue(
-            f"{field} has {len(pattern)} characters; the limit is {_MAX_PATTERN_CHARACTERS}.", field=field
+            f"{field} must have at most {_MAX_PATTERN_CHARACTERS} characters, got {len(pattern)}.", field=field
         )
     options = re2.Options()
     options.log_errors = False
@@ -117,28 +127,30 @@ def compile_pattern(pattern: str, field: str = "topic_pattern") -> Matches:
     except re2.error as error:
         reason = error.args[0].decode(errors="replace") if error.args else "malformed"
         raise InvalidValue(
-            f"The {field} cannot be used: {reason}. It takes RE2's syntax, without look-around and back-references.",
+            f"{field} is not a valid regular expression: {reason}. "
+            "It must be in RE2 syntax, which has no look-around and no back-references.",
             field=field,
         ) from None
     return lambda name: compiled.fullmatch(name) is not None
 
 
 class TopicMatcher:
-    """One look at the cluster's topics, for many subscriptions."""
+    """The cluster's topics at one time, to resolve many subscriptions. One thread uses it."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._known = dict.fromkeys(log.topics(), True)
         self._listed = list(self._known)
 
-    def matching(self, matches: Matches) -> list[str]:
+    def matching(self, matches: TopicPredicate) -> list[str]:
+        """Return the names of the topics that match."""
         return [name for name in self._listed if matches(name)]
 
     def existing(self, topics: Sequence[str]) -> list[str]:
-        """Those of the topics that are there; internal ones, which are not listed, as well."""
-        return [each for each in topics if self._is_there(each)]
+        """Return the topics that exist. Internal topics, which `Log.topics` does not list, are found as well."""
+        return [each for each in topics if self._exists(each)]
 
-    def _is_there(self, topic: str) -> bool:
+    def _exists(self, topic: str) -> bool:
         if topic not in self._known:
             try:
                 self._known[topic] = bool(self._log.partitions(topic))

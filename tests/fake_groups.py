@@ -40,7 +40,7 @@ class FakeMembership:
 
 
 class FakeGroup:
-    """Shares out partitions among its members by range, in a thread of its own for each time."""
+    """A group that assigns partitions by range, in a new thread for each rebalance."""
 
     def __init__(self, groups: "FakeGroups", name: str) -> None:
         self.groups = groups
@@ -48,7 +48,7 @@ class FakeGroup:
         self.members: dict[str, FakeMembership] = {}
         self.generation = 0
         self._changes = 0
-        self._settled = 0
+        self._rebalanced = 0
         self._turn = threading.Lock()
 
     def join(self, member: FakeMembership) -> None:
@@ -59,7 +59,7 @@ class FakeGroup:
             return
         if before.is_here and before.listener is not None:
             threading.Thread(target=before.listener.fenced, daemon=True).start()
-        if before.topics == member.topics and before.assignment is not None and self._settled == self._changes:
+        if before.topics == member.topics and before.assignment is not None and self._rebalanced == self._changes:
             member.assignment = before.assignment
             assert member.listener is not None
             threading.Thread(target=member.listener.assigned, args=(member.assignment,), daemon=True).start()
@@ -72,11 +72,11 @@ class FakeGroup:
 
     def _rebalance(self) -> None:
         with self._turn:
-            while self._settled != self._changes:
+            while self._rebalanced != self._changes:
                 changes = self._changes
                 if self._revoke():
-                    self._share_out()
-                    self._settled = changes
+                    self._assign()
+                    self._rebalanced = changes
 
     def _revoke(self) -> bool:
         for each in [each for each in self.members.values() if not each.is_here]:
@@ -89,14 +89,14 @@ class FakeGroup:
         waiting = []
         for each in list(self.members.values()):
             if each.assignment is not None and each.assignment.partitions:
-                waiting.append(self._ask(each))
+                waiting.append(self._revoke_member(each))
         until = time.monotonic() + RELEASE_SECONDS
         for done, offsets in waiting:
             if done.wait(max(0, until - time.monotonic())):
                 self.groups.commit(self.name, offsets)
         return True
 
-    def _ask(self, member: FakeMembership) -> tuple[threading.Event, dict[TopicPartition, object]]:
+    def _revoke_member(self, member: FakeMembership) -> tuple[threading.Event, dict[TopicPartition, object]]:
         done, offsets = threading.Event(), {}
 
         def release(given: Commits) -> None:
@@ -107,7 +107,7 @@ class FakeGroup:
         member.listener.revoking(release)
         return done, offsets
 
-    def _share_out(self) -> None:
+    def _assign(self) -> None:
         self.generation += 1
         members = sorted(self.members.values(), key=lambda each: each.member_id)
         given: Mapping[str, set[TopicPartition]] = {each.member_id: set() for each in members}
@@ -122,7 +122,7 @@ class FakeGroup:
 
 
 class FakeGroups:
-    """All groups of a fake cluster; what they need of it is given to them."""
+    """The groups of a fake cluster."""
 
     def __init__(
         self, is_up: Callable[[], bool], refused: set[str], count: Callable[[str], int], commit: Callable[..., None]

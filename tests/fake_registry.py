@@ -1,4 +1,4 @@
-"""A schema registry in memory: as much of Confluent's API as ours asks for, and switches for what goes wrong."""
+"""A schema registry in memory: the part of Confluent's API that the server uses, and switches for failures."""
 
 import json
 import threading
@@ -12,9 +12,12 @@ _MISSING = {"subject": (404, 40401), "version": (404, 40402), "schema": (404, 40
 
 
 class FakeRegistry:
-    """`asked` are the requests so far, each "METHOD path", `headers` those of the last one.
+    """The registry's state.
 
-    `answer`: what to answer instead, as (status, body, headers). `hold`: an answer waits until it is set.
+    asked: the requests so far, each as "METHOD path".
+    headers: the headers of the last request.
+    answer: a response (status, body, headers) to send instead, if any.
+    hold: responses wait until this event is set.
     """
 
     def __init__(self, url: str) -> None:
@@ -29,7 +32,7 @@ class FakeRegistry:
         self._lock = threading.Lock()
 
     def add(self, subject: str, schema: object, type_: str = "AVRO", references: object = ()) -> int:
-        """Register a schema (a text, or what its JSON is to be), and give its id."""
+        """Register a schema (a text or a JSON value) and return its id."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
         entry = {"schema": text, "schemaType": type_, "references": list(references)}  # type: ignore[call-overload]
         with self._lock:
@@ -85,7 +88,7 @@ def _missing(what: str) -> tuple[int, Any]:
 
 
 def _shown(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Confluent's leaves out the type of Avro, and references where there are none."""
+    """Return a schema like Confluent's registry, which leaves out the type AVRO and empty references."""
     return {key: value for key, value in schema.items() if value not in ("AVRO", [])}
 
 
@@ -119,7 +122,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that do not wait for the end are no fault here."""
+        """Ignore clients that disconnect early."""
 
 
 @contextmanager

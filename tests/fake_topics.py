@@ -1,11 +1,11 @@
-"""The topics of a Kafka in memory: what it keeps, and where things are."""
+"""The topics of the fake Kafka: their logs, and where records are."""
 
 from uuid import uuid4
 
 from kafka.partitioner.default import murmur2
 
 from kafka_http.errors import PartitionNotFound
-from kafka_http.records import EARLIEST, LATEST, NewRecord, OffsetAt, Record, RecordMetadata
+from kafka_http.records import EARLIEST, LATEST, NewRecord, OffsetAt, Record, RecordMetadata, payload_size
 
 
 class FakePartition:
@@ -58,22 +58,18 @@ def offset_at(log: FakePartition, place: OffsetAt) -> int:
 
 
 def last(log: FakePartition, count: int) -> int:
-    """Where the last so many records begin."""
+    """Return the offset where the last `count` records begin."""
     if not count:
         return log.latest
     return log.records[-count].offset if len(log.records) >= count else log.earliest
 
 
 def within(records: list[Record], most: int, size: int, first: int | None) -> list[Record]:
-    """At most `most` of them and of `size` bytes, but the first where it has no more than `first` (None: any)."""
+    """Return the first `most` records of `size` bytes together, but one of up to `first` bytes (None: any size)."""
     taken: list[Record] = []
     for each in records[:most]:
-        size -= size_of(each)
-        if size < 0 and (taken or (first is not None and size_of(each) > first)):
+        size -= payload_size([each])
+        if size < 0 and (taken or (first is not None and payload_size([each]) > first)):
             break
         taken.append(each)
     return taken
-
-
-def size_of(record: NewRecord | Record) -> int:
-    return len(record.value or b"") + len(record.key or b"")

@@ -1,4 +1,4 @@
-"""An Apache Kafka in memory, at the one seam: it passes the same tests in `tests/contract` as the real one."""
+"""An Apache Kafka in memory. It passes the same tests in `tests/contract` as the real one."""
 
 import random
 import re
@@ -36,36 +36,40 @@ from kafka_http.records import (
     ResultsCallback,
     TopicIds,
     TopicPartition,
+    payload_size,
 )
 from tests.fake_groups import FakeGroups
-from tests.fake_topics import FakePartition, FakeTopic, last, offset_at, place, size_of, within
+from tests.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NOT_YET = OutcomePending("Kafka did not acknowledge the record in time: it may have been written.")
 
 
-class FakePublication:
-    def __init__(self, outcomes: list[RecordResult]) -> None:
-        self._outcomes = outcomes
+class FakePendingPublish:
+    def __init__(self, results: list[RecordResult]) -> None:
+        self._results = results
 
-    def outcomes(self) -> list[RecordResult]:
-        return self._outcomes
+    def results(self) -> list[RecordResult]:
+        return self._results
 
 
 class FakeBroker:
-    """A cluster of one broker, empty at first. Its own methods and switches are for tests:
+    """A cluster of one broker without topics. It implements `Broker` and its parts, and has switches for tests:
 
-    `down`: nothing answers. `silent`: a publish gets no answer until `answer`; `unanswered` counts such requests.
-    `refused`: topics that ACLs do not allow.
-    `message_limit`: the largest message, in bytes. `cluster`: the cluster's id. `auto_create_topics`: as the setting.
+    down: nothing responds.
+    silent: a publish gets no response until `answer` is called. `unanswered` counts such requests.
+    refused: topics that ACLs do not allow.
+    message_limit: the largest message in bytes.
+    cluster: the cluster's id.
+    auto_create_topics: the setting.
     """
 
     def __init__(self) -> None:
         self.down = False
         self.silent = False
         self.unanswered = 0
-        self._owed: list[tuple[ResultsCallback, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
+        self._waiting: list[tuple[ResultsCallback, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
         self._unsent: deque[Callable[[], None]] = deque()
         self.refused: set[str] = set()
         self.message_limit = 1048588
@@ -97,7 +101,7 @@ class FakeBroker:
     def close(self, timeout: float) -> None:
         self.closed = True
 
-    # for tests
+    # For tests
 
     def create_topic(
         self,
@@ -108,7 +112,7 @@ class FakeBroker:
         compacted: bool = False,
         append_time: bool = False,
     ) -> None:
-        """`limit` is the topic's max.message.bytes, where it has one of its own."""
+        """Create a topic. `limit` is its own max.message.bytes, if any."""
         with self._changed:
             self._topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
 
@@ -122,25 +126,25 @@ class FakeBroker:
             self._changed.notify_all()
 
     def records(self, topic: str) -> list[Record]:
-        """All records of a topic, by partition and offset."""
+        """Return all records of a topic, by partition and offset."""
         with self._changed:
             return [each for log in self._topics[topic].partitions for each in log.records]
 
     def answer(self, refusal: KafkaHttpError | None = None) -> None:
-        """Answer what got no answer, and be silent no more: all is written, or refused like this."""
+        """Respond to the unanswered publishes: write their records, or refuse them with this error. End `silent`."""
         self.silent = False
-        owed, self._owed = self._owed, []
-        for settled, topic, places, records in owed:
-            settled(self._write_all(topic, places, records) if refusal is None else [refusal] * len(records))
+        unanswered, self._waiting = self._waiting, []
+        for on_results, topic, places, records in unanswered:
+            on_results(self._write_all(topic, places, records) if refusal is None else [refusal] * len(records))
 
     def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
-        """Let the log grow by offsets without records, as markers and compaction do."""
+        """Add offsets without records to a log, like transaction markers and compaction."""
         with self._changed:
             self._topics[topic].partitions[partition].latest += count
             self._changed.notify_all()
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Remove the records before an offset, as retention does."""
+        """Remove the records before an offset, like retention."""
         with self._changed:
             log = self._topics[topic].partitions[partition]
             log.earliest, log.records = offset, log.after(offset)
@@ -149,18 +153,18 @@ class FakeBroker:
         self._topics[topic].leaderless.add(partition)
 
     def join(self, group: str, topic: str, client_id: str = "someone", host: str = "127.0.0.1") -> None:
-        """A consumer joins the group and subscribes to the topic."""
+        """Add a consumer to the group that subscribes to the topic."""
         member = GroupMember(f"{client_id}-{len(self._members.get(group, []))}", client_id, host)
         self._members.setdefault(group, []).append((member, topic))
 
     def leave(self, group: str) -> None:
-        """All consumers of the group are gone."""
+        """Remove all consumers of the group."""
         self._members.pop(group, None)
 
     # Producer
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
     ) -> list[RecordResult]:
         with self._changed:
             found = self._to_write(topic)
@@ -170,28 +174,28 @@ class FakeBroker:
                 return self._write_all(found, places, records)
         self.unanswered += 1
         threading.Event().wait(timeout)
-        if settled is not None:
-            self._owed.append((settled, found, places, records))
+        if on_results is not None:
+            self._waiting.append((on_results, found, places, records))
         return [_NOT_YET] * len(records)
 
     def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[RecordResult]:
         with self._changed:
-            outcomes = [self._write(topic, *each) for each in zip(places, records, strict=True)]
+            results = [self._write(topic, *each) for each in zip(places, records, strict=True)]
             self._changed.notify_all()
-            return outcomes
+            return results
 
     def start(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
-    ) -> "FakePublication | None":
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
+    ) -> "FakePendingPublish | None":
         if self.silent:
             self.unanswered += 1
-            return FakePublication([_NOT_YET] * len(records))
+            return FakePendingPublish([_NOT_YET] * len(records))
         try:
-            publication = FakePublication(self.produce(topic, records, timeout))
+            pending = FakePendingPublish(self.produce(topic, records, timeout))
         except KafkaHttpError:
             return None
-        self._unsent.append(done)
-        return publication
+        self._unsent.append(on_done)
+        return pending
 
     def send(self) -> None:
         while self._unsent:
@@ -243,7 +247,7 @@ class FakeBroker:
         with self._changed:
             return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
 
-    def trailing_ends(
+    def caught_up_ends(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
         with self._changed:
@@ -315,7 +319,7 @@ class FakeBroker:
         static = [GroupMember(each, "kafka_http", "127.0.0.1") for each in self._groups.member_ids(group)]
         return [member for member, _ in self._members.get(group, [])] + static
 
-    # within
+    # Helpers
 
     def _check_up(self) -> None:
         if self.down:
@@ -355,7 +359,7 @@ class FakeBroker:
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
         limit = topic.limit or self.message_limit
-        if size_of(record) + sum(len(name) for name, _ in record.headers) > limit:
+        if payload_size([record]) + sum(len(name) for name, _ in record.headers) > limit:
             return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)
         if topic.compacted and record.key is None:
             return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
@@ -377,7 +381,7 @@ class FakeBroker:
             records[at] = taken = within(rest, -(-max_records // left), bytes_left // left, first)
             following[at] = log.latest if len(taken) == len(rest) else taken[-1].offset + 1 if taken else position
             max_records -= len(taken)
-            size += sum(map(size_of, taken))
+            size += payload_size(taken)
         ended = frozenset(each for each, offset in following.items() if offset >= self._log(*each).latest)
         return Fetched(records, following, ended, out_of_range, size)
 

@@ -1,4 +1,4 @@
-"""A live member of a consumer group, of another client than ours."""
+"""A live member of a consumer group, from another client library."""
 
 import time
 from collections.abc import Iterator
@@ -9,10 +9,9 @@ from confluent_kafka import Consumer
 
 @contextmanager
 def live_member(bootstrap_servers: str, topic: str, group: str, client_id: str) -> Iterator[None]:
-    """It has its partitions, and shows signs of life by itself.
+    """Run a member that has partitions and sends heartbeats.
 
-    librdkafka's: on a busy machine the poll of kafka-python's consumer forgets a join that has just succeeded, and
-    joins anew without end.
+    It uses librdkafka: on a busy machine, the consumer of kafka-python can drop a successful join and rejoin forever.
     """
     settings = {"bootstrap.servers": bootstrap_servers, "group.id": group, "client.id": client_id}
     with closing(Consumer(settings)) as consumer:

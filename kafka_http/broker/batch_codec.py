@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record, TopicPartition, count_within, size_of
+from kafka_http.records import Record, TopicPartition, count_within, payload_size
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, first offset) of each aborted transaction in the range of a fetch."""
@@ -85,11 +85,11 @@ class BatchReader:
             records := self._decoded or self._decode(min(max_records - len(records_taken), _DECODE_RECORDS))
         ):
             selected = records[: max_records - len(records_taken)]
-            more = size_of(selected)
+            more = payload_size(selected)
             if used + more > size:
                 count = count_within(selected, size - used)
-                selected = selected[: count or int(not records_taken and size_of(selected[:1]) <= first)]
-                more = size_of(selected)
+                selected = selected[: count or int(not records_taken and payload_size(selected[:1]) <= first)]
+                more = payload_size(selected)
             records_taken += selected
             used += more
             self._decoded = records[len(selected) :]
@@ -107,7 +107,7 @@ class BatchReader:
                 self._batch = None
                 records += _records(batch, self._place, None if self._is_compressed else max_records - len(records))
                 if self._is_compressed:
-                    self._decompressed = size_of(records)
+                    self._decompressed = payload_size(records)
                 elif len(records) == max_records:
                     self._batch = batch
                     self._decoded_to = records[-1].offset + 1

@@ -115,10 +115,10 @@ class Fetcher:
         found = self._search.last_offsets({tp: counts[tp.partition] for tp in ranges}, ranges, isolation)
         return {tp.partition: offset for tp, offset in found.items()}
 
-    def trailing_ends(
+    def caught_up_ends(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
-        return self._search.trailing_ends(positions, isolation)
+        return self._search.caught_up_ends(positions, isolation)
 
     def fetch(
         self,

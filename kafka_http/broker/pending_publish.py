@@ -69,7 +69,7 @@ class KafkaPendingPublish:
             each.appended is not None and each.appended.is_delivered for each in self._parts
         )
 
-    def outcomes(self) -> list[RecordResult]:
+    def results(self) -> list[RecordResult]:
         """Return the results of the records, in order, as far as they are known."""
         results: list[AppendResult] = [None] * len(self._records)
         for part in list(self._parts):
@@ -90,7 +90,7 @@ class KafkaPendingPublish:
         """Whether Kafka has rejected a record for its size; it does not name the limit."""
         if self.is_delivered:
             return False
-        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.outcomes())
+        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.results())
 
     def _shared_error(self, result: BaseException | None, errors: dict[int, KafkaHttpError]) -> KafkaHttpError:
         error = errors.get(id(result))

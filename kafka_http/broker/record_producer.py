@@ -26,7 +26,14 @@ from kafka_http.errors import (
     TooMuchInFlight,
     TopicNotFound,
 )
-from kafka_http.records import NewRecord, PartitionInfo, RecordResult, ResultsCallback, partitions_beyond
+from kafka_http.records import (
+    NewRecord,
+    PartitionInfo,
+    RecordResult,
+    ResultsCallback,
+    missing_partitions,
+    payload_size,
+)
 
 _METADATA_AGE = 2.0
 """How long deleted topics and added partitions may stay unnoticed."""
@@ -91,13 +98,13 @@ class KafkaRecordProducer:
         if not done.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
         self._add_limit(pending, topic)
-        outcomes = pending.outcomes()
+        outcomes = pending.results()
         if settled is not None and any(isinstance(each, OutcomePending) for each in outcomes):
-            size = self._add_unsettled(sum(len(each.value or b"") + len(each.key or b"") for each in records))
+            size = self._add_unsettled(payload_size(records))
 
             def settle() -> None:
                 self._add_unsettled(-size)
-                settled(pending.outcomes())
+                settled(pending.results())
 
             pending.when_done(partial(self._on_done, topic, settle))
         return outcomes
@@ -123,7 +130,7 @@ class KafkaRecordProducer:
         sender = self._default.current
         if not partitions or sender is None or sender.is_lost or not sender.has_metadata(topic, len(partitions)):
             return None
-        if partitions_beyond(records, len(partitions)):
+        if missing_partitions(records, len(partitions)):
             return None
         deadline = time.monotonic() + timeout
         pending = KafkaPendingPublish(sender, topic, records, deadline, partial(self._on_done, topic, done))
@@ -188,9 +195,9 @@ class KafkaRecordProducer:
         self, topic: str, records: Sequence[NewRecord], partitions: list[PartitionInfo]
     ) -> list[PartitionInfo]:
         """Return the partitions, refreshed if a record names a partition that is not among them."""
-        if partitions_beyond(records, len(partitions)):
+        if missing_partitions(records, len(partitions)):
             partitions = self._metadata.partitions(topic)
-        for partition in partitions_beyond(records, len(partitions)):
+        for partition in missing_partitions(records, len(partitions)):
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions
 

@@ -27,8 +27,8 @@ class RecordSearch:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
 
-    def trailing_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
-        """Return the end of each partition that has no records from its position on; see `Log.trailing_ends`."""
+    def caught_up_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
+        """Return the end of each partition that has no records from its position on; see `Log.caught_up_ends`."""
         found: dict[TopicPartition, int] = {}
         remaining = dict(positions)
         for _ in range(_MAX_FETCHES):

@@ -1,1 +1,1 @@
-"""Consumer instances of the REST Proxy v2 API, and the offsets of the consumers of `/messages`."""
+"""Consumer instances of the REST Proxy v2 API, and the committed offsets of consumers of `/messages`."""

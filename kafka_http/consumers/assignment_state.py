@@ -1,4 +1,4 @@
-"""Which partitions a consumer instance has just now: by its group, or by hand."""
+"""The partitions that a consumer instance has now: those that its group assigned, or a manual assignment."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from kafka_http.broker_protocols import Membership
 from kafka_http.consumers.offset_tracker import OffsetTracker
-from kafka_http.consumers.read_lease import LeasedRead
+from kafka_http.consumers.read_lease import ActiveLease
 from kafka_http.errors import KafkaHttpError, NotAuthorized, Unavailable
 from kafka_http.records import Assignment, MembershipListener, ReleaseCallback, TopicPartition
 
@@ -15,134 +15,139 @@ Partitions = frozenset[TopicPartition]
 
 
 class AssignmentState:
-    """An instance's membership, and what it has brought it. Called with `changed` held, but for what it says."""
+    """The group membership of an instance and its partitions.
+
+    The instance creates it. The condition `changed` is locked in all calls; the callbacks of the membership lock it
+    themselves.
+    """
 
     def __init__(
         self,
         changed: Condition,
-        bookmarks: OffsetTracker,
-        pay_before: Callable[[ReleaseCallback], None],
-        fenced: Callable[[], None],
+        offsets: OffsetTracker,
+        on_fenced: Callable[[], None],
     ) -> None:
-        """`pay_before` calls a `ReleaseCallback` with the offsets to commit before partitions are revoked; it does not
-        block. `fenced` is called when another process has joined under the same member id.
-        """
+        """`on_fenced` is called when another process has joined with the same member id."""
         self._changed = changed
-        self._bookmarks = bookmarks
-        self._pay_before = pay_before
-        self._fenced = fenced
-        self._heard: object = None
+        self._offsets = offsets
+        self.commit_and_release: Callable[[ReleaseCallback], None] = lambda release: release({})
+        """Calls a `ReleaseCallback` with the offsets to commit. It does not block."""
+        self._on_fenced = on_fenced
+        self._listening: object = None
         self._release: ReleaseCallback | None = None
         self._partitions: Partitions | None = None
         self._topics: frozenset[str] | None = None
-        self._changing = False
+        self._is_changing = False
         self.membership: Membership | None = None
-        self.is_expecting = False
-        """Whether it is subscribed, so that its group is to give it partitions."""
+        self.expects_assignment = False
+        """Whether the group will assign partitions."""
         self.failure: KafkaHttpError | None = None
-        self.lent: LeasedRead | None = None
+        self.lease: ActiveLease | None = None
 
     @property
     def partitions(self) -> Partitions | None:
-        """None while it has none, or none yet of the topics that it wants now."""
+        """The partitions, or None while there is no assignment for the current subscription."""
         if self._partitions is None or self._topics is None:
             return self._partitions
         wanted = frozenset(each for each in self._partitions if each.topic in self._topics)
-        return None if self._changing and not wanted else wanted
+        return None if self._is_changing and not wanted else wanted
 
-    def want(self, topics: Sequence[str], join: Callable[[Sequence[str], MembershipListener], Membership]) -> None:
-        """Be a member for these topics, at least one. `join` makes a new membership."""
+    def subscribe(self, topics: Sequence[str], join: Callable[[Sequence[str], MembershipListener], Membership]) -> None:
+        """Subscribe to topics, at least one. `join` creates a new membership."""
         self._topics = frozenset(topics)
-        self._changing = self.is_expecting = True
+        self._is_changing = self.expects_assignment = True
         if self.membership is not None:
             self.membership.subscribe(topics)
             return
         self._partitions = None
-        self.membership = join(topics, self._listen())
+        self.membership = join(topics, self._new_listener())
 
     def assign(self, partitions: Collection[TopicPartition]) -> None:
-        """Have these partitions, by hand."""
+        """Assign partitions manually."""
         self._set(frozenset(partitions))
 
-    def end(self) -> Membership | None:
-        """Have nothing any more. What is returned is to be left or closed, without holding `changed`."""
-        membership, self.membership, self._heard = self.membership, None, None
+    def clear(self) -> Membership | None:
+        """Drop the subscription or assignment.
+
+        Returns the membership. The caller leaves or closes it, without the lock on `changed`.
+        """
+        membership, self.membership, self._listening = self.membership, None, None
         if self._release is not None:
             self._release({})
         self._topics = self._release = self.failure = None
-        self.is_expecting = False
+        self.expects_assignment = False
         self._set(None)
         return membership
 
-    def wait(self, until: float, *, some: bool = False) -> Partitions | None:
-        """What the instance has, once its group has given it anything (with `some`: any partition), or after `until`.
+    def wait(self, until: float, *, non_empty: bool = False) -> Partitions | None:
+        """Wait for an assignment (`non_empty`: of at least one partition) and return it, or None after `until`.
 
-        Raises what the group refuses it for.
+        Raises the error if the group refuses the member.
         """
-        while (there := self.partitions) is None or (some and not there):
+        while (partitions := self.partitions) is None or (non_empty and not partitions):
             if isinstance(self.failure, NotAuthorized):
                 raise self.failure
             left = until - time.monotonic()
-            if left <= 0 or (there is None and self.membership is None):
+            if left <= 0 or (partitions is None and self.membership is None):
                 break
             self._changed.wait(left)
-        if there is None and self.failure is not None:
+        if partitions is None and self.failure is not None:
             raise self.failure
-        return there
+        return partitions
 
-    def settle(self, until: float) -> Partitions | None:
-        """As `wait`, but raises `Unavailable` where an assignment is still to come."""
-        there = self.wait(until)
-        if there is None and self.is_expecting:
-            raise Unavailable("The group has not given this consumer instance its partitions yet: try again.")
-        return there
+    def require(self, until: float) -> Partitions | None:
+        """Like `wait`, but raise `Unavailable` if the group has not assigned partitions until then."""
+        partitions = self.wait(until)
+        if partitions is None and self.expects_assignment:
+            raise Unavailable("The group has not assigned partitions to this consumer instance yet, try again.")
+        return partitions
 
-    def give_up(self) -> None:
-        """Let go of partitions that the group wants back, unless a reader may still hand out records of them."""
-        if self._release is not None and (self.lent is None or not self.lent.held):
+    def release_revoked(self) -> None:
+        """Release partitions that the group has revoked, unless a reader may still deliver records of them."""
+        if self._release is not None and (self.lease is None or not self.lease.held):
             release, self._release = self._release, None
-            self._pay_before(release)
+            self.commit_and_release(release)
 
     def _set(self, partitions: Partitions | None) -> None:
         self._partitions = partitions
         self._changed.notify_all()
 
-    # What the membership says
+    # Callbacks of the membership
 
-    def _listen(self) -> MembershipListener:
-        """For one membership: what it says after its end goes nowhere."""
-        self._heard = mark = object()
+    def _new_listener(self) -> MembershipListener:
+        """Return the listener of a new membership. Callbacks of an earlier membership are ignored."""
+        self._listening = current = object()
 
-        def heard(say: Callable[..., None], otherwise: Callable[..., None]) -> Callable[..., None]:
-            def hear(*given: Any) -> None:
+        def locked(callback: Callable[..., None], otherwise: Callable[..., None]) -> Callable[..., None]:
+            def call(*args: Any) -> None:
                 with self._changed:
-                    (say if self._heard is mark else otherwise)(*given)
+                    (callback if self._listening is current else otherwise)(*args)
 
-            return hear
+            return call
 
         def ignore(*_: Any) -> None: ...
 
         return MembershipListener(
-            assigned=heard(self._assigned, ignore),
-            revoking=heard(self._revoking, lambda release: release({})),
-            lost=heard(self._lost, ignore),
-            failed=heard(self._failed, ignore),
-            fenced=heard(self._be_fenced, ignore),
+            assigned=locked(self._assigned, ignore),
+            revoking=locked(self._revoking, lambda release: release({})),
+            lost=locked(self._lost, ignore),
+            failed=locked(self._failed, ignore),
+            fenced=locked(self._fenced, ignore),
         )
 
     def _assigned(self, assignment: Assignment) -> None:
         self._release = None
-        self._bookmarks.keep_for(assignment)
-        if self.lent is not None:
-            self.lent.held &= set(self._bookmarks.positions)
+        self._offsets.assigned(assignment)
+        if self.lease is not None:
+            self.lease.held &= set(self._offsets.positions)
         self.failure = None
-        self._changing = False
+        self._is_changing = False
         self._set(assignment.partitions)
 
     def _revoking(self, release: ReleaseCallback) -> None:
         self._release = release
         self._set(None)
-        self.give_up()
+        self.release_revoked()
 
     def _lost(self) -> None:
         self._release = None
@@ -152,7 +157,7 @@ class AssignmentState:
         self.failure = error
         self._changed.notify_all()
 
-    def _be_fenced(self) -> None:
+    def _fenced(self) -> None:
         self.membership = None
         self._set(None)
-        self._fenced()
+        self._on_fenced()

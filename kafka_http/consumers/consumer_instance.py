@@ -1,4 +1,4 @@
-"""One consumer instance of the v2 dialect."""
+"""A consumer instance of the v2 API."""
 
 import logging
 import time
@@ -9,26 +9,37 @@ from threading import Condition, Lock
 from msgspec.structs import replace
 
 from kafka_http.broker_protocols import Broker
-from kafka_http.consumers.assignment_state import AssignmentState
-from kafka_http.consumers.instance_service import ReadLease
-from kafka_http.consumers.instance_store import InstanceStore
-from kafka_http.consumers.offset_committer import OffsetCommitter, Parts
+from kafka_http.consumers.assignment_state import AssignmentState, Partitions
+from kafka_http.consumers.instance_service import InstanceStore, ReadLease
+from kafka_http.consumers.offset_committer import InstanceState, OffsetCommitter
 from kafka_http.consumers.offset_tracker import OffsetTracker
-from kafka_http.consumers.read_lease import LeasedRead, ReadLeaseQueue
+from kafka_http.consumers.read_lease import ActiveLease, ReadLeaseQueue
 from kafka_http.errors import IllegalState, InstanceNotFound, Unavailable
-from kafka_http.read.start_offsets import check_partitions, find_offsets, find_starts
-from kafka_http.records import Definition, InstanceProgress, OffsetAt, RecordPlace, ReleaseCallback, TopicPartition
-from kafka_http.topics import Matches, TopicMatcher, compile_pattern
+from kafka_http.read.start_positions import check_partitions, find_offsets, find_starts
+from kafka_http.records import (
+    InstanceDefinition,
+    InstanceProgress,
+    OffsetAt,
+    RecordPlace,
+    TopicPartition,
+    record_places,
+)
+from kafka_http.topics import TopicMatcher, TopicPredicate, compile_pattern
 
 _log = logging.getLogger(__name__)
 
 
 class ConsumerInstance:
-    """Any thread may call; no call holds the instance for longer than it takes to look at it, but a loan."""
+    """One consumer instance: its subscription or assignment, its offsets and its read lease.
+
+    `InstanceRegistry` creates it, for a client or from the store, and removes it with `delete` or `close`. Any thread
+    may call. A call does not block other calls, except that there is one read lease at a time. `InstanceService`
+    documents the methods of the same names.
+    """
 
     def __init__(
         self,
-        definition: Definition,
+        definition: InstanceDefinition,
         progress: InstanceProgress,
         broker: Broker,
         store: InstanceStore,
@@ -42,117 +53,113 @@ class ConsumerInstance:
         self._saving = Lock()
         self._defining = Lock()
         self._saved = progress
-        self._matches: Matches | None = None if definition.pattern is None else compile_pattern(definition.pattern)
-        self._bookmarks = OffsetTracker(progress)
-        self._standing = AssignmentState(self._changed, self._bookmarks, self._pay_before, self._fence)
-        self._lending = ReadLeaseQueue(self._changed, clock, self._loan_ended)
-        self._committer = OffsetCommitter(
-            definition,
-            broker,
-            Parts(self._changed, self._standing, self._lending, self._bookmarks),
-            self._save,
-            clock,
+        self._is_durable = True
+        self._matches: TopicPredicate | None = (
+            None if definition.pattern is None else compile_pattern(definition.pattern)
         )
+        self._offsets = OffsetTracker(progress)
+        self._assignment = AssignmentState(self._changed, self._offsets, self._fenced)
+        self._leases = ReadLeaseQueue(self._changed, clock, self._lease_ended)
+        state = InstanceState(self._changed, self._assignment, self._leases, self._offsets)
+        self._committer = OffsetCommitter(definition, broker, state, self._save, clock)
+        self._assignment.commit_and_release = self._committer.commit_and_release
         self._topics: list[str] = []
-        self._gone = False
+        self._is_closed = False
         self._used = clock()
-        self._standing.is_expecting = self.is_subscribed
+        self._assignment.expects_assignment = self.is_subscribed
         if definition.partitions:
             with self._changed:
-                self._standing.assign(definition.partitions)
+                self._assignment.assign(definition.partitions)
 
-    # Its life
-
-    @property
-    def is_gone(self) -> bool:
-        return self._gone
+    # Life
 
     @property
-    def loan_id(self) -> str | None:
-        """Of the loan that is out now."""
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def lease_id(self) -> str | None:
+        """The id of the current lease, if any."""
         with self._changed:
-            self._lending.end_overdue()
-            return None if self._lending.current is None else self._lending.current.id
+            self._leases.end_expired()
+            return None if self._leases.current is None else self._leases.current.id
 
-    def use(self) -> None:
-        """Count a call. Raises `InstanceNotFound` where the instance has ended."""
-        if self._gone:
+    def touch(self) -> None:
+        """Record a call, so that the instance is not idle. Raises `InstanceNotFound` if it has ended."""
+        if self._is_closed:
             raise InstanceNotFound
         self._used = self._clock()
 
     def is_idle(self, seconds: float) -> bool:
-        return self.loan_id is None and self._clock() - self._used > seconds
+        """Whether there was no call for this time, and there is no lease."""
+        return self.lease_id is None and self._clock() - self._used > seconds
 
-    def end(self, *, commit: bool) -> None:
-        """Leave the group and forget everything, for `commit` not without committing what auto commit owes."""
-        if commit:
-            self._committer.pay()
-        self.close(leave=True)
+    def delete(self, *, commit: bool) -> None:
+        """Leave the group and remove the instance from the store. With `commit`, auto-commit commits first."""
+        self.close(leave=True, commit=commit)
         self._store.delete(self.definition.group, self.definition.name)
 
-    def commit_owed(self) -> None:
-        """Commit what auto commit owes. A failure is logged."""
-        self._committer.pay()
+    def close(self, *, leave: bool = False, commit: bool = False) -> None:
+        """End the instance in this process. Without `leave`, another process can continue it.
 
-    def close(self, *, leave: bool = False) -> None:
-        """End in this process; without `leave`, another one finds everything as it was."""
+        With `commit`, auto-commit commits the delivered offsets first.
+        """
+        if commit:
+            self._committer.auto_commit()
         with self._changed:
-            self._gone = True
-            membership = self._standing.end()
-            self._lending.end()
+            self._is_closed = True
+            membership = self._assignment.clear()
+            self._leases.end()
         if membership is not None:
             (membership.leave if leave else membership.close)()
 
-    def _fence(self) -> None:
-        _log.warning("Another process has taken over %s of %s.", self.definition.name, self.definition.group)
-        self._gone = True
-        self._lending.end()
+    def _fenced(self) -> None:
+        _log.warning("Another process has taken over %s of %s", self.definition.name, self.definition.group)
+        self._is_closed = True
+        self._leases.end()
 
-    def _pay_before(self, release: ReleaseCallback) -> None:
-        self._committer.pay_before(release)
-
-    # What it reads
+    # Subscription and assignment
 
     @property
     def is_subscribed(self) -> bool:
         return bool(self.definition.topics) or self.definition.pattern is not None
 
-    def subscribe(self, topics: Sequence[str], pattern: str | None, names: TopicMatcher) -> None:
+    def subscribe(self, topics: Sequence[str], pattern: str | None, matcher: TopicMatcher) -> None:
         if self.definition.partitions:
             raise _exclusive()
         matches = None if pattern is None else compile_pattern(pattern)
         with self._defining:
             self._define(topics=tuple(dict.fromkeys(topics)), pattern=pattern)
             self._matches = matches
-        self.look_up(names)
+        self.update_topics(matcher)
 
-    def look_up(self, names: TopicMatcher) -> None:
-        """Subscribe to those of its topics that are there now. Raises `Unavailable` where there is no room to join."""
+    def update_topics(self, matcher: TopicMatcher) -> None:
+        """Subscribe to the topics that exist now. Raises `Unavailable` if the process cannot open a connection."""
         matches = self._matches
-        topics = names.existing(self.definition.topics) if matches is None else names.matching(matches)
+        topics = matcher.existing(self.definition.topics) if matches is None else matcher.matching(matches)
         ended = None
         with self._changed:
-            has_joined = self._standing.membership is not None
-            is_done = topics == self._topics and (has_joined or self._standing.partitions is not None)
-            if self._gone or not self.is_subscribed or is_done:
+            has_joined = self._assignment.membership is not None
+            is_current = topics == self._topics and (has_joined or self._assignment.partitions is not None)
+            if self._is_closed or not self.is_subscribed or is_current:
                 return
             self._topics = topics
             if topics:
                 join = partial(self._broker.memberships.join, self.definition.group, self.definition.member_id)
-                self._standing.want(topics, join)
+                self._assignment.subscribe(topics, join)
             else:
-                ended = self._standing.end()
-                self._standing.assign(())
+                ended = self._assignment.clear()
+                self._assignment.assign(())
         if ended is not None:
             ended.leave()
 
     def unsubscribe(self) -> None:
-        self._committer.pay()
+        self._committer.auto_commit()
         with self._defining:
             self._define(topics=(), pattern=None, partitions=())
         with self._changed:
-            membership = self._standing.end()
-            self._bookmarks.keep(())
+            membership = self._assignment.clear()
+            self._offsets.retain(())
             self._topics = []
         if membership is not None:
             membership.leave()
@@ -168,42 +175,39 @@ class ConsumerInstance:
         with self._defining:
             self._define(partitions=tuple(dict.fromkeys(partitions)))
         with self._changed:
-            self._bookmarks.keep(partitions)
-            self._standing.assign(partitions)
+            self._offsets.retain(partitions)
+            self._assignment.assign(partitions)
         self._save()
 
     def assignments(self) -> list[TopicPartition]:
-        return sorted(self._standing.partitions or ())
+        return sorted(self._assignment.partitions or ())
 
     def _define(self, **changes: object) -> None:
         definition = replace(self.definition, **changes)
         self._store.update(definition)
         self.definition = definition
 
-    # Where it reads
+    # Offsets
 
     def seek(self, places: Mapping[TopicPartition, int]) -> None:
-        self._wait_for_all(places)
+        self._check_assigned(places)
         with self._changed:
-            self._bookmarks.positions.update(places)
-            if self._lending.current is not None:
-                self._lending.current.sought.update(places)
+            self._offsets.positions.update(places)
+            if self._leases.current is not None:
+                self._leases.current.sought.update(places)
         self._save()
 
     def seek_to(self, places: Mapping[TopicPartition, OffsetAt]) -> None:
-        """As `seek`, to an end or a time."""
-        self._wait_for_all(places)
+        self._check_assigned(places)
         self.seek(find_offsets(self._broker.log, places, self.definition.settings.isolation))
 
-    def _wait_for_all(self, partitions: Mapping[TopicPartition, object]) -> None:
-        """Wait for the assignment. Raises `IllegalState` where these are not in it."""
+    def _check_assigned(self, partitions: Mapping[TopicPartition, object]) -> None:
+        """Wait for the assignment. Raises `IllegalState` if it does not have these partitions."""
         with self._changed:
-            there = self._standing.settle(time.monotonic() + self.definition.settings.timeout)
+            assigned = self._assignment.require(time.monotonic() + self.definition.settings.timeout)
         for each in partitions:
-            if there is None or each not in there:
+            if assigned is None or each not in assigned:
                 raise IllegalState(f"Illegal state: No current assignment for partition {each.topic}-{each.partition}")
-
-    # What it has read
 
     def commit(self, places: Sequence[RecordPlace] | None) -> None:
         if places is not None:
@@ -214,103 +218,107 @@ class ConsumerInstance:
         found = self._broker.groups.committed_offsets(self.definition.group, partitions)
         return [RecordPlace(*place, *found[place]) for place in partitions if place in found]
 
-    # Its loans
+    # The read lease
 
-    def borrow(self, timeout: float) -> ReadLease:
+    def acquire(self, timeout: float) -> ReadLease:
         until = time.monotonic() + timeout
         with self._changed:
-            self._standing.lent = lent = self._lending.take(timeout, self._check_reading)
+            self._assignment.lease = lease = self._leases.acquire(timeout, self._check_readable)
         try:
-            self._committer.auto_commit()
-            return self._lend(lent, until)
+            self._committer.auto_commit_if_due()
+            return self._grant(lease, until)
         except BaseException:
-            self._drop(lent.id)
+            self._end_lease(lease.id)
             raise
 
     def renew(
-        self, loan: ReadLease, positions: Sequence[RecordPlace], timeout: float, recreated: Sequence[str]
+        self, lease: ReadLease, positions: Sequence[RecordPlace], timeout: float, recreated: Sequence[str]
     ) -> ReadLease:
-        self.use()
+        self.touch()
         if recreated:
-            self._committer.check_topics(recreated)
+            self._committer.drop_deleted_topics(recreated)
         with self._changed:
-            lent = self._lending.find(loan.id)
-            self._lending.extend(lent, timeout)
-            self._bookmarks.read_on(lent.read_on(positions))
-            self._committer.note_debt()
-            lent.lend(())
-            self._standing.give_up()
-        self._committer.auto_commit()
-        return self._lend(lent, time.monotonic() + timeout, some=True)
+            active = self._leases.find(lease.id)
+            self._leases.extend(active, timeout)
+            self._offsets.advance(active.valid_positions(positions))
+            self._committer.note_delivery()
+            active.grant(())
+            self._assignment.release_revoked()
+        self._committer.auto_commit_if_due()
+        return self._grant(active, time.monotonic() + timeout, non_empty=True)
 
-    def give_back(self, loan: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
+    def release(self, lease: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
+        if positions or delivered:
+            with self._changed:
+                if (active := self._leases.current) is None or active.id != lease.id:
+                    return
+                self._used = self._clock()
+                self._offsets.record_delivery(active.valid_positions(positions), active.valid_delivered(delivered))
+                self._committer.note_delivery()
+            self._save(durable=False)  # a page: if the machine crashes now, its records are delivered again
+        self._end_lease(lease.id)
+
+    def _end_lease(self, lease_id: str) -> None:
         with self._changed:
-            if (lent := self._lending.current) is None or lent.id != loan.id:
-                return
-            self._used = self._clock()
-            self._bookmarks.hand_out(lent.read_on(positions), lent.handed_out(delivered))
-            self._committer.note_debt()
-        self._save()
-        self._drop(loan.id)
+            if self._leases.current is not None and self._leases.current.id == lease_id:
+                self._leases.end()
 
-    def drop(self, loan: ReadLease) -> None:
-        self._drop(loan.id)
+    def _lease_ended(self) -> None:
+        self._assignment.lease = None
+        self._assignment.release_revoked()
 
-    def _drop(self, loan_id: str) -> None:
-        with self._changed:
-            if self._lending.current is not None and self._lending.current.id == loan_id:
-                self._lending.end()
-
-    def _loan_ended(self) -> None:
-        self._standing.lent = None
-        self._standing.give_up()
-
-    def _check_reading(self) -> None:
-        if self._gone:
+    def _check_readable(self) -> None:
+        if self._is_closed:
             raise InstanceNotFound
         if not self.is_subscribed and not self.definition.partitions:
             raise IllegalState("Illegal state: Consumer is not subscribed to any topics or assigned any partitions")
 
-    def _lend(self, lent: LeasedRead, until: float, *, some: bool = False) -> ReadLease:
+    def _grant(self, active: ActiveLease, until: float, *, non_empty: bool = False) -> ReadLease:
+        """Wait for the assignment and its start positions, and grant it to the owner of the lease."""
         missing: set[str] = set()
         while True:
             with self._changed:
-                self._check_reading()
-                there = self._standing.wait(until, some=some)
-                self._lending.find(lent.id)
-                starting = [each for each in there or () if each not in self._bookmarks.positions]
-                topics = {each.topic for each in there or ()}
-                unknown = topics - self._bookmarks.ids.keys() - missing
+                self._check_readable()
+                partitions = self._assignment.wait(until, non_empty=non_empty)
+                self._leases.find(active.id)
+                starting = [each for each in partitions or () if each not in self._offsets.positions]
+                unknown = {each.topic for each in partitions or ()} - self._offsets.ids.keys() - missing
                 if not starting and not unknown:
-                    positions = {each: self._bookmarks.positions[each] for each in there or ()}
-                    lent.lend(positions)
-                    places = [RecordPlace(*place, at) for place, at in positions.items()]
-                    ids = {topic: topic_id for topic, topic_id in self._bookmarks.ids.items() if topic in topics}
-                    return ReadLease(lent.id, self.definition.settings, places, joining=there is None, ids=ids)
-            if unknown:  # before the offsets: those of a later topic are out of the log or begin it
+                    return self._granted(active, partitions)
+            if unknown:  # before the offsets, so that offsets of a later topic are out of range or at its start
                 found = self._broker.log.topic_ids(unknown)
                 missing |= unknown - found.keys()
                 with self._changed:
-                    self._bookmarks.ids = found | self._bookmarks.ids
+                    self._offsets.ids = found | self._offsets.ids
             starts = find_starts(self._broker, self.definition.group, self.definition.settings, starting)
             with self._changed:
                 for place, at in starts.items():
-                    if place in (self._standing.partitions or ()):
-                        self._bookmarks.positions.setdefault(place, at)
+                    if place in (self._assignment.partitions or ()):
+                        self._offsets.positions.setdefault(place, at)
 
-    # What is kept of it
+    def _granted(self, active: ActiveLease, partitions: Partitions | None) -> ReadLease:
+        positions = {each: self._offsets.positions[each] for each in partitions or ()}
+        active.grant(positions)
+        topics = {each.topic for each in positions}
+        ids = {topic: topic_id for topic, topic_id in self._offsets.ids.items() if topic in topics}
+        joining = partitions is None
+        return ReadLease(active.id, self.definition.settings, record_places(positions), joining=joining, ids=ids)
 
-    def _save(self) -> None:
+    # Storage
+
+    def _save(self, *, durable: bool = True) -> None:
+        """Store the offsets if they have changed, or if the last change is not durable but must be."""
         with self._saving:
             with self._changed:
-                progress = self._bookmarks.progress()
-                if self._gone or progress == self._saved:
+                progress = self._offsets.progress()
+                is_saved = progress == self._saved and (self._is_durable or not durable)
+                if self._is_closed or is_saved:
                     return
             try:
-                self._store.save(self.definition.group, self.definition.name, progress)
-                self._saved = progress
+                self._store.save(self.definition.group, self.definition.name, progress, durable=durable)
+                self._saved, self._is_durable = progress, durable
             except Unavailable as error:
-                _log.error("The progress of %s is not saved: %s", self.definition.name, error.message)
+                _log.error("Offsets of %s could not be stored: %s", self.definition.name, error.message)
 
 
 def _exclusive() -> IllegalState:

@@ -1,4 +1,4 @@
-"""Consumers of the /messages dialect: a consumer is a group whose committed offsets we set for it."""
+"""Consumers of the `/messages` API. A consumer is a consumer group whose committed offsets this server sets."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from kafka_http.topics import OffsetRange, Topics
 
 
 class ConsumerProgress(Struct, frozen=True):
-    """How far a consumer has come in a partition. `lag` counts the offsets it has still to read.
+    """The committed offset of a consumer in a partition, and the number of offsets that it has not read (`lag`).
 
-    `committed` is None where there is none, or where it lies beyond the end of the log.
+    `committed` is None if there is no committed offset, or if it is after the end of the log.
     """
 
     partition: int
@@ -25,19 +25,20 @@ class ConsumerProgress(Struct, frozen=True):
 
 
 def check_consumer_name(consumer: str) -> None:
-    """Raise `InvalidRequest` for a name that is no good as a group id in a URL."""
+    """Raise `InvalidRequest` if a consumer name cannot be used as a group id in a URL."""
     if len(consumer) > 249 or consumer in {".", ".."} or not consumer.isprintable():
         raise InvalidRequest(
-            "Illegal consumer name: a consumer has 1 to 249 printable characters, and is neither '.' nor '..'.",
+            "Illegal consumer name: expected 1 to 249 printable characters, but not '.' or '..'.",
             consumer=consumer[:249],
         )
 
 
 class ConsumerOffsets:
-    """Acknowledges for consumers and tells how far they are. The state is Kafka's alone.
+    """Commits and reads the offsets of consumers. All state is in Kafka.
 
-    A committed offset beyond the end of the log counts as none: the log is not the one that it was committed for. The
-    end has to be asked for after it, since both move on meanwhile.
+    The composition root creates it; any thread may call. A committed offset after the end of the log is ignored,
+    because it was committed for another topic of this name. The end is read after the committed offset: both may
+    advance in between.
     """
 
     def __init__(self, log: Log, groups: Groups, topics: Topics, resolver: PositionResolver) -> None:
@@ -49,36 +50,37 @@ class ConsumerOffsets:
     def ack(
         self, topic: str, consumer: str, offsets: Mapping[int, int], isolation: Isolation = "read_uncommitted"
     ) -> None:
-        """Acknowledge these offsets and all before them, and what follows them where that is no record: control
-        records, compacted records and, under `read_committed`, aborted transactions.
+        """Acknowledge these records and all before them.
 
-        Never moves back. Kafka has no compare-and-set: of two at the same instant the lower may win. Raises
-        `OffsetOutOfRange` beyond the end of the log, `PartitionNotFound`, `GroupHasMembers`.
+        This also acknowledges what follows them without being a record: control records, compacted records and, for
+        `read_committed`, aborted transactions. A committed offset never moves back. Kafka has no compare-and-set: of
+        two calls at the same time, the lower offset may win. Raises `OffsetOutOfRange` after the end of the log,
+        `PartitionNotFound`, `GroupHasMembers`.
         """
         partitions = self._topics.select(topic, frozenset(offsets))
         committed = self._groups.committed(consumer, topic, partitions)
-        ends = self._topics.ends(topic, partitions)
-        beyond = {p: ends[p] for p, offset in offsets.items() if offset >= ends[p].latest}
-        if beyond:
-            raise out_of_range(topic, offsets, beyond)
-        committed = _within(committed, ends)
-        behind = {p: offset + 1 for p, offset in offsets.items() if offset + 1 >= committed.get(p, 0)}
-        unsure = {TopicPartition(topic, p): offset for p, offset in behind.items() if offset < ends[p].latest}
-        if unsure:
-            behind |= {place.partition: at for place, at in self._log.trailing_ends(unsure, isolation).items()}
-        self._advance(topic, consumer, behind, committed)
+        ranges = self._topics.offset_ranges(topic, partitions)
+        too_high = {p: ranges[p] for p, offset in offsets.items() if offset >= ranges[p].latest}
+        if too_high:
+            raise out_of_range(topic, offsets, too_high)
+        committed = _in_range(committed, ranges)
+        positions = {p: offset + 1 for p, offset in offsets.items() if offset + 1 >= committed.get(p, 0)}
+        before_end = {TopicPartition(topic, p): offset for p, offset in positions.items() if offset < ranges[p].latest}
+        if before_end:
+            positions |= {place.partition: at for place, at in self._log.caught_up_ends(before_end, isolation).items()}
+        self._advance(topic, consumer, positions, committed)
 
     def ack_before(self, topic: str, consumer: str, positions: Mapping[int, int], *, skip: bool = False) -> None:
-        """Acknowledge all before these positions. Never moves back.
+        """Acknowledge all records before these positions. A committed offset never moves back.
 
-        Raises `OffsetOutOfRange` where a log does not have its position; with `skip` that partition is left out.
+        Raises `OffsetOutOfRange` if a log does not have its position. With `skip`, that partition is left out instead.
         """
         committed = self._groups.committed(consumer, topic, positions)
-        ends = self._topics.ends(topic, list(positions))
+        ranges = self._topics.offset_ranges(topic, list(positions))
         if not skip:
-            self._resolver.check_range(topic, positions, ends)
-        there = {p: offset for p, offset in positions.items() if ends[p].has(offset)}
-        self._advance(topic, consumer, there, _within(committed, ends))
+            self._resolver.check_range(topic, positions, ranges)
+        in_range = {p: offset for p, offset in positions.items() if ranges[p].contains(offset)}
+        self._advance(topic, consumer, in_range, _in_range(committed, ranges))
 
     def _advance(self, topic: str, consumer: str, positions: Mapping[int, int], committed: Mapping[int, int]) -> None:
         ahead = {p: offset for p, offset in positions.items() if offset > committed.get(p, -1)}
@@ -93,10 +95,10 @@ class ConsumerOffsets:
         wanted: frozenset[int] | None,
         reset: OffsetReset | None = None,
     ) -> None:
-        """Set the committed position, forwards or backwards.
+        """Set the committed offsets, forward or back.
 
-        An offset that the log does not have is replaced by the end that `reset` names. Raises `OffsetOutOfRange`
-        without it.
+        An offset that is out of range is replaced by the end of the log that `reset` names. Without it, this raises
+        `OffsetOutOfRange`.
         """
         positions = self._resolver.resolve(topic, consumer, start, wanted)
         self._topics.select(topic, frozenset(positions))
@@ -111,11 +113,11 @@ class ConsumerOffsets:
         self._groups.forget(consumer, topic)
 
     def progress(self, topic: str, consumer: str) -> list[ConsumerProgress]:
-        """How far the consumer is in each partition of the topic."""
+        """Return the progress of a consumer in each partition of a topic."""
         partitions = self._topics.select(topic, None)
         committed = self._groups.committed(consumer, topic, partitions)
-        ends = self._topics.ends(topic, partitions)
-        committed = _within(committed, ends)
+        ranges = self._topics.offset_ranges(topic, partitions)
+        committed = _in_range(committed, ranges)
         return [
             ConsumerProgress(
                 partition,
@@ -124,10 +126,10 @@ class ConsumerOffsets:
                 latest,
                 latest - max(committed.get(partition, 0), earliest),
             )
-            for partition, (earliest, latest) in ends.items()
+            for partition, (earliest, latest) in ranges.items()
         ]
 
 
-def _within(committed: Mapping[int, int], ends: Mapping[int, OffsetRange]) -> dict[int, int]:
-    """The committed offsets that count."""
-    return {partition: at for partition, at in committed.items() if at <= ends[partition].latest}
+def _in_range(committed: Mapping[int, int], ranges: Mapping[int, OffsetRange]) -> dict[int, int]:
+    """Return the committed offsets that are not after the end of the log."""
+    return {partition: at for partition, at in committed.items() if at <= ranges[partition].latest}

@@ -1,4 +1,4 @@
-"""What consumer instances read: borrowed from whoever holds them, read by the one read path, given back."""
+"""Reading pages for consumer instances: under a read lease, with the read path that all reads use."""
 
 import time
 from collections.abc import Sequence
@@ -7,108 +7,115 @@ from contextlib import suppress
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.records import Positions, Record, RecordPlace, TopicPartition
+from kafka_http.records import Record, TopicPartition, offsets_of, payload_size, record_places
 
 _PAUSE = 0.1
-_MISSING_SECONDS = 0.5
-"""How often a reader looks for a topic where it has no other to wait for."""
-_FULL = 2
-"""A page is enough for `fetch.min.bytes` where it is half of what fits: the next record may be larger than the rest."""
+_MISSING_TOPIC_SECONDS = 0.5
+"""The time between two looks for a missing topic, if there is no other topic to wait for."""
+_MIN_BYTES_SHARE = 2
+"""A page is large enough for `fetch.min.bytes` if half of its limit is used: the next record may not fit."""
+_FRESH_SECONDS = 0.5
+"""A lease that was acquired or renewed this recently is not checked again before its page is delivered.
+
+It is shorter than the time that a group waits for revoked partitions (`RELEASE_SECONDS`), so a rebalance cannot have
+given them away. If they were lost in another way, their records are delivered again.
+"""
 
 
 class LeasedPage:
-    """Records of an instance on their way to its client. One of its two methods must be called, once."""
+    """Records of an instance that are on their way to its client. Call `delivered` or `lost`, once."""
 
-    def __init__(self, instances: InstanceService, loan: ReadLease | None, page: Page) -> None:
-        """`loan` is None where it has ended: then there are no records."""
+    def __init__(self, instances: InstanceService, lease: ReadLease | None, page: Page) -> None:
+        """`lease` is None if it has ended. There are no records then."""
         self.records: Sequence[Record] = page.records
         self._instances = instances
-        self._loan = loan
+        self._lease = lease
         self._page = page
 
     def delivered(self) -> None:
-        """The client has them: read on behind them."""
-        if self._loan is not None:
-            behind = {each: offset + 1 for each, offset in self._page.last.items()}
-            self._instances.give_back(self._loan, _places(self._page.next), _places(behind))
+        """Release the lease. The next page starts after these records."""
+        if self._lease is not None:
+            ends = {each: offset + 1 for each, offset in self._page.last.items()}
+            self._instances.release_lease(self._lease, record_places(self._page.next), record_places(ends))
 
     def lost(self) -> None:
-        """The client may not have them: they are read again."""
-        if self._loan is not None:
-            self._instances.drop(self._loan)
+        """Release the lease. The next page has the same records, because the client may not have received them."""
+        if self._lease is not None:
+            self._instances.release_lease(self._lease)
 
 
 class InstanceReader:
-    """Reads pages for consumer instances."""
+    """Reads pages for consumer instances. The v2 routes create it; any thread may call."""
 
     def __init__(self, instances: InstanceService, reader: PageReader) -> None:
         self._instances = instances
         self._reader = reader
 
-    def read(self, loan: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
-        """A page for an instance that was borrowed, waiting `until` then (of the monotonic clock) for records, or for
-        partitions to read, and for `fetch.min.bytes`.
+    def read(self, lease: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
+        """Read a page. Wait until `until` (monotonic clock) for an assignment, for records, and for `fetch.min.bytes`.
 
-        Waits in slices, so that partitions that come or go meanwhile are seen. Raises as `PageReader.read` does, and
-        `InstanceNotFound`; the loan is over then.
+        It waits in slices and renews the lease after each, so that a rebalance can proceed. Raises the errors of
+        `PageReader.read` and `InstanceNotFound`; the lease is released then.
         """
         try:
-            return self._read(loan, limits, until)
+            return self._read(lease, limits, until)
         except LeaseExpired:
             return LeasedPage(self._instances, None, Page([], {}))
         except BaseException:
             with suppress(KafkaHttpError):
-                self._instances.drop(loan)
+                self._instances.release_lease(lease)
             raise
 
-    def _read(self, loan: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
-        enough = min(loan.settings.min_bytes, limits.size // _FULL)
-        told: set[str] = set()
+    def _read(self, lease: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
+        granted = time.monotonic()
+        reported: set[str] = set()
         while True:
-            page, recreated = self._look(loan, limits, min(WAIT_SLICE, until - time.monotonic()))
-            if not recreated <= told:
-                told |= recreated
-                loan = self._instances.renew(loan, (), 0, sorted(recreated))
-                continue
+            page, recreated = self._read_once(lease, limits, min(WAIT_SLICE, until - time.monotonic()))
             left = until - time.monotonic()
-            full = _size(page.records) >= enough or len(page.records) >= limits.records
-            if left <= 0 or (page.records and full) or self._reader.pause(0):
-                return LeasedPage(self._instances, loan, self._still_lent(loan, page))
-            if loan.joining:
-                loan = self._instances.renew(loan, (), min(WAIT_SLICE, left))
+            if not recreated <= reported:
+                reported |= recreated
+                lease = self._instances.renew_lease(lease, (), 0, sorted(recreated))
+            elif left <= 0 or _is_enough(page, lease, limits) or self._reader.pause(0):
+                is_fresh = time.monotonic() - granted < _FRESH_SECONDS
+                return LeasedPage(self._instances, lease, page if is_fresh else self._still_assigned(lease, page))
+            elif lease.joining:
+                lease = self._instances.renew_lease(lease, (), min(WAIT_SLICE, left))
             else:
-                if page.records or not loan.positions:  # there is nothing that one could wait for in Kafka
+                if page.records or not lease.positions:  # no fetch would wait for more
                     self._reader.pause(min(_PAUSE, left))
-                loan = self._instances.renew(loan, () if page.records else _places(page.next))
+                lease = self._instances.renew_lease(lease, () if page.records else record_places(page.next))
+            granted = time.monotonic()
 
-    def _still_lent(self, loan: ReadLease, page: Page) -> Page:
-        """What of the page may be handed out still: nobody would note down the delivery of the rest. Raises
-        `LeaseExpired`, also where the instance's holder has died since."""
+    def _still_assigned(self, lease: ReadLease, page: Page) -> Page:
+        """Return the records whose partitions are still assigned. The delivery of others would not be recorded.
+
+        Raises `LeaseExpired`, also if the daemon was restarted.
+        """
         if not page.records:
             return page
-        now = self._instances.renew(loan)
-        ours = {
+        renewed = self._instances.renew_lease(lease)
+        assigned = {
             TopicPartition(each.topic, each.partition)
-            for each in now.positions
-            if now.ids.get(each.topic) == loan.ids.get(each.topic)
+            for each in renewed.positions
+            if renewed.ids.get(each.topic) == lease.ids.get(each.topic)
         }
-        if ours >= page.next.keys():
+        if assigned >= page.next.keys():
             return page
-        records = [each for each in page.records if TopicPartition(each.topic, each.partition) in ours]
+        records = [each for each in page.records if TopicPartition(each.topic, each.partition) in assigned]
         following, last = (
-            {each: offset for each, offset in positions.items() if each in ours} for positions in (page.next, page.last)
+            {each: offset for each, offset in positions.items() if each in assigned}
+            for positions in (page.next, page.last)
         )
         return Page(records, following, last)
 
-    def _look(self, loan: ReadLease, limits: ReadLimits, seconds: float) -> tuple[Page, set[str]]:
-        """Read once. Topics that are not there, or not yet, have no records, and the others are read.
+    def _read_once(self, lease: ReadLease, limits: ReadLimits, seconds: float) -> tuple[Page, set[str]]:
+        """Read once. Missing topics have no records, and do not prevent the read of others.
 
         Also returns the topics that were deleted and created again.
         """
-        positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
-        gone: dict[TopicPartition, int] = {}
+        positions = offsets_of(lease.positions)
+        missing: dict[TopicPartition, int] = {}
         recreated: set[str] = set()
-        settings = loan.settings
         while True:
             topics = {each.topic for each in positions}
             try:
@@ -116,26 +123,25 @@ class InstanceReader:
                     positions,
                     limits,
                     wait=max(0, seconds),
-                    isolation=settings.isolation,
-                    reset=settings.reset,
-                    ids={topic: topic_id for topic, topic_id in loan.ids.items() if topic in topics},
+                    isolation=lease.settings.isolation,
+                    reset=lease.settings.reset,
+                    ids={topic: topic_id for topic, topic_id in lease.ids.items() if topic in topics},
                 )
-                return Page(page.records, {**gone, **page.next}, page.last), recreated
+                return Page(page.records, {**missing, **page.next}, page.last), recreated
             except TopicNotFound as error:
                 if isinstance(error, TopicRecreated):
                     recreated.add(error.fields["topic"])
-                of_it = {each for each in positions if each.topic == error.fields.get("topic")}
-                if not of_it:
+                of_topic = {each for each in positions if each.topic == error.fields.get("topic")}
+                if not of_topic:
                     raise
-                gone |= {each: positions.pop(each) for each in of_it}
+                missing |= {each: positions.pop(each) for each in of_topic}
                 if not positions:
-                    self._reader.pause(min(seconds, _PAUSE if recreated else _MISSING_SECONDS))
-                    return Page([], gone), recreated
+                    self._reader.pause(min(seconds, _PAUSE if recreated else _MISSING_TOPIC_SECONDS))
+                    return Page([], missing), recreated
 
 
-def _size(records: Sequence[Record]) -> int:
-    return sum(len(each.value or b"") + len(each.key or b"") for each in records)
-
-
-def _places(positions: Positions) -> list[RecordPlace]:
-    return [RecordPlace(each.topic, each.partition, offset) for each, offset in positions.items()]
+def _is_enough(page: Page, lease: ReadLease, limits: ReadLimits) -> bool:
+    """Whether a page has enough records for `fetch.min.bytes`, or is full."""
+    min_bytes = min(lease.settings.min_bytes, limits.size // _MIN_BYTES_SHARE)
+    is_full = payload_size(page.records) >= min_bytes or len(page.records) >= limits.records
+    return bool(page.records) and is_full

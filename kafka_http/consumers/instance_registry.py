@@ -1,4 +1,4 @@
-"""All consumer instances of a process."""
+"""The consumer instances of a process."""
 
 import logging
 import re
@@ -9,33 +9,38 @@ from threading import Event, Lock, Thread
 
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.consumer_instance import ConsumerInstance
-from kafka_http.consumers.instance_service import ReadLease
-from kafka_http.consumers.instance_store import InstanceStore
+from kafka_http.consumers.instance_service import InstanceStore, ReadLease
 from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseExpired, TooManyInstances
+from kafka_http.logs import LogOnce
 from kafka_http.records import (
-    Definition,
+    InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
     OffsetReset,
     RecordPlace,
     StoredInstance,
     TopicPartition,
+    offsets_of,
 )
 from kafka_http.topics import TopicMatcher, compile_pattern
 
 _log = logging.getLogger(__name__)
 
 _TICK = 0.5
-_LOOK_UP_SECONDS = 3.0
-_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]")
+_UPDATE_TOPICS_SECONDS = 3.0
+_NOT_IN_MEMBER_ID = re.compile(r"[^A-Za-z0-9._-]")
 _COMMIT_SECONDS = 2.0
-"""From the start of a stop on; a commit that has begun by then may take longer."""
+"""The time after the start of `close` in which commits may start."""
 
-Key = tuple[str, str]
+InstanceKey = tuple[str, str]
+"""The group and the name of an instance."""
 
 
 class InstanceRegistry:
-    """The `Instances` that live in this process. Starts its thread with the first call, so after a fork."""
+    """The `InstanceService` of the process that holds the instances: the daemon, or the server if `daemon = inline`.
+
+    Its thread starts with the first call, so after a fork, and ends with `close`. Any thread may call.
+    """
 
     def __init__(
         self,
@@ -46,7 +51,10 @@ class InstanceRegistry:
         idle_timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` tells seconds; with it go the idle time, auto commit and the time of loans."""
+        """`limit` is the maximum number of instances, and `idle_timeout` the time in seconds until idle ones end.
+
+        `clock` returns seconds. It is used for idle instances, auto-commit and the time of leases.
+        """
         self._broker = broker
         self._store = store
         self._limit = limit
@@ -54,73 +62,70 @@ class InstanceRegistry:
         self._clock = clock
         self._lock = Lock()
         self._starting = Lock()
-        self._instances: dict[Key, ConsumerInstance] = {}
-        self._loans: dict[str, ConsumerInstance] = {}
-        self._keeper: Thread | None = None
+        self._instances: dict[InstanceKey, ConsumerInstance] = {}
+        self._leases: dict[str, ConsumerInstance] = {}
+        self._thread: Thread | None = None
         self._closing = Event()
-        self._said = ""
+        self._topics_log = LogOnce(_log)
 
     def start(self) -> None:
-        """Bring back the instances of the store, and look after all of them from now on. Raises `Unavailable`."""
+        """Load the instances from the store and start the maintenance thread. Raises `Unavailable`."""
         with self._starting:
-            if self._keeper is not None:
+            if self._thread is not None:
                 return
             for stored in self._store.load():
                 self.adopt(stored)
-            self._keeper = Thread(target=self._keep, name="instances", daemon=True)
-            self._keeper.start()
+            self._thread = Thread(target=self._run, name="instances", daemon=True)
+            self._thread.start()
 
     def close(self, *, leave: bool = False) -> None:
-        """End all instances in this process. Their groups wait for another process to bring them back, unless told
-        to `leave`.
+        """End all instances in this process. With `leave`, they leave their groups.
 
-        What auto commit owes is committed first: if the other process comes later than a group waits for a member, only
-        committed offsets count.
+        Without it, the groups wait for a process that continues the instances. Auto-commit commits first: if that
+        process comes later than the session timeout, it starts at the committed offsets.
         """
         self._closing.set()
         with self._lock:
             instances, self._instances = list(self._instances.values()), {}
         until = time.monotonic() + _COMMIT_SECONDS
         for instance in instances:
-            if time.monotonic() < until:
-                instance.commit_owed()
-            instance.close(leave=leave)
+            instance.close(leave=leave, commit=time.monotonic() < until)
 
     def adopt(self, stored: StoredInstance) -> None:
-        """Hold an instance that is in the store; it joins its group again as the one that it was."""
+        """Continue an instance from the store. It rejoins its group with the same member id."""
         definition = stored.definition
         instance = ConsumerInstance(definition, stored.progress, self._broker, self._store, self._clock)
         with self._lock:
             if (definition.group, definition.name) in self._instances:
                 return
             self._instances[definition.group, definition.name] = instance
-        self._look_up([instance])
+        self._update_topics([instance])
 
     def forget(self, group: str, name: str) -> None:
-        """Hold an instance no longer: another node has it, and its partitions."""
+        """End an instance in this process, because another node has adopted it."""
         with self._lock:
             instance = self._instances.pop((group, name), None)
         if instance is not None:
             instance.close()
 
-    def names(self) -> list[Key]:
-        """Group and name of each instance."""
+    def names(self) -> list[InstanceKey]:
+        """Return group and name of each instance."""
         with self._lock:
             return list(self._instances)
 
-    # Instances
+    # InstanceService
 
-    def list_instances(self) -> list[Definition]:
+    def list_instances(self) -> list[InstanceDefinition]:
         with self._lock:
             definitions = [each.definition for each in self._instances.values()]
         return sorted(definitions, key=lambda each: (each.group, each.name))
 
     def create(self, group: str, name: str, settings: InstanceSettings) -> None:
         self.start()
-        definition = Definition(group, name, _member_id(name), settings)
+        definition = InstanceDefinition(group, name, _member_id(name), settings)
         instance = ConsumerInstance(definition, InstanceProgress(), self._broker, self._store, self._clock)
         with self._lock:
-            self._drop_gone()
+            self._remove_closed()
             if (group, name) in self._instances:
                 raise InstanceExists
             if len(self._instances) >= self._limit:
@@ -134,7 +139,7 @@ class InstanceRegistry:
             raise
 
     def delete(self, group: str, name: str) -> None:
-        self._end(self._find(group, name), commit=True)
+        self._delete(self._find(group, name), commit=True)
 
     def settings(self, group: str, name: str) -> InstanceSettings:
         return self._find(group, name).definition.settings
@@ -161,10 +166,10 @@ class InstanceRegistry:
         return self._find(group, name).assignments()
 
     def seek(self, group: str, name: str, places: Sequence[RecordPlace]) -> None:
-        self._find(group, name).seek(_by_partition(places))
+        self._find(group, name).seek(offsets_of(places))
 
     def seek_times(self, group: str, name: str, times: Sequence[RecordPlace]) -> None:
-        self._find(group, name).seek_to(_by_partition(times))
+        self._find(group, name).seek_to(offsets_of(times))
 
     def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
         self._find(group, name).seek_to(dict.fromkeys(partitions, end))
@@ -175,100 +180,92 @@ class InstanceRegistry:
     def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
         return self._find(group, name).committed(partitions)
 
-    def borrow(self, group: str, name: str, timeout: float) -> ReadLease:
+    def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
         instance = self._find(group, name)
-        loan = instance.borrow(timeout)
+        lease = instance.acquire(timeout)
         with self._lock:
-            self._loans[loan.id] = instance
-        return loan
+            self._leases[lease.id] = instance
+        return lease
 
-    def renew(
-        self, loan: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
+    def renew_lease(
+        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
-        if (instance := self._loans.get(loan.id)) is None:
+        if (instance := self._leases.get(lease.id)) is None:
             raise LeaseExpired
-        return instance.renew(loan, positions, timeout, recreated)
+        return instance.renew(lease, positions, timeout, recreated)
 
-    def give_back(self, loan: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
-        if (instance := self._loans.pop(loan.id, None)) is not None:
-            instance.give_back(loan, positions, delivered)
-
-    def drop(self, loan: ReadLease) -> None:
-        if (instance := self._loans.pop(loan.id, None)) is not None:
-            instance.drop(loan)
-
-    # within
+    def release_lease(
+        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), delivered: Sequence[RecordPlace] = ()
+    ) -> None:
+        if (instance := self._leases.pop(lease.id, None)) is not None:
+            instance.release(lease, positions, delivered)
 
     def _find(self, group: str, name: str) -> ConsumerInstance:
         self.start()
         if (instance := self._instances.get((group, name))) is None:
             raise InstanceNotFound
-        instance.use()
+        instance.touch()
         return instance
 
-    def _end(self, instance: ConsumerInstance, *, commit: bool) -> None:
+    def _delete(self, instance: ConsumerInstance, *, commit: bool) -> None:
         key = instance.definition.group, instance.definition.name
         with self._lock:
             if self._instances.pop(key, None) is not instance:
                 return
-        instance.end(commit=commit)
+        instance.delete(commit=commit)
 
-    def _drop_gone(self) -> None:
-        for key in [key for key, each in self._instances.items() if each.is_gone]:
+    def _remove_closed(self) -> None:
+        for key in [key for key, each in self._instances.items() if each.is_closed]:
             del self._instances[key]
 
-    def _keep(self) -> None:
-        looked_up = time.monotonic()
+    # Maintenance
+
+    def _run(self) -> None:
+        updated = time.monotonic()
         while not self._closing.wait(_TICK):
             try:
-                self.tidy()
-                if time.monotonic() - looked_up >= _LOOK_UP_SECONDS:
-                    self.look_up()
-                    looked_up = time.monotonic()
+                self.end_idle()
+                if time.monotonic() - updated >= _UPDATE_TOPICS_SECONDS:
+                    self.update_topics()
+                    updated = time.monotonic()
             except Exception:
-                _log.exception("Looking after the consumer instances failed; it goes on.")
+                _log.exception("Maintenance of the consumer instances failed; retrying")
 
-    def tidy(self) -> None:
-        """End the instances that were idle for too long, and the loans whose time is over."""
+    def end_idle(self) -> None:
+        """End idle instances and expired leases."""
         with self._lock:
-            self._drop_gone()
-            self._loans = {each: i for each, i in self._loans.items() if i.loan_id == each}
+            self._remove_closed()
+            self._leases = {lease: each for lease, each in self._leases.items() if each.lease_id == lease}
             idle = [each for each in self._instances.values() if each.is_idle(self._idle_timeout)]
         for instance in idle:
             try:
-                self._end(instance, commit=False)
+                self._delete(instance, commit=False)
             except KafkaHttpError as error:
-                _log.warning("An idle consumer instance is not forgotten: %s", error.message)
+                _log.warning("Idle consumer instance could not be deleted: %s", error.message)
 
-    def look_up(self) -> None:
-        """Find out which topics there are now for all that are subscribed."""
+    def update_topics(self) -> None:
+        """Update the topics of all subscriptions, because topics may be new or deleted."""
         with self._lock:
             instances = list(self._instances.values())
-        self._look_up(instances)
+        self._update_topics(instances)
 
-    def _look_up(self, instances: Sequence[ConsumerInstance]) -> None:
+    def _update_topics(self, instances: Sequence[ConsumerInstance]) -> None:
         subscribed = [each for each in instances if each.is_subscribed]
         if not subscribed:
             return
         try:
-            names = TopicMatcher(self._broker.log)
+            matcher = TopicMatcher(self._broker.log)
         except KafkaHttpError as error:
-            if error.message != self._said:
-                self._said = error.message
-                _log.warning("The topics of consumer instances are not looked up: %s", error.message)
+            self._topics_log.warning("Topics of consumer instances could not be updated: %s", error.message)
             return
-        self._said = ""
+        self._topics_log.clear()
         for instance in subscribed:
             try:
-                instance.look_up(names)
+                instance.update_topics(matcher)
             except KafkaHttpError as error:
-                _log.warning("A consumer instance cannot be subscribed: %s", error.message)
+                _log.warning("Consumer instance could not be subscribed: %s", error.message)
 
 
 def _member_id(name: str) -> str:
-    """An id for Kafka (`group.instance.id`), which allows the characters of a topic's name alone."""
-    return f"{_NOT_IN_ID.sub('_', name)}-{secrets.token_hex(4)}"
-
-
-def _by_partition(places: Sequence[RecordPlace]) -> dict[TopicPartition, int]:
-    return {TopicPartition(each.topic, each.partition): each.offset for each in places}
+    """Return a new `group.instance.id`, which may have the same characters as a topic name."""
+    return f"{_NOT_IN_MEMBER_ID.sub('_', name)}-{secrets.token_hex(4)}"

@@ -1,7 +1,8 @@
-"""Consumer instances of the v2 dialect, as its views see them.
+"""Consumer instances of the v2 API: the Protocols of the service that its routes call, of the store and of the locator.
 
-An instance belongs to a group and lives in the node's daemon (or, `daemon = inline`, in this process). Records do not
-pass through it: a view borrows the instance, reads by the one read path, and gives it back with what it delivered.
+An instance belongs to a consumer group. It lives in the node's daemon, or in this process if `daemon = inline`. Records
+do not pass through the daemon: a route acquires a read lease, reads from Kafka itself, and releases the lease with the
+offsets that it delivered.
 """
 
 from collections.abc import Sequence
@@ -9,15 +10,27 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from kafka_http.records import Definition, InstanceSettings, OffsetReset, RecordPlace, TopicIds, TopicPartition
+from kafka_http.records import (
+    InstanceDefinition,
+    InstanceProgress,
+    InstanceSettings,
+    OffsetReset,
+    RecordPlace,
+    StoredInstance,
+    TopicIds,
+    TopicPartition,
+)
 
 
 class ReadLease(Struct, frozen=True):
-    """An instance lent to one reader: its settings, and what to read of each partition that it has now.
+    """The exclusive right to read the next page of an instance.
 
-    It lasts until it is given back, its borrower's connection ends, or its time is over. An empty `positions` of a
-    subscribed instance means that it has no partitions, or (`joining`) that its group has not given it any yet. The
-    positions are those of the topics with these `ids`; one that is not there yet has none.
+    It ends when it is released, when the connection of its owner ends, or when its time is over.
+
+    settings: those of the instance.
+    positions: the offset to read next of each assigned partition.
+    joining: whether the group has not assigned partitions yet. Without it, no positions mean no partitions.
+    ids: the ids of the topics that the positions belong to. A topic that does not exist yet has no id.
     """
 
     id: str
@@ -28,81 +41,153 @@ class ReadLease(Struct, frozen=True):
 
 
 class InstanceService(Protocol):
-    """What can be done with instances. All calls block and may be made from any thread; times are in seconds.
+    """The consumer instances of the node. All methods block, any thread may call them, and times are in seconds.
 
-    All but the first two raise `InstanceNotFound`, and each of these counts as use: an instance idle for too long is
-    removed.
+    All but the first two raise `InstanceNotFound`. Each call for an instance counts as use; an instance that is not
+    used for a while is removed.
     """
 
-    def list_instances(self) -> list[Definition]:
-        """All there are, those of other nodes on the same store included, by group and name. No use of any of them."""
+    def list_instances(self) -> list[InstanceDefinition]:
+        """Return all instances, also those of other nodes on the same store, by group and name."""
 
     def create(self, group: str, name: str, settings: InstanceSettings) -> None:
-        """Raises `InstanceExists`, `TooManyInstances`."""
+        """Create an instance. Raises `InstanceExists`, `TooManyInstances`."""
 
     def delete(self, group: str, name: str) -> None:
-        """Commit what auto commit owes, leave the group, forget the instance."""
+        """Commit the delivered offsets if auto-commit is on, leave the group, and remove the instance."""
 
-    def settings(self, group: str, name: str) -> InstanceSettings: ...
+    def settings(self, group: str, name: str) -> InstanceSettings:
+        """Return the settings of an instance."""
 
     def subscribe(self, group: str, name: str, topics: Sequence[str], pattern: str | None) -> None:
-        """Subscribe to these topics or, where there is one, to those that a pattern matches whole. Replaces the
-        subscription before. Does not wait for the assignment. Raises `IllegalState` for an assigned instance."""
+        """Replace the subscription by topics, or by a pattern of topic names. Does not wait for the assignment.
+
+        Raises `IllegalState` for an instance with a manual assignment.
+        """
 
     def unsubscribe(self, group: str, name: str) -> None:
-        """Leave the group and drop the subscription or the assignment."""
+        """Leave the group and remove the subscription or the manual assignment."""
 
     def subscription(self, group: str, name: str) -> list[str]:
-        """The topics subscribed to, those that a pattern matches now included."""
+        """Return the subscribed topics, which are those that match if the subscription is a pattern."""
 
     def assign(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> None:
-        """Read these partitions, and be no member. Raises `IllegalState` for a subscribed instance,
-        `TopicNotFound`, `PartitionNotFound`."""
+        """Assign partitions manually.
 
-    def assignments(self, group: str, name: str) -> list[TopicPartition]: ...
+        Raises `IllegalState` for an instance with a subscription, `TopicNotFound`, `PartitionNotFound`.
+        """
+
+    def assignments(self, group: str, name: str) -> list[TopicPartition]:
+        """Return the assigned partitions."""
 
     def seek(self, group: str, name: str, places: Sequence[RecordPlace]) -> None:
-        """Set what is read next. Waits for the assignment like `borrow`, for the instance's timeout. Raises
-        `IllegalState` for a partition that is not assigned."""
+        """Set the offsets to read next. Waits for the assignment up to the instance's timeout.
+
+        Raises `IllegalState` for a partition that is not assigned.
+        """
 
     def seek_times(self, group: str, name: str, times: Sequence[RecordPlace]) -> None:
-        """As `seek`, to the first record at or after a time: each `offset` is milliseconds."""
+        """Like `seek`, to the first record at or after a time. The `offset` is in milliseconds since 1970."""
 
     def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
-        """As `seek`, to an end of the log."""
+        """Like `seek`, to an end of the log."""
 
     def commit(self, group: str, name: str, places: Sequence[RecordPlace] | None) -> None:
-        """Commit these offsets + 1, or (None) what was delivered; behind the last record, the end of the log.
+        """Commit the offsets after these records, or after the delivered records (None).
 
-        Waits for the assignment like `seek`. Raises `TopicNotFound`, `PartitionNotFound`, with nothing committed.
+        After the last record of a log, this commits the end of the log. Waits for the assignment like `seek`. Raises
+        `TopicNotFound`, `PartitionNotFound`; nothing is committed then.
         """
 
     def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
-        """The group's committed offsets, partitions without one left out."""
+        """Return the group's committed offsets. Partitions without one are left out."""
 
-    def borrow(self, group: str, name: str, timeout: float) -> ReadLease:
-        """Lend the instance to one reader, waiting `timeout` at most for those before it and for its assignment.
+    def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
+        """Acquire the right to read the next page. Waits up to `timeout` for earlier readers and for the assignment.
 
-        Where its assignment has not come in that time the loan is `joining`; its reader renews it, or drops it. Auto
-        commit commits here what earlier loans delivered, at the latest every 5 s. Raises `IllegalState` where it is
-        neither subscribed nor assigned, `InstanceBusy` where another still has it.
+        The lease is `joining` if there is no assignment in that time: renew or release it then. With auto-commit, this
+        commits what was delivered under earlier leases, at least every 5 s. Raises `IllegalState` if the instance has
+        neither a subscription nor an assignment, `InstanceBusy` if another reader keeps the lease.
         """
 
-    def renew(
-        self, loan: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
+    def renew_lease(
+        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
-        """The loan with the partitions that the instance has now, for a reader that has found nothing so far.
+        """Return the lease with the current assignment, for a reader that has found no records so far.
 
-        `positions` are where its empty page ended. Waits `timeout` at most while there is no assignment; the loan is
-        `joining` where none has come. Read on from what it lends. `recreated` are topics that the reader has found to
-        have other ids. Raises `LeaseExpired`.
+        Waits up to `timeout` for an assignment; the lease is `joining` if there is none. `positions` are the offsets
+        after the empty page. `recreated` are topics whose ids have changed. Raises `LeaseExpired`.
         """
 
-    def give_back(self, loan: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
-        """End a loan: `positions` to read next, and `delivered`, behind the last record handed out of each partition.
+    def release_lease(
+        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), delivered: Sequence[RecordPlace] = ()
+    ) -> None:
+        """End a lease.
 
-        Both are ignored for partitions lost meanwhile, and for a loan that has ended.
+        `positions` are the offsets to read next, and `delivered` the offsets after the last delivered records. Both are
+        ignored for partitions that the instance has lost, and for a lease that has ended. Without them, nothing was
+        delivered, and the next lease reads the same records.
         """
 
-    def drop(self, loan: ReadLease) -> None:
-        """End a loan whose answer did not reach its client: everything stays as it was."""
+
+class InstanceStore(Protocol):
+    """Stores the instances of this node, so that they survive the end of the process.
+
+    Any thread may call; there is one call at a time for an instance. All methods raise `Unavailable`.
+    """
+
+    def create(self, definition: InstanceDefinition) -> None:
+        """Store a new instance. Raises `InstanceExists` if any node has an instance of that group and name."""
+
+    def update(self, definition: InstanceDefinition) -> None:
+        """Replace a definition. Its group, name and `member_id` do not change. No effect if it was deleted."""
+
+    def save(self, group: str, name: str, progress: InstanceProgress, *, durable: bool = True) -> None:
+        """Replace the offsets of an instance. No effect if it was deleted.
+
+        They survive the end of the process. If `durable` is false, a crash of the machine may lose the latest calls:
+        records are then delivered again.
+        """
+
+    def delete(self, group: str, name: str) -> None:
+        """Delete an instance if it exists."""
+
+    def load(self) -> list[StoredInstance]:
+        """Return all instances of this node."""
+
+
+class MemoryInstanceStore:
+    """An `InstanceStore` that stores nothing, for a process that ends with its instances (`daemon = inline`)."""
+
+    def create(self, definition: InstanceDefinition) -> None: ...
+
+    def update(self, definition: InstanceDefinition) -> None: ...
+
+    def save(self, group: str, name: str, progress: InstanceProgress, *, durable: bool = True) -> None: ...
+
+    def delete(self, group: str, name: str) -> None: ...
+
+    def load(self) -> list[StoredInstance]:
+        return []
+
+
+class RemoteNode(Struct, frozen=True):
+    """Another node: its URL, and the secret that authenticates calls between nodes.
+
+    `timeout` is that of the instance that was looked up, in seconds.
+    """
+
+    url: str
+    secret: str
+    timeout: float = 0.0
+
+
+class InstanceLocator(Protocol):
+    """Finds the node of an instance, if nodes share a store."""
+
+    def locate(self, group: str, name: str, secret: str) -> RemoteNode | None:
+        """Return the node to forward a request for an instance to, or None for this node.
+
+        `secret` is the one that the request came with. A request with the right secret was forwarded already and is not
+        forwarded again. Raises `Unavailable`.
+        """

@@ -1,4 +1,4 @@
-"""What a consumer instance commits: what it is told to, and what auto commit owes."""
+"""The commits of a consumer instance: those that clients request, and auto-commit."""
 
 import logging
 import time
@@ -12,175 +12,188 @@ from kafka_http.consumers.assignment_state import AssignmentState
 from kafka_http.consumers.offset_tracker import OffsetTracker
 from kafka_http.consumers.read_lease import ReadLeaseQueue
 from kafka_http.errors import KafkaHttpError, RetriableBrokerError
-from kafka_http.records import Commits, CommittedOffset, Definition, RecordPlace, ReleaseCallback, TopicPartition
+from kafka_http.records import (
+    Commits,
+    CommittedOffset,
+    InstanceDefinition,
+    RecordPlace,
+    ReleaseCallback,
+    TopicPartition,
+)
 
 _log = logging.getLogger(__name__)
 
 AUTO_COMMIT_SECONDS = 4.5
-"""From the delivery on: with a call each half second, what was delivered is committed within five seconds."""
+"""The time from a delivery to its commit. With a call every half second, it is committed within five seconds."""
 _TIMEOUT = 5.0
 _AUTO_COMMIT_TIMEOUT = 1.0
-_PAUSE = 0.1
+_RETRY_PAUSE_SECONDS = 0.1
 
 
-class Parts(NamedTuple):
-    """What an instance consists of, and the condition that is held to look at it."""
+class InstanceState(NamedTuple):
+    """The parts of an instance, and the condition that locks them."""
 
     changed: Condition
-    standing: AssignmentState
-    lending: ReadLeaseQueue
-    bookmarks: OffsetTracker
+    assignment: AssignmentState
+    leases: ReadLeaseQueue
+    offsets: OffsetTracker
 
 
 class OffsetCommitter:
-    """Commits for one instance, one commit after the other. Any thread may call, none while it holds `changed`, but
-    for `note_debt` and `pay_before`.
+    """Commits the offsets of one instance, one commit at a time. The instance creates it.
 
-    What was delivered of a topic is not committed to another of its name: before a commit the topics' ids are compared.
+    Any thread may call. `note_delivery` and `commit_and_release` are called with the lock on `changed`, all other
+    methods without it. Before a commit, the ids of the topics are compared, so that offsets of a deleted topic are not
+    committed to a new topic of its name.
     """
 
     def __init__(
         self,
-        definition: Definition,
+        definition: InstanceDefinition,
         broker: Broker,
-        parts: Parts,
+        state: InstanceState,
         save: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """`save` is called after each commit; `clock` says when auto commit is due."""
+        """`save` is called after each commit. `clock` tells when auto-commit is due."""
         self._group = definition.group
         self._name = definition.name
         self._is_automatic = definition.settings.auto_commit
         self._isolation = definition.settings.isolation
         self._broker = broker
-        self._changed, self._standing, self._lending, self._bookmarks = parts
+        self._changed, self._assignment, self._leases, self._offsets = state
         self._save = save
         self._clock = clock
-        self._turn = Lock()
-        self._owing_since: float | None = None
+        self._committing = Lock()
+        self._uncommitted_since: float | None = None
 
     def commit(self, places: Sequence[RecordPlace] | None, until: float) -> None:
-        """Commit behind these records, or (None) what was delivered; again and again while the group is sharing out its
-        partitions, `until` then of the monotonic clock."""
+        """Commit the offsets after these records, or after the delivered records (None).
+
+        During a rebalance this retries until `until` (monotonic clock).
+        """
         while True:
             try:
-                offsets = self._wanted(places, until)
+                offsets = self._requested(places, until)
                 if places is None:
-                    offsets = self._current(offsets, _TIMEOUT)
-                self._commit(offsets, _TIMEOUT, self._ends(offsets))
+                    offsets = self._without_deleted_topics(offsets, _TIMEOUT)
+                self._commit(offsets, _TIMEOUT, self._caught_up_ends(offsets))
                 return
             except RetriableBrokerError:
-                if time.monotonic() + _PAUSE > until:
+                if time.monotonic() + _RETRY_PAUSE_SECONDS > until:
                     raise
                 with self._changed:
-                    self._changed.wait(_PAUSE)
+                    self._changed.wait(_RETRY_PAUSE_SECONDS)
 
-    def check_topics(self, topics: Collection[str], timeout: float | None = None) -> set[str]:
-        """Those of the topics that were deleted since they were read, and perhaps created again. What was read of them
-        is forgotten."""
+    def drop_deleted_topics(self, topics: Collection[str], timeout: float | None = None) -> set[str]:
+        """Drop the offsets of topics that were deleted, and perhaps created again. Return these topics."""
         with self._changed:
-            known = {topic: topic_id for topic, topic_id in self._bookmarks.ids.items() if topic in topics}
+            known = {topic: topic_id for topic, topic_id in self._offsets.ids.items() if topic in topics}
         ids = self._broker.log.topic_ids(topics, timeout)
-        gone = {each for each in topics if each not in ids or ids[each] != known.get(each, ids[each])}
-        if gone:
+        deleted = {each for each in topics if each not in ids or ids[each] != known.get(each, ids[each])}
+        if deleted:
             instance = f"{self._name} of {self._group}"
-            _log.info("Topics were deleted; %s forgets its offsets in them: %s", instance, ", ".join(sorted(gone)))
+            _log.info("Offsets of deleted topics dropped for %s: %s", instance, ", ".join(sorted(deleted)))
             with self._changed:
-                self._bookmarks.forget_topics(gone)
-                if (lent := self._lending.current) is not None:
-                    lent.held = {each for each in lent.held if each.topic not in gone}
-        return gone
+                self._offsets.drop_topics(deleted)
+                if (lease := self._leases.current) is not None:
+                    lease.held = {each for each in lease.held if each.topic not in deleted}
+        return deleted
 
-    def pay_before(self, release: ReleaseCallback) -> None:
-        """Call `release` with what auto commit owes. Does not wait."""
-        if owed := self._owed():
-            Thread(target=self._release, args=(release, owed), name="release", daemon=True).start()
+    def commit_and_release(self, release: ReleaseCallback) -> None:
+        """Call `release` with the offsets that auto-commit has not committed yet. Does not block."""
+        if offsets := self._uncommitted():
+            Thread(target=self._release, args=(release, offsets), name="release", daemon=True).start()
         else:
             release({})
 
-    def _release(self, release: ReleaseCallback, owed: Commits) -> None:
+    def _release(self, release: ReleaseCallback, offsets: Commits) -> None:
         current: Commits = {}
         try:
-            with self._warning():
-                current = self._current(owed, _AUTO_COMMIT_TIMEOUT)
+            with self._logged_errors():
+                current = self._without_deleted_topics(offsets, _AUTO_COMMIT_TIMEOUT)
         finally:
             release(current)
 
-    def _owed(self) -> Commits:
-        return _commits(self._bookmarks.owed()) if self._is_automatic else {}
+    def note_delivery(self) -> None:
+        """Start the auto-commit interval if there are uncommitted offsets."""
+        if self._uncommitted_since is None and self._offsets.uncommitted():
+            self._uncommitted_since = self._clock()
 
-    def _current(self, offsets: Commits, timeout: float) -> Commits:
-        """Without those of topics that are gone."""
-        gone = self.check_topics({each.topic for each in offsets}, timeout) if offsets else set()
-        return {place: at for place, at in offsets.items() if place.topic not in gone}
-
-    def _ends(self, offsets: Commits) -> Mapping[TopicPartition, int]:
-        """The ends of logs that have no record behind these offsets, but control records, or gaps of compaction."""
-        if offsets:
-            with suppress(KafkaHttpError):
-                positions = {place: each.offset for place, each in offsets.items()}
-                return self._broker.log.trailing_ends(positions, self._isolation)
-        return {}
-
-    def note_debt(self) -> None:
-        """Something was delivered."""
-        if self._owing_since is None and self._bookmarks.owed():
-            self._owing_since = self._clock()
-
-    def auto_commit(self) -> None:
-        """Commit what is owed where that is due."""
-        if self._owing_since is None or self._clock() - self._owing_since < AUTO_COMMIT_SECONDS:
+    def auto_commit_if_due(self) -> None:
+        """Commit the delivered offsets if the auto-commit interval is over. Errors are logged."""
+        if self._uncommitted_since is None or self._clock() - self._uncommitted_since < AUTO_COMMIT_SECONDS:
             return
         with self._changed:
-            offsets = self._owed() if self._standing.partitions is not None else {}
-            self._owing_since = self._clock() - AUTO_COMMIT_SECONDS + _AUTO_COMMIT_TIMEOUT  # should this one fail
-        with self._warning():
-            self._commit(self._current(offsets, _AUTO_COMMIT_TIMEOUT), _AUTO_COMMIT_TIMEOUT)
+            offsets = self._uncommitted() if self._assignment.partitions is not None else {}
+            # If this commit fails, the next is due soon.
+            self._uncommitted_since = self._clock() - AUTO_COMMIT_SECONDS + _AUTO_COMMIT_TIMEOUT
+        with self._logged_errors():
+            current = self._without_deleted_topics(offsets, _AUTO_COMMIT_TIMEOUT)
+            self._commit(current, _AUTO_COMMIT_TIMEOUT)
 
-    def pay(self) -> None:
-        """Commit what is owed before the partitions go for good."""
+    def auto_commit(self) -> None:
+        """Commit the delivered offsets if auto-commit is on, before the instance loses its partitions.
+
+        Errors are logged.
+        """
         if not self._is_automatic:
             return
         with self._changed:
-            self._lending.settle()
-            offsets = self._owed()
+            self._leases.wait_for_delivery()
+            offsets = self._uncommitted()
         if offsets:
-            with self._warning():
+            with self._logged_errors():
                 self.commit(None, time.monotonic() + _TIMEOUT)
 
-    def _wanted(self, places: Sequence[RecordPlace] | None, until: float) -> Commits:
+    def _uncommitted(self) -> Commits:
+        return _commits(self._offsets.uncommitted()) if self._is_automatic else {}
+
+    def _without_deleted_topics(self, offsets: Commits, timeout: float) -> Commits:
+        deleted = self.drop_deleted_topics({each.topic for each in offsets}, timeout) if offsets else set()
+        return {place: at for place, at in offsets.items() if place.topic not in deleted}
+
+    def _caught_up_ends(self, offsets: Commits) -> Mapping[TopicPartition, int]:
+        """Return the ends of logs that have only control records or gaps of compaction after these offsets."""
+        if offsets:
+            with suppress(KafkaHttpError):
+                positions = {place: each.offset for place, each in offsets.items()}
+                return self._broker.log.caught_up_ends(positions, self._isolation)
+        return {}
+
+    def _requested(self, places: Sequence[RecordPlace] | None, until: float) -> Commits:
         with self._changed:
             if places is None:
-                self._lending.settle()
-            self._standing.settle(until)
+                self._leases.wait_for_delivery()
+            self._assignment.require(until)
             if places is None:
-                return _commits(self._bookmarks.delivered)
+                return _commits(self._offsets.delivered)
         return {TopicPartition(p.topic, p.partition): CommittedOffset(p.offset + 1, p.metadata) for p in places}
 
     def _commit(self, offsets: Commits, timeout: float, ends: Mapping[TopicPartition, int] | None = None) -> None:
-        """Commit these offsets; in place of them, `ends` where there are any."""
+        """Commit these offsets, or their `ends` instead."""
         if not offsets:
             return
-        reaching = {
+        commits = {
             place: CommittedOffset((ends or {}).get(place, each.offset), each.metadata)
             for place, each in offsets.items()
         }
-        with self._turn:
-            if (membership := self._standing.membership) is not None:
-                membership.commit(reaching, timeout)
+        with self._committing:
+            if (membership := self._assignment.membership) is not None:
+                membership.commit(commits, timeout)
             else:
-                self._broker.groups.commit_offsets(self._group, reaching)
+                self._broker.groups.commit_offsets(self._group, commits)
             with self._changed:
-                self._bookmarks.paid({place: at.offset for place, at in offsets.items()})
-                self._owing_since = self._clock() if self._bookmarks.owed() else None
+                self._offsets.mark_committed({place: at.offset for place, at in offsets.items()})
+                self._uncommitted_since = self._clock() if self._offsets.uncommitted() else None
         self._save()
 
     @contextmanager
-    def _warning(self) -> Iterator[None]:
+    def _logged_errors(self) -> Iterator[None]:
         try:
             yield
         except KafkaHttpError as error:
-            _log.warning("Auto commit for the group %s: %s", self._group, error.message)
+            _log.warning("Auto-commit failed for group %s: %s", self._group, error.message)
 
 
 def _commits(offsets: Mapping[TopicPartition, int]) -> Commits:

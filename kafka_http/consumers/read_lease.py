@@ -1,4 +1,4 @@
-"""Whose turn it is with a consumer instance: one reader at a time, in the order in which they came."""
+"""The read lease of a consumer instance: one reader at a time, in the order of their requests."""
 
 import time
 import uuid
@@ -7,16 +7,15 @@ from collections.abc import Callable, Collection, Iterable
 from threading import Condition
 
 from kafka_http.errors import InstanceBusy, LeaseExpired
-from kafka_http.records import RecordPlace, TopicPartition
+from kafka_http.records import RecordPlace, TopicPartition, offsets_of
 
-_SETTLED = 2.0
-"""Seconds."""
+_DELIVERY_SECONDS = 2.0
 GRACE = 30.0
-"""Seconds that a loan lasts beyond the time that its reader may wait."""
+"""The time that a lease lasts after the reader's timeout, in seconds."""
 
 
-class LeasedRead:
-    """A loan as its lender sees it: `held` are the partitions of which it may still say how far it came."""
+class ActiveLease:
+    """The state of a lease. `held` are the partitions whose offsets its reader may still report."""
 
     def __init__(self, ends: float) -> None:
         self.id = uuid.uuid4().hex
@@ -25,40 +24,45 @@ class LeasedRead:
         self.sought: set[TopicPartition] = set()
         self.renewals = 0
 
-    def lend(self, partitions: Collection[TopicPartition]) -> None:
+    def grant(self, partitions: Collection[TopicPartition]) -> None:
+        """Let the reader read these partitions."""
         self.held = set(partitions)
         self.sought = set()
 
-    def read_on(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
-        """The positions that count: not of partitions lost, nor of those that were sought elsewhere meanwhile."""
-        return {place: at for place, at in _offsets(places).items() if place in self.held - self.sought}
+    def valid_positions(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
+        """Return the reported positions, without partitions that were lost or that a client has sought meanwhile."""
+        return {place: at for place, at in offsets_of(places).items() if place in self.held - self.sought}
 
-    def handed_out(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
-        return {place: at for place, at in _offsets(places).items() if place in self.held}
+    def valid_delivered(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
+        """Return the reported delivered offsets, without partitions that were lost."""
+        return {place: at for place, at in offsets_of(places).items() if place in self.held}
 
 
 class ReadLeaseQueue:
-    """The loans of one instance. All calls are made with `changed` held; those that wait let go of it meanwhile."""
+    """The lease of one instance and the readers that wait for it.
 
-    def __init__(self, changed: Condition, clock: Callable[[], float], ended: Callable[[], None]) -> None:
-        """`ended` is called when a loan has ended."""
+    The instance creates it. The condition `changed` is locked in all calls; waiting releases it.
+    """
+
+    def __init__(self, changed: Condition, clock: Callable[[], float], on_ended: Callable[[], None]) -> None:
+        """`on_ended` is called when a lease has ended."""
         self._changed = changed
         self._clock = clock
-        self._ended = ended
+        self._on_ended = on_ended
         self._queue: deque[object] = deque()
-        self.current: LeasedRead | None = None
+        self.current: ActiveLease | None = None
 
-    def take(self, timeout: float, check: Callable[[], None]) -> LeasedRead:
-        """Wait for a turn. `check` is called again and again, and may raise. Raises `InstanceBusy`."""
+    def acquire(self, timeout: float, check: Callable[[], None]) -> ActiveLease:
+        """Wait for the lease. `check` is called repeatedly and may raise. Raises `InstanceBusy` after `timeout`."""
         ticket = object()
         self._queue.append(ticket)
         until = time.monotonic() + timeout
         try:
             while True:
                 check()
-                self.end_overdue()
+                self.end_expired()
                 if self.current is None and self._queue[0] is ticket:
-                    self.current = LeasedRead(self._clock() + timeout + GRACE)
+                    self.current = ActiveLease(self._clock() + timeout + GRACE)
                     return self.current
                 left = until - time.monotonic()
                 if left <= 0:
@@ -68,41 +72,40 @@ class ReadLeaseQueue:
             self._queue.remove(ticket)
             self._changed.notify_all()
 
-    def find(self, loan_id: str) -> LeasedRead:
-        """The loan of this id. Raises `LeaseExpired`."""
-        self.end_overdue()
-        if self.current is None or self.current.id != loan_id:
+    def find(self, lease_id: str) -> ActiveLease:
+        """Return the current lease if it has this id. Raises `LeaseExpired`."""
+        self.end_expired()
+        if self.current is None or self.current.id != lease_id:
             raise LeaseExpired
         return self.current
 
-    def extend(self, lent: LeasedRead, timeout: float) -> None:
-        lent.ends = self._clock() + timeout + GRACE
-        lent.renewals += 1
+    def extend(self, lease: ActiveLease, timeout: float) -> None:
+        """Extend a lease by a new timeout."""
+        lease.ends = self._clock() + timeout + GRACE
+        lease.renewals += 1
         self._changed.notify_all()
 
-    def settle(self) -> None:
-        """Wait for the page that a reader may be handing out: its client can have all of it, and call again, a moment
-        before it is given back. A reader that renews its loan has none."""
-        lent, until = self.current, time.monotonic() + _SETTLED
-        renewals = 0 if lent is None else lent.renewals
-        while lent is not None and self.current is lent and lent.renewals == renewals:
+    def wait_for_delivery(self) -> None:
+        """Wait up to 2 s for the page that a reader may be delivering.
+
+        Its client can have received the page, and make the next call, a moment before the lease is released. A reader
+        that renews its lease has no page.
+        """
+        lease, until = self.current, time.monotonic() + _DELIVERY_SECONDS
+        renewals = 0 if lease is None else lease.renewals
+        while lease is not None and self.current is lease and lease.renewals == renewals:
             left = until - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
-    def end_overdue(self) -> bool:
-        """End a loan whose time is over, and say so."""
-        if self.current is None or self._clock() < self.current.ends:
-            return False
-        self.end()
-        return True
+    def end_expired(self) -> None:
+        """End the lease if its time is over."""
+        if self.current is not None and self._clock() >= self.current.ends:
+            self.end()
 
     def end(self) -> None:
+        """End the current lease, if any."""
         self.current = None
-        self._ended()
+        self._on_ended()
         self._changed.notify_all()
-
-
-def _offsets(places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
-    return {TopicPartition(each.topic, each.partition): each.offset for each in places}

@@ -15,26 +15,25 @@ import msgspec
 
 from kafka_http.backoff import Backoff
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator
-from kafka_http.consumers.instance_service import InstanceService
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
 from kafka_http.errors import Unavailable
 from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
 from kafka_http.node.daemon_protocol import CALLS, PING, Call, Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
+from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
 """Timeout of a call, in addition to the wait that it asks for."""
 
-_WAITS = {"borrow": "timeout", "renew": "timeout", "find_task": "wait"}
+_WAITS = {"acquire_lease": "timeout", "renew_lease": "timeout", "find_task": "wait"}
 """For each call that may wait at the daemon, the argument with the seconds."""
 
 _KAFKA_SECONDS = 90.0
 _KAFKA_CALLS = {
-    *("create", "delete", "subscribe", "unsubscribe", "assign", "borrow", "renew"),
+    *("create", "delete", "subscribe", "unsubscribe", "assign", "acquire_lease", "renew_lease"),
     *("seek", "seek_times", "seek_ends", "commit", "committed"),
 }
 """Calls for which the daemon sends requests to Kafka. They get more time, because the daemon has its own timeouts for
@@ -51,7 +50,7 @@ _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 _NOT_REPEATABLE = {"create", "delete", "cancel_task"}
 """Calls whose second attempt returns something else if the first one succeeded and its response was lost."""
 
-_LEASE_RELEASES = {"give_back", "drop"}
+_LEASE_RELEASES = {"release_lease"}
 _MAX_RELEASES = 1000
 
 
@@ -173,7 +172,7 @@ class DaemonClient:
 
 def _key_release(claim: Any) -> bytes:
     """The message that releases the key of a `claim_key` request."""
-    request = CALLS["free_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
+    request = CALLS["release_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
     return msgspec.msgpack.encode(request)
 
 

@@ -18,11 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http import errors
-from kafka_http.consumers.instance_locator import InstanceLocator
-from kafka_http.consumers.instance_service import InstanceService
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
 from kafka_http.errors import KafkaHttpError
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
+from kafka_http.tasks import Tasks
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PING = b""

@@ -39,7 +39,7 @@ ServiceLookup = Callable[[type], Any]
 LINGER_SECONDS = 10.0
 """How long the daemon waits for a worker before it stops."""
 
-_RELEASES = {"give_back", "drop", "keep_answer", "free_key"}
+_RELEASES = {"release_lease", "store_response", "release_key"}
 """Calls that end what a worker has started. They are done even if the worker has not waited for the response."""
 
 _GREETING_SECONDS = 5.0
@@ -202,7 +202,7 @@ class _WorkerSession:
                 has_ended = self._has_ended
             if has_ended:
                 self.drop(value)
-        elif call in ("give_back", "drop"):
+        elif call == "release_lease":
             with self._lock:
                 self._leases.pop(arguments[0].id, None)
 
@@ -212,7 +212,7 @@ class _WorkerSession:
             if self._leases.pop(lease.id, None) is None:
                 return
         try:
-            self._services(InstanceService).drop(lease)
+            self._services(InstanceService).release_lease(lease)
         except KafkaHttpError as error:
             log.debug("Read lease had ended already: %s", error)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import RemoteNode
 from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import LogOnce
 from kafka_http.node.instance_sharing import InstanceSharing
 from kafka_http.node.node_outbox import new_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
-from kafka_http.records import Definition, KeyClaimResult, StoredResponse
+from kafka_http.records import InstanceDefinition, KeyClaimResult, StoredResponse
+from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class NodeRegistry(InstanceRegistry):
 
     sharing: InstanceSharing | None = None
 
-    def list_instances(self) -> list[Definition]:
+    def list_instances(self) -> list[InstanceDefinition]:
         return super().list_instances() if self.sharing is None else self.sharing.list_instances()
 
     def locate(self, group: str, name: str, secret: str) -> RemoteNode | None:
@@ -73,10 +73,10 @@ class NodeIdempotencyKeys:
         self._known_workers.add(holder.partition("/")[0])
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
 
-    def keep_answer(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
+    def store_response(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
         self._store.keep(caller, name, holder, answer)
 
-    def free_key(self, caller: str, name: str, holder: str) -> None:
+    def release_key(self, caller: str, name: str, holder: str) -> None:
         self._store.release(caller, name, holder)
 
     def close(self) -> None:

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from kafka_http.consumers.instance_locator import RemoteNode
 from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node.store import StoredNodes
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
-from kafka_http.records import Definition
+from kafka_http.records import InstanceDefinition
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class InstanceSharing:
             if time.monotonic() >= self._leased_until:
                 self._renew()
 
-    def list_instances(self) -> list[Definition]:
+    def list_instances(self) -> list[InstanceDefinition]:
         """Return the instances of all nodes, by group and name."""
         return self._nodes.definitions()
 

@@ -11,7 +11,7 @@ from kafka_http.node.callbacks import CallbackSender
 from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import Database, StoredCallbacks, StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
-from kafka_http.tasks import NewTask, Status, Task
+from kafka_http.tasks import NewTask, Task, TaskStatus
 
 _REPORT_SECONDS = 30.0
 """Time to store the result of a callback, after the timeout of its attempt."""
@@ -59,7 +59,7 @@ class InlineOutbox:
     def find_task(self, task_id: str, wait: float = 0) -> Task | None:
         return self._open().find_task(task_id, wait)
 
-    def list_tasks(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
         return self._open().list_tasks(status, topic, limit, after)
 
     def cancel_task(self, task_id: str) -> Task | None:

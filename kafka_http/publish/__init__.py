@@ -1,1 +1,1 @@
-"""Publishing: records in, results out; idempotency keys, uploads, the outbox and its relay."""
+"""Publishing: records in, results out. Also idempotency keys, streaming uploads, and the outbox with its relay."""

@@ -1,134 +1,258 @@
-"""Publishing later: a request's records are checked and serialised as ever, and kept until the relay publishes them."""
+"""Deferred publishing: the records of a request are checked and serialized now, and published by the outbox relay."""
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from kafka_http.broker_protocols import Log
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound, TopicNotFound
+from kafka_http.errors import (
+    BrokerUnavailable,
+    KafkaHttpError,
+    OutboxFull,
+    OutcomeUnknown,
+    PartitionNotFound,
+    TopicNotFound,
+    Unavailable,
+)
 from kafka_http.publish.publisher import PublishRequest
-from kafka_http.publish.task_submission import TaskSubmission, TaskSubmitter
-from kafka_http.records import NewRecord, partitions_beyond
+from kafka_http.records import NewRecord, missing_partitions
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.loading_cache import WouldBlock
-from kafka_http.tasks import NewTask, new_task_id, packed
+from kafka_http.tasks import NewTask, Tasks, encode_records, new_task_id
 from kafka_http.topics import check_publishable
 
-_FRESH = 2.0
-"""Seconds for which what Kafka said of a topic is believed."""
-_STALE = 60.0
-"""Seconds for which it is believed while Kafka is being asked, or does not answer."""
-_AWAY = 5.0
-"""Seconds for which nobody waits for a Kafka that has not answered."""
+_FRESH_SECONDS = 2.0
+"""Metadata of a topic is used this long without asking Kafka."""
+_STALE_SECONDS = 60.0
+"""Metadata is used this long while it is refreshed in the background, or while Kafka is unreachable."""
+_UNREACHABLE_SECONDS = 5.0
+"""Time before a request asks an unreachable Kafka again."""
+_MAX_BATCH_BYTES = 1 << 20
+_MAX_BATCH_TASKS = 500
+_CLOSE_SECONDS = 5.0
 
 
 class DeferredPublisher:
-    """Accepts what is to be published later. Safe in many threads."""
+    """Accepts records to publish later. The composition root creates one. Any thread may call."""
 
     def __init__(
         self,
         log: Log,
         formats: Formats,
-        acceptor: TaskSubmitter,
+        submitter: "TaskSubmitter",
         check_callback: Callable[[str], object],
         *,
         auto_create_topics: bool,
     ) -> None:
-        """`check_callback` raises for a URL that no callback may go to. It does not block."""
+        """`check_callback` raises for a URL that callbacks must not go to. It does not block."""
         self._formats = formats
-        self._acceptor = acceptor
+        self._submitter = submitter
         self._check_callback = check_callback
-        self._places = _Places(log, auto_create_topics=auto_create_topics)
+        self._partitions = _PartitionCounts(log, auto_create_topics=auto_create_topics)
 
     def accept(self, topic: str, messages: PublishRequest, callback_url: str | None, deadline: float) -> NewTask:
-        """Return once the task is safe. Raises as `Publisher.publish` does, `OutboxFull`, `Unavailable`; not for a
-        Kafka that is away."""
+        """Accept the records of a request, and return once they are on disk.
+
+        Raises the errors of `Publisher.publish` that do not need Kafka, `OutboxFull`, `Unavailable`.
+        """
         check_publishable(topic)
         encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadline)
-        self._places.check(topic, encoded.records)
-        task = self._task(topic, encoded.records, callback_url)
-        return self._acceptor.accept(task)
+        self._partitions.check(topic, encoded.records)
+        return self._submitter.accept(self._task(topic, encoded.records, callback_url))
 
     def start(
-        self, topic: str, messages: PublishRequest, callback_url: str | None, done: Callable[[], None]
-    ) -> TaskSubmission | None:
-        """As `accept`, without waiting: None, with nothing done, where that cannot be, or it would raise. `done` is
-        called by a thread that must not be held up."""
+        self, topic: str, messages: PublishRequest, callback_url: str | None, on_done: Callable[[], None]
+    ) -> "TaskSubmission | None":
+        """Accept the records of a request. Does not block.
+
+        Returns None, with nothing done, if this would block or fail: call `accept` then. A thread that must not be
+        blocked calls `on_done`.
+        """
         if not self._formats.are_immediate(messages.records):
             return None
         try:
             check_publishable(topic)
             encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
-            if not self._places.are_known(topic, encoded.records):
+            if not self._partitions.are_known(topic, encoded.records):
                 return None
-            return self._acceptor.start(self._task(topic, encoded.records, callback_url), done)
+            return self._submitter.start(self._task(topic, encoded.records, callback_url), on_done)
         except (KafkaHttpError, WouldBlock):
             return None
 
     def _task(self, topic: str, records: Sequence[NewRecord], callback_url: str | None) -> NewTask:
         if callback_url is not None:
             self._check_callback(callback_url)
-        return NewTask(new_task_id(), topic, time.time(), packed(records), callback_url)
+        return NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
 
 
-class _Places:
-    """The topics and partitions there are, as far as Kafka says so in time."""
+class _PartitionCounts:
+    """The number of partitions of topics, cached so that Kafka may be unreachable for a while."""
 
     def __init__(self, log: Log, *, auto_create_topics: bool) -> None:
         self._log = log
         self._auto_create_topics = auto_create_topics
-        self._known: dict[str, tuple[int, float]] = {}
-        self._asking: set[str] = set()
-        self._away_until = float("-inf")
+        self._counts: dict[str, tuple[int, float]] = {}
+        self._refreshing: set[str] = set()
+        self._unreachable_until = float("-inf")
 
     def are_known(self, topic: str, records: Sequence[NewRecord]) -> bool:
-        """Whether all that they name is there, as far as is known. Does not block."""
-        count, at = self._known.get(topic, (0, float("-inf")))
-        return time.monotonic() < at + _FRESH and not partitions_beyond(records, count)
+        """Whether recent metadata has the topic and all partitions of the records. Does not block."""
+        return self._is_cached(topic, records, _FRESH_SECONDS)
 
     def check(self, topic: str, records: Sequence[NewRecord]) -> None:
-        """Raise `TopicNotFound`, `PartitionNotFound` where Kafka says so."""
+        """Raise `TopicNotFound` or `PartitionNotFound` if Kafka says so. Return if Kafka is unreachable."""
         if self.are_known(topic, records):
             return
-        count, at = self._known.get(topic, (0, float("-inf")))
-        now = time.monotonic()
-        if now < at + _STALE and not partitions_beyond(records, count):
-            self._ask_aside(topic)
-        elif now >= self._away_until:
-            try:
-                count = self._ask(topic)
-            except TopicNotFound:
-                if not self._auto_create_topics:
-                    raise
-            except BrokerUnavailable:
-                return
-            else:
-                for partition in partitions_beyond(records, count):
-                    raise PartitionNotFound(topic, partition, count)
-
-    def _ask_aside(self, topic: str) -> None:
-        """Learn how it is now, for those who come next."""
-        if topic in self._asking or time.monotonic() < self._away_until:
+        if self._is_cached(topic, records, _STALE_SECONDS):
+            self._refresh(topic)
             return
-        self._asking.add(topic)
-        threading.Thread(target=self._ask_quietly, args=(topic,), daemon=True).start()
-
-    def _ask_quietly(self, topic: str) -> None:
+        if time.monotonic() < self._unreachable_until:
+            return
         try:
-            self._ask(topic)
-        except KafkaHttpError:
-            pass  # who comes next is told
-        finally:
-            self._asking.discard(topic)
+            count = self._fetch(topic)
+        except TopicNotFound:
+            if not self._auto_create_topics:
+                raise
+        except BrokerUnavailable:
+            return
+        else:
+            for partition in missing_partitions(records, count):
+                raise PartitionNotFound(topic, partition, count)
 
-    def _ask(self, topic: str) -> int:
+    def _is_cached(self, topic: str, records: Sequence[NewRecord], max_age: float) -> bool:
+        count, at = self._counts.get(topic, (0, float("-inf")))
+        return time.monotonic() < at + max_age and not missing_partitions(records, count)
+
+    def _refresh(self, topic: str) -> None:
+        """Refresh the metadata of a topic in the background."""
+        if topic in self._refreshing or time.monotonic() < self._unreachable_until:
+            return
+        self._refreshing.add(topic)
+        threading.Thread(target=self._fetch_quietly, args=(topic,), daemon=True).start()
+
+    def _fetch_quietly(self, topic: str) -> None:
+        try:
+            self._fetch(topic)
+        except KafkaHttpError:
+            pass  # the next request finds no metadata and gets the error
+        finally:
+            self._refreshing.discard(topic)
+
+    def _fetch(self, topic: str) -> int:
         try:
             count = len(self._log.partitions(topic))
         except BrokerUnavailable:
-            self._away_until = time.monotonic() + _AWAY
+            self._unreachable_until = time.monotonic() + _UNREACHABLE_SECONDS
             raise
         except KafkaHttpError:
-            self._known.pop(topic, None)
+            self._counts.pop(topic, None)
             raise
-        self._known[topic] = count, time.monotonic()
+        self._counts[topic] = count, time.monotonic()
         return count
+
+
+class TaskSubmission:
+    """A task that was handed to the `TaskSubmitter`."""
+
+    def __init__(self, task: NewTask, on_done: Callable[[], None]) -> None:
+        self.task = task
+        self._on_done = on_done
+        self._error: KafkaHttpError | None = OutcomeUnknown(
+            "The server's outbox did not answer in time. The messages may or may not be published."
+        )
+
+    def end(self, error: KafkaHttpError | None) -> None:
+        """Set the result: None if the task is on disk."""
+        self._error = error
+        self._on_done()
+
+    def accepted(self) -> NewTask:
+        """Return the task if it is on disk. Does not block.
+
+        Raises `OutboxFull`, `Unavailable`, or `OutcomeUnknown` if there is no result yet.
+        """
+        if self._error is not None:
+            raise self._error
+        return self.task
+
+
+class TaskSubmitter:
+    """Sends tasks to the outbox. Tasks that arrive while a call is in progress share the next call.
+
+    The composition root creates one for each process. Its thread starts with the first task and ends with `close`.
+    Any thread may call.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._waiting: deque[TaskSubmission] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def start(self, task: NewTask, on_done: Callable[[], None]) -> TaskSubmission:
+        """Take a task. Does not block. The task may wait until `send` is called.
+
+        A thread that must not be blocked calls `on_done` when the result is known. Raises `Unavailable` after `close`.
+        """
+        submission = TaskSubmission(task, on_done)
+        with self._changed:
+            if self._is_closed:
+                raise Unavailable("The server is shutting down.")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="task-submitter", daemon=True)
+                self._thread.start()
+            self._waiting.append(submission)
+        return submission
+
+    def send(self) -> None:
+        """Send the tasks of earlier calls of `start`. Does not block."""
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def accept(self, task: NewTask) -> NewTask:
+        """Return once the task is on disk. Raises `OutboxFull`, `Unavailable`."""
+        done = threading.Event()
+        submission = self.start(task, done.set)
+        self.send()
+        done.wait()
+        return submission.accepted()
+
+    def close(self) -> None:
+        """Send the waiting tasks, and take no more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            try:
+                accepted = self._tasks.accept_tasks([each.task for each in batch])
+            except KafkaHttpError as error:
+                _end(batch, error)
+            except Exception:
+                _end(batch, Unavailable("The server's outbox failed. See the server's log for the reason."))
+                raise
+            else:
+                _end(batch[:accepted], None)
+                _end(batch[accepted:], OutboxFull())
+
+    def _next_batch(self) -> list[TaskSubmission]:
+        """Wait for tasks and return them, up to a size. Return none after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            batch: list[TaskSubmission] = []
+            size = 0
+            while self._waiting and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_TASKS:
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1].task.records)
+            return batch
+
+
+def _end(batch: Sequence[TaskSubmission], error: KafkaHttpError | None) -> None:
+    for each in batch:
+        each.end(error)

@@ -1,4 +1,4 @@
-"""The outbox of a node: what it has accepted and not yet published."""
+"""The outbox of a node: the tasks that it accepted and has not yet published."""
 
 import logging
 import threading
@@ -9,53 +9,54 @@ from typing import Protocol
 from kafka_http.broker_protocols import Producer
 from kafka_http.errors import KafkaHttpError, TaskFinished, TaskInProgress
 from kafka_http.publish.outbox_relay import OutboxRelay
-from kafka_http.publish.task_store import TaskStore
-from kafka_http.tasks import NewTask, QueuedTask, Status, Task
+from kafka_http.tasks import NewTask, QueuedTask, Task, TaskStatus, TaskStore
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 0.5
-"""Seconds between two looks at a task that another node may end."""
-_CLEAN_EVERY = 30.0
-_MOST_REMOVED = 1000
+_POLL_SECONDS = 0.5
+"""How often a waiting caller reads a task, which another node may end."""
+_CLEAN_SECONDS = 30.0
+_MAX_REMOVED = 1000
 
 
 class Callbacks(Protocol):
-    """Tells those who asked for it how their tasks ended."""
+    """Sends callbacks when tasks end."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Send callbacks from now on. Does not block."""
 
     def wake(self) -> None:
-        """Tasks have ended. Does not block."""
+        """Look for new callbacks, because tasks with callbacks have ended. Does not block."""
 
-    def stop(self, timeout: float) -> None: ...
+    def stop(self, timeout: float) -> None:
+        """Start no more callbacks, and wait up to `timeout` seconds for those in progress."""
 
 
 class Outbox:
-    """The `Tasks` of this node. Its relay publishes them, once it was started."""
+    """The `Tasks` of this node. The node's daemon creates it (or the server itself, if `daemon = inline`)."""
 
     def __init__(
         self, store: TaskStore, producer: Producer, callbacks: Callbacks, *, max_bytes: int, retention: float
     ) -> None:
-        """`max_bytes` of pending tasks are kept, and ended ones for `retention` seconds."""
+        """`max_bytes` limits the pending tasks. Tasks are kept for `retention` seconds after their end."""
         self._store = store
         self._callbacks = callbacks
         self._max_bytes = max_bytes
         self._retention = retention
         self._size: int | None = None
         self._lock = threading.Lock()
-        self._awaited: dict[str, list[threading.Event]] = {}
+        self._waiting: dict[str, list[threading.Event]] = {}
         self._closing = threading.Event()
         self.relay = OutboxRelay(store, producer, self._published)
-        """To be started once it is known that Kafka is the right one."""
+        """Publishes the tasks. It is started when the Kafka cluster is known to be the one of the tasks."""
 
     def start(self) -> None:
-        """Make callbacks, and forget what ended long ago. Does not block."""
+        """Start to send callbacks and to remove old tasks. Does not block."""
         self._callbacks.start()
         threading.Thread(target=self._clean, name="outbox-cleaning", daemon=True).start()
 
     def close(self, timeout: float) -> None:
-        """Begin nothing more, and wait for what is with Kafka, for `timeout` seconds at most."""
+        """Start nothing more, and wait up to `timeout` seconds for records that were sent to Kafka."""
         self._closing.set()
         self.relay.stop(timeout)
         self._callbacks.stop(timeout)
@@ -76,25 +77,25 @@ class Outbox:
             return self._store.find(task_id)
         has_ended = threading.Event()
         with self._lock:
-            self._awaited.setdefault(task_id, []).append(has_ended)
+            self._waiting.setdefault(task_id, []).append(has_ended)
         try:
             return self._wait(task_id, has_ended, time.monotonic() + wait)
         finally:
             with self._lock:
-                self._awaited[task_id].remove(has_ended)
-                if not self._awaited[task_id]:
-                    del self._awaited[task_id]
+                self._waiting[task_id].remove(has_ended)
+                if not self._waiting[task_id]:
+                    del self._waiting[task_id]
 
-    def list_tasks(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        return self._store.listed(status, topic, limit, after)
+    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+        return self._store.list_tasks(status, topic, limit, after)
 
     def cancel_task(self, task_id: str) -> Task | None:
-        with self.relay.untouched(task_id) as is_untouched:
-            cancelled = is_untouched and self._store.cancel(task_id)
+        with self.relay.while_unsent(task_id) as is_unsent:
+            is_cancelled = is_unsent and self._store.cancel(task_id)
         task = self._store.find(task_id)
         if task is None:
             return None
-        if not cancelled:
+        if not is_cancelled:
             raise TaskInProgress() if task.status == "pending" else TaskFinished(task.status)
         self._size = None
         self._ended([task_id], 0, calls_back=task.callback is not None)
@@ -106,12 +107,12 @@ class Outbox:
             left = until - time.monotonic()
             if task is None or task.status != "pending" or left <= 0:
                 return task
-            has_ended.wait(min(left, _LOOK_EVERY))
+            has_ended.wait(min(left, _POLL_SECONDS))
 
     def _reserve(self, sizes: Sequence[int]) -> int:
-        """Count so many bytes each; for how many of them, from the first on, there is room."""
+        """Reserve space for tasks, and return how many of the first there was space for."""
         if self._size is None:
-            self._count()
+            self._measure()
         with self._lock:
             for index, size in enumerate(sizes):
                 if (self._size or 0) + size > self._max_bytes:
@@ -119,31 +120,31 @@ class Outbox:
                 self._size = (self._size or 0) + size
         return len(sizes)
 
-    def _count(self) -> None:
+    def _measure(self) -> None:
         size = self._store.pending_size()
         with self._lock:
             self._size = size
 
-    def _published(self, over: Sequence[QueuedTask]) -> None:
-        size, calls_back = sum(each.size for each in over), any(each.calls_back for each in over)
-        self._ended([each.id for each in over], size, calls_back=calls_back)
+    def _published(self, tasks: Sequence[QueuedTask]) -> None:
+        size, calls_back = sum(each.size for each in tasks), any(each.calls_back for each in tasks)
+        self._ended([each.id for each in tasks], size, calls_back=calls_back)
 
     def _ended(self, task_ids: Collection[str], size: int, *, calls_back: bool) -> None:
         with self._lock:
-            awaited = [event for each in task_ids for event in self._awaited.get(each, ())]
+            waiting = [event for each in task_ids for event in self._waiting.get(each, ())]
             if self._size is not None:
                 self._size -= size
-        for event in awaited:
+        for event in waiting:
             event.set()
         if calls_back:
             self._callbacks.wake()
 
     def _clean(self) -> None:
-        while not self._closing.wait(_CLEAN_EVERY):
+        while not self._closing.wait(_CLEAN_SECONDS):
             try:
-                self._count()
+                self._measure()
                 before = time.time() - self._retention
-                while self._store.remove(before, _MOST_REMOVED) == _MOST_REMOVED:
+                while self._store.remove(before, _MAX_REMOVED) == _MAX_REMOVED:
                     pass
             except KafkaHttpError as error:
-                log.debug("Ended tasks are not removed: %s", error.message)
+                log.debug("Old tasks could not be removed: %s", error.message)

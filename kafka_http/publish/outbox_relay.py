@@ -1,4 +1,4 @@
-"""The relay: publishes the tasks of the outbox, a topic's one after the other, whatever becomes of Kafka meanwhile."""
+"""The outbox relay: publishes accepted tasks in the order of their topic, and retries while Kafka is unreachable."""
 
 import contextlib
 import logging
@@ -7,246 +7,254 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
+from kafka_http.backoff import Backoff
 from kafka_http.broker_protocols import Producer
 from kafka_http.errors import KafkaHttpError, NotAuthorized, OutcomeUnknown, TopicNotFound
-from kafka_http.publish.task_store import TaskStore, outcome_of
+from kafka_http.logs import LogOnce
 from kafka_http.records import RecordResult
-from kafka_http.tasks import QueuedTask, TaskResult
+from kafka_http.tasks import QueuedTask, TaskResult, TaskStore, task_status
 
 log = logging.getLogger(__name__)
 
-_LANES = 16
-"""Topics that are published to at the same time."""
-_MOST_TASKS = 500
-_MOST_BYTES = 200_000
-"""What is handed to Kafka at once: less than one batch, so that of two records for a partition the second is not there
-without the first."""
-_PATIENCE = 180.0
-"""Seconds until a record's fate must be known: more than the producer's delivery timeout."""
-_GONE_AFTER = 10.0
-"""Seconds for which a topic must be missing, or refuse us, until its tasks fail: a cluster may err as it starts."""
-_GRACE = (TopicNotFound, NotAuthorized)
-_REST, _LONGEST_REST = 0.1, 5.0
-_GATHER = 0.02
-"""Seconds between one hand-over of a topic and the next, unless that would be full: each costs as much as the
-acceptance of dozens of tasks, in the same process."""
-_LOOK_EVERY = 1.0
+_MAX_TOPICS = 16
+"""The number of topics that are published to at the same time."""
+_MAX_TASKS = 500
+_MAX_BYTES = 200_000
+"""The limits of one call of the producer.
+
+They are smaller than a batch, so that the second of two records for a partition is not written without the first.
+"""
+_PRODUCE_SECONDS = 180.0
+"""The timeout of the producer's call. It is longer than the producer's delivery timeout."""
+_MISSING_SECONDS = 10.0
+"""Tasks fail if their topic is missing or not authorized for this long. A cluster may report this as it starts."""
+_MAYBE_TRANSIENT = (TopicNotFound, NotAuthorized)
+_RETRY_SECONDS = (0.1, 5.0)
+_LINGER_SECONDS = 0.02
+"""The time between two calls of the producer for a topic, unless the next is half full.
+
+A call costs as much as the acceptance of dozens of tasks, in the same process.
+"""
+_POLL_SECONDS = 1.0
 
 
 class OutboxRelay:
-    """Any thread may call. A task is published once where nothing dies, and at least once whatever dies."""
+    """Publishes the tasks of a store: once if no process dies, else at least once.
 
-    def __init__(self, store: TaskStore, producer: Producer, ended: Callable[[Sequence[QueuedTask]], None]) -> None:
-        """`ended` is told of tasks that have ended."""
+    The outbox creates it. `start` starts its thread, which starts a thread for each topic with tasks; `stop` ends them.
+    Any thread may call.
+    """
+
+    def __init__(self, store: TaskStore, producer: Producer, on_ended: Callable[[Sequence[QueuedTask]], None]) -> None:
+        """`on_ended` is called with tasks whose results are stored."""
         self._store = store
         self._producer = producer
-        self._tell = ended
-        self._lanes: dict[str, _Lane] = {}
+        self._on_ended = on_ended
+        self._topics: dict[str, _TopicQueue] = {}
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Start to publish. Does not block."""
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
 
     def wake(self, topics: Collection[str]) -> None:
-        """There are new tasks of these topics."""
+        """Publish new tasks of these topics. Does not block."""
         for topic in topics:
-            self._lanes.setdefault(topic, _Lane(topic)).has_news = True
+            self._topics.setdefault(topic, _TopicQueue(topic)).has_tasks = True
         self._woken.set()
 
     def stop(self, timeout: float) -> None:
-        """Begin nothing more, and wait for what is under way, for `timeout` seconds at most."""
+        """Start no more calls of the producer, and wait up to `timeout` seconds for those in progress."""
         self._stopping.set()
         self._woken.set()
         deadline = time.monotonic() + timeout
-        if self._thread is not None:  # which starts the others
+        if self._thread is not None:  # first, because it starts the other threads
             self._thread.join(timeout)
-        for lane in list(self._lanes.values()):
-            if lane.thread is not None:
-                lane.thread.join(max(0.0, deadline - time.monotonic()))
+        for queue in list(self._topics.values()):
+            if queue.thread is not None:
+                queue.thread.join(max(0.0, deadline - time.monotonic()))
 
     @contextlib.contextmanager
-    def untouched(self, task_id: str) -> Iterator[bool]:
-        """Whether Kafka has nothing of a task. As long as the context lasts, it gets nothing."""
+    def while_unsent(self, task_id: str) -> Iterator[bool]:
+        """Yield whether no record of a task was sent to Kafka. None is sent during the context."""
         with self._lock:
-            yield not any(task_id in each.begun for each in list(self._lanes.values()))
+            yield not any(task_id in each.sent for each in list(self._topics.values()))
 
-    # The relay's own thread
+    # In the relay's thread
 
     def _run(self) -> None:
-        looked = float("-inf")
+        polled = float("-inf")
         while not self._stopping.is_set():
-            if time.monotonic() >= looked + _LOOK_EVERY:
-                looked = time.monotonic()
-                self._look()
-            self._begin_lanes()
-            self._woken.wait(self._pause(looked))
+            if time.monotonic() >= polled + _POLL_SECONDS:
+                polled = time.monotonic()
+                self._poll()
+            self._start_topics()
+            self._woken.wait(self._seconds_to_next(polled))
             self._woken.clear()
 
-    def _look(self) -> None:
-        """Find topics that nobody has told of: of an earlier process, or of a node that is gone."""
+    def _poll(self) -> None:
+        """Find topics with tasks of an earlier process, or of a node that has ended."""
         try:
             for topic in self._store.open_topics():
-                self._lanes.setdefault(topic, _Lane(topic)).has_news = True
+                self._topics.setdefault(topic, _TopicQueue(topic)).has_tasks = True
         except KafkaHttpError as error:
-            log.debug("The outbox cannot be looked at: %s", error.message)
+            log.debug("Outbox could not be read: %s", error.message)
 
-    def _begin_lanes(self) -> None:
-        lanes = list(self._lanes.values())
-        room = _LANES - sum(each.is_busy for each in lanes)
-        ready = [each for each in lanes if each.has_news and not each.is_busy and each.has_rested]
-        for lane in ready[:room]:
-            lane.is_busy = True
-            lane.thread = threading.Thread(target=self._work, args=(lane,), name=f"relay-{lane.topic}", daemon=True)
-            lane.thread.start()
+    def _start_topics(self) -> None:
+        queues = list(self._topics.values())
+        free = _MAX_TOPICS - sum(each.is_busy for each in queues)
+        ready = [each for each in queues if each.has_tasks and not each.is_busy and each.is_due]
+        for queue in ready[:free]:
+            queue.is_busy = True
+            queue.thread = threading.Thread(target=self._work, args=(queue,), name=f"relay-{queue.topic}", daemon=True)
+            queue.thread.start()
 
-    def _pause(self, looked: float) -> float:
-        """Seconds until there is something to do unasked."""
-        resting = [each.rests_until for each in list(self._lanes.values()) if each.has_news and not each.has_rested]
-        return max(0.0, min([looked + _LOOK_EVERY, *resting]) - time.monotonic())
+    def _seconds_to_next(self, polled: float) -> float:
+        """Return the time until the next poll or retry."""
+        retries = [each.retry_at for each in list(self._topics.values()) if each.has_tasks and not each.is_due]
+        return max(0.0, min([polled + _POLL_SECONDS, *retries]) - time.monotonic())
 
-    # A lane's thread
+    # In the thread of a topic
 
-    def _work(self, lane: "_Lane") -> None:
+    def _work(self, queue: "_TopicQueue") -> None:
         try:
-            self._drain(lane)
-        except KafkaHttpError as error:  # of the store
-            lane.rest(error.message)
+            self._drain(queue)
+        except KafkaHttpError as error:  # from the store
+            queue.back_off(error.message)
         except Exception:
-            log.exception("Publishing accepted messages to %s failed; it goes on", lane.topic)
-            lane.rest("unforeseen error")
+            log.exception("Publishing accepted messages to %s failed; retrying", queue.topic)
+            queue.back_off("unexpected error")
         finally:
-            lane.is_busy = False
+            queue.is_busy = False
             self._woken.set()
 
-    def _drain(self, lane: "_Lane") -> None:
-        """Publish what there is for the topic, until it is done or has to rest."""
+    def _drain(self, queue: "_TopicQueue") -> None:
+        """Publish the topic's tasks until there are no more or a retry is needed."""
         while not self._stopping.is_set():
-            lane.has_news = False
-            queued = self._take(lane)
-            if not queued:
-                self._store.release(lane.topic)
+            queue.has_tasks = False
+            tasks = self._next_tasks(queue)
+            if not tasks:
+                self._store.release(queue.topic)
                 return
-            if not self._publish(lane, queued):
-                lane.has_news = True
+            if not self._publish(queue, tasks):
+                queue.has_tasks = True
                 return
-            if len(queued) < _MOST_TASKS and sum(each.size for each in queued) < _MOST_BYTES / 2:
-                self._stopping.wait(_GATHER)
+            if len(tasks) < _MAX_TASKS and sum(each.size for each in tasks) < _MAX_BYTES / 2:
+                self._stopping.wait(_LINGER_SECONDS)
 
-    def _take(self, lane: "_Lane") -> list[QueuedTask]:
+    def _next_tasks(self, queue: "_TopicQueue") -> list[QueuedTask]:
         with self._lock:
-            queued = self._store.queued(lane.topic, _MOST_TASKS, _MOST_BYTES)
-            for each in queued:
-                lane.begun.setdefault(each.id, [None] * len(each.records))
-        return queued
+            tasks = self._store.next_tasks(queue.topic, _MAX_TASKS, _MAX_BYTES)
+            for each in tasks:
+                queue.sent.setdefault(each.id, [None] * len(each.records))
+        return tasks
 
-    def _publish(self, lane: "_Lane", queued: Sequence[QueuedTask]) -> bool:
-        """Publish what is open of these tasks. Whether all have ended; where not, the lane rests."""
-        places = [(lane.begun[each.id], index) for each in queued for index in range(len(each.records))]
-        records = [record for each in queued for record in each.records]
-        open_ = [at for at, (outcomes, index) in enumerate(places) if outcomes[index] is None]
+    def _publish(self, queue: "_TopicQueue", tasks: Sequence[QueuedTask]) -> bool:
+        """Publish the records of tasks that have no result yet. Return whether all tasks ended; else back off."""
+        places = [(queue.sent[each.id], index) for each in tasks for index in range(len(each.records))]
+        records = [record for each in tasks for record in each.records]
+        unpublished = [at for at, (results, index) in enumerate(places) if results[index] is None]
         try:
-            done = self._producer.produce(lane.topic, [records[at] for at in open_], _PATIENCE, _ignore)
+            done = self._producer.produce(
+                queue.topic, [records[at] for at in unpublished], _PRODUCE_SECONDS, _ignore_late_results
+            )
         except KafkaHttpError as error:
-            return self._refused(lane, queued, error)
-        rest_for = None
-        for at, outcome in zip(open_, done, strict=True):
-            if isinstance(outcome, KafkaHttpError) and may_pass(outcome):
-                rest_for = outcome
-                lane.has_doubts = True
+            return self._handle_failure(queue, tasks, error)
+        failure = None
+        for at, result in zip(unpublished, done, strict=True):
+            if isinstance(result, KafkaHttpError) and is_transient(result):
+                failure = result
+                queue.may_be_written = True
             else:
-                outcomes, index = places[at]
-                outcomes[index] = outcome
-        self._end(lane, queued)
-        return lane.goes_on(rest_for)
+                results, index = places[at]
+                results[index] = result
+        self._end(queue, tasks)
+        return queue.succeeded(failure)
 
-    def _refused(self, lane: "_Lane", queued: Sequence[QueuedTask], error: KafkaHttpError) -> bool:
-        """Nothing was written, for a reason that concerns all, or one of them."""
-        if may_pass(error) or (isinstance(error, _GRACE) and not lane.is_for_good()):
-            lane.leave(queued)
-            return lane.goes_on(error)
-        if len(queued) > 1:  # which of them is it?
-            return all(self._publish(lane, [each]) for each in queued)
-        outcomes = lane.begun[queued[0].id]
-        outcomes[:] = [error if each is None else each for each in outcomes]
-        self._end(lane, queued)
+    def _handle_failure(self, queue: "_TopicQueue", tasks: Sequence[QueuedTask], error: KafkaHttpError) -> bool:
+        """Handle an error of the whole call: nothing was written, because of the topic or of one of the tasks."""
+        if is_transient(error) or (isinstance(error, _MAYBE_TRANSIENT) and not queue.has_failed_for_long()):
+            queue.mark_unsent(tasks)
+            return queue.succeeded(error)
+        if len(tasks) > 1:  # publish each alone, to find the one that fails
+            return all(self._publish(queue, [each]) for each in tasks)
+        results = queue.sent[tasks[0].id]
+        results[:] = [error if each is None else each for each in results]
+        self._end(queue, tasks)
         return True
 
-    def _end(self, lane: "_Lane", queued: Sequence[QueuedTask]) -> None:
-        """Those whose records all have an outcome are over."""
-        over = [each for each in queued if None not in lane.begun[each.id]]
-        if over:
-            self._store.end([TaskResult(each.id, *outcome_of(lane.outcomes(each.id))) for each in over])
-            for each in over:
-                del lane.begun[each.id]
-            self._tell(over)
+    def _end(self, queue: "_TopicQueue", tasks: Sequence[QueuedTask]) -> None:
+        """Store the results of the tasks whose records all have a result."""
+        ended = [each for each in tasks if None not in queue.sent[each.id]]
+        if ended:
+            self._store.end([TaskResult(each.id, *task_status(queue.results(each.id))) for each in ended])
+            for each in ended:
+                del queue.sent[each.id]
+            self._on_ended(ended)
 
 
-class _Lane:
-    """The way of one topic's tasks to Kafka. One thread at a time is on it."""
+class _TopicQueue:
+    """The state of publishing one topic's tasks. One thread at a time publishes them."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.has_news = False
+        self.has_tasks = False
         self.is_busy = False
         self.thread: threading.Thread | None = None
-        self.rests_until = 0.0
-        self.begun: dict[str, list[RecordResult | None]] = {}
-        """The tasks of which Kafka may have something, and the outcomes of their records as far as there are any."""
-        self.has_doubts = False
-        """Whether Kafka may have some of those that it has not acknowledged."""
-        self._failures = 0
-        self._refused_since: float | None = None
-        self._said = ""
+        self.retry_at = 0.0
+        self.sent: dict[str, list[RecordResult | None]] = {}
+        """The tasks that may have been sent to Kafka, and the results of their records as far as they are known."""
+        self.may_be_written = False
+        """Whether Kafka may have written records without an acknowledgement."""
+        self._backoff = Backoff(*_RETRY_SECONDS)
+        self._missing_since: float | None = None
+        self._log = LogOnce(log)
 
     @property
-    def has_rested(self) -> bool:
-        return time.monotonic() >= self.rests_until
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.retry_at
 
-    def outcomes(self, task_id: str) -> list[RecordResult]:
-        return [each for each in self.begun[task_id] if each is not None]
+    def results(self, task_id: str) -> list[RecordResult]:
+        return [each for each in self.sent[task_id] if each is not None]
 
-    def leave(self, queued: Sequence[QueuedTask]) -> None:
-        """Nothing came of trying these."""
-        if not self.has_doubts:
-            for each in queued:
-                if not any(self.begun[each.id]):
-                    del self.begun[each.id]
+    def mark_unsent(self, tasks: Sequence[QueuedTask]) -> None:
+        """Note that a call wrote nothing, so that tasks without results can be cancelled."""
+        if not self.may_be_written:
+            for each in tasks:
+                if not any(self.sent[each.id]):
+                    del self.sent[each.id]
 
-    def goes_on(self, error: KafkaHttpError | None) -> bool:
-        """Whether there was no error. Else the lane rests."""
+    def succeeded(self, error: KafkaHttpError | None) -> bool:
+        """Return whether there was no error. Back off if there was one."""
         if error is not None:
-            self.rest(error.message)
+            self.back_off(error.message)
             return False
-        if self._said:
-            log.info("Accepted messages reach %s again", self.topic)
-        self._failures, self._refused_since, self._said, self.has_doubts = 0, None, "", False
+        if self._log.clear():
+            log.info("Publishing accepted messages to %s again", self.topic)
+        self._backoff.reset()
+        self._missing_since, self.may_be_written = None, False
         return True
 
-    def rest(self, reason: str) -> None:
-        """Pause, the longer the more often it has come to that."""
-        longest = min(_LONGEST_REST, _REST * 2.0**self._failures)
-        self._failures = min(self._failures + 1, 10)
-        self.rests_until = time.monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311  not for secrecy
-        if reason != self._said:
-            self._said = reason
-            log.warning("Accepted messages wait for their way to %s: %s", self.topic, reason)
+    def back_off(self, reason: str) -> None:
+        self.retry_at = time.monotonic() + self._backoff.next() * random.uniform(0.5, 1)  # noqa: S311  not for secrecy
+        self._log.warning("Accepted messages for %s cannot be published; retrying: %s", self.topic, reason)
 
-    def is_for_good(self) -> bool:
-        """Whether what cannot be done could not be done for long enough."""
+    def has_failed_for_long(self) -> bool:
+        """Whether the topic has been missing or not authorized for `_MISSING_SECONDS`."""
         now = time.monotonic()
-        if self._refused_since is None:
-            self._refused_since = now
-        return now >= self._refused_since + _GONE_AFTER
+        if self._missing_since is None:
+            self._missing_since = now
+        return now >= self._missing_since + _MISSING_SECONDS
 
 
-def _ignore(_: Sequence[RecordResult]) -> None:
-    """Called with outcomes that come after `_PATIENCE`: the records are published again then."""
+def _ignore_late_results(_: Sequence[RecordResult]) -> None:
+    """Ignore results that arrive after `_PRODUCE_SECONDS`: the records are published again then."""
 
 
-def may_pass(error: KafkaHttpError) -> bool:
-    """Whether another try may have another outcome."""
+def is_transient(error: KafkaHttpError) -> bool:
+    """Whether a retry may succeed."""
     return error.retry_after is not None or isinstance(error, OutcomeUnknown)

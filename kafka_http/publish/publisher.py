@@ -1,4 +1,4 @@
-"""The one write path: a request's records in, one outcome each out."""
+"""The write path: the records of a request in, one result for each record out."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,55 +13,55 @@ from kafka_http.schemas.formats import NO_SCHEMAS, Formats, Role, Schemas
 from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.topics import check_publishable
 
-LEAST_PARSING_SECONDS = 1.0
-"""What parsing and serialising may take however short a request's timeout is."""
+MIN_SERIALIZING_SECONDS = 1.0
+"""Parsing and serializing may take this long, even if the request's timeout is shorter."""
 
 
 class PublishRequest(Struct, frozen=True):
-    """A request's records, and the schemas that it names."""
+    """The records of a request, and the schemas that it names."""
 
     records: Sequence[ProducerRecord]
     schemas: Schemas = NO_SCHEMAS
 
 
 class Deadlines(NamedTuple):
-    """When a publish has to be handed to Kafka, and when to be answered, both on the monotonic clock."""
+    """The times by which a publish is sent to Kafka and by which it is answered, on the monotonic clock."""
 
-    hand_over: float
-    answer: float
+    send: float
+    response: float
 
     @classmethod
     def from_timeout(cls, timeout: float) -> Self:
-        """Those of a request that begins now. With `timeout=0` its records are handed over all the same."""
+        """Return the deadlines of a request that starts now. With `timeout=0`, its records are still sent."""
         now = time.monotonic()
-        return cls(now + max(timeout, LEAST_PARSING_SECONDS), now + timeout)
+        return cls(now + max(timeout, MIN_SERIALIZING_SECONDS), now + timeout)
 
 
 class PublishResult(Struct, frozen=True):
-    """One outcome a record, in their order, and the ids of the schemas that they were written with, if any."""
+    """One result for each record, in their order, and the ids of the schemas that serialized them, if any."""
 
-    outcomes: Sequence[RecordResult]
+    results: Sequence[RecordResult]
     schema_ids: Mapping[Role, int]
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no more is to be expected of Kafka."""
-        return not any(isinstance(each, OutcomePending) for each in self.outcomes)
+    def is_complete(self) -> bool:
+        """Whether all results are final."""
+        return not any(isinstance(each, OutcomePending) for each in self.results)
 
 
 class StartedPublish(Struct, frozen=True):
-    """A request's records on their way."""
+    """A publish that was sent to Kafka without waiting for its results."""
 
-    publication: PendingPublish
+    pending: PendingPublish
     schema_ids: Mapping[Role, int]
 
     def published(self) -> PublishResult:
-        """What is known now; a `OutcomePending` of the others. Does not block."""
-        return PublishResult(self.publication.outcomes(), self.schema_ids)
+        """Return the results that are known now, and `OutcomePending` for the others. Does not block."""
+        return PublishResult(self.pending.results(), self.schema_ids)
 
 
 class Publisher:
-    """Serialises and sends. Safe in many threads."""
+    """Serializes and publishes records. The composition root creates one for each process. Any thread may call."""
 
     def __init__(self, producer: Producer, formats: Formats) -> None:
         self._producer = producer
@@ -72,32 +72,34 @@ class Publisher:
         topic: str,
         messages: PublishRequest,
         deadlines: Deadlines,
-        settled: Callable[[PublishResult], None] | None = None,
+        on_complete: Callable[[PublishResult], None] | None = None,
     ) -> PublishResult:
-        """Publish a request's records and wait until `deadlines.answer` for Kafka's acknowledgement of all.
+        """Publish the records of a request and wait until `deadlines.response` for Kafka's acknowledgements.
 
-        A failure of one record is its outcome. What fails the request whole is raised, and then nothing was written:
-        a bad name, a format or a schema that is not there, a value that its serialiser refuses, an unknown topic or
-        partition, no broker, no registry; `PublishTimeout` once `deadlines.hand_over` has passed.
+        The failure of one record is its result. A failure of the request is raised, and then no record was written: an
+        invalid topic name, an unknown format or schema, a value that cannot be serialized, an unknown topic or
+        partition, or no connection to Kafka or the registry. Raises `PublishTimeout` after `deadlines.send`.
 
-        Where what is returned is not settled, `settled` is called once with what is, as `Producer.produce` does it.
+        If the returned result is not complete, `on_complete` is called once with the complete result, by the rules for
+        `on_results` of `Producer.produce`.
         """
         check_publishable(topic)
-        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.hand_over)
+        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.send)
         now = time.monotonic()
-        if now > deadlines.hand_over:
+        if now > deadlines.send:
             raise PublishTimeout
-        timeout = max(0.0, deadlines.answer - now)
+        timeout = max(0.0, deadlines.response - now)
         ids = encoded.schema_ids
-        later = None if settled is None else lambda outcomes: settled(PublishResult(outcomes, ids))
-        return PublishResult(self._producer.produce(topic, encoded.records, timeout, later), ids)
+        on_results = None if on_complete is None else lambda results: on_complete(PublishResult(results, ids))
+        return PublishResult(self._producer.produce(topic, encoded.records, timeout, on_results), ids)
 
     def start(
-        self, topic: str, messages: PublishRequest, timeout: float, done: Callable[[], None]
+        self, topic: str, messages: PublishRequest, timeout: float, on_done: Callable[[], None]
     ) -> StartedPublish | None:
-        """As `publish`, without waiting: None, with nothing written, where that cannot be, or it would raise.
+        """Publish the records of a request. Does not block.
 
-        As `Producer.start` does it: the producer's `send` sends, `done` is called once each record has its outcome.
+        Returns None, with nothing written, if this would block or fail: call `publish` then. `Producer.send` sends the
+        records. `on_done` is called by the rules of `Producer.start`.
         """
         if not self._formats.are_immediate(messages.records):
             return None
@@ -106,5 +108,5 @@ class Publisher:
             encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
         except (KafkaHttpError, WouldBlock):
             return None
-        publication = self._producer.start(topic, encoded.records, timeout, done)
-        return None if publication is None else StartedPublish(publication, encoded.schema_ids)
+        pending = self._producer.start(topic, encoded.records, timeout, on_done)
+        return None if pending is None else StartedPublish(pending, encoded.schema_ids)

@@ -1,4 +1,4 @@
-"""Records that are published while more of them come: batch after batch, without waiting for each."""
+"""Streaming uploads: records are published batch by batch while the client sends more."""
 
 import time
 from collections import deque
@@ -10,19 +10,19 @@ from threading import Event
 
 from kafka_http.broker_protocols import PendingPublish, Producer
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown, PartitionNotFound, Unavailable
-from kafka_http.records import NewRecord, ProducerRecord, RecordMetadata, RecordResult
+from kafka_http.records import NewRecord, ProducerRecord, RecordMetadata, RecordResult, payload_size
 from kafka_http.schemas.formats import Encoded, Formats, Schemas
 from kafka_http.topics import check_publishable
 
 MAX_RECORDS = 10_000
 MAX_BYTES = 4 << 20
-"""Of one upload, on their way to Kafka: beyond that it is full."""
+"""Limits of one upload's records that Kafka has not acknowledged yet. At a limit, the upload waits."""
 
 STOP_SECONDS = 10
 
 
 class UploadPublisher:
-    """Begins uploads. Safe in many threads."""
+    """Opens uploads. The composition root creates one for each process. Any thread may call."""
 
     def __init__(self, producer: Producer, formats: Formats) -> None:
         self._producer = producer
@@ -30,147 +30,154 @@ class UploadPublisher:
         self._stopping = Event()
 
     def stop(self) -> None:
-        """Have all uploads end soon. Does not block."""
+        """Make all uploads end soon. Does not block."""
         self._stopping.set()
 
-    def begin(self, topic: str, schemas: Schemas, timeout: float) -> "UploadSession":
-        """`timeout`: seconds that each batch may take until it is acknowledged. Raises for a bad name."""
+    def open(self, topic: str, schemas: Schemas, timeout: float) -> "UploadSession":
+        """Start an upload. Raises `InvalidRequest` for an invalid topic name.
+
+        `timeout` is the time in seconds for Kafka's acknowledgement of each batch.
+        """
         check_publishable(topic)
         encode = partial(self._formats.encode, topic, schemas=schemas)
         return UploadSession(self._producer, encode, topic, timeout, self._stopping)
 
 
 class UploadSession:
-    """One client's records on their way. They are numbered from 0, and those of a partition stay in their order.
+    """The records of one client, numbered from 0. Those of a partition keep their order.
 
-    To be called by one thread.
+    The request's thread creates it and is the only one that calls it. It ends with `finish`.
     """
 
     def __init__(
         self, producer: Producer, encode: Callable[..., Encoded], topic: str, timeout: float, stopping: Event
     ) -> None:
-        self.handed = 0
-        """How many records were handed over."""
+        self.sent = 0
+        """The number of records that were sent to Kafka."""
         self.acknowledged = 0
-        """So many, from the first on, are in Kafka, each of them."""
+        """The number of first records that are all written."""
         self.last_offsets: dict[int, int] = {}
-        """Of those acknowledged, in each partition."""
+        """The last offset of the acknowledged records, by partition."""
         self._producer = producer
         self._encode = encode
         self._topic = topic
         self._timeout = timeout
         self._stopping = stopping
-        self._batches: deque[_Batch] = deque()
+        self._batches: deque[_UploadBatch] = deque()
         self._changed = Event()
 
     @property
-    def is_underway(self) -> bool:
-        """Whether something has no answer yet."""
+    def is_pending(self) -> bool:
+        """Whether a record has no result yet."""
         return bool(self._batches)
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is on its way that no more should be handed over."""
+        """Whether the unacknowledged records have reached a limit."""
         records, size = sum(each.count for each in self._batches), sum(each.size for each in self._batches)
         return records >= MAX_RECORDS or size >= MAX_BYTES
 
-    def hand_over(self, records: Sequence[ProducerRecord]) -> None:
-        """Serialise records and hand them over. Blocks for as long as a serialiser, or a producer that cannot do
-        without, takes; `timeout` at most.
+    def send(self, records: Sequence[ProducerRecord]) -> None:
+        """Serialize records and send them to Kafka.
 
-        Raises for the first that is wrong, naming its index, and then those before it were handed over.
+        Blocks as long as the serializer does, and up to the timeout if the producer needs metadata. Raises the error of
+        the first invalid record with its index, after the records before it were sent.
         """
         try:
-            self._hand_over(records)
+            self._send(records)
         except KafkaHttpError as error:
-            if good := self._before(error, records):
-                self._hand_over(records[:good])
+            if valid := self._valid_before(error, records):
+                self._send(records[:valid])
             raise
 
-    def _hand_over(self, records: Sequence[ProducerRecord]) -> None:
-        encoded = self._encode(records, first=self.handed).records
-        batch = _Batch(self.handed, encoded, self._timeout, self._changed)
-        batch.publication = self._producer.start(self._topic, encoded, self._timeout, batch.end)
+    def _send(self, records: Sequence[ProducerRecord]) -> None:
+        encoded = self._encode(records, first=self.sent).records
+        batch = _UploadBatch(self.sent, encoded, self._timeout, self._changed)
+        batch.pending = self._producer.start(self._topic, encoded, self._timeout, batch.end)
         self._producer.send()
-        if batch.publication is None:
-            batch.conclude(self._producer.produce(self._topic, encoded, self._timeout))
+        if batch.pending is None:
+            batch.set_results(self._producer.produce(self._topic, encoded, self._timeout))
         self._batches.append(batch)
-        self.handed += len(encoded)
+        self.sent += len(encoded)
 
-    def _before(self, error: KafkaHttpError, records: Sequence[ProducerRecord]) -> int:
-        """How many records are before the one that is wrong, which the error names from now on."""
+    def _valid_before(self, error: KafkaHttpError, records: Sequence[ProducerRecord]) -> int:
+        """Return the number of records before the invalid one. Add its index to the error."""
         if isinstance(error, PartitionNotFound):
-            named = [each.partition for each in records].index(error.fields["partition"])
-            error.fields = {**error.fields, "record": self.handed + named}
-        return int(error.fields.get("record", self.handed)) - self.handed
+            index = [each.partition for each in records].index(error.fields["partition"])
+            error.fields = {**error.fields, "record": self.sent + index}
+        return int(error.fields.get("record", self.sent)) - self.sent
 
     def wait(self, seconds: float) -> None:
-        """Return when Kafka has answered something, after so many seconds at the latest."""
+        """Wait for results, up to a time."""
         self._changed.wait(seconds)
         self._changed.clear()
 
-    def settle(self) -> None:
-        """Take note of what Kafka has answered.
+    def check(self) -> None:
+        """Count the results that have arrived. Does not block.
 
-        Raises for the first record that was not written, naming its index, and `Unavailable` where the server stops.
+        Raises the error of the first record that was not written, with its index, and `Unavailable` when the server
+        stops.
         """
         if self._stopping.is_set():
-            raise Unavailable("The server stops. Send the records again that are not said here to be written.")
+            raise Unavailable("The server is shutting down. Resend the records that are not reported as written here.")
         for batch in self._batches:
-            batch.settle()
+            batch.check()
         for batch in self._batches:
             if batch.failure is not None:
                 raise batch.failure
-        while self._batches and self._batches[0].outcomes is not None:
-            self._count(self._batches.popleft())
+        while self._batches and self._batches[0].results is not None:
+            self._acknowledge(self._batches.popleft())
 
-    def _count(self, batch: "_Batch") -> int:
-        """Count the records from the first on that were written."""
-        for count, outcome in enumerate(batch.outcomes or ()):
-            if not isinstance(outcome, RecordMetadata):
+    def _acknowledge(self, batch: "_UploadBatch") -> int:
+        """Count the first records of a batch that were written."""
+        for count, result in enumerate(batch.results or ()):
+            if not isinstance(result, RecordMetadata):
                 self.acknowledged += count
                 return count
-            self.last_offsets[outcome.partition] = outcome.offset
+            self.last_offsets[result.partition] = result.offset
         self.acknowledged += batch.count
         return batch.count
 
     def finish(self) -> None:
-        """Wait until all have an answer, or cannot get one in time any more: in 10 s where the server stops."""
+        """Wait for all results, until their timeout. When the server stops, wait at most `STOP_SECONDS`."""
         latest = time.monotonic() + (STOP_SECONDS if self._stopping.is_set() else self._timeout)
-        while any(each.outcomes is None for each in self._batches):
+        while any(each.results is None for each in self._batches):
             for batch in self._batches:
-                batch.settle(latest)
+                batch.check(latest)
             self.wait(0.02)
 
-    def rest(self) -> dict[str, list[tuple[int, int]]]:
-        """After `finish`: what became of the records behind those that were acknowledged: (first, last) of those
-        `written` all the same, and of those `unknown`, which may have been. All others were not written."""
-        while self._batches and self._count(self._batches[0]) == self._batches[0].count:
+    def unacknowledged(self) -> dict[str, list[tuple[int, int]]]:
+        """Return the state of the records after the acknowledged ones. Call `finish` before.
+
+        The value has ranges (first, last) of records that are `written`, and of those that are `unknown`, which may be
+        written. All others are not written.
+        """
+        while self._batches and self._acknowledge(self._batches[0]) == self._batches[0].count:
             self._batches.popleft()
-        found: dict[str, list[tuple[int, int]]] = {}
-        fates = ((index, _fate(outcome)) for batch in self._batches for index, outcome in batch.numbered())
-        for fate, run in groupby((each for each in fates if each[0] >= self.acknowledged), lambda each: each[1]):
-            indexes = [index for index, _ in run]
-            if fate is not None:
-                found.setdefault(fate, []).append((indexes[0], indexes[-1]))
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        states = ((index, _state(result)) for batch in self._batches for index, result in batch.numbered())
+        for state, group in groupby((each for each in states if each[0] >= self.acknowledged), lambda each: each[1]):
+            indexes = [index for index, _ in group]
+            if state is not None:
+                ranges.setdefault(state, []).append((indexes[0], indexes[-1]))
         self._batches.clear()
-        return found
+        return ranges
 
 
-def _fate(outcome: RecordResult) -> str | None:
-    if isinstance(outcome, RecordMetadata):
+def _state(result: RecordResult) -> str | None:
+    if isinstance(result, RecordMetadata):
         return "written"
-    return "unknown" if isinstance(outcome, OutcomeUnknown) else None
+    return "unknown" if isinstance(result, OutcomeUnknown) else None
 
 
-class _Batch:
-    """Records that were handed over together."""
+class _UploadBatch:
+    """Records of an upload that were sent together."""
 
     def __init__(self, first: int, records: Sequence[NewRecord], timeout: float, changed: Event) -> None:
         self.count = len(records)
-        self.size = sum(len(each.value or b"") + len(each.key or b"") for each in records)
-        self.publication: PendingPublish | None = None
-        self.outcomes: Sequence[RecordResult] | None = None
+        self.size = payload_size(records)
+        self.pending: PendingPublish | None = None
+        self.results: Sequence[RecordResult] | None = None
         self.failure: KafkaHttpError | None = None
         self._first = first
         self._deadline = time.monotonic() + timeout
@@ -178,25 +185,24 @@ class _Batch:
         self._changed = changed
 
     def end(self) -> None:
-        """Called by any thread, perhaps before `publication` is set."""
+        """Note that the results are known. Any thread calls this, perhaps before `pending` is set."""
         self._has_ended = True
         self._changed.set()
 
-    def settle(self, latest: float = inf) -> None:
-        """Look at what became of it, once that is known or its time is over; at `latest` (of the monotonic clock) it
-        is."""
-        if self.publication is None or self.outcomes is not None:
+    def check(self, latest: float = inf) -> None:
+        """Set the results if they are known, if their timeout is over, or if it is `latest` (monotonic clock)."""
+        if self.pending is None or self.results is not None:
             return
         if self._has_ended or time.monotonic() >= min(self._deadline, latest):
-            self.conclude(self.publication.outcomes())
+            self.set_results(self.pending.results())
 
-    def conclude(self, outcomes: Sequence[RecordResult]) -> None:
-        self.outcomes = outcomes
-        for index, outcome in self.numbered():
-            if isinstance(outcome, KafkaHttpError):
-                outcome.fields = {"record": index, **outcome.fields}
-                self.failure = outcome
+    def set_results(self, results: Sequence[RecordResult]) -> None:
+        self.results = results
+        for index, result in self.numbered():
+            if isinstance(result, KafkaHttpError):
+                result.fields = {"record": index, **result.fields}
+                self.failure = result
                 return
 
     def numbered(self) -> Iterator[tuple[int, RecordResult]]:
-        return enumerate(self.outcomes or (), self._first)
+        return enumerate(self.results or (), self._first)

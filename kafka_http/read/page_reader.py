@@ -1,4 +1,4 @@
-"""The one read path: positions in, records and the next positions out."""
+"""The read path: positions in, records and the next positions out."""
 
 import random
 import threading
@@ -26,12 +26,15 @@ from kafka_http.records import (
 from kafka_http.topics import NEW_PARTITIONS_SECONDS, OffsetRange
 
 WAIT_SLICE = 1.0
+"""The longest wait of one fetch, in seconds, so that `PageReader.stop` is noticed."""
 
 
 class Page(Struct, frozen=True):
-    """Records, of one partition after another, and where to read on in every partition asked for.
+    """The result of a read.
 
-    `last` is the offset of the last record of each partition that there are any of.
+    records: the records, one partition after the other.
+    next: the offset to read next of each requested partition.
+    last: the offset of the last record of each partition that has records.
     """
 
     records: Sequence[Record]
@@ -40,57 +43,57 @@ class Page(Struct, frozen=True):
 
 
 class PageMemory(Protocol):
-    """The memory that a page is granted."""
+    """The memory that was reserved for a page."""
 
     size: int
-    """Bytes of keys and values."""
+    """The size of keys and values in bytes."""
 
     def wait(self) -> None:
-        """Give back what a page does not need that waits for its first message: `size` is smaller from now on."""
+        """Reduce `size` while the page waits for its first record."""
 
 
 class ReadLimits(Struct, frozen=True):
-    """How much a page may hold: messages, and bytes of keys and values (but one message whatever its size)."""
+    """The limits of a page: the number of records, and the size of keys and values in bytes.
+
+    A page may have one record of any size.
+    """
 
     records: int
     size: int
-    room: PageMemory | None = None
+    memory: PageMemory | None = None
 
     @property
-    def bytes_now(self) -> int:
-        return self.size if self.room is None else min(self.size, self.room.size)
+    def current_size(self) -> int:
+        """The size, or less if less memory is reserved now."""
+        return self.size if self.memory is None else min(self.size, self.memory.size)
 
 
 class PageReader:
-    """Reads pages. Keeps nothing between two of them."""
+    """Reads pages. It has no state between them. The composition root creates one; any thread may call."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """From now on wait for nothing: those that do so return within `WAIT_SLICE` seconds."""
+        """Wait for nothing from now on. Reads in progress return within `WAIT_SLICE` seconds. Does not block."""
         self._stopping.set()
 
     @property
     def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
         return self._stopping.is_set()
 
     def pause(self, seconds: float) -> bool:
-        """Wait for so long, or until `stop`; true where it was called."""
+        """Wait for a time or until `stop` is called. Return whether it was called."""
         return self._stopping.wait(seconds)
 
     def partitions(self, topic: str) -> list[int]:
-        """The topic's partitions, as they were at most `NEW_PARTITIONS_SECONDS` ago. Raises `TopicNotFound`."""
+        """Return the topic's partitions, at most `NEW_PARTITIONS_SECONDS` old. Raises `TopicNotFound`."""
         return [each.partition for each in self._log.partitions(topic, NEW_PARTITIONS_SECONDS)]
 
-    def _starts_of_new(self, positions: Positions) -> Positions:
-        topic = next(iter(positions)).topic
-        new = self.starts_of_new(topic, {each.partition for each in positions})
-        return {TopicPartition(topic, partition): offset for partition, offset in new.items()}
-
     def starts_of_new(self, topic: str, known: Collection[int]) -> PartitionOffsets:
-        """The first offset of each partition that the topic has beside those known. Raises as `partitions` does."""
+        """Return the first offset of each partition that is not among the known ones. Raises `TopicNotFound`."""
         new = [each for each in self.partitions(topic) if each not in known]
         return self._log.offsets(topic, dict.fromkeys(new, EARLIEST)) if new else {}
 
@@ -105,19 +108,17 @@ class PageReader:
         ids: TopicIds | None = None,
         has_all: bool = False,
     ) -> Page:
-        """Read what the log holds from these positions on, waiting up to `wait` seconds while it holds nothing.
+        """Read records from these positions on. Wait up to `wait` seconds while there are none.
 
-        An empty page means that every partition was at its end. The partitions share the page evenly as long as each
-        has records. A position that the log does not have is set to its end that `reset` names, or is an error. Raises
-        `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` where a
-        topic has another id than `ids` says.
-
-        `has_all`: the positions are those of all partitions of one topic; those that it gets meanwhile are read, too.
+        An empty page means that all partitions were read to their end. The partitions share the page evenly while each
+        has records. With `reset`, a position that is out of range moves to that end of the log. With `has_all`, the
+        positions are those of all partitions of one topic, and new partitions are read, too. Raises `TopicNotFound`,
+        `PartitionNotFound`, `OffsetOutOfRange`, `BrokerUnavailable`, and `TopicRecreated` if a topic does not have its
+        id in `ids`.
         """
-        page = _PageInMaking(positions, limits)
+        page = _PageBuilder(positions, limits)
         deadline = time.monotonic() + wait
-        active = list(positions)
-        random.shuffle(active)  # so that none is always the one left out where they do not all fit
+        active = random.sample(list(positions), len(positions))  # not always the same partition that does not fit
         while active and not page.is_full:
             left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
@@ -128,29 +129,33 @@ class PageReader:
                 isolation=isolation,
                 ids=ids,
             )
-            ends = {place: OffsetRange(*both) for place, both in fetched.out_of_range.items()}
-            if ends and reset is None:
-                raise _out_of_range(page.next, ends)
-            page.next.update({place: getattr(both, str(reset)) for place, both in ends.items()})
-            page.add(fetched)
+            page.add(fetched, reset)
             active = [place for place in active if place not in fetched.ended]
             if not active and not page.has_records and left:
                 if has_all:
-                    page.include(self._starts_of_new(positions))
+                    page.include(self._new_positions(positions))
                 active = list(page.next)
                 page.wait(limits)
-        return page.done()
+        return page.build()
+
+    def _new_positions(self, positions: Positions) -> Positions:
+        topic = next(iter(positions)).topic
+        new = self.starts_of_new(topic, {each.partition for each in positions})
+        return {TopicPartition(topic, partition): offset for partition, offset in new.items()}
 
 
-class _PageInMaking:
-    """A page while fetches are added to it."""
+class _PageBuilder:
+    """Collects the fetches of one page."""
 
     def __init__(self, positions: Positions, limits: ReadLimits) -> None:
         self.next = dict(positions)
         self.records_left = limits.records
-        self.bytes_left = limits.bytes_now
-        self._enough = self.bytes_left // 8  # another fetch for less than this would cost more than it brings
         self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
+        self._set_size(limits)
+
+    def _set_size(self, limits: ReadLimits) -> None:
+        self.bytes_left = limits.current_size
+        self._min_fetch_bytes = self.bytes_left // 8  # another fetch for less costs more than it brings
 
     @property
     def has_records(self) -> bool:
@@ -158,24 +163,31 @@ class _PageInMaking:
 
     @property
     def is_full(self) -> bool:
-        return self.records_left <= 0 or (self.bytes_left <= self._enough and self.has_records)
+        return self.records_left <= 0 or (self.bytes_left <= self._min_fetch_bytes and self.has_records)
 
     def include(self, positions: Positions) -> None:
-        """Read these partitions as well."""
+        """Read more partitions."""
         self.next = {**positions, **self.next}
         for place in positions:
             self._records.setdefault(place, [])
 
     def wait(self, limits: ReadLimits) -> None:
-        """There is nothing yet: hold no more memory than it takes to wait."""
-        if limits.room is not None:
-            limits.room.wait()
-            self.bytes_left = limits.bytes_now
-            self._enough = self.bytes_left // 8
+        """Reduce the reserved memory while there are no records."""
+        if limits.memory is not None:
+            limits.memory.wait()
+            self._set_size(limits)
 
-    def add(self, fetched: Fetched) -> None:
+    def _reset(self, fetched: Fetched, to: OffsetReset | None) -> None:
+        """Move the positions that are out of range to an end of the log. Raises `OffsetOutOfRange` if `to` is None."""
+        ranges = {place: OffsetRange(*both) for place, both in fetched.out_of_range.items()}
+        if ranges and to is None:
+            raise _out_of_range(self.next, ranges)
+        self.next.update({place: getattr(each, str(to)) for place, each in ranges.items()})
+
+    def add(self, fetched: Fetched, reset: OffsetReset | None) -> None:
+        self._reset(fetched, reset)
         if fetched.size > self.bytes_left and self.has_records:
-            self.bytes_left = 0  # it is one record, which comes first on the next page
+            self.bytes_left = 0  # this is one record, which comes first on the next page
             return
         for place, records in fetched.records.items():
             self._records[place] += records
@@ -183,14 +195,14 @@ class _PageInMaking:
         self.bytes_left -= fetched.size
         self.next.update(fetched.next)
 
-    def done(self) -> Page:
+    def build(self) -> Page:
         lists = [self._records[place] for place in sorted(self._records)]
         last = {place: records[-1].offset for place, records in self._records.items() if records}
         return Page(list(chain.from_iterable(lists)), self.next, last)
 
 
-def _out_of_range(positions: Positions, ends: Mapping[TopicPartition, OffsetRange]) -> OffsetOutOfRange:
-    """The error of one topic's partitions; where there are several topics, of the first."""
-    topic = min(ends).topic
-    asked = {place.partition: offset for place, offset in positions.items() if place.topic == topic}
-    return out_of_range(topic, asked, {place.partition: both for place, both in ends.items() if place.topic == topic})
+def _out_of_range(positions: Positions, ranges: Mapping[TopicPartition, OffsetRange]) -> OffsetOutOfRange:
+    """Return the error for the partitions of one topic, the first if there are several."""
+    topic = min(ranges).topic
+    requested = {place.partition: offset for place, offset in positions.items() if place.topic == topic}
+    return out_of_range(topic, requested, {place.partition: at for place, at in ranges.items() if place.topic == topic})

@@ -1,35 +1,35 @@
-"""Where to read from: what a client may ask for, and the offsets that it comes to."""
+"""Start positions: what a client may ask for, the offsets that result, and whether partitions exist."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from kafka_http.broker_protocols import Groups, Log
-from kafka_http.errors import OffsetOutOfRange, PartitionNotFound
-from kafka_http.records import EARLIEST, Isolation, OffsetAt, OffsetReset
+from kafka_http.broker_protocols import Broker, Groups, Log
+from kafka_http.errors import OffsetOutOfRange, PartitionNotFound, TopicNotFound
+from kafka_http.records import EARLIEST, InstanceSettings, Isolation, OffsetAt, OffsetReset, TopicPartition
 from kafka_http.topics import NEW_PARTITIONS_SECONDS, OffsetRange, Topics
 
 
 class FromOffset(Struct, frozen=True):
-    """This very offset."""
+    """Start at this offset."""
 
     offset: int
 
 
 class FromLast(Struct, frozen=True):
-    """The last `count` records of a partition."""
+    """Start at the last `count` records of a partition."""
 
     count: int
 
 
 class FromCommitted(Struct, frozen=True):
-    """Behind the last acknowledged record; the end `reset` names where there is none or retention has removed it."""
+    """Start at the committed offset, or at an end of the log if there is none or if the log no longer has it."""
 
     reset: OffsetReset = EARLIEST
 
 
 class FromTimestamp(Struct, frozen=True):
-    """An end of the log, or the first record at or after a time in milliseconds."""
+    """Start at an end of the log, or at the first record at or after a time in milliseconds."""
 
     place: OffsetAt
 
@@ -38,14 +38,17 @@ StartPlace = FromOffset | FromLast | FromCommitted | FromTimestamp
 
 
 class ReadStart(Struct, frozen=True):
-    """A place in each partition: `partitions` name theirs, `rest` is that of all others (None: they are not read)."""
+    """The start of a read: the places of some partitions, and that of all others.
+
+    If `rest` is None, only the partitions in `partitions` are read.
+    """
 
     rest: StartPlace | None = None
     partitions: Mapping[int, FromOffset | FromTimestamp] = field(default_factory=dict)
 
 
 class PositionResolver:
-    """Turns places into offsets."""
+    """Resolves start places to offsets. The composition root creates one; any thread may call."""
 
     def __init__(self, log: Log, groups: Groups, topics: Topics) -> None:
         self._log = log
@@ -60,25 +63,25 @@ class PositionResolver:
         wanted: frozenset[int] | None = None,
         isolation: Isolation = "read_uncommitted",
     ) -> dict[int, int]:
-        """The offset to read next of each partition asked for. `wanted` narrows what `start.rest` applies to.
+        """Return the offset to read next of each partition.
 
-        An `FromOffset`, and a committed one, is taken as it is: whether the log has it shows when it is read. Raises
-        `TopicNotFound`, `PartitionNotFound`.
+        `wanted` limits the partitions that `start.rest` applies to. A `FromOffset` and a committed offset are not
+        checked: the read finds out whether the log has them. Raises `TopicNotFound`, `PartitionNotFound`.
         """
         if start.rest is None:
             return self._offsets(topic, group, dict(start.partitions), isolation)
-        if start.partitions:  # as each page's `next` has it: then the metadata need not be asked for each page
+        if start.partitions:  # the `next` of an earlier page: try cached metadata first
             try:
                 places = self._places(topic, start, wanted, NEW_PARTITIONS_SECONDS)
                 return self._offsets(topic, group, places, isolation)
-            except PartitionNotFound:  # by what was known, perhaps
+            except PartitionNotFound:  # the cached metadata may be old
                 pass
         return self._offsets(topic, group, self._places(topic, start, wanted, 0), isolation)
 
     def _places(
         self, topic: str, start: ReadStart, wanted: frozenset[int] | None, max_age: float
     ) -> dict[int, StartPlace]:
-        """Where to start in each partition, where `start` has a place for the rest."""
+        """Return the start place of each partition, for a `start` with `rest`."""
         places: dict[int, StartPlace] = {}
         if start.rest is not None:
             places = dict.fromkeys(self._topics.select(topic, wanted, max_age), start.rest)
@@ -89,19 +92,19 @@ class PositionResolver:
         return places
 
     def check_range(
-        self, topic: str, positions: Mapping[int, int], ends: Mapping[int, OffsetRange] | None = None
+        self, topic: str, positions: Mapping[int, int], ranges: Mapping[int, OffsetRange] | None = None
     ) -> None:
-        """Raise `OffsetOutOfRange` where a partition's log does not have its offset; its end counts as there."""
-        ends = ends or self._topics.ends(topic, list(positions))
-        missing = {p: ends[p] for p, offset in positions.items() if not ends[p].has(offset)}
+        """Raise `OffsetOutOfRange` if a log does not have its position. The end of the log is in range."""
+        ranges = ranges or self._topics.offset_ranges(topic, list(positions))
+        missing = {p: ranges[p] for p, offset in positions.items() if not ranges[p].contains(offset)}
         if missing:
             raise out_of_range(topic, positions, missing)
 
     def reset(self, topic: str, positions: Mapping[int, int], to: OffsetReset) -> dict[int, int]:
-        """The positions, those that the log does not have set to one of its ends."""
-        ends = self._topics.ends(topic, list(positions))
+        """Return the positions. Those that are out of range are replaced by an end of the log."""
+        ranges = self._topics.offset_ranges(topic, list(positions))
         return {
-            partition: offset if ends[partition].has(offset) else getattr(ends[partition], to)
+            partition: offset if ranges[partition].contains(offset) else getattr(ranges[partition], to)
             for partition, offset in positions.items()
         }
 
@@ -122,15 +125,67 @@ class PositionResolver:
 
     def _committed(self, topic: str, group: str, resets: Mapping[int, OffsetReset]) -> dict[int, int]:
         committed = self._groups.committed(group, topic, resets)
-        never = {partition: reset for partition, reset in resets.items() if partition not in committed}
-        return committed | (self._log.offsets(topic, never) if never else {})
+        without = {partition: reset for partition, reset in resets.items() if partition not in committed}
+        return committed | (self._log.offsets(topic, without) if without else {})
 
 
-def out_of_range(topic: str, positions: Mapping[int, int], ends: Mapping[int, OffsetRange]) -> OffsetOutOfRange:
-    """The error for the partitions in `ends` that do not have the offsets asked for."""
+def out_of_range(topic: str, positions: Mapping[int, int], ranges: Mapping[int, OffsetRange]) -> OffsetOutOfRange:
+    """Return the error for the partitions in `ranges`, whose logs do not have the positions."""
     listed = [
-        {"partition": partition, "offset": positions[partition], "earliest": there.earliest, "latest": there.latest}
-        for partition, there in sorted(ends.items())
+        {"partition": partition, "offset": positions[partition], "earliest": each.earliest, "latest": each.latest}
+        for partition, each in sorted(ranges.items())
     ]
-    said = "; ".join("partition {partition} has {earliest} to {latest}, not {offset}".format(**each) for each in listed)
-    return OffsetOutOfRange(f"Offset out of range in {topic}: {said}.", topic=topic, partitions=listed)
+    text = "; ".join("partition {partition} has {earliest} to {latest}, not {offset}".format(**each) for each in listed)
+    return OffsetOutOfRange(f"Offset out of range in {topic}: {text}.", topic=topic, partitions=listed)
+
+
+def find_offsets(
+    log: Log, places: Mapping[TopicPartition, OffsetAt], isolation: Isolation
+) -> dict[TopicPartition, int]:
+    """Return the offsets at an end of the log or at a timestamp, for partitions of any topics."""
+    by_topic: dict[str, dict[int, OffsetAt]] = {}
+    for place, at in places.items():
+        by_topic.setdefault(place.topic, {})[place.partition] = at
+    return {
+        TopicPartition(topic, partition): offset
+        for topic, wanted in by_topic.items()
+        for partition, offset in log.offsets(topic, wanted, isolation).items()
+    }
+
+
+def check_partitions(log: Log, partitions: Iterable[TopicPartition], *, missing_topics: bool = False) -> None:
+    """Raise `PartitionNotFound` for a partition that does not exist.
+
+    Raises `TopicNotFound` for a topic that does not exist, unless `missing_topics` allows that.
+    """
+    by_topic: dict[str, list[int]] = {}
+    for place in partitions:
+        by_topic.setdefault(place.topic, []).append(place.partition)
+    for topic, wanted in by_topic.items():
+        try:
+            existing = {each.partition for each in log.partitions(topic)}
+        except TopicNotFound:
+            if missing_topics:
+                continue
+            raise
+        for partition in wanted:
+            if partition not in existing:
+                raise PartitionNotFound(topic, partition, len(existing))
+
+
+def find_starts(
+    broker: Broker, group: str, settings: InstanceSettings, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Return where a consumer instance starts: at the group's committed offset, or at an end of the log."""
+    committed = broker.groups.committed_offsets(group, partitions)
+    starts = {place: at.offset for place, at in committed.items()}
+    without: dict[str, dict[TopicPartition, OffsetAt]] = {}
+    for place in partitions:
+        if place not in starts:
+            without.setdefault(place.topic, {})[place] = settings.reset
+    for places in without.values():
+        try:
+            starts.update(find_offsets(broker.log, places, settings.isolation))
+        except (TopicNotFound, PartitionNotFound):  # not created yet, or just deleted: it will start empty
+            starts.update(dict.fromkeys(places, 0))
+    return starts

@@ -1,4 +1,4 @@
-"""The ends of topics' logs: one reader a topic follows it there, for all streams that have come so far."""
+"""Followers: one thread reads the end of a topic for all streams that have caught up with it."""
 
 import logging
 import threading
@@ -10,30 +10,29 @@ from uuid import UUID
 
 from kafka_http.errors import KafkaHttpError
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.read.stream_events import StreamBatch, View
-from kafka_http.records import Isolation, PartitionOffsets, TopicPartition, size_of
+from kafka_http.read.stream_batch import StreamBatch, View
+from kafka_http.records import Isolation, PartitionOffsets, TopicPartition, payload_size
 from kafka_http.topics import NEW_PARTITIONS_SECONDS
 
 log = logging.getLogger(__name__)
 
 RING_BYTES = 4 << 20
-"""What is kept of a topic's end for streams whose clients are slow, as it is sent."""
-PATIENCE_SECONDS = 30.0
-"""How long what may pass is let pass before a stream ends of it."""
+"""The size of the batches that a follower keeps for slow clients, with their rendered forms."""
+RETRY_SECONDS = 30.0
+"""The maximum time to retry transient errors before a stream ends."""
 
-_BATCH = ReadLimits(records=500, size=256 << 10)
-_BATCH_BYTES = 1000
-"""About what a batch takes beside what is sent of it."""
-_RETRY_SECONDS = 0.5
+_LIMITS = ReadLimits(records=500, size=256 << 10)
+_BATCH_OVERHEAD_BYTES = 1000
+_RETRY_PAUSE_SECONDS = 0.5
 _LINGER_SECONDS = 5.0
 
 
 class FollowerTooSlow(Exception):
-    """What comes next is not kept any more: it is to be read from Kafka."""
+    """The follower no longer has the batch. The stream must read from Kafka."""
 
 
 class RetryPeriod:
-    """Lets pass, for a while, errors that may pass."""
+    """Allows retries of transient errors for `RETRY_SECONDS` after the last success. One thread uses it."""
 
     __slots__ = ("_since",)
 
@@ -41,54 +40,60 @@ class RetryPeriod:
         self._since: float | None = None
 
     def reset(self) -> None:
+        """Note a success."""
         self._since = None
 
-    def has_for(self, error: KafkaHttpError) -> bool:
+    def allows(self, error: KafkaHttpError) -> bool:
+        """Whether to retry after this error."""
         if self._since is None:
             self._since = time.monotonic()
-        return error.retry_after is not None and time.monotonic() - self._since < PATIENCE_SECONDS
+        return error.retry_after is not None and time.monotonic() - self._since < RETRY_SECONDS
 
 
 class FollowedBatch:
-    """What one read brought, of all partitions that are followed."""
+    """The result of one read of a follower, with all partitions that it follows."""
 
     def __init__(self, page: Page, before: PartitionOffsets) -> None:
         self.start = dict(before)
         self.next = self.start | {place.partition: offset for place, offset in page.next.items()}
         self.records = page.records
         self.size = 0
-        """What it takes in the ring, about."""
-        self._pieces: dict[frozenset[int], StreamBatch] = {}
+        """The approximate memory that the batch uses, in bytes."""
+        self._batches: dict[frozenset[int], StreamBatch] = {}
 
     def include(self, positions: PartitionOffsets) -> None:
-        """Partitions that are followed since it was read; it has nothing of them."""
+        """Add partitions that are followed since the read. The batch has no records of them."""
         self.start = {**positions, **self.start}
         self.next = {**positions, **self.next}
 
-    def piece(self, partitions: frozenset[int]) -> StreamBatch:
-        """What it has of these partitions."""
-        if partitions not in self._pieces:
-            of = [each for each in self.records if each.partition in partitions]
+    def for_partitions(self, partitions: frozenset[int]) -> StreamBatch:
+        """Return the part of the batch that belongs to these partitions."""
+        if partitions not in self._batches:
+            records = [each for each in self.records if each.partition in partitions]
             start, following = ({each: at[each] for each in partitions} for at in (self.start, self.next))
-            self._pieces[partitions] = StreamBatch(start, of, following)
-        return self._pieces[partitions]
+            self._batches[partitions] = StreamBatch(start, records, following)
+        return self._batches[partitions]
 
-    def weigh(self) -> None:
-        """Set `size`, once it is rendered."""
-        rendered = sum(each.rendered_size for each in self._pieces.values())
-        self.size = _BATCH_BYTES + size_of(self.records) + rendered
+    def measure(self) -> None:
+        """Set `size`, after the batch is rendered."""
+        rendered = sum(each.rendered_size for each in self._batches.values())
+        self.size = _BATCH_OVERHEAD_BYTES + payload_size(self.records) + rendered
 
 
 class TopicFollower:
-    """Follows the end of one topic's log in a thread of its own, and keeps the last of it. Any thread may call."""
+    """Follows the end of a topic's log in its own thread, and keeps the latest batches. Any thread may call.
 
-    def __init__(self, followed: "Followed", reader: PageReader, moved: Callable[[], None]) -> None:
-        """`moved` is called by its thread when there is more, or will never be."""
+    `TopicFollowers` creates it for the first stream that catches up. It ends some seconds after the last stream has
+    left, on a permanent error, or when the server stops.
+    """
+
+    def __init__(self, followed: "FollowedTopic", reader: PageReader, on_progress: Callable[[], None]) -> None:
+        """The follower's thread calls `on_progress` when there is a new batch, and at its end."""
         self._topic = followed.topic
         self._ids = {followed.topic: followed.topic_id}
         self._isolation = followed.isolation
         self._reader = reader
-        self._moved = moved
+        self._on_progress = on_progress
         self._changed = threading.Condition()
         self._positions: dict[int, int] = {}
         self._views: Counter[View] = Counter()
@@ -99,16 +104,18 @@ class TopicFollower:
         self._error: KafkaHttpError | None = None
         self._look_at = 0.0
         self.partition_count = 0
-        """How many the topic has, whether they are followed or not; 0 while that is not known."""
+        """The number of partitions of the topic, followed or not. It is 0 until it is known."""
         self.is_closed = False
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name=f"tail of {self._topic}", daemon=True).start()
+        """Start the thread."""
+        threading.Thread(target=self._run, name=f"follower of {self._topic}", daemon=True).start()
 
     def join(self, view: View, positions: PartitionOffsets) -> tuple[int, PartitionOffsets] | None:
-        """Follow from now on: the number of the batch to come next, and where it begins in these partitions.
+        """Follow with a view. Return the number of its first batch and the offsets where that batch starts.
 
-        One that nobody has followed is followed from the position given. None where this tail is closed: take another.
+        A partition that is not followed yet is followed from the given position. Returns None if the follower is
+        closed: use another one then.
         """
         with self._changed:
             if self.is_closed:
@@ -118,6 +125,7 @@ class TopicFollower:
             return self._end, {each: self._positions[each] for each in positions}
 
     def leave(self, view: View) -> None:
+        """Stop to follow with a view."""
         with self._changed:
             self._views[view] -= 1
             if not self._views[view]:
@@ -125,11 +133,12 @@ class TopicFollower:
             self._left_at = time.monotonic()
 
     def batch(self, number: int, wait: float) -> FollowedBatch | None:
-        """The batch of that number, waiting up to `wait` seconds for it.
+        """Return the batch of this number, or None. Wait up to `wait` seconds for it.
 
-        Raises `FollowerTooSlow`, and once all that was read has been had the error that has ended it.
+        Raises `FollowerTooSlow` if the batch is no longer kept, and after the last batch the error that ended the
+        follower.
         """
-        if number == self._end and not wait and not self.is_closed:  # as is asked of many streams again and again
+        if number == self._end and not wait and not self.is_closed:  # the common case with many streams: no lock
             return None
         with self._changed:
             if number == self._end and wait and not self.is_closed:
@@ -143,30 +152,32 @@ class TopicFollower:
             return None
 
     def wake(self) -> None:
-        """Let those who wait return."""
+        """Make waiting calls of `batch` return."""
         with self._changed:
             self._changed.notify_all()
 
-    def _run(self) -> None:
-        patience = RetryPeriod()
-        while not self._closes():
-            try:
-                self._look_for_partitions()
-                self._read()
-                patience.reset()
-            except KafkaHttpError as error:
-                if not patience.has_for(error):
-                    self._close(error)
-                self._reader.pause(_RETRY_SECONDS)
-            except Exception:
-                log.exception("The end of %s cannot be followed", self._topic)
-                self._close(KafkaHttpError("Unforeseen error; the server's log says more."))
+    # In the follower's thread
 
-    def _closes(self) -> bool:
-        """Close where nobody has followed for a while, or the server stops."""
+    def _run(self) -> None:
+        retries = RetryPeriod()
+        while not self._close_if_unused():
+            try:
+                self._find_partitions()
+                self._read()
+                retries.reset()
+            except KafkaHttpError as error:
+                if not retries.allows(error):
+                    self._close(error)
+                self._reader.pause(_RETRY_PAUSE_SECONDS)
+            except Exception:
+                log.exception("Following the end of %s failed", self._topic)
+                self._close(KafkaHttpError("Unexpected error. See the server's log for details."))
+
+    def _close_if_unused(self) -> bool:
+        """Close if no stream has followed for a while, or if the server stops."""
         with self._changed:
-            idle = not self._views and time.monotonic() - self._left_at > _LINGER_SECONDS
-            if (idle or self._reader.is_stopping) and not self.is_closed:
+            is_unused = not self._views and time.monotonic() - self._left_at > _LINGER_SECONDS
+            if (is_unused or self._reader.is_stopping) and not self.is_closed:
                 self._close(None)
             return self.is_closed
 
@@ -175,9 +186,9 @@ class TopicFollower:
             self._error = error
             self.is_closed = True
             self._changed.notify_all()
-        self._moved()
+        self._on_progress()
 
-    def _look_for_partitions(self) -> None:
+    def _find_partitions(self) -> None:
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + NEW_PARTITIONS_SECONDS
@@ -185,35 +196,35 @@ class TopicFollower:
         if count != self.partition_count:
             self.partition_count = count
             self.wake()
-            self._moved()
+            self._on_progress()
 
     def _read(self) -> None:
         with self._changed:
             before = dict(self._positions)
         places = {TopicPartition(self._topic, each): offset for each, offset in before.items()}
-        page = self._reader.read(places, _BATCH, wait=WAIT_SLICE, isolation=self._isolation, ids=self._ids)
+        page = self._reader.read(places, _LIMITS, wait=WAIT_SLICE, isolation=self._isolation, ids=self._ids)
         batch = FollowedBatch(page, before)
         if batch.next != batch.start:
             self._add(batch)
 
     def _add(self, batch: FollowedBatch) -> None:
-        """Render a batch for all who follow, then let them have it: who takes it need not wait for a format."""
-        ready: set[View] = set()
-        while not self._append(batch, ready):
+        """Render a batch for all views, then append it, so that streams do not wait for a format."""
+        rendered: set[View] = set()
+        while not self._append(batch, rendered):
             with self._changed:
-                views = set(self._views) - ready
+                views = set(self._views) - rendered
             for view in views:
-                batch.piece(view.partitions).prepare(view.render)
-            ready |= views
-        self._moved()
+                batch.for_partitions(view.partitions).prepare(view.render)
+            rendered |= views
+        self._on_progress()
 
-    def _append(self, batch: FollowedBatch, ready: set[View]) -> bool:
-        """False where somebody has come meanwhile for whom it is not rendered yet."""
+    def _append(self, batch: FollowedBatch, rendered: set[View]) -> bool:
+        """Append a batch. Return False if it is not rendered for a view that has just joined."""
         with self._changed:
             batch.include(self._positions)
-            if not self._views.keys() <= ready:
+            if not self._views.keys() <= rendered:
                 return False
-            batch.weigh()
+            batch.measure()
             self._positions = dict(batch.next)
             self._batches.append(batch)
             self._end += 1
@@ -224,8 +235,8 @@ class TopicFollower:
             return True
 
 
-class Followed(NamedTuple):
-    """What those have in common who share a tail: the topic, not a later one of its name, and the isolation."""
+class FollowedTopic(NamedTuple):
+    """What streams that share a follower have in common: the topic, its id and the isolation level."""
 
     topic: str
     topic_id: UUID | None
@@ -233,46 +244,46 @@ class Followed(NamedTuple):
 
 
 class TopicFollowers:
-    """The tails of this process, one for each topic and isolation that is followed. Any thread may call."""
+    """The followers of this process. The composition root creates it. Any thread may call."""
 
     def __init__(self, reader: PageReader) -> None:
         self._reader = reader
         self._lock = threading.Lock()
-        self._tails: dict[Followed, TopicFollower] = {}
+        self._followers: dict[FollowedTopic, TopicFollower] = {}
         self._watchers: set[Callable[[], None]] = set()
 
     def join(
-        self, followed: Followed, view: View, positions: PartitionOffsets
+        self, followed: FollowedTopic, view: View, positions: PartitionOffsets
     ) -> tuple[TopicFollower, int, PartitionOffsets]:
-        """Follow a topic's tail: which it is, the number of its next batch, and where that begins."""
+        """Follow a topic. Return the follower and the result of `TopicFollower.join`."""
         while True:
-            tail = self._tail(followed)
-            joined = tail.join(view, positions)
+            follower = self._follower(followed)
+            joined = follower.join(view, positions)
             if joined is not None:
-                return tail, *joined
+                return follower, *joined
 
-    def watch(self, moved: Callable[[], None]) -> None:
-        """Call this, by any thread, whenever some stream at its tail may have more to give. It must not block."""
-        self._watchers.add(moved)
+    def watch(self, on_progress: Callable[[], None]) -> None:
+        """Call a function when a stream may have a new batch. Any thread calls it. It must not block."""
+        self._watchers.add(on_progress)
 
     def wake(self) -> None:
-        """Let those who wait return, and those who watch look: the reader stops."""
+        """Make waiting streams return, because the reader stops."""
         with self._lock:
-            tails = list(self._tails.values())
-        for tail in tails:
-            tail.wake()
-        self._moved()
+            followers = list(self._followers.values())
+        for follower in followers:
+            follower.wake()
+        self._notify()
 
-    def _tail(self, followed: Followed) -> TopicFollower:
+    def _follower(self, followed: FollowedTopic) -> TopicFollower:
         with self._lock:
-            tail = self._tails.get(followed)
-            if tail is None or tail.is_closed:
-                for closed in [each for each, tail in self._tails.items() if tail.is_closed]:
-                    del self._tails[closed]
-                tail = self._tails[followed] = TopicFollower(followed, self._reader, self._moved)
-                tail.start()
-            return tail
+            follower = self._followers.get(followed)
+            if follower is None or follower.is_closed:
+                for closed in [key for key, each in self._followers.items() if each.is_closed]:
+                    del self._followers[closed]
+                follower = self._followers[followed] = TopicFollower(followed, self._reader, self._notify)
+                follower.start()
+            return follower
 
-    def _moved(self) -> None:
+    def _notify(self) -> None:
         for watcher in self._watchers:
             watcher()

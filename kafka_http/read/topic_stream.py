@@ -1,70 +1,135 @@
-"""One stream: it reads from Kafka until it is at the end, and follows there one tail with all others of its topic."""
+"""Streams: each reads from Kafka up to the end of the topic, and then shares the topic's follower with others."""
 
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from msgspec import Struct
 
-from kafka_http.errors import KafkaHttpError, OffsetOutOfRange
+from kafka_http.broker_protocols import Log
+from kafka_http.errors import KafkaHttpError, OffsetOutOfRange, TooManyStreams
 from kafka_http.read.page_reader import Page, PageReader, ReadLimits
-from kafka_http.read.stream_events import OffsetGap, RenderBatch, StreamBatch, View
-from kafka_http.read.stream_limits import StreamBudget, StreamLimits
+from kafka_http.read.stream_batch import OffsetGap, RenderBatch, StreamBatch, View
 from kafka_http.read.topic_follower import (
-    Followed,
     FollowedBatch,
+    FollowedTopic,
     FollowerTooSlow,
     RetryPeriod,
     TopicFollower,
     TopicFollowers,
 )
-from kafka_http.records import EARLIEST, Isolation, OffsetReset, PartitionOffsets, TopicPartition
+from kafka_http.records import (
+    EARLIEST,
+    LATEST,
+    Isolation,
+    OffsetReset,
+    PartitionOffsets,
+    Record,
+    TopicPartition,
+    count_within,
+    payload_size,
+)
 from kafka_http.topics import NEW_PARTITIONS_SECONDS
 
-_PAGE = ReadLimits(records=2000, size=1 << 20)
+_PAGE_LIMITS = ReadLimits(records=2000, size=1 << 20)
 _PAUSE_SECONDS = 0.2
 
 
-class StreamRequest(Struct, frozen=True):
-    """What a stream is to bring: the topic of this id, from these positions on.
+class StreamLimits(Struct, frozen=True):
+    """What ends a stream: a number of records, a size of keys and values in bytes, or the end of the log at its start.
 
-    `has_all`: partitions that the topic gets later are read as well, from their start. `reset` names the end of the log
-    where a partition goes on whose offset the log does not have. Without it a stream that `tells_gaps` goes on from the
-    earliest where retention has passed it, at its start only if it `is_resumed`; for others that is an error.
+    A stream may have one record of any size.
+    """
+
+    records: int | None = None
+    size: int | None = None
+    until_end: bool = False
+
+
+class StreamRequest(Struct, frozen=True):
+    """The topic that a stream reads, and from where.
+
+    topic_id: the id that the topic must have.
+    positions: the offset to read next of each partition.
+    has_all: whether partitions that the topic gets later are read as well, from their start.
+    reset: the end of the log to go to if a position is out of range.
+    reports_gaps: whether the client is told of offsets that retention has removed. Without `reset`, such a stream
+        continues at the earliest offset; other streams end with an error.
+    is_resumed: whether the client has read this stream before. If not, the first positions must be in range.
     """
 
     topic: str
     topic_id: UUID | None
     positions: PartitionOffsets
-    bounds: StreamLimits = StreamLimits()
+    limits: StreamLimits = StreamLimits()
     isolation: Isolation = "read_uncommitted"
     has_all: bool = False
     reset: OffsetReset | None = None
-    tells_gaps: bool = False
+    reports_gaps: bool = False
     is_resumed: bool = False
 
 
+class TopicStreams:
+    """Opens the streams of this process and limits their number. The composition root creates it.
+
+    Any thread may call.
+    """
+
+    def __init__(self, log: Log, reader: PageReader, followers: TopicFollowers, limit: int) -> None:
+        """`limit` is the maximum number of open streams."""
+        self.limit = limit
+        self._log = log
+        self._reader = reader
+        self._followers = followers
+        self._lock = threading.Lock()
+        self._open = 0
+
+    def open(self, request: StreamRequest, render: RenderBatch) -> "TopicStream":
+        """Open a stream and read once, to find errors in its positions. The caller must close it.
+
+        Raises `TooManyStreams` and the errors of `PageReader.read`.
+        """
+        with self._lock:
+            if self._open >= self.limit:
+                raise TooManyStreams(self.limit)
+            self._open += 1
+        stream = TopicStream(self._reader, self._followers, request, render, self._closed)
+        try:
+            latest = dict.fromkeys(request.positions, LATEST)
+            ends = self._log.offsets(request.topic, latest, request.isolation) if request.limits.until_end else None
+            stream.begin(ends)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _closed(self) -> None:
+        with self._lock:
+            self._open -= 1
+
+
 class TopicStream:
-    """One client's way through a topic. One thread at a time may call."""
+    """The stream of one client. `TopicStreams.open` creates it. One thread at a time may call it, until `close`."""
 
     __slots__ = (
         "_budget",
-        "_closed",
         "_ends",
         "_first",
+        "_follower",
+        "_followers",
         "_gaps",
-        "_in_step",
+        "_is_aligned",
         "_is_open",
         "_look_at",
         "_looked_for",
         "_may_skip",
         "_number",
-        "_patience",
+        "_on_close",
+        "_read_until",
         "_reader",
         "_request",
-        "_tail",
-        "_tails",
-        "_until",
+        "_retries",
         "_view",
         "is_ending",
         "position",
@@ -73,128 +138,141 @@ class TopicStream:
     def __init__(
         self,
         reader: PageReader,
-        tails: TopicFollowers,
+        followers: TopicFollowers,
         request: StreamRequest,
         render: RenderBatch,
-        closed: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
-        """`closed` is called once, by `close`."""
+        """`close` calls `on_close` once."""
         self.position: PartitionOffsets = dict(sorted(request.positions.items()))
-        """Where it is, by partition: behind all that `next` has given."""
+        """The offset after the last batch of `next`, by partition."""
         self.is_ending = False
-        """Whether there is nothing to wait for: what is left of it is here."""
+        """Whether the rest of the stream is in memory, so that `next` does not wait any more."""
         self._reader = reader
-        self._tails = tails
-        self._closed = closed
+        self._followers = followers
+        self._on_close = on_close
         self._request = request
         self._view = View(frozenset(request.positions), render)
-        self._budget = StreamBudget(request.bounds)
-        self._may_skip = request.tells_gaps and request.is_resumed
+        self._budget = _StreamBudget(request.limits)
+        self._may_skip = request.reports_gaps and request.is_resumed
         self._gaps: list[OffsetGap] = []
         self._look_at = time.monotonic() + NEW_PARTITIONS_SECONDS
         self._looked_for = 0
-        self._patience = RetryPeriod()
-        self._tail: TopicFollower | None = None
+        self._retries = RetryPeriod()
+        self._follower: TopicFollower | None = None
         self._number = 0
-        self._in_step = False
-        """Whether it is where the tail's next batch begins; else it is to come there, or had some of it already."""
-        self._until: PartitionOffsets | None = None
+        self._is_aligned = False
+        """Whether the position is the start of the follower's next batch. If not, some of that batch was read."""
+        self._read_until: PartitionOffsets | None = None
+        """Where to stop reading from Kafka: at the end of the stream, or at the start of the follower's batch."""
         self._ends = False
         self._first: StreamBatch | None = None
         self._is_open = True
 
     def begin(self, until: PartitionOffsets | None) -> None:
-        """Read for the first time, up to these offsets (None: on and on). To be called once, before all else. Raises
-        what `PageReader.read` does."""
-        self._until = until
+        """Read the first batch. Call this once, before all other methods.
+
+        `until` are the offsets where the stream ends; None for an endless stream. Raises the errors of
+        `PageReader.read`.
+        """
+        self._read_until = until
         self._ends = until is not None
         page = self._page(self.position)
-        self._first = self._piece(page)
+        self._first = self._batch_of(page)
         self._check_end(self._first)
-        self._may_skip = self._request.tells_gaps
+        self._may_skip = self._request.reports_gaps
 
     @property
     def is_over(self) -> bool:
-        """Whether all has been had."""
+        """Whether the stream has ended and `next` has returned everything."""
         return self.is_ending and self._first is None
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is over before it has given anything."""
+        """Whether the stream has ended without any records."""
         return self.is_ending and (self._first is None or not (self._first.records or self._first.gaps))
 
     @property
-    def is_at_tail(self) -> bool:
-        """Whether `next(0)` does not block: what comes is rendered already."""
-        return self._tail is not None and self._until is None and self._in_step and not self._misses_partitions
+    def is_following(self) -> bool:
+        """Whether the stream is at the follower, so that `next(0)` does not block: batches are rendered already."""
+        return (
+            self._follower is not None
+            and self._read_until is None
+            and self._is_aligned
+            and not self._has_unread_partitions
+        )
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the server is about to stop: nothing more comes, though it is not over."""
+        """Whether the server stops, so that `next` returns nothing more although the stream has not ended."""
         return self._reader.is_stopping
 
     def next(self, wait: float) -> bytes:
-        """What comes next, as it is to be sent; nothing after `wait` seconds, and where it has just come to the tail.
+        """Return the next batch in its rendered form.
 
-        Raises what ends it. Errors that may pass are borne for a while.
+        Returns nothing after `wait` seconds, and when the stream has just reached the follower. Transient errors are
+        retried for up to 30 s. Raises the error that ends the stream.
         """
         until = time.monotonic() + wait
         while not self.is_over and not self.is_stopping:
-            was_at_tail, left = self.is_at_tail, max(0.0, until - time.monotonic())
-            piece = self._take(left, at_tail=was_at_tail)
-            if piece is not None and (piece.records or piece.gaps):
-                return piece.rendered(self._view.render)
-            if time.monotonic() >= until or (self.is_at_tail and not was_at_tail):
+            was_following, left = self.is_following, max(0.0, until - time.monotonic())
+            batch = self._take(left, was_following=was_following)
+            if batch is not None and (batch.records or batch.gaps):
+                return batch.rendered(self._view.render)
+            if time.monotonic() >= until or (self.is_following and not was_following):
                 break
         return b""
 
     def close(self) -> None:
-        """Make room for another. Once is enough; it must be called."""
+        """Release the stream's resources. The caller must call this. A second call has no effect."""
         if self._is_open:
             self._is_open = False
-            self._leave_tail()
-            self._closed()
+            self._leave_follower()
+            self._on_close()
 
-    def _take(self, wait: float, *, at_tail: bool) -> StreamBatch | None:
-        """The next piece. `at_tail` it does not read from Kafka: what is news there waits for another call."""
-        piece: StreamBatch | None
+    def _take(self, wait: float, *, was_following: bool) -> StreamBatch | None:
+        """Return the next batch. A stream that was following does not read from Kafka: that could block."""
+        batch: StreamBatch | None
         if self._first is not None:
-            piece, self._first = self._first, None
-        elif self._tail is not None and self._until is None and (at_tail or not self._misses_partitions):
-            piece = self._from_tail(self._tail, wait)
+            batch, self._first = self._first, None
+        elif (
+            self._follower is not None
+            and self._read_until is None
+            and (was_following or not self._has_unread_partitions)
+        ):
+            batch = self._from_follower(self._follower, wait)
         else:
-            piece = self._from_log(wait)
-        if piece is not None:
-            self.position = piece.next
-        return piece
+            batch = self._from_log(wait)
+        if batch is not None:
+            self.position = batch.next
+        return batch
 
-    # from Kafka
+    # Reading from Kafka
 
     def _from_log(self, wait: float) -> StreamBatch | None:
         try:
-            self._look_for_partitions()
-            if self._tail is not None and self._until is None:  # there are none: it goes on at the tail
+            self._find_partitions()
+            if self._follower is not None and self._read_until is None:  # no new partitions: follow again
                 return None
-            until = self._until or {}
-            wanted = {each: at for each, at in self.position.items() if each not in until or at < until[each]}
-            page = self._page(wanted)
+            until = self._read_until or {}
+            page = self._page({each: at for each, at in self.position.items() if each not in until or at < until[each]})
         except KafkaHttpError as error:
-            if not self._patience.has_for(error):
+            if not self._retries.allows(error):
                 raise
             self._reader.pause(min(wait, _PAUSE_SECONDS))
             return None
-        self._patience.reset()
-        piece = self._piece(page)
-        self._check_end(piece)
-        if not page.records and self._until is None:
-            self.position = piece.next
-            self._join()
-        elif piece.next == self.position and not self.is_ending:
-            self._reader.pause(min(wait, _PAUSE_SECONDS))  # a log without what it had
-        return piece
+        self._retries.reset()
+        batch = self._batch_of(page)
+        self._check_end(batch)
+        if not page.records and self._read_until is None:
+            self.position = batch.next
+            self._join_follower()
+        elif batch.next == self.position and not self.is_ending:
+            self._reader.pause(min(wait, _PAUSE_SECONDS))  # the log does not have the offsets that it had
+        return batch
 
     def _page(self, partitions: Collection[int]) -> Page:
-        request, limits = self._request, self._budget.limits(_PAGE)
+        request, limits = self._request, self._budget.limits(_PAGE_LIMITS)
         ids = {request.topic: request.topic_id}
         while True:
             places = {TopicPartition(request.topic, each): self.position[each] for each in partitions}
@@ -204,104 +282,142 @@ class TopicStream:
                 self._skip(error)
 
     def _skip(self, error: OffsetOutOfRange) -> None:
-        """Go on where the log has something. Raises the error where that is not asked for."""
+        """Move the positions into the log. Raises the error if the request does not allow that."""
         moved = {}
         for each in error.fields["partitions"]:
             partition, at = each["partition"], self.position[each["partition"]]
-            is_passed = self._may_skip and at < each["earliest"]
-            if (end := self._request.reset or (EARLIEST if is_passed else None)) is None:
+            is_removed = self._may_skip and at < each["earliest"]
+            if (end := self._request.reset or (EARLIEST if is_removed else None)) is None:
                 raise error
             moved[partition] = to = each[end]
-            if self._request.tells_gaps and to > at:
+            if self._request.reports_gaps and to > at:
                 self._gaps.append(OffsetGap(partition, at, to))
         self.position = {**self.position, **moved}
 
-    def _piece(self, page: Page) -> StreamBatch:
-        """What a page brings before `until`, as far as the budget goes."""
+    def _batch_of(self, page: Page) -> StreamBatch:
+        """Return the part of a page before `_read_until`, as far as the limits allow."""
         following = {**self.position, **{place.partition: at for place, at in page.next.items()}}
         records = page.records
-        if self._until is not None:
-            until = self._until
+        if self._read_until is not None:
+            until = self._read_until
             records = [each for each in records if each.offset < until[each.partition]]
             following = {each: max(self.position[each], min(at, until[each])) for each, at in following.items()}
         gaps, self._gaps = self._gaps, []
-        return self._within_budget(StreamBatch(self.position, records, following, gaps))
+        return self._limited(StreamBatch(self.position, records, following, gaps))
 
-    def _check_end(self, piece: StreamBatch) -> None:
-        """See whether a piece has come to what this reads up to: its end, or the place where the tail goes on."""
-        if self._until is not None and all(piece.next[each] >= at for each, at in self._until.items()):
+    def _check_end(self, batch: StreamBatch) -> None:
+        """Check whether a batch reaches `_read_until`."""
+        if self._read_until is not None and all(batch.next[each] >= at for each, at in self._read_until.items()):
             self.is_ending |= self._ends
-            self._in_step = piece.next == self._until
-            self._until = None
+            self._is_aligned = batch.next == self._read_until
+            self._read_until = None
+
+    # New partitions
 
     @property
-    def _misses_partitions(self) -> bool:
-        """Whether its tail knows of partitions that it does not read yet, though it reads all."""
-        if self._tail is None or not self._reads_new or (count := self._tail.partition_count) <= len(self.position):
+    def _reads_new_partitions(self) -> bool:
+        return self._request.has_all and not self._ends
+
+    @property
+    def _has_unread_partitions(self) -> bool:
+        """Whether the follower knows of new partitions that the stream should read and does not."""
+        if self._follower is None or not self._reads_new_partitions:
+            return False
+        if (count := self._follower.partition_count) <= len(self.position):
             return False
         return count != self._looked_for or time.monotonic() >= self._look_at
 
-    @property
-    def _followed(self) -> Followed:
-        return Followed(self._request.topic, self._request.topic_id, self._request.isolation)
-
-    @property
-    def _reads_new(self) -> bool:
-        return self._request.has_all and not self._ends
-
-    def _look_for_partitions(self) -> None:
-        """Read new partitions from now on, if there are any."""
-        if not self._reads_new or (time.monotonic() < self._look_at and not self._misses_partitions):
+    def _find_partitions(self) -> None:
+        """Look for new partitions if it is time to, and read them from now on."""
+        if not self._reads_new_partitions or (time.monotonic() < self._look_at and not self._has_unread_partitions):
             return
-        looked_for = 0 if self._tail is None else self._tail.partition_count
+        looked_for = 0 if self._follower is None else self._follower.partition_count
         new = self._reader.starts_of_new(self._request.topic, self.position)
         self._look_at, self._looked_for = time.monotonic() + NEW_PARTITIONS_SECONDS, looked_for
         if new:
-            self._leave_tail()
-            self._until = None
+            self._leave_follower()
+            self._read_until = None
             self.position = dict(sorted({**self.position, **new}.items()))
             self._view = View(frozenset(self.position), self._view.render)
 
-    # from the tail
+    # Following
 
-    def _join(self) -> None:
-        self._tail, self._number, there = self._tails.join(self._followed, self._view, self.position)
-        self._in_step = there == self.position
-        if any(at > self.position[each] for each, at in there.items()):
-            self._until = there
+    def _join_follower(self) -> None:
+        followed = FollowedTopic(self._request.topic, self._request.topic_id, self._request.isolation)
+        self._follower, self._number, start = self._followers.join(followed, self._view, self.position)
+        self._is_aligned = start == self.position
+        if any(at > self.position[each] for each, at in start.items()):
+            self._read_until = start
 
-    def _from_tail(self, tail: TopicFollower, wait: float) -> StreamBatch | None:
+    def _from_follower(self, follower: TopicFollower, wait: float) -> StreamBatch | None:
         try:
-            batch = tail.batch(self._number, wait)
-        except (FollowerTooSlow, OffsetOutOfRange):  # what the log still has of it shows there
-            self._leave_tail()
+            batch = follower.batch(self._number, wait)
+        except (FollowerTooSlow, OffsetOutOfRange):  # read from Kafka what the log still has
+            self._leave_follower()
             return None
         if batch is None:
             return None
         self._number += 1
-        return self._within_budget(self._piece_of(batch))
+        return self._limited(self._aligned(batch))
 
-    def _piece_of(self, batch: FollowedBatch) -> StreamBatch:
-        """What a batch has for this stream: what all have, but where it had some of it from Kafka before."""
-        shared, position = batch.piece(self._view.partitions), self.position
+    def _aligned(self, followed: FollowedBatch) -> StreamBatch:
+        """Return the shared batch, or a part of it if the stream has read the beginning from Kafka."""
+        shared, position = followed.for_partitions(self._view.partitions), self.position
         if shared.start == position:
             return shared
         records = [each for each in shared.records if each.offset >= position[each.partition]]
         following = {each: max(at, position[each]) for each, at in shared.next.items()}
-        self._in_step = following == shared.next
+        self._is_aligned = following == shared.next
         return StreamBatch(position, records, following)
 
-    def _leave_tail(self) -> None:
-        if self._tail is not None:
-            self._tail.leave(self._view)
-            self._tail = None
+    def _leave_follower(self) -> None:
+        if self._follower is not None:
+            self._follower.leave(self._view)
+            self._follower = None
 
-    def _within_budget(self, piece: StreamBatch) -> StreamBatch:
-        count = self._budget.spend(piece.records)
+    def _limited(self, batch: StreamBatch) -> StreamBatch:
+        """Return the part of a batch that the stream's limits allow."""
+        count = self._budget.spend(batch.records)
         self.is_ending |= self._budget.is_spent
-        if count == len(piece.records):
-            return piece
-        records = piece.records[:count]
-        following = dict(piece.start)
+        if count == len(batch.records):
+            return batch
+        records = batch.records[:count]
+        following = dict(batch.start)
         following.update((each.partition, each.offset + 1) for each in records)
-        return StreamBatch(piece.start, records, following, piece.gaps)
+        return StreamBatch(batch.start, records, following, batch.gaps)
+
+
+class _StreamBudget:
+    """What is left of a stream's limits."""
+
+    __slots__ = ("_has_spent", "_records", "_size", "is_spent")
+
+    def __init__(self, limits: StreamLimits) -> None:
+        self._records = limits.records
+        self._size = limits.size
+        self._has_spent = False
+        self.is_spent = False
+
+    def limits(self, page: ReadLimits) -> ReadLimits:
+        """Return the limits of the next page, so that its partitions share evenly what is left."""
+        return ReadLimits(min(page.records, self._records or page.records), min(page.size, self._size or page.size))
+
+    def spend(self, records: Sequence[Record]) -> int:
+        """Return how many of the first records are within the limits, and count them."""
+        if self._records is None and self._size is None:
+            return len(records)
+        count = len(records)
+        if self._records is not None:
+            count = min(count, self._records)
+            self._records -= count
+            self.is_spent = self._records == 0
+        if self._size is not None and records:
+            count = self._spend_size(records[:count], self._size)
+        self._has_spent |= count > 0
+        return count
+
+    def _spend_size(self, records: Sequence[Record], left: int) -> int:
+        count = count_within(records, left) or int(not self._has_spent)
+        self._size = max(0, left - payload_size(records[:count]))
+        self.is_spent |= not self._size or count < len(records)
+        return count

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from kafka_http.config import ConfigError
 from kafka_http.errors import KafkaHttpError
-from kafka_http.topics import Matches, compile_pattern
+from kafka_http.topics import TopicPredicate, compile_pattern
 
 _REMEMBERED = 4096
 
@@ -31,7 +31,7 @@ class TopicFormats:
         self.of = lru_cache(_REMEMBERED)(find)
 
 
-def _matches(pattern: str) -> Matches:
+def _matches(pattern: str) -> TopicPredicate:
     try:
         return compile_pattern(pattern, "pattern")
     except KafkaHttpError as error:

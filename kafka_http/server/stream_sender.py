@@ -37,7 +37,7 @@ class StreamSource(Protocol):
     """Whether all has been had."""
 
     @property
-    def is_at_tail(self) -> bool:
+    def is_following(self) -> bool:
         """Whether `next(0)` does not block."""
 
     @property
@@ -213,9 +213,9 @@ class StreamSender:
         """Send what there is, as much as the client takes."""
         feed = client.feed
         while client.can_take:
-            if feed.is_at_tail:
+            if feed.is_following:
                 data = feed.next(0)
-                if not data and not feed.is_over and feed.is_at_tail:
+                if not data and not feed.is_over and feed.is_following:
                     return
                 self._send(client, data)
             else:

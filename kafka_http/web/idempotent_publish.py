@@ -47,19 +47,19 @@ class IdempotentPublish:
         try:
             return self._do(claimed, publish, body)
         except BaseException:
-            claimed.free()
+            claimed.release()
             raise
 
     def _do(self, attempt: KeyClaim, publish: PublishDialect, body: bytes) -> RenderedResponse:
         def settled(published: PublishResult) -> None:
-            attempt.later(partial(_settle, attempt, publish, published))
+            attempt.defer(partial(_settle, attempt, publish, published))
 
         try:
             done = self._publishing.do(publish, body, settled)
         except KafkaHttpError as error:
             done = publish.refusal(error)
         answer = _answer(publish, done)
-        if isinstance(done, RenderedResponse) or done.is_settled:
+        if isinstance(done, RenderedResponse) or done.is_complete:
             _conclude(attempt, answer, done)
         return answer
 
@@ -89,7 +89,7 @@ def fingerprint_of(request: Request, body: bytes) -> str:
 def _settle(attempt: KeyClaim, publish: PublishDialect, published: PublishResult) -> None:
     """Kafka has said its last word, after the client was answered with a 504. The key keeps an answer in any case."""
     answer = publish.answer(published)
-    is_known = _is_final(answer.status) and not _may_pass(published.outcomes)
+    is_known = _is_final(answer.status) and not _may_pass(published.results)
     if not is_known and answer.status != OutcomeUnknown.code:
         answer = publish.refusal(
             OutcomeUnknown("Kafka did not acknowledge the records in time: they may or may not have been written.")
@@ -99,17 +99,17 @@ def _settle(attempt: KeyClaim, publish: PublishDialect, published: PublishResult
 
 def _conclude(attempt: KeyClaim, answer: RenderedResponse, done: PublishResult | RenderedResponse) -> None:
     """Keep the answer, or free the key where certainly nothing was written, and another try may be luckier."""
-    outcomes = [] if isinstance(done, RenderedResponse) else done.outcomes
+    outcomes = [] if isinstance(done, RenderedResponse) else done.results
     is_unknown = answer.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in outcomes)
     if is_unknown or (_is_final(answer.status) and not _may_pass(outcomes)):
         _keep(attempt, answer)
     else:
-        attempt.free()
+        attempt.release()
 
 
 def _keep(attempt: KeyClaim, answer: RenderedResponse) -> None:
     headers = {**answer.headers, "Content-Type": answer.content_type}
-    attempt.keep(StoredResponse(answer.status, headers, answer.body))
+    attempt.complete(StoredResponse(answer.status, headers, answer.body))
 
 
 def _is_final(status: int) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from kafka_http.consumers.instance_service import InstanceService
-from kafka_http.records import Definition
+from kafka_http.records import InstanceDefinition
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
 
@@ -27,7 +27,7 @@ class InstanceRoutes:
         return json_response({"instances": [_shown(each) for each in self._instances.list_instances()]})
 
 
-def _shown(instance: Definition) -> dict[str, Any]:
+def _shown(instance: InstanceDefinition) -> dict[str, Any]:
     shown: dict[str, Any] = {"group": instance.group, "name": instance.name, "format": instance.settings.format}
     if instance.pattern is not None:
         shown["pattern"] = instance.pattern

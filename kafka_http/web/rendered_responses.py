@@ -10,7 +10,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TopicNotFound, status_of
 from kafka_http.logs import request_id
-from kafka_http.tasks import NewTask, Task, task_object
+from kafka_http.tasks import NewTask, Task, task_to_dict
 from kafka_http.web.negotiation import JSON, V2, v2_answer_type
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -54,7 +54,7 @@ def v2_answer(
 def accepted_answer(task: NewTask, root: str, content_type: str) -> RenderedResponse:
     """The answer that a task is safe, and where to ask about it."""
     headers = {"Location": f"{root}/tasks/{task.id}", "Preference-Applied": "respond-async"}
-    shown = task_object(Task(task.id, task.topic, "pending", task.created))
+    shown = task_to_dict(Task(task.id, task.topic, "pending", task.created))
     return RenderedResponse(202, headers, content_type, json_text({"task": shown}))
 
 

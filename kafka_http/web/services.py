@@ -10,7 +10,7 @@ from kafka_http.publish.upload_session import UploadPublisher
 from kafka_http.read.page_reader import PageReader
 from kafka_http.read.start_positions import PositionResolver
 from kafka_http.read.topic_follower import TopicFollowers
-from kafka_http.read.topic_streams import TopicStreams
+from kafka_http.read.topic_stream import TopicStreams
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.topics import Topics
@@ -34,11 +34,11 @@ class Services:
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = UploadPublisher(broker.producer, self.formats)
         self.reader = PageReader(broker.log)
-        self.tails = TopicFollowers(self.reader)
-        self.streams = TopicStreams(broker.log, self.reader, self.tails, max_streams)
+        self.followers = TopicFollowers(self.reader)
+        self.streams = TopicStreams(broker.log, self.reader, self.followers, max_streams)
 
     def stop(self) -> None:
         """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
-        self.tails.wake()
+        self.followers.wake()
         self.uploader.stop()

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response, request
 
 from kafka_http.errors import TaskNotFound
-from kafka_http.publish.task_store import Tasks
-from kafka_http.tasks import STATUSES, Task, created_of, task_object
+from kafka_http.tasks import TASK_STATUSES, Task, Tasks, creation_time, task_to_dict
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
 from kafka_http.web.wait_limiter import WaitLimiter
@@ -39,10 +38,10 @@ class TaskRoutes:
     def list(self) -> Response:
         """GET /tasks: tasks by the time of their acceptance, a page at a time."""
         query = QueryParameters(request.args, ("status", "topic", "limit", "after"))
-        status = query.choice("status", STATUSES, "pending") if query.text("status") is not None else None
+        status = query.choice("status", TASK_STATUSES, "pending") if query.text("status") is not None else None
         limit = query.integer("limit", 100, 1, MAX_TASKS)
         tasks = self._tasks.list_tasks(status, query.text("topic"), limit, query.text("after"))
-        return json_response({"tasks": [task_object(each) for each in tasks]})
+        return json_response({"tasks": [task_to_dict(each) for each in tasks]})
 
     def find(self, task_id: str) -> Response:
         """GET /tasks/<id>: a task, perhaps once it has ended."""
@@ -58,10 +57,10 @@ class TaskRoutes:
     def _response(self, task_id: str, task: Task | None) -> Response:
         if task is None:
             raise self._not_found(task_id)
-        return json_response({"task": task_object(task)})
+        return json_response({"task": task_to_dict(task)})
 
     def _not_found(self, task_id: str) -> TaskNotFound:
-        created = created_of(task_id)
+        created = creation_time(task_id)
         now = datetime.now(UTC).timestamp()
         if created is None or created > now + self._retention:
             return TaskNotFound("There is no such task, and no task has such an id.")

@@ -1,4 +1,4 @@
-"""A fake and a real Kafka, to be told the same things."""
+"""Fixtures: the fake Kafka and a real one for the same tests."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +20,7 @@ TopicFactory = Callable[..., str]
 
 
 class Cluster(Protocol):
-    """What a test does to a cluster behind the broker interface's back."""
+    """What tests do to a cluster, beside the calls of `Broker`."""
 
     @property
     def broker(self) -> Broker: ...
@@ -28,19 +28,19 @@ class Cluster(Protocol):
     def topic(
         self, partitions: int = 1, *, limit: int | None = None, compacted: bool = False, append_time: bool = False
     ) -> str:
-        """A new topic's name. `limit` is its max.message.bytes."""
+        """Create a topic and return its name. `limit` is its max.message.bytes."""
 
     def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
-        """A consumer of the group that subscribes to the topic."""
+        """Run a consumer of the group that subscribes to the topic."""
 
     def silent(self) -> AbstractContextManager[None]:
-        """Meanwhile it answers nothing; what it was sent it answers after that."""
+        """Make the cluster respond to nothing during the context. It responds to all requests afterwards."""
 
     def another(self) -> Broker:
-        """The same cluster, as another process has it."""
+        """Return a `Broker` for the same cluster, like that of another process."""
 
     def unreachable(self) -> Broker:
-        """A cluster of which no broker answers."""
+        """Return a `Broker` for a cluster that cannot be reached."""
 
 
 class FakeCluster:

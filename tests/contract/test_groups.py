@@ -1,4 +1,4 @@
-"""Committed offsets: the same on the fake and on Kafka."""
+"""Committed offsets: the same tests for the fake and for Kafka."""
 
 import time
 from uuid import uuid4
@@ -17,11 +17,11 @@ def group() -> str:
     return f"group-{uuid4().hex[:12]}"
 
 
-def test_a_group_that_never_committed(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_committed_of_a_new_group_is_empty(cluster: Cluster, broker: Broker, group: str) -> None:
     assert broker.groups.committed(group, cluster.topic(), [0]) == {}
 
 
-def test_committed_offsets_stay(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_commit_keeps_offsets_of_other_partitions(cluster: Cluster, broker: Broker, group: str) -> None:
     topic = cluster.topic(partitions=3)
     broker.groups.commit(group, topic, {0: 5, 2: 0})
     assert broker.groups.committed(group, topic, [0, 1, 2]) == {0: 5, 2: 0}
@@ -30,7 +30,7 @@ def test_committed_offsets_stay(cluster: Cluster, broker: Broker, group: str) ->
     assert broker.groups.committed(group, topic, [0, 2]) == {0: 3, 2: 0}
 
 
-def test_groups_and_topics_are_apart(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_commit_does_not_affect_other_groups_and_topics(cluster: Cluster, broker: Broker, group: str) -> None:
     one, other = cluster.topic(), cluster.topic()
     broker.groups.commit(group, one, {0: 1})
     broker.groups.commit(group, other, {0: 2})
@@ -40,7 +40,7 @@ def test_groups_and_topics_are_apart(cluster: Cluster, broker: Broker, group: st
     assert broker.groups.committed(group + "-b", one, [0]) == {0: 3}
 
 
-def test_offsets_of_several_topics_with_metadata(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_commit_offsets_of_several_topics_with_metadata(cluster: Cluster, broker: Broker, group: str) -> None:
     one, other = TopicPartition(cluster.topic(partitions=2), 1), TopicPartition(cluster.topic(), 0)
     offsets = {one: CommittedOffset(5, "half way, é"), other: CommittedOffset(0)}
     broker.groups.commit_offsets(group, offsets)
@@ -51,13 +51,13 @@ def test_offsets_of_several_topics_with_metadata(cluster: Cluster, broker: Broke
 
 
 @pytest.mark.parametrize("name", ["a b/c?", "é" * 100, "x" * 249])
-def test_any_name_of_a_group(cluster: Cluster, broker: Broker, name: str) -> None:
+def test_commit_for_unusual_group_names(cluster: Cluster, broker: Broker, name: str) -> None:
     topic = cluster.topic()
     broker.groups.commit(name, topic, {0: 1})
     assert broker.groups.committed(name, topic, [0]) == {0: 1}
 
 
-def test_forgetting(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_forget_removes_the_offsets_of_a_topic(cluster: Cluster, broker: Broker, group: str) -> None:
     topic, other = cluster.topic(partitions=2), cluster.topic()
     broker.groups.commit(group, topic, {0: 1, 1: 1})
     broker.groups.commit(group, other, {0: 1})
@@ -68,12 +68,12 @@ def test_forgetting(cluster: Cluster, broker: Broker, group: str) -> None:
     broker.groups.forget("never-" + group, topic)
 
 
-def test_a_topic_that_is_not_there(broker: Broker, group: str) -> None:
+def test_commit_to_missing_topic_raises_topic_not_found(broker: Broker, group: str) -> None:
     with pytest.raises(TopicNotFound):
         broker.groups.commit(group, "nobody-made-this", {0: 1})
 
 
-def test_live_members_are_named(cluster: Cluster, broker: Broker, group: str) -> None:
+def test_commit_with_live_members_raises_group_has_members(cluster: Cluster, broker: Broker, group: str) -> None:
     topic = cluster.topic()
     broker.groups.commit(group, topic, {0: 7})
     with cluster.member(group, topic, "reader-7"):
@@ -89,11 +89,11 @@ def test_live_members_are_named(cluster: Cluster, broker: Broker, group: str) ->
     assert broker.groups.committed(group, topic, [0]) == {0: 1}
 
 
-def test_a_group_without_members(broker: Broker, group: str) -> None:
+def test_members_of_a_new_group_are_empty(broker: Broker, group: str) -> None:
     assert broker.groups.members(group) == []
 
 
-def test_no_broker(cluster: Cluster, group: str) -> None:
+def test_groups_without_a_broker_raise_broker_unavailable(cluster: Cluster, group: str) -> None:
     broker = cluster.unreachable()
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable):

@@ -1,4 +1,4 @@
-"""Reading: the same on the fake and on Kafka."""
+"""Reading: the same tests for the fake and for Kafka."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ MANY = {"max_records": 1000, "max_bytes": 1 << 20}
 
 
 def filled(cluster: Cluster, counts: list[int]) -> str:
-    """A topic with so many records in each partition; their values are their offsets."""
+    """Create a topic with these numbers of records. The value of a record is its offset."""
     topic = cluster.topic(partitions=len(counts))
     for partition, count in enumerate(counts):
         records = [NewRecord(b"%d" % each, partition=partition) for each in range(count)]
@@ -31,7 +31,7 @@ def offsets_in(fetched: FetchedOfTopic) -> dict[int, list[int]]:
     return {partition: [each.offset for each in records] for partition, records in fetched.records.items()}
 
 
-def test_topics_are_sorted_and_internal_ones_left_out(cluster: Cluster, broker: Broker) -> None:
+def test_topics_are_sorted_without_internal_topics(cluster: Cluster, broker: Broker) -> None:
     names = sorted(cluster.topic() for _ in range(3))
     broker.groups.commit("some-group", names[0], {0: 0})  # Kafka then has a topic of its own
     topics = broker.log.topics()
@@ -40,19 +40,19 @@ def test_topics_are_sorted_and_internal_ones_left_out(cluster: Cluster, broker: 
     assert not any(each.startswith("__") for each in topics)
 
 
-def test_partitions(cluster: Cluster, broker: Broker) -> None:
+def test_partitions_have_leaders_and_replicas(cluster: Cluster, broker: Broker) -> None:
     partitions = broker.log.partitions(cluster.topic(partitions=3))
     assert [each.partition for each in partitions] == [0, 1, 2]
     assert all(each.leader is not None and each.leader in each.replicas for each in partitions)
 
 
-def test_offsets_of_the_ends(cluster: Cluster, broker: Broker) -> None:
+def test_offsets_earliest_and_latest(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [3, 0, 1])
     assert broker.log.offsets(topic, {0: "earliest", 1: "earliest", 2: "earliest"}) == {0: 0, 1: 0, 2: 0}
     assert broker.log.offsets(topic, {0: "latest", 1: "latest", 2: "latest"}) == {0: 3, 1: 0, 2: 1}
 
 
-def test_offsets_at_a_time(cluster: Cluster, broker: Broker) -> None:
+def test_offsets_at_a_timestamp(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     begin = int(time.time() * 1000) - 60_000
     broker.producer.produce(topic, [NewRecord(b"a", timestamp=begin + 1000 * each) for each in range(3)], 10)
@@ -60,18 +60,18 @@ def test_offsets_at_a_time(cluster: Cluster, broker: Broker) -> None:
         assert broker.log.offsets(topic, {0: at}) == {0: offset}
 
 
-def test_last_records_of_each_partition_begin_where_so_many_are_left(cluster: Cluster, broker: Broker) -> None:
+def test_last_returns_where_the_last_records_begin(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 0, 2])
     assert broker.log.last(topic, {0: 3, 1: 3, 2: 3}) == {0: 2, 1: 0, 2: 0}
     assert broker.log.last(topic, {0: 0, 2: 1}) == {0: 5, 2: 1}
     assert broker.log.last(topic, {0: 1 << 60}, "read_committed") == {0: 0}
 
 
-def test_trailing_ends_are_those_of_partitions_without_records_behind(cluster: Cluster, broker: Broker) -> None:
+def test_caught_up_ends_leaves_out_partitions_with_more_records(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 0, 2])
     positions = {TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.trailing_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.trailing_ends({TopicPartition(topic, 0): 6}) == {}
+    assert broker.log.caught_up_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
+    assert broker.log.caught_up_ends({TopicPartition(topic, 0): 6}) == {}
 
 
 def test_topic_ids_leave_out_topics_that_do_not_exist(cluster: Cluster, broker: Broker) -> None:
@@ -90,7 +90,7 @@ def test_fetch_by_another_topic_id_raises_topic_recreated(cluster: Cluster, brok
         fetch(broker, topic, {0: 0}, **MANY, ids={topic: uuid4()})
 
 
-def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_starts_at_the_position(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5])
     fetched = fetch(broker, topic, {0: 3}, **MANY)
     assert offsets_in(fetched) == {0: [3, 4]}
@@ -98,7 +98,7 @@ def test_a_position_beyond_the_first_record(cluster: Cluster, broker: Broker) ->
     assert (fetched.next, fetched.ended, fetched.out_of_range) == ({0: 5}, frozenset({0}), {})
 
 
-def test_at_most_so_many_records_shared_evenly(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_shares_max_records_evenly(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 2, 9])
     fetched = fetch(broker, topic, {0: 1, 1: 0, 2: 2}, max_records=5, max_bytes=1 << 20)
     assert offsets_in(fetched) == {0: [1, 2], 1: [0, 1], 2: [2]}
@@ -106,7 +106,7 @@ def test_at_most_so_many_records_shared_evenly(cluster: Cluster, broker: Broker)
     assert {each.partition for each in fetched.records[1]} == {1}
 
 
-def test_what_a_partition_leaves_is_for_those_behind_it(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_gives_unused_records_to_later_partitions(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1, 0, 9])
     fetched = fetch(broker, topic, {0: 0, 1: 0, 2: 0}, max_records=6, max_bytes=1 << 20)
     assert offsets_in(fetched) == {0: [0], 1: [], 2: [0, 1, 2, 3, 4]}
@@ -115,7 +115,7 @@ def test_what_a_partition_leaves_is_for_those_behind_it(cluster: Cluster, broker
 @pytest.mark.parametrize(
     ("max_bytes", "offsets"), [(59, {0: [0, 1], 1: [0, 1, 2]}), (20, {0: [0], 1: [0]}), (9, {0: [0], 1: []})]
 )
-def test_at_most_so_many_bytes(
+def test_fetch_returns_at_most_max_bytes(
     cluster: Cluster, broker: Broker, max_bytes: int, offsets: Mapping[int, list[int]]
 ) -> None:
     topic = cluster.topic(partitions=2)
@@ -127,14 +127,14 @@ def test_at_most_so_many_bytes(
     assert fetched.next == {each: len(offsets[each]) for each in (0, 1)}
 
 
-def test_the_end_of_the_log_is_a_position(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_at_the_end_of_the_log_is_empty(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [2, 0])
     fetched = fetch(broker, topic, {0: 2, 1: 0}, **MANY)
     assert offsets_in(fetched) == {0: [], 1: []}
     assert (fetched.next, fetched.ended) == ({0: 2, 1: 0}, frozenset({0, 1}))
 
 
-def test_positions_that_the_log_does_not_have(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_reports_positions_out_of_range(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [2, 3, 0])
     fetched = fetch(broker, topic, {0: 3, 1: 1, 2: 1}, **MANY)
     assert fetched.out_of_range == {0: (0, 2), 2: (0, 0)}
@@ -142,14 +142,14 @@ def test_positions_that_the_log_does_not_have(cluster: Cluster, broker: Broker) 
     assert (fetched.next, fetched.ended) == ({1: 3}, frozenset({1}))
 
 
-def test_at_least_one_record_whatever_the_bytes(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_returns_one_record_of_any_size(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     broker.producer.produce(topic, [NewRecord(b"x" * 50_000)], 10)
     fetched = fetch(broker, topic, {0: 0}, max_records=10, max_bytes=1)
     assert offsets_in(fetched) == {0: [0]}
 
 
-def test_the_log_is_read_whole_however_small_the_pages(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_in_small_pages_reads_the_whole_log(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic(partitions=2)
     for batch in range(6):
         records = [NewRecord(b"x" * 100, partition=each) for each in (0, 1, 1)]
@@ -166,7 +166,7 @@ def test_the_log_is_read_whole_however_small_the_pages(cluster: Cluster, broker:
     assert read == {0: list(range(3)), 1: list(range(12))}
 
 
-def test_waiting_ends_when_something_comes(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_wait_ends_when_a_record_arrives(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1, 1])
     produced_at: list[float] = []
 
@@ -183,7 +183,7 @@ def test_waiting_ends_when_something_comes(cluster: Cluster, broker: Broker) -> 
     assert came_at - produced_at[0] < 3
 
 
-def test_waiting_ends_when_its_time_is_over(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_wait_ends_after_its_time(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1])
     began = time.monotonic()
     fetched = fetch(broker, topic, {0: 1}, **MANY, wait=0.3)
@@ -191,7 +191,7 @@ def test_waiting_ends_when_its_time_is_over(cluster: Cluster, broker: Broker) ->
     assert offsets_in(fetched) == {0: []}
 
 
-def test_no_waiting_where_there_is_something(cluster: Cluster, broker: Broker) -> None:
+def test_fetch_does_not_wait_if_there_are_records(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [1, 1])
     began = time.monotonic()
     assert offsets_in(fetch(broker, topic, {0: 0, 1: 1}, **MANY, wait=20)) == {0: [0], 1: []}
@@ -203,7 +203,7 @@ LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
     "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
     "last": lambda broker, topic, partition: broker.log.last(topic, {partition: 1}),
-    "trailing_ends": lambda broker, topic, partition: broker.log.trailing_ends({TopicPartition(topic, partition): 0}),
+    "caught_up_ends": lambda broker, topic, partition: broker.log.caught_up_ends({TopicPartition(topic, partition): 0}),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
     "topic_id": lambda broker, topic, partition: broker.log.topic_id(topic),
     "configs": lambda broker, topic, partition: broker.log.configs(topic),
@@ -211,14 +211,14 @@ LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_topic_that_is_not_there(broker: Broker, look: str) -> None:
+def test_missing_topic_raises_topic_not_found(broker: Broker, look: str) -> None:
     with pytest.raises(TopicNotFound):
         LOOKS[look](broker, "nobody-made-this", 0)
     assert "nobody-made-this" not in broker.log.topics()
 
 
-@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "trailing_ends"])
-def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, look: str) -> None:
+@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "caught_up_ends"])
+def test_missing_partition_raises_partition_not_found(cluster: Cluster, broker: Broker, look: str) -> None:
     topic = cluster.topic(partitions=2)
     with pytest.raises(PartitionNotFound) as raised:
         LOOKS[look](broker, topic, 2)
@@ -226,13 +226,13 @@ def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, look: s
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_name_that_no_topic_can_have(broker: Broker, look: str) -> None:
+def test_invalid_topic_name_raises_invalid_request(broker: Broker, look: str) -> None:
     with pytest.raises(InvalidRequest):
         LOOKS[look](broker, "with space", 0)
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_no_broker(cluster: Cluster, look: str) -> None:
+def test_log_without_a_broker_raises_broker_unavailable(cluster: Cluster, look: str) -> None:
     broker = cluster.unreachable()
     began = time.monotonic()
     for _ in range(20):
@@ -244,23 +244,23 @@ def test_no_broker(cluster: Cluster, look: str) -> None:
     broker.close(1)
 
 
-def test_a_broker_answers(broker: Broker) -> None:
+def test_alive_returns_if_a_broker_answers(broker: Broker) -> None:
     broker.log.alive()
 
 
-def test_a_topics_settings(cluster: Cluster, broker: Broker) -> None:
+def test_configs_of_a_topic(cluster: Cluster, broker: Broker) -> None:
     configs = broker.log.configs(cluster.topic(limit=2000, compacted=True))
     assert configs.items() >= {"max.message.bytes": "2000", "cleanup.policy": "compact"}.items()
 
 
-def test_the_brokers(cluster: Cluster, broker: Broker) -> None:
+def test_brokers_are_listed(cluster: Cluster, broker: Broker) -> None:
     (info,) = broker.log.partitions(cluster.topic())
     assert broker.log.brokers() == [info.leader]
     with pytest.raises(BrokerUnavailable):
         cluster.unreachable().log.brokers()
 
 
-def test_a_cluster_has_an_id_that_stays(cluster: Cluster, broker: Broker) -> None:
+def test_cluster_id_does_not_change(cluster: Cluster, broker: Broker) -> None:
     cluster_id = broker.log.cluster_id()
     assert cluster_id
     assert broker.log.cluster_id() == cluster_id

@@ -1,4 +1,4 @@
-"""Members of consumer groups: the same on the fake and on Kafka."""
+"""Members of consumer groups: the same tests for the fake and for Kafka."""
 
 import threading
 import time
@@ -14,13 +14,16 @@ from tests.contract.conftest import Cluster
 
 
 class Listener:
-    """Keeps what it is told. Before its partitions go it has `owed` committed, unless it `keeps` them."""
+    """Records the callbacks of a membership.
+
+    It releases revoked partitions with the offsets `uncommitted`, unless it `keeps` them.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.assignments: list[Assignment] = []
         self.has_some = False
-        self.owed: Commits = {}
+        self.uncommitted: Commits = {}
         self.keeps = False
         self.error: KafkaHttpError | None = None
         self.is_fenced = False
@@ -32,7 +35,7 @@ class Listener:
     def revoking(self, release: ReleaseCallback) -> None:
         self._now(False)
         if not self.keeps:
-            release(self.owed)
+            release(self.uncommitted)
 
     def lost(self) -> None:
         self._now(False)
@@ -64,7 +67,7 @@ class Listener:
 
 
 class Group:
-    """A group of its own, and its members."""
+    """A new group and its members."""
 
     def __init__(self, broker: Broker) -> None:
         self.name = f"group-{uuid4().hex[:12]}"
@@ -97,7 +100,7 @@ def all_of(topic: str, count: int) -> set[TopicPartition]:
     return {TopicPartition(topic, each) for each in range(count)}
 
 
-def test_a_member_alone_has_all_partitions(cluster: Cluster, broker: Broker, group: Group) -> None:
+def test_single_member_has_all_partitions(cluster: Cluster, broker: Broker, group: Group) -> None:
     one, other = cluster.topic(partitions=3), cluster.topic()
     member, listener = group.join("a", one, other)
     listener.wait(lambda: listener.partitions == all_of(one, 3) | all_of(other, 1))
@@ -109,7 +112,7 @@ def test_a_member_alone_has_all_partitions(cluster: Cluster, broker: Broker, gro
     assert broker.groups.members(group.name) == []
 
 
-def test_members_share_and_the_next_generation_follows(cluster: Cluster, group: Group) -> None:
+def test_second_member_shares_partitions_in_the_next_generation(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic(partitions=4)
     _, first = group.join("a", topic)
     first.wait(lambda: first.partitions == all_of(topic, 4))
@@ -123,17 +126,17 @@ def test_members_share_and_the_next_generation_follows(cluster: Cluster, group: 
     first.wait(lambda: first.partitions == all_of(topic, 4))
 
 
-def test_what_is_owed_is_committed_before_another_member_has_the_partitions(cluster: Cluster, group: Group) -> None:
+def test_released_offsets_are_committed_before_partitions_are_reassigned(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic(partitions=2)
     _, first = group.join("a", topic)
     first.wait(lambda: first.partitions)
-    first.owed = {each: CommittedOffset(5) for each in all_of(topic, 2)}
+    first.uncommitted = {each: CommittedOffset(5) for each in all_of(topic, 2)}
     _, second = group.join("b", topic)
     second.wait(lambda: second.partitions)
     assert group.committed(topic, 2) == {0: CommittedOffset(5), 1: CommittedOffset(5)}
 
 
-def test_a_member_that_keeps_its_partitions_is_not_waited_for_long(cluster: Cluster, group: Group) -> None:
+def test_member_that_does_not_release_delays_the_rebalance_only_briefly(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic(partitions=2)
     _, first = group.join("a", topic)
     first.wait(lambda: first.partitions)
@@ -143,7 +146,7 @@ def test_a_member_that_keeps_its_partitions_is_not_waited_for_long(cluster: Clus
     assert group.committed(topic, 2) == {}
 
 
-def test_another_subscription(cluster: Cluster, group: Group) -> None:
+def test_subscribe_replaces_the_topics(cluster: Cluster, group: Group) -> None:
     one, other = cluster.topic(partitions=2), cluster.topic()
     member, listener = group.join("a", one)
     listener.wait(lambda: listener.partitions == all_of(one, 2))
@@ -153,7 +156,7 @@ def test_another_subscription(cluster: Cluster, group: Group) -> None:
     listener.wait(lambda: listener.partitions == all_of(one, 2) | all_of(other, 1))
 
 
-def test_coming_back_under_the_same_id(cluster: Cluster, group: Group) -> None:
+def test_rejoin_with_the_same_member_id_keeps_the_assignment(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic(partitions=2)
     _, witness = group.join("b", topic)
     member, before = group.join("a", topic)
@@ -169,7 +172,7 @@ def test_coming_back_under_the_same_id(cluster: Cluster, group: Group) -> None:
     assert witness.has_some
 
 
-def test_another_process_takes_over(cluster: Cluster, group: Group) -> None:
+def test_join_from_another_process_fences_the_first(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic()
     member, before = group.join("a", topic)
     before.wait(lambda: before.partitions)
@@ -182,7 +185,7 @@ def test_another_process_takes_over(cluster: Cluster, group: Group) -> None:
     assert after.has_some
 
 
-def test_nobody_commits_without_an_assignment(cluster: Cluster, group: Group) -> None:
+def test_commit_without_an_assignment_raises_retriable_broker_error(cluster: Cluster, group: Group) -> None:
     topic = cluster.topic()
     member, listener = group.join("a", topic)
     listener.wait(lambda: listener.partitions)
@@ -191,7 +194,7 @@ def test_nobody_commits_without_an_assignment(cluster: Cluster, group: Group) ->
         member.commit({TopicPartition(topic, 0): CommittedOffset(1)}, 5)
 
 
-def test_no_broker(cluster: Cluster) -> None:
+def test_join_without_a_broker_reports_a_failure(cluster: Cluster) -> None:
     broker = cluster.unreachable()
     listener = Listener()
     member = broker.memberships.join("g", "a", ["t"], listener.ears)

@@ -1,4 +1,4 @@
-"""Writing: the same on the fake and on Kafka."""
+"""Publishing: the same tests for the fake and for Kafka."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
 
 
 class Started:
-    """A producer that is never waited for: `produce` starts, and hears when it is done."""
+    """A producer whose `produce` calls `start` and waits for `on_done`."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
@@ -44,17 +44,17 @@ class Started:
         with suppress(KafkaHttpError):
             self._producer.produce(topic, [], timeout)  # it has to know the topic
         done = Event()
-        publication = self._producer.start(topic, records, timeout, done.set)
-        if publication is None:
+        pending = self._producer.start(topic, records, timeout, done.set)
+        if pending is None:
             return self._producer.produce(topic, records, timeout)
         self._producer.send()
         assert done.wait(timeout)
-        return publication.outcomes()
+        return pending.results()
 
 
 @pytest.fixture(params=["waiting", "started"])
 def producer(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Producer]:
-    """Both ways of calling it."""
+    """A producer that is called with `produce` or with `start`."""
     if request.param == "waiting":
         yield cluster.broker.producer
         return
@@ -62,26 +62,26 @@ def producer(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Produ
 
 
 def stored(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
-    """All records of a partition."""
+    """Return all records of a partition."""
     fetched = fetch(broker, topic, {partition: 0}, max_records=10_000, max_bytes=1 << 20)
     return list(fetched.records[partition])
 
 
-def delivered(outcomes: list[RecordResult]) -> list[tuple[int, int]]:
-    """The places of records that were all written."""
-    places = [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)]
-    assert len(places) == len(outcomes), outcomes
+def delivered(results: list[RecordResult]) -> list[tuple[int, int]]:
+    """Return partition and offset of records that were all written."""
+    places = [(each.partition, each.offset) for each in results if isinstance(each, RecordMetadata)]
+    assert len(places) == len(results), results
     return places
 
 
-def test_deliveries_are_in_the_order_of_the_request(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_results_are_in_the_order_of_the_records(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic()
     assert delivered(producer.produce(topic, [NewRecord(b"a"), NewRecord(b"b")], 10)) == [(0, 0), (0, 1)]
     assert delivered(producer.produce(topic, [NewRecord(b"c")], 10)) == [(0, 2)]
     assert [each.value for each in stored(broker, topic)] == [b"a", b"b", b"c"]
 
 
-def test_records_are_kept_byte_for_byte(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_records_are_stored_byte_for_byte(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic()
     at = int(time.time() * 1000) - 60_000
     headers: list[tuple[str, bytes | None]] = [("é", b"\xff\x00"), ("twice", None), ("twice", b""), ("", b"x")]
@@ -99,25 +99,25 @@ def test_records_are_kept_byte_for_byte(cluster: Cluster, broker: Broker, produc
     assert read[0].timestamp == at
 
 
-def test_a_timestamp_that_is_not_given_is_now(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_missing_timestamp_is_the_current_time(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic()
     before = int(time.time() * 1000)
-    (outcome,) = producer.produce(topic, [NewRecord(b"a")], 10)
-    assert isinstance(outcome, RecordMetadata)
-    assert before <= outcome.timestamp <= int(time.time() * 1000)
-    assert stored(broker, topic)[0].timestamp == outcome.timestamp
+    (result,) = producer.produce(topic, [NewRecord(b"a")], 10)
+    assert isinstance(result, RecordMetadata)
+    assert before <= result.timestamp <= int(time.time() * 1000)
+    assert stored(broker, topic)[0].timestamp == result.timestamp
 
 
-def test_the_brokers_timestamp_where_the_topic_says_so(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_log_append_time_is_the_brokers_time(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic(append_time=True)
     before = int(time.time() * 1000)
-    (outcome,) = producer.produce(topic, [NewRecord(b"a", timestamp=5)], 10)
-    assert isinstance(outcome, RecordMetadata)
-    assert outcome.timestamp >= before
-    assert stored(broker, topic)[0].timestamp == outcome.timestamp
+    (result,) = producer.produce(topic, [NewRecord(b"a", timestamp=5)], 10)
+    assert isinstance(result, RecordMetadata)
+    assert result.timestamp >= before
+    assert stored(broker, topic)[0].timestamp == result.timestamp
 
 
-def test_keyless_records_of_a_request_go_to_one_partition(cluster: Cluster, producer: Producer) -> None:
+def test_records_without_keys_go_to_one_partition_for_each_request(cluster: Cluster, producer: Producer) -> None:
     topic = cluster.topic(partitions=5)
     used: set[int] = set()
 
@@ -130,22 +130,20 @@ def test_keyless_records_of_a_request_go_to_one_partition(cluster: Cluster, prod
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 7])
-def test_keyed_records_go_where_javas_partitioner_puts_them(
-    cluster: Cluster, partitions: int, producer: Producer
-) -> None:
+def test_keyed_records_use_javas_default_partitioner(cluster: Cluster, partitions: int, producer: Producer) -> None:
     topic = cluster.topic(partitions)
-    outcomes = producer.produce(topic, [NewRecord(b"v", key=each) for each in JAVA_MURMUR2], 10)
+    results = producer.produce(topic, [NewRecord(b"v", key=each) for each in JAVA_MURMUR2], 10)
     expected = [(each & 0x7FFFFFFF) % partitions for each in JAVA_MURMUR2.values()]
-    assert [partition for partition, _ in delivered(outcomes)] == expected
+    assert [partition for partition, _ in delivered(results)] == expected
 
 
-def test_a_partition_that_is_named(cluster: Cluster, producer: Producer) -> None:
+def test_named_partition_is_used(cluster: Cluster, producer: Producer) -> None:
     topic = cluster.topic(partitions=3)
-    outcomes = producer.produce(topic, [NewRecord(b"a", key=b"k", partition=each) for each in (2, 0, 1)], 10)
-    assert [partition for partition, _ in delivered(outcomes)] == [2, 0, 1]
+    results = producer.produce(topic, [NewRecord(b"a", key=b"k", partition=each) for each in (2, 0, 1)], 10)
+    assert [partition for partition, _ in delivered(results)] == [2, 0, 1]
 
 
-def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_missing_partition_raises_partition_not_found(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic(partitions=2)
     with pytest.raises(PartitionNotFound) as raised:
         producer.produce(topic, [NewRecord(b"a", partition=0), NewRecord(b"b", partition=2)], 10)
@@ -153,19 +151,19 @@ def test_a_partition_that_is_not_there(cluster: Cluster, broker: Broker, produce
     assert stored(broker, topic) == []
 
 
-def test_a_topic_that_is_not_there(broker: Broker, producer: Producer) -> None:
+def test_missing_topic_raises_topic_not_found(broker: Broker, producer: Producer) -> None:
     with pytest.raises(TopicNotFound):
         producer.produce("nobody-made-this", [NewRecord(b"a")], 10)
     assert "nobody-made-this" not in broker.log.topics()
 
 
 @pytest.mark.parametrize("name", ["with space", "ä", "..", "x" * 250])
-def test_a_name_that_no_topic_can_have(name: str, producer: Producer) -> None:
+def test_invalid_topic_name_raises_invalid_request(name: str, producer: Producer) -> None:
     with pytest.raises(InvalidRequest):
         producer.produce(name, [NewRecord(b"a")], 10)
 
 
-def test_one_too_large_record_fails_alone(cluster: Cluster, producer: Producer) -> None:
+def test_too_large_record_fails_alone(cluster: Cluster, producer: Producer) -> None:
     topic = cluster.topic(limit=2000)
     records = [NewRecord(b"small"), NewRecord(b"x" * 3000), NewRecord(b"small too")]
     first, second, third = producer.produce(topic, records, 10)
@@ -175,7 +173,7 @@ def test_one_too_large_record_fails_alone(cluster: Cluster, producer: Producer) 
     assert delivered(producer.produce(topic, [NewRecord(b"next")], 10)) == [(0, 2)]
 
 
-def test_many_small_records_that_are_too_large_together(cluster: Cluster, broker: Broker, producer: Producer) -> None:
+def test_many_records_larger_than_a_batch_are_written(cluster: Cluster, broker: Broker, producer: Producer) -> None:
     topic = cluster.topic(limit=2000)
     values = [b"%d " % each + b"x" * 200 for each in range(50)]
     places = delivered(producer.produce(topic, [NewRecord(each) for each in values], 10))
@@ -183,7 +181,7 @@ def test_many_small_records_that_are_too_large_together(cluster: Cluster, broker
     assert [each.value for each in stored(broker, topic)] == values
 
 
-def test_a_record_that_kafka_refuses_fails_alone(cluster: Cluster, producer: Producer) -> None:
+def test_record_that_kafka_rejects_fails_alone(cluster: Cluster, producer: Producer) -> None:
     topic = cluster.topic(compacted=True)
     records = [NewRecord(b"a", key=b"k"), NewRecord(b"b"), NewRecord(None, key=b"k")]
     first, second, third = producer.produce(topic, records, 10)
@@ -192,33 +190,33 @@ def test_a_record_that_kafka_refuses_fails_alone(cluster: Cluster, producer: Pro
     assert delivered(producer.produce(topic, [NewRecord(b"c", key=b"k")], 10)) == [(0, 2)]
 
 
-def test_a_request_is_started_where_nothing_is_to_be_waited_for(cluster: Cluster, broker: Broker) -> None:
+def test_start_returns_a_pending_publish_for_a_known_topic(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     delivered(broker.producer.produce(topic, [NewRecord(b"first")], 10))
     done = Event()
-    publication = broker.producer.start(topic, [NewRecord(b"second")], 10, done.set)
-    assert publication is not None
+    pending = broker.producer.start(topic, [NewRecord(b"second")], 10, done.set)
+    assert pending is not None
     broker.producer.send()
     assert done.wait(10)
-    assert delivered(publication.outcomes()) == [(0, 1)]
+    assert delivered(pending.results()) == [(0, 1)]
 
 
-def test_requests_that_were_started_are_sent_together(cluster: Cluster, broker: Broker) -> None:
+def test_send_sends_all_started_requests(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic(partitions=2)
     delivered(broker.producer.produce(topic, [NewRecord(b"0", partition=each) for each in (0, 1)], 10))
     broker.producer.send()  # with nothing to send
     done = [Event() for _ in range(20)]
-    publications = [
+    pendings = [
         broker.producer.start(topic, [NewRecord(str(number).encode(), partition=number % 2)], 10, each.set)
         for number, each in enumerate(done)
     ]
     broker.producer.send()
     assert all(each.wait(10) for each in done)
-    outcomes = [outcome for each in publications if each is not None for outcome in each.outcomes()]
-    assert delivered(outcomes) == [(number % 2, 1 + number // 2) for number in range(20)]
+    results = [result for each in pendings if each is not None for result in each.results()]
+    assert delivered(results) == [(number % 2, 1 + number // 2) for number in range(20)]
 
 
-def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker: Broker) -> None:
+def test_start_returns_none_for_a_request_that_would_fail(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     delivered(broker.producer.produce(topic, [NewRecord(b"first")], 10))
     records = [NewRecord(b"good"), NewRecord(b"nowhere", partition=1)]
@@ -227,26 +225,26 @@ def test_a_request_that_would_fail_whole_is_not_started(cluster: Cluster, broker
     assert [each.value for each in stored(broker, topic)] == [b"first"]
 
 
-def test_an_answer_that_comes_when_the_request_is_over(cluster: Cluster, broker: Broker) -> None:
+def test_late_results_are_passed_to_on_results(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic(partitions=2)
     delivered(broker.producer.produce(topic, [NewRecord(b"first", partition=0)], 10, lambda _: None))
     heard: list[list[RecordResult]] = []
-    settled = Event()
+    completed = Event()
 
-    def hear(outcomes: list[RecordResult]) -> None:
-        heard.append(outcomes)
-        settled.set()
+    def on_results(results: list[RecordResult]) -> None:
+        heard.append(results)
+        completed.set()
 
     records = [NewRecord(b"a", partition=1), NewRecord(b"b", partition=0), NewRecord(b"c", partition=1)]
     with cluster.silent():
-        outcomes = broker.producer.produce(topic, records, 0.3, hear)
-        assert [type(each) for each in outcomes] == [OutcomePending] * 3
+        results = broker.producer.produce(topic, records, 0.3, on_results)
+        assert [type(each) for each in results] == [OutcomePending] * 3
         assert not heard
-    assert settled.wait(10)
+    assert completed.wait(10)
     assert [delivered(each) for each in heard] == [[(1, 0), (0, 1), (1, 1)]]
 
 
-def test_who_is_answered_in_time_hears_nothing_later(cluster: Cluster, broker: Broker) -> None:
+def test_on_results_is_not_called_for_final_results(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     heard: list[list[RecordResult]] = []
     for _ in range(5):
@@ -256,7 +254,7 @@ def test_who_is_answered_in_time_hears_nothing_later(cluster: Cluster, broker: B
     assert not heard
 
 
-def test_no_broker(cluster: Cluster) -> None:
+def test_produce_without_a_broker_raises_broker_unavailable(cluster: Cluster) -> None:
     broker = cluster.unreachable()
     began = time.monotonic()
     for _ in range(20):

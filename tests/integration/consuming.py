@@ -1,4 +1,4 @@
-"""A holder of consumer instances without HTTP. As a program, a process to be killed."""
+"""A process that holds consumer instances, without HTTP. The module itself runs as such a process."""
 
 import sys
 import time
@@ -9,14 +9,14 @@ from typing import Any
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.consumers.instance_registry import InstanceRegistry
-from kafka_http.consumers.instance_store import InstanceStore, MemoryInstanceStore
+from kafka_http.consumers.instance_service import InstanceStore, MemoryInstanceStore
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.read.page_reader import PageReader, ReadLimits
-from kafka_http.records import InstanceSettings, RecordPlace, TopicPartition
+from kafka_http.records import InstanceSettings, offsets_of, record_places
 
 
 class Holder:
-    """Consumer instances on a Kafka cluster, stored in `directory` if it is given."""
+    """The instances of a process. With a `directory`, they are stored there."""
 
     def __init__(self, bootstrap_servers: str, directory: Path | None = None, **settings: Any) -> None:
         self.broker = KafkaBroker(Config(bootstrap_servers=tuple(bootstrap_servers.split(",")), **settings))
@@ -38,20 +38,21 @@ class Holder:
         self.instances.subscribe(group, name, topics, pattern)
 
     def read(self, group: str, name: str, limit: int = 10_000, timeout: float = 10) -> list[bytes | None]:
-        """The values of one page, like a GET that waits only for the assignment."""
-        loan = self.instances.borrow(group, name, timeout)
-        positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
+        """Read a page and return its values. Wait for the assignment only."""
+        lease = self.instances.acquire_lease(group, name, timeout)
         try:
-            page = self._reader.read(positions, ReadLimits(limit, 1 << 20), reset=loan.settings.reset)
+            page = self._reader.read(
+                offsets_of(lease.positions), ReadLimits(limit, 1 << 20), reset=lease.settings.reset
+            )
         except BaseException:
-            self.instances.drop(loan)
+            self.instances.release_lease(lease)
             raise
-        behind = [RecordPlace(*each, at + 1) for each, at in page.last.items()]
-        self.instances.give_back(loan, [RecordPlace(*each, at) for each, at in page.next.items()], behind)
+        delivered = record_places({each: at + 1 for each, at in page.last.items()})
+        self.instances.release_lease(lease, record_places(page.next), delivered)
         return [each.value for each in page.records]
 
     def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:
-        """Read pages until there are at least `count` values or `seconds` have passed."""
+        """Read pages until there are `count` values."""
         values: list[bytes | None] = []
         until = time.monotonic() + seconds
         while len(values) < count and time.monotonic() < until:
@@ -60,7 +61,7 @@ class Holder:
 
 
 def main(bootstrap_servers: str, directory: str, group: str, topic: str, count: str) -> None:
-    """Hold an instance that has read up to `count` records, and wait to be killed."""
+    """Create an instance, read `count` records with it, and wait to be killed."""
     holder = Holder(bootstrap_servers, Path(directory))
     holder.create(group, "killed", [topic], auto_commit=False)
     print(len(holder.read(group, "killed", int(count))), flush=True)

@@ -20,7 +20,7 @@ from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.node.store.tables import write_meta
-from kafka_http.records import Definition, InstanceSettings
+from kafka_http.records import InstanceDefinition, InstanceSettings
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import Process, frozen
@@ -257,7 +257,7 @@ def test_stored_instances_of_another_cluster_return_503(
     with closing(open_database(made(tmp_path / "node"))) as database:
         store = StoredInstances(database)
         store.claim_cluster("another-cluster")
-        store.create(Definition("g", "i", "i-1", InstanceSettings()))
+        store.create(InstanceDefinition("g", "i", "i-1", InstanceSettings()))
     service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / "node")
     answer = ConsumerInstance(url_of(service), "g", "i").get()
     assert answer.status_code == 503

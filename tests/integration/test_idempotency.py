@@ -1,4 +1,4 @@
-"""Idempotency-Key before a real Kafka: many workers, and what dies, stops or is full meanwhile."""
+"""Idempotency keys with a real Kafka and many workers, while processes are killed and disks are full."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def publish(service: Service, topic: str, key: str, value: object = 1, query: st
 
 
 def publish_first(service: Service, topic: str, session: requests.Session) -> None:
-    """With a key, so that the worker has its connection for such publishes before Kafka stops answering."""
+    """Publish with a key, so that the worker has a connection before Kafka stops responding."""
     headers = {"Idempotency-Key": uuid4().hex}
     assert session.put(f"{service.url}/messages/{topic}", "first", headers=headers, timeout=10).ok
 
@@ -52,7 +52,7 @@ def written(kafka: EmbeddedKafka, topic: str, partitions: int = 1) -> list[str]:
 
 
 def replay(service: Service, topic: str, key: str, status: int = 200, seconds: float = 10) -> requests.Response:
-    """The answer to a repeat, once the first is under way no longer."""
+    """Return the response to a repeated request, after the first one has ended."""
     answers: list[requests.Response] = []
 
     def ask() -> bool:
@@ -69,7 +69,7 @@ def replay(service: Service, topic: str, key: str, status: int = 200, seconds: f
 def under_way(
     service: Service, topic: str, key: str, client: requests.Session | None = None, store_url: str = ""
 ) -> Iterator["Future[requests.Response]"]:
-    """A request with this key, which Kafka, frozen, does not answer."""
+    """Start a request with this key, which Kafka does not answer because it is frozen."""
     put = requests.put if client is None else client.put
     pool = ThreadPoolExecutor(1)
     headers = {"Idempotency-Key": key}
@@ -81,10 +81,10 @@ def under_way(
     yield request
 
 
-def test_of_many_repeats_each_key_writes_one_message(
+def test_repeated_requests_write_one_message_for_each_key(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """A thousand keys, each three times, by both dialects, from many threads to four workers."""
+    """A thousand keys are used three times each, in both APIs, from many threads to four workers."""
     service = start_service(kafka.bootstrap_servers, workers=4)
     name = topic(partitions=3)
     keys = [str(uuid4()) for _ in range(1000)]
@@ -118,7 +118,7 @@ def test_of_many_repeats_each_key_writes_one_message(
     assert sorted(written(kafka, name, 3), key=int) == [str(number) for number in range(1000)]
 
 
-def test_after_a_504_the_key_waits_for_kafka(
+def test_key_after_a_504_replays_the_late_result(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -160,7 +160,7 @@ def test_key_in_an_outage_longer_than_the_timeout_is_written_once(
 
 
 class Repeaters:
-    """Clients that each repeat a request with its key until it is answered with 200, then take the next key."""
+    """Clients that repeat a request with its key until the status is 200, then use the next key."""
 
     def __init__(self, service: Service, topic: str) -> None:
         self.done: list[str] = []
@@ -202,7 +202,7 @@ LONG = (pytest.mark.slow, pytest.mark.timeout(240))
 def test_repeated_keys_in_an_outage_longer_than_the_timeout_are_written_once(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, seconds: float, timeout: float, is_killed: bool
 ) -> None:
-    """The key was free as the 504 went out, though Kafka had the batch in its socket, and wrote it when it went on."""
+    """The key was released with the 504, although Kafka had the batch in its socket and wrote it later."""
     create_topics(fresh_kafka.bootstrap_servers, {"t": 3})
     service = start_service(fresh_kafka.bootstrap_servers, timeout=timeout)
     with Repeaters(service, "t") as repeaters:
@@ -225,7 +225,7 @@ def test_repeated_keys_in_an_outage_longer_than_the_timeout_are_written_once(
     assert set(stored) == set(repeaters.done)
 
 
-def test_a_stop_waits_for_the_answer_to_be_kept(
+def test_stop_waits_until_the_response_is_stored(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1)
@@ -242,7 +242,7 @@ def test_a_stop_waits_for_the_answer_to_be_kept(
     assert written(kafka, name) == ["1", "first"]
 
 
-def test_the_key_of_a_worker_that_dies_is_free(
+def test_key_of_a_killed_worker_can_be_claimed(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -264,9 +264,7 @@ def test_the_key_of_a_worker_that_dies_is_free(
     assert set(written(kafka, name)) == {"first", "kept", "1"}
 
 
-def test_a_daemon_that_dies_forgets_nothing(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
-) -> None:
+def test_killed_daemon_loses_no_keys(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1, timeout=30)
     name = topic()
     assert publish(service, name, "kept", "kept").ok
@@ -286,7 +284,7 @@ def test_a_daemon_that_dies_forgets_nothing(
 
 @contextmanager
 def full_disk(process: int, data_dir: Path) -> Iterator[None]:
-    """No file of this process grows any more."""
+    """Prevent all files of a process from growing."""
     unlimited = resource.prlimit(process, resource.RLIMIT_FSIZE)
     smallest = min(each.stat().st_size for each in data_dir.glob("store.sqlite*"))
     resource.prlimit(process, resource.RLIMIT_FSIZE, (min(smallest, 4096), unlimited[1]))
@@ -296,14 +294,16 @@ def full_disk(process: int, data_dir: Path) -> Iterator[None]:
         resource.prlimit(process, resource.RLIMIT_FSIZE, unlimited)
 
 
-def test_a_full_disk(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
+def test_keys_on_a_full_disk_return_503(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
     service = start_service(kafka.bootstrap_servers)
     name = topic()
     assert publish(service, name, "kept", "kept").ok
     with full_disk(service.daemon, service.data_dir):
         refused = publish(service, name, "k")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        assert "Nothing was written: the server's state store" in refused.json()["error"]["message"]
+        assert "does not respond. Nothing was written." in refused.json()["error"]["message"]
         assert str(service.data_dir) not in refused.text
         assert service.put(f"/messages/{name}", "without").status_code == 200
     assert not is_replay(replay(service, name, "k"))
@@ -311,7 +311,7 @@ def test_a_full_disk(kafka: EmbeddedKafka, topic: TopicFactory, start_service: S
     assert written(kafka, name) == ["1", "kept", "without"]
 
 
-def test_an_answer_that_the_disk_has_no_room_for(
+def test_response_that_does_not_fit_on_the_disk_is_stored_later(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -327,7 +327,7 @@ def test_an_answer_that_the_disk_has_no_room_for(
     assert written(kafka, name) == ["1", "first"]
 
 
-def test_a_store_that_is_away(
+def test_key_while_the_store_is_unreachable_returns_503(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, fresh_postgresql: PostgreSQL
 ) -> None:
     service = start_service(kafka.bootstrap_servers, store_url=fresh_postgresql.database("keys"))
@@ -336,7 +336,7 @@ def test_a_store_that_is_away(
     fresh_postgresql.stop()
     refused = publish(service, name, "k")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-    assert "Nothing was written: the server's state store" in refused.json()["error"]["message"]
+    assert "does not respond. Nothing was written." in refused.json()["error"]["message"]
     assert service.put(f"/messages/{name}", "without").status_code == 200
     fresh_postgresql.start()
     wait_for(lambda: publish(service, name, "k").status_code == 200)
@@ -344,7 +344,7 @@ def test_a_store_that_is_away(
     assert written(kafka, name) == ["1", "kept", "without"]
 
 
-def test_nodes_that_share_a_store(
+def test_nodes_with_a_shared_store_share_keys(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:
     url = postgresql.database(f"keys_{uuid4().hex}")
@@ -360,7 +360,7 @@ def test_nodes_that_share_a_store(
 
 
 @pytest.mark.slow
-def test_of_nodes_that_share_a_store_one_dies(
+def test_keys_of_a_killed_node_can_be_claimed(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:
     url = postgresql.database(f"keys_{uuid4().hex}")

@@ -1,4 +1,4 @@
-"""Publishing later, with real processes: what was accepted reaches Kafka, whoever dies."""
+"""The outbox with real processes: accepted messages reach Kafka, whichever process is killed."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def made_topic(kafka: EmbeddedKafka, partitions: int) -> str:
 
 
 class Clients:
-    """Each sends numbers under a key of its own, one after the other, and remembers which were accepted."""
+    """Threads that each publish increasing numbers with their own key, and record which were accepted."""
 
     def __init__(self, service: Service, topic: str, total: int) -> None:
         self.accepted: dict[int, list[int]] = {client: [] for client in range(CLIENTS)}
@@ -65,7 +65,7 @@ class Clients:
         return sum(map(len, self.accepted.values()))
 
     def stop(self) -> None:
-        """Send no more, though fewer were accepted than there should be."""
+        """Stop to send."""
         self._total = 0
 
     def _run(self, client: int) -> None:
@@ -94,7 +94,7 @@ class Clients:
 
 
 def consumed(kafka: EmbeddedKafka, topic: str, partitions: int = 3) -> dict[str, list[int]]:
-    """The numbers of each key, as another client reads them."""
+    """Return the numbers of each key, read with another client."""
     found: dict[str, list[int]] = {}
     for each in read_topic(kafka.bootstrap_servers, topic, partitions):
         found.setdefault(each.key.decode(), []).append(int(each.value))
@@ -108,7 +108,7 @@ def pending(service: Service) -> list[Any]:
 @pytest.mark.parametrize(
     ("total", "kills"), [(600, 1), pytest.param(10_000, 3, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
-def test_what_was_accepted_outlives_everything(
+def test_accepted_tasks_survive_kills_of_all_processes(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, total: int, kills: int
 ) -> None:
     topic = made_topic(fresh_kafka, 3)
@@ -134,7 +134,7 @@ def test_what_was_accepted_outlives_everything(
     assert twice == 0  # nothing was killed while Kafka was there
 
 
-def test_killed_while_it_publishes_it_loses_nothing(
+def test_kill_while_publishing_loses_no_task(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     name = topic(3)
@@ -152,7 +152,9 @@ def test_killed_while_it_publishes_it_loses_nothing(
         assert firsts == sorted(firsts)
 
 
-def test_nothing_comes_twice_where_nothing_dies(service: Service, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+def test_tasks_are_published_once_if_no_process_dies(
+    service: Service, kafka: EmbeddedKafka, topic: TopicFactory
+) -> None:
     name = topic(3)
     with Clients(service, name, 500) as clients:
         pass
@@ -162,11 +164,13 @@ def test_nothing_comes_twice_where_nothing_dies(service: Service, kafka: Embedde
 
 
 @pytest.mark.parametrize("partitions", [3, 1])
-def test_outbox_after_topic_was_deleted_and_created_again_goes_on(
+def test_outbox_continues_after_topic_was_recreated(
     kafka: EmbeddedKafka, start_service: ServiceFactory, partitions: int
 ) -> None:
-    """kafka-python never asked again for a topic that it had forgotten: what waited for it waited for 120 s. The same
-    where the new topic has fewer partitions than the records that wait were meant for."""
+    """kafka-python never refreshed the metadata of a dropped topic, so its records waited for 120 s.
+
+    The same happened if the new topic had fewer partitions than the waiting records needed.
+    """
     name = made_topic(kafka, 3)
     service = start_service(kafka.bootstrap_servers)
     made_by = closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers))
@@ -182,7 +186,7 @@ def test_outbox_after_topic_was_deleted_and_created_again_goes_on(
     assert service.get("/tasks?status=failed&limit=1").json()["tasks"] == []
 
 
-def test_the_task_says_where_the_message_is(service: Service, topic: TopicFactory) -> None:
+def test_delivered_task_has_partition_and_offset(service: Service, topic: TopicFactory) -> None:
     name = topic()
     location = service.post(f"/messages/{name}", b'{"a": 1}', headers=LATER).headers["Location"]
     task = service.get(f"{location}?wait=10").json()["task"]
@@ -191,7 +195,7 @@ def test_the_task_says_where_the_message_is(service: Service, topic: TopicFactor
     assert [record[each] for each in ("partition", "offset", "timestamp")] == list(task["records"][0].values())
 
 
-def test_a_message_that_kafka_refuses_fails_its_task_alone(service: Service, topic: TopicFactory) -> None:
+def test_message_that_kafka_rejects_fails_its_task_alone(service: Service, topic: TopicFactory) -> None:
     name = topic(1, {"max.message.bytes": "1000"})
     sizes = (10, 5000, 20)
     tasks = [service.put(f"/messages/{name}", b"x" * size, headers=LATER).headers["Location"] for size in sizes]
@@ -200,7 +204,7 @@ def test_a_message_that_kafka_refuses_fails_its_task_alone(service: Service, top
     assert ended[1]["error"]["code"] == 413
 
 
-def test_a_full_disk_is_said_and_publishing_goes_on(
+def test_full_disk_is_reported_and_publishing_continues(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     name = topic()
@@ -223,7 +227,7 @@ def test_a_full_disk_is_said_and_publishing_goes_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a disk of its own, of 24 MiB."""
+    """A directory on its own disk of 24 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False)
@@ -241,7 +245,7 @@ def free_bytes(directory: Path) -> int:
 
 
 def fill_outbox(service: Service, topic: str, size: int) -> tuple[list[bytes], requests.Response]:
-    """The values that were accepted until one was not, and the answer to that."""
+    """Return the values that were accepted before one was rejected, and the response to that one."""
     accepted: list[bytes] = []
     for number in range(100_000):
         value = b"%d-" % number + os.urandom(size).hex().encode()
@@ -257,10 +261,10 @@ def values_of(kafka: EmbeddedKafka, topic: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("size", [100, *(pytest.param(size, marks=pytest.mark.slow) for size in (50_000, 500_000))])
-def test_outbox_on_an_almost_full_disk_refuses_and_drains(
+def test_outbox_on_an_almost_full_disk_rejects_new_tasks_and_drains(
     small_disk: Path, fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, size: int
 ) -> None:
-    """Ending a task needs room as well: a disk that was full of accepted messages stayed so for good."""
+    """Storing a result needs disk space, too: a disk that was full of accepted messages stayed full forever."""
     topic = made_topic(fresh_kafka, 1)
     service = start_service(fresh_kafka.bootstrap_servers, data_dir=small_disk / "data", max_body_bytes=8 << 20)
     assert service.put(f"/messages/{topic}", b"first", headers={"Idempotency-Key": "first"}).ok
@@ -283,7 +287,7 @@ def test_outbox_on_an_almost_full_disk_refuses_and_drains(
     print(f"{len(accepted)} of {size} bytes accepted")
 
 
-def test_outbox_on_a_full_disk_publishes_once_and_ends_later(
+def test_outbox_on_a_full_disk_publishes_once_and_stores_results_later(
     small_disk: Path, fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
     topic = made_topic(fresh_kafka, 1)
@@ -305,7 +309,7 @@ def test_outbox_on_a_full_disk_publishes_once_and_ends_later(
 
 
 @pytest.mark.slow
-def test_nodes_share_the_work_and_take_over_that_of_the_dead(
+def test_nodes_share_tasks_and_take_over_those_of_a_killed_node(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:
     url = postgresql.database(f"outbox_{uuid4().hex}")

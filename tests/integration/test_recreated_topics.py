@@ -1,5 +1,4 @@
-"""A topic that was deleted and created again under its name is another topic: nothing of the old one comes, nothing of
-the new one is left out."""
+"""A topic that was deleted and created again: no record of the old topic is read, and all of the new one are."""
 
 import json
 import time
@@ -41,12 +40,12 @@ def values(answer: Any) -> list[int]:
 
 @pytest.fixture(scope="module")
 def one_worker(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A server whose requests all meet what earlier ones have left in memory."""
+    """A server with one worker, so that all requests share its caches."""
     with running(Service(tmp_path_factory.mktemp("one-worker"), kafka.bootstrap_servers, workers=1)) as service:
         yield service
 
 
-def test_page_after_recreation_has_no_record_that_was_read_ahead_from_the_old_topic(
+def test_page_after_recreation_has_no_prefetched_record_of_the_old_topic(
     one_worker: Service, topic: TopicFactory, admin: KafkaAdminClient
 ) -> None:
     name = topic()
@@ -60,10 +59,10 @@ def test_page_after_recreation_has_no_record_that_was_read_ahead_from_the_old_to
 
 
 @pytest.mark.parametrize("count", [3, 20])
-def test_streams_of_a_recreated_topic_end_and_go_on_with_all_of_the_new_one(
+def test_streams_of_a_recreated_topic_end_and_resume_with_the_new_one(
     one_worker: Service, topic: TopicFactory, admin: KafkaAdminClient, count: int
 ) -> None:
-    """At the tail, whether the new topic has fewer records than the old one or more."""
+    """The new topic has fewer or more records than the old one."""
     name = topic()
     publish(one_worker, name, range(10))
     paths = [f"/messages/{name}/me/earliest", f"/messages/{name}/me/earliest?partition=0"]
@@ -86,7 +85,7 @@ def test_streams_of_a_recreated_topic_end_and_go_on_with_all_of_the_new_one(
 
 
 def read_from(service: Service, topic: str, last_id: str, count: int) -> list[int]:
-    """As a browser's EventSource that comes back."""
+    """Resume a stream like a browser's EventSource."""
     with opened(f"{service.url}/messages/{topic}/me/latest", **{"Last-Event-ID": last_id}) as answer:
         assert answer.status == 200
         return [each.json["value"] for each in events_of(answer, count)]
@@ -95,7 +94,7 @@ def read_from(service: Service, topic: str, last_id: str, count: int) -> list[in
 def test_stream_opened_after_recreation_does_not_follow_the_old_topic(
     one_worker: Service, topic: TopicFactory, admin: KafkaAdminClient
 ) -> None:
-    """Those who follow a topic share one reader, which may not have noticed yet."""
+    """Streams share one follower, which may not have noticed the recreation yet."""
     name = topic()
     publish(one_worker, name, range(10))
     with ExitStack() as clients:
@@ -112,7 +111,7 @@ def test_stream_opened_after_recreation_does_not_follow_the_old_topic(
         assert [each.json["value"] for each in events_of(new, 15)] == list(range(105, 120))
 
 
-def test_consumer_of_a_recreated_topic_begins_at_its_start(
+def test_consumer_of_a_recreated_topic_starts_at_its_beginning(
     one_worker: Service, topic: TopicFactory, admin: KafkaAdminClient
 ) -> None:
     name = topic()

@@ -1,4 +1,4 @@
-"""Consumer instances of the v2 dialect on a real Kafka, without HTTP."""
+"""Consumer instances of the v2 API with a real Kafka, without HTTP."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ HolderFactory = Callable[..., Holder]
 
 @pytest.fixture
 def hold(kafka: EmbeddedKafka) -> Iterator[HolderFactory]:
-    """`hold(directory=None)` is another process with instances on the shared broker."""
+    """Return a factory: `hold(directory=None)` starts another process with instances on the shared broker."""
     holders: list[Holder] = []
 
     def make(directory: Path | None = None, bootstrap_servers: str = kafka.bootstrap_servers) -> Holder:
@@ -65,7 +65,7 @@ def committed(holder: Holder, group: str, topic: str, partitions: int = 1) -> li
     return holder.instances.committed(group, "a", [TopicPartition(topic, each) for each in range(partitions)])
 
 
-def test_the_first_read_brings_records(holder: Holder, topic: TopicFactory, group: str) -> None:
+def test_first_read_returns_records(holder: Holder, topic: TopicFactory, group: str) -> None:
     name = topic(4)
     write(holder, name, numbers(100), 4)
     holder.create(group, "a", [name])
@@ -73,7 +73,7 @@ def test_the_first_read_brings_records(holder: Holder, topic: TopicFactory, grou
     assert holder.read(group, "a") == []
 
 
-def test_members_share_the_partitions_and_one_leaves(
+def test_members_share_partitions_until_one_leaves(
     holder: Holder, hold: HolderFactory, topic: TopicFactory, group: str
 ) -> None:
     name, other = topic(4), hold()
@@ -92,7 +92,7 @@ def test_members_share_the_partitions_and_one_leaves(
     assert holder.read(group, "a") == []
 
 
-def test_committing_with_and_without_a_body(holder: Holder, topic: TopicFactory, group: str) -> None:
+def test_commit_with_and_without_offsets(holder: Holder, topic: TopicFactory, group: str) -> None:
     name = topic()
     write(holder, name, numbers(10))
     holder.create(group, "a", [name], auto_commit=False)
@@ -105,7 +105,7 @@ def test_committing_with_and_without_a_body(holder: Holder, topic: TopicFactory,
     assert committed(holder, group, name) == [RecordPlace(name, 0, 7, "noted")]
 
 
-def test_nothing_is_read_again_after_a_commit(holder: Holder, topic: TopicFactory, group: str) -> None:
+def test_committed_records_are_not_read_again(holder: Holder, topic: TopicFactory, group: str) -> None:
     name = topic(2)
     write(holder, name, numbers(20), 2)
     got = []
@@ -118,7 +118,7 @@ def test_nothing_is_read_again_after_a_commit(holder: Holder, topic: TopicFactor
     assert len(got) == len(set(got)) == 16
 
 
-def test_what_was_delivered_is_committed_when_partitions_are_taken_away(
+def test_delivered_offsets_are_committed_when_partitions_are_revoked(
     holder: Holder, hold: HolderFactory, topic: TopicFactory, group: str
 ) -> None:
     name, other = topic(2), hold()
@@ -131,7 +131,7 @@ def test_what_was_delivered_is_committed_when_partitions_are_taken_away(
     assert committed(holder, group, name, 2) == [RecordPlace(name, 0, 5), RecordPlace(name, 1, 5)]
 
 
-def test_a_pattern_picks_up_a_topic_made_later(
+def test_pattern_subscription_finds_a_topic_created_later(
     holder: Holder, topic: TopicFactory, group: str, kafka: EmbeddedKafka
 ) -> None:
     name = topic()
@@ -145,7 +145,7 @@ def test_a_pattern_picks_up_a_topic_made_later(
     assert holder.instances.subscription(group, "a") == [name, f"{name}-later"]
 
 
-def test_an_assigned_instance_commits_without_being_a_member(holder: Holder, topic: TopicFactory, group: str) -> None:
+def test_assigned_instance_commits_without_joining_the_group(holder: Holder, topic: TopicFactory, group: str) -> None:
     name = topic(2)
     write(holder, name, numbers(10), 2)
     holder.create(group, "a")
@@ -156,7 +156,7 @@ def test_an_assigned_instance_commits_without_being_a_member(holder: Holder, top
     assert holder.broker.groups.committed(group, name, [0, 1]) == {1: 5}
 
 
-def test_a_killed_process_is_taken_over_without_a_rebalance(
+def test_restart_after_a_kill_continues_without_a_rebalance(
     hold: HolderFactory, topic: TopicFactory, group: str, kafka: EmbeddedKafka, tmp_path: Path
 ) -> None:
     holder, name = hold(), topic(2)
@@ -184,7 +184,7 @@ def test_a_killed_process_is_taken_over_without_a_rebalance(
     member.leave()
 
 
-def test_new_partitions_are_seen_after_a_takeover_too(
+def test_new_partitions_are_found_after_a_restart(
     hold: HolderFactory, topic: TopicFactory, group: str, kafka: EmbeddedKafka, tmp_path: Path
 ) -> None:
     name, holder = topic(), hold(tmp_path)
@@ -198,7 +198,7 @@ def test_new_partitions_are_seen_after_a_takeover_too(
     wait_for(lambda: len(holder.instances.assignments(group, "a")) == 3)
 
 
-def test_a_topic_that_is_deleted_leaves_the_others_readable(
+def test_deleted_topic_does_not_prevent_reads_of_others(
     holder: Holder, topic: TopicFactory, group: str, kafka: EmbeddedKafka
 ) -> None:
     one, other = topic(), topic()
@@ -212,7 +212,7 @@ def test_a_topic_that_is_deleted_leaves_the_others_readable(
 
 
 @pytest.mark.slow
-def test_joins_and_leaves_lose_and_double_nothing(hold: HolderFactory, topic: TopicFactory, group: str) -> None:
+def test_joins_and_leaves_lose_and_repeat_no_record(hold: HolderFactory, topic: TopicFactory, group: str) -> None:
     count, name = 12_000, topic(6)
     holders = [hold() for _ in range(3)]
     got: list[bytes | None] = []
@@ -242,9 +242,7 @@ def test_joins_and_leaves_lose_and_double_nothing(hold: HolderFactory, topic: To
     assert sorted(got, key=lambda value: int(value or b"")) == numbers(count)
 
 
-def test_members_come_back_by_themselves_after_an_outage(
-    hold: HolderFactory, group: str, fresh_kafka: EmbeddedKafka
-) -> None:
+def test_members_rejoin_after_an_outage(hold: HolderFactory, group: str, fresh_kafka: EmbeddedKafka) -> None:
     holder = hold(bootstrap_servers=fresh_kafka.bootstrap_servers)
     with closing(KafkaAdminClient(bootstrap_servers=fresh_kafka.bootstrap_servers)) as admin:
         admin.create_topics({"t": {"num_partitions": 2}})
@@ -277,7 +275,7 @@ def test_members_come_back_by_themselves_after_an_outage(
 
 
 @pytest.mark.slow
-def test_members_follow_their_coordinator(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
+def test_members_follow_a_moved_coordinator(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
     holder = hold(bootstrap_servers=kafka_cluster.bootstrap_servers)
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
         admin.create_topics({"t": {"num_partitions": 3, "replication_factor": 3}})

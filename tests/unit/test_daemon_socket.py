@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 from uuid import UUID
 
 import msgspec
@@ -18,8 +18,7 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.config import Config
-from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
-from kafka_http.consumers.instance_service import InstanceService, ReadLease
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease, RemoteNode
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
@@ -38,13 +37,19 @@ from kafka_http.node.daemon_protocol import (
 from kafka_http.node.daemon_server import DaemonServer
 from kafka_http.node.data_directory import DataDirectory
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.publish.task_store import Tasks
-from kafka_http.records import Definition, InstanceSettings, KeyClaimResult, RecordPlace, StoredResponse, TopicPartition
-from kafka_http.tasks import Callback, NewTask, Task
+from kafka_http.records import (
+    InstanceDefinition,
+    InstanceSettings,
+    KeyClaimResult,
+    RecordPlace,
+    StoredResponse,
+    TopicPartition,
+)
+from kafka_http.tasks import NewTask, Task, TaskCallback, Tasks
 from tests.attempts import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
-TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", Callback("http://example.org", "failed", 3, "no answer"))
+TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"))
 LOAN = ReadLease("l1", SETTINGS, [RecordPlace("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
@@ -59,7 +64,7 @@ class Node:
         self.config = Config(data_dir=directory)
         self.directory = DataDirectory(self.config.data_dir)
         self.directory.create()
-        self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("give_back", "drop")})
+        self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("release_lease",)})
         self.settings = settings_digest(settings_to_json(self.config))
         self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
@@ -103,7 +108,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
-    ("list_instances", (), [Definition("g", "i", "i-1", SETTINGS, ("t",), None, (TopicPartition("t", 1),))]),
+    ("list_instances", (), [InstanceDefinition("g", "i", "i-1", SETTINGS, ("t",), None, (TopicPartition("t", 1),))]),
     ("create", ("g", "i", SETTINGS), None),
     ("delete", ("g", "i"), None),
     ("settings", ("g", "i"), SETTINGS),
@@ -119,16 +124,20 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("commit", ("g", "i", None), None),
     ("commit", ("g", "i", [RecordPlace("t", 1, 5, "m")]), None),
     ("committed", ("g", "i", [TopicPartition("t", 1)]), [RecordPlace("t", 1, 5, "m")]),
-    ("borrow", ("g", "i", 1.5), LOAN),
-    ("renew", (LOAN, [RecordPlace("t", 0, 6)], 0.5, ["t"]), LOAN),
-    ("give_back", (LOAN, [RecordPlace("t", 0, 6)], [RecordPlace("t", 0, 6)]), None),
-    ("drop", (LOAN,), None),
+    ("acquire_lease", ("g", "i", 1.5), LOAN),
+    ("renew_lease", (LOAN, [RecordPlace("t", 0, 6)], 0.5, ["t"]), LOAN),
+    ("release_lease", (LOAN, [RecordPlace("t", 0, 6)], [RecordPlace("t", 0, 6)]), None),
+    ("release_lease", (LOAN, [], []), None),
     ("locate", ("g", "i", "secret"), None),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
-    ("claim_key", ("me", "ü", "f" * 64, "w/1"), KeyClaimResult("own")),
-    ("claim_key", ("", "k", "f" * 64, "w/1"), KeyClaimResult("kept", StoredResponse(200, {"A": "b"}, b"\xff\x00"))),
-    ("keep_answer", ("", "k", "w/1", StoredResponse(207, {}, b"")), None),
-    ("free_key", ("", "k", "w/1"), None),
+    ("claim_key", ("me", "ü", "f" * 64, "w/1"), KeyClaimResult("claimed")),
+    (
+        "claim_key",
+        ("", "k", "f" * 64, "w/1"),
+        KeyClaimResult("completed", StoredResponse(200, {"A": "b"}, b"\xff\x00")),
+    ),
+    ("store_response", ("", "k", "w/1", StoredResponse(207, {}, b"")), None),
+    ("release_key", ("", "k", "w/1"), None),
     ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
     ("find_task", ("1", 2.5), TASK),
     ("find_task", ("1", 0.0), None),
@@ -153,9 +162,9 @@ def test_each_protocol_method_is_tested() -> None:
 
 
 def test_omitted_argument_gets_its_default(node: Node) -> None:
-    node.instances.renew.return_value = LOAN
-    node.worker().instances.renew(LOAN)
-    node.instances.renew.assert_called_once_with(LOAN, [], 0, [])
+    node.instances.renew_lease.return_value = LOAN
+    node.worker().instances.renew_lease(LOAN)
+    node.instances.renew_lease.assert_called_once_with(LOAN, [], 0, [])
 
 
 def test_error_of_the_daemon_is_raised_with_its_class(node: Node) -> None:
@@ -190,10 +199,10 @@ def test_slow_call_does_not_delay_another(node: Node) -> None:
         assert leave.wait(10)
         return LOAN
 
-    node.instances.borrow.side_effect = wait
+    node.instances.acquire_lease.side_effect = wait
     node.instances.settings.return_value = SETTINGS
     calls = node.worker().instances
-    waiting = threading.Thread(target=calls.borrow, args=("g", "i", 1.0))
+    waiting = threading.Thread(target=calls.acquire_lease, args=("g", "i", 1.0))
     waiting.start()
     assert entered.wait(5)
     assert calls.settings("g", "i") == SETTINGS
@@ -208,14 +217,14 @@ def test_key_claimed_by_a_call_that_timed_out_is_released(node: Node, monkeypatc
 
     def claim(*_: Any) -> KeyClaimResult:
         leave.wait(10)
-        return KeyClaimResult("own")
+        return KeyClaimResult("claimed")
 
     node.instances.claim_key.side_effect = claim
     with pytest.raises(Unavailable, match="does not respond"):
         node.worker().keys.claim_key("me", "k", "f", "w/1")
     leave.set()
-    wait_for(lambda: node.instances.free_key.called)
-    node.instances.free_key.assert_called_once_with("me", "k", "w/1")
+    wait_for(lambda: node.instances.release_key.called)
+    node.instances.release_key.assert_called_once_with("me", "k", "w/1")
 
 
 def test_channel_is_abandoned_after_other_end_closed() -> None:
@@ -283,14 +292,17 @@ def test_more_connections_than_the_backlog_are_accepted(node: Node) -> None:
 
 
 def test_read_leases_end_with_their_worker(node: Node) -> None:
-    node.instances.borrow.side_effect = lambda group, name, _: ReadLease(name, SETTINGS, [])
+    node.instances.acquire_lease.side_effect = lambda group, name, _: ReadLease(name, SETTINGS, [])
     first, second = node.worker(), node.worker()
-    kept, given_back = first.instances.borrow("g", "kept", 1), first.instances.borrow("g", "given back", 1)
-    second.instances.borrow("g", "another's", 1)
-    first.instances.give_back(given_back, [], [])
+    kept, given_back = (
+        first.instances.acquire_lease("g", "kept", 1),
+        first.instances.acquire_lease("g", "given back", 1),
+    )
+    second.instances.acquire_lease("g", "another's", 1)
+    first.instances.release_lease(given_back, [], [])
     first.close()
-    wait_for(lambda: node.instances.drop.called, 5)
-    node.instances.drop.assert_called_once_with(kept)
+    wait_for(lambda: node.instances.release_lease.call_count == 2, 5)
+    assert node.instances.release_lease.call_args_list == [call(given_back, [], []), call(kept)]
 
 
 def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> None:
@@ -301,21 +313,21 @@ def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> No
         assert leave.wait(10)
         return LOAN
 
-    node.instances.borrow.side_effect = lend
+    node.instances.acquire_lease.side_effect = lend
     worker = node.worker()
 
-    def borrow() -> None:
+    def acquire_lease() -> None:
         with pytest.raises(Unavailable):
-            worker.instances.borrow("g", "i", 1.0)
+            worker.instances.acquire_lease("g", "i", 1.0)
 
-    borrowing = threading.Thread(target=borrow)
+    borrowing = threading.Thread(target=acquire_lease)
     borrowing.start()
     assert entered.wait(5)
     worker.close()
     borrowing.join(5)
     leave.set()
-    wait_for(lambda: node.instances.drop.called, 5)
-    node.instances.drop.assert_called_once_with(LOAN)
+    wait_for(lambda: node.instances.release_lease.called, 5)
+    node.instances.release_lease.assert_called_once_with(LOAN)
 
 
 def test_is_connected_tells_running_workers_by_name(node: Node) -> None:

@@ -1,4 +1,4 @@
-"""Consumer instances of the v2 dialect, over a fake Kafka and a clock that the test sets."""
+"""Consumer instances of the v2 API, over a fake Kafka and a clock that the test sets."""
 
 import threading
 import time
@@ -26,13 +26,15 @@ from kafka_http.errors import (
 )
 from kafka_http.read.page_reader import PageReader, ReadLimits
 from kafka_http.records import (
-    Definition,
+    InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
     NewRecord,
     RecordPlace,
     StoredInstance,
     TopicPartition,
+    offsets_of,
+    record_places,
 )
 from tests.attempts import scaled, wait_for
 from tests.fakes import FakeBroker
@@ -41,25 +43,27 @@ G, A, B = "group", "a", "b"
 
 
 class Store:
-    """Keeps instances as a database does; `down`: it cannot be reached."""
+    """An `InstanceStore` in memory. `durable` has the flag of each `save`. If it is `down`, it cannot be reached."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], StoredInstance] = {}
+        self.durable: list[bool] = []
         self.down = False
 
-    def create(self, definition: Definition) -> None:
+    def create(self, definition: InstanceDefinition) -> None:
         self._check()
         if (definition.group, definition.name) in self.kept:
             raise InstanceExists
         self.kept[definition.group, definition.name] = StoredInstance(definition, InstanceProgress())
 
-    def update(self, definition: Definition) -> None:
+    def update(self, definition: InstanceDefinition) -> None:
         self._check()
         if (old := self.kept.get((definition.group, definition.name))) is not None:
             self.kept[definition.group, definition.name] = StoredInstance(definition, old.progress)
 
-    def save(self, group: str, name: str, progress: InstanceProgress) -> None:
+    def save(self, group: str, name: str, progress: InstanceProgress, *, durable: bool = True) -> None:
         self._check()
+        self.durable.append(durable)
         if (old := self.kept.get((group, name))) is not None:
             self.kept[group, name] = StoredInstance(old.definition, progress)
 
@@ -90,7 +94,7 @@ class World:
         self.reader = PageReader(self.broker.log)
 
     def start(self, **settings: Any) -> InstanceRegistry:
-        """Another process on the same store."""
+        """Start another process on the same store."""
         given = {"limit": 100, "idle_timeout": 300.0} | settings
         self.registries.append(InstanceRegistry(self.broker, self.store, clock=lambda: self.now, **given))
         return self.registries[-1]
@@ -104,28 +108,24 @@ class World:
         self.broker.produce(topic, [NewRecord(each.encode(), partition=partition) for each in values], 5)
 
     def read(self, name: str = A, timeout: float = 5, limit: int = 1000) -> list[str]:
-        """What a GET answers."""
-        loan = self.borrow(name, timeout)
-        values, positions, delivered = self.look(loan, limit)
-        self.registry.give_back(loan, positions, delivered)
+        """Read a page like GET …/records, and return its values."""
+        lease = self.acquire(name, timeout)
+        values, positions, delivered = self.look(lease, limit)
+        self.registry.release_lease(lease, positions, delivered)
         return values
 
-    def borrow(self, name: str = A, timeout: float = 5) -> ReadLease:
-        return self.registry.borrow(G, name, timeout)
+    def acquire(self, name: str = A, timeout: float = 5) -> ReadLease:
+        return self.registry.acquire_lease(G, name, timeout)
 
-    def look(self, loan: ReadLease, limit: int = 1000) -> tuple[list[str], list[RecordPlace], list[RecordPlace]]:
-        """The values that a loan brings, the positions behind them, and what is delivered with them."""
-        positions = {TopicPartition(each.topic, each.partition): each.offset for each in loan.positions}
-        page = self.reader.read(positions, ReadLimits(limit, 1 << 20), reset=loan.settings.reset)
+    def look(self, lease: ReadLease, limit: int = 1000) -> tuple[list[str], list[RecordPlace], list[RecordPlace]]:
+        """Return the values that a lease reads, the next positions, and the delivered offsets."""
+        positions = offsets_of(lease.positions)
+        page = self.reader.read(positions, ReadLimits(limit, 1 << 20), reset=lease.settings.reset)
         values = [(each.value or b"").decode() for each in page.records]
-        return values, places(page.next), places({each: at + 1 for each, at in page.last.items()})
+        return values, record_places(page.next), record_places({each: at + 1 for each, at in page.last.items()})
 
     def committed(self, topic: str = "t") -> dict[int, int]:
         return self.broker.committed(G, topic, range(4))
-
-
-def places(offsets: dict[TopicPartition, int]) -> list[RecordPlace]:
-    return [RecordPlace(*each, at) for each, at in offsets.items()]
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def world() -> Iterator[World]:
         each.close(leave=True)
 
 
-def test_names_are_taken_once_for_each_group(world: World) -> None:
+def test_create_instance_twice_in_a_group_raises_instance_exists(world: World) -> None:
     world.create()
     with pytest.raises(InstanceExists):
         world.create()
@@ -149,7 +149,7 @@ def test_names_are_taken_once_for_each_group(world: World) -> None:
     assert world.registry.settings(G, A).format == "binary"
 
 
-def test_there_is_a_limit(world: World) -> None:
+def test_create_instance_over_the_limit_raises_too_many_instances(world: World) -> None:
     registry = world.start(limit=2)
     for name in (A, B):
         registry.create(G, name, InstanceSettings())
@@ -159,7 +159,7 @@ def test_there_is_a_limit(world: World) -> None:
     registry.create(G, "c", InstanceSettings())
 
 
-def test_an_instance_that_the_store_does_not_take_is_not_there(world: World) -> None:
+def test_create_instance_while_store_is_down_leaves_no_instance(world: World) -> None:
     world.registry.start()
     world.store.down = True
     with pytest.raises(Unavailable):
@@ -168,7 +168,7 @@ def test_an_instance_that_the_store_does_not_take_is_not_there(world: World) -> 
     world.create()
 
 
-def test_reading_from_the_beginning_and_on(world: World) -> None:
+def test_read_with_reset_earliest_starts_at_the_beginning(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     assert world.read() == ["1", "2", "3"]
@@ -178,7 +178,7 @@ def test_reading_from_the_beginning_and_on(world: World) -> None:
     assert world.registry.assignments(G, A) == [("t", 0)]
 
 
-def test_latest_is_where_the_log_ends_at_the_first_read(world: World) -> None:
+def test_read_with_reset_latest_starts_at_the_end_at_the_first_read(world: World) -> None:
     world.write("t", "before")
     world.create(A, "t", reset="latest")
     assert world.read() == []
@@ -186,7 +186,7 @@ def test_latest_is_where_the_log_ends_at_the_first_read(world: World) -> None:
     assert world.read() == ["after"]
 
 
-def test_the_committed_offset_is_where_a_group_goes_on(world: World) -> None:
+def test_read_starts_at_the_committed_offset_of_the_group(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.broker.commit(G, "t", {0: 2})
     world.create(A, "t", reset="latest")
@@ -194,14 +194,14 @@ def test_the_committed_offset_is_where_a_group_goes_on(world: World) -> None:
 
 
 @pytest.mark.parametrize("first", ["subscribe", "assign"])
-def test_either_subscribed_or_assigned(world: World, first: str) -> None:
+def test_subscribe_and_assign_exclude_each_other(world: World, first: str) -> None:
     world.create()
     calls = {
         "subscribe": lambda: world.registry.subscribe(G, A, ["t"], None),
         "assign": lambda: world.registry.assign(G, A, [TopicPartition("t", 0)]),
     }
     with pytest.raises(IllegalState, match="not subscribed"):
-        world.borrow()
+        world.acquire()
     calls[first]()
     calls[first]()
     other = calls["assign" if first == "subscribe" else "subscribe"]
@@ -211,7 +211,7 @@ def test_either_subscribed_or_assigned(world: World, first: str) -> None:
     other()
 
 
-def test_another_subscription_replaces_the_first(world: World) -> None:
+def test_subscribe_twice_replaces_the_subscription(world: World) -> None:
     world.write("t", "t")
     world.write("four", "four", partition=2)
     world.create(A, "t")
@@ -222,7 +222,7 @@ def test_another_subscription_replaces_the_first(world: World) -> None:
     assert {each.topic for each in world.registry.assignments(G, A)} == {"four"}
 
 
-def test_a_pattern_finds_topics_that_are_made_later(world: World) -> None:
+def test_pattern_subscription_finds_topics_created_later(world: World) -> None:
     world.broker.create_topic("orders-1")
     world.broker.create_topic("more-orders-1")
     world.create()
@@ -231,50 +231,50 @@ def test_a_pattern_finds_topics_that_are_made_later(world: World) -> None:
     assert world.read() == []
     world.broker.create_topic("orders-2")
     world.write("orders-2", "new")
-    world.registry.look_up()
+    world.registry.update_topics()
     assert world.registry.subscription(G, A) == ["orders-1", "orders-2"]
     assert wait_for(world.read, 5) == ["new"]
     world.broker.delete_topic("orders-1")
-    world.registry.look_up()
+    world.registry.update_topics()
     assert world.registry.subscription(G, A) == ["orders-2"]
 
 
-def test_a_pattern_without_topics_yet(world: World) -> None:
+def test_pattern_subscription_without_matching_topics_reads_nothing(world: World) -> None:
     world.create()
     world.registry.subscribe(G, A, [], "later.*")
     assert world.registry.subscription(G, A) == []
-    loan = world.borrow(timeout=0)
-    assert (loan.positions, loan.joining) == ([], False)
-    world.registry.drop(loan)
+    lease = world.acquire(timeout=0)
+    assert (lease.positions, lease.joining) == ([], False)
+    world.registry.release_lease(lease)
     world.broker.create_topic("later")
     world.write("later", "x")
-    world.registry.look_up()
+    world.registry.update_topics()
     assert wait_for(world.read, 5) == ["x"]
     world.broker.delete_topic("later")
-    world.registry.look_up()
+    world.registry.update_topics()
     assert world.registry.subscription(G, A) == []
-    assert world.borrow(timeout=0).positions == []
+    assert world.acquire(timeout=0).positions == []
 
 
-def test_a_topic_subscribed_to_before_it_is_made(world: World) -> None:
+def test_subscription_to_a_missing_topic_reads_it_once_it_is_created(world: World) -> None:
     world.create(A, "t", "later")
     assert world.registry.subscription(G, A) == ["t", "later"]
     assert world.read() == []
     world.broker.create_topic("later")
     world.write("later", "x")
-    world.registry.look_up()
+    world.registry.update_topics()
     assert wait_for(world.read, 5) == ["x"]
 
 
 @pytest.mark.parametrize("pattern", ["(", "a(?=b)", r"(a)\1", "x" * 257, "(a{1000}){1000}"])
-def test_patterns_that_are_refused(world: World, pattern: str) -> None:
+def test_subscribe_with_invalid_pattern_raises_invalid_value(world: World, pattern: str) -> None:
     world.create()
     with pytest.raises(InvalidValue, match="topic_pattern"):
         world.registry.subscribe(G, A, [], pattern)
     assert world.registry.subscription(G, A) == []
 
 
-def test_a_pattern_matches_whole_names_in_linear_time(world: World) -> None:
+def test_pattern_matches_whole_names_in_linear_time(world: World) -> None:
     world.broker.create_topic("a" * 200 + "b")
     world.create()
     world.registry.subscribe(G, A, [], "fou")
@@ -283,7 +283,7 @@ def test_a_pattern_matches_whole_names_in_linear_time(world: World) -> None:
     assert world.registry.subscription(G, A) == []
 
 
-def test_an_assigned_instance_is_no_member(world: World) -> None:
+def test_assign_does_not_join_the_group(world: World) -> None:
     world.write("four", "x", partition=1)
     world.create()
     world.registry.assign(G, A, [TopicPartition("four", 1), TopicPartition("t", 0)])
@@ -297,14 +297,14 @@ def test_an_assigned_instance_is_no_member(world: World) -> None:
         world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
 
 
-def test_only_partitions_that_a_topic_has_can_be_assigned(world: World) -> None:
+def test_assign_missing_partition_raises_partition_not_found(world: World) -> None:
     world.create()
     with pytest.raises(PartitionNotFound):
         world.registry.assign(G, A, [TopicPartition("t", 0), TopicPartition("four", 4)])
     assert world.registry.assignments(G, A) == []
 
 
-def test_seeking(world: World) -> None:
+def test_seek_sets_the_next_position(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
@@ -323,7 +323,7 @@ def test_seeking(world: World) -> None:
         world.registry.seek(G, A, [RecordPlace("t", 0, 0), RecordPlace("four", 0, 0)])
 
 
-def test_a_seek_leaves_what_was_delivered(world: World) -> None:
+def test_seek_does_not_change_the_delivered_offsets(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     assert world.read() == ["1", "2", "3"]
@@ -333,19 +333,19 @@ def test_a_seek_leaves_what_was_delivered(world: World) -> None:
     assert world.read() == ["1", "2", "3"]
 
 
-def test_a_seek_while_a_page_is_on_its_way_counts(world: World) -> None:
+def test_seek_during_a_lease_wins_over_the_released_position(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
-    loan = world.borrow()
-    _, positions, delivered = world.look(loan)
+    lease = world.acquire()
+    _, positions, delivered = world.look(lease)
     world.registry.seek(G, A, [RecordPlace("t", 0, 1)])
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(lease, positions, delivered)
     assert world.read() == ["2", "3"]
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 3}
 
 
-def test_committing(world: World) -> None:
+def test_commit_with_and_without_offsets(world: World) -> None:
     world.write("t", "1", "2", "3", "4")
     world.create(A, "t", auto_commit=False)
     world.registry.commit(G, A, None)
@@ -359,7 +359,7 @@ def test_committing(world: World) -> None:
     ]
 
 
-def test_auto_commit_waits_for_a_later_read(world: World) -> None:
+def test_auto_commit_commits_with_a_later_read(world: World) -> None:
     world.write("t", *"123456")
     world.create(A, "t")
     assert world.read(limit=2) == ["1", "2"]
@@ -367,17 +367,17 @@ def test_auto_commit_waits_for_a_later_read(world: World) -> None:
     assert world.read(limit=2) == ["3", "4"]
     assert world.committed() == {}
     world.now += 1
-    loan = world.borrow()
+    lease = world.acquire()
     assert world.committed() == {0: 4}
-    world.registry.give_back(loan, *world.look(loan)[1:])
+    world.registry.release_lease(lease, *world.look(lease)[1:])
     world.now += 100
-    world.registry.tidy()
+    world.registry.end_idle()
     assert world.committed() == {0: 4}
     world.registry.delete(G, A)
     assert world.committed() == {0: 6}
 
 
-def test_without_auto_commit_nothing_is_committed(world: World) -> None:
+def test_auto_commit_off_commits_nothing(world: World) -> None:
     world.write("t", "1")
     world.create(A, "t", auto_commit=False)
     world.read()
@@ -387,7 +387,7 @@ def test_without_auto_commit_nothing_is_committed(world: World) -> None:
     assert world.committed() == {}
 
 
-def test_auto_commit_of_an_assigned_instance(world: World) -> None:
+def test_delete_assigned_instance_auto_commits(world: World) -> None:
     world.write("t", "1")
     world.create()
     world.registry.assign(G, A, [TopicPartition("t", 0)])
@@ -396,7 +396,7 @@ def test_auto_commit_of_an_assigned_instance(world: World) -> None:
     assert world.committed() == {0: 1}
 
 
-def test_unsubscribing_commits_and_forgets(world: World) -> None:
+def test_unsubscribe_commits_and_drops_the_offsets(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
     world.read()
@@ -420,7 +420,9 @@ NEW = [f"new {each}" for each in range(20)]
 
 
 @pytest.mark.parametrize("end", ["commit", "auto commit", "delete", "unsubscribe", "rebalance", "restart"])
-def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_successor(world: World, end: str) -> None:
+def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_the_recreated_topic(
+    world: World, end: str
+) -> None:
     """8 was committed on the new topic, and its first 8 records were delivered to nobody."""
     world.create(A, "t")
     world.write("t", *(f"old {each}" for each in range(8)))
@@ -430,10 +432,10 @@ def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_success
         world.registry.commit(G, A, None)
     elif end == "auto commit":
         world.now += 5
-        world.registry.borrow(G, A, 1)
+        world.registry.acquire_lease(G, A, 1)
     elif end == "rebalance":
         world.create(B, "t")
-        world.borrow(B)  # waits until the partitions are shared out
+        world.acquire(B)  # waits until the partitions are shared out
     elif end == "restart":
         world.registry.close()
         world.registry = world.start()
@@ -446,20 +448,20 @@ def test_uncommitted_offsets_of_a_deleted_topic_are_not_committed_to_its_success
         assert world.read() == NEW
 
 
-def test_page_of_a_deleted_topic_that_is_delivered_late_counts_for_nothing(world: World) -> None:
+def test_late_release_of_a_deleted_topics_page_is_ignored(world: World) -> None:
     world.create(A, "t", auto_commit=False)
     world.write("t", "0", "1")
-    loan = world.borrow()
-    values, positions, delivered = world.look(loan)
+    lease = world.acquire()
+    values, positions, delivered = world.look(lease)
     recreate(world, *NEW)
     world.registry.commit(G, A, None)
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(lease, positions, delivered)
     world.registry.commit(G, A, None)
     assert (values, world.committed()) == (["0", "1"], {})
     assert world.read() == NEW
 
 
-def test_an_idle_instance_ends_and_commits_nothing(world: World) -> None:
+def test_idle_instance_is_deleted_without_commit(world: World) -> None:
     world.write("t", "1")
     world.create(A, "t")
     world.create(B)
@@ -467,32 +469,32 @@ def test_an_idle_instance_ends_and_commits_nothing(world: World) -> None:
     world.now += 250
     world.registry.subscription(G, B)
     world.now += 51
-    world.registry.tidy()
+    world.registry.end_idle()
     with pytest.raises(InstanceNotFound):
-        world.borrow()
+        world.acquire()
     assert world.registry.names() == [(G, B)]
     assert (world.committed(), world.broker.members(G), list(world.store.kept)) == ({}, [], [(G, B)])
 
 
-def test_a_reader_keeps_its_instance_alive(world: World) -> None:
+def test_lease_keeps_its_instance_from_being_idle(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow(timeout=20)
+    lease = world.acquire(timeout=20)
     world.now += 40
-    world.registry.tidy()
-    loan = world.registry.renew(loan, (), 60)
+    world.registry.end_idle()
+    lease = world.registry.renew_lease(lease, (), 60)
     world.now += 80
-    world.registry.tidy()
-    world.registry.give_back(loan, (), ())
-    world.registry.tidy()
+    world.registry.end_idle()
+    world.registry.release_lease(lease, (), ())
+    world.registry.end_idle()
     assert world.registry.names() == [(G, A)]
 
 
-def test_one_reader_at_a_time_in_their_order(world: World) -> None:
+def test_acquire_lease_serves_one_reader_at_a_time_in_order(world: World) -> None:
     world.write("t", *"123")
     world.create(A, "t")
-    loan = world.borrow()
+    lease = world.acquire()
     with pytest.raises(InstanceBusy):
-        world.borrow(timeout=0)
+        world.acquire(timeout=0)
     order: list[str] = []
 
     def read(name: str) -> list[str]:
@@ -507,72 +509,72 @@ def test_one_reader_at_a_time_in_their_order(world: World) -> None:
             waiting.append(pool.submit(read, name))
             wait_for(lambda name=name: name in order, 5)
             time.sleep(0.02)  # from there to its place in the queue
-        world.registry.drop(loan)
+        world.registry.release_lease(lease)
         assert [each.result(5) for each in waiting] == [["1"], ["2"]]
     assert order == ["first", "second", "first", "second"]
     assert world.read() == ["3"]
 
 
-def test_one_instance_waits_for_no_other(world: World) -> None:
+def test_lease_of_one_instance_does_not_block_another(world: World) -> None:
     world.write("t", "1")
     world.create(A, "four")
     world.create(B, "t")
-    loan = world.borrow(A)
+    lease = world.acquire(A)
     assert world.read(B) == ["1"]
-    world.registry.drop(loan)
+    world.registry.release_lease(lease)
 
 
-def test_a_page_that_did_not_arrive_comes_again(world: World) -> None:
+def test_release_without_offsets_delivers_the_page_again(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
-    loan = world.borrow()
-    assert world.look(loan)[0] == ["1", "2"]
-    world.registry.drop(loan)
-    world.registry.give_back(loan, *world.look(loan)[1:])
+    lease = world.acquire()
+    assert world.look(lease)[0] == ["1", "2"]
+    world.registry.release_lease(lease)
+    world.registry.release_lease(lease, *world.look(lease)[1:])
     assert world.read() == ["1", "2"]
 
 
-def test_a_loan_ends_after_its_time(world: World) -> None:
+def test_lease_ends_after_its_time(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
-    loan = world.borrow(timeout=10)
+    lease = world.acquire(timeout=10)
     world.now += 39
     with pytest.raises(InstanceBusy):
-        world.borrow(timeout=0)
+        world.acquire(timeout=0)
     world.now += 1
     assert world.read() == ["1", "2"]
-    world.registry.give_back(loan, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
+    world.registry.release_lease(lease, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
     with pytest.raises(LeaseExpired):
-        world.registry.renew(loan)
+        world.registry.renew_lease(lease)
     assert world.read() == []
 
 
-def test_deleting_ends_the_loan(world: World) -> None:
+def test_delete_instance_ends_its_lease(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow()
+    lease = world.acquire()
     world.registry.delete(G, A)
     with pytest.raises((LeaseExpired, InstanceNotFound)):
-        world.registry.renew(loan, (), 1)
-    world.registry.give_back(loan, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
-    world.registry.drop(loan)
+        world.registry.renew_lease(lease, (), 1)
+    world.registry.release_lease(lease, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
+    world.registry.release_lease(lease)
     assert world.committed() == {}
 
 
-def test_a_renewed_loan_goes_on_where_an_empty_page_ended(world: World) -> None:
+def test_renew_lease_continues_after_an_empty_page(world: World) -> None:
     world.create(A, "t")
-    loan = world.borrow()
+    lease = world.acquire()
     world.broker.pass_over("t", count=5)
-    _, positions, _ = world.look(loan)
+    _, positions, _ = world.look(lease)
     assert positions == [RecordPlace("t", 0, 5)]
-    loan = world.registry.renew(loan, positions)
-    assert loan.positions == [RecordPlace("t", 0, 5)]
+    lease = world.registry.renew_lease(lease, positions)
+    assert lease.positions == [RecordPlace("t", 0, 5)]
     world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
-    loan = world.registry.renew(loan, positions)
-    assert loan.positions == [RecordPlace("t", 0, 2)]
-    world.registry.drop(loan)
+    lease = world.registry.renew_lease(lease, positions)
+    assert lease.positions == [RecordPlace("t", 0, 2)]
+    world.registry.release_lease(lease)
 
 
-def test_members_share_and_one_leaves(world: World) -> None:
+def test_members_share_partitions_until_one_leaves(world: World) -> None:
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     world.create(A, "four")
@@ -589,39 +591,39 @@ def test_members_share_and_one_leaves(world: World) -> None:
     assert world.read() == []
 
 
-def test_a_rebalance_waits_for_a_page_on_its_way(world: World) -> None:
+def test_rebalance_waits_for_a_page_being_delivered(world: World) -> None:
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     world.create(A, "four")
-    loan = world.borrow()
-    values, positions, delivered = world.look(loan)
+    lease = world.acquire()
+    values, positions, delivered = world.look(lease)
     world.create(B, "four")
     wait_for(lambda: world.registry.assignments(G, A) == [], 5)
-    world.registry.give_back(loan, positions, delivered)
+    world.registry.release_lease(lease, positions, delivered)
     assert (len(values), world.read(B), world.read(A)) == (4, [], [])
     assert world.committed("four") == dict.fromkeys(range(4), 1)
 
 
-def test_a_reader_that_waits_lets_a_rebalance_through(world: World) -> None:
+def test_renew_lease_lets_a_rebalance_proceed(world: World) -> None:
     world.create(A, "four")
-    loan = world.borrow()
-    assert len(loan.positions) == 4
+    lease = world.acquire()
+    assert len(lease.positions) == 4
     world.create(B, "four")
     wait_for(lambda: world.registry.assignments(G, A) == [], 5)
-    loan = world.registry.renew(loan, loan.positions, 5)
-    assert (len(loan.positions), loan.joining) == (2, False)
-    assert len(world.borrow(B).positions) == 2
+    lease = world.registry.renew_lease(lease, lease.positions, 5)
+    assert (len(lease.positions), lease.joining) == (2, False)
+    assert len(world.acquire(B).positions) == 2
 
 
-def test_what_a_slow_reader_gives_back_counts_for_partitions_that_it_kept(world: World) -> None:
+def test_late_release_after_rebalance_counts_for_kept_partitions_only(world: World) -> None:
     for partition in range(4):
         world.write("four", str(partition), partition=partition)
     world.create(A, "four", auto_commit=False)
-    loan = world.borrow()
-    _, positions, delivered = world.look(loan)
+    lease = world.acquire()
+    _, positions, delivered = world.look(lease)
     world.create(B, "four", auto_commit=False)
-    other = world.borrow(B, timeout=10)
-    world.registry.give_back(loan, positions, delivered)
+    other = world.acquire(B, timeout=10)
+    world.registry.release_lease(lease, positions, delivered)
     kept = {each.partition for each in world.registry.assignments(G, A)}
     assert len(kept) == 2
     assert world.read(A) == []
@@ -630,7 +632,7 @@ def test_what_a_slow_reader_gives_back_counts_for_partitions_that_it_kept(world:
     assert {int(each) for each in world.look(other)[0]} == set(range(4)) - kept
 
 
-def test_generations_that_were_missed_forget_everything(world: World) -> None:
+def test_missed_generation_drops_the_offsets(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t", auto_commit=False)
     assert world.read(limit=1) == ["1"]
@@ -639,7 +641,7 @@ def test_generations_that_were_missed_forget_everything(world: World) -> None:
     assert world.read() == ["1", "2"]
 
 
-def test_another_process_brings_the_instances_back(world: World) -> None:
+def test_restart_continues_the_stored_instances(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     world.create(B)
@@ -654,7 +656,7 @@ def test_another_process_brings_the_instances_back(world: World) -> None:
 
 
 @pytest.mark.parametrize(("auto_commit", "committed"), [(True, {0: 2}), (False, {})])
-def test_close_commits_what_auto_commit_owes(world: World, auto_commit: bool, committed: dict[int, int]) -> None:
+def test_close_auto_commits(world: World, auto_commit: bool, committed: dict[int, int]) -> None:
     """A successor that came after the group had stopped waiting got delivered records again."""
     world.write("t", "1", "2", "3")
     world.create(A, "t", auto_commit=auto_commit)
@@ -663,7 +665,7 @@ def test_close_commits_what_auto_commit_owes(world: World, auto_commit: bool, co
     assert world.committed() == committed
 
 
-def test_after_a_rebalance_that_it_slept_through_committed_offsets_count(world: World) -> None:
+def test_restart_after_a_missed_rebalance_starts_at_committed_offsets(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t", auto_commit=False)
     world.read(limit=2)
@@ -675,14 +677,14 @@ def test_after_a_rebalance_that_it_slept_through_committed_offsets_count(world: 
         other._store = Store()
         other.create(G, name, InstanceSettings())
         other.subscribe(G, name, ["t"], None)
-        assert other.borrow(G, name, 5) is not None
+        assert other.acquire_lease(G, name, 5) is not None
     world.registry = world.start()
     for each in world.registries[1:-1]:
         each.close(leave=True)
     assert wait_for(world.read, 5) == ["3"]
 
 
-def test_a_fenced_instance_is_gone_here(world: World) -> None:
+def test_fenced_instance_ends_in_this_process(world: World) -> None:
     world.create(A, "t")
     world.read()
     other = world.start()
@@ -697,22 +699,34 @@ def test_a_fenced_instance_is_gone_here(world: World) -> None:
         return False
 
     wait_for(is_gone, 5)
-    world.registry.tidy()
+    world.registry.end_idle()
     assert world.registry.names() == []
     assert list(world.store.kept) == [(G, A)]
     assert other.assignments(G, A) == [("t", 0)]
 
 
-def test_holding_no_longer(world: World) -> None:
+def test_forget_ends_an_instance_but_keeps_it_stored(world: World) -> None:
     world.create(A, "t")
     world.read()
     world.registry.forget(G, A)
     with pytest.raises(InstanceNotFound):
-        world.borrow()
+        world.acquire()
     assert list(world.store.kept) == [(G, A)]
 
 
-def test_a_store_that_is_down_stops_nobody_from_reading(world: World) -> None:
+def test_page_is_stored_without_fsync_and_seek_with(world: World) -> None:
+    """After a crash of the machine a page may come again, but a seek must not be lost."""
+    world.write("t", "1", "2")
+    world.create(A, "t", auto_commit=False)
+    assert world.read() == ["1", "2"]
+    assert world.store.durable == [False]
+    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    assert world.store.durable == [False, True]
+    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    assert world.store.durable == [False, True]
+
+
+def test_read_while_store_is_down_succeeds(world: World) -> None:
     world.write("t", "1")
     world.create(A, "t")
     world.store.down = True
@@ -720,7 +734,7 @@ def test_a_store_that_is_down_stops_nobody_from_reading(world: World) -> None:
     assert world.read() == []
 
 
-def test_no_broker(world: World) -> None:
+def test_subscribe_and_commit_while_broker_is_down_raise_broker_unavailable(world: World) -> None:
     world.create(A, "t", timeout=0.1)
     world.create(B, timeout=0.1)
     world.read()
@@ -733,16 +747,16 @@ def test_no_broker(world: World) -> None:
     world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
 
 
-def test_a_topic_that_is_not_allowed(world: World) -> None:
+def test_acquire_lease_for_unauthorized_topic_raises_at_once(world: World) -> None:
     world.broker.refused.add("four")
     world.create(A, "four")
     began = time.monotonic()
     with pytest.raises(NotAuthorized):
-        world.borrow(timeout=5)
+        world.acquire(timeout=5)
     assert time.monotonic() - began < scaled(2)
 
 
-def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world: World) -> None:
+def test_seek_and_commit_wait_for_the_assignment_up_to_the_timeout(world: World) -> None:
     class Never:
         def join(self, *_: Any) -> Any:
             return self
@@ -766,11 +780,11 @@ def test_positions_wait_for_the_assignment_for_the_timeout_of_the_instance(world
         with pytest.raises(Unavailable, match="try again"):
             call()
         assert 0.1 <= time.monotonic() - began < scaled(1)
-    loan = world.borrow(timeout=0.1)
-    assert (loan.joining, loan.positions) == (True, [])
+    lease = world.acquire(timeout=0.1)
+    assert (lease.joining, lease.positions) == (True, [])
 
 
-def test_many_threads_at_many_instances(world: World) -> None:
+def test_concurrent_instances_read_each_record_once(world: World) -> None:
     """Whatever is read is read once, though members come and go while pages are on their way."""
     count = 400
     for partition in range(4):

@@ -10,7 +10,7 @@ import pytest
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
 from kafka_http.records import NewRecord
-from kafka_http.tasks import NewTask, new_task_id, packed
+from kafka_http.tasks import NewTask, encode_records, new_task_id
 from tests.fakes import FakeBroker
 
 
@@ -44,10 +44,10 @@ def outbox(tmp_path: Path, callbacks: Callbacks) -> Iterator[Outbox]:
 
 
 def new_task(callback_url: str | None = None) -> NewTask:
-    return NewTask(new_task_id(), "t", time.time(), packed([NewRecord(b"a")]), callback_url)
+    return NewTask(new_task_id(), "t", time.time(), encode_records([NewRecord(b"a")]), callback_url)
 
 
-def test_only_who_asked_for_it_is_called_back(outbox: Outbox, callbacks: Callbacks) -> None:
+def test_ended_task_wakes_callbacks_only_if_it_has_a_callback_url(outbox: Outbox, callbacks: Callbacks) -> None:
     outbox.relay.start()
     for callback_url in (None, "http://example.com/", None):
         task = new_task(callback_url)
@@ -59,7 +59,7 @@ def test_only_who_asked_for_it_is_called_back(outbox: Outbox, callbacks: Callbac
     assert callbacks.woken == 1
 
 
-def test_a_cancelled_task_is_called_back_too(outbox: Outbox, callbacks: Callbacks) -> None:
+def test_cancelled_task_wakes_callbacks_if_it_has_a_callback_url(outbox: Outbox, callbacks: Callbacks) -> None:
     for callback_url, woken in [(None, 0), ("http://example.com/", 1)]:
         task = new_task(callback_url)
         outbox.accept_tasks([task])

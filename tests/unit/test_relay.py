@@ -12,7 +12,7 @@ from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown,
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox_relay import OutboxRelay
 from kafka_http.records import NewRecord, RecordMetadata, RecordResult, ResultsCallback
-from kafka_http.tasks import NewTask, QueuedTask, Task, new_task_id, packed
+from kafka_http.tasks import NewTask, QueuedTask, Task, encode_records, new_task_id
 
 Answer = Callable[[Sequence[bytes | None]], list[RecordResult] | KafkaHttpError]
 
@@ -29,7 +29,7 @@ class Kafka:
         self.answers: dict[str, list[Answer]] = {}
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
     ) -> list[RecordResult]:
         values = [each.value for each in records]
         self.calls.append((topic, values))
@@ -57,7 +57,7 @@ class Outbox:
         self.relay = OutboxRelay(store, self.kafka, self._end)
 
     def add(self, *values: bytes, topic: str = "t") -> str:
-        task = NewTask(new_task_id(), topic, time.time(), packed([NewRecord(each) for each in values]))
+        task = NewTask(new_task_id(), topic, time.time(), encode_records([NewRecord(each) for each in values]))
         self._ended[task.id] = threading.Event()
         self._store.add([task])
         return task.id
@@ -82,7 +82,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
         outbox.relay.stop(5)
 
 
-def test_what_waits_goes_together_and_in_order(outbox: Outbox) -> None:
+def test_waiting_tasks_are_published_in_one_call_in_order(outbox: Outbox) -> None:
     tasks = [outbox.add(b"%d" % number) for number in range(5)]
     outbox.relay.start()
     assert {outbox.ended(each).status for each in tasks} == {"delivered"}
@@ -90,7 +90,7 @@ def test_what_waits_goes_together_and_in_order(outbox: Outbox) -> None:
     assert outbox.freed > 5
 
 
-def test_what_comes_bit_by_bit_is_gathered(outbox: Outbox) -> None:
+def test_tasks_that_arrive_one_by_one_are_batched(outbox: Outbox) -> None:
     outbox.relay.start()
     began = time.monotonic()
     tasks = []
@@ -102,15 +102,15 @@ def test_what_comes_bit_by_bit_is_gathered(outbox: Outbox) -> None:
     assert len(outbox.kafka.calls) <= (time.monotonic() - began) / 0.02 + 2
 
 
-def test_a_backlog_goes_without_pauses(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kafka_http.publish.outbox_relay._GATHER", 20)
+def test_backlog_is_published_without_pauses(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kafka_http.publish.outbox_relay._LINGER_SECONDS", 20)
     tasks = [outbox.add(b"%d" % number) for number in range(1001)]
     outbox.relay.start()
     assert {outbox.ended(each).status for each in tasks} == {"delivered"}
     assert [len(values) for _, values in outbox.kafka.calls] == [500, 500, 1]
 
 
-def test_what_kafka_has_is_not_sent_again(outbox: Outbox) -> None:
+def test_acknowledged_records_are_not_sent_again(outbox: Outbox) -> None:
     first, second = outbox.add(b"a", b"b"), outbox.add(b"c")
     outbox.kafka.answers["t"] = [lambda _: [RecordMetadata(0, 7, 1), OutcomeUnknown("?"), BrokerUnavailable("away")]]
     outbox.relay.start()
@@ -119,7 +119,7 @@ def test_what_kafka_has_is_not_sent_again(outbox: Outbox) -> None:
     assert b'"offset":7' in (outbox.ended(first).outcome or b"")
 
 
-def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
+def test_task_that_may_be_written_cannot_be_cancelled(outbox: Outbox) -> None:
     task = outbox.add(b"a")
     again = threading.Event()
 
@@ -136,14 +136,14 @@ def test_what_may_have_been_written_is_not_cancelled(outbox: Outbox) -> None:
     deadline = time.monotonic() + 15
     while len(outbox.kafka.calls) < 3:
         assert time.monotonic() < deadline
-        with outbox.relay.untouched(task) as is_untouched:
-            assert not outbox.kafka.calls or not is_untouched
+        with outbox.relay.while_unsent(task) as is_unsent:
+            assert not outbox.kafka.calls or not is_unsent
         time.sleep(0.01)
     again.set()
     assert outbox.ended(task).status == "delivered"
 
 
-def test_one_that_fails_for_all_is_found(outbox: Outbox) -> None:
+def test_task_that_fails_its_batch_is_isolated(outbox: Outbox) -> None:
     def refused(values: Sequence[bytes | None]) -> list[RecordResult] | KafkaHttpError:
         return PartitionNotFound("t", 9, 1) if b"bad" in values else delivered(values)
 
@@ -154,7 +154,7 @@ def test_one_that_fails_for_all_is_found(outbox: Outbox) -> None:
     assert [values for _, values in outbox.kafka.calls] == [[b"good", b"bad", b"last"], [b"good"], [b"bad"], [b"last"]]
 
 
-def test_one_that_can_never_be_written_blocks_no_other(outbox: Outbox) -> None:
+def test_task_that_cannot_be_written_does_not_block_others(outbox: Outbox) -> None:
     bad, good = outbox.add(b"bad", b"too"), outbox.add(b"good")
     outbox.kafka.answers["t"] = [lambda _: [TooLarge("no"), RecordMetadata(0, 0, 1), RecordMetadata(0, 1, 1)]]
     outbox.relay.start()
@@ -164,7 +164,7 @@ def test_one_that_can_never_be_written_blocks_no_other(outbox: Outbox) -> None:
     assert b'"code":413' in (task.outcome or b"")
 
 
-def test_a_topic_that_waits_holds_up_no_other(outbox: Outbox) -> None:
+def test_topic_that_is_retried_does_not_block_others(outbox: Outbox) -> None:
     outbox.kafka.answers["t"] = [lambda _: BrokerUnavailable("no leader")] * 4
     waiting, other = outbox.add(b"1"), outbox.add(b"2", topic="u")
     outbox.relay.start()
@@ -173,7 +173,7 @@ def test_a_topic_that_waits_holds_up_no_other(outbox: Outbox) -> None:
     assert [values for topic, values in outbox.kafka.calls if topic == "t"] == [[b"1"]] * 5
 
 
-def test_a_defect_in_between_is_survived(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_exception_is_logged_and_retried(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: object) -> list[RecordResult]:
         raise RuntimeError("a defect")
 

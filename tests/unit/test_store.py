@@ -14,13 +14,13 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, inspect, update
 
-from kafka_http.consumers.instance_store import InstanceStore
+from kafka_http.consumers.instance_service import InstanceStore
 from kafka_http.errors import InstanceExists, Unavailable
 from kafka_http.node.store import Database, StoredInstances, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS, InstanceOwner
 from kafka_http.node.store.tables import idempotency_keys, instances, meta, nodes, read_meta, write_meta
 from kafka_http.records import (
-    Definition,
+    InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
     RecordPlace,
@@ -30,7 +30,7 @@ from kafka_http.records import (
 from tests.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
-SUBSCRIBED = Definition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
+SUBSCRIBED = InstanceDefinition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
 PROGRESS = InstanceProgress(
     3, (RecordPlace("a", 0, 5),), (RecordPlace("a", 0, 4, "m"),), (RecordPlace("a", 1, 1 << 60),)
 )
@@ -66,14 +66,14 @@ def test_stored_instances_implement_the_protocol(store: StoredInstances) -> None
 @pytest.mark.parametrize(
     "definition",
     [
-        Definition("g", "i", "i-x7", InstanceSettings()),
+        InstanceDefinition("g", "i", "i-x7", InstanceSettings()),
         SUBSCRIBED,
-        Definition("g", "i", "i-x7", SETTINGS, pattern="a.*"),
-        Definition("g", "i", "i-x7", SETTINGS, partitions=(TopicPartition("a", 0), TopicPartition("b", 7))),
+        InstanceDefinition("g", "i", "i-x7", SETTINGS, pattern="a.*"),
+        InstanceDefinition("g", "i", "i-x7", SETTINGS, partitions=(TopicPartition("a", 0), TopicPartition("b", 7))),
     ],
 )
-def test_definition_is_loaded_as_stored(store: StoredInstances, definition: Definition) -> None:
-    store.create(Definition("g", "i", "i-x7", definition.settings))
+def test_definition_is_loaded_as_stored(store: StoredInstances, definition: InstanceDefinition) -> None:
+    store.create(InstanceDefinition("g", "i", "i-x7", definition.settings))
     store.update(definition)
     assert store.load() == [StoredInstance(definition, InstanceProgress())]
 
@@ -93,18 +93,18 @@ def test_progress_is_loaded_after_reopening(tmp_path: Path, url: str) -> None:
 def test_update_keeps_the_progress(store: StoredInstances) -> None:
     store.create(SUBSCRIBED)
     store.save("g", "i", PROGRESS)
-    store.update(Definition("g", "i", "i-x7", SETTINGS))
-    assert store.load() == [StoredInstance(Definition("g", "i", "i-x7", SETTINGS), PROGRESS)]
+    store.update(InstanceDefinition("g", "i", "i-x7", SETTINGS))
+    assert store.load() == [StoredInstance(InstanceDefinition("g", "i", "i-x7", SETTINGS), PROGRESS)]
 
 
 def test_same_name_in_two_groups_is_two_instances(store: StoredInstances) -> None:
     store.create(SUBSCRIBED)
     with pytest.raises(InstanceExists):
-        store.create(Definition("g", "i", "i-y8", SETTINGS))
-    store.create(Definition("h", "i", "i-y8", SETTINGS))
+        store.create(InstanceDefinition("g", "i", "i-y8", SETTINGS))
+    store.create(InstanceDefinition("h", "i", "i-y8", SETTINGS))
     store.save("h", "i", PROGRESS)
     store.delete("g", "i")
-    assert store.load() == [StoredInstance(Definition("h", "i", "i-y8", SETTINGS), PROGRESS)]
+    assert store.load() == [StoredInstance(InstanceDefinition("h", "i", "i-y8", SETTINGS), PROGRESS)]
 
 
 def test_update_of_deleted_instance_has_no_effect(store: StoredInstances) -> None:
@@ -119,11 +119,11 @@ def test_concurrent_changes_are_all_stored(store: StoredInstances) -> None:
     refused: list[str] = []
 
     def write(name: str) -> None:
-        store.create(Definition("g", name, name, SETTINGS))
+        store.create(InstanceDefinition("g", name, name, SETTINGS))
         for generation in range(50):
             store.save("g", name, InstanceProgress(generation, (RecordPlace("a", 0, generation),)))
             try:
-                store.create(Definition("g", name, f"{name}-other", SETTINGS))
+                store.create(InstanceDefinition("g", name, f"{name}-other", SETTINGS))
             except InstanceExists:
                 refused.append(name)
 
@@ -315,3 +315,18 @@ def test_lease_expires_by_itself(two: tuple[StoredNodes, StoredNodes], database:
     assert second.expired_instances(0) == [("g", "i")]
     first.renew_lease()
     assert second.adopt("g", "i") is None
+
+
+def test_write_that_is_not_durable_does_not_wait_for_the_disk(database: Database) -> None:
+    """The progress of a v2 instance is written with each page; only it may be lost if the machine crashes."""
+    statement, durable, lazy = ("SHOW synchronous_commit", "on", "off") if database.is_shared else _SYNCHRONOUS
+
+    def level(connection: Connection) -> object:
+        return connection.exec_driver_sql(statement).scalar()
+
+    levels = [database.write(level, durable=each) for each in (True, False, True)]
+    assert levels == [durable, lazy, durable]
+
+
+_SYNCHRONOUS = ("PRAGMA synchronous", 2, 1)
+"""SQLite's FULL and NORMAL."""

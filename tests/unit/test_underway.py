@@ -49,7 +49,7 @@ def test_records_of_a_request_that_timed_out_share_one_error(result: AppendResul
     sender = cast("PatchedProducer", Unanswered(result))
     pending = KafkaPendingPublish(sender, "t", [NewRecord(b"x")] * COUNT, time.monotonic() + 1, lambda _: None)
     pending.begin([0] * COUNT)
-    outcomes = pending.outcomes()
+    outcomes = pending.results()
     assert len(outcomes) == COUNT
     assert len({id(each) for each in outcomes}) == 1
     assert isinstance(outcomes[0], OutcomeUnknown)

@@ -77,6 +77,8 @@ def _sqlite(file: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        level = "FULL" if _is_durable(connection) else "NORMAL"  # NORMAL writes the log and does not wait for the disk
+        connection.exec_driver_sql(f"PRAGMA synchronous={level}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -84,13 +86,24 @@ def _sqlite(file: Path) -> Engine:
 
 def _postgresql(url: URL) -> Engine:
     try:
-        return create_engine(
+        engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=1,
             connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 1000 * _CONNECT_SECONDS},
         )
     except ImportError:
         raise Unavailable(f"The setting store_url needs the package psycopg. {how_to_install('postgresql')}") from None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not _is_durable(connection):
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+    return engine
+
+
+def _is_durable(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("is_durable", True))
 
 
 class Database:
@@ -102,6 +115,7 @@ class Database:
     def __init__(self, engine: Engine, file: Path | None = None, min_free: int | None = None) -> None:
         """`file` is the SQLite file, if any. `min_free` bytes of its disk stay free: by default 64 MiB, at most 5 %."""
         self._engine = engine
+        self._lazy_engine = engine.execution_options(is_durable=False)
         self._file = file
         self._min_free = min_free
         self._queue: deque[_Transaction[Any]] = deque()
@@ -113,13 +127,16 @@ class Database:
         """Whether other nodes may use it, too."""
         return self._engine.dialect.name != "sqlite"
 
-    def write(self, change: Change[Result]) -> Result:
+    def write(self, change: Change[Result], *, durable: bool = True) -> Result:
         """Run `change` in a transaction and return its result after the commit.
+
+        If `durable` is false, the commit survives the end of this process, but a crash of the machine or of PostgreSQL
+        may undo it, because nothing waits for the disk. The next durable commit makes it durable, too.
 
         A change may run twice, so it must be idempotent. If it raises a `KafkaHttpError`, there is no rollback, so it
         must not have written anything before. Raises `Unavailable` if the database fails.
         """
-        transaction = _Transaction(change)
+        transaction = _Transaction(change, durable)
         self._queue.append(transaction)
         with self._commit_lock:
             if not transaction.is_done:
@@ -160,8 +177,9 @@ class Database:
 
     def _commit(self, batch: "list[_Transaction[Any]]", *, is_retry: bool = False) -> None:
         has_begun = False
+        engine = self._engine if any(each.is_durable for each in batch) else self._lazy_engine
         try:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 has_begun = True
                 for each in batch:
                     each.run(connection)
@@ -216,7 +234,8 @@ def _is_disk_full(error: SQLAlchemyError) -> bool:
 class _Transaction(Generic[Result]):
     """A change whose thread waits for the commit."""
 
-    def __init__(self, change: Change[Result]) -> None:
+    def __init__(self, change: Change[Result], is_durable: bool) -> None:
+        self.is_durable = is_durable
         self._change = change
         self._result: list[Result] = []
         self.failure: KafkaHttpError | None = None

@@ -11,7 +11,7 @@ from kafka_http.errors import InstanceExists, Unavailable
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.tables import instances, read_meta, tasks, write_meta
 from kafka_http.records import (
-    Definition,
+    InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
     RecordPlace,
@@ -55,7 +55,7 @@ class StoredInstances:
 
         self._database.write(claim)
 
-    def create(self, definition: Definition) -> None:
+    def create(self, definition: InstanceDefinition) -> None:
         def create(connection: Connection) -> None:
             there = connection.scalar(_FIND, _this(definition.group, definition.name))
             if there is None:
@@ -65,11 +65,12 @@ class StoredInstances:
 
         self._database.write(create)
 
-    def update(self, definition: Definition) -> None:
+    def update(self, definition: InstanceDefinition) -> None:
         self._execute(_DEFINE, self._ours(definition.group, definition.name) | _defined(definition))
 
-    def save(self, group: str, name: str, progress: InstanceProgress) -> None:
-        self._execute(_SAVE, self._ours(group, name) | _progressed(progress))
+    def save(self, group: str, name: str, progress: InstanceProgress, *, durable: bool = True) -> None:
+        values = self._ours(group, name) | _progressed(progress)
+        self._database.write(lambda connection: connection.execute(_SAVE, values), durable=durable)
 
     def delete(self, group: str, name: str) -> None:
         self._execute(_DELETE, self._ours(group, name))
@@ -98,12 +99,12 @@ def _this(group: str, name: str) -> dict[str, Any]:
     return {"of_group": group, "of_name": name}
 
 
-def _new_row(definition: Definition) -> dict[str, Any]:
+def _new_row(definition: InstanceDefinition) -> dict[str, Any]:
     whose = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
     return whose | _defined(definition) | _progressed(InstanceProgress())
 
 
-def _defined(definition: Definition) -> dict[str, Any]:
+def _defined(definition: InstanceDefinition) -> dict[str, Any]:
     settings, topics, partitions = map(_json, (definition.settings, definition.topics, definition.partitions))
     return dict(zip(_DEFINITION, (settings, topics, definition.pattern, partitions), strict=True))
 
@@ -115,7 +116,7 @@ def _progressed(progress: InstanceProgress) -> dict[str, Any]:
 
 def instance_from_row(row: Mapping[Any, Any]) -> StoredInstance:
     """Decode a row of the table `instances`."""
-    definition = Definition(
+    definition = InstanceDefinition(
         row["group_id"],
         row["name"],
         row["group_instance_id"],

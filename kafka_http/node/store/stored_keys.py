@@ -68,16 +68,16 @@ class StoredKeys:
             if shortage is not None and connection.execute(_FIND, _this(caller, name)).first() is None:
                 raise shortage
             if connection.execute(_INSERT, new).rowcount:
-                return KeyClaimResult("own")
+                return KeyClaimResult("claimed")
             row = connection.execute(_FIND, _this(caller, name)).mappings().first()
             if row is None:  # another node has just removed it
-                return KeyClaimResult("running")
+                return KeyClaimResult("in_progress")
             if row["holder"] == ours:
-                return KeyClaimResult("own")
+                return KeyClaimResult("claimed")
             if self._is_claimable(connection, row, is_gone):
                 held = {"of_holder": row["holder"], "of_created": row["created"]}
                 taken = connection.execute(_TAKE, new | held | dict.fromkeys(_ANSWER))
-                return KeyClaimResult("own" if taken.rowcount else "running")
+                return KeyClaimResult("claimed" if taken.rowcount else "in_progress")
             return _claim_of_another(row, fingerprint)
 
         return self._database.write(claim)
@@ -142,10 +142,12 @@ class StoredKeys:
 
 def _claim_of_another(row: Mapping[Any, Any], fingerprint: str) -> KeyClaimResult:
     if row["fingerprint"] != fingerprint:
-        return KeyClaimResult("other")
+        return KeyClaimResult("mismatch")
     if row["status"] is None:
-        return KeyClaimResult("running")
-    return KeyClaimResult("kept", StoredResponse(row["status"], _decode_headers(row["headers"]), bytes(row["body"])))
+        return KeyClaimResult("in_progress")
+    return KeyClaimResult(
+        "completed", StoredResponse(row["status"], _decode_headers(row["headers"]), bytes(row["body"]))
+    )
 
 
 def _this(caller: str, name: str) -> dict[str, Any]:

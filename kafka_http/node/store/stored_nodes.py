@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Join, insert, literal_column, 
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.stored_instances import instance_from_row
 from kafka_http.node.store.tables import instances, nodes, read_meta, write_meta
-from kafka_http.records import Definition, InstanceSettings, StoredInstance
+from kafka_http.records import InstanceDefinition, InstanceSettings, StoredInstance
 
 LEASE_SECONDS = 5.0
 
@@ -74,7 +74,7 @@ class StoredNodes:
 
         self._database.write(release)
 
-    def definitions(self) -> list[Definition]:
+    def definitions(self) -> list[InstanceDefinition]:
         """Return the instances of all nodes, by group and name."""
         wanted = select(instances).order_by(instances.c.group_id, instances.c.name)
         rows = self._database.write(lambda connection: connection.execute(wanted).mappings().all())

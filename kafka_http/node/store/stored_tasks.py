@@ -12,15 +12,15 @@ from kafka_http.node.store.database import Database
 from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import lanes, nodes, tasks
 from kafka_http.tasks import (
-    Callback,
     DueCallback,
     NewTask,
     QueuedTask,
-    Status,
     Task,
+    TaskCallback,
     TaskResult,
+    TaskStatus,
     callback_body,
-    unpacked,
+    decode_records,
 )
 
 _REMOVE_BATCH = 1000
@@ -106,7 +106,7 @@ class StoredTasks:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
         return None if row is None else _task_from_row(row)
 
-    def listed(self, status: Status | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
         wanted = select(*_TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
@@ -122,16 +122,16 @@ class StoredTasks:
 
         return self._database.write(find)
 
-    def queued(self, topic: str, most: int, size: int) -> list[QueuedTask]:
+    def next_tasks(self, topic: str, limit: int, size: int) -> list[QueuedTask]:
         def find(connection: Connection) -> Sequence[Any]:
             if not self._owns_topic(connection, topic):
                 return []
-            sizes = connection.execute(_SIZES, {"of_topic": topic, "most": most}).all()
+            sizes = connection.execute(_SIZES, {"of_topic": topic, "most": limit}).all()
             last = _last_within(sizes, size)
             return connection.execute(_QUEUED, {"of_topic": topic, "last": last}).all() if sizes else []
 
         return [
-            QueuedTask(row.id, unpacked(row.records), row.size, row.callback_url is not None)
+            QueuedTask(row.id, decode_records(row.records), row.size, row.callback_url is not None)
             for row in self._database.write(find)
         ]
 
@@ -178,12 +178,12 @@ class StoredTasks:
         some = select(tasks.c.seq).where(or_(_PENDING, tasks.c.callback_due.is_not(None))).limit(1)
         return self._database.write(lambda connection: connection.scalar(some)) is not None
 
-    def remove(self, before: float, most: int) -> int:
+    def remove(self, before: float, limit: int) -> int:
         old = (
             select(tasks.c.seq)
             .where(tasks.c.ended < before, tasks.c.callback_due.is_(None))
             .order_by(tasks.c.ended)
-            .limit(most)
+            .limit(limit)
         )
         statement = delete(tasks).where(tasks.c.seq.in_(old))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
@@ -282,5 +282,5 @@ def _task_from_row(row: Any) -> Task:
     outcome = None if row.outcome is None else row.outcome.encode()
     callback = None
     if row.callback_url is not None:
-        callback = Callback(row.callback_url, row.callback_status, row.callback_attempts, row.callback_reason)
+        callback = TaskCallback(row.callback_url, row.callback_status, row.callback_attempts, row.callback_reason)
     return Task(row.id, row.topic, row.status, row.created, row.ended, outcome, callback)

@@ -86,7 +86,7 @@ class MessageRoutes:
         """GET /messages/<topic>: its partitions."""
         QueryParameters(request.args, ())
         partitions = self._core.topics.partitions(topic)
-        ends = self._core.topics.ends(topic, [each.partition for each in partitions])
+        ends = self._core.topics.offset_ranges(topic, [each.partition for each in partitions])
         listed = [
             {
                 "partition": each.partition,

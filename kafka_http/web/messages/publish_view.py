@@ -115,7 +115,7 @@ class PublishView:
         Where not all is settled yet, `settled` hears of it later, as `Publisher.publish` says.
         """
         deadlines = Deadlines.from_timeout(publish.timeout)
-        admission = PublishLimits(self._max_records, deadlines.hand_over, self._hold, len(body))
+        admission = PublishLimits(self._max_records, deadlines.send, self._hold, len(body))
         try:
             return self._do(publish, publish.messages(body, admission), deadlines, settled)
         finally:
@@ -130,7 +130,7 @@ class PublishView:
     ) -> PublishResult | RenderedResponse:
         if publish.later is not None:
             callback_url = publish.later.callback_url
-            task = self._deferred.accept(publish.topic, messages, callback_url, deadlines.hand_over)
+            task = self._deferred.accept(publish.topic, messages, callback_url, deadlines.send)
             return publish.accepted(task)
         if settled is not None and len(messages.records) > MOST_WITH_KEY:
             raise TooLarge(
@@ -180,7 +180,7 @@ class MessagesPublish:
     def answer(self, published: PublishResult) -> RenderedResponse:
         """200 where all were written, 207 where some failed, the first error's status where all did; but 504 where one
         of them may have been written."""
-        outcomes = published.outcomes
+        outcomes = published.results
         failures = [outcome for outcome in outcomes if isinstance(outcome, KafkaHttpError)]
         if not failures:
             return json_answer({"topic": self.topic, "records": outcomes})

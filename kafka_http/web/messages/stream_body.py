@@ -21,22 +21,22 @@ class StreamBody:
     A worker's main loop may be given it as a `kafka_http.server.stream_sender.StreamSource`.
     """
 
-    __slots__ = ("_frames", "_said_at", "_stream", "_tails", "is_over", "keepalive")
+    __slots__ = ("_followers", "_frames", "_said_at", "_stream", "is_over", "keepalive")
 
-    def __init__(self, tails: TopicFollowers, stream: TopicStream, frames: StreamEncoder, keepalive: float) -> None:
+    def __init__(self, followers: TopicFollowers, stream: TopicStream, frames: StreamEncoder, keepalive: float) -> None:
         """`keepalive`: after so many seconds of silence comes a sign of life."""
         self.keepalive = keepalive
         self.is_over = False
         """Whether all has been had."""
-        self._tails = tails
+        self._followers = followers
         self._stream = stream
         self._frames = frames
         self._said_at = 0.0
 
     @property
-    def is_at_tail(self) -> bool:
+    def is_following(self) -> bool:
         """Whether `next(0)` does not block."""
-        return self._stream.is_at_tail
+        return self._stream.is_following
 
     @property
     def due(self) -> float:
@@ -60,7 +60,7 @@ class StreamBody:
 
     def watch(self, moved: Callable[[], None]) -> None:
         """Call this, by any thread, when `next` may have something. It must not block."""
-        self._tails.watch(moved)
+        self._followers.watch(moved)
 
     def close(self) -> None:
         """The client has all, or is gone."""

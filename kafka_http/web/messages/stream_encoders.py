@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
-from kafka_http.read.stream_events import StreamBatch
+from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.records import EARLIEST, PartitionOffsets, Record
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
@@ -25,7 +25,7 @@ _STOPPING = "The server stops. Go on from next in a moment."
 class StreamEncoder(Protocol):
     """A form of streams. Hashable: those that are equal give the same."""
 
-    tells_gaps: ClassVar[bool]
+    reports_gaps: ClassVar[bool]
     """Whether it can say which offsets are not there any more."""
 
     def __call__(self, piece: StreamBatch) -> bytes:
@@ -50,7 +50,7 @@ class StreamEncoder(Protocol):
 class EventEncoder(Struct, frozen=True):
     """Server-sent events (HTML, 9.2). One that has an `id:` alone is not dispatched, but its id is taken."""
 
-    tells_gaps: ClassVar[bool] = True
+    reports_gaps: ClassVar[bool] = True
     formats: Formats
     topic: str
     wanted: TopicFormat
@@ -93,7 +93,7 @@ class EventEncoder(Struct, frozen=True):
 class LineEncoder(Struct, frozen=True):
     """A record a line, nothing else as long as all goes well: what comes is good to be published again."""
 
-    tells_gaps: ClassVar[bool] = False
+    reports_gaps: ClassVar[bool] = False
     formats: Formats
     topic: str
     wanted: TopicFormat

@@ -7,8 +7,7 @@ from flask import Response, request
 from kafka_http.config import Config
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
-from kafka_http.read.stream_limits import StreamLimits
-from kafka_http.read.topic_stream import StreamRequest, TopicStream
+from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
@@ -54,7 +53,7 @@ class MessageStreams:
         frames = STREAMS[media_type](core.formats, topic, wanted, selection.has_all)
         topic_id = core.topics.id(topic)  # before the positions, which are then this topic's or a later one's
         positions = core.resolver.resolve(topic, consumer, selection.start, selection.wanted, isolation)
-        skips = selection.reset is not None or (frames.tells_gaps and bool(last_id))
+        skips = selection.reset is not None or (frames.reports_gaps and bool(last_id))
         if selection.is_committed:
             positions = core.resolver.reset(topic, positions, selection.reset or EARLIEST)
         elif acks_previous(query):
@@ -69,7 +68,7 @@ class MessageStreams:
             isolation,
             has_all=selection.has_all,
             reset=selection.reset,
-            tells_gaps=frames.tells_gaps,
+            reports_gaps=frames.reports_gaps,
             is_resumed=bool(last_id),
         )
         stream = core.streams.open(wanted_stream, frames)
@@ -86,7 +85,7 @@ class MessageStreams:
         hand_over = request.environ.get(HAND_OVER)
         # In a thread it is the second write that fails when the client is gone.
         keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
-        feed = StreamBody(self._core.tails, stream, frames, keepalive)
+        feed = StreamBody(self._core.followers, stream, frames, keepalive)
         body = StreamResponseBody(feed, hand_over, None if hand_over is not None or stream.is_ending else self._place())
         response = Response(body, content_type=media_type, direct_passthrough=True)
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass on what comes as it comes

@@ -74,7 +74,7 @@ class UploadView:
         wanted = UploadParameters(head, topic, self._formats, self._config)
         with ExitStack() as held:
             arrivals = self._arrivals(request, held)
-            upload = self._uploader.begin(topic, schemas_of(wanted.query), wanted.timeout)
+            upload = self._uploader.open(topic, schemas_of(wanted.query), wanted.timeout)
             course = _UploadResponse(arrivals, upload, wanted)
             lines = course.lines()
             first = next(lines)
@@ -193,7 +193,7 @@ class _UploadResponse:
             log.exception("unforeseen error: a stream of records")
             self.error = unforeseen()
         self._upload.finish()
-        rest = self._upload.rest()
+        rest = self._upload.unacknowledged()
         self.said = self._state() | rest
         yield _line({**self.said, **({"done": True} if self.error is None else {"error": self.error.as_object()})})
         if self.error is not None:
@@ -201,11 +201,11 @@ class _UploadResponse:
 
     def _progress(self) -> Iterator[bytes]:
         while self._go_on():
-            self._upload.settle()
+            self._upload.check()
             if self._is_due():
                 self._told, self._told_at = self._upload.acknowledged, time.monotonic()
                 yield _line(self._state())
-        if not self._upload.handed:
+        if not self._upload.sent:
             not_empty([])
 
     def _is_due(self) -> bool:
@@ -218,14 +218,14 @@ class _UploadResponse:
         """Do what there is to do, or wait a moment for it; false once all is done."""
         upload, arrivals = self._upload, self._arrivals
         is_all_handed_over = arrivals.has_ended and not self._arrived
-        if is_all_handed_over and not upload.is_underway:
+        if is_all_handed_over and not upload.is_pending:
             return False
         if upload.is_full or is_all_handed_over:
             upload.wait(_TICK)
         elif self._arrived:
             self._publish(self._arrived[:_LINES_AT_ONCE])
             del self._arrived[:_LINES_AT_ONCE]
-        elif arrivals.wait(_TICK if upload.is_underway else _IDLE):
+        elif arrivals.wait(_TICK if upload.is_pending else _IDLE):
             self._arrived = arrivals.lines()
         return True
 
@@ -233,10 +233,10 @@ class _UploadResponse:
         """Hand over the records on these lines, those before the first that is wrong at least."""
         records: list[ProducerRecord] = []
         try:
-            records.extend(self._wanted.records(lines, self._upload.handed))
+            records.extend(self._wanted.records(lines, self._upload.sent))
         finally:
             if records:
-                self._upload.hand_over(records)
+                self._upload.send(records)
 
     def _state(self) -> dict[str, Any]:
         return {"records": self._upload.acknowledged, "partitions": self._upload.last_offsets}

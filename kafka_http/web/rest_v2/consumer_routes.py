@@ -42,7 +42,7 @@ DEFAULT_MAX_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
 """Of a call's body, which becomes many times as large when it is parsed."""
 _AT_ONCE = 0.05
-"""Seconds that a read may take for its instance without a place among those who wait: the call before ends."""
+"""The time in seconds that a request waits for the lease without counting as a waiting request."""
 
 
 class V2ConsumerRoutes:
@@ -171,16 +171,38 @@ class V2ConsumerRoutes:
         return v2_response({"offsets": [each._asdict() for each in places]})
 
     def records(self, group: str, name: str) -> Response:
-        """GET …/records: what comes next."""
-        settings = self._instances.settings(group, name)
-        check_records_type(request.headers.get("Accept"), settings.format)
-        seconds = _milliseconds("timeout", settings.timeout)
-        page = self._read(group, name, self._limits(settings), min(seconds, MAX_TIMEOUT))
+        """GET …/records: read the next page.
+
+        The lease is acquired before the request is checked, because it has the instance's settings: so a page takes two
+        calls of the daemon, one to acquire the lease and one to release it.
+        """
+        began = time.monotonic()
+        acquired = self._acquire_now(group, name)
+        lease = None if isinstance(acquired, KafkaHttpError) else acquired
+        try:
+            settings = self._instances.settings(group, name) if lease is None else lease.settings
+            check_records_type(request.headers.get("Accept"), settings.format)
+            seconds = min(_milliseconds("timeout", settings.timeout), MAX_TIMEOUT)
+            limits = self._limits(settings)
+        except BaseException:
+            if lease is not None:
+                self._instances.release_lease(lease)
+            raise
+        if isinstance(acquired, KafkaHttpError) and not isinstance(acquired, InstanceBusy):
+            raise acquired
+        page = self._read(group, name, lease, limits, began + seconds)
         body, headers = (b"[]\n", {}) if page is None else self._rendered(page, settings.format)
         content = body if page is None else _Told(body, page)
         response = Response(content, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
+
+    def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
+        """Acquire the lease, waiting only for a moment. Return the error if there is one."""
+        try:
+            return self._instances.acquire_lease(group, name, 0 if request.args.get("timeout") == "0" else _AT_ONCE)
+        except KafkaHttpError as error:
+            return error
 
     def _limits(self, settings: InstanceSettings) -> ReadLimits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
@@ -188,24 +210,24 @@ class V2ConsumerRoutes:
         room = self._answers.page(min(max(1, max_bytes), self._config.max_page_bytes))
         return ReadLimits(min(max(1, records), MAX_RECORDS), room.size, room)
 
-    def _read(self, group: str, name: str, limits: ReadLimits, seconds: float) -> LeasedPage | None:
-        """A page with records; None where there are none in that time, or another reader had the instance."""
-        deadline = time.monotonic() + seconds
-        loan = self._borrow(group, name, min(seconds, _AT_ONCE))
-        joining = loan is not None and loan.joining
+    def _read(
+        self, group: str, name: str, lease: ReadLease | None, limits: ReadLimits, deadline: float
+    ) -> LeasedPage | None:
+        """Read a page. Return None if there are no records in time, or if another reader keeps the lease."""
+        joining = lease is not None and lease.joining
         with self._waits.place(deadline - time.monotonic(), joining=joining) as granted:
             until = deadline if granted else time.monotonic()
-            if loan is None and granted:
-                loan = self._borrow(group, name, max(0, until - time.monotonic()))
-            page = None if loan is None else self._reader.read(loan, limits, until)
+            if lease is None and granted:
+                lease = self._acquire(group, name, max(0, until - time.monotonic()))
+            page = None if lease is None else self._reader.read(lease, limits, until)
         if page is not None and not page.records:
             page.delivered()
             return None
         return page
 
-    def _borrow(self, group: str, name: str, seconds: float) -> ReadLease | None:
+    def _acquire(self, group: str, name: str, seconds: float) -> ReadLease | None:
         try:
-            return self._instances.borrow(group, name, seconds)
+            return self._instances.acquire_lease(group, name, seconds)
         except InstanceBusy:
             return None
 

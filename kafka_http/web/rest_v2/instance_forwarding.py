@@ -7,7 +7,7 @@ from urllib.parse import quote
 from flask import Response, request
 
 from kafka_http import http_client
-from kafka_http.consumers.instance_locator import InstanceLocator, RemoteNode
+from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.http_client import HttpRequestFailed, HttpTarget, HttpTimeout
 from kafka_http.logs import request_id

@@ -65,7 +65,7 @@ class V2Produce:
 
     def answer(self, published: PublishResult) -> RenderedResponse:
         """200 though single records failed; what says it of the whole, and `Prefer: strict`, make it an error."""
-        outcomes = published.outcomes
+        outcomes = published.results
         failures = [each for each in outcomes if isinstance(each, KafkaHttpError)]
         if (whole := _error_of_all(failures, len(outcomes))) is not None:
             return v2_error_answer(whole, self._accept)

@@ -74,7 +74,7 @@ class V2TopicRoutes:
             self._core.topics.partitions(topic)  # an unknown topic is said first
             raise NotFound
         number = self._number(topic, partition)
-        ends = self._core.topics.ends(topic, [number])[number]
+        ends = self._core.topics.offset_ranges(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
 
     def _number(self, topic: str, partition: str) -> int:

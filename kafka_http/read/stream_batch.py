@@ -1,4 +1,4 @@
-"""What streams are sent, piece by piece; those that send the same share it."""
+"""Batches of a stream and their rendered forms, which streams with the same form share."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from kafka_http.records import PartitionOffsets, Record
 
 
 class OffsetGap(Struct, frozen=True):
-    """Offsets of a partition that the log had no more when they were to be read: from `from_` on, before `to`."""
+    """Offsets of a partition that were no longer in the log when they were read: `from_` up to, not including, `to`."""
 
     partition: int
     from_: int = field(name="from")
@@ -18,10 +18,10 @@ class OffsetGap(Struct, frozen=True):
 
 
 class StreamBatch:
-    """Records of a stream that follow each other: where it was before, and where it is behind them.
+    """Consecutive records of a stream.
 
-    `start` and `next` map each partition of the stream to an offset; `gaps` are before `start`. Not to be changed:
-    streams share it.
+    `start` and `next` are the offsets before and after the batch, for all partitions of the stream. `gaps` come before
+    `start`. Streams share batches, so a batch must not be changed.
     """
 
     def __init__(
@@ -39,18 +39,21 @@ class StreamBatch:
 
     @property
     def rendered_size(self) -> int:
-        """Bytes of all forms that it was rendered in."""
+        """The size of all rendered forms in bytes."""
         return sum(len(each) for each in self._rendered.values() if isinstance(each, bytes))
 
     def prepare(self, render: "RenderBatch") -> None:
-        """RenderBatch it now, for those who ask later. What goes wrong is for them as well."""
+        """Render the batch now, so that `rendered` does not block. An error is kept for `rendered`."""
         try:
             self._rendered[render] = render(self)
         except KafkaHttpError as error:
             self._rendered[render] = error
 
     def rendered(self, render: "RenderBatch") -> bytes:
-        """As `render` gives it, which is asked once. May wait where the format of the records does."""
+        """Return the output of `render`, which is called once. Blocks if the format of the records does.
+
+        Raises the error of `render`.
+        """
         if render not in self._rendered:
             self.prepare(render)
         rendered = self._rendered[render]
@@ -60,11 +63,11 @@ class StreamBatch:
 
 
 RenderBatch = Callable[[StreamBatch], bytes]
-"""Makes of a piece what is sent. Must be hashable; those that are equal give the same."""
+"""Renders a batch. Must be hashable; functions that are equal have equal output."""
 
 
 class View(NamedTuple):
-    """What streams have in common that send the same: the partitions, and the form."""
+    """What streams that share rendered batches have in common: the partitions and the form."""
 
     partitions: frozenset[int]
     render: RenderBatch
