@@ -1,4 +1,7 @@
-"""gunicorn from within: `run` starts it, `worker.Worker` is the worker class for `gunicorn -k` as well."""
+"""The HTTP server: gunicorn with a worker class for slow clients, streams and publishes without a thread.
+
+`run` starts it. The worker class works with `gunicorn -k kafka_http.server.worker.Worker` as well.
+"""
 
 from kafka_http.server.gunicorn_application import CannotServe, check_config, run
 

@@ -1,4 +1,4 @@
-"""What the server tells the application of its life in a process, and what it asks of it below WSGI."""
+"""The interface between the server and the application, apart from WSGI itself."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,77 +7,74 @@ from typing import Any, Literal, Protocol, cast
 from kafka_http.config import Config
 
 FLUSH_SECONDS = 5
-"""What the application gets at the end, after the requests, to hand over what it holds."""
+"""Time that the application has, after the last request, to send its pending messages to Kafka."""
 
 _STOP_SECONDS = 20
-"""What a stop may take beyond a publish's own time; with the default time-out 30 s in all, as Kubernetes gives."""
+"""Time for a stop in addition to `timeout`. With the default `timeout` a stop takes at most 30 s, as in Kubernetes."""
 
 
 def stop_seconds(config: Config) -> int:
-    """How long a stop may take in all."""
+    """Return the maximum duration of a stop in seconds."""
     return math.ceil(config.timeout) + _STOP_SECONDS
 
 
-class PublishReply(Protocol):
-    """A request that Kafka has."""
+class PendingResponse(Protocol):
+    """The response to a publish that was handed to Kafka."""
 
     timeout: float
-    """Seconds after which it is to be answered at the latest."""
+    """Seconds after which the server sends a response even if Kafka has not answered."""
 
     def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
-        """What is to be said: status, headers, body. To be called once; raises nothing."""
+        """Return status, headers and body. The server calls this once. Raises nothing."""
 
 
-class FastPathPublisher(Protocol):
-    """Begins them. Any thread may call."""
+class FastPathHandler(Protocol):
+    """Starts publishes without blocking. Any thread may call it."""
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
-    ) -> PublishReply | None:
-        """Begin a request without blocking. None, with nothing done, for one that is the threads'.
+    ) -> PendingResponse | None:
+        """Start a publish without blocking, or do nothing and return None if the request needs a view.
 
-        Any thread may call `done`, perhaps before this returns, or not before `send` is called.
+        `done` is called when Kafka has answered: by any thread, possibly before this method returns, possibly not
+        before `send` is called.
         """
 
     def send(self) -> None:
-        """Let all go that was begun. Does not block."""
+        """Send all publishes that were started. Does not block."""
 
 
-Place = Literal["loop", "aside", "pool"]
-"""Who makes an answer: the main loop, which must not block; one thread beside the pool; or the pool."""
-
-RECEIVED = "kafka_http.received"
-"""In the environ of a request whose body was received before: its bytes, which count as in flight already."""
-REFUSAL = "kafka_http.refusal"
-"""In the environ of a request whose body was not received: what to raise in place of reading it."""
-CAME = "kafka_http.came"
-"""In the environ: when the request came, on the monotonic clock."""
+Runner = Literal["loop", "reserved", "pool"]
+"""Where a request runs: in the main loop (it must not block), in the reserved thread, or in the thread pool."""
 
 
-class ReceivePolicyProtocol(Protocol):
-    """What the application knows of requests before it has them. Any thread may call."""
+class RequestPolicy(Protocol):
+    """The application's limits for requests that the server receives. Any thread may call it."""
 
     max_body_bytes: int
+    """Maximum size of a body."""
     max_in_flight: int
-    """Bytes of bodies. Those that have not come whole may take half of it."""
+    """Maximum size of all bodies in memory. Incomplete bodies may use half of it."""
     min_body_rate: int
-    """Bytes a second that a body must come with after its first seconds."""
+    """Minimum rate of a body after its first seconds, in bytes per second."""
     max_answers_in_flight: int
-    """Bytes of answers that clients have not taken yet."""
+    """Maximum size of responses that clients have not received yet."""
 
     def hold(self, size: int, held: int = 0) -> int:
-        """Count so many bytes more of a body, of which `held` are counted already; less where `size` is negative.
-        Raises what is to be answered where that is too much."""
+        """Add `size` bytes of a body, of which `held` bytes are already counted; subtract if `size` is negative.
+
+        Raises the error to send to the client if the limit is reached.
+        """
 
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
-        """Whether the application reads the body as it comes. Header names are in lower case."""
+        """Return whether a view reads the body while it arrives. Header names are in lower case."""
 
-    def place(self, path: str) -> Place:
-        """Who is to answer a request."""
+    def runner(self, path: str) -> Runner:
+        """Return where a request for this path runs."""
 
 
-class AnyApplication:
-    """The `ReceivePolicyProtocol` of an application that says nothing of it."""
+class DefaultRequestPolicy:
+    """The `RequestPolicy` for an application that has none."""
 
     max_body_bytes = 1 << 30
     max_in_flight = 1 << 30
@@ -90,34 +87,30 @@ class AnyApplication:
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
         return False
 
-    def place(self, path: str) -> Place:
+    def runner(self, path: str) -> Runner:
         return "pool"
 
 
-class ServedApp(Protocol):
-    """What the application may have in `app.extensions["kafka_http"]`."""
+class ServerHooks(Protocol):
+    """What the server calls in `app.extensions["kafka_http"]`."""
 
-    def started(self) -> None:
-        """This process serves from now on. Must not block."""
+    request_policy: RequestPolicy
+    fast_path: FastPathHandler | None
+    """None if the fast path is switched off."""
+
+    def start(self) -> None:
+        """Start serving in this process. Must not block."""
 
     def check_brokers(self) -> None:
-        """Called in the first worker of `kafka-http serve`: log whether Kafka answers. Must not block."""
+        """Log whether Kafka answers. `kafka-http serve` calls it in its first worker. Must not block."""
 
-    def stopping(self) -> None:
-        """No new requests come: those that wait for something to happen should be answered now. Must not block."""
+    def stop(self) -> None:
+        """End requests that wait for new messages: no new requests arrive. Must not block."""
 
     def close(self, timeout: float) -> None:
-        """Hand over what is held, for `timeout` at most, and end. No request is in flight any more."""
-
-    @property
-    def receiving(self) -> "ReceivePolicyProtocol":
-        """What the application knows of requests that the server receives for it."""
-
-    @property
-    def publishes(self) -> FastPathPublisher | None:
-        """Takes publishes that need no thread, where that is wanted."""
+        """Flush pending messages for up to `timeout` seconds, then close. No request is in flight."""
 
 
-def lifecycle_of(app: Any) -> ServedApp | None:
-    """None where the application is another than ours, or could not be loaded."""
-    return cast("ServedApp | None", getattr(app, "extensions", {}).get("kafka_http"))
+def hooks_of(app: Any) -> ServerHooks | None:
+    """Return the hooks of a WSGI application, or None if it has none or could not be loaded."""
+    return cast("ServerHooks | None", getattr(app, "extensions", {}).get("kafka_http"))

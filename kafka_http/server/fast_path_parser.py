@@ -1,14 +1,14 @@
-"""Which requests are plain: a publish with nothing about it that HTTP treats in a special way.
+"""Recognizes publishes that the fast path can answer.
 
-A strict recogniser, not a parser of HTTP: it takes the few forms in which nothing can be misunderstood, and leaves all
-others to gunicorn's parser, which has the last word on what is allowed and what is wrong.
+This is a strict recognizer, not an HTTP parser: it accepts the few forms that are unambiguous. gunicorn's parser gets
+all other requests and decides whether they are valid.
 """
 
 import re
 from typing import NamedTuple
 
 MAX_HEAD = 8000
-"""Bytes. gunicorn's own limits for a line and a field are above it."""
+"""Bytes. gunicorn's limits for a line and a field are higher."""
 MAX_FIELDS = 60
 MAX_BODY = 1 << 18
 
@@ -17,32 +17,36 @@ _HEAD = re.compile(
     rb"(?P<method>POST|PUT) (?P<target>/(?:messages|topics)/[!\"$-~]+) HTTP/1\.1\r\n"
     rb"(?P<fields>(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+)\r\n"
 )
-_SPECIAL = frozenset(("transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer", "authorization"))
-_SCHEMES = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
-"""Where there are two of these they must agree: gunicorn sees to it."""
+_UNSUPPORTED = frozenset(
+    ("transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer", "authorization")
+)
+_SCHEME_HEADERS = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
+"""gunicorn rejects a request in which two of these contradict each other."""
 
 
 class FastPathRequest(NamedTuple):
-    """`headers` by their names in lower case; each is there once. `size`: of the whole request in bytes. `last`: the
-    client wants the connection closed after the answer."""
+    """A publish in a form that the fast path accepts."""
 
     method: str
     target: str
     headers: dict[str, str]
+    """By name in lower case. No header occurs twice."""
     body: bytes
     size: int
-    last: bool
+    """Size of the whole request in bytes."""
+    is_last: bool
+    """Whether the client asked to close the connection after the response."""
 
 
 class NotFastPath(Exception):
-    """Another's request."""
+    """The request is not one for the fast path."""
 
 
 def parse(data: bytes) -> FastPathRequest | None:
-    """The request at the start of these bytes, None where more of it is to come. Raises `NotFastPath`."""
+    """Parse the request at the start of `data`. Return None if it is incomplete. Raises `NotFastPath`."""
     found = _HEAD.match(data)
     if found is None:
-        _check_beginning(data)
+        _check_start(data)
         return None
     if found.end() > MAX_HEAD:
         raise NotFastPath
@@ -54,14 +58,14 @@ def parse(data: bytes) -> FastPathRequest | None:
     if len(data) < size:
         return None
     method, target = str(found["method"], "ascii"), str(found["target"], "ascii")
-    last = headers.get("connection", "").lower() == "close"
-    return FastPathRequest(method, target, headers, data[found.end() : size], size, last)
+    is_last = headers.get("connection", "").lower() == "close"
+    return FastPathRequest(method, target, headers, data[found.end() : size], size, is_last)
 
 
-def _check_beginning(data: bytes) -> None:
-    """Raise `NotFastPath` where what is still to come cannot make a plain request of it."""
-    begins = any(data.startswith(each) or each.startswith(data) for each in _METHODS)
-    if not begins or b"\r\n\r\n" in data or len(data) > MAX_HEAD:
+def _check_start(data: bytes) -> None:
+    """Raise `NotFastPath` if no further data can complete this to a fast-path request."""
+    is_publish = any(data.startswith(each) or each.startswith(data) for each in _METHODS)
+    if not is_publish or b"\r\n\r\n" in data or len(data) > MAX_HEAD:
         raise NotFastPath
 
 
@@ -74,7 +78,7 @@ def _headers(text: str) -> dict[str, str]:
         headers[name.lower()] = value.strip(" \t")
     if len(headers) < len(lines) or len(lines) > MAX_FIELDS or "host" not in headers:
         raise NotFastPath
-    if not _SPECIAL.isdisjoint(headers) or len(_SCHEMES & headers.keys()) > 1:
+    if not _UNSUPPORTED.isdisjoint(headers) or len(_SCHEME_HEADERS & headers.keys()) > 1:
         raise NotFastPath
     if headers.get("connection", "keep-alive").lower() not in {"keep-alive", "close"}:
         raise NotFastPath

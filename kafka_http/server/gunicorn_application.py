@@ -1,4 +1,4 @@
-"""`kafka-http serve`: gunicorn with our settings, our worker class and our log lines."""
+"""Runs gunicorn for `kafka-http serve`, with the settings, the worker class and the log format of this server."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from gunicorn.glogging import Logger
 from kafka_http.config import Config
 from kafka_http.config.settings import is_loopback
 from kafka_http.logs import LineFormatter, configure_logging
-from kafka_http.server.app_interface import lifecycle_of, stop_seconds
+from kafka_http.server.app_interface import hooks_of, stop_seconds
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LoadApp = Callable[[Config], "WSGIApplication"]
-
 _POLLED_PATH = re.compile(r"/(messages/[^/]+(/[^/]+)?|instances|tasks)")
 
 
 class CannotServe(Exception):
-    """The server cannot start. The message is a sentence for the user."""
+    """The server cannot start. The message says why and is meant for the user."""
 
 
 def run(
     config: Config,
     when_ready: Callable[[], None] | None = None,
-    load_app: LoadApp | None = None,
+    load_app: Callable[[Config], "WSGIApplication"] | None = None,
     *,
     reloads: bool = True,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for the requests in flight.
+    """Serve until SIGTERM or SIGINT. A second SIGINT does not wait for the requests in flight.
 
-    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, whose end it then is.
-    Otherwise it stops the server.
+    Call it in the main thread. The worker processes are forked and end in this function: they do not return to the
+    caller, and run neither its `finally` clauses nor its `atexit` functions.
 
-    Call it in the main thread. `when_ready` is called once connections are accepted. Raises `ConfigError`,
-    `CannotServe`. The worker processes are forked from here and end here: none returns to the caller or runs his
-    `finally` clauses and `atexit` functions.
+    `when_ready` is called when the server accepts connections. `load_app` replaces `kafka_http.app.create_app`.
+    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, which SIGHUP reports closed.
+    Otherwise SIGHUP stops the server.
+
+    Raises `ConfigError` if a setting is wrong, and `CannotServe` if the server cannot start or ends with an error.
     """
     configure_logging(config.log_level)
     app = (load_app or _create_app)(config)
-    check_address(config)
-    warn_of_strangers(config)
+    _check_address(config)
+    _warn_if_exposed(config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
@@ -64,19 +64,19 @@ def run(
         if not isinstance(end, SystemExit):
             raise
         if end.code:
-            raise CannotServe("The server has ended; the lines above say why.") from None
+            raise CannotServe("The server stopped with an error. See the log lines above.") from None
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
 
 
 def check_config(config: Config) -> None:
-    """Check all settings as a start does, without a start. Raises `ConfigError`."""
+    """Check all settings as `run` does, without starting the server. Raises `ConfigError`."""
     _create_app(config)
 
 
-def check_address(config: Config) -> None:
-    """Try to listen on `bind`, since gunicorn's own error says nothing that helps. Raises `CannotServe`."""
+def _check_address(config: Config) -> None:
+    """Try to listen on `bind`, because gunicorn's own error does not help. Raises `CannotServe`."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -86,17 +86,19 @@ def check_address(config: Config) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CannotServe(
-            f"Cannot listen on {config.bind}: {reason}. Stop what listens there, or choose another with --bind."
+            f"Cannot listen on {config.bind}: {reason}. Stop the program that uses this address, or choose another "
+            "address with --bind."
         ) from None
 
 
-def warn_of_strangers(config: Config) -> None:
-    """Say so where others than this machine can reach the server."""
+def _warn_if_exposed(config: Config) -> None:
+    """Log a warning if other hosts can reach the server."""
     if not is_loopback(config.host):
         log.warning(
-            "Listening on %s, which others can reach, and nobody is asked who he is: whoever gets there may read and "
-            "write all that this server may.", config.bind
-        )  # fmt: skip
+            "Listening on %s without authentication: everyone who can reach this address can read and write all topics "
+            "that this server can.",
+            config.bind,
+        )
 
 
 def _create_app(config: Config) -> "WSGIApplication":
@@ -108,7 +110,7 @@ def _create_app(config: Config) -> "WSGIApplication":
 def _has_terminal() -> bool:
     try:
         return os.isatty(0)
-    except OSError:  # it is closed
+    except OSError:  # standard input is closed
         return False
 
 
@@ -117,7 +119,7 @@ def _end_worker(end: BaseException) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     code = end.code if isinstance(end, SystemExit) else 1
-    os._exit(code if isinstance(code, int) else 1 if code else 0)
+    os._exit(code if isinstance(code, int) else int(bool(code)))
 
 
 class _Application(BaseApplication):
@@ -131,11 +133,10 @@ class _Application(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in gunicorn_settings(self._config).items():
+        for name, value in _gunicorn_settings(self._config).items():
             self.cfg.set(name, value)
-        if self._when_ready:
-            tell = self._when_ready
-            self.cfg.set("when_ready", lambda _: tell())
+        if when_ready := self._when_ready:
+            self.cfg.set("when_ready", lambda _: when_ready())
         self.cfg.set("post_worker_init", _check_brokers)
 
     def load(self) -> Any:
@@ -146,14 +147,14 @@ class _Application(BaseApplication):
 
 
 def _check_brokers(worker: Worker) -> None:
-    """Once a start: in the first worker, since a connection of the arbiter would be inherited by all of them."""
-    lifecycle = lifecycle_of(worker.wsgi)
-    if worker.age == 1 and lifecycle is not None and hasattr(lifecycle, "check_brokers"):
-        lifecycle.check_brokers()
+    """Check the brokers once, in the first worker: all workers would inherit a connection of the arbiter."""
+    hooks = hooks_of(worker.wsgi)
+    if worker.age == 1 and hooks is not None:
+        hooks.check_brokers()
 
 
 class _Arbiter(Arbiter):
-    """Ctrl-C, and the end of the terminal, stop as SIGTERM does; a second Ctrl-C is quick."""
+    """Stops on Ctrl-C and on the end of the terminal as on SIGTERM. A second Ctrl-C stops at once."""
 
     def __init__(self, app: BaseApplication, *, reloads: bool) -> None:
         self._reloads = reloads
@@ -176,28 +177,30 @@ class _Arbiter(Arbiter):
 
 
 class _Logger(Logger):
-    """gunicorn's events among ours, its access log in the same form."""
+    """Logs gunicorn's events as `kafka_http.server`, and the access log in the same format as all other lines."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        for handler in list(self.error_log.handlers):
+        for handler in list(self.error_log.handlers):  # gunicorn adds one each time
             self.error_log.removeHandler(handler)
-        self.error_log.propagate = True
+        self.error_log = logging.getLogger("kafka_http.server")
         for handler in self.access_log.handlers:
             handler.setFormatter(LineFormatter())
 
 
-class _LoggerBesideConsole(_Logger):
-    """Leaves the calls that an open console page repeats out of the access log."""
+class _ConsoleLogger(_Logger):
+    """Leaves the requests that an open console page repeats out of the access log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        self.access_log.addFilter(_is_not_polling)  # adds the same function once only
+        self.access_log.addFilter(_is_not_polling)  # has no effect if it was added before
 
 
 def _is_not_polling(record: logging.LogRecord) -> bool:
-    """False for a successful GET of metadata that the console marked. Reads and writes of messages are always
-    logged, so that a client cannot hide them by the header."""
+    """Return False for a successful GET of metadata with the console's header.
+
+    Reads and writes of messages are always logged, so that a client cannot hide them with the header.
+    """
     atoms: Any = record.args
     return not (
         atoms["{x-console-poll}i"] != "-"
@@ -207,24 +210,24 @@ def _is_not_polling(record: logging.LogRecord) -> bool:
     )
 
 
-def gunicorn_settings(config: Config) -> dict[str, Any]:
-    """gunicorn's settings by their names."""
+def _gunicorn_settings(config: Config) -> dict[str, Any]:
+    """Return gunicorn's settings by name."""
     return {
         "bind": config.bind,
         "workers": config.workers,
         "threads": config.threads,
         "worker_class": Worker,
-        "worker_connections": config.threads + 1000,  # what is above `threads` may be kept alive
+        "worker_connections": config.threads + 1000,  # connections above `threads` may be idle
         "preload_app": True,
         "proc_name": "kafka-http",
         "keepalive": config.keepalive,
         "graceful_timeout": stop_seconds(config),
-        "control_socket_disable": True,  # by default one in the home directory, shared by all servers of a user
-        "limit_request_line": 8190,  # gunicorn's greatest: about 550 partitions in a position
-        "limit_request_field_size": 8190,  # as nginx's
+        "control_socket_disable": True,  # by default all servers of a user share one in the home directory
+        "limit_request_line": 8190,  # gunicorn's maximum; a position of about 550 partitions
+        "limit_request_field_size": 8190,  # the same as in nginx
         "forwarded_allow_ips": ",".join(config.trusted_proxies),
-        "forwarder_headers": "",  # else a client of a trusted proxy could set its PATH_INFO
-        "logger_class": _LoggerBesideConsole if config.console else _Logger,
+        "forwarder_headers": "",  # otherwise a client behind a trusted proxy could set PATH_INFO
+        "logger_class": _ConsoleLogger if config.console else _Logger,
         "loglevel": config.log_level,
         "accesslog": "-" if config.access_log else None,
         "access_log_format": '%(h)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',

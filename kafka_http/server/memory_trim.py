@@ -1,4 +1,4 @@
-"""What a worker does so that memory which it has freed goes back to the system.
+"""Returns freed memory to the operating system.
 
 glibc keeps freed memory for a thread's next allocation: after a few large pages a worker kept hundreds of MB.
 """
@@ -14,55 +14,58 @@ log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _ARENAS = 2
-_LARGE = 1 << 22
-"""Bytes from which on a block is a mapping of its own, which goes back as it is freed. glibc would raise this limit up
-to 32 MiB with each such block. Where it is 256 KiB, reads of 1 MB values take 1.4 times the CPU."""
-_MUCH = 1 << 24
-_LOOK_SECONDS = 5.0
+_MMAP_BYTES = 1 << 22
+"""Size from which on each block is its own mapping, which returns to the system when it is freed.
+
+By default glibc raises this limit up to 32 MiB with each such block. With 256 KiB, reads of 1 MB values take 1.4 times
+the CPU time.
+"""
+_CHANGE_BYTES = 1 << 24
+_CHECK_SECONDS = 5.0
 _TRIMS = 6
-"""So often after a change: what is freed within the heap does not show in the size of the process."""
+"""Number of trims after a change. Memory that is freed within the heap does not show in the size of the process."""
 
 
 class MemoryTrimmer:
-    """Sets glibc's allocator up, and trims it where the process has grown or shrunk by much. Without effect where there
-    is another allocator.
+    """Configures glibc's allocator and trims it after the process has grown or shrunk by 16 MiB or more.
 
-    The main loop makes it and calls.
+    The main loop creates and calls it. It has no effect with other allocators.
     """
 
     def __init__(self) -> None:
-        self._looks_from = 0.0
+        self._next_check = 0.0
         self._trims_left = 0
-        self._trimmed = 0
-        """Bytes that the process had after the last trim."""
-        self._trim: Callable[[int], int] | None = None
+        self._trimmed_size = 0
+        """Bytes of the process after the last trim."""
+        self._malloc_trim: Callable[[int], int] | None = None
         try:
             libc = ctypes.CDLL(None)
-            self._trim = libc.malloc_trim
-            for option, value in ((_M_ARENA_MAX, _ARENAS), (_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE)):
+            self._malloc_trim = libc.malloc_trim
+            options = ((_M_ARENA_MAX, _ARENAS), (_M_MMAP_THRESHOLD, _MMAP_BYTES), (_M_TRIM_THRESHOLD, _MMAP_BYTES))
+            for option, value in options:
                 libc.mallopt(option, value)
         except (OSError, AttributeError):  # musl, macOS
-            log.debug("The memory allocator is not glibc's.")
+            log.debug("Memory is not trimmed: the allocator is not glibc's.")
 
-    def look(self, run: Callable[[Callable[[], None]], None]) -> None:
-        """Let `run` trim the allocator where it may be worth it; that takes some milliseconds."""
+    def check(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """Trim the allocator if necessary. `run` runs the trim, which takes some milliseconds, in another thread."""
         now = time.monotonic()
-        if now >= self._looks_from and self._trim is not None:
-            self._looks_from = now + _LOOK_SECONDS
-            if abs(_resident() - self._trimmed) > _MUCH:
+        if now >= self._next_check and self._malloc_trim is not None:
+            self._next_check = now + _CHECK_SECONDS
+            if abs(_resident_bytes() - self._trimmed_size) > _CHANGE_BYTES:
                 self._trims_left = _TRIMS
             if self._trims_left:
                 self._trims_left -= 1
-                run(self._trim_now)
+                run(self._trim)
 
-    def _trim_now(self) -> None:
-        if self._trim is not None:
-            self._trim(0)
-        self._trimmed = _resident()
+    def _trim(self) -> None:
+        if self._malloc_trim is not None:
+            self._malloc_trim(0)
+        self._trimmed_size = _resident_bytes()
 
 
-def _resident() -> int:
-    """Bytes of the process's memory; 0 where the system does not say."""
+def _resident_bytes() -> int:
+    """Return the memory of the process, or 0 if the system does not tell."""
     try:
         pages = Path("/proc/self/statm").read_bytes().split()[1]
     except OSError:

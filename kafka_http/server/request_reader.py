@@ -1,4 +1,4 @@
-"""Requests that are received in the worker's main loop before any thread is at them."""
+"""Assembles one request from the data that the main loop receives."""
 
 import re
 from io import BytesIO
@@ -14,55 +14,55 @@ from gunicorn.http.errors import (
 from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
-from kafka_http.chunked import Chunks
+from kafka_http.chunked import ChunkedDecoder
 
 _MAX_HEAD = 1 << 20
-"""Bytes of a head, whatever gunicorn's settings allow."""
+"""Maximum size of a head, even if gunicorn's settings allow more."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BLANK_LINES = re.compile(rb"(?:\r\n)+")
 
 
 def without_blank_lines(data: bytes) -> bytes:
-    """The data without the empty lines that a client may send before a request (RFC 9112, 2.2)."""
+    """Return the data without the empty lines that a client may send before a request (RFC 9112, 2.2)."""
     blank = _BLANK_LINES.match(data)
     return data if blank is None else data[blank.end() :]
 
 
 class RequestReader:
-    """Takes one request piece by piece: first its head, which gunicorn's parser reads once it is whole, then its body.
+    """Assembles a request: first its head, which gunicorn's parser parses when it is complete, then its body.
 
-    The main loop makes it with the first bytes of a request that is not published on the fast path, feeds it, and hands
-    it to a thread when `is_whole`, or when the request is to be refused.
+    The main loop creates it with the first bytes of a request that the fast path has not started, and feeds it. When
+    `is_complete`, or when the request is to be rejected, the loop hands it to a thread.
     """
 
-    def __init__(self, cfg: Any, client: Any, may_be_plain: bool) -> None:
-        """`may_be_plain`: once it is whole, it may be one for the fast path."""
+    def __init__(self, cfg: Any, client: Any, may_be_fast_path: bool) -> None:
+        """Create a reader. `may_be_fast_path`: the complete request may be one for the fast path."""
         self.request: Any = None
-        """gunicorn's `Request`, once the head is there."""
+        """gunicorn's `Request`, when the head is complete."""
         self.error: Exception | None = None
-        """What is wrong with the head."""
-        self.refusal: Exception | None = None
-        """What the application has against the body; it raises this where it would read it."""
+        """The error in the head."""
+        self.body_error: Exception | None = None
+        """The application's error for this body. The application raises it when it reads the body."""
         self.is_too_large = False
-        """Whether the body is over the limit, however much of it has come."""
-        self.may_be_plain = may_be_plain
+        """Whether the body is over the limit, even if most of it has not arrived."""
+        self.may_be_fast_path = may_be_fast_path
         self.head = b""
-        self.is_whole = False
+        self.is_complete = False
         self.rest = b""
-        """What follows the request."""
+        """Received data after the request."""
         self.body_size = 0
-        self.declared = 0
-        """The Content-Length; 0 where there is none."""
+        self.content_length = 0
+        """The Content-Length; 0 without one."""
         self._cfg = cfg
         self._client = client
         self._received = bytearray()
-        self._pieces: list[bytes] = []
-        self._chunks: Chunks | None = None
-        self._behind_head = b""
+        self._body_parts: list[bytes] = []
+        self._chunks: ChunkedDecoder | None = None
+        self._after_head = b""
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         return len(self._received) + len(self.head) + self.body_size
 
     @property
@@ -71,48 +71,53 @@ class RequestReader:
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits to be asked for the body."""
-        return bool(self.request is not None and self.request._expected_100_continue and not self.is_whole)
+        """Whether the client waits for `100 Continue`."""
+        return bool(self.request is not None and self.request._expected_100_continue and not self.is_complete)
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether the received data cannot be a body."""
+        return self._chunks is not None and self._chunks.error is not None
 
     def feed(self, data: bytes) -> None:
-        """Take what was received. Where the head is wrong, `error` is set."""
+        """Add received data. Sets `error` if the head is invalid."""
         if self.request is not None:
-            self._take_body(data)
+            self._feed_body(data)
             return
         searched = max(0, len(self._received) - 3)
         self._received += data
         end = self._received.find(b"\r\n\r\n", searched)
         if end >= 0:
-            self._take_head(end + 4)
-        elif self._is_wrong(searched):
-            self._take_head(len(self._received))
+            self._parse_head(end + 4)
+        elif self._is_head_invalid(searched):
+            self._parse_head(len(self._received))
 
-    def received(self) -> bytes:
-        """All that has come, for who reads on from the connection. Only right after the head."""
-        return self.head + self._behind_head
+    def all_received(self) -> bytes:
+        """Return everything that was received, for a thread that reads on from the socket. Call it after the head."""
+        return self.head + self._after_head
 
     def raw(self) -> bytes:
-        """All bytes of a request with a Content-Length, and what follows it."""
-        return b"".join([self.head, *self._pieces, self.rest])
+        """Return all bytes of a request with a Content-Length, and the data after it."""
+        return b"".join([self.head, *self._body_parts, self.rest])
 
     def body(self) -> "ReceivedBody":
-        """The body for the application. Call it once: the reader lets it go."""
-        data, self._pieces, self._behind_head = b"".join(self._pieces), [], b""
-        is_malformed = self.is_chunked and not (self.is_whole or self.is_too_large)
+        """Return the body for the application. Call it once: the reader releases the body's memory."""
+        data, self._body_parts, self._after_head = b"".join(self._body_parts), [], b""
+        is_malformed = self.is_chunked and not (self.is_complete or self.is_too_large)
         return ReceivedBody(data, is_malformed)
 
-    def _is_wrong(self, searched: int) -> bool:
-        """Whether no end can make a head of what is here. gunicorn's parser finds out why."""
+    def _is_head_invalid(self, searched: int) -> bool:
+        """Return whether no further data can make a valid head. gunicorn's parser then finds the reason."""
         received, cfg = self._received, self._cfg
         line, fields, field = cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size
         if _BARE_LF.search(received, searched):
             return True
         if line > 0 and len(received) > line + 2 and received.find(b"\r\n", 0, line + 2) < 0:
             return True
-        most = (line or _MAX_HEAD) + (fields if 0 < fields <= MAX_HEADERS else MAX_HEADERS) * ((field or 8190) + 2)
-        return len(received) > min(most, _MAX_HEAD)
+        limit = (line or _MAX_HEAD) + (fields if 0 < fields <= MAX_HEADERS else MAX_HEADERS) * ((field or 8190) + 2)
+        return len(received) > min(limit, _MAX_HEAD)
 
-    def _take_head(self, end: int) -> None:
+    def _parse_head(self, end: int) -> None:
         self.head, rest = bytes(self._received[:end]), bytes(self._received[end:])
         self._received = bytearray()
         try:
@@ -124,45 +129,42 @@ class RequestReader:
         except Exception as error:
             self.error = error
             return
-        request.version = min(request.version, (1, 1))  # a later minor version is answered as the last that is known
+        request.version = min(request.version, (1, 1))  # the response to HTTP/1.2 is one of HTTP/1.1
         self.request = request
         reader = request.body.reader
         if isinstance(reader, ChunkedReader):
-            self._chunks = Chunks()
+            self._chunks = ChunkedDecoder()
         else:
-            self.declared = reader.length
-        self._behind_head = rest
-        self._take_body(rest)
+            self.content_length = reader.length
+        self._after_head = rest
+        self._feed_body(rest)
 
-    def _take_body(self, data: bytes) -> None:
+    def _feed_body(self, data: bytes) -> None:
         if self._chunks is not None:
-            piece = self._chunks.feed(data)
-            self.is_whole = self._chunks.has_ended
-            self.rest = self._chunks.rest if self.is_whole else b""
+            part = self._chunks.feed(data)
+            self.is_complete = self._chunks.has_ended
+            self.rest = self._chunks.rest if self.is_complete else b""
         else:
-            left = self.declared - self.body_size
-            piece, self.rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
-            self.is_whole = left <= len(data)
-        if piece:
-            self.body_size += len(piece)
-            self._pieces.append(piece)
-
-    @property
-    def is_malformed(self) -> bool:
-        """Whether what came cannot be a body."""
-        return self._chunks is not None and self._chunks.fault is not None
+            missing = self.content_length - self.body_size
+            part, self.rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
+            self.is_complete = missing <= len(data)
+        if part:
+            self.body_size += len(part)
+            self._body_parts.append(part)
 
 
 def _check_transfer_codings(request: Any) -> None:
-    """Raise for a transfer coding other than chunked: gunicorn accepts gzip before it, and does not undo it."""
+    """Raise an error for a transfer coding other than chunked: gunicorn accepts gzip but does not decode it."""
     for name, value in request.headers:
         if name == "TRANSFER-ENCODING" and value.lower() != "chunked":
             raise UnsupportedTransferCoding(value)
 
 
 class ReceivedBody(BytesIO):
-    """`wsgi.input` of a request that was received before. Where the chunks were malformed or the client broke off
-    between them, the end is an error, and not the end of the body."""
+    """The `wsgi.input` of a request that the main loop has received.
+
+    If the chunks are malformed or incomplete, its end raises an error: a partial body must not look complete.
+    """
 
     def __init__(self, data: bytes, is_malformed: bool) -> None:
         super().__init__(data)

@@ -1,12 +1,12 @@
-"""Receives requests in the worker's main loop: how long they may take, and how much memory."""
+"""Limits for requests that the main loop receives: how long they may take and how much memory they may use."""
 
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from kafka_http.server.app_interface import ReceivePolicyProtocol
+from kafka_http.server.app_interface import RequestPolicy
+from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.gunicorn_responses import render_error
-from kafka_http.server.idle_connections import ClientConnection, IdleConnections
 from kafka_http.server.request_reader import RequestReader
 
 if TYPE_CHECKING:
@@ -15,26 +15,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
-"""How long a head may take from its first byte."""
+"""Maximum time from the first byte of a head to its last."""
 RATE_SECONDS = 10.0
-"""How long a body may take as it likes, and how often its rate is looked at after that."""
-_LITTLE = 1 << 16
-"""Bytes of an unfinished request that are not worth a 408."""
+"""Time before a body's rate is checked, and between two checks."""
+SMALL_BYTES = 1 << 16
+"""Requests and responses up to this size are not closed to free memory."""
 
 
 class RequestReceiver:
-    """The requests of a main loop that have not arrived whole. The loop gives what it reads to `receive`, and gets
-    each request back by `dispatch` once it is whole or to be refused."""
+    """The incomplete requests of a main loop.
 
-    def __init__(self, loop: "ConnectionLoop", receiving: ReceivePolicyProtocol) -> None:
-        self.heads, self.bodies = IdleConnections(), IdleConnections()
+    The loop passes received data to `receive`. It gets each request back through `dispatch` when the request is
+    complete or to be rejected.
+    """
+
+    def __init__(self, loop: "ConnectionLoop", policy: RequestPolicy) -> None:
+        self.heads, self.bodies = ConnectionTimeouts(), ConnectionTimeouts()
         self._loop = loop
-        self._receiving = receiving
-        self._stops = False
+        self._policy = policy
+        self._is_stopping = False
 
-    def wait(self, connection: ClientConnection) -> None:
-        """The first byte of a request has come."""
-        connection.began = time.monotonic()
+    def start(self, connection: ClientConnection) -> None:
+        """Wait for the rest of a head whose first byte has arrived."""
+        connection.started = time.monotonic()
         self.heads.add(connection, HEAD_SECONDS)
 
     def discard(self, connection: ClientConnection) -> None:
@@ -42,29 +45,29 @@ class RequestReceiver:
         self.bodies.discard(connection)
 
     def expire(self, now: float) -> None:
-        """Answer 408 to what takes too long."""
-        for connection in self.heads.take_expired(now):
-            self._on_head_overdue(connection)
-        for connection in self.bodies.take_expired(now):
+        """Respond with 408 to requests that take too long."""
+        for connection in self.heads.pop_expired(now):
+            self._on_head_timeout(connection)
+        for connection in self.bodies.pop_expired(now):
             self._check_rate(connection)
 
-    def begin_stop(self, until: float) -> None:
-        """Wait no longer than that for heads, and for bodies no longer than for a new one."""
-        self._stops = True
-        self.heads.hasten(until)
-        self.bodies.hasten(time.monotonic() + RATE_SECONDS)
+    def begin_stop(self, deadline: float) -> None:
+        """Wait for heads until `deadline` only, and for bodies for `RATE_SECONDS` only."""
+        self._is_stopping = True
+        self.heads.limit(deadline)
+        self.bodies.limit(time.monotonic() + RATE_SECONDS)
 
     def receive(self, connection: ClientConnection, reader: RequestReader, data: bytes) -> None:
         is_first = reader.request is None
         reader.feed(data)
         request = reader.request
         if reader.error is not None:
-            self._refuse(connection, reader.error)
+            self._reject(connection, reader.error)
         elif request is None:
-            if connection.ended:
+            if connection.has_eof:
                 self._loop.drop(connection)
-            elif reader.size > _LITTLE:
-                self._keep_unfinished_small()
+            elif reader.size > SMALL_BYTES:
+                self._limit_memory()
         elif is_first and self._is_streamed(request):
             self._loop.dispatch(connection, reader, is_streamed=True)
         else:
@@ -72,101 +75,103 @@ class RequestReceiver:
 
     def _receive_body(self, connection: ClientConnection, reader: RequestReader, is_first: bool) -> None:
         self.count(connection, reader)
-        is_over = reader.refusal is not None or reader.is_too_large or reader.is_malformed or connection.ended
-        if reader.is_whole or is_over:
-            if not (reader.is_whole and reader.may_be_plain and self._loop.begin_late(connection, reader)):
+        is_failed = reader.body_error is not None or reader.is_too_large or reader.is_malformed or connection.has_eof
+        if reader.is_complete or is_failed:
+            if not (reader.is_complete and reader.may_be_fast_path and self._loop.begin_buffered(connection, reader)):
                 self._loop.dispatch(connection, reader)
             return
         if is_first:
             self.heads.discard(connection)
-            connection.seen = -1
+            connection.body_bytes_checked = -1
             self.bodies.add(connection, RATE_SECONDS)
             if reader.expects_continue:
-                self._ask_for_body(connection)
-        if reader.size > _LITTLE:
-            self._keep_unfinished_small()
+                self._send_continue(connection)
+        if reader.size > SMALL_BYTES:
+            self._limit_memory()
 
     def _is_streamed(self, request: Any) -> bool:
         if request.method != "POST":
             return False
         headers = {name.lower(): value for name, value in request.headers}
-        return self._receiving.is_streamed(request.method, request.path, headers)
+        return self._policy.is_streamed(request.method, request.path, headers)
 
     def count(self, connection: ClientConnection, reader: RequestReader) -> None:
-        """Count what has come of the body as in flight, or find that it is too much."""
-        limit = self._receiving.max_body_bytes
-        reader.is_too_large = reader.declared > limit or reader.body_size > limit
-        if new := reader.body_size - connection.counted:
+        """Count the received bytes of the body toward `max_in_flight`, and check both limits."""
+        limit = self._policy.max_body_bytes
+        reader.is_too_large = reader.content_length > limit or reader.body_size > limit
+        if new := reader.body_size - connection.counted_bytes:
             try:
-                connection.counted += self._receiving.hold(new, connection.counted)
-            except Exception as error:  # the application's, for the client
-                reader.refusal = error
+                connection.counted_bytes += self._policy.hold(new, connection.counted_bytes)
+            except Exception as error:  # the application raises it again and sends it to the client
+                reader.body_error = error
 
-    def _ask_for_body(self, connection: ClientConnection) -> None:
+    def release(self, connection: ClientConnection) -> None:
+        """Stop counting the body of this connection."""
+        if connection.counted_bytes:
+            self._policy.hold(-connection.counted_bytes)
+            connection.counted_bytes = 0
+
+    def _send_continue(self, connection: ClientConnection) -> None:
         try:
-            connection.outgoing.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.send_buffer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         except OSError:
             self._loop.drop(connection)
 
-    def _keep_unfinished_small(self) -> None:
-        """Where unfinished requests take more than their half of what may be in flight, the slowest ends."""
+    def _limit_memory(self) -> None:
+        """End the slowest requests if incomplete requests use more than half of `max_in_flight`."""
         while True:
             readers = [(each, each.reader) for group in (self.heads, self.bodies) for each in group if each.reader]
-            if 2 * sum(reader.size for _, reader in readers) <= self._receiving.max_in_flight:
+            if 2 * sum(reader.size for _, reader in readers) <= self._policy.max_in_flight:
                 return
-            large = [(each, reader) for each, reader in readers if reader.size > _LITTLE]
+            large = [(each, reader) for each, reader in readers if reader.size > SMALL_BYTES]
             if len(large) <= 1:
                 return
             now = time.monotonic()
-            slowest, _ = min(large, key=lambda pair: pair[1].size / (now - pair[0].began + 0.001))
-            self._time_out(slowest, "Too many bytes of unfinished requests are held; this was the slowest.")
+            slowest, _ = min(large, key=lambda pair: pair[1].size / (now - pair[0].started + 0.001))
+            self._time_out(slowest, "Incomplete requests use too much memory. This request was the slowest. Retry.")
 
-    def _on_head_overdue(self, connection: ClientConnection) -> None:
+    def _on_head_timeout(self, connection: ClientConnection) -> None:
         if connection.reader is None:
-            self._loop.read(connection, is_plain=True)
+            self._loop.read_request(connection, may_be_fast_path=True)
         if connection.reader is not None and connection.reader.request is None:
-            self._time_out(connection, f"The head of a request must arrive within {HEAD_SECONDS:g} s.")
+            self._time_out(connection, f"The request's headers did not arrive within {HEAD_SECONDS:g} s.")
 
     def _check_rate(self, connection: ClientConnection) -> None:
-        """A body's first seconds are its own; after them each window needs its bytes."""
-        if self._stops:
-            self._end(connection, 503, "Service Unavailable", "The server is stopping. Nothing was done; try again.")
+        """End a body that is slower than `min_body_rate`. The first seconds of a body are exempt."""
+        if self._is_stopping:
+            message = "The server is stopping before the request was complete. Nothing was done. Retry."
+            self._end(connection, 503, "Service Unavailable", message)
             return
         size = 0 if connection.reader is None else connection.reader.body_size
-        rate = self._receiving.min_body_rate
-        if connection.seen >= 0 and size - connection.seen < rate * RATE_SECONDS:
-            self._time_out(connection, f"A body must arrive at {rate} bytes a second at least.")
+        rate, checked = self._policy.min_body_rate, connection.body_bytes_checked
+        if checked >= 0 and size - checked < rate * RATE_SECONDS:
+            self._time_out(connection, f"The body arrived at less than {rate} bytes per second (min_body_rate).")
             return
-        connection.seen = size
+        connection.body_bytes_checked = size
         self.bodies.add(connection, RATE_SECONDS)
 
     def _time_out(self, connection: ClientConnection, message: str) -> None:
         self._end(connection, 408, "Request Timeout", message)
 
     def _end(self, connection: ClientConnection, status: int, reason: str, message: str) -> None:
-        log.info("Closed a connection before its request had arrived. %s", message)
-        self._say_last(connection, render_error(status, reason, message))
+        log.info("Closed a connection before its request was complete: %s", message)
+        self._send_last(connection, render_error(status, reason, message))
 
-    def _refuse(self, connection: ClientConnection, error: Exception) -> None:
+    def _reject(self, connection: ClientConnection, error: Exception) -> None:
         reader = connection.reader
         request = None if reader is None else reader.request
-        self._loop.worker.handle_error(request, connection.outgoing, connection.conn.client, error)
-        self._say_last(connection, b"")
+        self._loop.worker.handle_error(request, connection.send_buffer, connection.conn.client, error)
+        self._send_last(connection, b"")
 
-    def _say_last(self, connection: ClientConnection, data: bytes) -> None:
-        self._loop.leave(connection)
+    def _send_last(self, connection: ClientConnection, data: bytes) -> None:
+        """Send the data and what is unsent, then close the connection."""
+        self._loop.stop_watching(connection)
         self.release(connection)
         connection.reader = None
-        connection.last = True
+        connection.closes_after_response = True
         try:
-            connection.outgoing.sendall(data)
+            connection.send_buffer.sendall(data)
         except OSError:
             self._loop.drop(connection)
             return
-        self._loop.after_writing(connection)
-
-    def release(self, connection: ClientConnection) -> None:
-        """What was received counts no more."""
-        if connection.counted:
-            self._receiving.hold(-connection.counted)
-            connection.counted = 0
+        self._loop.continue_response(connection)

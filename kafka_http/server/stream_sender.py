@@ -1,7 +1,7 @@
-"""Streaming responses, sent by one thread for all clients.
+"""Sends the streaming responses of a worker with one thread.
 
-A stream's socket leaves gunicorn and its threads. An idle stream costs its socket and a few objects. The application
-provides the data as a `StreamSource`. Where it must read the data first, a few threads do so, one piece at a time.
+A stream's socket leaves gunicorn and its threads, so an idle stream costs its socket and a few objects. The application
+provides the data as a `StreamSource`. If reading the data may block, one of a few reader threads reads it.
 """
 
 import logging
@@ -18,106 +18,103 @@ from typing import Any, NoReturn, Protocol
 
 log = logging.getLogger(__name__)
 
-HAND_OVER = "kafka_http.hand_over"
-"""In the environ: takes a `StreamSource` once the first of the body is written, and does not return."""
-
 READERS = 4
-_LINGER_SECONDS = 2.0
-_LONGEST_READ = 1.0
-_BETWEEN_LOOKS = 0.2
-"""Seconds; to look at the clocks of a thousand streams takes a quarter of a millisecond."""
-_GONE = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
+_CLOSE_SECONDS = 2.0
+_READ_SECONDS = 1.0
+_CHECK_SECONDS = 0.2
+"""Time between checks of timeouts. A check of a thousand streams takes 0.25 ms."""
+_DISCONNECTED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class StreamSource(Protocol):
-    """The body of an answer. One thread at a time calls."""
+    """The body of a streaming response. One thread at a time calls it."""
 
     is_over: bool
-    """Whether all has been had."""
+    """Whether `next` has returned all data."""
 
     @property
     def is_following(self) -> bool:
-        """Whether `next(0)` does not block."""
+        """Whether `next(0)` returns without blocking."""
 
     @property
     def due(self) -> float:
-        """When `next` has something though nothing happens, on the monotonic clock."""
+        """When `next` returns a keep-alive even without new data, on the monotonic clock."""
 
     def next(self, wait: float) -> bytes:
-        """What is to be sent next: nothing where there is nothing yet."""
+        """Return the next data, or nothing if there is none within `wait` seconds."""
 
     def watch(self, moved: Callable[[], None]) -> None:
-        """`moved` is to be called, by any thread, when `next` may have something."""
+        """Call `moved`, in any thread, when `next` may have data."""
 
     def close(self) -> None:
-        """The client has all, or is gone. May be called twice."""
+        """End the stream: the client has all data or is disconnected. May be called twice."""
 
 
-class HandedOver(BaseException):
-    """Ends the request in its thread; the worker then passes the connection to `StreamSender.add`.
+class StreamDetached(BaseException):
+    """Ends a request in its thread, after which the worker passes the connection to `StreamSender.add`.
 
     Only the worker may catch it.
     """
 
-    def __init__(self, feed: StreamSource, is_chunked: bool) -> None:
+    def __init__(self, source: StreamSource, is_chunked: bool) -> None:
         super().__init__()
-        self.feed = feed
+        self.source = source
         self.is_chunked = is_chunked
 
 
-def are_possible(cfg: Any) -> bool:
-    """Whether bytes that are written to a connection's socket are what the client gets."""
+def can_send_streams(cfg: Any) -> bool:
+    """Return whether the client gets exactly the bytes that are written to its socket (no TLS, no HTTP/2)."""
     return hasattr(select, "epoll") and not cfg.is_ssl and getattr(cfg, "protocol", "http") == "http"
 
 
-def hand_over(is_chunked: bool, feed: StreamSource) -> NoReturn:
-    """What `HAND_OVER` in the environ is, once the framing is known."""
-    raise HandedOver(feed, is_chunked)
+def detach_stream(is_chunked: bool, source: StreamSource) -> NoReturn:
+    """Detach the response from its thread. `DETACH_STREAM` in the environ is this function with its framing."""
+    raise StreamDetached(source, is_chunked)
 
 
 class _Client:
-    """A connection whose answer is a feed."""
+    """A connection whose response is a stream."""
 
-    __slots__ = ("feed", "is_chunked", "is_reading", "is_waiting", "lingers_until", "sent_at", "socket", "unsent")
+    __slots__ = ("closing_until", "is_blocked", "is_chunked", "is_reading", "sent_at", "socket", "source", "unsent")
 
-    def __init__(self, connection: socket.socket, feed: StreamSource, is_chunked: bool) -> None:
+    def __init__(self, connection: socket.socket, source: StreamSource, is_chunked: bool) -> None:
         self.socket = connection
-        self.feed = feed
+        self.source = source
         self.is_chunked = is_chunked
         self.unsent: list[memoryview] = []
         self.sent_at = 0.0
-        self.is_waiting = False
-        """Whether its socket has taken all that it can."""
+        self.is_blocked = False
+        """Whether the socket's send buffer is full."""
         self.is_reading = False
-        """Whether a reader has its feed."""
-        self.lingers_until = 0.0
-        """Until then its client may close: it has all."""
+        """Whether a reader thread uses the source."""
+        self.closing_until = 0.0
+        """When to close the connection if the client does not; 0 while the stream is not complete."""
 
     @property
-    def is_gone(self) -> bool:
+    def is_closed(self) -> bool:
         return self.socket.fileno() < 0
 
     @property
-    def can_take(self) -> bool:
-        """Whether what comes next is to be had for it, and sent, now."""
-        return not (self.is_waiting or self.is_reading or self.lingers_until or self.is_gone)
+    def is_ready(self) -> bool:
+        """Whether the next data can be read and sent now."""
+        return not (self.is_blocked or self.is_reading or self.closing_until or self.is_closed)
 
-    def framed(self, data: bytes) -> Iterator[bytes]:
-        """What goes over the line for this data."""
+    def frame(self, data: bytes) -> Iterator[bytes]:
+        """Yield the data in the response's framing."""
         if self.is_chunked and data:
             yield from (b"%x\r\n" % len(data), data, b"\r\n")
         elif data:
             yield data
-        if self.is_chunked and self.feed.is_over:
+        if self.is_chunked and self.source.is_over:
             yield _LAST_CHUNK
 
 
 class StreamSender:
-    """The streams of a worker. `add`, `stop` and `close` are for its main loop."""
+    """The streams of a worker. Its main loop calls `add` and `close`; the sender's own thread does all else."""
 
     def __init__(self, *, stall: float) -> None:
-        """`stall`: seconds that a client may take nothing."""
+        """Start the thread. `stall`: seconds without progress after which a client is disconnected."""
         self._stall = stall
         self._clients: dict[int, _Client] = {}
         self._added: deque[_Client] = deque()
@@ -126,23 +123,23 @@ class StreamSender:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._is_woken = False
-        self._look_at = 0.0
+        self._next_check = 0.0
         self._is_closing = False
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="stream reader")
         self._thread = Thread(target=self._run, name="streams", daemon=True)
         self._thread.start()
 
-    def add(self, connection: socket.socket, feed: StreamSource, is_chunked: bool) -> None:
-        """Send the rest of an answer, and close the connection."""
+    def add(self, connection: socket.socket, source: StreamSource, is_chunked: bool) -> None:
+        """Send the rest of a response, then close the connection."""
         connection.setblocking(False)
-        with suppress(OSError, AttributeError):  # of a host that vanishes nothing is heard
+        with suppress(OSError, AttributeError):  # a host that vanishes sends nothing
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall * 1000))
-        feed.watch(self._wake)
-        self._added.append(_Client(connection, feed, is_chunked))
+        source.watch(self._wake)
+        self._added.append(_Client(connection, source, is_chunked))
         self._wake()
 
     def close(self, seconds: float) -> None:
-        """The feeds end now by themselves: send their last for so long."""
+        """Wait up to `seconds` for the streams to end. The application has told their sources to stop."""
         self._is_closing = True
         self._wake()
         self._thread.join(seconds)
@@ -152,98 +149,100 @@ class StreamSender:
             self._is_woken = True
             os.eventfd_write(self._wake_fd, 1)
 
-    # The thread's
-
     def _run(self) -> None:
         while not (self._is_closing and not self._clients and not self._added):
             try:
-                self._turn()
+                self._run_once()
             except Exception:
-                log.exception("A round of the streams has failed")
-                time.sleep(_BETWEEN_LOOKS)  # it may fail again at once
+                log.exception("Sending streams failed; continuing.")
+                time.sleep(_CHECK_SECONDS)  # the next attempt may fail at once
 
-    def _turn(self) -> None:
-        for fd, events in self._epoll.poll(max(0.0, self._look_at - time.monotonic())):
+    def _run_once(self) -> None:
+        for fd, events in self._epoll.poll(max(0.0, self._next_check - time.monotonic())):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
             elif fd in self._clients:
                 self._on_event(self._clients[fd], events)
         if self._is_woken:
             self._is_woken = False
-            self._take_in()
+            self._add_clients()
+            self._send_read_data()
             for client in list(self._clients.values()):
-                self._advance(client)
-        if time.monotonic() >= self._look_at:
-            self._look_at_clocks()
+                self._send_available(client)
+        if time.monotonic() >= self._next_check:
+            self._check_timeouts()
 
     def _on_event(self, client: _Client, events: int) -> None:
-        if events & _GONE:
+        if events & _DISCONNECTED:
             self._drop(client)
-        elif client.is_waiting and self._flush(client):
-            self._advance(client)
+        elif client.is_blocked and self._flush(client):
+            self._send_available(client)
 
-    def _take_in(self) -> None:
+    def _add_clients(self) -> None:
         while self._added:
             client = self._added.popleft()
             self._clients[client.socket.fileno()] = client
             client.sent_at = time.monotonic()
             self._epoll.register(client.socket, select.EPOLLRDHUP)
+
+    def _send_read_data(self) -> None:
+        """Send the data from the reader threads."""
         while self._read:
             client, data = self._read.popleft()
             client.is_reading = False
-            if client.is_gone:  # it has left meanwhile
-                client.feed.close()
+            if client.is_closed:
+                client.source.close()
             else:
                 self._send(client, data)
 
-    def _look_at_clocks(self) -> None:
+    def _check_timeouts(self) -> None:
         now = time.monotonic()
         for client in list(self._clients.values()):
-            if client.lingers_until:
-                if now >= client.lingers_until:
+            if client.closing_until:
+                if now >= client.closing_until:
                     self._drop(client)
-            elif client.is_waiting and now - client.sent_at > self._stall:
-                log.info("A client stalled for %s s; it is let go", self._stall)
+            elif client.is_blocked and now - client.sent_at > self._stall:
+                log.info("Closed a stream after %s s without progress.", self._stall)
                 self._drop(client)
-            elif client.can_take and client.feed.due <= now:
-                self._advance(client)
-        self._look_at = now + _BETWEEN_LOOKS
+            elif client.is_ready and client.source.due <= now:
+                self._send_available(client)
+        self._next_check = now + _CHECK_SECONDS
 
-    def _advance(self, client: _Client) -> None:
-        """Send what there is, as much as the client takes."""
-        feed = client.feed
-        while client.can_take:
-            if feed.is_following:
-                data = feed.next(0)
-                if not data and not feed.is_over and feed.is_following:
+    def _send_available(self, client: _Client) -> None:
+        """Send the available data until the client's socket is full or a reader thread must read."""
+        source = client.source
+        while client.is_ready:
+            if source.is_following:
+                data = source.next(0)
+                if not data and not source.is_over and source.is_following:
                     return
                 self._send(client, data)
             else:
                 client.is_reading = True
-                self._readers.submit(self._read_on, client)
+                self._readers.submit(self._read_source, client)
 
-    def _read_on(self, client: _Client) -> None:
-        """Called by a reader."""
-        data = client.feed.next(_LONGEST_READ)
+    def _read_source(self, client: _Client) -> None:
+        """Read the next data in a reader thread."""
+        data = client.source.next(_READ_SECONDS)
         self._read.append((client, data))
         self._wake()
 
     def _send(self, client: _Client, data: bytes) -> None:
-        client.unsent.extend(map(memoryview, client.framed(data)))
+        client.unsent.extend(map(memoryview, client.frame(data)))
         self._flush(client)
 
     def _flush(self, client: _Client) -> bool:
-        """Whether the client has taken all that there was for it, and is still there."""
+        """Send unsent data. Return whether all was sent and the client is still connected."""
         try:
             self._write(client)
         except BlockingIOError:
-            self._wait_for_room(client, True)
+            self._set_blocked(client, True)
             return False
         except OSError:
             self._drop(client)
             return False
-        self._wait_for_room(client, False)
-        if client.feed.is_over:
+        self._set_blocked(client, False)
+        if client.source.is_over:
             self._end(client)
         return True
 
@@ -258,15 +257,15 @@ class StreamSender:
             if sent:
                 unsent[0] = unsent[0][sent:]
 
-    def _wait_for_room(self, client: _Client, is_waiting: bool) -> None:
-        if client.is_waiting != is_waiting:
-            client.is_waiting = is_waiting
-            self._epoll.modify(client.socket, select.EPOLLRDHUP | (select.EPOLLOUT if is_waiting else 0))
+    def _set_blocked(self, client: _Client, is_blocked: bool) -> None:
+        if client.is_blocked != is_blocked:
+            client.is_blocked = is_blocked
+            self._epoll.modify(client.socket, select.EPOLLRDHUP | (select.EPOLLOUT if is_blocked else 0))
 
     def _end(self, client: _Client) -> None:
-        """Let the client close first: what it has sent meanwhile would else have the end of its answer thrown away."""
-        client.feed.close()
-        client.lingers_until = time.monotonic() + _LINGER_SECONDS
+        """Let the client close first: if it has sent data meanwhile, closing here would discard unread output."""
+        client.source.close()
+        client.closing_until = time.monotonic() + _CLOSE_SECONDS
         try:
             client.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -277,4 +276,4 @@ class StreamSender:
         self._epoll.unregister(client.socket)
         client.socket.close()
         if not client.is_reading:
-            client.feed.close()
+            client.source.close()

@@ -1,7 +1,7 @@
-"""Hosts that requests name, and the URLs of this server that are made of them.
+"""The host of a request, and this server's URLs that contain it.
 
-One check for the Host header, absolute targets and what proxies forward. What passes goes into links as it is, so the
-links are built here: werkzeug rejects or leaves out some of these hosts, those with an underscore for example.
+The same check applies to the Host header, to absolute request targets and to hosts that proxies forward. Links are
+built here, not by Werkzeug, which rejects or omits some valid hosts, such as those with an underscore.
 """
 
 import re
@@ -28,7 +28,7 @@ class Authority(NamedTuple):
 
 
 def parse_authority(text: str) -> Authority | None:
-    """Parse HOST or HOST:PORT. None if it is malformed. An empty port counts as none (RFC 9110, section 4.2.3).
+    """Parse HOST or HOST:PORT. Return None if it is malformed. An empty port counts as none (RFC 9110, section 4.2.3).
 
     >>> parse_authority("my_service:08080")
     Authority(host='my_service', port=8080)
@@ -44,15 +44,17 @@ def parse_authority(text: str) -> Authority | None:
 
 
 def link_base(environ: "WSGIEnvironment", base_url: str) -> str:
-    """The start of a link to this server, without a slash at its end: the setting `base_url`, or what the request and
-    trusted proxies say. It has no scheme and host if the request names none, as HTTP/1.0 may over a Unix socket."""
+    """Return the start of a link to this server, without a slash at its end.
+
+    It is the setting `base_url`, or made of the request and what trusted proxies forward. It has no scheme and host if
+    the request names no host, as in HTTP/1.0 over a Unix socket.
+    """
     return base_url.rstrip("/") or server_origin(environ) + server_root(environ)
 
 
 def server_origin(environ: "WSGIEnvironment") -> str:
-    """Scheme, host and port that the client used, without the default port; empty if unknown."""
-    sent = environ.get("HTTP_HOST")
-    authority = parse_authority(sent or _listener(environ))
+    """Return the scheme, host and port that the client used, without the default port; empty if unknown."""
+    authority = parse_authority(environ.get("HTTP_HOST") or _listener(environ))
     if authority is None:
         return ""
     scheme = environ["wsgi.url_scheme"]
@@ -62,7 +64,7 @@ def server_origin(environ: "WSGIEnvironment") -> str:
 
 
 def server_root(environ: "WSGIEnvironment") -> str:
-    """The path that stands before this server's own paths, percent-encoded: `/rest`, or nothing."""
+    """Return the path before this server's own paths, percent-encoded: `/rest`, or an empty text."""
     root = environ.get("SCRIPT_NAME", "").rstrip("/")
     return quote(root.encode("latin-1"), safe="/%!$&'()*+,;=:@~")  # a forwarded prefix is percent-encoded already
 

@@ -1,7 +1,8 @@
-"""A request's body as it arrives: what is there is read, and no more is waited for.
+"""Request bodies of streaming uploads: reading what has arrived without waiting for more.
 
-A WSGI server's `read(n)` and `readline()` wait for more than what would do: gunicorn's for 1,024 bytes of a chunked
-body. So this takes gunicorn's connection over; under another server it is `read1`, or else 1,024 bytes are waited for.
+The `read(n)` and `readline()` of a WSGI server wait for more than is needed: gunicorn's for 1,024 bytes of a chunked
+body. Under gunicorn, this module therefore reads from the connection itself. Under another server it uses `read1`, or
+waits for 1,024 bytes.
 """
 
 import select
@@ -10,127 +11,130 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from kafka_http.chunked import Chunks
+from kafka_http.chunked import ChunkedDecoder
 from kafka_http.errors import InvalidRequest, TooLarge
 from kafka_http.web.messages.message_bodies import lines_of
 
-PIECE = 1 << 17
-_LITTLE = 1024
+READ_SIZE = 1 << 17
+_SMALL_READ = 1024
 
 
-class Source(Protocol):
-    """Where a body comes from."""
+class BodySource(Protocol):
+    """The bytes of a body."""
 
     @property
     def has_ended(self) -> bool: ...
 
     def wait(self, seconds: float) -> bool:
-        """Whether something is there to be read; returns once it is, after so many seconds at the latest."""
+        """Wait until there is something to read, at most `seconds`. Return whether there is."""
 
-    def can_answer(self) -> bool:
-        """Whether a little can be sent without waiting for the client to read."""
+    def can_send(self) -> bool:
+        """Whether a small piece of the response can be sent without waiting for the client to read."""
 
     def read(self) -> bytes:
-        """What is there. Perhaps nothing, though the body has not ended. Raises where it breaks off."""
+        """Return what has arrived, perhaps nothing. Raises if the body is incomplete or malformed."""
 
 
-def source_of(environ: Mapping[str, Any], length: int | None) -> Source:
-    """The body of a request; `length` as its Content-Length says."""
+def body_source(environ: Mapping[str, Any], length: int | None) -> BodySource:
+    """Return the source of a request's body. `length` is its Content-Length."""
     stream, client = environ["wsgi.input"], environ.get("gunicorn.socket")
     reader = getattr(stream, "reader", None)
     if isinstance(client, socket.socket) and reader is not None:
         if hasattr(reader, "length"):
-            return _Measured(client, reader)
+            return _LengthSource(client, reader)
         if hasattr(reader, "parser") and hasattr(reader, "req"):
-            return _Chunked(client, stream)
-    return _Whatever(stream, length)
+            return _ChunkedSource(client, stream)
+    return _StreamSource(stream, length)
 
 
 class BodyReader:
-    """The lines of a body as they arrive."""
+    """Reads the lines of a body as they arrive. The thread of the upload calls."""
 
-    def __init__(self, source: Source, limit: int, hold: Callable[[int], None]) -> None:
-        """`limit`: bytes of a line. `hold` is called with the bytes of a line that has not ended yet, and may raise."""
+    def __init__(self, source: BodySource, max_line_bytes: int, reserve: Callable[[int], None]) -> None:
+        """`reserve` is called with the bytes of a line that has not ended yet. It may raise."""
         self._source = source
-        self._limit = limit
-        self._hold = hold
-        self._begun = bytearray()
-        self._number = 1
+        self._max_line_bytes = max_line_bytes
+        self._reserve = reserve
+        self._partial_line = bytearray()
+        self._line_number = 1
 
     @property
     def has_ended(self) -> bool:
-        """Whether all lines have been given out."""
-        return self._source.has_ended and not self._begun
+        """Whether `lines` has returned all lines."""
+        return self._source.has_ended and not self._partial_line
 
     def wait(self, seconds: float) -> bool:
+        """Wait until `lines` has something to do, at most `seconds`. Return whether it has."""
         return self._source.has_ended or self._source.wait(seconds)
 
-    def can_answer(self) -> bool:
-        return self._source.can_answer()
+    def can_send(self) -> bool:
+        """Whether a small piece of the response can be sent without waiting for the client to read."""
+        return self._source.can_send()
 
     def lines(self) -> list[tuple[int, bytes]]:
-        """The lines that are complete by now, each with its number; empty ones are left out.
+        """Return the complete lines that are not empty, each after its number.
 
-        Raises `InvalidRequest` where the body breaks off, `TooLarge` for a line over the limit.
+        Raises `InvalidRequest` if the body is incomplete, `TooLarge` if a line is over the limit.
         """
-        searched = len(self._begun)
-        self._begun += self.some()
-        ended = self._begun.rfind(b"\n", searched) + 1
+        searched = len(self._partial_line)
+        self._partial_line += self.read_available()
+        end = self._partial_line.rfind(b"\n", searched) + 1
         if self._source.has_ended:
-            ended = len(self._begun)
-        text = bytes(self._begun[:ended])
-        del self._begun[:ended]
-        lines = list(lines_of(text, self._number))
-        self._check(lines)
-        self._number += text.count(b"\n")
+            end = len(self._partial_line)
+        text = bytes(self._partial_line[:end])
+        del self._partial_line[:end]
+        lines = list(lines_of(text, self._line_number))
+        self._check_length(lines)
+        self._line_number += text.count(b"\n")
         return lines
 
-    def _check(self, lines: list[tuple[int, bytes]]) -> None:
-        begun = len(self._begun)
-        longest = max([begun, *(len(line) for _, line in lines)])
-        if longest > self._limit:
-            raise TooLarge(f"A line is over max_body_bytes, {self._limit} bytes.", limit=self._limit)
-        self._hold(begun)
+    def _check_length(self, lines: list[tuple[int, bytes]]) -> None:
+        partial = len(self._partial_line)
+        longest = max([partial, *(len(line) for _, line in lines)])
+        if longest > self._max_line_bytes:
+            limit = self._max_line_bytes
+            raise TooLarge(f"A line is longer than max_body_bytes, {limit} bytes.", limit=limit)
+        self._reserve(partial)
 
-    def read(self, size: int = PIECE) -> bytes:
-        """As any file's, for who wants the rest of the body; whatever `size` says."""
-        while not (piece := self.some()) and not self._source.has_ended:
+    def read(self, size: int = READ_SIZE) -> bytes:
+        """Wait for some bytes and return them, whatever `size` is. Makes this object a `wsgi.input` to drain."""
+        while not (piece := self.read_available()) and not self._source.has_ended:
             pass
         return piece
 
-    def some(self) -> bytes:
-        """What is there of the body. Perhaps nothing, though it has not ended. Raises `InvalidRequest`."""
+    def read_available(self) -> bytes:
+        """Return what has arrived, perhaps nothing. Raises `InvalidRequest`."""
         try:
             return self._source.read()
         except InvalidRequest:
             raise
-        except Exception as error:  # each WSGI server has its own for a body that breaks off
-            raise _broken_off() from error
+        except Exception as error:  # each WSGI server has its own exceptions for an incomplete body
+            raise _incomplete_body() from error
 
 
-class _Polled:
-    """A socket, and what was read from it already."""
+class _SocketSource:
+    """A connection of gunicorn, and the bytes that gunicorn has read from it already."""
 
     def __init__(self, client: socket.socket, unreader: Any) -> None:
         self._client = client
         self._unreader = unreader
-        self._poll = select.poll()
-        self._poll.register(client, select.POLLIN)
+        self._poll_in = select.poll()
+        self._poll_in.register(client, select.POLLIN)
         self._poll_out = select.poll()
         self._poll_out.register(client, select.POLLOUT)
-        _notice_death(client)
+        _enable_keepalive(client)
 
     def wait(self, seconds: float) -> bool:
-        pending = getattr(self._client, "pending", None)  # TLS: decrypted, and no longer in the socket
+        pending = getattr(self._client, "pending", None)  # TLS: bytes that are decrypted already
         if self._unreader.buf.tell() or (pending is not None and pending()):
             return True
-        return bool(self._poll.poll(seconds * 1000))
+        return bool(self._poll_in.poll(seconds * 1000))
 
-    def can_answer(self) -> bool:
+    def can_send(self) -> bool:
         return bool(self._poll_out.poll(0))
 
 
-class _Measured(_Polled):
+class _LengthSource(_SocketSource):
     """A body with a Content-Length."""
 
     def __init__(self, client: socket.socket, reader: Any) -> None:
@@ -141,74 +145,74 @@ class _Measured(_Polled):
     def read(self) -> bytes:
         first: bytes = self._reader.read(1)
         if not first and not self.has_ended:
-            raise _broken_off()
-        piece: bytes = first + self._reader.read(min(PIECE, self._unreader.buf.tell()))
+            raise _incomplete_body()
+        piece: bytes = first + self._reader.read(min(READ_SIZE, self._unreader.buf.tell()))
         self.has_ended = not self._reader.length
         return piece
 
 
-class _Chunked(_Polled):
+class _ChunkedSource(_SocketSource):
     """A chunked body. The connection is closed after it."""
 
     def __init__(self, client: socket.socket, stream: Any) -> None:
         super().__init__(client, stream.reader.req.unreader)
-        stream.failed = True  # gunicorn does not know any more where the body ends
+        stream.failed = True  # gunicorn cannot find the end of the body from here on
         stream.reader.req.force_close()
-        self._chunks = Chunks()
+        self._decoder = ChunkedDecoder()
 
     @property
     def has_ended(self) -> bool:
-        return self._chunks.has_ended
+        return self._decoder.has_ended
 
     def wait(self, seconds: float) -> bool:
-        return self._chunks.fault is not None or super().wait(seconds)
+        return self._decoder.error is not None or super().wait(seconds)
 
     def read(self) -> bytes:
         if self.has_ended:
             return b""
-        if self._chunks.fault is not None:
-            raise self._chunks.fault
-        if not (received := self._unreader.read(None, read_ahead=PIECE)):
-            raise _broken_off()
-        return self._chunks.feed(received)
+        if self._decoder.error is not None:
+            raise self._decoder.error
+        if not (received := self._unreader.read(None, read_ahead=READ_SIZE)):
+            raise _incomplete_body()
+        return self._decoder.feed(received)
 
 
-class _Whatever:
-    """A body under a server that tells nothing of what has come: to read is to wait."""
+class _StreamSource:
+    """A body under another server. It cannot tell what has arrived, so reading blocks."""
 
     def __init__(self, stream: Any, length: int | None) -> None:
         self.has_ended = length == 0
         read1 = getattr(stream, "read1", None)
-        self._read, self._most = (stream.read, _LITTLE) if read1 is None else (read1, PIECE)
+        self._read, self._max_read = (stream.read, _SMALL_READ) if read1 is None else (read1, READ_SIZE)
         self._left = length
 
     def wait(self, seconds: float) -> bool:
         return True
 
-    def can_answer(self) -> bool:
+    def can_send(self) -> bool:
         return True
 
     def read(self) -> bytes:
-        size = self._most if self._left is None else min(self._most, self._left)
+        size = self._max_read if self._left is None else min(self._max_read, self._left)
         piece: bytes = self._read(size) if size else b""
         if self._left is not None:
             self._left -= len(piece)
         if not piece and self._left:
-            raise _broken_off()
+            raise _incomplete_body()
         self.has_ended = not piece or self._left == 0
         return piece
 
 
-def _broken_off() -> InvalidRequest:
+def _incomplete_body() -> InvalidRequest:
     return InvalidRequest(
-        "The body breaks off: it is shorter than its Content-Length says, or its chunks are malformed. "
-        "Lines that were complete by then are published."
+        "Body is incomplete: it is shorter than its Content-Length, or its chunks are malformed. "
+        "Complete lines before that are published."
     )
 
 
-def _notice_death(client: socket.socket) -> None:
-    """Let a wait for a client that has vanished without a word end, in two minutes."""
-    with suppress(OSError, AttributeError):  # no TCP
+def _enable_keepalive(client: socket.socket) -> None:
+    """Detect within two minutes that a client has vanished without closing its connection."""
+    with suppress(OSError, AttributeError):  # not TCP
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
             client.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,4 +1,4 @@
-"""What a web page may make a browser do here: the checks against cross-site requests and DNS rebinding."""
+"""Protection against requests that a web page makes a browser send: cross-site requests and DNS rebinding."""
 
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -13,8 +13,7 @@ from kafka_http.web.authority import parse_authority, server_origin
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_MOST_HOSTS = 256
-"""Values of the Host header that are remembered."""
+_MAX_KNOWN_HOSTS = 256
 
 
 class BrowserGuard:
@@ -24,7 +23,7 @@ class BrowserGuard:
       `cors_origins`. Clients that send neither `Sec-Fetch-Site` nor `Origin` are not affected.
     * DNS rebinding: where the server listens on a loopback address, the Host header must be a name of this machine, an
       address, or a host from the settings. A page of evil.example whose DNS entry changes to 127.0.0.1 is of this
-      server's origin to the browser; only the name tells.
+      server's origin to the browser. Only the host name reveals it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -47,14 +46,14 @@ class BrowserGuard:
         if self._is_foreign(site, origin, lambda: self._base_origin or origin_of(server_origin(request.environ))):
             sent = f"Sec-Fetch-Site: {site}" if origin is None else f"Origin: {origin}"
             raise CrossSiteRequest(
-                f"A page of another origin ({sent[:100]}) may not write here. The server's setting cors_origins names "
-                "the origins that may."
+                f"A page of another origin ({sent[:100]}) may not write here. The setting cors_origins lists the "
+                "origins that may."
             )
 
-    def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a write with these headers (names in lower case) needs no closer look. Does not block.
+    def allows(self, headers: Mapping[str, str]) -> bool:
+        """Whether a write with these headers (names in lower case) is surely allowed. Does not block.
 
-        For the fast path: where it is false, the view decides.
+        For the fast path. If false, the view decides.
         """
         if not self._is_known(headers.get("host", "localhost")):
             return False
@@ -68,36 +67,35 @@ class BrowserGuard:
             origin = origin_of(origin)
             if origin in self._origins or any(_is_below(origin, *each) for each in self._subdomains):
                 return False
-        if site in {"same-origin", "none"}:  # none: the user's own doing, such as the address bar
+        if site in {"same-origin", "none"}:  # "none": started by the user, as in the address bar
             return False
         return site in {"cross-site", "same-site"} or (origin is not None and origin != own())
 
     def _check_host(self, request: Request) -> None:
-        # As the client sent it: a trusted proxy may have replaced it, but what a browser says must not.
+        # The host that the client sent. A trusted proxy may have replaced it, but the check concerns the browser's.
         sent = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
         host = sent.get("HTTP_HOST")
         if not host:
             if request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
-                raise InvalidRequest("The Host header is missing or empty.", field="Host")
+                raise InvalidRequest("Host header is missing or empty.", field="Host")
             return
         if self._is_known(host):
             return
         if parse_authority(host) is None:
             raise InvalidRequest(
-                f"Malformed Host {host[:100]!r}: expected HOST or HOST:PORT. HOST is a name (labels of letters, "
-                "digits, -, _ and ~ with one dot between them), an IPv4 address or an IPv6 address in brackets. PORT "
-                "is at most 65535.",
+                f"Host must be HOST or HOST:PORT, got {host[:100]!r}. HOST is a name (labels of letters, digits, -, _ "
+                "and ~, separated by dots), an IPv4 address or an IPv6 address in brackets. PORT is at most 65535.",
                 field="Host",
             )
         if self._checks_hosts and _is_local_listener(sent):
             raise MisdirectedRequest(
-                f"This server listens on a loopback address and does not answer to the host {host[:100]!r}. To accept "
-                "it, add its name to the setting allowed_hosts, or use it in base_url."
+                f"Host {host[:100]!r} is not accepted, because this server listens on a loopback address. To accept "
+                "it, add it to the setting allowed_hosts, or use it in base_url."
             )
         self._remember(host)
 
     def _is_known(self, host: str) -> bool:
-        """Whether a Host header was answered before, or names this machine."""
+        """Whether a Host header was accepted before, or names this machine."""
         if host in self._known_hosts:
             return True
         authority = parse_authority(host)
@@ -112,13 +110,13 @@ class BrowserGuard:
         return name.endswith(self._below) or _is_address(name)
 
     def _remember(self, host: str) -> None:
-        if len(self._known_hosts) >= _MOST_HOSTS:
+        if len(self._known_hosts) >= _MAX_KNOWN_HOSTS:
             self._known_hosts.clear()
         self._known_hosts.add(host)
 
 
 def origin_of(url: str) -> str:
-    """The origin of a URL, as browsers write it in the Origin header: in lower case, without the default port.
+    """Return the origin of a URL as browsers send it: in lower case, without the default port.
 
     >>> origin_of("https://Kafka.Example.org:443/rest")
     'https://kafka.example.org'
@@ -129,20 +127,23 @@ def origin_of(url: str) -> str:
 
 
 def _is_below(origin: str, before: str, behind: str) -> bool:
-    """Whether an origin is one of `https://*.example.org`, which is split at the asterisk."""
+    """Whether an origin matches a pattern such as `https://*.example.org`, which is split at the asterisk."""
     return origin.startswith(before) and origin.endswith(behind) and len(origin) > len(before) + len(behind)
 
 
 def _writes(request: Request) -> bool:
     if request.method not in _SAFE_METHODS:
         return True
-    # These two move a position: a page could do so with an image's address.
+    # These two move a position. A page could cause that with the URL of an image.
     return request.method == "GET" and ("ack" in request.args or request.endpoint == "v2_consumers.records")
 
 
 def _is_local_listener(environ: Mapping[str, object]) -> bool:
-    """False where the server says that it listens elsewhere: under another than `kafka-http serve`, `bind` may be
-    wrong, and on a Unix socket there is no peer's address."""
+    """Whether the request arrived on a local address.
+
+    The setting `host` may be wrong if `kafka-http serve` did not start the server. On a Unix socket, REMOTE_ADDR is
+    empty.
+    """
     listener = str(environ.get("SERVER_NAME"))
     return environ.get("REMOTE_ADDR") != "" and (not _is_address(listener) or is_loopback(listener))
 

@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110, 8.4): request bodies that come compressed, answers that go out compressed."""
+"""Content codings (RFC 9110, section 8.4): decoding of request bodies, compression of responses."""
 
 import gzip
 import re
@@ -19,58 +19,59 @@ except ImportError:  # comes with aiokafka[zstd]
 
 CODINGS = ("gzip", "deflate", "zstd") if cramjam is not None else ("gzip", "deflate")
 MIN_BYTES = 1024
-"""Smaller answers are not worth the effort."""
+"""Smaller responses are not compressed."""
 _MAX_CODINGS = 2
 _MAX_MEMBERS = 10_000
-"""Of one gzip body: a member takes 20 bytes, and some microseconds though there is nothing in it."""
+"""Members of one gzip body. An empty member has 20 bytes and takes some microseconds."""
 _PIECE = 1 << 16
-_LEAST_ROOM = 1 << 20
+_MIN_BUFFER = 1 << 20
 _GZIP, _ZLIB, _RAW = 31, 15, -15
-"""What zlib calls them (`wbits`)."""
+"""The formats as values of zlib's `wbits`."""
 _IGNORED = {"", "identity"}
 _ALIASES = {"x-gzip": "gzip"}
 _COMPRESSIBLE = frozenset((JSON, "text/html", "text/css", "text/javascript"))
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d*)?|\.\d+)\s*", re.IGNORECASE)
 
-Hold = Callable[[int], None]
-"""Counts so many bytes more that are in memory, or less. May raise."""
+Reserve = Callable[[int], None]
+"""Reserves memory: so many bytes, or fewer if negative. May raise."""
 
 
-def codings_of(request: Request, supported: Sequence[str] = CODINGS) -> Sequence[str]:
-    """How the body is encoded, the first coding first; nothing where it is as it is. Raises `UnsupportedEncoding`."""
+def content_codings(request: Request, supported: Sequence[str] = CODINGS) -> Sequence[str]:
+    """Return the codings of the body in the order in which they were applied. Raises `UnsupportedEncoding`."""
     header = request.headers.get("Content-Encoding", "")
     names = [each.strip().lower() for each in header.split(",")]
     codings = [_ALIASES.get(each, each) for each in names if each not in _IGNORED]
     for each in codings:
         if each not in supported:
-            raise UnsupportedEncoding(f"Content-Encoding {each[:50]!r} is not supported here.", supported)
+            raise UnsupportedEncoding(f"Content-Encoding {each[:50]!r} is not supported.", supported)
     if len(codings) > _MAX_CODINGS:
         raise UnsupportedEncoding(f"Content-Encoding has more than {_MAX_CODINGS} codings.", CODINGS)
     return codings
 
 
-def decode_body(body: bytes, codings: Sequence[str], limit: int, hold: Hold) -> bytes:
-    """Undo the codings, the last first. `hold` counts the encoded bytes already, and afterwards the decoded ones alone.
+def decode_body(body: bytes, codings: Sequence[str], limit: int, reserve: Reserve) -> bytes:
+    """Decode a body.
 
-    Raises `InvalidRequest`, `RequestEntityTooLarge` as soon as there are more than `limit` bytes.
+    `reserve` has reserved the encoded bytes; afterwards it has reserved the decoded bytes instead. Raises
+    `InvalidRequest`, and `RequestEntityTooLarge` as soon as there are more than `limit` bytes.
     """
     for coding in reversed(codings):
-        encoded, body = body, _DECODERS[coding](body, limit, hold)
-        hold(-len(encoded))
+        encoded, body = body, _DECODERS[coding](body, limit, reserve)
+        reserve(-len(encoded))
     return body
 
 
-def _gunzip(body: bytes, limit: int, hold: Hold) -> bytes:
-    return _collect("gzip", _inflated(body, _GZIP), limit, hold)
+def _gunzip(body: bytes, limit: int, reserve: Reserve) -> bytes:
+    return _collect("gzip", _inflated(body, _GZIP), limit, reserve)
 
 
-def _inflate(body: bytes, limit: int, hold: Hold) -> bytes:
-    """`deflate` is zlib's format; many send it without zlib's header."""
+def _inflate(body: bytes, limit: int, reserve: Reserve) -> bytes:
+    """Decode `deflate`, which is zlib's format. Many clients omit zlib's header."""
     is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0  # RFC 1950
-    return _collect("deflate", _inflated(body, _ZLIB if is_zlib else _RAW), limit, hold)
+    return _collect("deflate", _inflated(body, _ZLIB if is_zlib else _RAW), limit, reserve)
 
 
-def _collect(coding: str, pieces: Iterator[bytes], limit: int, hold: Hold) -> bytes:
+def _collect(coding: str, pieces: Iterator[bytes], limit: int, reserve: Reserve) -> bytes:
     decoded: list[bytes] = []
     left = limit
     try:
@@ -78,7 +79,7 @@ def _collect(coding: str, pieces: Iterator[bytes], limit: int, hold: Hold) -> by
             left -= len(piece)
             if left < 0:
                 raise RequestEntityTooLarge
-            hold(len(piece))
+            reserve(len(piece))
             decoded.append(piece)
     except (zlib.error, ValueError) as error:
         raise _malformed(coding, error) from None
@@ -86,7 +87,7 @@ def _collect(coding: str, pieces: Iterator[bytes], limit: int, hold: Hold) -> by
 
 
 def _inflated(body: bytes, wbits: int) -> Iterator[bytes]:
-    """The data piece by piece. A gzip body may have several members. Raises `zlib.error`, `ValueError`."""
+    """Yield the decoded data. A gzip body may have several members. Raises `zlib.error`, `ValueError`."""
     view, end = memoryview(body), 0
     for _ in range(_MAX_MEMBERS):
         inflater = zlib.decompressobj(wbits)
@@ -97,50 +98,54 @@ def _inflated(body: bytes, wbits: int) -> Iterator[bytes]:
                 end += len(data)
             piece = inflater.decompress(data, _PIECE)
             if not piece and not data and not inflater.eof:
-                raise ValueError("it breaks off")
+                raise ValueError("it is incomplete")
             yield piece
         end -= len(inflater.unused_data)
         if end == len(body):
             return
         if wbits != _GZIP:
-            raise ValueError("something follows behind its end")
+            raise ValueError("there is data after its end")
     raise ValueError(f"it has more than {_MAX_MEMBERS} members")
 
 
-def _unzstd(body: bytes, limit: int, hold: Hold) -> bytes:
-    """The library decodes in one go into a buffer, whose size is found by trying."""
-    room = min(limit, max(_LEAST_ROOM, 4 * len(body)))
+def _unzstd(body: bytes, limit: int, reserve: Reserve) -> bytes:
+    """Decode zstd. The library decodes into a buffer of a fixed size, so this tries larger buffers."""
+    buffer_size = min(limit, max(_MIN_BUFFER, 4 * len(body)))
     while True:
-        hold(room)
-        buffer = bytearray(room)
+        reserve(buffer_size)
+        buffer = bytearray(buffer_size)
         try:
             size = cramjam.zstd.decompress_into(body, buffer)
         except cramjam.DecompressionError as error:
             if "write whole buffer" not in str(error):
                 raise _malformed("zstd", error) from None
-            if room == limit:
+            if buffer_size == limit:
                 raise RequestEntityTooLarge from None
-            hold(-room)
-            room = min(limit, 4 * room)
+            reserve(-buffer_size)
+            buffer_size = min(limit, 4 * buffer_size)
         else:
-            hold(size - room)
+            reserve(size - buffer_size)
             return bytes(memoryview(buffer)[:size])
 
 
 def _malformed(coding: str, error: Exception) -> InvalidRequest:
     return InvalidRequest(
-        f"The body is not {coding}, which its Content-Encoding says: {error}. Nothing was written.",
+        f"Body is not valid {coding} (its Content-Encoding): {error}. Nothing was written.",
         field="Content-Encoding",
     )
 
 
-_DECODERS: Mapping[str, Callable[[bytes, int, Hold], bytes]] = {"gzip": _gunzip, "deflate": _inflate, "zstd": _unzstd}
+_DECODERS: Mapping[str, Callable[[bytes, int, Reserve], bytes]] = {
+    "gzip": _gunzip,
+    "deflate": _inflate,
+    "zstd": _unzstd,
+}
 
 
-def compress_answer(request: Request, response: Response) -> Response:
-    """Compress the answer of a GET where it is JSON or a file of the console, and its client wants that.
+def compress_response(request: Request, response: Response) -> Response:
+    """Compress the response to a GET if it is JSON or a file of the console, and the client accepts that.
 
-    An answer whose body is an iterator has to be compressed where it is made, with `compress`.
+    A response whose body is an iterator must be compressed by its view, with `compress`.
     """
     if request.method not in {"GET", "HEAD"} or not _is_compressible(response.mimetype):
         return response
@@ -154,8 +159,8 @@ def compress_answer(request: Request, response: Response) -> Response:
 
 
 def compress(request: Request, body: bytes) -> tuple[bytes, Mapping[str, str]]:
-    """The body as its client wants it, and the header that says so."""
-    wants_gzip, takes_plain = _wanted(request.headers.get("Accept-Encoding", ""))
+    """Return the body in the coding that the client prefers, and the headers for it."""
+    wants_gzip, takes_plain = _accepted_codings(request.headers.get("Accept-Encoding", ""))
     if not wants_gzip or not body or (len(body) < MIN_BYTES and takes_plain):
         return body, {}
     return gzip.compress(body, 1, mtime=0), {"Content-Encoding": "gzip"}
@@ -166,8 +171,8 @@ def _is_compressible(media_type: str | None) -> bool:
 
 
 @lru_cache(128)
-def _wanted(header: str) -> tuple[bool, bool]:
-    """By an Accept-Encoding header: whether the client wants gzip, and whether it takes an answer as it is."""
+def _accepted_codings(header: str) -> tuple[bool, bool]:
+    """Return whether a client prefers gzip, and whether it accepts no coding, by its Accept-Encoding header."""
     qualities: dict[str, float] = {}
     for each in header.lower().split(","):
         name, _, parameter = each.partition(";")

@@ -1,7 +1,7 @@
-"""Plain publishes of both dialects without a thread that waits for Kafka: begun here, answered when Kafka has answered.
+"""The fast path: publishes of both dialects that do not occupy a thread while they wait for Kafka.
 
-For a server that calls from an event loop or from a few threads. Whatever is not plain, or wrong, or would have to wait
-for something, is left to the views, which say the same in the same words.
+The worker's main loop starts a publish here and sends the response when Kafka has answered. Requests that are invalid,
+that would block or that need a feature of the views are left to the views, which give the same responses.
 """
 
 import logging
@@ -18,11 +18,12 @@ from kafka_http.logs import request_id
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.schemas.formats import Formats
 from kafka_http.web.browser_guard import BrowserGuard
-from kafka_http.web.messages.publish_view import KEY_HEADER, Begun, Head, MessagesPublish, PublishDialect, PublishView
-from kafka_http.web.messages.upload_view import is_upload
+from kafka_http.web.messages.message_publish import MessagesPublish
 from kafka_http.web.publish_limits import NO_LIMITS, RECORD_BYTES
-from kafka_http.web.rendered_responses import STATUS_LINES, RenderedResponse, number_request, tags, unforeseen
+from kafka_http.web.publish_view import PublishDialect, PublishView, ResponseFactory
 from kafka_http.web.request_bodies import RequestBodies
+from kafka_http.web.request_head import KEY_HEADER, RequestHead
+from kafka_http.web.responses import STATUS_LINES, RenderedResponse, common_headers, internal_error, set_request_id
 from kafka_http.web.rest_v2.produce_view import V2Produce
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,20 @@ _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
 
-_MOST_VALUES = 15_000
+_MAX_VALUES = 15_000
+"""Values in a body, at most. Parsing more would delay the main loop."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
-WireAnswer = tuple[str, Sequence[tuple[str, str]], bytes]
-"""Status line without the protocol, headers, body."""
+WireResponse = tuple[str, Sequence[tuple[str, str]], bytes]
+"""The status line without the protocol, the headers, the body."""
 
 
 class FastPathPublishes:
-    """Begins publishes. Any thread may call."""
+    """Starts publishes. One per application; any thread may call."""
 
     def __init__(
         self,
-        publishing: PublishView,
+        publish_view: PublishView,
         formats: Formats,
         config: Config,
         bodies: RequestBodies,
@@ -51,8 +53,8 @@ class FastPathPublishes:
         *,
         guard: BrowserGuard,
     ) -> None:
-        """`senders` let go what `publishing` has begun."""
-        self._publishing = publishing
+        """`senders` send what `publish_view` has started."""
+        self._publish_view = publish_view
         self._senders = senders
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
@@ -60,48 +62,47 @@ class FastPathPublishes:
         self._guard = guard
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
-        self._most_values = min(_MOST_VALUES, config.max_records)
+        self._max_values = min(_MAX_VALUES, config.max_records)
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
     ) -> "FastPathPublish | None":
-        """Begin a publish, which `send` sends. Does not block. None, with nothing done, for a request that is another's
-        to answer.
+        """Start a publish, which `send` sends. Does not block. Return None, with nothing done, if a view must respond.
 
-        Header names are in lower case, each there once. `done` is called when Kafka has answered: by any thread, which
-        must not be held up, perhaps before this returns; or never.
+        Header names are in lower case, each once. `done` is called when all results are known: by any thread, so it
+        must not block, perhaps before this returns. It may never be called.
         """
-        number_request(headers.get("x-request-id"))
+        set_request_id(headers.get("x-request-id"))
         try:
             publish = self._parse(method, target, headers)
             if publish is None or publish.timeout != self._timeout or self._is_large(body):
                 return None
-            if publish.later is not None and "x-forwarded-prefix" in headers:  # Location has it
+            if publish.respond_async is not None and "x-forwarded-prefix" in headers:  # the Location header contains it
                 return None
-            messages = publish.messages(body, NO_LIMITS)  # `_is_large` bounds the records
-            held = self._bodies.hold(len(body) + RECORD_BYTES * len(messages.records))
-        except Exception:  # the view meets it again, and says what it is
+            parsed = publish.parse(body, NO_LIMITS)  # `_is_large` limits the records
+            reserved = self._bodies.reserve(len(body) + RECORD_BYTES * len(parsed.records))
+        except Exception:  # the view will raise it again and respond
             return None
-        return self._begin(publish, messages, held, done)
+        return self._begin(publish, parsed, reserved, done)
 
     def send(self) -> None:
-        """Send what was begun: once for all requests that came together. Does not block."""
+        """Send what was started: called once for all requests that arrived together. Does not block."""
         for send in self._senders:
             send()
 
     def _is_large(self, body: bytes) -> bool:
-        """Whether it is over the limit, or has so many values that an event loop would be at it for long."""
-        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") >= self._most_values
+        """Whether a body is over the limit, or has so many values that parsing it would delay the main loop."""
+        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") >= self._max_values
 
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> PublishDialect | None:
         path, _, query = target.partition("?")
         route = _ROUTE.fullmatch(path)
-        if route is None or KEY_HEADER in headers or not self._guard.admits(headers):
+        if route is None or KEY_HEADER in headers or not self._guard.allows(headers):
             return None
         args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
-        head = Head(method, args, headers, self._root)
+        head = RequestHead(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
-            return None if is_upload(head) else MessagesPublish(head, topic, self._formats, self._timeout)
+            return None if head.is_streaming_upload else MessagesPublish(head, topic, self._formats, self._timeout)
         if method != "POST":
             return None
         partition = route["partition"]
@@ -109,54 +110,54 @@ class FastPathPublishes:
         return V2Produce(head, route["v2"], number, self._formats, self._timeout)
 
     def _begin(
-        self, publish: PublishDialect, messages: PublishRequest, held: int, done: Callable[[], None]
+        self, publish: PublishDialect, parsed: PublishRequest, reserved: int, done: Callable[[], None]
     ) -> "FastPathPublish | None":
         try:
-            begun = self._publishing.begin(publish, messages, done)
-        except Exception as error:  # Kafka may have some of it: no view may do it again
-            begun = partial(_raise, error)
+            pending = self._publish_view.start(publish, parsed, done)
+        except Exception as error:  # Kafka may have some records, so no view may repeat it
+            pending = partial(_raise, error)
             done()
-        if begun is None:
-            self._bodies.hold(-held)
+        if pending is None:
+            self._bodies.reserve(-reserved)
             return None
-        return FastPathPublish(publish, begun, partial(self._bodies.hold, -held))
+        return FastPathPublish(publish, pending, partial(self._bodies.reserve, -reserved))
 
 
 class FastPathPublish:
-    """A publish on its way to Kafka, until its client has an answer. `answer` is to be called once."""
+    """A publish on its way to Kafka, until the client has its response. `answer` must be called once."""
 
-    def __init__(self, publish: PublishDialect, begun: Begun, release: Callable[[], object]) -> None:
+    def __init__(self, publish: PublishDialect, pending: ResponseFactory, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout
-        """Seconds after which the client is to be answered at the latest."""
+        """Seconds after which the response must be sent at the latest."""
         self._publish = publish
-        self._begun = begun
+        self._pending = pending
         self._release = release
         self._request_id = request_id.get()
 
-    def answer(self) -> WireAnswer:
-        """What is to be said as far as is known now. Does not block, raises nothing."""
+    def answer(self) -> WireResponse:
+        """Return the response with the results that are known now. Does not block. Raises nothing."""
         request_id.set(self._request_id)
         try:
-            answer = self._begun()
+            response = self._pending()
         except KafkaHttpError as error:
-            answer = self._publish.refusal(error)
+            response = self._publish.error_response(error)
         except Exception:
-            log.exception("unforeseen error: a publish to %s", self._publish.topic)
-            answer = self._publish.refusal(unforeseen())
+            log.exception("Unexpected error: publish to %s", self._publish.topic)
+            response = self._publish.error_response(internal_error())
         finally:
             self._release()
-        return _on_the_wire(answer)
+        return _wire_response(response)
 
 
 def _raise(error: Exception) -> RenderedResponse:
     raise error
 
 
-def _on_the_wire(answer: RenderedResponse) -> WireAnswer:
+def _wire_response(response: RenderedResponse) -> WireResponse:
     headers = [
-        *answer.headers.items(),
-        ("Content-Type", answer.content_type),
-        ("Content-Length", str(len(answer.body))),
-        *tags(),
+        *response.headers.items(),
+        ("Content-Type", response.content_type),
+        ("Content-Length", str(len(response.body))),
+        *common_headers(),
     ]
-    return STATUS_LINES[answer.status], headers, answer.body
+    return STATUS_LINES[response.status], headers, response.body

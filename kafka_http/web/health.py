@@ -1,4 +1,4 @@
-"""Whether the process and Kafka answer."""
+"""GET /health and GET /ready: whether the process and Kafka respond."""
 
 import threading
 import time
@@ -7,21 +7,20 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from kafka_http.broker_protocols import Log
+from kafka_http.environ import REQUEST_STARTED
 from kafka_http.errors import KafkaHttpError
 from kafka_http.web.responses import json_response
 
 HEALTH, READY = "/health", "/ready"
-CAME = "kafka_http.came"
-"""In the environ: when the server has had the request, on the monotonic clock."""
-
 FRESH_SECONDS = 2.0
+"""How long a response of Kafka counts for `/ready`."""
 
 
 class HealthRoutes:
-    """The views for whoever watches over the service."""
+    """The views for load balancers and monitoring."""
 
     def __init__(self, log: Log, is_daemon_silent: Callable[[], bool]) -> None:
-        """`is_daemon_silent` does not block."""
+        """`is_daemon_silent` must not block."""
         self._log = log
         self._is_daemon_silent = is_daemon_silent
         self._answered = self._failed = float("-inf")
@@ -35,20 +34,20 @@ class HealthRoutes:
         return health
 
     def health(self) -> Response:
-        """GET /health: the process answers. A server's event loop may call it."""
+        """GET /health: the process responds. Does not block: the worker's main loop may call it."""
         return json_response({"status": "ok"})
 
     def ready(self) -> Response:
-        """GET /ready: a broker answered within the last seconds; 503 with the reason otherwise."""
-        came = request.environ.get(CAME, time.monotonic())
-        with self._lock:  # of many at once, one asks
-            if self._error is not None and self._failed >= came:  # meanwhile
+        """GET /ready: a broker has answered within the last seconds. Otherwise 503 with the reason."""
+        arrived = request.environ.get(REQUEST_STARTED, time.monotonic())
+        with self._lock:  # one of many concurrent requests asks Kafka
+            if self._error is not None and self._failed >= arrived:
                 raise self._error
             if time.monotonic() - self._answered > FRESH_SECONDS:
-                self._ask()
+                self._ask_kafka()
         return json_response({"status": "ready"} | ({"daemon": "not responding"} if self._is_daemon_silent() else {}))
 
-    def _ask(self) -> None:
+    def _ask_kafka(self) -> None:
         try:
             self._log.alive()
         except KafkaHttpError as error:

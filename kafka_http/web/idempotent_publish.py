@@ -1,6 +1,5 @@
-"""`Idempotency-Key` on a publish of either dialect: draft-ietf-httpapi-idempotency-key-header."""
+"""`Idempotency-Key` on a publish of either dialect (draft-ietf-httpapi-idempotency-key-header)."""
 
-import logging
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -12,121 +11,120 @@ from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, To
 from kafka_http.publish.idempotency_keys import IdempotencyService, KeyClaim, fingerprint
 from kafka_http.publish.publisher import PublishResult
 from kafka_http.records import RecordMetadata, RecordResult, StoredResponse
-from kafka_http.web.messages.publish_view import KEY_HEADER, PublishDialect, PublishView
-from kafka_http.web.rendered_responses import RenderedResponse
-from kafka_http.web.request_bodies import head_of
+from kafka_http.web.publish_view import PublishDialect, PublishView
+from kafka_http.web.request_head import KEY_HEADER, RequestHead
+from kafka_http.web.responses import RenderedResponse
 
-log = logging.getLogger(__name__)
-
-_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-_TOKEN = re.compile(r"[!#-+\--\[\]-~]+")
-_LONGEST = 255
-_NOBODY = ""
-"""The caller, as long as the server knows none."""
+_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_BARE_KEY = re.compile(r"[!#-+\--\[\]-~]+")
+_MAX_KEY = 255
+_NO_CALLER = ""
+"""Keys are separate for each caller, but the server does not know its callers yet."""
 
 
 class IdempotentPublish:
-    """Has each request with a key done once. Safe in many threads."""
+    """Publishes each request with a key once, and repeats the stored response. Any thread may call."""
 
-    def __init__(self, idempotency: IdempotencyService, publishing: PublishView) -> None:
+    def __init__(self, idempotency: IdempotencyService, publish_view: PublishView) -> None:
         self._idempotency = idempotency
-        self._publishing = publishing
+        self._publish_view = publish_view
 
-    def answer(self, request: Request, publish: PublishDialect, body: bytes) -> RenderedResponse:
-        """What the client is told: what has become of the request, or of the first one with its key.
+    def publish(self, request: Request, dialect: PublishDialect, body: bytes) -> RenderedResponse:
+        """Return the response to a publish, or the stored response to the first request with its key.
 
-        Raises what is wrong with the whole request; for the key `InvalidRequest`, `IdempotencyKeyInUse`,
+        Raises an error of the whole request if it has no key; for the key `InvalidRequest`, `IdempotencyKeyInUse`,
         `IdempotencyKeyMismatch`, `Unavailable`.
         """
         header = request.headers.get(KEY_HEADER)
         if header is None:
-            return _answer(publish, self._publishing.do(publish, body))
-        claimed = self._idempotency.claim(_NOBODY, parse_key(header), fingerprint_of(request, body))
-        if isinstance(claimed, StoredResponse):
-            return _replayed(claimed)
+            return _response(dialect, self._publish_view.publish(dialect, body))
+        claim = self._idempotency.claim(_NO_CALLER, parse_key(header), request_fingerprint(request, body))
+        if isinstance(claim, StoredResponse):
+            return _replay(claim)
         try:
-            return self._do(claimed, publish, body)
+            return self._publish(claim, dialect, body)
         except BaseException:
-            claimed.release()
+            claim.release()
             raise
 
-    def _do(self, attempt: KeyClaim, publish: PublishDialect, body: bytes) -> RenderedResponse:
+    def _publish(self, claim: KeyClaim, dialect: PublishDialect, body: bytes) -> RenderedResponse:
         def settled(published: PublishResult) -> None:
-            attempt.defer(partial(_settle, attempt, publish, published))
+            claim.defer(partial(_store_final, claim, dialect, published))
 
         try:
-            done = self._publishing.do(publish, body, settled)
+            result = self._publish_view.publish(dialect, body, settled)
         except KafkaHttpError as error:
-            done = publish.refusal(error)
-        answer = _answer(publish, done)
-        if isinstance(done, RenderedResponse) or done.is_complete:
-            _conclude(attempt, answer, done)
-        return answer
+            result = dialect.error_response(error)
+        response = _response(dialect, result)
+        if isinstance(result, RenderedResponse) or result.is_complete:
+            _store_or_free(claim, response, result)
+        return response
 
 
 def parse_key(header: str) -> str:
-    """The key in a header: a structured field's string (RFC 9651), or a bare token, as many send it."""
-    string = _STRING.fullmatch(header)
-    key = re.sub(r"\\(.)", r"\1", string[1]) if string else header
-    if not (string or _TOKEN.fullmatch(header)) or not 1 <= len(key) <= _LONGEST:
+    """Parse the header: a string of structured fields (RFC 9651), or a bare token, as many clients send it."""
+    quoted = _QUOTED_KEY.fullmatch(header)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else header
+    if not (quoted or _BARE_KEY.fullmatch(header)) or not 1 <= len(key) <= _MAX_KEY:
         raise InvalidRequest(
-            f"Idempotency-Key is one text of 1 to {_LONGEST} printable ASCII characters in quotes, such as "
-            '"8e03978e-40d5-43dd-bc93-6894a57f9324"; without quotes it has no space, comma, quote or backslash.',
+            f"Idempotency-Key must be one text of 1 to {_MAX_KEY} printable ASCII characters in quotes, such as "
+            '"8e03978e-40d5-43dd-bc93-6894a57f9324". Without quotes it must not have spaces, commas, quotes or '
+            "backslashes.",
             field="Idempotency-Key",
         )
     return key
 
 
-def fingerprint_of(request: Request, body: bytes) -> str:
-    """Of the parts of a request that decide what is written."""
-    head = head_of(request)
-    kafka = (each for each in head.fields if each[0].startswith("kafka-"))  # as good as the query
-    named = sorted(kafka, key=itemgetter(0))  # the order of repeated ones counts
-    texts = (request.method, request.path, head.headers.get("content-type", ""), repr(named))
+def request_fingerprint(request: Request, body: bytes) -> str:
+    """Return a hash of the parts of a request that decide what is written."""
+    head = RequestHead.from_request(request)
+    kafka_headers = (each for each in head.all_headers if each[0].startswith("kafka-"))
+    by_name = sorted(kafka_headers, key=itemgetter(0))  # the order of repeated ones matters
+    texts = (request.method, request.path, head.headers.get("content-type", ""), repr(by_name))
     return fingerprint([*(each.encode() for each in texts), request.query_string, body])
 
 
-def _settle(attempt: KeyClaim, publish: PublishDialect, published: PublishResult) -> None:
-    """Kafka has said its last word, after the client was answered with a 504. The key keeps an answer in any case."""
-    answer = publish.answer(published)
-    is_known = _is_final(answer.status) and not _may_pass(published.results)
-    if not is_known and answer.status != OutcomeUnknown.code:
-        answer = publish.refusal(
-            OutcomeUnknown("Kafka did not acknowledge the records in time: they may or may not have been written.")
+def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishResult) -> None:
+    """Store the final results, after the client got a 504. The key keeps a response in any case."""
+    response = dialect.response(published)
+    is_known = _is_final(response.status) and not _all_retriable(published.results)
+    if not is_known and response.status != OutcomeUnknown.code:
+        response = dialect.error_response(
+            OutcomeUnknown("Kafka did not acknowledge the records in time. They may or may not have been written.")
         )
-    _keep(attempt, answer)
+    _store(claim, response)
 
 
-def _conclude(attempt: KeyClaim, answer: RenderedResponse, done: PublishResult | RenderedResponse) -> None:
-    """Keep the answer, or free the key where certainly nothing was written, and another try may be luckier."""
-    outcomes = [] if isinstance(done, RenderedResponse) else done.results
-    is_unknown = answer.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in outcomes)
-    if is_unknown or (_is_final(answer.status) and not _may_pass(outcomes)):
-        _keep(attempt, answer)
+def _store_or_free(claim: KeyClaim, response: RenderedResponse, result: PublishResult | RenderedResponse) -> None:
+    """Store the response. Free the key if nothing was written and a retry may succeed."""
+    results = [] if isinstance(result, RenderedResponse) else result.results
+    is_unknown = response.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in results)
+    if is_unknown or (_is_final(response.status) and not _all_retriable(results)):
+        _store(claim, response)
     else:
-        attempt.release()
+        claim.release()
 
 
-def _keep(attempt: KeyClaim, answer: RenderedResponse) -> None:
-    headers = {**answer.headers, "Content-Type": answer.content_type}
-    attempt.complete(StoredResponse(answer.status, headers, answer.body))
+def _store(claim: KeyClaim, response: RenderedResponse) -> None:
+    headers = {**response.headers, "Content-Type": response.content_type}
+    claim.complete(StoredResponse(response.status, headers, response.body))
 
 
 def _is_final(status: int) -> bool:
     return status < 500 and status != TooMuchInFlight.code // 100
 
 
-def _may_pass(outcomes: Sequence[RecordResult]) -> bool:
-    """Whether each record failed for a reason that may pass: the v2 API may say so with a 200."""
-    return bool(outcomes) and not any(isinstance(each, RecordMetadata) or _is_final(each.status) for each in outcomes)
+def _all_retriable(results: Sequence[RecordResult]) -> bool:
+    """Whether all records failed and a retry may succeed. The v2 API may say so with a 200."""
+    return bool(results) and not any(isinstance(each, RecordMetadata) or _is_final(each.status) for each in results)
 
 
-def _answer(publish: PublishDialect, done: PublishResult | RenderedResponse) -> RenderedResponse:
-    return done if isinstance(done, RenderedResponse) else publish.answer(done)
+def _response(dialect: PublishDialect, result: PublishResult | RenderedResponse) -> RenderedResponse:
+    return result if isinstance(result, RenderedResponse) else dialect.response(result)
 
 
-def _replayed(kept: StoredResponse) -> RenderedResponse:
-    headers = {name: value for name, value in kept.headers.items() if name != "Content-Type"}
+def _replay(stored: StoredResponse) -> RenderedResponse:
+    headers = {name: value for name, value in stored.headers.items() if name != "Content-Type"}
     return RenderedResponse(
-        kept.status, {**headers, "Idempotency-Replayed": "true"}, kept.headers["Content-Type"], kept.body
+        stored.status, {**headers, "Idempotency-Replayed": "true"}, stored.headers["Content-Type"], stored.body
     )

@@ -1,4 +1,4 @@
-"""The consumer instances that there are, for whoever looks after the server: the v2 API has no call that lists them."""
+"""GET /instances: the consumer instances of the v2 API, which has no call that lists them."""
 
 from typing import Any
 
@@ -8,26 +8,25 @@ from kafka_http.consumers.instance_service import InstanceService
 from kafka_http.records import InstanceDefinition
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
+from kafka_http.web.url_paths import new_blueprint
 
 
 class InstanceRoutes:
-    """The view of all instances."""
+    """The view of all instances, for operators and the console."""
 
     def __init__(self, instances: InstanceService) -> None:
         self._instances = instances
 
     def blueprint(self) -> Blueprint:
-        blueprint = Blueprint("instances", __name__)
-        blueprint.add_url_rule("/instances", view_func=self.list)
-        return blueprint
+        return new_blueprint("instances", {"/instances": {"GET": self.list}})
 
     def list(self) -> Response:
-        """GET /instances: the consumer instances of the v2 API, and what they read."""
+        """GET /instances: all consumer instances and what they read."""
         QueryParameters(request.args, ())
-        return json_response({"instances": [_shown(each) for each in self._instances.list_instances()]})
+        return json_response({"instances": [_instance_object(each) for each in self._instances.list_instances()]})
 
 
-def _shown(instance: InstanceDefinition) -> dict[str, Any]:
+def _instance_object(instance: InstanceDefinition) -> dict[str, Any]:
     shown: dict[str, Any] = {"group": instance.group, "name": instance.name, "format": instance.settings.format}
     if instance.pattern is not None:
         shown["pattern"] = instance.pattern

@@ -1,4 +1,4 @@
-"""How much memory the pages of a worker may take, from their first byte until their clients have them."""
+"""A limit on the memory of a worker's pages, from their first byte until the clients have received them."""
 
 import threading
 
@@ -6,22 +6,21 @@ from flask import Response, g
 
 from kafka_http.errors import Unavailable
 
-_LEAST = 1 << 18
-"""Bytes: a page that asks for more is refused rather than made smaller than this."""
-_WAITING = 1 << 18
-"""Bytes that a page may have that had to wait for its first message."""
+_MIN_PAGE = 1 << 18
+"""Bytes. If less is free, a larger page is rejected."""
+_WAITING_PAGE = 1 << 18
+"""Bytes of a page that had to wait for its first message."""
 _COPIES = 3
-"""How often a page is in memory while it is made: as Kafka's records, as their JSON, and as the answer."""
-_FIRST, _SHARE = 4, 12
-"""A page may have a quarter of the limit while little is used, and after that a twelfth of what is left, so that there
-is something left for others however much it asks for."""
+"""Copies of a page in memory while it is made: Kafka's records, their JSON, the response."""
+_FIRST_SHARE, _SHARE = 4, 12
+"""A page gets at most a quarter of the limit while little is used, later a twelfth of what is left."""
 
 
 class PageMemoryBudget:
-    """Grants pages their memory: `max_answers_in_flight` bytes in all. Any thread may call.
+    """Limits pages to `max_answers_in_flight` bytes in this process. Any thread may call.
 
-    While a page is made its copies count, then its answer until the client has taken it. `finish` must see each
-    response of a request that was granted a page.
+    A page counts with all its copies while it is made, then with its response until the client has received it.
+    `track_response` must get the response of each request that reserved memory.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,54 +28,53 @@ class PageMemoryBudget:
         self._used = 0
         self._lock = threading.Lock()
 
-    def page(self, wanted: int) -> "PageReservation":
-        """Grant the page of this request so many bytes, or fewer. Raises `Unavailable`."""
+    def reserve(self, max_bytes: int) -> "PageReservation":
+        """Reserve memory for the page of the current request: `max_bytes` or less. Raises `Unavailable`."""
         with self._lock:
-            granted = self.page_size(wanted)
-            if granted < min(wanted, _LEAST, self._limit // _SHARE):
+            granted = self.page_size(max_bytes)
+            if granted < min(max_bytes, _MIN_PAGE, self._limit // _SHARE):
                 raise Unavailable(
-                    f"Clients have not taken {self._used} bytes of their pages yet, max_answers_in_flight is "
-                    f"{self._limit}. Try again."
+                    f"Responses that clients have not received yet hold {self._used} bytes "
+                    f"(max_answers_in_flight: {self._limit}). Try again."
                 )
             self._used += _COPIES * granted
-        room: PageReservation = g.setdefault("page_room", PageReservation(self))
-        room.size, room.held = granted, room.held + _COPIES * granted
-        return room
+        reservation: PageReservation = g.setdefault("page_memory", PageReservation(self))
+        reservation.size, reservation.reserved = granted, reservation.reserved + _COPIES * granted
+        return reservation
 
-    def page_size(self, wanted: int) -> int:
-        """How large a page would be now."""
+    def page_size(self, max_bytes: int) -> int:
+        """Return the size that a page would get now."""
         if self._used <= self._limit // 8:
-            return min(wanted, self._limit // _FIRST)
-        return min(wanted, max(0, self._limit - self._used) // _SHARE)
+            return min(max_bytes, self._limit // _FIRST_SHARE)
+        return min(max_bytes, max(0, self._limit - self._used) // _SHARE)
 
-    def finish(self, response: Response) -> Response:
-        """Count a page by its answer from now on, until that is sent."""
-        room: PageReservation | None = g.pop("page_room", None)
-        if room is not None:
-            room.count(response.content_length or response.calculate_content_length() or 0)
-            response.call_on_close(lambda: room.count(0))
+    def track_response(self, response: Response) -> Response:
+        """Count a page by its response from now on, until the response is closed."""
+        reservation: PageReservation | None = g.pop("page_memory", None)
+        if reservation is not None:
+            reservation.resize(response.content_length or response.calculate_content_length() or 0)
+            response.call_on_close(lambda: reservation.resize(0))
         return response
 
     def add(self, size: int) -> None:
-        """Count so many bytes more, whatever the limit is."""
+        """Count `size` more bytes, without a check of the limit."""
         with self._lock:
             self._used += size
 
 
 class PageReservation:
-    """The memory of one page. Its request's thread calls, and at the end whoever has sent it."""
+    """The memory of one page. The request's thread calls, and finally the thread that closes the response."""
 
     def __init__(self, budget: PageMemoryBudget) -> None:
         self.size = 0
-        self.held = 0
+        self.reserved = 0
         self._budget = budget
 
     def wait(self) -> None:
-        """Give back what is not needed while there is no message."""
-        self.size = min(self.size, _WAITING)
-        self.count(_COPIES * self.size)
+        """Release what the page does not need while it waits for a message."""
+        self.size = min(self.size, _WAITING_PAGE)
+        self.resize(_COPIES * self.size)
 
-    def count(self, size: int) -> None:
-        """Count so many bytes from now on."""
-        self._budget.add(size - self.held)
-        self.held = size
+    def resize(self, size: int) -> None:
+        self._budget.add(size - self.reserved)
+        self.reserved = size

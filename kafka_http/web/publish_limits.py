@@ -15,15 +15,15 @@ from kafka_http.errors import InvalidRequest, PublishTimeout, TooLarge
 from kafka_http.web.negotiation import NDJSON
 
 RECORD_BYTES = 800
-"""What a record counts for in `max_in_flight` beside its bytes in the body."""
+"""Bytes that a record counts in `max_in_flight`, in addition to its bytes in the body."""
 HEADERS_PER_RECORD = 10
-"""A request has at most this many headers for each record that `max_records` allows."""
+"""A request may have this many headers for each record that `max_records` allows."""
 _SLICE = 10_000
-"""Records that are counted or made between two looks at the clock."""
-_LEAST_ELEMENT = 2
-"""Bytes of a list's element with the comma behind it, at least."""
-_MOST_MEMBERS = 1000
-"""Members of one object that are looked at. With more it repeats names, or has unknown ones: the known are ten."""
+"""Records that are counted or made between two checks of the deadline."""
+_MIN_ELEMENT = 2
+"""Minimum bytes of an array's element with its comma."""
+_MAX_MEMBERS = 1000
+"""Members of one object. One with more has repeated or unknown names: ten are known."""
 
 Item = TypeVar("Item")
 _value = msgspec.json.Decoder(Raw)
@@ -34,59 +34,63 @@ _OPENING = re.compile(rb"[ \t\r\n]*[\[{]")
 _ESCAPED_LETTER = b"\\u00"
 _END = re.compile(r"trailing characters \(byte (\d+)\)")
 _LINE = re.compile(rb"\S[^\n]*")
-"""A line that is not empty, from its first character on that is no white space."""
+"""A line that is not empty, from its first character that is not white space."""
 
 
-class _BodyOutline(Struct, frozen=True, gc=False):
-    """A record of which only the headers matter."""
+class _RecordHeaders(Struct, frozen=True, gc=False):
+    """The headers of a record, undecoded."""
 
     headers: Raw = Raw()
 
 
-_outline = msgspec.json.Decoder(_BodyOutline)
+_record_headers = msgspec.json.Decoder(_RecordHeaders)
 
 
 class PublishLimits:
-    """Created for each request by the thread that parses its body, which calls `release` at its end."""
+    """The limits of one request. The thread that parses its body creates them and calls `release` at the end.
+
+    Large JSON bodies are counted before they are decoded, because decoded records take many times the memory of their
+    JSON. Counting also bounds malformed bodies and repeated names: a decoder finds an error, or the second array of the
+    same name, only after it has decoded what comes before.
+    """
 
     def __init__(
         self,
         max_records: int,
         deadline: float = math.inf,
-        hold: Callable[[int, int], int] | None = None,
+        reserve: Callable[[int, int], int] | None = None,
         body_size: int = 0,
     ) -> None:
-        """`deadline` is on the monotonic clock. `hold` is `Bodies.hold`, which counts `body_size` bytes of this request
-        already."""
+        """`deadline` is on the monotonic clock.
+
+        `reserve` is `RequestBodies.reserve`, which has reserved `body_size` bytes for this request.
+        """
         self.deadline = deadline
         self._max_records = max_records
-        self._hold = hold
+        self._reserve = reserve
         self._body_size = body_size
-        self._held = 0
+        self._reserved = 0
         self._headers_left = HEADERS_PER_RECORD * max_records
-        self.long_line = _LEAST_ELEMENT * HEADERS_PER_RECORD * max_records
-        """Bytes of a line that `check_headers` has to see."""
+        self.min_checked_line = _MIN_ELEMENT * HEADERS_PER_RECORD * max_records
+        """Bytes. Longer lines must be checked with `check_headers`."""
 
-    def check_list(self, body: bytes) -> None:
-        """Raise `TooLarge` where a body, a JSON list, has more than `max_records` elements, without decoding them."""
+    def check_array(self, body: bytes) -> None:
+        """Check the number of elements of a JSON array without decoding them. Raises `TooLarge`, `PublishTimeout`."""
         limit = self._max_records
         if _may_have_more(body, limit) and self._count_elements(memoryview(body), limit) > limit:
-            raise self._too_many()
+            raise self._too_many_records()
 
-    def may_exceed(self, body: bytes) -> bool:
-        """A cheap upper bound: false where no list of objects in a JSON body can be too much for `check_objects`."""
+    def may_exceed_records(self, body: bytes) -> bool:
+        """Return false if `check_records` would surely pass for a JSON body. Cheap: counts characters."""
         limit = self._max_records
         return _may_have_more(body, limit) and (
             body.count(b"{") > limit or _may_have_more(body, HEADERS_PER_RECORD * limit)
         )
 
-    def check_objects(self, body: bytes) -> None:
-        """Raise `TooLarge` where the member `records` of a body, a JSON object, has more than `max_records` elements,
-        or where these have too many headers in sum.
+    def check_records(self, body: bytes) -> None:
+        """Check the number of elements of `records` in a JSON object, and of their headers, without decoding them.
 
-        Counts without decoding them what a decoder would make of them, also where the body is malformed after it and
-        where a name comes twice: a decoder finds the mistake, or the second list, only after it has made the first.
-        Raises `InvalidRequest`, `PublishTimeout`.
+        Raises `TooLarge`, `InvalidRequest`, `PublishTimeout`.
         """
         left = self._max_records
         may_have_headers = _may_have_more(body, HEADERS_PER_RECORD * left) and (
@@ -97,46 +101,49 @@ class PublishLimits:
             for record, separator in self._parts(records):
                 left -= 1
                 if left < 0:
-                    raise self._too_many()
+                    raise self._too_many_records()
                 if may_have_headers:
                     headers += self._headers_in(record)
-                if separator == _COLON:  # an object, or malformed: a decoder ends here
+                if separator == _COLON:  # not an array: a decoder stops here
                     break
-        self._check_sum(headers)
+        self._check_header_count(headers)
 
     def count_lines(self, text: bytes) -> int:
-        """How many lines are not empty, at most; not counted on where they are too many."""
+        """Return an upper bound of the number of lines that are not empty. Stops counting above `max_records`."""
         if (ends := text.count(b"\n")) < self._max_records:
             return ends + (not text.endswith(b"\n"))
         return sum(1 for _ in islice(_LINE.finditer(text), self._max_records + 1))
 
     def check_count(self, count: int) -> None:
-        """Raise `TooLarge` for more records than `max_records`."""
+        """Check a number of records. Raises `TooLarge`."""
         if count > self._max_records:
-            raise self._too_many()
+            raise self._too_many_records()
 
-    def admit(self, count: int) -> None:
-        """Take note of the number of records, before they are made.
+    def reserve_records(self, count: int) -> None:
+        """Check the number of records and reserve their memory, before they are made.
 
         Raises `TooLarge`, `TooMuchInFlight`, `PublishTimeout`.
         """
         self.check_count(count)
-        if self._hold is not None:
-            self._held += self._hold(RECORD_BYTES * count, self._body_size)
+        if self._reserve is not None:
+            self._reserved += self._reserve(RECORD_BYTES * count, self._body_size)
             self.check_time()
 
     def check_headers(self, record: bytes) -> None:
-        """As `check_objects`, of the headers of one record."""
-        self._check_sum(self._headers_in(memoryview(record)))
+        """Check the number of headers in the JSON of one record.
 
-    def admit_headers(self, count: int) -> None:
-        """Take note of a record's headers. Raises `TooLarge`."""
+        Raises `TooLarge`, `InvalidRequest`, `PublishTimeout`.
+        """
+        self._check_header_count(self._headers_in(memoryview(record)))
+
+    def count_headers(self, count: int) -> None:
+        """Count a record's headers. Raises `TooLarge` if the request has too many."""
         self._headers_left -= count
         if self._headers_left < 0:
             raise self._too_many_headers()
 
     def slices(self, items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
-        """The items, some at a time, each time with the index of the first. Raises `PublishTimeout`."""
+        """Yield slices of the items, each after the index of its first item. Raises `PublishTimeout`."""
         if len(items) <= _SLICE:
             yield 0, items
             return
@@ -145,29 +152,29 @@ class PublishLimits:
             yield start, items[start : start + _SLICE]
 
     def collect(self, items: Iterable[Item]) -> list[Item]:
-        """The items as they are made. Raises `PublishTimeout`."""
-        made: list[Item] = []
+        """Return all items of an iterator. Raises `PublishTimeout`."""
+        collected: list[Item] = []
         source = iter(items)
         while more := list(islice(source, _SLICE)):
-            made += more
+            collected += more
             if len(more) < _SLICE:
                 break
             self.check_time()
-        return made
+        return collected
 
     def check_time(self) -> None:
-        """Raise `PublishTimeout` once the deadline has passed."""
+        """Check the deadline. Raises `PublishTimeout`."""
         if time.monotonic() > self.deadline:
             raise PublishTimeout
 
     def release(self) -> None:
-        """Give back what was held."""
-        if self._hold is not None and self._held:
-            self._hold(-self._held, 0)
-            self._held = 0
+        """Release the reserved memory."""
+        if self._reserve is not None and self._reserved:
+            self._reserve(-self._reserved, 0)
+            self._reserved = 0
 
-    def _check_sum(self, headers: Sequence[memoryview]) -> None:
-        """Raise `TooLarge` where these lists and objects have too many elements in sum."""
+    def _check_header_count(self, headers: Sequence[memoryview]) -> None:
+        """Check the total number of elements of these arrays and objects. Raises `TooLarge`."""
         left = HEADERS_PER_RECORD * self._max_records
         if sum(bytes(each).count(b",") + 1 for each in headers) <= left:
             return
@@ -177,34 +184,36 @@ class PublishLimits:
                 raise self._too_many_headers()
 
     def _headers_in(self, record: memoryview) -> list[memoryview]:
-        """The values of the member `headers`; in a short record only the last, since the others are soon freed."""
-        if len(record) < self.long_line:
+        """Return the values of `headers`. Of a short record it is the last one: the others are freed soon."""
+        if len(record) < self.min_checked_line:
             with suppress(msgspec.DecodeError, RecursionError):
-                return [memoryview(_outline.decode(record).headers)]
+                return [memoryview(_record_headers.decode(record).headers)]
         return list(self._members(record, "headers"))
 
     def _members(self, text: memoryview, name: str) -> Iterator[memoryview]:
-        """The values of all members of that name in a JSON object. Raises `InvalidRequest`, `PublishTimeout`."""
+        """Yield the values of all members of a name in a JSON object. Raises `InvalidRequest`, `PublishTimeout`."""
         is_named = False
         for index, (part, _) in enumerate(self._parts(text)):
-            if index > 2 * _MOST_MEMBERS:
-                raise InvalidRequest(f"The body: an object has more than {_MOST_MEMBERS} members. Send each one once.")
+            if index > 2 * _MAX_MEMBERS:
+                raise InvalidRequest(
+                    f"Body has an object with more than {_MAX_MEMBERS} members. Send each member once."
+                )
             if index % 2 == 0:
                 is_named = _is_name(part, name)
             elif is_named:
                 yield part
 
     def _count_elements(self, text: memoryview, limit: int) -> int:
-        """How many elements a JSON list or object has, `limit` + 1 for more than that."""
+        """Return the number of elements of a JSON array or object, or `limit` + 1 if it has more."""
         elements = (None for _, separator in self._parts(text) if separator != _COLON)
         return sum(1 for _ in islice(elements, limit + 1))
 
     def _parts(self, text: memoryview) -> Iterator[tuple[memoryview, int]]:
-        """The elements of a JSON list, or the names and the values of an object, each with the character behind it.
+        """Yield the elements of a JSON array, or the names and values of an object, each with the character after it.
 
-        A list or object in it that is malformed is the last part, as far as the text goes: with 0.
+        A malformed array or object is the last part. It extends to the end of the text and has the character 0.
 
-        Takes 2 us a part, and no memory: msgspec skips over one value, and its error says where the value ends.
+        Takes 2 us for each part and no memory: msgspec skips one value, and its error tells where the value ends.
         Raises `InvalidRequest`, `PublishTimeout`.
         """
         opening = _OPENING.match(text)
@@ -223,9 +232,9 @@ class PublishLimits:
             yield text[start : start + end - 1], separator
             start += end
 
-    def _too_many(self) -> TooLarge:
+    def _too_many_records(self) -> TooLarge:
         return TooLarge(
-            f"The request has more than {self._max_records} records (max_records). Nothing was written. Send several "
+            f"Request has more than {self._max_records} records (max_records). Nothing was written. Send several "
             f"requests, or stream the records: POST {NDJSON} to /messages/<topic> with Accept: {NDJSON}.",
             limit=self._max_records,
         )
@@ -233,19 +242,19 @@ class PublishLimits:
     def _too_many_headers(self) -> TooLarge:
         limit = HEADERS_PER_RECORD * self._max_records
         return TooLarge(
-            f"The records have more than {limit} headers in sum, {HEADERS_PER_RECORD} for each record that max_records "
-            "allows.",
+            f"Records have more than {limit} headers in total, which is {HEADERS_PER_RECORD} for each record that "
+            "max_records allows.",
             limit=limit,
         )
 
 
 NO_LIMITS = PublishLimits(1 << 62)
-"""For who has made sure of the limits in another way."""
+"""For callers that have checked the limits before."""
 
 
 def _may_have_more(body: bytes, limit: int) -> bool:
-    """A cheap upper bound: false where a JSON text surely has no list of more than `limit` elements."""
-    return len(body) >= _LEAST_ELEMENT * limit and body.count(b",") >= limit
+    """Return false if a JSON text surely has no array with more than `limit` elements."""
+    return len(body) >= _MIN_ELEMENT * limit and body.count(b",") >= limit
 
 
 def _is_name(text: memoryview, name: str) -> bool:
@@ -256,11 +265,11 @@ def _is_name(text: memoryview, name: str) -> bool:
 
 
 def _end_of_value(text: memoryview) -> int | None:
-    """Bytes to the end of the first JSON value in a text, with the character behind it; None where the text ends."""
+    """Return the number of bytes of the first JSON value with the character after it; None at the end of the text."""
     try:
         _value.decode(text)
     except RecursionError:
-        raise InvalidRequest("The body: JSON nested too deeply.") from None
+        raise InvalidRequest("Body is not valid JSON: nested too deeply.") from None
     except msgspec.DecodeError as error:
         found = _END.search(str(error))
         return None if found is None else int(found[1])

@@ -1,4 +1,4 @@
-"""The query of a URL, read parameter by parameter."""
+"""The query of a URL, parameter by parameter."""
 
 import re
 from collections.abc import Collection
@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from werkzeug.datastructures import MultiDict
 
+from kafka_http.config.spelling import nearest
 from kafka_http.errors import InvalidRequest
 
 Choice = TypeVar("Choice", bound=str)
@@ -15,32 +16,43 @@ MAX_INT64 = 2**63 - 1
 _DECIMALS = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 
 
-def bad(name: str, got: str, expected: str) -> InvalidRequest:
-    """The error for a parameter or header of a wrong value."""
-    return InvalidRequest(f"{name}: expected {expected}, got {got[:100]!r}.", field=name)
+def invalid_parameter(name: str, got: str, expected: str) -> InvalidRequest:
+    """Return the error for a parameter or header with a wrong value."""
+    return InvalidRequest(f"{name} must be {expected}, got {got[:100]!r}.", field=name)
 
 
-def integer(name: str, text: str, low: int, high: int) -> int:
-    """Read a decimal number without sign. Raises `InvalidRequest` naming the bounds."""
+def parse_integer(name: str, text: str, low: int, high: int) -> int:
+    """Parse a decimal number without a sign. Raises `InvalidRequest`."""
     if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
-        raise bad(name, text, f"a whole number from {low} to {high}")
+        raise invalid_parameter(name, text, f"a whole number from {low} to {high}")
     return int(text)
 
 
+def known_names(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown name: a suggestion and the names that are known.
+
+    >>> known_names("parameters", "limt", ["limit", "wait"])
+    "Did you mean 'limit'? Known parameters: limit, wait."
+    """
+    near = nearest(name, known)
+    suggestion = f"Did you mean {near!r}? " if near else ""
+    return f"{suggestion}Known {kind}: {', '.join(known) or 'none'}."
+
+
 class QueryParameters:
-    """A request's parameters. One that the call does not know, or that is there twice, is an error: a typing mistake
-    must not be taken for a wish not uttered."""
+    """A request's parameters. Unknown and repeated parameters are rejected, so that typos are not silently ignored."""
 
     def __init__(self, args: MultiDict[str, str], known: Collection[str]) -> None:
+        """Raises `InvalidRequest`."""
         self._args: dict[str, str] = {}
         if not args:
             return
         for name, values in args.lists():
             if name not in known:
-                there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
-                raise InvalidRequest(f"Unknown parameter {name!r} in the query; for this call {there}.", field=name)
+                hint = known_names("parameters", name, sorted(known))
+                raise InvalidRequest(f"Unknown query parameter {name!r}. {hint}", field=name)
             if len(values) > 1:
-                raise InvalidRequest(f"Parameter {name!r} is there {len(values)} times in the query.", field=name)
+                raise InvalidRequest(f"Query parameter {name!r} occurs {len(values)} times. Send it once.", field=name)
             self._args[name] = values[0]
 
     def __bool__(self) -> bool:
@@ -52,15 +64,15 @@ class QueryParameters:
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
         text = self._args.get(name)
-        return default if text is None else integer(name, text, low, high)
+        return default if text is None else parse_integer(name, text, low, high)
 
     def seconds(self, name: str, default: float, high: float) -> float:
-        """A time in seconds, decimals allowed, from 0 to `high`."""
+        """Return a time in seconds, from 0 to `high`. Decimals are allowed."""
         text = self._args.get(name)
         if text is None:
             return default
         if not (_DECIMALS.fullmatch(text) and float(text) <= high):
-            raise bad(name, text, f"a number of seconds from 0 to {high:g}")
+            raise invalid_parameter(name, text, f"a number of seconds from 0 to {high:g}")
         return float(text)
 
     def choice(self, name: str, choices: Collection[Choice], default: Choice) -> Choice:
@@ -70,7 +82,7 @@ class QueryParameters:
         for choice in choices:
             if text == choice:
                 return choice
-        raise bad(name, text, " or ".join(filter(None, choices)))
+        raise invalid_parameter(name, text, " or ".join(filter(None, choices)))
 
     def flag(self, name: str) -> bool:
         return self.choice(name, ("true", "false"), "false") == "true"

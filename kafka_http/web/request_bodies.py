@@ -1,52 +1,29 @@
-"""Requests as Flask has them: heads, and bodies, each read whole within the limits before anything is done with it."""
+"""Request bodies: reading one as a whole, the memory of all in flight, and what the server knows before it reads."""
 
 import contextlib
+import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO, Any, Literal
 
 from flask import Request, Response
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from kafka_http.config import Config
+from kafka_http.environ import BODY_ERROR, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
-from kafka_http.web.authority import server_root
-from kafka_http.web.content_coding import codings_of, decode_body
-from kafka_http.web.messages.publish_view import Head
+from kafka_http.web.content_coding import content_codings, decode_body
+from kafka_http.web.health import HEALTH, READY
+from kafka_http.web.request_head import RequestHead
 
-_CHUNK = 1 << 16
 DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
-
-
-HEADER_PAIRS = "kafka_http.headers"
-"""In the environ, where the server hands it over: the headers as a list of (name, value). WSGI joins repeated ones."""
-
-
-def head_of(request: Request, base_url: str = "") -> Head:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    return Head(request.method, request.args, headers, root_of(request, base_url), _repeated(request))
-
-
-def root_of(request: Request, base_url: str) -> str:
-    """What stands before our paths in a link without a host: `/rest`, or nothing."""
-    return urlsplit(base_url).path.rstrip("/") or server_root(request.environ)
-
-
-def _repeated(request: Request) -> list[tuple[str, str]]:
-    """The `kafka-*` headers that were sent more than once."""
-    pairs = [(name.lower(), value) for name, value in request.environ.get(HEADER_PAIRS, ())]
-    counts = Counter(name for name, _ in pairs if name.startswith("kafka-"))
-    return [(name, value) for name, value in pairs if counts[name] > 1]
-
-
-RECEIVED = "kafka_http.received"
-"""In the environ where the server has received the body: its bytes, which count as in flight until the answer."""
-REFUSAL = "kafka_http.refusal"
-"""In the environ where the server has not received it: what to raise instead."""
+_READ_SIZE = 1 << 16
+_PUBLISH_PATH = re.compile("/+messages/+[^/]+/*")
+_NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
 class LengthRequired(KafkaHttpError):
@@ -54,7 +31,7 @@ class LengthRequired(KafkaHttpError):
 
 
 class RequestBodies:
-    """Reads bodies and counts those in memory: `max_in_flight` bytes at most in this process at a time."""
+    """Reads bodies and limits their memory to `max_in_flight` bytes in this process. Any thread may call."""
 
     def __init__(self, max_in_flight: int) -> None:
         self._limit = max_in_flight
@@ -63,69 +40,107 @@ class RequestBodies:
 
     @contextlib.contextmanager
     def read(self, request: Request) -> Iterator[bytes]:
-        """The request's body, decompressed, counted as in flight while the context lasts.
+        """Read and decompress the body. Its memory is reserved while the context lasts.
 
-        Raises `TooMuchInFlight`, `InvalidRequest` (the client broke off, or it is not what Content-Encoding says),
-        `RequestEntityTooLarge`, `UnsupportedEncoding`.
+        Raises `TooMuchInFlight`, `InvalidRequest` (the body is incomplete, or not in its Content-Encoding),
+        `RequestEntityTooLarge`, `UnsupportedEncoding`, `LengthRequired`.
         """
-        codings = codings_of(request)
-        check_transfer(request)
+        codings = content_codings(request)
+        check_body_length(request)
         limit = request.max_content_length or 0
         if (request.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        if (refusal := request.environ.get(REFUSAL)) is not None:
-            raise refusal
-        counted, held = request.environ.get(RECEIVED, 0), 0
-
-        def hold(size: int) -> None:
-            """The server's count goes until the answer; what is beyond it is held here."""
-            nonlocal held
-            before, after = max(counted, held), max(counted, held + size)
-            self.hold(after - before, before)
-            held += size
-
+        if (error := request.environ.get(BODY_ERROR)) is not None:
+            raise error
+        reservation = _BodyReservation(self, request.environ.get(RECEIVED_BYTES, 0))
         try:
-            if request.content_length is not None:
-                hold(request.content_length)
-                body = _read(request.stream)
-                if len(body) < request.content_length:
-                    raise _broken_off()
-            else:
-                chunks = []
-                while chunk := _read(request.environ["wsgi.input"], _CHUNK):
-                    hold(len(chunk))
-                    if held > limit:
-                        raise RequestEntityTooLarge
-                    chunks.append(chunk)
-                body = b"".join(chunks)
-                del chunks
-            yield decode_body(body, codings, limit, hold) if codings else body
+            body = _read_body(request, limit, reservation)
+            yield decode_body(body, codings, limit, reservation.add) if codings else body
         finally:
-            self.hold(-max(0, held - counted))
+            reservation.release()
 
-    def hold(self, size: int, held: int = 0) -> int:
-        """Count so many bytes more of a body, of which `held` are counted already; less where `size` is negative.
+    def reserve(self, size: int, reserved: int = 0) -> int:
+        """Reserve `size` more bytes for a request that has `reserved` bytes; release them if `size` is negative.
 
-        Raises `TooMuchInFlight`.
+        Returns `size`. Raises `TooMuchInFlight`.
         """
         with self._lock:
-            # A body is let in where it is the only one, or max_in_flight below max_body_bytes would refuse it for ever.
-            if size > 0 and self._in_flight > held and self._in_flight + size > self._limit:
+            # The only body in flight is always accepted: else max_in_flight < max_body_bytes would reject it forever.
+            if size > 0 and self._in_flight > reserved and self._in_flight + size > self._limit:
                 raise TooMuchInFlight(
-                    f"Requests of {self._in_flight} bytes are in flight already, max_in_flight is {self._limit}. "
-                    "Nothing was written; try again.",
+                    f"Requests in flight already hold {self._in_flight} bytes (max_in_flight: {self._limit}). "
+                    "Nothing was written. Try again.",
                     limit=self._limit,
                 )
             self._in_flight += size
         return size
 
 
-def check_transfer(request: Request) -> None:
-    """Raise for a body of which no end is to be known; one that is not there becomes empty."""
+class _BodyReservation:
+    """The memory of one request's body, beyond what the server has reserved for it."""
+
+    def __init__(self, bodies: RequestBodies, by_server: int) -> None:
+        self._bodies = bodies
+        self._by_server = by_server
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        before, after = max(self._by_server, self._size), max(self._by_server, self._size + size)
+        self._bodies.reserve(after - before, before)
+        self._size += size
+
+    def check(self, limit: int) -> None:
+        if self._size > limit:
+            raise RequestEntityTooLarge
+
+    def release(self) -> None:
+        self._bodies.reserve(-max(0, self._size - self._by_server))
+
+
+class ReceivePolicy:
+    """Tells the server how to receive a request before the application gets it. Any thread may call."""
+
+    def __init__(self, config: Config, bodies: RequestBodies) -> None:
+        self.max_body_bytes = config.max_body_bytes
+        self.max_in_flight = config.max_in_flight
+        self.min_body_rate = config.min_body_rate
+        self.max_answers_in_flight = config.max_answers_in_flight
+        self.hold = bodies.reserve
+
+    def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether a view publishes the body while it arrives."""
+        is_publish = _PUBLISH_PATH.fullmatch(path) is not None
+        return is_publish and RequestHead(method, _NO_QUERY, headers).is_streaming_upload
+
+    def runner(self, path: str) -> Literal["loop", "reserved", "pool"]:
+        """Return where a request runs. Health checks must not wait for a thread of the pool."""
+        return "loop" if path == HEALTH else "reserved" if path == READY else "pool"
+
+
+def check_body_length(request: Request) -> None:
+    """Check that the end of the body can be found. A request without a length gets an empty body.
+
+    Raises `LengthRequired`.
+    """
     if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
         if "Transfer-Encoding" in request.headers:
-            raise LengthRequired("This server cannot take a chunked body: send Content-Length.")
-        request.environ["wsgi.input"] = BytesIO()  # without a length there is no body, and none may be waited for
+            raise LengthRequired("This server does not accept chunked bodies. Send Content-Length.")
+        request.environ["wsgi.input"] = BytesIO()  # reading the stream would wait for the client
+
+
+def _read_body(request: Request, limit: int, reservation: _BodyReservation) -> bytes:
+    if request.content_length is not None:
+        reservation.add(request.content_length)
+        body = _read(request.stream)
+        if len(body) < request.content_length:
+            raise _incomplete_body()
+        return body
+    pieces = []
+    while piece := _read(request.environ["wsgi.input"], _READ_SIZE):
+        reservation.add(len(piece))
+        reservation.check(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _read(stream: IO[bytes], size: int = -1) -> bytes:
@@ -133,22 +148,21 @@ def _read(stream: IO[bytes], size: int = -1) -> bytes:
         return stream.read(size)
     except RequestEntityTooLarge:
         raise
-    except Exception as error:  # each WSGI server has its own for a body that breaks off, or a chunk that is none
-        raise _broken_off() from error
+    except Exception as error:  # each WSGI server has its own exceptions for an incomplete body and a malformed chunk
+        raise _incomplete_body() from error
 
 
-def _broken_off() -> InvalidRequest:
+def _incomplete_body() -> InvalidRequest:
     return InvalidRequest(
-        "The body breaks off: it is shorter than its Content-Length says, or its chunks are malformed. "
-        "Nothing was written."
+        "Body is incomplete: it is shorter than its Content-Length, or its chunks are malformed. Nothing was written."
     )
 
 
-def drain(request: Request, response: Response) -> Response:
-    """After an error before the body was read, read a little of it, so that the client comes to see the answer."""
+def drain_body(request: Request, response: Response) -> Response:
+    """After an error, read a part of the unread body, so that the client gets to read the response."""
     environ = request.environ
     if response.status_code >= 400 and environ.get("wsgi.input_terminated"):
-        with contextlib.suppress(Exception):  # the answer goes out whatever becomes of the rest
+        with contextlib.suppress(Exception):  # the response does not depend on the body
             _drain(environ["wsgi.input"], environ.get("gunicorn.socket"))
     return response
 
@@ -160,10 +174,10 @@ def _drain(stream: Any, socket: Any) -> None:
         while left > 0 and (seconds := deadline - time.monotonic()) > 0:
             if socket is not None:
                 socket.settimeout(seconds)
-            chunk = stream.read(_CHUNK)
-            if not chunk:
+            piece = stream.read(_READ_SIZE)
+            if not piece:
                 return
-            left -= len(chunk)
+            left -= len(piece)
     finally:
         if socket is not None:
             socket.settimeout(None)

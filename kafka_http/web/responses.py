@@ -1,80 +1,164 @@
-"""Answers: JSON, and errors in the shape of the dialect whose path was asked for."""
+"""Responses: JSON and errors in the form of each dialect, with and without Flask.
+
+`render_…` functions return a `RenderedResponse`, which the fast path and stored responses use too. `…_response`
+functions return a Flask response.
+"""
 
 import logging
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.http import HTTP_STATUS_CODES
 
-from kafka_http.errors import KafkaHttpError, TooLarge
-from kafka_http.web.rendered_responses import (
-    RenderedResponse,
-    error_answer,
-    json_answer,
-    unforeseen,
-    v2_answer,
-    v2_error,
-    v2_error_answer,
-)
+from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TooLarge, TopicNotFound, status_of
+from kafka_http.logs import request_id
+from kafka_http.tasks import NewTask, Task, task_to_dict
+from kafka_http.web.negotiation import JSON, V2, v2_response_type
 
 log = logging.getLogger(__name__)
 
+STATUS_LINES: Mapping[int, str] = {status: f"{status} {reason}" for status, reason in HTTP_STATUS_CODES.items()}
+"""`204 No Content` for 204. Werkzeug writes the reason in capitals."""
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _V2_PATH = re.compile(r"/|/(topics|brokers|consumers)(/.*)?", re.DOTALL)
+_V2_MESSAGES: Mapping[type[KafkaHttpError], str] = {
+    TopicNotFound: "Topic not found.",
+    PartitionNotFound: "Partition not found.",
+}
+"""Messages that clients of the v2 API compare."""
 
 
-def as_response(answer: RenderedResponse) -> Response:
-    return Response(answer.body, answer.status, answer.headers, content_type=answer.content_type)
+class RenderedResponse(NamedTuple):
+    """A response without Flask. `headers` excludes Content-Type, Content-Length and `common_headers()`."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+    body: bytes
+
+
+def json_bytes(body: Any) -> bytes:
+    """Encode a response body as JSON with a newline at its end. Bytes must be JSON already."""
+    encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return encoded if encoded.endswith(b"\n") else encoded + b"\n"
+
+
+def render_json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> RenderedResponse:
+    return RenderedResponse(status, headers or {}, JSON, json_bytes(body))
+
+
+def render_v2_json(
+    body: Any, accept: str | None, status: int = 200, headers: Mapping[str, str] | None = None
+) -> RenderedResponse:
+    """Render a response of the v2 API. `accept` is the request's Accept header. Raises `NotAcceptable`."""
+    return RenderedResponse(status, headers or {}, v2_response_type(accept), json_bytes(body))
+
+
+def render_accepted(task: NewTask, root_path: str, content_type: str) -> RenderedResponse:
+    """Render the 202 response of a publish that was stored for later, with the URL of its task."""
+    headers = {"Location": f"{root_path}/tasks/{task.id}", "Preference-Applied": "respond-async"}
+    shown = task_to_dict(Task(task.id, task.topic, "pending", task.created))
+    return RenderedResponse(202, headers, content_type, json_bytes({"task": shown}))
+
+
+def error_headers(error: KafkaHttpError) -> dict[str, str]:
+    return {**error.headers, **({} if error.retry_after is None else {"Retry-After": str(error.retry_after)})}
+
+
+def render_error(error: KafkaHttpError, **more: Any) -> RenderedResponse:
+    """Render an error of the /messages dialect. `more` are fields beside `error`."""
+    return render_json({"error": error.as_object(), **more}, error.status, error_headers(error))
+
+
+def render_v2_error(
+    error: KafkaHttpError, accept: str | None, headers: Mapping[str, str] | None = None, **more: Any
+) -> RenderedResponse:
+    """Render an error of the v2 API. `more` are fields beside `error_code` and `message`."""
+    message = _V2_MESSAGES.get(type(error), error.message)
+    return _render_v2_error(error.code, message, accept, {**error_headers(error), **(headers or {})}, **more)
+
+
+def _render_v2_error(
+    code: int, message: str, accept: str | None, headers: Mapping[str, str], **more: Any
+) -> RenderedResponse:
+    try:
+        content_type = v2_response_type(accept)
+    except NotAcceptable:  # an error is sent whatever the client accepts
+        content_type = V2
+    body = json_bytes({"error_code": code, "message": message, **more})
+    return RenderedResponse(status_of(code), headers, content_type, body)
+
+
+def internal_error() -> KafkaHttpError:
+    """Return the error that a client gets for a defect of this server. The caller logs the traceback."""
+    return KafkaHttpError(f"Internal server error. The server's log has details under request id {request_id.get()}.")
+
+
+def set_request_id(sent: str | None) -> None:
+    """Set the request id, which log lines and the response carry: the client's, or a random one."""
+    request_id.set(sent if sent and _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex())
+
+
+def common_headers() -> list[tuple[str, str]]:
+    """Return the headers that every response has."""
+    return [("X-Request-Id", request_id.get()), ("Cache-Control", "no-store")]
+
+
+def flask_response(rendered: RenderedResponse) -> Response:
+    return Response(rendered.body, rendered.status, rendered.headers, content_type=rendered.content_type)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON. Bytes are taken to be JSON text already."""
-    return as_response(json_answer(body, status, headers))
+    """Return a JSON response. Bytes must be JSON already."""
+    return flask_response(render_json(body, status, headers))
 
 
 def v2_response(body: Any) -> Response:
-    """An answer of the v2 API, of the type that the client likes best. Bytes are taken to be JSON text already."""
-    return as_response(v2_answer(body, request.headers.get("Accept")))
+    """Return a response of the v2 API, of the type that the client accepts. Bytes must be JSON already."""
+    return flask_response(render_v2_json(body, request.headers.get("Accept")))
 
 
 def error_response(error: KafkaHttpError) -> Response:
-    """The answer for an error of ours, rendered as the path asks for."""
+    """Return the response for an error, in the dialect of the request's path."""
     if _V2_PATH.fullmatch(request.path):
-        return as_response(v2_error_answer(error, request.headers.get("Accept")))
-    return as_response(error_answer(error))
+        return flask_response(render_v2_error(error, request.headers.get("Accept")))
+    return flask_response(render_error(error))
 
 
 def _http_error(error: HTTPException) -> Response:
-    """What Flask and Werkzeug raise by themselves, said in our words."""
+    """Return the response for an error of Flask or Werkzeug."""
     code = error.code or 500
     headers = {}
     message = error.description or error.name
+    is_v2 = _V2_PATH.fullmatch(request.path)
     if isinstance(error, NotFound):
-        listing = "/topics" if _V2_PATH.fullmatch(request.path) else "/messages"
-        message = f"There is nothing at {request.path[:100]}. GET {listing} lists the topics."
+        message = f"There is nothing at {request.path[:100]}. GET {'/topics' if is_v2 else '/messages'} lists topics."
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message, headers = f"{request.method} is not allowed here. Allowed: {allowed}.", {"Allow": allowed}
-    if _V2_PATH.fullmatch(request.path):
-        return as_response(v2_error(code, message, request.headers.get("Accept"), headers))
+    if is_v2:
+        return flask_response(_render_v2_error(code, message, request.headers.get("Accept"), headers))
     return json_response({"error": {"code": code, "message": message}}, code, headers)
 
 
-def _too_large(_: RequestEntityTooLarge) -> Response:
+def _body_too_large(_: RequestEntityTooLarge) -> Response:
     limit = request.max_content_length or 0
     name = "max_body_bytes" if limit == current_app.config["MAX_CONTENT_LENGTH"] else "the limit of this call"
-    return error_response(TooLarge(f"The body is over {name}, {limit} bytes.", limit=limit))
+    return error_response(TooLarge(f"Body is larger than {name}, {limit} bytes.", limit=limit))
 
 
-def _unforeseen(error: Exception) -> Response:
-    """A defect of ours. The log has its traceback."""
-    log.exception("unforeseen error: %s %s", request.method, request.path)
-    return error_response(unforeseen())
+def _unexpected_error(error: Exception) -> Response:
+    log.exception("Unexpected error: %s %s", request.method, request.path)
+    return error_response(internal_error())
 
 
 def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(KafkaHttpError, error_response)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(RequestEntityTooLarge, _too_large)
-    app.register_error_handler(Exception, _unforeseen)
+    app.register_error_handler(RequestEntityTooLarge, _body_too_large)
+    app.register_error_handler(Exception, _unexpected_error)

@@ -1,4 +1,4 @@
-"""GET /: an empty object for clients, a page with links for browsers."""
+"""GET /: an empty object for clients of the v2 API, a page with links for browsers."""
 
 from html import escape
 
@@ -7,10 +7,9 @@ from flask import Blueprint, Response, request
 from kafka_http.config import Config
 from kafka_http.errors import NotAcceptable
 from kafka_http.web.console.console_routes import SECURITY_HEADERS
-from kafka_http.web.negotiation import JSON, Accept, v2_answer_type
-from kafka_http.web.rendered_responses import json_answer
-from kafka_http.web.request_bodies import root_of
-from kafka_http.web.responses import as_response
+from kafka_http.web.negotiation import JSON, Accept, v2_response_type
+from kafka_http.web.request_head import root_path
+from kafka_http.web.responses import flask_response, render_json
 
 _XHTML = "application/xhtml+xml"
 _PAGE = """\
@@ -37,7 +36,7 @@ class RootRoutes:
             "/docs": "Manual",
             "/messages": "Topics",
             "/health": "Health",
-            "/ready": "Ready: does a Kafka broker answer?",
+            "/ready": "Ready: does a Kafka broker respond?",
         }
         self._links = {"/console": "Console", **links} if config.console else links
 
@@ -52,12 +51,12 @@ class RootRoutes:
         if Accept.parse(accept).types.get(_XHTML):
             response = Response(self._page(), content_type="text/html; charset=utf-8", headers=SECURITY_HEADERS)
         else:
-            response = as_response(json_answer({})._replace(content_type=_object_type(accept)))
+            response = flask_response(render_json({})._replace(content_type=_object_type(accept)))
         response.headers["Vary"] = "Accept"
         return response
 
     def _page(self) -> str:
-        prefix = root_of(request, self._base_url)
+        prefix = root_path(request, self._base_url)
         links = "\n".join(
             f'<li><a href="{escape(prefix + path)}">{text}</a></li>' for path, text in self._links.items()
         )
@@ -66,6 +65,6 @@ class RootRoutes:
 
 def _object_type(accept: str | None) -> str:
     try:
-        return v2_answer_type(accept)
+        return v2_response_type(accept)
     except NotAcceptable:
         return JSON

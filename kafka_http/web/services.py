@@ -1,4 +1,4 @@
-"""What the server does, whoever asks: no HTTP, no Kafka client."""
+"""The capabilities that the views call. They know neither HTTP nor the Kafka client."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from kafka_http.topics import Topics
 
 
 class Services:
-    """The nouns of the API, over one broker."""
+    """Publishing, reading, topics and consumers, created once for one broker. Any thread may use them."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Services:
         topics: Mapping[str, Any] | None = None,
         max_streams: int = 1000,
     ) -> None:
-        """`topics` are the settings of formats by topic. Raises `ConfigError`."""
+        """Create the services. `topics` has the formats of each topic from the settings. Raises `ConfigError`."""
         self.formats = Formats(serializers, topics)
         self.topics = Topics(broker.log)
         self.resolver = PositionResolver(broker.log, broker.groups, self.topics)
@@ -38,7 +38,7 @@ class Services:
         self.streams = TopicStreams(broker.log, self.reader, self.followers, max_streams)
 
     def stop(self) -> None:
-        """From now on wait for nothing: reads return within a second, streams and uploads end. Does not block."""
+        """Stop waiting for messages: reads return within a second, streams and uploads end. Does not block."""
         self.reader.stop()
         self.followers.wake()
         self.uploader.stop()

@@ -1,6 +1,5 @@
-"""Tasks: what has become of publishes that were accepted to be done later."""
+"""/tasks: the state of publishes that were accepted to be done later."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
@@ -9,6 +8,7 @@ from kafka_http.errors import TaskNotFound
 from kafka_http.tasks import TASK_STATUSES, Task, Tasks, creation_time, task_to_dict
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
+from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
 MAX_WAIT = 60
@@ -18,25 +18,18 @@ MAX_TASKS = 1000
 class TaskRoutes:
     """The views of tasks."""
 
-    def __init__(self, tasks: Tasks, waits: WaitLimiter, retention: float) -> None:
-        """`retention` is how many seconds an ended task is kept."""
+    def __init__(self, tasks: Tasks, wait_limiter: WaitLimiter, retention: float) -> None:
+        """`retention` is the time in seconds that a task is kept after its end."""
         self._tasks = tasks
-        self._waits = waits
+        self._wait_limiter = wait_limiter
         self._retention = retention
 
     def blueprint(self) -> Blueprint:
-        tasks = Blueprint("tasks", __name__, url_prefix="/tasks")
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
-            "": {"GET": self.list},
-            "/<task_id>": {"GET": self.find, "DELETE": self.cancel},
-        }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                tasks.add_url_rule(rule, view_func=view, methods=[method])
-        return tasks
+        routes: Routes = {"": {"GET": self.list}, "/<task_id>": {"GET": self.find, "DELETE": self.cancel}}
+        return new_blueprint("tasks", routes, prefix="/tasks")
 
     def list(self) -> Response:
-        """GET /tasks: tasks by the time of their acceptance, a page at a time."""
+        """GET /tasks: a page of tasks, ordered by the time of acceptance."""
         query = QueryParameters(request.args, ("status", "topic", "limit", "after"))
         status = query.choice("status", TASK_STATUSES, "pending") if query.text("status") is not None else None
         limit = query.integer("limit", 100, 1, MAX_TASKS)
@@ -44,9 +37,9 @@ class TaskRoutes:
         return json_response({"tasks": [task_to_dict(each) for each in tasks]})
 
     def find(self, task_id: str) -> Response:
-        """GET /tasks/<id>: a task, perhaps once it has ended."""
+        """GET /tasks/<id>: a task. With `?wait=`, the response is delayed until the task has ended."""
         wait = QueryParameters(request.args, ("wait",)).seconds("wait", 0, MAX_WAIT)
-        with self._waits.place(wait) as seconds:
+        with self._wait_limiter.acquire(wait) as seconds:
             return self._response(task_id, self._tasks.find_task(task_id, seconds))
 
     def cancel(self, task_id: str) -> Response:
@@ -63,9 +56,9 @@ class TaskRoutes:
         created = creation_time(task_id)
         now = datetime.now(UTC).timestamp()
         if created is None or created > now + self._retention:
-            return TaskNotFound("There is no such task, and no task has such an id.")
+            return TaskNotFound("Task not found: this is not the id of a task.")
         if created < now - self._retention:
             return TaskNotFound(
-                f"The task has been removed: ended tasks are kept for {self._retention:.0f} s (task_retention)."
+                f"Task not found: tasks are removed {self._retention:.0f} s after their end (task_retention)."
             )
-        return TaskNotFound("There is no such task: this server, or the database it uses, has not accepted it.")
+        return TaskNotFound("Task not found: this server, or the database that it uses, has not accepted it.")

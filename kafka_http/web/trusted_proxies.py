@@ -1,4 +1,4 @@
-"""The address that a client has used, where a proxy in front tells it."""
+"""Forwarded headers: the address that a client used, as told by a trusted proxy in front of this server."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-_SAID = frozenset(
+_FORWARDED_HEADERS = frozenset(
     ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PREFIX", "PORT")))
 )
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -27,12 +27,12 @@ _PREFIX = re.compile(rf"(/(?!{_DOTS})([A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{{
 
 
 class TrustedProxies:
-    """WSGI middleware that believes `Forwarded` (RFC 7239) and `X-Forwarded-{For,Proto,Host,Port,Prefix}` from proxies
-    in these networks alone. `Forwarded` goes first; of several entries the last counts, our own proxy's.
+    """WSGI middleware that applies `Forwarded` (RFC 7239) and `X-Forwarded-{For,Proto,Host,Port,Prefix}`.
 
-    These values go into links. One that is no scheme, host, port or path is ignored.
+    Only proxies in the given networks are trusted. `Forwarded` has precedence. Of several entries, the last counts: it
+    is that of the nearest proxy. Malformed values are ignored, because the values appear in links.
 
-    The host of an absolute target takes the place of the Host header (RFC 9112, section 3.2.2).
+    The host of an absolute request target replaces the Host header (RFC 9112, section 3.2.2).
     """
 
     def __init__(self, app: "WSGIApplication", networks: Sequence[str]) -> None:
@@ -43,11 +43,11 @@ class TrustedProxies:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if "HTTP_HOST" in environ and (absolute := ABSOLUTE.match(environ.get("RAW_URI", ""))):
             environ["HTTP_HOST"] = absolute[1]
-        if _SAID.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
+        if _FORWARDED_HEADERS.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
             return self._app(environ, start_response)
         forwarded = _parse_forwarded(environ.get("HTTP_FORWARDED", ""))
         if _checked_host(forwarded.get("host", "")):
-            environ.pop("HTTP_X_FORWARDED_PORT", None)  # that of another header's host
+            environ.pop("HTTP_X_FORWARDED_PORT", None)  # belongs to the host of X-Forwarded-Host
         for name, check in _CHECKS.items():
             key = f"HTTP_X_FORWARDED_{name.upper()}"
             last = environ.pop(key, "").rpartition(",")[2].strip()
@@ -56,7 +56,7 @@ class TrustedProxies:
         return self._fixed(environ, start_response)
 
     def _is_trusted(self, address: str) -> bool:
-        if not address:  # a Unix socket: whoever can open it
+        if not address:  # a Unix socket: its file permissions decide who may connect
             return True
         try:
             peer = ip_address(address)
@@ -66,16 +66,18 @@ class TrustedProxies:
 
 
 def _parse_forwarded(header: str) -> Mapping[str, str]:
-    """The parameters of the last entry of a `Forwarded` header, names in lower case. A value may come without quotes
-    though it has a colon, as many proxies send it."""
-    said = {}
+    """Return the parameters of the last entry of a `Forwarded` header, names in lower case.
+
+    A value with a colon may lack its quotes, as many proxies send it.
+    """
+    parameters = {}
     elements = [each for each in _ELEMENT.findall(header) if each.strip()]
     for found in _PAIR.finditer(elements[-1] if elements else ""):
         value = found["value"].strip()
         if value.startswith('"'):
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
-        said[found["name"].lower()] = value
-    return said
+        parameters[found["name"].lower()] = value
+    return parameters
 
 
 def _checked_scheme(text: str) -> str:
@@ -91,8 +93,7 @@ def _checked_port(text: str) -> str:
 
 
 def _checked_prefix(text: str) -> str:
-    """A prefix with a slash before it: without one it would become a part of the host. One with dot segments would
-    lead out of it."""
+    """Return a prefix that starts with a slash. Dot segments are rejected, because they would lead out of it."""
     path = text if text.startswith("/") else f"/{text}"
     path = path.removesuffix("/")
     return path if _PREFIX.fullmatch(path) else ""

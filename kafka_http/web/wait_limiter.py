@@ -1,4 +1,4 @@
-"""Who may wait for messages, so that threads are left for those that do not wait."""
+"""A limit on the threads that wait for messages, so that other requests find a free thread."""
 
 import contextlib
 import threading
@@ -6,32 +6,35 @@ from collections.abc import Callable, Iterator
 
 
 class WaitLimiter:
-    """Lets half of a worker's threads wait at a time, and another quarter those that wait to be let into a group."""
+    """Lets at most half of a worker's threads wait. Another quarter may wait for their first group assignment.
+
+    One per process. Any thread may call.
+    """
 
     def __init__(self, threads: int) -> None:
-        self._places = threading.Semaphore(threads // 2)
-        self._joining = threading.Semaphore(max(1, threads // 4))
+        self._slots = threading.Semaphore(threads // 2)
+        self._joining_slots = threading.Semaphore(max(1, threads // 4))
 
     @contextlib.contextmanager
-    def place(self, seconds: float, *, joining: bool = False) -> Iterator[float]:
-        """How long this request may wait: as long as it wants to, or not at all where all places are taken.
+    def acquire(self, seconds: float, *, joining: bool = False) -> Iterator[float]:
+        """Hold a slot in the context. The value is the time to wait: `seconds`, or 0 if no slot is free.
 
-        `joining`: for the first assignment of a subscription, for which there are places of their own as well.
+        `joining` is for the first assignment of a subscription, which may use the additional slots.
         """
-        taken = self._take(joining) if seconds > 0 else None
-        if taken is None:
+        slot = self._acquire(joining) if seconds > 0 else None
+        if slot is None:
             yield 0
             return
         try:
             yield seconds
         finally:
-            taken.release()
+            slot.release()
 
-    def hold(self) -> Callable[[], None] | None:
-        """Take a place for as long as one likes, until what this returns is called; None where all are taken."""
-        taken = self._take(joining=False)
-        return None if taken is None else taken.release
+    def try_acquire(self) -> Callable[[], None] | None:
+        """Acquire a slot for any time. Return the function that releases it, or None if no slot is free."""
+        slot = self._acquire(joining=False)
+        return None if slot is None else slot.release
 
-    def _take(self, joining: bool) -> threading.Semaphore | None:
-        places = [self._places, self._joining] if joining else [self._places]
-        return next((each for each in places if each.acquire(blocking=False)), None)
+    def _acquire(self, joining: bool) -> threading.Semaphore | None:
+        slots = [self._slots, self._joining_slots] if joining else [self._slots]
+        return next((each for each in slots if each.acquire(blocking=False)), None)

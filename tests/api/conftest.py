@@ -1,4 +1,4 @@
-"""Flask's test client over a fake at the one seam, the broker interface."""
+"""Fixtures: Flask's test client over a fake broker."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.api.threadless import Threadless
+from tests.api.fast_path import FastPathMiddleware
 from tests.fakes import FakeBroker
 
 ClientFactory = Callable[..., FlaskClient]
@@ -27,13 +27,13 @@ def broker() -> FakeBroker:
 
 
 @pytest.fixture
-def is_threadless() -> bool:
-    """Whether publishes are answered as a server's main loop does it, not by the views: who publishes tries both."""
+def is_fast_path() -> bool:
+    """Whether publishes take the fast path, as in a server's main loop, or the views. Publish tests try both."""
     return False
 
 
 @pytest.fixture
-def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iterator[ClientFactory]:
+def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Iterator[ClientFactory]:
     """`make_client(**settings)` gives a client of an application with these settings."""
     made: list[Flask] = []
 
@@ -42,8 +42,8 @@ def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iter
         app = create_app(load_config({"data_dir": data_dir, **settings}, environ={}), broker)
         app.testing = False
         made.append(app)
-        if is_threadless:
-            app.wsgi_app = Threadless(app)  # type: ignore[method-assign]
+        if is_fast_path:
+            app.wsgi_app = FastPathMiddleware(app)  # type: ignore[method-assign]
         return app.test_client()
 
     yield make
@@ -55,7 +55,8 @@ def make_client(broker: FakeBroker, is_threadless: bool, tmp_path: Path) -> Iter
 @contextlib.contextmanager
 def changed_environ(client: FlaskClient, **changes: str | None) -> Iterator[None]:
     """Change the WSGI environ of the client's requests; None removes a key. The client itself cannot send every host,
-    since it parses the URL of each request."""
+    since it parses the URL of each request.
+    """
     app = client.application
     wsgi = app.wsgi_app
 

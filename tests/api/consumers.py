@@ -1,4 +1,4 @@
-"""A consumer instance of the v2 API, as a test calls it."""
+"""A client for consumer instances of the REST Proxy v2 API."""
 
 import json
 from typing import Any
@@ -26,14 +26,14 @@ def send(client: FlaskClient, method: str, path: str, body: Any = None, **header
 
 
 def error(answer: Any) -> tuple[int, int, str]:
-    """Status, code and message of an error, which has nothing else in its body."""
+    """Return status, code and message of an error, and check that its body has no other fields."""
     assert answer.json.keys() == {"error_code", "message"}
     assert answer.content_type == V2
     return answer.status_code, answer.json["error_code"], answer.json["message"]
 
 
 class Consumer:
-    """An instance, made when this is."""
+    """A consumer instance, which the constructor creates."""
 
     def __init__(self, client: FlaskClient, group: str = "g", name: str = "c", **settings: Any) -> None:
         self.client = client

@@ -1,5 +1,4 @@
-"""What a web page of another origin can make a browser do here: nothing that writes, and on loopback no read by a name
-that its DNS server points here."""
+"""Protection against web pages of other origins: no writes, and on loopback no reads by DNS rebinding."""
 
 from typing import Any
 
@@ -47,40 +46,40 @@ WRITES = [
 ]
 
 
-def refusal(answer: Any) -> tuple[int, int]:
-    return answer.status_code, answer.json.get("error_code") or answer.json["error"]["code"]
+def refusal(response: Any) -> tuple[int, int]:
+    return response.status_code, response.json.get("error_code") or response.json["error"]["code"]
 
 
 @pytest.fixture(params=[False, True], ids=["views", "fast path"])
-def is_threadless(request: pytest.FixtureRequest) -> Any:
+def is_fast_path(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 def test_cross_site_write_returns_403(client: FlaskClient, headers: dict[str, str]) -> None:
     for method, target in WRITES:
         path, _, query = target.partition("?")
         overrides = {"PATH_INFO": path}
-        answer = client.open("/", method=method, query_string=query, headers=headers, environ_overrides=overrides)
-        assert refusal(answer) == (403, 40302), (method, target)
+        response = client.open("/", method=method, query_string=query, headers=headers, environ_overrides=overrides)
+        assert refusal(response) == (403, 40302), (method, target)
 
 
 @pytest.mark.parametrize("path", ["/messages/t", "/topics/t"])
 def test_cross_site_publish_writes_nothing(client: FlaskClient, path: str) -> None:
     for headers in FOREIGN:
-        answer = client.post(path, json={"records": [{"value": 1}]}, headers=headers)
-        assert refusal(answer) == (403, 40302), headers
+        response = client.post(path, json={"records": [{"value": 1}]}, headers=headers)
+        assert refusal(response) == (403, 40302), headers
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
 
 @pytest.mark.parametrize("path", ["/messages/t", "/topics/t"])
-def test_publish_of_this_origin_or_without_origin_is_taken(client: FlaskClient, path: str) -> None:
+def test_publish_from_own_origin_or_without_origin_is_accepted(client: FlaskClient, path: str) -> None:
     for headers in OWN:
         assert client.post(path, json={"records": [{"value": 1}]}, headers=headers).status_code == 200, headers
 
 
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -91,14 +90,14 @@ def test_publish_of_this_origin_or_without_origin_is_taken(client: FlaskClient, 
         ("GET", "/console"),
     ],
 )
-def test_cross_site_read_is_answered(make_client: ClientFactory, method: str, path: str) -> None:
+def test_cross_site_read_is_allowed(make_client: ClientFactory, method: str, path: str) -> None:
     client = make_client(console=True)
     for headers in FOREIGN:
         assert client.open(path, method=method, headers=headers).status_code == 200, headers
 
 
 @pytest.mark.parametrize("site", [None, "cross-site", "same-site"])
-def test_write_of_an_origin_in_cors_origins_is_taken(make_client: ClientFactory, site: str | None) -> None:
+def test_write_from_an_origin_in_cors_origins_is_accepted(make_client: ClientFactory, site: str | None) -> None:
     client = make_client(cors_origins=["https://app.example.org", "http://localhost:3000", "https://*.example.com"])
     origins = {
         "https://app.example.org": 200,
@@ -120,7 +119,7 @@ def test_write_of_an_origin_in_cors_origins_is_taken(make_client: ClientFactory,
         assert client.get("/messages/t/c/0:0?ack=previous", headers=headers).status_code == status, origin
 
 
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 @pytest.mark.parametrize(
     "setting",
     [
@@ -136,7 +135,7 @@ def test_write_of_an_origin_in_cors_origins_is_taken(make_client: ClientFactory,
         "https://a b",
     ],
 )
-def test_setting_cors_origins_that_is_no_origin_is_refused(make_client: ClientFactory, setting: str) -> None:
+def test_cors_origins_that_is_not_an_origin_is_rejected(make_client: ClientFactory, setting: str) -> None:
     with pytest.raises(ValueError, match=r"cors_origins.*https://app\.example\.org"):
         make_client(cors_origins=[setting])
 
@@ -151,16 +150,18 @@ def test_setting_cors_origins_that_is_no_origin_is_refused(make_client: ClientFa
         ({"Forwarded": "host=gw:8443;proto=https"}, "https://gw:8443", 200),
     ],
 )
-def test_own_origin_is_that_of_trusted_forwarded_headers(
+def test_own_origin_comes_from_trusted_forwarded_headers(
     make_client: ClientFactory, headers: dict[str, str], origin: str, status: int
 ) -> None:
-    answer = make_client().put("/messages/t", data=b"x", headers={**headers, "Origin": origin})
-    assert answer.status_code == status
+    response = make_client().put("/messages/t", data=b"x", headers={**headers, "Origin": origin})
+    assert response.status_code == status
     strict = make_client(trusted_proxies="10.0.0.1")
-    answer = strict.put("/messages/t", data=b"x", headers={**headers, "Origin": "http://localhost"})
-    assert answer.status_code == 200
-    answer = strict.put("/messages/t", data=b"x", headers={"X-Forwarded-Host": "evil.org", "Origin": "http://evil.org"})
-    assert answer.status_code == 403
+    response = strict.put("/messages/t", data=b"x", headers={**headers, "Origin": "http://localhost"})
+    assert response.status_code == 200
+    response = strict.put(
+        "/messages/t", data=b"x", headers={"X-Forwarded-Host": "evil.org", "Origin": "http://evil.org"}
+    )
+    assert response.status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -174,13 +175,13 @@ def test_own_origin_is_that_of_trusted_forwarded_headers(
         ("[::1]:8082", "http://[::1]:8082"),
     ],
 )
-def test_own_origin_is_that_of_the_host_header(client: FlaskClient, host: str, origin: str) -> None:
+def test_own_origin_comes_from_the_host_header(client: FlaskClient, host: str, origin: str) -> None:
     for sent, status in ((origin, 200), ("http://", 403), ("http://x", 403), (f"{origin}1", 403)):
-        answer = client.put("/messages/t", data=b"x", headers={"Host": host, "Origin": sent})
-        assert answer.status_code == status, sent
+        response = client.put("/messages/t", data=b"x", headers={"Host": host, "Origin": sent})
+        assert response.status_code == status, sent
 
 
-def test_own_origin_is_that_of_base_url(make_client: ClientFactory) -> None:
+def test_own_origin_comes_from_base_url(make_client: ClientFactory) -> None:
     client = make_client(base_url="https://kafka.example.org/rest")
     for origin, status in (("https://kafka.example.org", 200), ("http://localhost", 403)):
         headers = {"Origin": origin, "X-Forwarded-Host": "localhost"}
@@ -194,7 +195,7 @@ NAMES = ["evil.example", "evil.example:8082", "localhost.evil.example", "127.0.0
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:8082", "[::1]:8082", "localhost:8082", "127.9.9.9:8082"])
-def test_local_host_on_a_loopback_bind_is_answered(make_client: ClientFactory, bind: str) -> None:
+def test_local_host_on_a_loopback_bind_is_accepted(make_client: ClientFactory, bind: str) -> None:
     client = make_client(bind=bind)
     for host in LOCAL:
         assert client.get("/messages", headers={"Host": host}).status_code == 200, host
@@ -202,26 +203,26 @@ def test_local_host_on_a_loopback_bind_is_answered(make_client: ClientFactory, b
 
 
 @pytest.mark.parametrize("host", NAMES)
-def test_name_of_others_on_a_loopback_bind_returns_421(client: FlaskClient, host: str) -> None:
+def test_foreign_host_on_a_loopback_bind_returns_421(client: FlaskClient, host: str) -> None:
     for path in ("/messages", "/topics", "/health", "/nowhere"):
         forwarded = {"X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"}
-        answer = client.get(path, headers={"Host": host, **forwarded})
-        assert refusal(answer) == (421, 421)
-        assert "allowed_hosts" in answer.text
-        assert "base_url" in answer.text
+        response = client.get(path, headers={"Host": host, **forwarded})
+        assert refusal(response) == (421, 421)
+        assert "allowed_hosts" in response.text
+        assert "base_url" in response.text
     assert refusal(client.post("/messages/t", data=b"x", headers={"Host": host})) == (421, 421)
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8082", "10.0.0.5:8082", "kafka.example.org:8082", "[::]:8082"])
-def test_any_host_on_another_bind_is_answered(make_client: ClientFactory, bind: str) -> None:
+def test_any_host_on_another_bind_is_accepted(make_client: ClientFactory, bind: str) -> None:
     client = make_client(bind=bind)
     for host in (*NAMES, *NAMES):
         assert client.get("/messages", headers={"Host": host}).status_code == 200
         assert client.post("/messages/t", data=b"x", headers={"Host": host}).status_code == 200
 
 
-def test_hosts_of_the_settings_are_answered(make_client: ClientFactory) -> None:
+def test_hosts_from_the_settings_are_accepted(make_client: ClientFactory) -> None:
     client = make_client(
         base_url="https://kafka.example.org:8443/rest",
         node_url="http://node1:8082",
@@ -246,7 +247,7 @@ def test_forwarded_host_behind_a_trusted_proxy_is_not_checked(client: FlaskClien
     assert client.get("/messages", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 @pytest.mark.parametrize(
     ("listener", "peer", "status"),
     [
@@ -257,10 +258,10 @@ def test_forwarded_host_behind_a_trusted_proxy_is_not_checked(client: FlaskClien
         ("kafka", "", 200),
     ],
 )
-def test_request_to_a_listener_that_is_not_loopback_is_answered(
+def test_any_host_on_a_listener_that_is_not_loopback_is_accepted(
     client: FlaskClient, listener: str, peer: str, status: int
 ) -> None:
-    """Another server than `serve` may listen elsewhere than the setting bind says: on a Unix socket, for example."""
+    """A server other than `serve` may listen elsewhere than the setting bind says, such as on a Unix socket."""
     overrides = {"SERVER_NAME": listener, "REMOTE_ADDR": peer}
     assert client.get("/messages", headers={"Host": "kafka"}, environ_overrides=overrides).status_code == status
 
@@ -275,19 +276,19 @@ MALFORMED = [
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:8082", "0.0.0.0:8082"])
 def test_malformed_host_returns_400(make_client: ClientFactory, bind: str) -> None:
-    """Each host that werkzeug cannot read is rejected here, in this server's words, before anything is done."""
+    """A host that Werkzeug cannot parse is rejected before anything is done, with an error of this server."""
     client = make_client(bind=bind)
     for host in MALFORMED:
         for method, path in (("GET", "/messages/t/c/earliest"), ("PUT", "/messages/t"), ("GET", "/health")):
             with changed_environ(client, HTTP_HOST=host):
-                answer = client.open(path, method=method, data=b"x", headers={"Origin": "http://x"})
-            assert refusal(answer) == (400, 400), host
-            assert answer.json["error"]["field"] == "Host"
-            assert "Host" in answer.json["error"]["message"]
+                response = client.open(path, method=method, data=b"x", headers={"Origin": "http://x"})
+            assert refusal(response) == (400, 400), host
+            assert response.json["error"]["field"] == "Host"
+            assert "Host" in response.json["error"]["message"]
     assert client.get("/messages/t/c/earliest").json["records"] == []
 
 
-@pytest.mark.parametrize("is_threadless", [False])
+@pytest.mark.parametrize("is_fast_path", [False])
 @pytest.mark.parametrize(
     ("target", "status"),
     [
@@ -302,35 +303,33 @@ def test_malformed_host_returns_400(make_client: ClientFactory, bind: str) -> No
         ("//evil.example/messages", 200),
     ],
 )
-def test_host_of_an_absolute_target_counts_and_not_the_host_header(
-    client: FlaskClient, target: str, status: int
-) -> None:
+def test_host_of_an_absolute_target_replaces_the_host_header(client: FlaskClient, target: str, status: int) -> None:
     """RFC 9112, section 3.2.2."""
     overrides = {"RAW_URI": target}
     assert client.get("/messages", headers={"Host": "localhost"}, environ_overrides=overrides).status_code == status
 
 
-def test_link_after_an_absolute_target_has_its_host(client: FlaskClient) -> None:
+def test_link_after_an_absolute_target_contains_its_host(client: FlaskClient) -> None:
     overrides = {"RAW_URI": "http://a.localhost:81/messages/t/c/earliest"}
-    answer = client.get("/messages/t/c/earliest", headers={"Host": "localhost"}, environ_overrides=overrides)
-    assert answer.headers["Link"].startswith("<http://a.localhost:81/messages/t/c/")
+    response = client.get("/messages/t/c/earliest", headers={"Host": "localhost"}, environ_overrides=overrides)
+    assert response.headers["Link"].startswith("<http://a.localhost:81/messages/t/c/")
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])
-def test_missing_host_is_for_http_1_0_alone(client: FlaskClient, protocol: str, status: int) -> None:
+def test_missing_host_returns_400_except_in_http_1_0(client: FlaskClient, protocol: str, status: int) -> None:
     with changed_environ(client, HTTP_HOST=None, SERVER_PROTOCOL=protocol):
         assert client.get("/messages").status_code == status
 
 
-@pytest.mark.parametrize("is_threadless", [True])
-def test_a_page_of_this_origin_publishes_on_the_fast_path(client: FlaskClient) -> None:
+@pytest.mark.parametrize("is_fast_path", [True])
+def test_page_of_own_origin_publishes_on_the_fast_path(client: FlaskClient) -> None:
     before = client.application.wsgi_app.taken
     for headers in ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}, {"Sec-Fetch-Site": "none"}):
         assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
     assert client.application.wsgi_app.taken == before + 2
 
 
-def test_an_instance_is_not_read_by_another_site(client: FlaskClient) -> None:
+def test_cross_site_read_of_an_instance_returns_403(client: FlaskClient) -> None:
     consumer = Consumer(client).assigned()
     client.put("/messages/t", data=b"1")
     assert consumer.call("GET", "/records", **{"Sec-Fetch-Site": "cross-site"}).status_code == 403

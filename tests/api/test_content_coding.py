@@ -1,4 +1,4 @@
-"""Compressed bodies of requests, compressed answers."""
+"""Compressed request bodies and responses."""
 
 import gzip
 import json
@@ -70,8 +70,8 @@ def test_publish_of_a_compressed_body_is_written(
     client: FlaskClient, broker: FakeBroker, coder: tuple[str, Callable[[bytes], bytes]], chunked: bool
 ) -> None:
     coding, pack = coder
-    answer = send(client, coding, pack(BODY), chunked=chunked)
-    assert answer.status_code == 200, answer.text
+    response = send(client, coding, pack(BODY), chunked=chunked)
+    assert response.status_code == 200, response.text
     assert [json.loads(each.value or b"")["n"] for each in broker.records("t")] == list(range(1000))
 
 
@@ -80,14 +80,14 @@ def test_compressed_body_of_a_put_is_stored_decompressed(client: FlaskClient, br
     assert [each.value for each in broker.records("t")] == [b"\x00abc"]
 
 
-def test_v2_calls_take_compressed_bodies(client: FlaskClient, broker: FakeBroker) -> None:
+def test_v2_calls_accept_compressed_bodies(client: FlaskClient, broker: FakeBroker) -> None:
     headers = {"Content-Encoding": "gzip"}
     body = gzip.compress(b'{"records": [{"value": 1}]}')
     assert client.post("/topics/t", data=body, content_type=JSON_V2, headers=headers).status_code == 200
     assert len(broker.records("t")) == 1
     body = gzip.compress(b'{"name": "i"}')
-    answer = client.post("/consumers/g", data=body, content_type="application/vnd.kafka.v2+json", headers=headers)
-    assert answer.json["instance_id"] == "i"
+    response = client.post("/consumers/g", data=body, content_type="application/vnd.kafka.v2+json", headers=headers)
+    assert response.json["instance_id"] == "i"
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_malformed_compressed_body_returns_400(
     spoil: Callable[[bytes], bytes],
 ) -> None:
     coding, pack = coder
-    answer = send(client, coding, spoil(pack(BODY)))
-    assert answer.status_code == 400, answer.text
-    assert "traceback" not in answer.text.lower()
+    response = send(client, coding, spoil(pack(BODY)))
+    assert response.status_code == 400, response.text
+    assert "traceback" not in response.text.lower()
     assert broker.records("t") == []
 
 
@@ -122,23 +122,25 @@ def test_broken_checksum_returns_400(client: FlaskClient, broker: FakeBroker) ->
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip, br", "compress", "gzip, gzip, gzip", "gzip;q=1"])
-def test_unknown_coding_returns_415_with_those_there_are(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
-    answer = send(client, coding, gzip.compress(BODY))
-    assert answer.status_code == 415
-    assert answer.headers["Accept-Encoding"] == "gzip, deflate, zstd"
-    assert answer.json["error"]["encodings"] == ["gzip", "deflate", "zstd"]
-    answer = client.post("/topics/t", data=b"x", content_type=JSON_V2, headers={"Content-Encoding": coding})
-    assert (answer.status_code, answer.json["error_code"]) == (415, 415)
-    assert answer.headers["Accept-Encoding"] == "gzip, deflate, zstd"
+def test_unknown_coding_returns_415_with_supported_codings(
+    client: FlaskClient, broker: FakeBroker, coding: str
+) -> None:
+    response = send(client, coding, gzip.compress(BODY))
+    assert response.status_code == 415
+    assert response.headers["Accept-Encoding"] == "gzip, deflate, zstd"
+    assert response.json["error"]["encodings"] == ["gzip", "deflate", "zstd"]
+    response = client.post("/topics/t", data=b"x", content_type=JSON_V2, headers={"Content-Encoding": coding})
+    assert (response.status_code, response.json["error_code"]) == (415, 415)
+    assert response.headers["Accept-Encoding"] == "gzip, deflate, zstd"
     assert broker.records("t") == []
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
 def test_compressed_stream_of_records_returns_415(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
     headers = {"Content-Encoding": coding, "Accept": NDJSON}
-    answer = client.post("/messages/t", data=gzip.compress(b"1\n"), content_type=NDJSON, headers=headers)
-    assert answer.status_code == 415
-    assert answer.headers["Accept-Encoding"] == "identity"
+    response = client.post("/messages/t", data=gzip.compress(b"1\n"), content_type=NDJSON, headers=headers)
+    assert response.status_code == 415
+    assert response.headers["Accept-Encoding"] == "identity"
     assert broker.records("t") == []
 
 
@@ -157,41 +159,41 @@ def test_decompression_stops_at_max_body_bytes(make_client: ClientFactory, broke
     body, limit = BOMBS[coding], 4 * MIB
     tracemalloc.start()
     try:
-        answer = send(client, "gzip" if coding == "members" else coding, body)
+        response = send(client, "gzip" if coding == "members" else coding, body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, limit)
+    assert (response.status_code, response.json["error"]["limit"]) == (413, limit)
     assert peak < 3 * limit
     assert broker.records("t") == []
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-def test_decompressed_body_of_max_body_bytes_is_taken(
+def test_decompressed_body_of_max_body_bytes_is_accepted(
     make_client: ClientFactory, broker: FakeBroker, coding: str
 ) -> None:
     client = make_client(max_body_bytes=3 * MIB)
     broker.message_limit = 4 * MIB
     pack = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstd}[coding]
     for size, status in ((3 * MIB, 200), (3 * MIB + 1, 413)):
-        answer = client.put("/messages/t", data=pack(bytes(size)), headers={"Content-Encoding": coding})
-        assert answer.status_code == status
+        response = client.put("/messages/t", data=pack(bytes(size)), headers={"Content-Encoding": coding})
+        assert response.status_code == status
     assert [len(each.value or b"") for each in broker.records("t")] == [3 * MIB]
 
 
 def test_many_empty_members_return_400(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = send(client, "gzip", gzip.compress(b"") * 20_000)
-    assert answer.status_code == 400
-    assert "members" in answer.json["error"]["message"]
+    response = send(client, "gzip", gzip.compress(b"") * 20_000)
+    assert response.status_code == 400
+    assert "members" in response.json["error"]["message"]
 
 
 def test_max_records_counts_in_the_decompressed_body(make_client: ClientFactory, broker: FakeBroker) -> None:
-    answer = send(make_client(max_records=999), "gzip", gzip.compress(BODY))
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, 999)
+    response = send(make_client(max_records=999), "gzip", gzip.compress(BODY))
+    assert (response.status_code, response.json["error"]["limit"]) == (413, 999)
     assert broker.records("t") == []
 
 
-def test_what_was_held_of_a_compressed_body_is_given_back(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_memory_of_a_compressed_body_is_released(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=5000, max_body_bytes=4000)
     for coding, pack in CODERS.values():
         for body in (pack(bytes(1400)), pack(bytes(1400))[:-1], pack(bytes(5000))):
@@ -216,8 +218,8 @@ def test_idempotency_key_compares_decompressed_bytes(client: FlaskClient, broker
 
     assert publish("gzip", gzip.compress(BODY)).status_code == 200
     for coding, pack in CODERS.values():
-        answer = publish(coding, pack(BODY))
-        assert (answer.status_code, answer.headers["Idempotency-Replayed"]) == (200, "true")
+        response = publish(coding, pack(BODY))
+        assert (response.status_code, response.headers["Idempotency-Replayed"]) == (200, "true")
     assert publish("gzip", gzip.compress(BODY + b" ")).status_code == 422
     assert len(broker.records("t")) == 1000
 
@@ -243,12 +245,12 @@ def get(
 PAGE = "/messages/t/me/earliest"
 
 
-def is_zipped(answer: TestResponse) -> bool:
-    return answer.headers.get("Content-Encoding") == "gzip"
+def is_zipped(response: TestResponse) -> bool:
+    return response.headers.get("Content-Encoding") == "gzip"
 
 
 @pytest.mark.parametrize("path", [PAGE, "/console/console.css", "/console/messages.js"])
-def test_large_answer_is_compressed_for_a_client_that_accepts_gzip(filled: FlaskClient, path: str) -> None:
+def test_large_response_is_compressed_if_the_client_accepts_gzip(filled: FlaskClient, path: str) -> None:
     plain, zipped = get(filled, path, None), get(filled, path)
     assert not plain.headers.get("Content-Encoding")
     assert is_zipped(zipped)
@@ -272,10 +274,10 @@ def test_v2_records_are_compressed_and_count_as_delivered(filled: FlaskClient) -
     assert filled.post(f"{base}/subscription", data='{"topics": ["t"]}', content_type=v2).status_code == 204
     seen: list[int] = []
     for _ in range(100):
-        answer = get(filled, f"{base}/records?timeout=500&max_bytes=5000", Accept=JSON_V2)
-        data = gzip.decompress(answer.data) if is_zipped(answer) else answer.data
-        assert is_zipped(answer) == (len(data) >= 1024)
-        assert int(answer.headers["Content-Length"]) == len(answer.data)
+        response = get(filled, f"{base}/records?timeout=500&max_bytes=5000", Accept=JSON_V2)
+        data = gzip.decompress(response.data) if is_zipped(response) else response.data
+        assert is_zipped(response) == (len(data) >= 1024)
+        assert int(response.headers["Content-Length"]) == len(response.data)
         seen += [each["value"]["n"] for each in json.loads(data)]
         if len(seen) >= 1000:
             break
@@ -285,12 +287,12 @@ def test_v2_records_are_compressed_and_count_as_delivered(filled: FlaskClient) -
     assert filled.get(f"{base}/offsets{query}").json["offsets"][0]["offset"] == 1000
 
 
-def test_lists_vary_whether_they_are_compressed_or_not(filled: FlaskClient, broker: FakeBroker) -> None:
+def test_responses_have_vary_with_and_without_compression(filled: FlaskClient, broker: FakeBroker) -> None:
     lists = ["/messages", "/topics", "/messages/t", "/topics/t", "/tasks", "/console"]
     for path in lists:
-        answer = get(filled, path)
-        assert answer.status_code == 200
-        assert (answer.headers["Vary"], is_zipped(answer)) == ("Accept-Encoding", False)
+        response = get(filled, path)
+        assert response.status_code == 200
+        assert (response.headers["Vary"], is_zipped(response)) == ("Accept-Encoding", False)
     for each in range(200):
         broker.create_topic(f"topic-{each}")
     assert is_zipped(get(filled, "/messages"))
@@ -320,15 +322,15 @@ def test_lists_vary_whether_they_are_compressed_or_not(filled: FlaskClient, brok
         (",;q=1,gzip", True),
     ],
 )
-def test_accept_encoding_decides(filled: FlaskClient, encoding: str, zipped: bool) -> None:
+def test_accept_encoding_decides_on_compression(filled: FlaskClient, encoding: str, zipped: bool) -> None:
     assert is_zipped(get(filled, PAGE, encoding)) == zipped
 
 
 @pytest.mark.parametrize("encoding", ["gzip, identity;q=0", "gzip, *;q=0"])
-def test_small_answer_is_compressed_for_a_client_that_takes_no_other(filled: FlaskClient, encoding: str) -> None:
-    answer = get(filled, "/messages", encoding)
-    assert is_zipped(answer)
-    assert json.loads(gzip.decompress(answer.data))["topics"] == ["t", "three"]
+def test_small_response_is_compressed_if_identity_is_rejected(filled: FlaskClient, encoding: str) -> None:
+    response = get(filled, "/messages", encoding)
+    assert is_zipped(response)
+    assert json.loads(gzip.decompress(response.data))["topics"] == ["t", "three"]
 
 
 def test_head_has_the_headers_of_get(filled: FlaskClient, broker: FakeBroker) -> None:
@@ -341,7 +343,7 @@ def test_head_has_the_headers_of_get(filled: FlaskClient, broker: FakeBroker) ->
         assert head.data == b""
 
 
-def test_what_is_never_compressed(filled: FlaskClient) -> None:
+def test_response_that_is_never_compressed(filled: FlaskClient) -> None:
     headers = {"Accept-Encoding": "gzip"}
     published = filled.post("/messages/t", data=BODY, content_type=JSON, headers=headers)
     assert len(published.data) > 1024
@@ -351,7 +353,7 @@ def test_what_is_never_compressed(filled: FlaskClient) -> None:
     stream = get(filled, f"{PAGE}?until=end", Accept="text/event-stream")
     lines = get(filled, f"{PAGE}?until=end", Accept=NDJSON)
     error = get(filled, "/messages/nope")
-    for answer in (published, octets, stream, lines, error):
-        assert "Content-Encoding" not in answer.headers
-    for answer in (published, octets, stream, lines):
-        assert "Vary" not in answer.headers
+    for response in (published, octets, stream, lines, error):
+        assert "Content-Encoding" not in response.headers
+    for response in (published, octets, stream, lines):
+        assert "Vary" not in response.headers

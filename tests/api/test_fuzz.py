@@ -1,4 +1,4 @@
-"""A thousand random bad requests bring no 5xx and no traceback."""
+"""Random invalid requests return no 5xx and no traceback."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ VALUES = (
 
 
 def queries(*names: str) -> st.SearchStrategy[dict[str, str]]:
-    """Mostly parameters that the call knows, few of them."""
+    """Queries of a few parameters, which the call mostly knows."""
     return st.dictionaries(st.sampled_from(names), VALUES, max_size=2)
 
 
@@ -163,7 +163,7 @@ V2_BODIES = st.one_of(
 
 
 def with_body(method: str, path: str, *fields: str) -> st.SearchStrategy[tuple[str, str, bytes]]:
-    """A call of an instance, whose body mostly has some of these fields."""
+    """Calls of an instance whose body mostly has some of these fields."""
     body = st.fixed_dictionaries({}, optional={each: V2_FIELDS[each] for each in fields}).map(
         lambda value: json.dumps(value).encode()
     )
@@ -211,7 +211,9 @@ bounded = settings(max_examples=400, deadline=None, suppress_health_check=list(H
     HEADERS,
     st.tuples(CONTENT_TYPES, BODIES),
 )
-def test_publishing(method: str, topic: str, query: dict[str, str], headers: dict[str, str], content: Any) -> None:
+def test_random_publishes_return_no_5xx(
+    method: str, topic: str, query: dict[str, str], headers: dict[str, str], content: Any
+) -> None:
     send(method, f"/messages/{topic}", query, headers, *content)
 
 
@@ -222,7 +224,9 @@ def test_publishing(method: str, topic: str, query: dict[str, str], headers: dic
     queries("partition", "limit", "max_bytes", "wait", "format", "ack", "isolation", "reset"),
     HEADERS,
 )
-def test_positions(method: str, path: tuple[str, ...], query: dict[str, str], headers: dict[str, str]) -> None:
+def test_random_positions_return_no_5xx(
+    method: str, path: tuple[str, ...], query: dict[str, str], headers: dict[str, str]
+) -> None:
     if query.get("wait", "")[:1].isdigit():
         query["wait"] = "0.001"
     send(method, "/messages/" + "/".join(path), query, headers, None, b"")
@@ -236,7 +240,9 @@ def test_positions(method: str, path: tuple[str, ...], query: dict[str, str], he
     HEADERS,
     st.tuples(CONTENT_TYPES, BODIES | V2_BODIES),
 )
-def test_v2(method: str, path: tuple[str, ...], query: dict[str, str], headers: dict[str, str], content: Any) -> None:
+def test_random_v2_calls_return_no_5xx(
+    method: str, path: tuple[str, ...], query: dict[str, str], headers: dict[str, str], content: Any
+) -> None:
     send(method, "".join(path), {**query, "timeout": "1"}, headers, *content)
 
 
@@ -248,7 +254,7 @@ def test_v2(method: str, path: tuple[str, ...], query: dict[str, str], headers: 
     HEADERS,
     st.sampled_from(["application/vnd.kafka.v2+json", "application/vnd.kafka.v2+json", "", "text/plain"]),
 )
-def test_instances(
+def test_random_instance_calls_return_no_5xx(
     name: str, call: tuple[str, str, bytes], query: dict[str, str], headers: dict[str, str], content_type: str
 ) -> None:
     made = {"name": name, "format": "json" if name == "a" else "binary", "consumer.request.timeout.ms": 1}
@@ -260,14 +266,16 @@ def test_instances(
 
 @bounded
 @given(METHODS, st.lists(WORDS | st.just("messages"), max_size=5), queries("key", "x"), HEADERS, BODIES)
-def test_anything(method: str, path: list[str], query: dict[str, str], headers: dict[str, str], body: bytes) -> None:
+def test_random_requests_return_no_5xx(
+    method: str, path: list[str], query: dict[str, str], headers: dict[str, str], body: bytes
+) -> None:
     send(method, "/" + "/".join(path), query, headers, "text/plain", body)
 
 
 def send(  # noqa: PLR0917  a request has that many parts
     method: str, path: str, query: dict[str, str], headers: dict[str, str], content_type: str | None, body: bytes
 ) -> None:
-    answer = client.open(
+    response = client.open(
         "/",
         method=method,
         query_string=query,
@@ -276,15 +284,17 @@ def send(  # noqa: PLR0917  a request has that many parts
         data=body,
         environ_overrides={"PATH_INFO": path.encode().decode("latin-1")},
     )
-    assert answer.status_code < 500 or answer.json["error_code"] == 503, answer.text
-    check_form(answer)
+    assert response.status_code < 500 or response.json["error_code"] == 503, response.text
+    check_form(response)
 
 
-def check_form(answer: Any) -> None:
-    """An error is JSON of one of the two shapes and says something."""
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert b"Traceback" not in answer.data
-    if answer.status_code >= 400 and answer.data:
-        error = answer.json.get("error", {"code": answer.json.get("error_code"), "message": answer.json.get("message")})
+def check_form(response: Any) -> None:
+    """Check that an error is JSON of one of the two shapes with a message."""
+    assert response.headers["Cache-Control"] == "no-store"
+    assert b"Traceback" not in response.data
+    if response.status_code >= 400 and response.data:
+        error = response.json.get(
+            "error", {"code": response.json.get("error_code"), "message": response.json.get("message")}
+        )
         assert error["code"] >= 400
         assert error["message"]

@@ -1,4 +1,4 @@
-"""Idempotency-Key on the publishes of both dialects."""
+"""Idempotency-Key on publishes of both dialects."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from kafka_http.errors import BrokerError, BrokerUnavailable, KafkaHttpError, OutcomeUnknown, TooLarge
 from kafka_http.records import RecordResult
-from kafka_http.web.messages.publish_view import MOST_WITH_KEY
+from kafka_http.web.publish_view import MAX_RECORDS_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
 from tests.fakes import FakeBroker
@@ -21,7 +21,7 @@ KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
 class Dialect(NamedTuple):
-    """A way to publish one message, and how its errors look."""
+    """How a dialect publishes one message and shows errors."""
 
     path: str
     content_type: str
@@ -49,8 +49,8 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
     return found
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -58,13 +58,13 @@ def written(broker: FakeBroker) -> int:
     return len(broker.records("t")) + len(broker.records("three"))
 
 
-def is_replay(answer: TestResponse) -> bool:
-    marked = answer.headers.get("Idempotency-Replayed")
+def is_replay(response: TestResponse) -> bool:
+    marked = response.headers.get("Idempotency-Replayed")
     assert marked in {None, "true"}
     return marked is not None
 
 
-def test_a_repeat_is_answered_as_the_first_and_writes_nothing(
+def test_repeated_key_replays_the_response_and_writes_nothing(
     dialect: Dialect, client: FlaskClient, broker: FakeBroker
 ) -> None:
     first = dialect.publish(client)
@@ -79,12 +79,12 @@ def test_a_repeat_is_answered_as_the_first_and_writes_nothing(
     assert len(ids) == 4
 
 
-def test_without_a_key_a_repeat_is_another_request(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_repeat_without_a_key_is_published_again(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     assert not any(is_replay(dialect.publish(client, None)) for _ in range(2))
     assert written(broker) == 2
 
 
-def test_another_key_is_another_request(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_repeat_with_another_key_is_published_again(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     assert not any(is_replay(dialect.publish(client, key)) for key in ("a", "b", "A"))
     assert written(broker) == 3
 
@@ -102,37 +102,39 @@ def test_another_key_is_another_request(dialect: Dialect, client: FlaskClient, b
     ],
     ids=",".join,
 )
-def test_a_key_that_was_another_requests(client: FlaskClient, broker: FakeBroker, changed: dict[str, Any]) -> None:
+def test_key_of_another_request_returns_422(client: FlaskClient, broker: FakeBroker, changed: dict[str, Any]) -> None:
     MESSAGES.publish(client)
-    answer = MESSAGES.publish(client, **changed)
-    assert answer.status_code == 422
-    assert "Idempotency-Key was used for another request" in answer.get_data(as_text=True)
-    assert not is_replay(answer)
+    response = MESSAGES.publish(client, **changed)
+    assert response.status_code == 422
+    assert "Idempotency-Key was used for another request" in response.get_data(as_text=True)
+    assert not is_replay(response)
     assert MESSAGES.publish(client).status_code == 200
     assert written(broker) == 1
 
 
-def test_the_refusals_have_the_form_of_the_dialect(dialect: Dialect, client: FlaskClient) -> None:
+def test_key_errors_have_the_shape_of_the_dialect(dialect: Dialect, client: FlaskClient) -> None:
     dialect.publish(client)
     assert dialect.code(dialect.publish(client, data='{"records":[{"value":2}]}')) == 422
     assert dialect.code(dialect.publish(client, "a b")) == 400
 
 
 @pytest.mark.parametrize("again", [{"headers": {"traceparent": "00-1"}}, {"path": "/messages//t/"}])
-def test_what_may_differ_in_a_repeat(client: FlaskClient, broker: FakeBroker, again: dict[str, Any]) -> None:
+def test_repeat_with_other_irrelevant_headers_is_replayed(
+    client: FlaskClient, broker: FakeBroker, again: dict[str, Any]
+) -> None:
     MESSAGES.publish(client)
     assert is_replay(MESSAGES.publish(client, **again))
     assert written(broker) == 1
 
 
 @pytest.mark.parametrize("key", ['"a key"', '"a \\"key\\" with \\\\"', "a", "x" * 255, f'"{"x" * 255}"', "{k}:;='~!"])
-def test_keys_that_are_taken(client: FlaskClient, broker: FakeBroker, key: str) -> None:
+def test_valid_key_is_accepted(client: FlaskClient, broker: FakeBroker, key: str) -> None:
     assert MESSAGES.publish(client, key).status_code == 200
     assert is_replay(MESSAGES.publish(client, key))
     assert written(broker) == 1
 
 
-def test_a_key_is_the_same_with_quotes_and_without(client: FlaskClient, broker: FakeBroker) -> None:
+def test_key_with_and_without_quotes_is_the_same(client: FlaskClient, broker: FakeBroker) -> None:
     MESSAGES.publish(client, KEY)
     assert is_replay(MESSAGES.publish(client, f'"{KEY}"'))
     assert written(broker) == 1
@@ -146,10 +148,10 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("key", MALFORMED)
-def test_keys_that_are_refused(dialect: Dialect, client: FlaskClient, broker: FakeBroker, key: str) -> None:
-    answer = dialect.publish(client, key)
-    assert (answer.status_code, dialect.code(answer)) == (400, 400)
-    assert "1 to 255 printable" in answer.get_data(as_text=True)
+def test_invalid_key_returns_400(dialect: Dialect, client: FlaskClient, broker: FakeBroker, key: str) -> None:
+    response = dialect.publish(client, key)
+    assert (response.status_code, dialect.code(response)) == (400, 400)
+    assert "1 to 255 printable" in response.get_data(as_text=True)
     assert written(broker) == 0
 
 
@@ -163,7 +165,9 @@ REFUSED: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("changed", "status"), REFUSED)
-def test_a_refusal_is_kept(client: FlaskClient, broker: FakeBroker, changed: dict[str, Any], status: int) -> None:
+def test_error_response_is_stored(
+    client: FlaskClient, broker: FakeBroker, changed: dict[str, Any], status: int
+) -> None:
     first = MESSAGES.publish(client, **changed)
     broker.create_topic("unknown")
     again = MESSAGES.publish(client, **changed)
@@ -171,7 +175,7 @@ def test_a_refusal_is_kept(client: FlaskClient, broker: FakeBroker, changed: dic
     assert (again.status_code, again.data, is_replay(again)) == (status, first.data, True)
 
 
-def test_a_refusal_of_the_v2_api_is_kept(client: FlaskClient, broker: FakeBroker) -> None:
+def test_v2_error_response_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     for path, status in (("/topics/unknown", 404), ("/topics/t/partitions/7", 404)):
         first = V2.publish(client, path, path=path)
         again = V2.publish(client, path, path=path)
@@ -180,7 +184,7 @@ def test_a_refusal_of_the_v2_api_is_kept(client: FlaskClient, broker: FakeBroker
     assert written(broker) == 0
 
 
-def test_where_some_failed_the_answer_is_kept(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_response_with_partial_failure_is_stored(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 100
     body = f'{{"records":[{{"value":1}},{{"value":"{"x" * 200}"}}]}}'
     first = dialect.publish(client, data=body)
@@ -190,15 +194,15 @@ def test_where_some_failed_the_answer_is_kept(dialect: Dialect, client: FlaskCli
     assert written(broker) == 1
 
 
-def test_headers_of_the_answer_come_again(client: FlaskClient) -> None:
+def test_replayed_response_has_the_original_headers(client: FlaskClient) -> None:
     for _ in range(2):
-        answer = V2.publish(client, headers={"Prefer": "strict", "Accept": "application/json"})
-        assert answer.headers["Preference-Applied"] == "strict"
-        assert answer.content_type == "application/json"
-    assert is_replay(answer)
+        response = V2.publish(client, headers={"Prefer": "strict", "Accept": "application/json"})
+        assert response.headers["Preference-Applied"] == "strict"
+        assert response.content_type == "application/json"
+    assert is_replay(response)
 
 
-def test_a_202_is_kept(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_response_202_is_stored(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     first, again = (dialect.publish(client, headers={"Prefer": "respond-async"}) for _ in range(2))
     assert (first.status_code, is_replay(first)) == (202, False)
     assert (again.status_code, again.data, is_replay(again)) == (202, first.data, True)
@@ -209,17 +213,17 @@ def test_a_202_is_kept(dialect: Dialect, client: FlaskClient, broker: FakeBroker
     assert written(broker) == 1
 
 
-def test_a_503_frees_the_key(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_response_503_frees_the_key(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     assert dialect.publish(client).status_code == 503
     broker.down = False
-    answer = dialect.publish(client)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = dialect.publish(client)
+    assert (response.status_code, is_replay(response)) == (200, False)
     assert written(broker) == 1
 
 
-def test_a_429_frees_the_key(
-    dialect: Dialect, make_client: ClientFactory, broker: FakeBroker, is_threadless: bool
+def test_response_429_frees_the_key(
+    dialect: Dialect, make_client: ClientFactory, broker: FakeBroker, is_fast_path: bool
 ) -> None:
     client = make_client(max_in_flight=1024, timeout=0.3)
     broker.silent = True
@@ -229,22 +233,22 @@ def test_a_429_frees_the_key(
         wait_for(lambda: broker.unanswered or pending.done(), 5)
         assert dialect.publish(client, "second", data=large).status_code in {429, 504}
     broker.answer()
-    answer = dialect.publish(client, "second", data=large)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = dialect.publish(client, "second", data=large)
+    assert (response.status_code, is_replay(response)) == (200, False)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_an_unforeseen_error_frees_the_key(
+def test_unexpected_error_frees_the_key(
     client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(broker, "produce", lambda *_: 1 / 0)
         assert MESSAGES.publish(client, method=method).status_code == 500
-    answer = MESSAGES.publish(client, method=method)
-    assert (answer.status_code, is_replay(answer)) == (200, False)
+    response = MESSAGES.publish(client, method=method)
+    assert (response.status_code, is_replay(response)) == (200, False)
 
 
-def test_a_key_is_running_until_the_first_request_is_answered(
+def test_key_of_a_request_in_progress_returns_409(
     dialect: Dialect, make_client: ClientFactory, broker: FakeBroker
 ) -> None:
     client = make_client(timeout=1)
@@ -262,13 +266,13 @@ def test_a_key_is_running_until_the_first_request_is_answered(
     assert broker.unanswered == 1
 
 
-def answered(answer: TestResponse, status: int) -> TestResponse | None:
-    return answer if answer.status_code == status else None
+def answered(response: TestResponse, status: int) -> TestResponse | None:
+    return response if response.status_code == status else None
 
 
 @pytest.fixture
 def unanswered(make_client: ClientFactory, broker: FakeBroker, dialect: Dialect) -> FlaskClient:
-    """A client whose request with `KEY` was answered 504."""
+    """A client whose request with `KEY` got a 504."""
     client = make_client(timeout=0.1)
     broker.silent = True
     assert dialect.publish(client).status_code == 504
@@ -277,51 +281,51 @@ def unanswered(make_client: ClientFactory, broker: FakeBroker, dialect: Dialect)
     return client
 
 
-def test_after_a_504_a_repeat_is_answered_as_it_came_out(
+def test_repeat_after_504_returns_the_final_result(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker
 ) -> None:
     broker.answer()
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
-    assert is_replay(answer)
-    assert b'"offset":0' in answer.data
+    response = wait_for(lambda: answered(dialect.publish(unanswered), 200), 5)
+    assert is_replay(response)
+    assert b'"offset":0' in response.data
     assert written(broker) == 1
 
 
 @pytest.mark.parametrize(
     ("refusal", "status"), [(TooLarge("Too large."), 413), (TooLarge("The message is too large.", limit=7), 413)]
 )
-def test_after_a_504_a_refusal_is_kept(
+def test_error_after_504_is_stored(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError, status: int
 ) -> None:
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), status), 5)
-    assert is_replay(answer)
+    response = wait_for(lambda: answered(dialect.publish(unanswered), status), 5)
+    assert is_replay(response)
     assert written(broker) == 0
 
 
 @pytest.mark.parametrize(
     "refusal", [BrokerUnavailable("It is away."), BrokerError("It failed."), OutcomeUnknown("Nobody will know.")]
 )
-def test_after_a_504_a_failure_that_may_pass_is_kept_as_a_504(
+def test_retriable_failure_after_504_is_stored_as_504(
     dialect: Dialect, unanswered: FlaskClient, broker: FakeBroker, refusal: KafkaHttpError
 ) -> None:
-    """The client was told that it may have been written: the key is never free again."""
+    """The client knows that the records may have been written, so the key is never freed."""
     broker.answer(refusal)
-    answer = wait_for(lambda: answered(dialect.publish(unanswered), 504), 5)
-    assert is_replay(answer)
-    assert dialect.code(answer) == 504
+    response = wait_for(lambda: answered(dialect.publish(unanswered), 504), 5)
+    assert is_replay(response)
+    assert dialect.code(response) == 504
     assert written(broker) == 0
 
 
 @pytest.mark.parametrize("others", [[], [BrokerUnavailable("It is away.")]])
-def test_a_504_at_once_is_kept(
+def test_response_504_without_later_result_is_stored(
     dialect: Dialect,
     client: FlaskClient,
     broker: FakeBroker,
     monkeypatch: pytest.MonkeyPatch,
     others: list[RecordResult],
 ) -> None:
-    """Also where another record certainly was not written."""
+    """Also if another record was certainly not written."""
     outcomes = [*others, OutcomeUnknown("Nobody will know.")]
     body = f'{{"records":[{",".join(["""{"value":1}"""] * len(outcomes))}]}}'
     with monkeypatch.context() as patched:
@@ -333,7 +337,7 @@ def test_a_504_at_once_is_kept(
     assert written(broker) == 0
 
 
-def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
+def test_concurrent_requests_with_one_key_write_once(dialect: Dialect, client: FlaskClient, broker: FakeBroker) -> None:
     gate = threading.Barrier(8)
 
     def publish(_: int) -> list[int]:
@@ -346,15 +350,15 @@ def test_many_at_once_write_once(dialect: Dialect, client: FlaskClient, broker: 
     assert written(broker) == 20
 
 
-def test_more_messages_than_an_answer_can_be_kept_of(make_client: ClientFactory, broker: FakeBroker) -> None:
-    client = make_client(max_records=MOST_WITH_KEY + 1)
-    lines = b"1\n" * (MOST_WITH_KEY + 1)
-    answer = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, MOST_WITH_KEY)
+def test_more_messages_than_allowed_with_a_key_return_413(make_client: ClientFactory, broker: FakeBroker) -> None:
+    client = make_client(max_records=MAX_RECORDS_WITH_KEY + 1)
+    lines = b"1\n" * (MAX_RECORDS_WITH_KEY + 1)
+    response = MESSAGES.publish(client, data=lines, content_type="application/x-ndjson")
+    assert (response.status_code, response.json["error"]["limit"]) == (413, MAX_RECORDS_WITH_KEY)
     assert written(broker) == 0
     assert MESSAGES.publish(client, None, data=lines, content_type="application/x-ndjson").status_code == 200
 
 
-def test_a_key_on_another_call_means_nothing(client: FlaskClient) -> None:
+def test_key_on_a_call_that_does_not_publish_is_ignored(client: FlaskClient) -> None:
     for _ in range(2):
         assert not is_replay(client.get("/messages/t", headers={"Idempotency-Key": "a b"}))

@@ -1,4 +1,4 @@
-"""What trusted proxies say of the address that a client used, and what of it goes into links."""
+"""Forwarded headers of trusted proxies, and their effect on links."""
 
 import pytest
 from flask.testing import FlaskClient
@@ -7,11 +7,11 @@ from tests.api.conftest import ClientFactory, changed_environ
 
 
 def link_of(client: FlaskClient, **headers: str) -> str:
-    """The start of the link to the next page: what stands before our path."""
+    """Return the start of the link to the next page, before this server's own path."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = client.get("/messages/t/c/earliest", headers=named)
-    assert answer.status_code == 200, answer.text
-    link = answer.headers["Link"]
+    response = client.get("/messages/t/c/earliest", headers=named)
+    assert response.status_code == 200, response.text
+    link = response.headers["Link"]
     assert link.startswith("<")
     return link[1:].partition("/messages/t/c/")[0]
 
@@ -46,7 +46,7 @@ def link_of(client: FlaskClient, **headers: str) -> str:
         ('host="javascript:alert(1)"', "http://localhost"),
     ],
 )
-def test_forwarded_header(client: FlaskClient, forwarded: str, base: str) -> None:
+def test_forwarded_header_decides_the_link(client: FlaskClient, forwarded: str, base: str) -> None:
     assert link_of(client, Forwarded=forwarded) == base
 
 
@@ -111,7 +111,7 @@ def test_forwarded_header(client: FlaskClient, forwarded: str, base: str) -> Non
         ({"Forwarded": "host=a/b;proto=x", "X-Forwarded-Host": "gw", "X-Forwarded-Proto": "https"}, "https://gw"),
     ],
 )
-def test_x_forwarded_headers(client: FlaskClient, headers: dict[str, str], base: str) -> None:
+def test_x_forwarded_headers_decide_the_link(client: FlaskClient, headers: dict[str, str], base: str) -> None:
     assert link_of(client, **headers) == base
 
 
@@ -127,7 +127,7 @@ def test_x_forwarded_headers(client: FlaskClient, headers: dict[str, str], base:
         ("Localhost.:65535", "http://Localhost.:65535"),
     ],
 )
-def test_link_has_the_host_header(client: FlaskClient, host: str, base: str) -> None:
+def test_link_contains_the_host_header(client: FlaskClient, host: str, base: str) -> None:
     assert link_of(client, Host=host) == base
 
 
@@ -139,30 +139,30 @@ def test_link_has_the_host_header(client: FlaskClient, host: str, base: str) -> 
         ("/run/kafka_http.sock", "", ""),
     ],
 )
-def test_link_without_a_host_header_has_the_address_of_the_server(
+def test_link_without_host_header_contains_the_server_address(
     client: FlaskClient, name: str, port: str, base: str
 ) -> None:
     """HTTP/1.0, also over a Unix socket."""
     listener = {"SERVER_NAME": name, "SERVER_PORT": port, "SCRIPT_NAME": "/a b"}
     with changed_environ(client, HTTP_HOST=None, SERVER_PROTOCOL="HTTP/1.0", **listener):
-        answer = client.get("/messages/t/c/earliest")
-    assert answer.headers["Link"].startswith(f"<{base}/a%20b/messages/t/c/")
+        response = client.get("/messages/t/c/earliest")
+    assert response.headers["Link"].startswith(f"<{base}/a%20b/messages/t/c/")
 
 
 @pytest.mark.parametrize("host", ["[1::2::3]", "a..b", "gw:99999"])
-def test_write_behind_a_proxy_with_a_malformed_forwarded_host_is_taken(client: FlaskClient, host: str) -> None:
+def test_write_with_a_malformed_forwarded_host_is_accepted(client: FlaskClient, host: str) -> None:
     headers = {"X-Forwarded-Host": host, "Origin": "http://localhost"}
     assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/a b", "/a\tb", "/a/../b"])
-def test_prefix_that_is_no_path_is_not_in_a_location(make_client: ClientFactory, prefix: str) -> None:
+def test_malformed_forwarded_prefix_is_not_in_location(make_client: ClientFactory, prefix: str) -> None:
     headers = {"Prefer": "respond-async", "X-Forwarded-Prefix": prefix}
-    answer = make_client().put("/messages/t", data=b"x", headers=headers)
-    assert answer.status_code == 202
-    assert answer.headers["Location"].startswith("/tasks/")
+    response = make_client().put("/messages/t", data=b"x", headers=headers)
+    assert response.status_code == 202
+    assert response.headers["Location"].startswith("/tasks/")
 
 
-def test_forwarded_headers_of_others_are_ignored(make_client: ClientFactory) -> None:
+def test_forwarded_headers_of_untrusted_clients_are_ignored(make_client: ClientFactory) -> None:
     client = make_client(trusted_proxies="10.0.0.1")
     assert link_of(client, Forwarded="host=gw:1;proto=https", X_Forwarded_Port="1") == "http://localhost"

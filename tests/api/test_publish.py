@@ -1,4 +1,4 @@
-"""PUT, POST /messages/<topic>: every row of the contract's first section."""
+"""PUT and POST /messages/<topic>."""
 
 import base64
 from io import BytesIO
@@ -13,8 +13,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -23,7 +23,7 @@ def b64(data: bytes) -> str:
 
 
 def stored(broker: FakeBroker, topic: str = "t") -> list[tuple[bytes | None, bytes | None]]:
-    """(key, value) of all records of a topic, partition by partition."""
+    """Return (key, value) of all records of a topic, partition by partition."""
     return [(record.key, record.value) for record in broker.records(topic)]
 
 
@@ -36,11 +36,11 @@ def values(broker: FakeBroker, topic: str = "t") -> list[bytes | None]:
 def test_put_stores_the_body_byte_for_byte(
     client: FlaskClient, broker: FakeBroker, content_type: str, body: bytes
 ) -> None:
-    answer = client.put("/messages/t", data=body, content_type=content_type)
-    assert answer.status_code == 200
+    response = client.put("/messages/t", data=body, content_type=content_type)
+    assert response.status_code == 200
     assert values(broker) == [body]
-    (record,) = answer.json["records"]
-    assert answer.json["topic"] == "t"
+    (record,) = response.json["records"]
+    assert response.json["topic"] == "t"
     assert (record["partition"], record["offset"]) == (0, 0)
     assert record["timestamp"] > 1_700_000_000_000
 
@@ -62,20 +62,20 @@ def test_post_of_another_type_stores_the_body_byte_for_byte(
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_tombstone_is_a_null(client: FlaskClient, broker: FakeBroker, method: str) -> None:
-    answer = client.open("/messages/t?tombstone=true&key=k", method=method)
-    assert answer.status_code == 200
+def test_tombstone_is_stored_as_null(client: FlaskClient, broker: FakeBroker, method: str) -> None:
+    response = client.open("/messages/t?tombstone=true&key=k", method=method)
+    assert response.status_code == 200
     assert stored(broker) == [(b"k", None)]
 
 
-def test_tombstone_without_key(client: FlaskClient, broker: FakeBroker) -> None:
+def test_tombstone_without_key_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     assert client.put("/messages/t?tombstone=true").status_code == 200
     assert stored(broker) == [(None, None)]
 
 
-def test_tombstone_with_a_body_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put("/messages/t?tombstone=true", data=b"x")
-    assert (answer.status_code, answer.json["error"]["field"]) == (400, "tombstone")
+def test_tombstone_with_a_body_returns_400(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.put("/messages/t?tombstone=true", data=b"x")
+    assert (response.status_code, response.json["error"]["field"]) == (400, "tombstone")
     assert stored(broker) == []
 
 
@@ -94,14 +94,16 @@ def test_tombstone_with_a_body_is_refused(client: FlaskClient, broker: FakeBroke
         ('["é"]'.encode(), ['"é"'.encode()]),
     ],
 )
-def test_post_json(client: FlaskClient, broker: FakeBroker, body: bytes, expected: list[bytes | None]) -> None:
-    answer = client.post("/messages/t", data=body, content_type=JSON)
-    assert answer.status_code == 200, answer.text
+def test_post_of_json_stores_its_messages(
+    client: FlaskClient, broker: FakeBroker, body: bytes, expected: list[bytes | None]
+) -> None:
+    response = client.post("/messages/t", data=body, content_type=JSON)
+    assert response.status_code == 200, response.text
     assert values(broker) == expected
-    assert [record["offset"] for record in answer.json["records"]] == list(range(len(expected)))
+    assert [record["offset"] for record in response.json["records"]] == list(range(len(expected)))
 
 
-def test_content_type_may_have_parameters_and_capitals(client: FlaskClient, broker: FakeBroker) -> None:
+def test_content_type_with_parameters_and_capitals_is_accepted(client: FlaskClient, broker: FakeBroker) -> None:
     assert client.post("/messages/t", data=b"[1,2]", content_type="Application/JSON; charset=utf-8").status_code == 200
     assert values(broker) == [b"1", b"2"]
 
@@ -120,29 +122,29 @@ def test_content_type_may_have_parameters_and_capitals(client: FlaskClient, brok
         ({"value": "x", "format": None}, None, b'"x"'),
     ],
 )
-def test_keys_and_formats_of_a_record(
+def test_record_with_key_and_formats_is_serialized(
     client: FlaskClient, broker: FakeBroker, record: dict[str, Any], key: bytes | None, value: bytes | None
 ) -> None:
-    answer = client.post("/messages/t", json={"records": [record]})
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/t", json={"records": [record]})
+    assert response.status_code == 200, response.text
     assert stored(broker) == [(key, value)]
 
 
-def test_a_record_has_partition_timestamp_and_headers(client: FlaskClient, broker: FakeBroker) -> None:
+def test_record_with_partition_timestamp_and_headers_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     record = {
         "value": 1,
         "partition": 2,
         "timestamp": 1234567890123,
         "headers": [["Name", "text"], ["b_in", {"base64": b64(b"\xff")}], ["none", None], ["Name", "again"]],
     }
-    answer = client.post("/messages/three", json={"records": [record]})
-    assert answer.json["records"] == [{"partition": 2, "offset": 0, "timestamp": 1234567890123}]
+    response = client.post("/messages/three", json={"records": [record]})
+    assert response.json["records"] == [{"partition": 2, "offset": 0, "timestamp": 1234567890123}]
     (written,) = broker.records("three")
     assert (written.partition, written.timestamp) == (2, 1234567890123)
     assert written.headers == [("Name", b"text"), ("b_in", b"\xff"), ("none", None), ("Name", b"again")]
 
 
-def test_headers_may_be_an_object(client: FlaskClient, broker: FakeBroker) -> None:
+def test_headers_as_an_object_are_stored(client: FlaskClient, broker: FakeBroker) -> None:
     client.post("/messages/t", json={"records": [{"value": 1, "headers": {"a": "1", "b": None}}]})
     assert broker.records("t")[0].headers == [("a", b"1"), ("b", None)]
 
@@ -151,46 +153,46 @@ def test_headers_may_be_an_object(client: FlaskClient, broker: FakeBroker) -> No
     ("body", "format_", "expected"),
     [(b'["a", "b"]', "text", [b"a", b"b"]), (b'["AA==", null]', "binary", [b"\x00", None]), (b'"a"', "text", [b"a"])],
 )
-def test_the_format_of_a_request(
+def test_format_parameter_serializes_all_records(
     client: FlaskClient, broker: FakeBroker, body: bytes, format_: str, expected: list[bytes | None]
 ) -> None:
-    answer = client.post(f"/messages/t?format={format_}", data=body, content_type=JSON)
-    assert answer.status_code == 200, answer.text
+    response = client.post(f"/messages/t?format={format_}", data=body, content_type=JSON)
+    assert response.status_code == 200, response.text
     assert values(broker) == expected
 
 
-def test_ndjson(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ndjson_lines_are_stored_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> None:
     body = b'{"a": 1.0}\r\n\n  \n"two" \nnull'
-    answer = client.post("/messages/t", data=body, content_type=NDJSON)
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/t", data=body, content_type=NDJSON)
+    assert response.status_code == 200, response.text
     assert values(broker) == [b'{"a": 1.0}', b'"two" ', b"null"]
 
 
-def test_ndjson_of_records(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ndjson_lines_as_records_are_stored(client: FlaskClient, broker: FakeBroker) -> None:
     body = (
         b'{"value": "a", "format": "text", "key": "k", "partition": 1, "topic": "else", "offset": 7}\n{"value": null}\n'
     )
-    answer = client.post("/messages/three?lines=records&partitions=keep", data=body, content_type=NDJSON)
-    assert answer.status_code == 200, answer.text
-    assert answer.json["records"][0]["partition"] == 1
+    response = client.post("/messages/three?lines=records&partitions=keep", data=body, content_type=NDJSON)
+    assert response.status_code == 200, response.text
+    assert response.json["records"][0]["partition"] == 1
     assert set(stored(broker, "three")) == {(b"k", b"a"), (None, None)}
 
 
-def test_the_partition_of_a_line_is_kept_only_where_asked_for(client: FlaskClient, broker: FakeBroker) -> None:
+def test_partition_of_a_line_is_kept_only_with_partitions_keep(client: FlaskClient, broker: FakeBroker) -> None:
     body = b'{"value": 1, "partition": 7}\n'
     assert client.post("/messages/t?lines=records", data=body, content_type=NDJSON).status_code == 200
     assert client.post("/messages/t?lines=records&partitions=keep", data=body, content_type=NDJSON).status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["mixed", "form-data"])
-def test_multipart(client: FlaskClient, broker: FakeBroker, kind: str) -> None:
+def test_multipart_stores_each_part_as_a_message(client: FlaskClient, broker: FakeBroker, kind: str) -> None:
     body = (
         b"--b0\r\nContent-Type: text/plain\r\nKafka-Key: k1\r\nKafka-Partition: 2\r\nKafka-Header-Trace_Id: x\r\n\r\n"
         b"one\r\n\x00\xff--b0x\r\n--b0\r\nKafka-Timestamp: 5\r\n\r\n\r\n--b0\r\n\r\nthree\r\n--b0--\r\n"
     )
-    answer = client.post("/messages/three?partition=1", data=body, content_type=f'multipart/{kind}; boundary="b0"')
-    assert answer.status_code == 200, answer.text
-    assert [(each["partition"], each["offset"]) for each in answer.json["records"]] == [(2, 0), (1, 0), (1, 1)]
+    response = client.post("/messages/three?partition=1", data=body, content_type=f'multipart/{kind}; boundary="b0"')
+    assert response.status_code == 200, response.text
+    assert [(each["partition"], each["offset"]) for each in response.json["records"]] == [(2, 0), (1, 0), (1, 1)]
     written = broker.records("three")
     assert [(each.key, each.value) for each in written] == [
         (None, b""),
@@ -201,41 +203,42 @@ def test_multipart(client: FlaskClient, broker: FakeBroker, kind: str) -> None:
     assert written[2].headers == [("Trace_Id", b"x")]
 
 
-def test_multipart_of_many_parts(client: FlaskClient, broker: FakeBroker) -> None:
+def test_multipart_with_many_parts_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     part = b"--b\r\n" + b"".join(b"Kafka-Header-h%d: x\r\n" % n for n in range(20)) + b"\r\nv\r\n"
-    answer = client.post("/messages/t", data=part * 3000 + b"--b--", content_type="multipart/mixed; boundary=b")
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/t", data=part * 3000 + b"--b--", content_type="multipart/mixed; boundary=b")
+    assert response.status_code == 200, response.text
     assert len(broker.records("t")) == 3000
     assert len(broker.records("t")[0].headers) == 20
 
 
-def test_v2_body(client: FlaskClient, broker: FakeBroker) -> None:
+def test_v2_json_body_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     body = {
         "records": [{"key": "k", "value": {"a": 1}, "headers": [{"key": "h", "value": b64(b"x")}]}, {"value": None}]
     }
-    answer = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.json.v2+json"})
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.json.v2+json"})
+    assert response.status_code == 200, response.text
     assert stored(broker) == [(b'"k"', b'{"a": 1}'), (None, None)]
     assert broker.records("t")[0].headers == [("h", b"x")]
-    assert answer.json["records"][1]["offset"] == 1
+    assert response.json["records"][1]["offset"] == 1
 
 
-def test_v2_binary_body(client: FlaskClient, broker: FakeBroker) -> None:
+def test_v2_binary_body_is_stored(client: FlaskClient, broker: FakeBroker) -> None:
     body = {"records": [{"key": b64(b"\x01"), "value": b64(b"\x02")}]}
-    answer = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.binary.v2+json"})
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/t", json=body, headers={"Content-Type": "application/vnd.kafka.binary.v2+json"})
+    assert response.status_code == 200, response.text
     assert stored(broker) == [(b"\x01", b"\x02")]
 
 
 @pytest.mark.parametrize("kind", ["nope.v2", "v2", "json.v3"])
-def test_unknown_format_in_content_type(client: FlaskClient, kind: str) -> None:
+def test_unknown_format_in_content_type_returns_415(client: FlaskClient, kind: str) -> None:
     content_type = f"application/vnd.kafka.{kind}+json"
-    answer = client.post("/messages/t", data=b'{"records":[{"value":1}]}', content_type=content_type)
-    assert answer.status_code == 415
-    assert "json" in answer.json["error"]["message"] and "binary" in answer.json["error"]["message"]
+    response = client.post("/messages/t", data=b'{"records":[{"value":1}]}', content_type=content_type)
+    assert response.status_code == 415
+    assert "json" in response.json["error"]["message"]
+    assert "binary" in response.json["error"]["message"]
 
 
-def test_attributes_for_the_whole_request(client: FlaskClient, broker: FakeBroker) -> None:
+def test_attributes_of_the_request_apply_to_all_records(client: FlaskClient, broker: FakeBroker) -> None:
     headers = {
         "Kafka-Key": "k",
         "Kafka-Timestamp": "7",
@@ -243,8 +246,8 @@ def test_attributes_for_the_whole_request(client: FlaskClient, broker: FakeBroke
         "Kafka-Header-Base64-Raw": b64(b"\xff"),
     }
     records = [{"value": 1}, {"value": 2, "key": "own", "timestamp": 8, "headers": {"source": "mine"}}]
-    answer = client.post("/messages/three?partition=1", json={"records": records}, headers=headers)
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/three?partition=1", json={"records": records}, headers=headers)
+    assert response.status_code == 200, response.text
     first, second = broker.records("three")
     assert (first.partition, first.key, first.timestamp) == (1, b"k", 7)
     assert first.headers == [("source", b"shop"), ("raw", b"\xff")]
@@ -271,7 +274,7 @@ def test_trace_context_and_cloudevents_become_headers(client: FlaskClient, broke
     assert record.key == b"\xff"
 
 
-def test_query_and_header_that_agree(client: FlaskClient, broker: FakeBroker) -> None:
+def test_equal_query_and_header_attributes_are_accepted(client: FlaskClient, broker: FakeBroker) -> None:
     assert client.put("/messages/t?key=k", data=b"x", headers={"Kafka-Key": "k"}).status_code == 200
     assert stored(broker) == [(b"k", b"x")]
 
@@ -303,13 +306,13 @@ def test_query_and_header_that_agree(client: FlaskClient, broker: FakeBroker) ->
         ("format=text", {}, "format"),
     ],
 )
-def test_bad_attributes(
+def test_invalid_attribute_returns_400(
     client: FlaskClient, broker: FakeBroker, query: str, headers: dict[str, str], field: str
 ) -> None:
-    answer = client.put(f"/messages/t?{query}", data=b"x", headers=headers)
-    assert answer.status_code == 400, answer.text
-    assert answer.json["error"]["code"] == 400
-    assert answer.json["error"]["field"] == field
+    response = client.put(f"/messages/t?{query}", data=b"x", headers=headers)
+    assert response.status_code == 400, response.text
+    assert response.json["error"]["code"] == 400
+    assert response.json["error"]["field"] == field
     assert stored(broker) == []
 
 
@@ -362,177 +365,179 @@ def test_bad_attributes(
         ),
     ],
 )
-def test_malformed_bodies(
+def test_malformed_body_returns_400(
     client: FlaskClient, broker: FakeBroker, content_type: str, body: bytes, where: dict[str, Any]
 ) -> None:
-    answer = client.post("/messages/t", data=body, content_type=content_type)
-    assert answer.status_code == 400, answer.text
-    error = answer.json["error"]
+    response = client.post("/messages/t", data=body, content_type=content_type)
+    assert response.status_code == 400, response.text
+    error = response.json["error"]
     assert error.pop("code") == 400
     assert error.pop("message")
     assert error == where
     assert stored(broker) == []
 
 
-def test_a_line_with_an_error_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
+def test_line_with_an_error_returns_400(client: FlaskClient, broker: FakeBroker) -> None:
     body = b'{"value": 1}\n{"error": {"code": 422}, "offset": 3}\n'
-    answer = client.post("/messages/t?lines=records", data=body, content_type=NDJSON)
-    assert (answer.status_code, answer.json["error"]["record"]) == (400, 1)
+    response = client.post("/messages/t?lines=records", data=body, content_type=NDJSON)
+    assert (response.status_code, response.json["error"]["record"]) == (400, 1)
     assert stored(broker) == []
 
 
-def test_a_value_that_its_serialiser_refuses(client: FlaskClient, broker: FakeBroker) -> None:
+def test_value_that_does_not_fit_its_format_returns_422(client: FlaskClient, broker: FakeBroker) -> None:
     records = [{"value": 1}, {"value": 2, "format": "text"}]
-    answer = client.post("/messages/t", json={"records": records})
-    assert answer.status_code == 422
-    assert (answer.json["error"]["record"], answer.json["error"]["field"]) == (1, "value")
+    response = client.post("/messages/t", json={"records": records})
+    assert response.status_code == 422
+    assert (response.json["error"]["record"], response.json["error"]["field"]) == (1, "value")
     assert stored(broker) == []
 
 
 @pytest.mark.parametrize("record", [{"value": 1, "format": "nope"}, {"value": 1, "key": 1, "key_format": "nope"}])
-def test_a_format_that_is_not_there(client: FlaskClient, broker: FakeBroker, record: dict[str, Any]) -> None:
-    answer = client.post("/messages/t", json={"records": [{"value": 0}, record]})
-    assert answer.status_code == 415
-    assert answer.json["error"]["record"] == 1
-    assert answer.json["error"]["formats"] == ["binary", "json", "text"]
+def test_unknown_format_returns_415(client: FlaskClient, broker: FakeBroker, record: dict[str, Any]) -> None:
+    response = client.post("/messages/t", json={"records": [{"value": 0}, record]})
+    assert response.status_code == 415
+    assert response.json["error"]["record"] == 1
+    assert response.json["error"]["formats"] == ["binary", "json", "text"]
     assert stored(broker) == []
 
 
 @pytest.mark.parametrize("topic", ["a b", "ä", "..", "x" * 250, "a,b"])
-def test_illegal_topic_names(client: FlaskClient, topic: str) -> None:
+def test_invalid_topic_name_returns_400(client: FlaskClient, topic: str) -> None:
     assert client.put(f"/messages/{topic}", data=b"x").status_code == 400
 
 
-def test_unknown_topic(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put("/messages/nope", data=b"x")
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40401)
+def test_publish_to_an_unknown_topic_returns_404(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.put("/messages/nope", data=b"x")
+    assert (response.status_code, response.json["error"]["code"]) == (404, 40401)
     assert "nope" not in broker.log.topics()
 
 
-def test_unknown_partition_names_the_count(client: FlaskClient, broker: FakeBroker) -> None:
+def test_publish_to_an_unknown_partition_returns_404_with_the_count(client: FlaskClient, broker: FakeBroker) -> None:
     records = [{"value": 1, "partition": 0}, {"value": 1, "partition": 3}]
-    answer = client.post("/messages/three", json={"records": records})
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40402)
-    assert answer.json["error"]["partitions"] == 3
+    response = client.post("/messages/three", json={"records": records})
+    assert (response.status_code, response.json["error"]["code"]) == (404, 40402)
+    assert response.json["error"]["partitions"] == 3
     assert stored(broker, "three") == []
 
 
-def test_body_over_the_limit(make_client: Any, broker: FakeBroker) -> None:
+def test_body_over_max_body_bytes_returns_413(make_client: Any, broker: FakeBroker) -> None:
     client = make_client(max_body_bytes=2000)
     assert client.put("/messages/t", data=b"x" * 2000).status_code == 200
-    answer = client.put("/messages/t", data=b"x" * 2001)
-    assert (answer.status_code, answer.json["error"]["limit"]) == (413, 2000)
+    response = client.put("/messages/t", data=b"x" * 2001)
+    assert (response.status_code, response.json["error"]["limit"]) == (413, 2000)
     assert len(stored(broker)) == 1
 
 
-def test_chunked_body_over_the_limit(make_client: Any, broker: FakeBroker) -> None:
+def test_chunked_body_over_max_body_bytes_returns_413(make_client: Any, broker: FakeBroker) -> None:
     client = make_client(max_body_bytes=2000)
     for size, status in ((2000, 200), (2001, 413)):
-        answer = client.put(
+        response = client.put(
             "/messages/t",
             input_stream=BytesIO(b"x" * size),
             headers={"Transfer-Encoding": "chunked"},
             environ_overrides={"wsgi.input_terminated": True},
         )
-        assert answer.status_code == status
+        assert response.status_code == status
     assert [len(value or b"") for value in values(broker)] == [2000]
 
 
 class Broken(BytesIO):
-    """As gunicorn's, which has exceptions of its own for chunks that are none."""
+    """A stream like gunicorn's, which has its own exceptions for malformed chunks."""
 
     def read(self, size: int | None = -1) -> bytes:
         raise RuntimeError("Invalid chunk size: b'zz'")
 
 
-def test_chunks_that_are_none(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put(
+def test_malformed_chunks_return_400(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.put(
         "/messages/t",
         input_stream=Broken(),
         headers={"Transfer-Encoding": "chunked"},
         environ_overrides={"wsgi.input_terminated": True},
     )
-    assert answer.status_code == 400
-    assert "breaks off" in answer.json["error"]["message"]
+    assert response.status_code == 400
+    assert "incomplete" in response.json["error"]["message"]
     assert stored(broker) == []
 
 
-def test_chunked_body_over_what_may_be_in_flight_is_taken_alone(make_client: Any, broker: FakeBroker) -> None:
+def test_chunked_body_over_max_in_flight_is_accepted_alone(make_client: Any, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=1024)
-    answer = client.put(
+    response = client.put(
         "/messages/t",
         input_stream=BytesIO(b"x" * 200_000),
         headers={"Transfer-Encoding": "chunked"},
         environ_overrides={"wsgi.input_terminated": True},
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
-def test_chunked_body_that_the_server_cannot_delimit(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put("/messages/t", data=b"x", headers={"Transfer-Encoding": "chunked"})
-    assert answer.status_code == 411
+def test_chunked_body_that_the_server_cannot_delimit_returns_411(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.put("/messages/t", data=b"x", headers={"Transfer-Encoding": "chunked"})
+    assert response.status_code == 411
     assert stored(broker) == []
 
 
-def test_encoded_body_is_refused(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.put("/messages/t", data=b"x", headers={"Content-Encoding": "br"})
-    assert answer.status_code == 415
+def test_unknown_content_encoding_returns_415(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.put("/messages/t", data=b"x", headers={"Content-Encoding": "br"})
+    assert response.status_code == 415
     assert stored(broker) == []
 
 
 @pytest.mark.parametrize("server", [{}, {"wsgi.input_terminated": True}])
-def test_body_shorter_than_announced(client: FlaskClient, broker: FakeBroker, server: dict[str, bool]) -> None:
-    answer = client.put("/messages/t", data=b"xyz", environ_overrides={"CONTENT_LENGTH": "10", **server})
-    assert answer.status_code == 400
+def test_body_shorter_than_content_length_returns_400(
+    client: FlaskClient, broker: FakeBroker, server: dict[str, bool]
+) -> None:
+    response = client.put("/messages/t", data=b"xyz", environ_overrides={"CONTENT_LENGTH": "10", **server})
+    assert response.status_code == 400
     assert stored(broker) == []
 
 
-def test_message_over_the_brokers_limit(client: FlaskClient, broker: FakeBroker) -> None:
+def test_message_over_the_limit_of_the_broker_returns_413(client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 100
-    answer = client.put("/messages/t", data=b"x" * 200)
-    assert (answer.status_code, answer.json["error"]["code"]) == (413, 413)
-    assert answer.json["error"]["limit"] == 100
+    response = client.put("/messages/t", data=b"x" * 200)
+    assert (response.status_code, response.json["error"]["code"]) == (413, 413)
+    assert response.json["error"]["limit"] == 100
 
 
-def test_some_failed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_partial_failure_returns_207(client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 100
-    answer = client.post("/messages/t", json=["small", "x" * 200, "small too"])
-    assert answer.status_code == 207
-    first, second, third = answer.json["records"]
+    response = client.post("/messages/t", json=["small", "x" * 200, "small too"])
+    assert response.status_code == 207
+    first, second, third = response.json["records"]
     assert (first["offset"], third["offset"]) == (0, 1)
     assert second["error"]["code"] == 413
     assert len(stored(broker)) == 2
 
 
-def test_all_failed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_failure_of_all_records_returns_the_first_error(client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 100
-    answer = client.post("/messages/t", json=["x" * 200, "x" * 300])
-    assert answer.status_code == 413
-    assert answer.json["error"]["code"] == 413
-    assert len(answer.json["records"]) == 2
+    response = client.post("/messages/t", json=["x" * 200, "x" * 300])
+    assert response.status_code == 413
+    assert response.json["error"]["code"] == 413
+    assert len(response.json["records"]) == 2
 
 
-def test_refused_by_acls(client: FlaskClient, broker: FakeBroker) -> None:
+def test_publish_denied_by_acls_returns_403(client: FlaskClient, broker: FakeBroker) -> None:
     broker.refused.add("t")
-    answer = client.put("/messages/t", data=b"x")
-    assert (answer.status_code, answer.json["error"]["code"]) == (403, 40301)
+    response = client.put("/messages/t", data=b"x")
+    assert (response.status_code, response.json["error"]["code"]) == (403, 40301)
 
 
-def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+def test_publish_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
-    answer = client.put("/messages/t", data=b"x")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
-    assert int(answer.headers["Retry-After"]) >= 1
+    response = client.put("/messages/t", data=b"x")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
+    assert int(response.headers["Retry-After"]) >= 1
 
 
-def test_no_answer_in_time(client: FlaskClient, broker: FakeBroker) -> None:
+def test_publish_without_acknowledgment_in_time_returns_504(client: FlaskClient, broker: FakeBroker) -> None:
     broker.silent = True
-    answer = client.put("/messages/t?timeout=0.05", data=b"x")
-    assert (answer.status_code, answer.json["error"]["code"]) == (504, 504)
-    assert "may have been written" in answer.json["error"]["message"]
+    response = client.put("/messages/t?timeout=0.05", data=b"x")
+    assert (response.status_code, response.json["error"]["code"]) == (504, 504)
+    assert "may have been written" in response.json["error"]["message"]
 
 
-def test_a_topic_has_formats_of_its_own(make_client: Any, broker: FakeBroker) -> None:
+def test_formats_of_the_topic_settings_are_used(make_client: Any, broker: FakeBroker) -> None:
     client = make_client(topics={"t.*": {"value": "binary", "key": "text"}})
     records = [{"value": "AP8=", "key": "k"}, {"value": "x", "format": "text"}, {"value": 1, "format": "json"}]
     assert client.post("/messages/t", json={"records": records}).status_code == 200
@@ -553,19 +558,19 @@ INTERNAL = ["__consumer_offsets", "__transaction_state", "__share_group_state"]
 @pytest.mark.parametrize("topic", INTERNAL)
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
 @pytest.mark.parametrize("path", ["/messages", "/topics"])
-def test_publish_to_an_internal_topic_is_refused_at_once(
+def test_publish_to_an_internal_topic_is_rejected(
     client: FlaskClient, broker: FakeBroker, topic: str, headers: dict[str, str], path: str
 ) -> None:
-    """Later too: a 202 would promise what Kafka refuses."""
+    """An asynchronous publish too: a 202 would promise what Kafka rejects."""
     broker.create_topic(topic)
     broker.down = True
-    answer = client.post(f"{path}/{topic}", json={"records": [{"value": 1}]}, headers=headers)
-    assert answer.status_code == 400
-    assert topic in answer.text
+    response = client.post(f"{path}/{topic}", json={"records": [{"value": 1}]}, headers=headers)
+    assert response.status_code == 400
+    assert topic in response.text
     assert client.get("/tasks").json["tasks"] == []
 
 
-def test_longest_boundary_is_taken(client: FlaskClient, broker: FakeBroker) -> None:
+def test_longest_multipart_boundary_is_accepted(client: FlaskClient, broker: FakeBroker) -> None:
     boundary = "b" * 256
     body = f"--{boundary}\r\n\r\nx\r\n--{boundary}--".encode()
     content_type = f"multipart/mixed; boundary={boundary}"

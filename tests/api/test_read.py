@@ -1,4 +1,4 @@
-"""GET /messages/<topic>/<consumer>/<offset>: every row of the contract's second section."""
+"""GET /messages/<topic>/<consumer>/<offset>: pages."""
 
 import base64
 import re
@@ -23,14 +23,14 @@ def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 
     broker.producer.produce(topic, [NewRecord(value, partition=partition, **more) for value in values], 1)
 
 
-def values(answer: Any) -> list[Any]:
-    assert answer.status_code == 200, answer.text
-    return [record["value"] for record in answer.json["records"]]
+def values(response: Any) -> list[Any]:
+    assert response.status_code == 200, response.text
+    return [record["value"] for record in response.json["records"]]
 
 
 @pytest.fixture
 def five(broker: FakeBroker) -> None:
-    """t has 0 to 4, at NOON and each second after it."""
+    """Messages 0 to 4 in `t`, at NOON and each second after it."""
     for number in range(5):
         put(broker, "t", b"%d" % number, timestamp=NOON + number * 1000)
 
@@ -60,22 +60,22 @@ def five(broker: FakeBroker) -> None:
         ("@1900-01-01", [0, 1, 2, 3, 4]),
     ],
 )
-def test_where_to_start(client: FlaskClient, offset: str, expected: list[int]) -> None:
-    answer = client.get(f"/messages/t/c/{offset}")
-    assert values(answer) == expected
-    assert answer.json["next"] == ("0:5" if offset.startswith("0:") else "0:5,*:earliest")
-    assert answer.json["ack"] == ("0:4" if expected else None)
+def test_read_starts_at_the_position(client: FlaskClient, offset: str, expected: list[int]) -> None:
+    response = client.get(f"/messages/t/c/{offset}")
+    assert values(response) == expected
+    assert response.json["next"] == ("0:5" if offset.startswith("0:") else "0:5,*:earliest")
+    assert response.json["ack"] == ("0:4" if expected else None)
 
 
 @pytest.mark.usefixtures("five")
-def test_committed_is_behind_what_was_acknowledged(client: FlaskClient) -> None:
+def test_read_from_committed_starts_after_the_acknowledged_message(client: FlaskClient) -> None:
     client.delete("/messages/t/c/2")
     assert values(client.get("/messages/t/c/committed")) == [3, 4]
     assert values(client.get("/messages/t/else/committed")) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("five")
-def test_committed_that_retention_has_removed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_from_a_committed_offset_that_retention_removed(client: FlaskClient, broker: FakeBroker) -> None:
     client.delete("/messages/t/c/0")
     broker.delete_before("t", 0, 3)
     assert values(client.get("/messages/t/c/committed")) == [3, 4]
@@ -95,16 +95,18 @@ def test_committed_that_retention_has_removed(client: FlaskClient, broker: FakeB
         ("1", ["a1", "c1"], "0:2,1:1,2:2,*:earliest"),
     ],
 )
-def test_partitions(client: FlaskClient, broker: FakeBroker, offset: str, expected: list[str], position: str) -> None:
+def test_read_of_selected_partitions(
+    client: FlaskClient, broker: FakeBroker, offset: str, expected: list[str], position: str
+) -> None:
     put(broker, "three", b"a0", b"a1", partition=0)
     put(broker, "three", b"b0", partition=1)
     put(broker, "three", b"c0", b"c1", partition=2)
-    answer = client.get(f"/messages/three/c/{offset}")
-    assert values(answer) == expected
-    assert answer.json["next"] == position
+    response = client.get(f"/messages/three/c/{offset}")
+    assert values(response) == expected
+    assert response.json["next"] == position
 
 
-def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_record_is_shown_with_all_fields(client: FlaskClient, broker: FakeBroker) -> None:
     put(
         broker,
         "t",
@@ -113,9 +115,9 @@ def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
         timestamp=NOON,
         headers=[("h", b"x"), ("b", b"\xff"), ("n", None), ("h", b"y")],
     )
-    answer = client.get("/messages/t/c/earliest")
-    assert '"value":{"a": 1.00}' in answer.text
-    assert answer.json == {
+    response = client.get("/messages/t/c/earliest")
+    assert '"value":{"a": 1.00}' in response.text
+    assert response.json == {
         "topic": "t",
         "consumer": "c",
         "records": [
@@ -132,8 +134,8 @@ def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
         "next": "0:1,*:earliest",
         "ack": "0:0",
     }
-    assert answer.content_type == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.content_type == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_record_as_it_comes(client: FlaskClient, broker: FakeBroker) -> None:
         pytest.param(b"[" * 200_000 + b"]" * 200_000, "[" * 200_000 + "]" * 200_000, "text", id="nested too deeply"),
     ],
 )
-def test_the_format_that_a_value_looks_like(
+def test_format_of_a_value_is_detected(
     client: FlaskClient, broker: FakeBroker, stored: bytes, value: Any, format_: str | None
 ) -> None:
     put(broker, "t", stored)
@@ -171,12 +173,14 @@ def test_the_format_that_a_value_looks_like(
         (None, "json", None),
     ],
 )
-def test_the_format_asked_for(client: FlaskClient, broker: FakeBroker, stored: bytes, format_: str, value: Any) -> None:
+def test_value_is_decoded_by_the_requested_format(
+    client: FlaskClient, broker: FakeBroker, stored: bytes, format_: str, value: Any
+) -> None:
     put(broker, "t", stored)
     assert values(client.get(f"/messages/t/c/earliest?format={format_}")) == [value]
 
 
-def test_a_value_that_the_format_cannot_read(client: FlaskClient, broker: FakeBroker) -> None:
+def test_value_that_the_format_cannot_decode_is_an_error(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"1", b"{", b"3", key=b"k")
     first, second, third = client.get("/messages/t/c/earliest?format=json").json["records"]
     assert (first["value"], third["value"]) == (1, 3)
@@ -185,13 +189,13 @@ def test_a_value_that_the_format_cannot_read(client: FlaskClient, broker: FakeBr
     assert (second["key"], second["offset"]) == ("k", 1)
 
 
-def test_a_key_that_is_no_text(client: FlaskClient, broker: FakeBroker) -> None:
+def test_key_that_is_not_utf8_is_shown_in_base64(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"1", key=b"\xff")
     (record,) = client.get("/messages/t/c/earliest").json["records"]
     assert (record["key"], record["key_format"]) == ("/w==", "binary")
 
 
-def test_what_was_read_can_be_published_again(client: FlaskClient, broker: FakeBroker) -> None:
+def test_page_can_be_published_again(client: FlaskClient, broker: FakeBroker) -> None:
     put(
         broker,
         "t",
@@ -208,57 +212,57 @@ def test_what_was_read_can_be_published_again(client: FlaskClient, broker: FakeB
     put(broker, "t", b"1")
     text = client.get("/messages/t/c/earliest").text
     lines = re.sub(r'\},\{"partition"', '}\n{"partition"', text[text.index("[") + 1 : text.rindex("]")])
-    answer = client.post("/messages/three?lines=records&partition=1", data=lines, content_type="application/x-ndjson")
-    assert answer.status_code == 200, answer.text
+    response = client.post("/messages/three?lines=records&partition=1", data=lines, content_type="application/x-ndjson")
+    assert response.status_code == 200, response.text
     copied = [(each.key, each.value, each.headers) for each in broker.records("three")]
     assert copied == [(each.key, each.value, each.headers) for each in broker.records("t")]
     assert broker.records("three")[0].timestamp == 5
 
 
 @pytest.mark.usefixtures("five")
-def test_limit(client: FlaskClient) -> None:
-    answer = client.get("/messages/t/c/earliest?limit=2")
-    assert values(answer) == [0, 1]
-    assert (answer.json["next"], answer.json["ack"]) == ("0:2,*:earliest", "0:1")
+def test_limit_limits_the_messages_of_a_page(client: FlaskClient) -> None:
+    response = client.get("/messages/t/c/earliest?limit=2")
+    assert values(response) == [0, 1]
+    assert (response.json["next"], response.json["ack"]) == ("0:2,*:earliest", "0:1")
 
 
-def test_max_bytes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_max_bytes_limits_the_size_of_a_page(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"1" * 1000, b"2" * 1000, b"3" * 1000)
     assert len(values(client.get("/messages/t/c/earliest?max_bytes=1"))) == 1
     assert len(values(client.get("/messages/t/c/earliest?max_bytes=2500"))) == 2
 
 
-def test_pages_follow_their_links_to_the_end(client: FlaskClient, broker: FakeBroker) -> None:
+def test_next_links_lead_to_the_end_of_the_topic(client: FlaskClient, broker: FakeBroker) -> None:
     for partition in range(3):
         put(broker, "three", *(b"%d" % (partition * 100 + n) for n in range(17)), partition=partition)
     url, seen = "/messages/three/c/earliest?limit=4", []
     for _ in range(30):
-        answer = client.get(url)
-        seen += values(answer)
-        if not answer.json["records"]:
+        response = client.get(url)
+        seen += values(response)
+        if not response.json["records"]:
             break
-        link = urlsplit(re.fullmatch(r'<(.+)>; rel="next"', answer.headers["Link"])[1])
+        link = urlsplit(re.fullmatch(r'<(.+)>; rel="next"', response.headers["Link"])[1])
         assert "limit=4" in link.query
         url = f"{link.path}?{link.query}"
     assert sorted(seen) == sorted(partition * 100 + n for partition in range(3) for n in range(17))
-    assert answer.json["next"] == "0:17,1:17,2:17,*:earliest"
+    assert response.json["next"] == "0:17,1:17,2:17,*:earliest"
 
 
 @pytest.mark.parametrize("query", ["limit=1", "limit=2", "max_bytes=1"])
-def test_no_partition_starves(client: FlaskClient, broker: FakeBroker, query: str) -> None:
+def test_small_pages_read_all_partitions(client: FlaskClient, broker: FakeBroker, query: str) -> None:
     for partition in range(3):
         put(broker, "three", *[b"%d" % partition] * 500, partition=partition)
     position, seen = "earliest", set()
     for _ in range(60):
-        answer = client.get(f"/messages/three/c/{position}?{query}").json
-        seen |= {record["partition"] for record in answer["records"]}
-        position = answer["next"]
+        response = client.get(f"/messages/three/c/{position}?{query}").json
+        seen |= {record["partition"] for record in response["records"]}
+        position = response["next"]
     assert seen == {0, 1, 2}
 
 
-def test_link_drops_the_partition_and_keeps_the_rest(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.get("/messages/three/a%20b%2Cc/earliest?partition=1&format=text&wait=0")
-    assert answer.headers["Link"] == '<http://localhost/messages/three/a%20b,c/1:0?format=text&wait=0>; rel="next"'
+def test_next_link_omits_partition_and_keeps_other_parameters(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.get("/messages/three/a%20b%2Cc/earliest?partition=1&format=text&wait=0")
+    assert response.headers["Link"] == '<http://localhost/messages/three/a%20b,c/1:0?format=text&wait=0>; rel="next"'
 
 
 @pytest.mark.parametrize(
@@ -271,9 +275,9 @@ def test_link_drops_the_partition_and_keeps_the_rest(client: FlaskClient, broker
         },
     ],
 )
-def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
-    answer = make_client().get("/messages/t/c/earliest", headers=headers)
-    assert answer.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0,*:earliest>")
+def test_next_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
+    response = make_client().get("/messages/t/c/earliest", headers=headers)
+    assert response.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0,*:earliest>")
     strict = make_client(trusted_proxies="10.0.0.1")
     assert (
         strict.get("/messages/t/c/earliest", headers=headers).headers["Link"].startswith("<http://localhost/messages/")
@@ -287,12 +291,12 @@ def test_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["::", "a, b:c", "rest"])
-def test_a_prefix_without_a_slash_stays_a_path(client: FlaskClient, prefix: str) -> None:
+def test_forwarded_prefix_without_a_slash_becomes_a_path(client: FlaskClient, prefix: str) -> None:
     link = client.get("/messages/t/c/earliest", headers={"X-Forwarded-Prefix": prefix}).headers["Link"]
     assert link.startswith(f"<http://localhost/{prefix.rpartition(',')[2].strip()}/messages/t/c/0:0,*:earliest>")
 
 
-def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_wait_ends_when_a_message_arrives(client: FlaskClient, broker: FakeBroker) -> None:
     timer = threading.Timer(0.2, put, (broker, "three", b"1"), {"partition": 2})
     timer.start()
     started = time.monotonic()
@@ -301,23 +305,23 @@ def test_wait_ends_when_something_comes(client: FlaskClient, broker: FakeBroker)
     timer.join()
 
 
-def test_wait_ends_in_time(client: FlaskClient) -> None:
+def test_wait_ends_after_its_time(client: FlaskClient) -> None:
     started = time.monotonic()
-    answer = client.get("/messages/three/c/latest?wait=0.3")
-    assert values(answer) == []
+    response = client.get("/messages/three/c/latest?wait=0.3")
+    assert values(response) == []
     assert 0.25 < time.monotonic() - started < scaled(5)
-    assert answer.json["next"] == "0:0,1:0,2:0,*:earliest"
+    assert response.json["next"] == "0:0,1:0,2:0,*:earliest"
 
 
-def test_a_stopping_server_waits_for_nothing(client: FlaskClient) -> None:
+def test_wait_ends_when_the_server_stops(client: FlaskClient) -> None:
     lifecycle = client.application.extensions["kafka_http"]
-    threading.Timer(0.2, lifecycle.stopping).start()
+    threading.Timer(0.2, lifecycle.stop).start()
     started = time.monotonic()
     assert values(client.get("/messages/t/c/latest?wait=30")) == []
     assert time.monotonic() - started < scaled(5)
 
 
-def test_only_half_of_the_threads_wait(make_client: Any) -> None:
+def test_at_most_half_of_the_threads_wait(make_client: Any) -> None:
     application = make_client(threads=4).application
     together = threading.Barrier(6)
 
@@ -335,7 +339,7 @@ def test_only_half_of_the_threads_wait(make_client: Any) -> None:
 
 
 @pytest.mark.usefixtures("five")
-def test_ack_previous(client: FlaskClient) -> None:
+def test_ack_previous_commits_the_position_of_the_read(client: FlaskClient) -> None:
     assert values(client.get("/messages/t/c/0:2?ack=previous")) == [2, 3, 4]
     assert values(client.get("/messages/t/c/committed")) == [2, 3, 4]
     assert values(client.get("/messages/t/c/0:1?ack=previous")) == [1, 2, 3, 4]
@@ -367,10 +371,10 @@ def test_ack_previous(client: FlaskClient) -> None:
         "0:committed",
     ],
 )
-def test_malformed_positions(client: FlaskClient, offset: str) -> None:
-    answer = client.get(f"/messages/t/c/{offset}")
-    assert answer.status_code == 400
-    assert "0:42,3:17" in answer.json["error"]["message"]
+def test_malformed_position_returns_400(client: FlaskClient, offset: str) -> None:
+    response = client.get(f"/messages/t/c/{offset}")
+    assert response.status_code == 400
+    assert "0:42,3:17" in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -391,41 +395,41 @@ def test_malformed_positions(client: FlaskClient, offset: str) -> None:
         ("limt=5", "limt"),
     ],
 )
-def test_bad_parameters(client: FlaskClient, query: str, field: str) -> None:
-    answer = client.get(f"/messages/t/c/earliest?{query}")
-    assert (answer.status_code, answer.json["error"]["field"]) == (400, field)
+def test_invalid_parameter_returns_400(client: FlaskClient, query: str, field: str) -> None:
+    response = client.get(f"/messages/t/c/earliest?{query}")
+    assert (response.status_code, response.json["error"]["field"]) == (400, field)
 
 
 @pytest.mark.parametrize("offset", ["0:0", "0:0,1:0", "*:earliest", "0:latest"])
-def test_partition_beside_a_position_that_names_them(client: FlaskClient, offset: str) -> None:
-    answer = client.get(f"/messages/three/c/{offset}?partition=0")
-    assert (answer.status_code, answer.json["error"]["field"]) == (400, "partition")
+def test_partition_with_a_position_of_partitions_returns_400(client: FlaskClient, offset: str) -> None:
+    response = client.get(f"/messages/three/c/{offset}?partition=0")
+    assert (response.status_code, response.json["error"]["field"]) == (400, "partition")
 
 
-def test_partition_goes_with_a_time(client: FlaskClient) -> None:
+def test_partition_with_a_time_is_accepted(client: FlaskClient) -> None:
     assert client.get("/messages/three/c/@2026-11-21T10:00:00Z?partition=0").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["nope/c/earliest", "nope/c/0:5", "nope/c/committed", "nope/c/-5", "nope/c/@5"])
-def test_unknown_topic(client: FlaskClient, broker: FakeBroker, path: str) -> None:
-    answer = client.get(f"/messages/{path}")
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40401)
+def test_read_of_an_unknown_topic_returns_404(client: FlaskClient, broker: FakeBroker, path: str) -> None:
+    response = client.get(f"/messages/{path}")
+    assert (response.status_code, response.json["error"]["code"]) == (404, 40401)
     assert broker.log.topics() == ["t", "three"]
 
 
 @pytest.mark.parametrize(
     "path", ["three/c/3:0", "three/c/earliest?partition=3", "three/c/3:latest", "three/c/3:latest,*:earliest"]
 )
-def test_unknown_partition(client: FlaskClient, path: str) -> None:
-    answer = client.get(f"/messages/{path}")
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 40402)
+def test_read_of_an_unknown_partition_returns_404(client: FlaskClient, path: str) -> None:
+    response = client.get(f"/messages/{path}")
+    assert (response.status_code, response.json["error"]["code"]) == (404, 40402)
 
 
-def test_an_offset_that_the_log_does_not_have(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_of_an_offset_out_of_range_returns_416(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "three", b"1", b"2", partition=1)
-    answer = client.get("/messages/three/c/1")
-    assert (answer.status_code, answer.json["error"]["code"]) == (416, 416)
-    assert answer.json["error"]["partitions"] == [
+    response = client.get("/messages/three/c/1")
+    assert (response.status_code, response.json["error"]["code"]) == (416, 416)
+    assert response.json["error"]["partitions"] == [
         {"partition": 0, "offset": 1, "earliest": 0, "latest": 0},
         {"partition": 2, "offset": 1, "earliest": 0, "latest": 0},
     ]
@@ -439,22 +443,22 @@ def test_an_offset_that_the_log_does_not_have(client: FlaskClient, broker: FakeB
         "application/vnd.kafka.nope.v2+json",
     ],
 )
-def test_not_acceptable(client: FlaskClient, accept: str) -> None:
-    answer = client.get("/messages/t/c/earliest", headers={"Accept": accept})
-    assert (answer.status_code, answer.json["error"]["code"]) == (406, 406)
-    assert "application/octet-stream" in answer.json["error"]["message"]
+def test_unsupported_accept_returns_406(client: FlaskClient, accept: str) -> None:
+    response = client.get("/messages/t/c/earliest", headers={"Accept": accept})
+    assert (response.status_code, response.json["error"]["code"]) == (406, 406)
+    assert "application/octet-stream" in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html,*/*;q=0.8", "application/json;q=0.5", None])
-def test_json_is_the_default(client: FlaskClient, accept: str | None) -> None:
-    answer = client.get("/messages/t/c/earliest", headers={"Accept": accept} if accept else {})
-    assert answer.content_type == "application/json"
+def test_page_is_json_by_default(client: FlaskClient, accept: str | None) -> None:
+    response = client.get("/messages/t/c/earliest", headers={"Accept": accept} if accept else {})
+    assert response.content_type == "application/json"
 
 
 OCTETS = {"Accept": "application/octet-stream"}
 
 
-def test_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> None:
+def test_raw_read_returns_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> None:
     headers = [
         ("Trace-Id", b"abc"),
         ("raw", b"\xff"),
@@ -466,10 +470,10 @@ def test_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> N
         ("sp", b" x"),
     ]
     put(broker, "t", b"\x00\xff", b"second", key=b"k", timestamp=NOON, headers=headers)
-    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
-    assert (answer.status_code, answer.data) == (200, b"\x00\xff")
-    assert answer.content_type == "application/octet-stream"
-    got = answer.headers
+    response = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (response.status_code, response.data) == (200, b"\x00\xff")
+    assert response.content_type == "application/octet-stream"
+    got = response.headers
     assert (got["Kafka-Partition"], got["Kafka-Offset"], got["Kafka-Timestamp"], got["Kafka-Key"]) == (
         "0",
         "0",
@@ -484,26 +488,26 @@ def test_one_message_byte_for_byte(client: FlaskClient, broker: FakeBroker) -> N
     assert "Kafka-Tombstone" not in got
 
 
-def test_raw_tombstone_and_key(client: FlaskClient, broker: FakeBroker) -> None:
+def test_raw_read_of_a_tombstone_has_its_key(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", None, key="é".encode())
-    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
-    assert (answer.status_code, answer.data, answer.headers["Kafka-Tombstone"]) == (200, b"", "true")
-    assert answer.headers["Kafka-Key-Base64"] == base64.b64encode("é".encode()).decode()
+    response = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (response.status_code, response.data, response.headers["Kafka-Tombstone"]) == (200, b"", "true")
+    assert response.headers["Kafka-Key-Base64"] == base64.b64encode("é".encode()).decode()
 
 
-def test_no_raw_message(client: FlaskClient) -> None:
-    answer = client.get("/messages/t/c/earliest", headers=OCTETS)
-    assert (answer.status_code, answer.data) == (204, b"")
-    assert answer.headers["Kafka-Next"] == "0:0,*:earliest"
-    assert "Kafka-Ack" not in answer.headers
+def test_raw_read_without_a_message_returns_204(client: FlaskClient) -> None:
+    response = client.get("/messages/t/c/earliest", headers=OCTETS)
+    assert (response.status_code, response.data) == (204, b"")
+    assert response.headers["Kafka-Next"] == "0:0,*:earliest"
+    assert "Kafka-Ack" not in response.headers
 
 
-def test_v2_array(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_as_v2_json_returns_an_array(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b'{"a": 1.0}', key=b'"k"', timestamp=NOON, headers=[("h", b"x")])
     put(broker, "t", b"no json", None, key=b"k")
-    answer = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.json.v2+json"})
-    assert answer.content_type == "application/vnd.kafka.json.v2+json"
-    first, second, third = answer.json
+    response = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.json.v2+json"})
+    assert response.content_type == "application/vnd.kafka.json.v2+json"
+    first, second, third = response.json
     assert first == {
         "topic": "t",
         "key": "k",
@@ -515,39 +519,39 @@ def test_v2_array(client: FlaskClient, broker: FakeBroker) -> None:
     }
     assert (second["key"], second["value"], second["error"]["error_code"]) == ("aw==", "bm8ganNvbg==", 40801)
     assert (third["value"], third["error"]["error_code"]) == (None, 40801)
-    assert (answer.headers["Kafka-Next"], answer.headers["Kafka-Ack"]) == ("0:3,*:earliest", "0:2")
+    assert (response.headers["Kafka-Next"], response.headers["Kafka-Ack"]) == ("0:3,*:earliest", "0:2")
 
 
-def test_v2_binary_array(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_as_v2_binary_returns_an_array(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"\xff", None)
-    answer = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.binary.v2+json"})
-    assert [(each["key"], each["value"]) for each in answer.json] == [(None, "/w=="), (None, None)]
+    response = client.get("/messages/t/c/earliest", headers={"Accept": "application/vnd.kafka.binary.v2+json"})
+    assert [(each["key"], each["value"]) for each in response.json] == [(None, "/w=="), (None, None)]
 
 
-def test_head_is_not_allowed_on_a_read(client: FlaskClient) -> None:
-    answer = client.head("/messages/t/c/earliest")
-    assert answer.status_code == 405
-    assert "GET" in answer.headers["Allow"]
+def test_head_of_a_read_returns_405(client: FlaskClient) -> None:
+    response = client.head("/messages/t/c/earliest")
+    assert response.status_code == 405
+    assert "GET" in response.headers["Allow"]
 
 
 @pytest.mark.parametrize("consumer", ["x" * 250, "a%00b", "a%0Ab", ".", ".."])
-def test_illegal_consumer_names(client: FlaskClient, consumer: str) -> None:
+def test_invalid_consumer_name_returns_400(client: FlaskClient, consumer: str) -> None:
     for call in (client.get, client.delete, client.put):
         assert call(f"/messages/t/{consumer}/0").status_code == 400
     assert client.get(f"/messages/t/{consumer}").status_code == 400
     assert client.delete(f"/messages/t/{consumer}").status_code == 400
 
 
-def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     for path in ("t/c/earliest", "t/c/0:0", "t/c/committed", "t/c", "t", ""):
-        answer = client.get(f"/messages/{path}")
-        assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
-        assert "Retry-After" in answer.headers
+        response = client.get(f"/messages/{path}")
+        assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
+        assert "Retry-After" in response.headers
 
 
-def test_next_of_all_partitions_brings_those_that_are_added_later(client: FlaskClient, broker: FakeBroker) -> None:
-    """Whoever followed `next` never saw them."""
+def test_next_of_all_partitions_includes_partitions_added_later(client: FlaskClient, broker: FakeBroker) -> None:
+    """A client that followed `next` never saw them."""
     page = client.get("/messages/three/c/latest").json
     assert page["next"] == "0:0,1:0,2:0,*:earliest"
     broker.add_partitions("three")
@@ -568,14 +572,14 @@ def test_ack_previous_with_the_next_of_all_partitions(client: FlaskClient, broke
 
 
 @pytest.mark.parametrize("offset", ["0:0,1:0", "earliest?partition=0,1", "0?partition=0,1"])
-def test_next_of_named_partitions_names_them_alone(client: FlaskClient, offset: str) -> None:
-    answer = client.get(f"/messages/three/c/{offset}")
-    assert answer.json["next"] == "0:0,1:0"
-    assert answer.headers["Link"].startswith("<http://localhost/messages/three/c/0:0,1:0>")
+def test_next_of_named_partitions_contains_only_these(client: FlaskClient, offset: str) -> None:
+    response = client.get(f"/messages/three/c/{offset}")
+    assert response.json["next"] == "0:0,1:0"
+    assert response.headers["Link"].startswith("<http://localhost/messages/three/c/0:0,1:0>")
 
 
-def test_last_messages_are_so_many_whatever_lies_between(client: FlaskClient, broker: FakeBroker) -> None:
-    """On a transactional topic the last offset is a control record: `-1` was always empty."""
+def test_last_messages_skip_offsets_without_records(client: FlaskClient, broker: FakeBroker) -> None:
+    """On a transactional topic the last offset is a control record, so `-1` was always empty."""
     for number in range(5):
         put(broker, "t", b"%d" % number)
         broker.pass_over("t", count=3)
@@ -587,19 +591,19 @@ def test_last_messages_are_so_many_whatever_lies_between(client: FlaskClient, br
 @pytest.mark.usefixtures("five")
 @pytest.mark.parametrize("offset", ["1", "0:1", "0:1,*:earliest", "0:9", "9?partition=0"])
 @pytest.mark.parametrize(("reset", "expected"), [("earliest", [3, 4]), ("latest", [])])
-def test_reset_holds_for_every_position(
+def test_reset_applies_to_every_position(
     client: FlaskClient, broker: FakeBroker, offset: str, reset: str, expected: list[int]
 ) -> None:
     broker.delete_before("t", 0, 3)
     path = f"/messages/t/c/{offset}"
     assert client.get(path).status_code == 416
-    answer = client.get(f"{path}{'&' if '?' in path else '?'}reset={reset}")
-    assert values(answer) == expected
-    assert answer.json["next"].startswith("0:5")
+    response = client.get(f"{path}{'&' if '?' in path else '?'}reset={reset}")
+    assert values(response) == expected
+    assert response.json["next"].startswith("0:5")
 
 
 @pytest.mark.parametrize("offset", ["0:1,1:1", "0:9,1:1"])
-def test_ack_previous_with_reset_acknowledges_where_the_log_has_the_position(
+def test_ack_previous_with_reset_commits_only_offsets_of_the_log(
     client: FlaskClient, broker: FakeBroker, offset: str
 ) -> None:
     put(broker, "three", *[b"0"] * 5, partition=0)
@@ -611,7 +615,7 @@ def test_ack_previous_with_reset_acknowledges_where_the_log_has_the_position(
     assert broker.committed("c", "three", [0, 1]) == {1: 1}
 
 
-def test_wait_ends_when_something_comes_in_a_partition_that_is_added(client: FlaskClient, broker: FakeBroker) -> None:
+def test_wait_ends_when_a_message_arrives_in_a_new_partition(client: FlaskClient, broker: FakeBroker) -> None:
     def add() -> None:
         broker.add_partitions("three")
         put(broker, "three", b"1", partition=3)
@@ -619,8 +623,8 @@ def test_wait_ends_when_something_comes_in_a_partition_that_is_added(client: Fla
     timer = threading.Timer(0.2, add)
     timer.start()
     started = time.monotonic()
-    answer = client.get("/messages/three/c/0:0,*:latest?wait=30")
+    response = client.get("/messages/three/c/0:0,*:latest?wait=30")
     timer.join()
-    assert values(answer) == [1]
+    assert values(response) == [1]
     assert time.monotonic() - started < 10
-    assert answer.json["next"] == "0:0,1:0,2:0,3:1,*:earliest"
+    assert response.json["next"] == "0:0,1:0,2:0,3:1,*:earliest"

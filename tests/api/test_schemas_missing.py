@@ -1,4 +1,4 @@
-"""The formats with schemas where their packages, or the registry, are missing."""
+"""Formats with schemas if their packages or the registry are missing."""
 
 import sys
 
@@ -14,7 +14,7 @@ BODY = b'{"records": [{"value": 1}]}'
 
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the extra were not installed."""
+    """Simulate that the extra is not installed."""
     for name in [each for each in sys.modules if each.startswith("kafka_http.schemas.")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("fastavro", "google.protobuf", "jsonschema_rs", "urllib3"):
@@ -27,27 +27,27 @@ def client(without_packages: None, make_client: ClientFactory) -> FlaskClient:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_the_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) -> None:
+def test_missing_extra_is_named_in_both_dialects(client: FlaskClient, format_: str) -> None:
     media_type = f"application/vnd.kafka.{format_}.v2+json"
     says = "pip install '.[schemas]'"
 
     status, code, message = error(client.post("/topics/t", data=BODY, content_type=media_type))
     assert (status, code) == (415, 415)
     assert says in message
-    for answer in (
+    for response in (
         client.post("/messages/t", data=BODY, content_type=media_type),
         client.post(f"/messages/t?format={format_}", data=b"[1]", content_type="application/json"),
         client.get(f"/messages/t/me/earliest?format={format_}"),
     ):
-        assert answer.status_code == 415
-        assert says in answer.json["error"]["message"]
-        assert answer.json["error"]["formats"] == ["binary", "json", "text"]
+        assert response.status_code == 415
+        assert says in response.json["error"]["message"]
+        assert response.json["error"]["formats"] == ["binary", "json", "text"]
     status, code, message = error(client.post("/consumers/g", json={"format": format_}))
     assert (status, code) == (422, 42204)
     assert says in message
 
 
-def test_everything_else_works(client: FlaskClient) -> None:
+def test_other_formats_work_without_the_extra(client: FlaskClient) -> None:
     assert client.post("/topics/t", data=BODY).status_code == 200
     assert client.post("/messages/t", json={"records": [{"value": "x", "format": "text"}]}).status_code == 200
     page = client.get("/messages/t/me/earliest").json
@@ -55,7 +55,7 @@ def test_everything_else_works(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_without_a_registry_its_setting_is_named(make_client: ClientFactory, format_: str) -> None:
+def test_missing_registry_setting_is_named(make_client: ClientFactory, format_: str) -> None:
     media_type = f"application/vnd.kafka.{format_}.v2+json"
 
     status, code, message = error(make_client().post("/topics/t", data=BODY, content_type=media_type))

@@ -1,4 +1,4 @@
-"""Reading what was written with a schema: the id in the record decides, in both dialects."""
+"""Reading records with schemas in both dialects. The schema id in the record decides."""
 
 import struct
 from collections.abc import Iterator
@@ -38,12 +38,12 @@ def write(broker: FakeBroker, value: bytes | None, key: bytes | None = None) -> 
 
 
 def read(client: FlaskClient, **query: str) -> Any:
-    answer = client.get("/messages/t/me/earliest", query_string=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json["records"]
+    response = client.get("/messages/t/me/earliest", query_string=query)
+    assert response.status_code == 200, response.text
+    return response.json["records"]
 
 
-def test_a_page_of_the_messages_dialect(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_page_decodes_records_with_schemas(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
     write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
     write(broker, avro(registry, '"bytes"', "ÿ"))
     write(broker, None)
@@ -55,7 +55,9 @@ def test_a_page_of_the_messages_dialect(client: FlaskClient, broker: FakeBroker,
     assert (third["value"], third["format"]) == (None, None)
 
 
-def test_without_a_format_they_are_bytes(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_records_with_schemas_without_a_format_are_bytes(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
     write(broker, avro(registry, '"bytes"', "ÿ"), b"key")
 
     (record,) = read(client)
@@ -64,7 +66,7 @@ def test_without_a_format_they_are_bytes(client: FlaskClient, broker: FakeBroker
     assert "key_format" not in record
 
 
-def test_the_array_of_the_v2_api(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_v2_array_decodes_records_with_schemas(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
     write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
 
     (by_consumer,) = Consumer(client, format="avro").assigned().records()
@@ -74,7 +76,7 @@ def test_the_array_of_the_v2_api(client: FlaskClient, broker: FakeBroker, regist
     assert by_messages == by_consumer
 
 
-def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
+def test_record_that_cannot_be_decoded_has_an_error(
     client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
 ) -> None:
     unknown = struct.pack(">bI", 0, 99) + b"\x02"
@@ -97,7 +99,7 @@ def test_what_cannot_be_read_comes_with_an_error_and_the_rest_follows(
     assert len([each for each in registry.asked if each.endswith("/99")]) == 1
 
 
-def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClient, broker: FakeBroker) -> None:
+def test_key_that_cannot_be_decoded_is_shown_without_format(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", b"plain")
     write(broker, b"1", b"\xff")
 
@@ -107,7 +109,7 @@ def test_a_key_that_its_format_cannot_read_is_shown_as_without(client: FlaskClie
     assert (binary["key"], binary["key_format"]) == ("/w==", "binary")
 
 
-def test_a_key_that_reads_as_null_is_no_missing_key(client: FlaskClient, broker: FakeBroker) -> None:
+def test_key_that_decodes_to_null_is_not_a_missing_key(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", b"null")
 
     (record,) = read(client, key_format="json")
@@ -115,17 +117,17 @@ def test_a_key_that_reads_as_null_is_no_missing_key(client: FlaskClient, broker:
     assert record["key"] == "null"
 
 
-def test_a_registry_that_is_away_is_an_error_of_the_answer_and_nothing_is_skipped(
+def test_read_while_registry_is_down_returns_an_error(
     client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
 ) -> None:
     write(broker, avro(registry, POINT, X5))
     consumer = Consumer(client, format="avro").assigned()
     registry.answer = (503, b"", {})
 
-    answer = client.get("/messages/t/me/earliest?format=avro")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
-    assert answer.headers["Retry-After"]
-    assert registry.url in answer.json["error"]["message"]
+    response = client.get("/messages/t/me/earliest?format=avro")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 503)
+    assert response.headers["Retry-After"]
+    assert registry.url in response.json["error"]["message"]
     status, code, _ = error(client.get(f"{consumer.path}/records"))
     assert (status, code) == (503, 503)
 
@@ -135,17 +137,19 @@ def test_a_registry_that_is_away_is_an_error_of_the_answer_and_nothing_is_skippe
     assert read(client, format="avro")[0]["value"] == X5
 
 
-def test_without_a_registry_the_setting_is_named(make_client: ClientFactory) -> None:
+def test_missing_registry_setting_is_named_in_a_read(make_client: ClientFactory) -> None:
     client = make_client()
 
     for query in ("format=avro", "key_format=avro"):
-        answer = client.get(f"/messages/t/me/earliest?{query}")
-        assert answer.status_code == 415
-        assert "schema_registry.url" in answer.json["error"]["message"]
-        assert "avro" not in answer.json["error"]["formats"]
+        response = client.get(f"/messages/t/me/earliest?{query}")
+        assert response.status_code == 415
+        assert "schema_registry.url" in response.json["error"]["message"]
+        assert "avro" not in response.json["error"]["formats"]
 
 
-def test_a_topic_has_formats_of_its_own(make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry) -> None:
+def test_formats_of_the_topic_settings_are_used_in_a_read(
+    make_client: ClientFactory, broker: FakeBroker, registry: FakeRegistry
+) -> None:
     topics = {"t.*": {"value": "avro", "key": "text"}, ".*": {"value": "binary"}}
     client = make_client(schema_registry={"url": registry.url}, topics=topics)
     write(broker, avro(registry, POINT, X5), b"anna")

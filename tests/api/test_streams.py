@@ -1,4 +1,4 @@
-"""GET /messages/<topic>/<consumer>/<offset> as server-sent events and as NDJSON without end."""
+"""GET /messages/<topic>/<consumer>/<offset>: streams of server-sent events and NDJSON."""
 
 import json
 import threading
@@ -28,13 +28,13 @@ def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 
 
 
 class Open:
-    """A stream that is being read."""
+    """An open stream."""
 
     def __init__(self, client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answer: TestResponse = client.get(path, headers={"Accept": accept, **named})
-        assert self.answer.status_code == 200, self.answer.text
-        self._chunks: Iterator[bytes] = self.answer.iter_encoded()
+        self.response: TestResponse = client.get(path, headers={"Accept": accept, **named})
+        assert self.response.status_code == 200, self.response.text
+        self._chunks: Iterator[bytes] = self.response.iter_encoded()
         self.parser = EventParser()
         self.bytes = b""
         self._events: list[Event] = []
@@ -42,7 +42,7 @@ class Open:
         assert self.read()
 
     def close(self) -> None:
-        self.answer.close()
+        self.response.close()
 
     def read(self) -> bool:
         """Take one more chunk; false at the end."""
@@ -91,8 +91,8 @@ def stream(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str)
 
 def status(client: FlaskClient, path: str, accept: str = EVENTS, **headers: str) -> int:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(client.get(path, headers={"Accept": accept, **named})) as answer:
-        return answer.status_code
+    with closing(client.get(path, headers={"Accept": accept, **named})) as response:
+        return response.status_code
 
 
 @pytest.fixture
@@ -101,11 +101,11 @@ def five(broker: FakeBroker) -> None:
 
 
 @pytest.mark.usefixtures("five")
-def test_events(client: FlaskClient, broker: FakeBroker) -> None:
+def test_event_stream_sends_events(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/2") as events:
-        assert events.answer.content_type == EVENTS
-        assert events.answer.headers["X-Accel-Buffering"] == "no"
-        assert events.answer.headers["Cache-Control"] == "no-store"
+        assert events.response.content_type == EVENTS
+        assert events.response.headers["X-Accel-Buffering"] == "no"
+        assert events.response.headers["Cache-Control"] == "no-store"
         assert events.bytes.startswith(b"id: 0:2,*:earliest\n\n")
         assert events.parser.ids[0] == "0:2,*:earliest"
         put(broker, "t", b'{"a":\r\n 1}', key=b"k", timestamp=7, headers=(("h", b"v"),))
@@ -115,7 +115,7 @@ def test_events(client: FlaskClient, broker: FakeBroker) -> None:
 
 
 @pytest.mark.usefixtures("five")
-def test_a_record_is_shown_as_in_a_page(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_record_is_shown_as_in_a_page(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b'{"a":\r\n 1}', b"\xff", b"text", None, key=b"\xfe", headers=(("h", b"v"), ("n", None)))
     page = client.get("/messages/t/me/earliest").json
     with stream(client, "/messages/t/me/earliest?until=end") as events:
@@ -127,9 +127,9 @@ def test_a_record_is_shown_as_in_a_page(client: FlaskClient, broker: FakeBroker)
 
 
 @pytest.mark.usefixtures("five")
-def test_lines(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ndjson_stream_sends_lines(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/4", NDJSON) as lines:
-        assert lines.answer.content_type == NDJSON
+        assert lines.response.content_type == NDJSON
         lines.until(lambda: b'"offset":4' in lines.bytes)
         put(broker, "t", b"[\n]")
         lines.until(lambda: b'"offset":5' in lines.bytes)
@@ -138,14 +138,14 @@ def test_lines(client: FlaskClient, broker: FakeBroker) -> None:
 
 @pytest.mark.parametrize(("accept", "sign"), [(EVENTS, b"id: 0:5,*:earliest\n\n"), (NDJSON, b"\n")])
 @pytest.mark.usefixtures("five")
-def test_a_sign_of_life(make_client: ClientFactory, accept: str, sign: bytes) -> None:
+def test_idle_stream_sends_a_keepalive(make_client: ClientFactory, accept: str, sign: bytes) -> None:
     with stream(make_client(stream_keepalive=0.2), "/messages/t/me/latest", accept) as silent:
         silent.until(lambda: len(silent.bytes) >= 3 * len(sign), 5)
         assert silent.bytes == sign * (len(silent.bytes) // len(sign))
 
 
 @pytest.mark.usefixtures("five")
-def test_a_stream_goes_on_from_the_last_id(client: FlaskClient) -> None:
+def test_stream_continues_from_last_event_id(client: FlaskClient) -> None:
     with stream(client, "/messages/t/me/earliest") as events:
         assert events.values(3)[:3] == [0, 1, 2]
     with stream(client, "/messages/t/me/earliest?partition=0", Last_Event_ID="0:3") as events:
@@ -155,7 +155,7 @@ def test_a_stream_goes_on_from_the_last_id(client: FlaskClient) -> None:
         assert [each["value"] for each in lines.lines()] == [3, 4]
 
 
-def test_an_id_names_every_partition_asked_for(client: FlaskClient, broker: FakeBroker) -> None:
+def test_event_id_contains_all_requested_partitions(client: FlaskClient, broker: FakeBroker) -> None:
     for partition in range(3):
         put(broker, "three", b"%d" % partition, partition=partition)
     with stream(client, "/messages/three/me/earliest?until=end") as events:
@@ -169,7 +169,7 @@ def test_an_id_names_every_partition_asked_for(client: FlaskClient, broker: Fake
         assert events.parser.ids[0] == "1:0,2:0"
 
 
-def test_a_position_behind_what_has_no_records(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_position_skips_offsets_without_records(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/earliest") as events:
         broker.pass_over("t", count=3)
         put(broker, "t", b"1")
@@ -183,7 +183,7 @@ def test_a_position_behind_what_has_no_records(client: FlaskClient, broker: Fake
     ("query", "count"),
     [("limit=3", 3), ("limit=5", 5), ("max_bytes=2", 2), ("max_bytes=5&limit=9", 5), ("until=end", 5)],
 )
-def test_a_stream_with_an_end(client: FlaskClient, accept: str, query: str, count: int) -> None:
+def test_stream_until_end_ends(client: FlaskClient, accept: str, query: str, count: int) -> None:
     with stream(client, f"/messages/t/me/earliest?{query}", accept) as ends:
         if accept == NDJSON:
             assert [each["value"] for each in ends.lines()] == list(range(count))
@@ -195,13 +195,13 @@ def test_a_stream_with_an_end(client: FlaskClient, accept: str, query: str, coun
     assert status(client, f"/messages/t/me/earliest?{query}", accept, Last_Event_ID=last) == 204
 
 
-def test_max_bytes_brings_one_message_whatever_it_says(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_with_small_max_bytes_sends_one_message(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"12345", b"6")
     with stream(client, "/messages/t/me/earliest?max_bytes=3", NDJSON) as lines:
         assert [each["value"] for each in lines.lines()] == [12345]
 
 
-def test_a_limit_is_kept_at_the_tail(client: FlaskClient, broker: FakeBroker) -> None:
+def test_limit_applies_at_the_end_of_the_log(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/earliest?limit=3") as events:
         put(broker, "t", b"0", b"1")
         assert events.values(2) == [0, 1]
@@ -210,14 +210,14 @@ def test_a_limit_is_kept_at_the_tail(client: FlaskClient, broker: FakeBroker) ->
 
 
 @pytest.mark.usefixtures("five")
-def test_the_end_is_that_of_the_start(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_until_end_ends_where_the_log_ended_at_start(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", *(b"%d" % number for number in range(5, 3000)))
     with stream(client, "/messages/t/me/earliest?until=end", NDJSON) as lines:
         put(broker, "t", *(b"x" for _ in range(3000)))
         assert [each["value"] for each in lines.lines()] == list(range(3000))
 
 
-def test_an_empty_topic_has_its_end(client: FlaskClient) -> None:
+def test_stream_of_an_empty_topic_until_end_ends(client: FlaskClient) -> None:
     with stream(client, "/messages/three/me/earliest?until=end") as events:
         assert [each.type for each in events.rest()] == ["end"]
     with stream(client, "/messages/three/me/earliest?until=end", NDJSON) as lines:
@@ -225,7 +225,7 @@ def test_an_empty_topic_has_its_end(client: FlaskClient) -> None:
 
 
 @pytest.mark.usefixtures("five")
-def test_who_comes_back_at_the_end_gets_nothing(client: FlaskClient, broker: FakeBroker) -> None:
+def test_reconnect_after_the_end_returns_204(client: FlaskClient, broker: FakeBroker) -> None:
     path = "/messages/t/me/earliest?until=end"
     assert status(client, path, Last_Event_ID="0:5") == 204
     put(broker, "t", b"5")
@@ -235,7 +235,7 @@ def test_who_comes_back_at_the_end_gets_nothing(client: FlaskClient, broker: Fak
 
 
 @pytest.mark.usefixtures("five")
-def test_opening_acknowledges_what_is_before_its_position(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_with_ack_previous_commits_its_position(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/1?ack=previous") as events:
         assert events.values(4) == [1, 2, 3, 4]
         assert broker.committed("me", "t", [0]) == {0: 1}
@@ -248,7 +248,7 @@ def test_opening_acknowledges_what_is_before_its_position(client: FlaskClient, b
 
 
 @pytest.mark.usefixtures("five")
-def test_a_committed_position_that_is_gone(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_from_a_committed_offset_that_retention_removed(client: FlaskClient, broker: FakeBroker) -> None:
     broker.commit("me", "t", {0: 1})
     broker.delete_before("t", 0, 3)
     with stream(client, "/messages/t/me/committed?until=end") as events:
@@ -278,27 +278,27 @@ def test_a_committed_position_that_is_gone(client: FlaskClient, broker: FakeBrok
         ("/messages/t/me/earliest", {"Last_Event_ID": "0:9"}, 416),
     ],
 )
-def test_what_is_wrong_before_the_first_record_is_a_status(
+def test_error_before_the_first_record_has_its_status(
     client: FlaskClient, accept: str, path: str, headers: dict[str, str], expected: int
 ) -> None:
     assert status(client, path, accept, **headers) == expected
 
 
-def test_a_page_has_no_end(client: FlaskClient) -> None:
+def test_until_parameter_of_a_page_returns_400(client: FlaskClient) -> None:
     assert client.get("/messages/t/me/earliest?until=end").status_code == 400
 
 
-def test_head_reads_nothing(client: FlaskClient) -> None:
+def test_head_of_a_stream_returns_405(client: FlaskClient) -> None:
     assert client.head("/messages/t/me/earliest", headers={"Accept": EVENTS}).status_code == 405
 
 
-def test_a_broker_that_is_away_is_a_status(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
-    answer = client.get("/messages/t/me/earliest", headers={"Accept": EVENTS})
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    response = client.get("/messages/t/me/earliest", headers={"Accept": EVENTS})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
 
 
-def test_a_broker_that_is_away_for_a_while_is_waited_for(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_continues_after_the_broker_was_down(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/earliest") as events:
         put(broker, "t", b"1")
         assert events.values(1) == [1]
@@ -310,7 +310,7 @@ def test_a_broker_that_is_away_for_a_while_is_waited_for(client: FlaskClient, br
 
 
 @pytest.mark.usefixtures("five")
-def test_a_later_error_is_what_comes_last(client: FlaskClient, broker: FakeBroker) -> None:
+def test_error_during_a_stream_is_its_last_event(client: FlaskClient, broker: FakeBroker) -> None:
     path = "/messages/t/me/earliest"
     with stream(client, path) as events, stream(client, path, NDJSON) as lines:
         assert events.values(5) == [0, 1, 2, 3, 4]
@@ -322,7 +322,7 @@ def test_a_later_error_is_what_comes_last(client: FlaskClient, broker: FakeBroke
     assert events.parser.last_id == "*:earliest", "its offsets are none of a later topic of that name"
 
 
-def test_a_value_that_its_format_cannot_read_is_an_error_of_its_own(client: FlaskClient, broker: FakeBroker) -> None:
+def test_value_that_cannot_be_decoded_is_an_error_in_its_event(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"{", b"1")
     with stream(client, "/messages/t/me/earliest?format=json&until=end", NDJSON) as lines:
         first, second = lines.lines()
@@ -331,10 +331,10 @@ def test_a_value_that_its_format_cannot_read_is_an_error_of_its_own(client: Flas
 
 
 @pytest.mark.usefixtures("five")
-def test_a_server_that_stops_says_come_back(client: FlaskClient) -> None:
+def test_stopping_server_sends_retry(client: FlaskClient) -> None:
     with stream(client, "/messages/t/me/3") as events, stream(client, "/messages/t/me/latest", NDJSON) as lines:
         assert events.values(2) == [3, 4]
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         began = time.monotonic()
         assert events.rest() == []
         assert time.monotonic() - began < scaled(1)
@@ -343,13 +343,13 @@ def test_a_server_that_stops_says_come_back(client: FlaskClient) -> None:
         assert [(each["error"]["code"], each["next"]) for each in lines.lines()] == [(503, "0:5,*:earliest")]
 
 
-def test_there_are_so_many_streams(make_client: ClientFactory) -> None:
+def test_streams_over_max_streams_return_503(make_client: ClientFactory) -> None:
     client = make_client(max_streams=2)
     with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest", NDJSON):
-        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
-        assert (answer.status_code, answer.json["error"]["code"]) == (503, 503)
-        assert answer.headers["Retry-After"] == "1"
-        assert "max_streams" in answer.json["error"]["message"]
+        response = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (response.status_code, response.json["error"]["code"]) == (503, 503)
+        assert response.headers["Retry-After"] == "1"
+        assert "max_streams" in response.json["error"]["message"]
     with stream(client, "/messages/t/me/latest"):
         pass
     assert status(client, "/messages/nope/me/latest") == 404
@@ -357,18 +357,18 @@ def test_there_are_so_many_streams(make_client: ClientFactory) -> None:
         assert status(client, "/messages/t/me/latest") == 503
 
 
-def test_streams_that_hold_threads_leave_half_of_them(make_client: ClientFactory) -> None:
+def test_streams_hold_at_most_half_of_the_threads(make_client: ClientFactory) -> None:
     client = make_client(threads=4)
     with stream(client, "/messages/t/me/latest"), stream(client, "/messages/t/me/latest"):
-        answer = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
-        assert (answer.status_code, "threads" in answer.json["error"]["message"]) == (503, True)
+        response = client.get("/messages/t/me/latest", headers={"Accept": EVENTS})
+        assert (response.status_code, "threads" in response.json["error"]["message"]) == (503, True)
         assert status(client, "/messages/t/me/latest?until=end") == 200
         assert client.get("/messages/t/me/latest?wait=5").status_code == 200
     with stream(client, "/messages/t/me/latest"):
         pass
 
 
-def test_many_forms_of_one_tail(client: FlaskClient, broker: FakeBroker) -> None:
+def test_streams_of_different_formats_share_one_follower(client: FlaskClient, broker: FakeBroker) -> None:
     paths = ["/messages/t/me/latest", "/messages/t/me/latest?format=binary", "/messages/t/me/latest?format=text"]
     opened = [Open(client, path) for path in (*paths, *paths)]
     for number in range(3):
@@ -379,7 +379,7 @@ def test_many_forms_of_one_tail(client: FlaskClient, broker: FakeBroker) -> None
         each.close()
 
 
-def test_who_falls_behind_at_the_tail_reads_from_the_log(client: FlaskClient, broker: FakeBroker) -> None:
+def test_slow_stream_falls_back_to_reading_the_log(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("large", limit=2 << 20)
     size = 500_000
     count = 4 * RING_BYTES // size
@@ -390,7 +390,7 @@ def test_who_falls_behind_at_the_tail_reads_from_the_log(client: FlaskClient, br
         assert [int(each.split(" ")[0]) for each in slow.values(count)] == list(range(count))
 
 
-def test_nothing_is_lost_or_comes_twice_wherever_a_stream_begins(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_from_any_position_has_no_loss_and_no_duplicates(client: FlaskClient, broker: FakeBroker) -> None:
     count, done = 600, threading.Event()
 
     def publish() -> None:
@@ -415,8 +415,8 @@ def test_nothing_is_lost_or_comes_twice_wherever_a_stream_begins(client: FlaskCl
         publisher.result()
 
 
-def test_stream_of_all_partitions_brings_those_that_are_added(make_client: ClientFactory, broker: FakeBroker) -> None:
-    """Though it is at the end of the log, whatever others follow there."""
+def test_stream_of_all_partitions_includes_new_partitions(make_client: ClientFactory, broker: FakeBroker) -> None:
+    """Also if the stream follows the end of the log together with others."""
     client = make_client(stream_keepalive=0.4)
     path = "/messages/three/me/earliest"
     with (
@@ -445,7 +445,7 @@ def test_stream_of_all_partitions_brings_those_that_are_added(make_client: Clien
         assert named.parser.last_id == "0:1,1:1,2:0"
 
 
-def test_stream_goes_on_from_an_id_of_all_partitions(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_continues_from_an_id_of_all_partitions(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "three", b"0", b"1", partition=0)
     broker.add_partitions("three")
     put(broker, "three", b"3", partition=3)
@@ -459,10 +459,8 @@ def test_stream_goes_on_from_an_id_of_all_partitions(client: FlaskClient, broker
 
 @pytest.mark.usefixtures("five")
 @pytest.mark.parametrize("ack", ["", "?ack=previous"])
-def test_stream_resumed_behind_retention_tells_the_gap_and_goes_on(
-    client: FlaskClient, broker: FakeBroker, ack: str
-) -> None:
-    """It was a 416, which ends an EventSource for good."""
+def test_resumed_stream_after_retention_reports_the_gap(client: FlaskClient, broker: FakeBroker, ack: str) -> None:
+    """It was a 416, after which an EventSource does not reconnect."""
     broker.delete_before("t", 0, 3)
     with stream(client, f"/messages/t/me/latest{ack}", Last_Event_ID="0:1,*:earliest") as events:
         gap, *records = events.events(3)
@@ -473,7 +471,7 @@ def test_stream_resumed_behind_retention_tells_the_gap_and_goes_on(
 
 
 @pytest.mark.usefixtures("five")
-def test_stream_resumed_behind_retention_ends_where_it_is_to(client: FlaskClient, broker: FakeBroker) -> None:
+def test_resumed_stream_after_retention_ends_at_the_end(client: FlaskClient, broker: FakeBroker) -> None:
     broker.delete_before("t", 0, 5)
     with stream(client, "/messages/t/me/latest?until=end", Last_Event_ID="0:1") as events:
         assert [(each.type, each.json) for each in events.rest()] == [
@@ -492,7 +490,7 @@ def test_stream_resumed_behind_retention_ends_where_it_is_to(client: FlaskClient
         (EVENTS, "latest", {"Last_Event_ID": "0:9"}),
     ],
 )
-def test_stream_behind_retention_without_a_way_to_tell_is_a_416(
+def test_ndjson_stream_after_retention_returns_416(
     client: FlaskClient, broker: FakeBroker, accept: str, path: str, headers: dict[str, str]
 ) -> None:
     broker.delete_before("t", 0, 3)
@@ -503,7 +501,7 @@ def test_stream_behind_retention_without_a_way_to_tell_is_a_416(
 @pytest.mark.usefixtures("five")
 @pytest.mark.parametrize(("reset", "expected"), [("earliest", [3, 4]), ("latest", [])])
 @pytest.mark.parametrize("offset", ["1", "0:9"])
-def test_stream_with_reset_starts_where_the_log_does(
+def test_stream_with_reset_starts_at_the_start_of_the_log(
     client: FlaskClient, broker: FakeBroker, offset: str, reset: str, expected: list[int]
 ) -> None:
     broker.delete_before("t", 0, 3)
@@ -514,8 +512,8 @@ def test_stream_with_reset_starts_where_the_log_does(
         assert [each.json["value"] for each in events.rest() if each.type == "message"] == expected
 
 
-def test_stream_that_retention_passes_tells_the_gap_and_goes_on(client: FlaskClient, broker: FakeBroker) -> None:
-    """A client that is too slow, or a log that is shortened."""
+def test_slow_stream_reports_the_gap_of_retention(client: FlaskClient, broker: FakeBroker) -> None:
+    """The client is too slow, or the log is truncated."""
     put(broker, "t", *(b"%d" % number for number in range(6000)))
     path = "/messages/t/me/earliest"
     with (
@@ -537,7 +535,7 @@ def test_stream_that_retention_passes_tells_the_gap_and_goes_on(client: FlaskCli
         assert events.values(1) == [6000]
 
 
-def test_stream_at_the_tail_whose_log_was_emptied_goes_on(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_continues_after_its_log_was_emptied(client: FlaskClient, broker: FakeBroker) -> None:
     with stream(client, "/messages/t/me/latest") as events:
         put(broker, "t", b"0")
         assert events.values(1) == [0]
@@ -549,10 +547,8 @@ def test_stream_at_the_tail_whose_log_was_emptied_goes_on(client: FlaskClient, b
         assert event.json["value"] == 1
 
 
-def test_stream_of_a_recreated_topic_ends_with_the_start_of_the_new_one(
-    client: FlaskClient, broker: FakeBroker
-) -> None:
-    """It went on at its offset in the new topic, and left out all before that."""
+def test_stream_of_a_recreated_topic_ends_with_its_new_start(client: FlaskClient, broker: FakeBroker) -> None:
+    """It continued at its offset in the new topic and omitted all messages before it."""
     put(broker, "t", b"0", b"1")
     with stream(client, "/messages/t/me/earliest") as events, stream(client, "/messages/t/me/0:0") as named:
         assert events.values(2) == named.values(2) == [0, 1]

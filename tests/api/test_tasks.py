@@ -1,4 +1,4 @@
-"""Publishing later: 202, and what can be asked about tasks."""
+"""Asynchronous publishing and /tasks."""
 
 import json
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ ASYNC = {"Prefer": "respond-async"}
 V2 = "application/vnd.kafka.json.v2+json"
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
 @pytest.fixture
 def paused(broker: FakeBroker) -> Iterator[FakeBroker]:
-    """A cluster that does not answer, until it does."""
+    """A cluster that does not answer until the test lets it."""
     broker.down = True
     yield broker
     broker.down = False
@@ -33,15 +33,15 @@ def ended(client: FlaskClient, location: str) -> Any:
     return task
 
 
-def test_a_publish_is_accepted_and_done(client: FlaskClient, broker: FakeBroker) -> None:
-    answer = client.post("/messages/t?key=k", json={"a": 1}, headers=ASYNC)
-    assert answer.status_code == 202
-    assert answer.headers["Preference-Applied"] == "respond-async"
-    task = answer.json["task"]
+def test_async_publish_returns_202_and_is_delivered(client: FlaskClient, broker: FakeBroker) -> None:
+    response = client.post("/messages/t?key=k", json={"a": 1}, headers=ASYNC)
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async"
+    task = response.json["task"]
     assert task.keys() == {"id", "status", "created", "topic"}
     assert (task["status"], task["topic"]) == ("pending", "t")
-    assert answer.headers["Location"] == f"/tasks/{task['id']}"
-    done = ended(client, answer.headers["Location"])
+    assert response.headers["Location"] == f"/tasks/{task['id']}"
+    done = ended(client, response.headers["Location"])
     assert done.pop("ended") >= done["created"]
     record = done["records"][0]
     assert done == {**task, "status": "delivered", "records": [{"partition": 0, "offset": 0, **record}]}
@@ -49,12 +49,12 @@ def test_a_publish_is_accepted_and_done(client: FlaskClient, broker: FakeBroker)
     assert [(each["key"], each["value"]) for each in page] == [("k", {"a": 1})]
 
 
-def test_so_does_the_v2_api(client: FlaskClient) -> None:
+def test_async_v2_produce_returns_202_and_is_delivered(client: FlaskClient) -> None:
     body = json.dumps({"records": [{"key": "k", "value": 1}, {"value": 2}]})
-    answer = client.post("/topics/three/partitions/1", data=body, content_type=V2, headers=ASYNC)
-    assert answer.status_code == 202
-    assert answer.content_type == "application/vnd.kafka.v2+json"
-    done = ended(client, answer.headers["Location"])
+    response = client.post("/topics/three/partitions/1", data=body, content_type=V2, headers=ASYNC)
+    assert response.status_code == 202
+    assert response.content_type == "application/vnd.kafka.v2+json"
+    done = ended(client, response.headers["Location"])
     assert [(each["partition"], each["offset"]) for each in done["records"]] == [(1, 0), (1, 1)]
 
 
@@ -71,23 +71,23 @@ def test_so_does_the_v2_api(client: FlaskClient) -> None:
         ("/messages/t?callback=file:///etc/passwd", "1", 422),
     ],
 )
-def test_what_is_wrong_is_said_at_once(client: FlaskClient, path: str, data: str, status: int) -> None:
-    answer = client.post(path, data=data, content_type="application/json", headers=ASYNC)
-    assert answer.status_code == status, answer.text
+def test_invalid_async_publish_is_rejected_at_once(client: FlaskClient, path: str, data: str, status: int) -> None:
+    response = client.post(path, data=data, content_type="application/json", headers=ASYNC)
+    assert response.status_code == status, response.text
     assert client.get("/tasks").json == {"tasks": []}
 
 
-def test_kafka_may_be_away(client: FlaskClient, paused: FakeBroker) -> None:
-    answers = [client.post("/messages/t", json=number, headers=ASYNC) for number in range(20)]
-    assert {each.status_code for each in answers} == {202}
+def test_async_publish_while_kafka_is_down_is_accepted(client: FlaskClient, paused: FakeBroker) -> None:
+    responses = [client.post("/messages/t", json=number, headers=ASYNC) for number in range(20)]
+    assert {each.status_code for each in responses} == {202}
     assert len(client.get("/tasks?status=pending").json["tasks"]) == 20
     paused.down = False
-    for each in answers:
+    for each in responses:
         assert ended(client, each.headers["Location"])["status"] == "delivered"
     assert [each["value"] for each in client.get("/messages/t/c/earliest").json["records"]] == list(range(20))
 
 
-def test_a_message_that_cannot_be_written_fails_alone(client: FlaskClient, paused: FakeBroker) -> None:
+def test_task_with_one_failed_message_delivers_the_others(client: FlaskClient, paused: FakeBroker) -> None:
     first, bad, last = (
         client.post(f"/messages/three?partition={partition}", json=partition, headers=ASYNC).headers["Location"]
         for partition in (0, 3, 2)
@@ -98,10 +98,10 @@ def test_a_message_that_cannot_be_written_fails_alone(client: FlaskClient, pause
     assert {ended(client, each)["status"] for each in (first, last)} == {"delivered"}
 
 
-def test_a_pending_task_can_be_cancelled(client: FlaskClient, paused: FakeBroker) -> None:
+def test_pending_task_is_canceled(client: FlaskClient, paused: FakeBroker) -> None:
     kept, cancelled = (client.post("/messages/t", json=n, headers=ASYNC).headers["Location"] for n in (1, 2))
-    answer = client.delete(cancelled)
-    assert (answer.status_code, answer.json["task"]["status"]) == (200, "cancelled")
+    response = client.delete(cancelled)
+    assert (response.status_code, response.json["task"]["status"]) == (200, "cancelled")
     assert client.delete(cancelled).status_code == 409
     paused.down = False
     assert ended(client, kept)["status"] == "delivered"
@@ -123,36 +123,36 @@ def test_tasks_are_listed_in_pages(client: FlaskClient, paused: FakeBroker) -> N
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/tasks/none", 404, "no task has such an id"),
-        (f"/tasks/{10**15:014x}{'0' * 20}", 404, "has been removed"),
+        ("/tasks/none", 404, "not the id of a task"),
+        (f"/tasks/{10**15:014x}{'0' * 20}", 404, "tasks are removed"),
         ("/tasks?status=done", 400, "pending or delivered or failed or cancelled"),
         ("/tasks?limit=0", 400, "from 1 to 1000"),
-        ("/tasks?state=done", 400, "Unknown parameter"),
+        ("/tasks?state=done", 400, "Unknown query parameter"),
         ("/tasks/none?wait=61", 400, "from 0 to 60"),
     ],
 )
-def test_questions_that_have_no_answer(client: FlaskClient, path: str, status: int, says: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == status
-    assert says in answer.json["error"]["message"]
+def test_invalid_task_request_is_rejected(client: FlaskClient, path: str, status: int, says: str) -> None:
+    response = client.get(path)
+    assert response.status_code == status
+    assert says in response.json["error"]["message"]
 
 
-def test_what_waits_for_kafka_is_bounded(make_client: ClientFactory, paused: FakeBroker) -> None:
+def test_publishes_over_outbox_max_bytes_return_429(make_client: ClientFactory, paused: FakeBroker) -> None:
     client = make_client(outbox_max_bytes=4096)
-    answers = [client.put("/messages/t", data=b"x" * 1000, headers=ASYNC) for _ in range(5)]
-    assert [each.status_code for each in answers] == [202, 202, 202, 202, 429]
-    assert int(answers[-1].headers["Retry-After"]) >= 1
+    responses = [client.put("/messages/t", data=b"x" * 1000, headers=ASYNC) for _ in range(5)]
+    assert [each.status_code for each in responses] == [202, 202, 202, 202, 429]
+    assert int(responses[-1].headers["Retry-After"]) >= 1
     paused.down = False
-    for each in answers[:-1]:
+    for each in responses[:-1]:
         ended(client, each.headers["Location"])
     assert client.put("/messages/t", data=b"x" * 1000, headers=ASYNC).status_code == 202
 
 
-def test_they_outlive_the_process(make_client: ClientFactory, paused: FakeBroker, tmp_path: Any) -> None:
+def test_tasks_survive_a_restart(make_client: ClientFactory, paused: FakeBroker, tmp_path: Any) -> None:
     first = make_client(data_dir=str(tmp_path / "node"))
     locations = [first.post("/messages/t", json=n, headers=ASYNC).headers["Location"] for n in range(3)]
     first.application.extensions["kafka_http"].close(1)
     paused.down = False
     second = make_client(data_dir=str(tmp_path / "node"))
-    second.application.extensions["kafka_http"].started()
+    second.application.extensions["kafka_http"].start()
     assert [ended(second, each)["status"] for each in locations] == ["delivered"] * 3

@@ -1,4 +1,4 @@
-"""POST /messages/<topic> of NDJSON with `Accept: application/x-ndjson`: records are published while they arrive."""
+"""Streaming uploads: POST /messages/<topic> of NDJSON with `Accept: application/x-ndjson`."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,13 +16,13 @@ NDJSON = "application/x-ndjson"
 HEADERS = {"Content-Type": NDJSON, "Accept": NDJSON}
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
 class Body:
-    """A chunked body: pieces, each of which is read when it is there; a function is called for its piece."""
+    """A chunked body of pieces, each read separately. A function is called to get its piece."""
 
     def __init__(self, pieces: Iterable[Any]) -> None:
         self._pieces = iter(pieces)
@@ -38,7 +38,7 @@ class Body:
 
 
 def upload(client: FlaskClient, body: Any, path: str = "/messages/t", **headers: str) -> TestResponse:
-    """Send a body, of bytes with a length, of pieces chunked."""
+    """Send a body: bytes with a length, or pieces as chunks."""
     given = HEADERS | {name.replace("_", "-"): value for name, value in headers.items()}
     if isinstance(body, bytes):
         return client.post(path, data=body, headers=given, buffered=True)
@@ -46,10 +46,10 @@ def upload(client: FlaskClient, body: Any, path: str = "/messages/t", **headers:
     return client.post(path, headers=given, environ_overrides=environ, buffered=True)
 
 
-def lines_of(answer: TestResponse) -> list[dict[str, Any]]:
-    assert (answer.status_code, answer.content_type) == (200, NDJSON), answer.text
-    assert answer.text.endswith("\n")
-    return [json.loads(line) for line in answer.text.splitlines()]
+def lines_of(response: TestResponse) -> list[dict[str, Any]]:
+    assert (response.status_code, response.content_type) == (200, NDJSON), response.text
+    assert response.text.endswith("\n")
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
 def stored(broker: FakeBroker, topic: str = "t") -> list[tuple[bytes | None, bytes | None]]:
@@ -69,7 +69,7 @@ def test_lines_are_published_and_counted(client: FlaskClient, broker: FakeBroker
     assert last == {"records": 3, "partitions": {"0": 2}, "done": True}
 
 
-def test_a_line_is_published_before_the_next_arrives(client: FlaskClient, broker: FakeBroker) -> None:
+def test_line_is_published_before_the_next_arrives(client: FlaskClient, broker: FakeBroker) -> None:
     seen = []
 
     def pieces() -> Iterator[bytes]:
@@ -81,27 +81,27 @@ def test_a_line_is_published_before_the_next_arrives(client: FlaskClient, broker
     assert seen == [[b"0"], [b"0", b"1"], [b"0", b"1", b"2"]]
 
 
-def test_the_first_acknowledgement_is_told_at_once_and_others_are_merged(client: FlaskClient) -> None:
+def test_first_progress_line_is_immediate_and_later_ones_are_merged(client: FlaskClient) -> None:
     first, *others = lines_of(upload(client, [b"1\n"] * 500))
     assert first == {"records": 1, "partitions": {"0": 0}}
     assert others[-1] == {"records": 500, "partitions": {"0": 499}, "done": True}
     assert len(others) < 5
 
 
-def test_nothing_is_said_before_the_end_where_that_is_asked_for(client: FlaskClient) -> None:
-    answer = upload(client, [b"1\n"] * 500, "/messages/t?answer=end")
-    assert lines_of(answer) == [{"records": 500, "partitions": {"0": 499}, "done": True}]
+def test_answer_end_sends_only_the_last_line(client: FlaskClient) -> None:
+    response = upload(client, [b"1\n"] * 500, "/messages/t?answer=end")
+    assert lines_of(response) == [{"records": 500, "partitions": {"0": 499}, "done": True}]
 
 
-def test_without_the_accept_header_it_is_an_ordinary_publish(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ndjson_without_accept_header_is_published_as_a_whole(client: FlaskClient, broker: FakeBroker) -> None:
     for accept in ("*/*", "application/json", "application/json, application/x-ndjson;q=0.5"):
-        answer = upload(client, b"1\n2\n", Accept=accept)
-        assert (answer.content_type, len(answer.json["records"])) == ("application/json", 2)
+        response = upload(client, b"1\n2\n", Accept=accept)
+        assert (response.content_type, len(response.json["records"])) == ("application/json", 2)
     assert upload(client, b"1\nx\n", Accept="*/*").status_code == 400
     assert len(values(broker)) == 6
 
 
-def test_lines_that_are_records(client: FlaskClient, broker: FakeBroker) -> None:
+def test_upload_of_lines_as_records(client: FlaskClient, broker: FakeBroker) -> None:
     broker_lines = [
         {"key": "k", "value": {"n": 1}, "headers": {"h": "x"}, "timestamp": 5},
         {"value": None, "key": [1], "partition": 2, "offset": 7, "topic": "other"},
@@ -116,7 +116,7 @@ def test_lines_that_are_records(client: FlaskClient, broker: FakeBroker) -> None
     assert [each.value for each in broker.records("three") if each.partition == 2 and each.key == b"[1]"] == [None]
 
 
-def test_what_is_said_for_all_records(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_attributes_of_an_upload_apply_to_all_records(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(topics={"t": {"value": "text"}})
     upload(client, b'"a"\n"b"\n', "/messages/t?key=k&timestamp=7", Kafka_Header_h="x")
     upload(client, b'"Yw=="\n', "/messages/t?format=binary&partition=0")
@@ -137,7 +137,7 @@ def test_what_is_said_for_all_records(make_client: ClientFactory, broker: FakeBr
         ("?lines=records&partitions=keep", b'{"value": 1, "partition": 9}', (40402, None)),
     ],
 )
-def test_a_bad_line_ends_it(
+def test_invalid_line_ends_the_upload(
     client: FlaskClient, broker: FakeBroker, path: str, bad: bytes, expected: tuple[int, str | None]
 ) -> None:
     good = b'{"value": 1}\n' * 3
@@ -150,9 +150,9 @@ def test_a_bad_line_ends_it(
         assert len(values(broker)) == 3 * number
 
 
-def test_a_bad_line_is_named_by_its_index_and_its_number(client: FlaskClient) -> None:
+def test_invalid_line_is_named_by_index_and_line_number(client: FlaskClient) -> None:
     last = lines_of(upload(client, [b"1\n\n2", b"\n\n\n", b"bad\n"]))[-1]
-    assert last["error"]["message"].startswith("records[2] (line 6) is not JSON")
+    assert last["error"]["message"].startswith("records[2] (line 6) is not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_a_bad_line_is_named_by_its_index_and_its_number(client: FlaskClient) ->
         (b"1\n", "/messages/t?schema_id=3", 400),
     ],
 )
-def test_what_is_wrong_before_the_first_record_is_a_status(
+def test_error_before_the_first_record_has_its_status(
     client: FlaskClient, broker: FakeBroker, body: bytes, path: str, code: int
 ) -> None:
-    answer = upload(client, body, path)
-    assert answer.json["error"]["code"] == code, answer.text
-    assert answer.status_code == int(str(code)[:3])
+    response = upload(client, body, path)
+    assert response.json["error"]["code"] == code, response.text
+    assert response.status_code == int(str(code)[:3])
     assert values(broker) == []
 
 
@@ -184,16 +184,16 @@ def test_what_is_wrong_before_the_first_record_is_a_status(
     ("path", "headers"),
     [("", {"Prefer": "respond-async"}), ("?callback=http://x.example", {}), ("", {"Idempotency_Key": "k"})],
 )
-def test_what_does_not_go_with_a_stream(
+def test_option_that_an_upload_does_not_support_returns_400(
     client: FlaskClient, broker: FakeBroker, path: str, headers: dict[str, str]
 ) -> None:
-    answer = upload(client, b"1\n", f"/messages/t{path}", **headers)
-    assert answer.status_code == 400
-    assert "does not go with a stream" in answer.json["error"]["message"]
+    response = upload(client, b"1\n", f"/messages/t{path}", **headers)
+    assert response.status_code == 400
+    assert "cannot be combined with a streaming publish" in response.json["error"]["message"]
     assert values(broker) == []
 
 
-def test_max_body_bytes_is_for_each_line(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_max_body_bytes_applies_to_each_line(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_body_bytes=2000)
     line = b'"' + b"x" * 1998 + b'"'
     assert lines_of(upload(client, b"\n".join([line] * 20)))[-1]["records"] == 20
@@ -204,7 +204,7 @@ def test_max_body_bytes_is_for_each_line(make_client: ClientFactory, broker: Fak
     assert len(values(broker)) == 41
 
 
-def test_a_record_that_kafka_refuses(client: FlaskClient, broker: FakeBroker) -> None:
+def test_record_that_kafka_rejects_ends_the_upload(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("small", limit=10)
     *_, last = lines_of(upload(client, [b"1\n2\n", b'"' + b"x" * 50 + b'"\n3\n']))
     assert last["records"] == 4
@@ -217,7 +217,7 @@ def test_a_record_that_kafka_refuses(client: FlaskClient, broker: FakeBroker) ->
     assert values(broker, "small") == [b"1", b"2", b"3", b"4", b"5"]
 
 
-def test_a_broker_that_goes_away(client: FlaskClient, broker: FakeBroker) -> None:
+def test_broker_that_fails_during_an_upload_ends_it(client: FlaskClient, broker: FakeBroker) -> None:
     def go() -> bytes:
         broker.down = True
         return b"3\n4\n"
@@ -229,25 +229,25 @@ def test_a_broker_that_goes_away(client: FlaskClient, broker: FakeBroker) -> Non
     assert values(broker) == [b"1", b"2"]
 
 
-def test_a_broker_that_is_away(client: FlaskClient, broker: FakeBroker) -> None:
+def test_upload_while_broker_is_down_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
-    answer = upload(client, b"1\n")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
-    assert answer.headers["Retry-After"]
+    response = upload(client, b"1\n")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
+    assert response.headers["Retry-After"]
 
 
-def test_a_broker_that_says_nothing(client: FlaskClient, broker: FakeBroker) -> None:
+def test_upload_while_broker_does_not_answer_returns_504(client: FlaskClient, broker: FakeBroker) -> None:
     def fall_silent() -> bytes:
         broker.silent = True
         return b"3\n4\n"
 
     *_, last = lines_of(upload(client, [b"1\n2\n", fall_silent], "/messages/t?timeout=0.3"))
     assert (last["records"], last["error"]["code"], last["unknown"]) == (2, 504, [[2, 3]])
-    answer = upload(client, b"1\n2\n", "/messages/t?timeout=0.3")
-    assert (answer.status_code, answer.json["records"], answer.json["unknown"]) == (504, 0, [[0, 1]])
+    response = upload(client, b"1\n2\n", "/messages/t?timeout=0.3")
+    assert (response.status_code, response.json["records"], response.json["unknown"]) == (504, 0, [[0, 1]])
 
 
-def test_a_body_that_breaks_off(client: FlaskClient, broker: FakeBroker) -> None:
+def test_incomplete_body_ends_the_upload(client: FlaskClient, broker: FakeBroker) -> None:
     def break_off() -> bytes:
         raise OSError("gone")
 
@@ -260,9 +260,9 @@ def test_a_body_that_breaks_off(client: FlaskClient, broker: FakeBroker) -> None
     assert values(broker) == [b"1", b"2", b"4"]
 
 
-def test_the_server_stops(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stopping_server_ends_the_upload(client: FlaskClient, broker: FakeBroker) -> None:
     def stop() -> bytes:
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         return b"3\n"
 
     *_, last = lines_of(upload(client, [b"1\n2\n", stop, b"4\n"]))
@@ -270,7 +270,7 @@ def test_the_server_stops(client: FlaskClient, broker: FakeBroker) -> None:
     assert values(broker) == [b"1", b"2"]
 
 
-def test_the_server_stops_while_kafka_says_nothing(
+def test_stopping_server_ends_the_upload_while_kafka_does_not_answer(
     client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kafka_http.publish.upload_session.STOP_SECONDS", 0.2)
@@ -280,14 +280,14 @@ def test_the_server_stops_while_kafka_says_nothing(
         return b"2\n"
 
     def also() -> bytes:
-        client.application.extensions["kafka_http"].stopping()
+        client.application.extensions["kafka_http"].stop()
         return b"3\n"
 
     *_, last = lines_of(upload(client, [b"1\n", stop, also], "/messages/t?timeout=60"))
     assert (last["records"], last["error"]["code"], last["unknown"]) == (1, 503, [[1, 1]])
 
 
-def test_places_are_few_and_given_back(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_concurrent_uploads_are_limited_and_slots_released(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(threads=16)  # an eighth: two
     refused: list[TestResponse] = []
 
@@ -304,20 +304,20 @@ def test_places_are_few_and_given_back(make_client: ClientFactory, broker: FakeB
         assert lines_of(upload(client, b"1"))[-1]["done"]
 
 
-def test_it_counts_in_what_is_in_flight(make_client: ClientFactory) -> None:
+def test_upload_counts_in_max_in_flight(make_client: ClientFactory) -> None:
     client = make_client(max_in_flight=1 << 20)
-    answers: list[TestResponse] = []
+    responses: list[TestResponse] = []
 
     def another() -> bytes:
-        answers.append(upload(client, b"1\n"))
+        responses.append(upload(client, b"1\n"))
         return b"1\n"
 
     assert lines_of(upload(client, [another]))[-1]["done"]
-    assert answers[0].status_code == 429
+    assert responses[0].status_code == 429
     assert lines_of(upload(client, b"1\n"))[-1]["done"]
 
 
-def test_records_of_a_key_stay_in_their_order(client: FlaskClient, broker: FakeBroker) -> None:
+def test_records_of_a_key_keep_their_order(client: FlaskClient, broker: FakeBroker) -> None:
     keys = [f"k{number % 7}" for number in range(5000)]
     body = "\n".join(json.dumps({"key": key, "value": number}) for number, key in enumerate(keys)).encode()
     last = lines_of(upload(client, body, "/messages/three?lines=records"))[-1]
@@ -327,11 +327,11 @@ def test_records_of_a_key_stay_in_their_order(client: FlaskClient, broker: FakeB
         assert found == [number for number, each in enumerate(keys) if each == key]
 
 
-def test_no_more_is_read_while_kafka_owes_too_much(client: FlaskClient, broker: FakeBroker) -> None:
+def test_upload_stops_reading_while_kafka_is_slow(client: FlaskClient, broker: FakeBroker) -> None:
     broker.silent = True
-    answer = upload(client, [b"1\n" * 1000] * 30, "/messages/t?timeout=0.5")
-    assert (answer.status_code, answer.json["unknown"]) == (504, [[0, 9999]])
+    response = upload(client, [b"1\n" * 1000] * 30, "/messages/t?timeout=0.5")
+    assert (response.status_code, response.json["unknown"]) == (504, [[0, 9999]])
     broker.unanswered = 0
     line = b'"' + b"x" * 100_000 + b'"\n'
-    answer = upload(client, [line] * 100, "/messages/t?timeout=0.5")
-    assert answer.json["unknown"] == [[0, 41]], "what exceeds 4 MiB"
+    response = upload(client, [line] * 100, "/messages/t?timeout=0.5")
+    assert response.json["unknown"] == [[0, 41]], "what exceeds 4 MiB"

@@ -1,4 +1,4 @@
-"""The v2 API's consumers, row by row, over instances that live in the process."""
+"""Consumer instances of the REST Proxy v2 API, with an inline daemon and a fake broker."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ from tests.fakes import FakeBroker
 # create
 
 
-def test_create_without_a_body(client: FlaskClient, broker: FakeBroker) -> None:
+def test_create_without_body_returns_instance_with_generated_name(client: FlaskClient, broker: FakeBroker) -> None:
     answer = client.post("/consumers/g")
     assert (answer.status_code, answer.content_type) == (200, V2)
     name = answer.json["instance_id"]
@@ -45,7 +45,7 @@ def test_create_without_a_body(client: FlaskClient, broker: FakeBroker) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{}", b"  {}  ", b'{"name": null, "id": null, "format": null}'])
-def test_create_with_nothing_in_the_body(client: FlaskClient, body: bytes) -> None:
+def test_create_with_empty_object_generates_name(client: FlaskClient, body: bytes) -> None:
     assert send(client, "POST", "/consumers/g", body).json["instance_id"].startswith("rest-consumer-")
 
 
@@ -58,7 +58,7 @@ def test_create_with_nothing_in_the_body(client: FlaskClient, body: bytes) -> No
         ({"id": "1", "name": "n"}, "n"),
     ],
 )
-def test_names(client: FlaskClient, body: Any, name: str) -> None:
+def test_create_with_name_or_id_uses_it(client: FlaskClient, body: Any, name: str) -> None:
     answer = send(client, "POST", "/consumers/g", body).json
     assert answer == {"instance_id": name, "base_uri": f"http://localhost/consumers/g/instances/{name}"}
 
@@ -88,14 +88,14 @@ def test_create_with_slash_in_name_quotes_it(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("name", ["", "a\nb", "\u200b", "x" * 201, ".", "..", 5, ["a"], {"a": 1}, True])
 @pytest.mark.parametrize("field", ["name", "id"])
-def test_illegal_names(client: FlaskClient, field: str, name: Any) -> None:
+def test_create_with_invalid_name_returns_422(client: FlaskClient, field: str, name: Any) -> None:
     status, code, message = error(send(client, "POST", "/consumers/g", {field: name}))
     assert (status, code) == (422, 422)
     assert "name" in message
 
 
 @pytest.mark.parametrize("group", ["x" * 250, "a%0ab", ".."])
-def test_illegal_groups(client: FlaskClient, group: str) -> None:
+def test_create_with_invalid_group_returns_422(client: FlaskClient, group: str) -> None:
     assert error(client.post(f"/consumers/{group}"))[:2] == (422, 422)
 
 
@@ -122,7 +122,7 @@ def test_groups_are_quoted_in_base_uri(client: FlaskClient) -> None:
         {"some.other.setting": [1], "x.y": None},
     ],
 )
-def test_settings(client: FlaskClient, settings: Any) -> None:
+def test_create_with_valid_settings_returns_200(client: FlaskClient, settings: Any) -> None:
     assert send(client, "POST", "/consumers/g", settings).status_code == 200
 
 
@@ -141,7 +141,7 @@ def test_settings(client: FlaskClient, settings: Any) -> None:
         ({"consumer.request.timeout.ms": -1}, ["consumer.request.timeout.ms"]),
     ],
 )
-def test_settings_that_cannot_be(client: FlaskClient, settings: Any, says: list[str]) -> None:
+def test_create_with_invalid_setting_returns_42204(client: FlaskClient, settings: Any, says: list[str]) -> None:
     status, code, message = error(send(client, "POST", "/consumers/g", {"name": "c", **settings}))
     assert (status, code) == (422, 42204)
     assert message.startswith("Invalid consumer configuration: ")
@@ -186,18 +186,18 @@ def test_create_with_group_instance_id_returns_42204(client: FlaskClient) -> Non
 
 
 @pytest.mark.parametrize(("field", "value"), [("format", ["json"]), ("max.poll.records", {}), ("surname", "x")])
-def test_fields_that_cannot_be(client: FlaskClient, field: str, value: Any) -> None:
+def test_create_with_invalid_field_returns_422(client: FlaskClient, field: str, value: Any) -> None:
     status, code, message = error(send(client, "POST", "/consumers/g", {field: value}))
     assert (status, code) == (422, 422)
     assert field in message
 
 
 @pytest.mark.parametrize("body", [b"[]", b"nope", b'"c"', b"1"])
-def test_a_body_that_is_no_json_object(client: FlaskClient, body: bytes) -> None:
+def test_create_with_body_that_is_not_a_json_object_returns_400(client: FlaskClient, body: bytes) -> None:
     assert error(send(client, "POST", "/consumers/g", body))[:2] == (400, 400)
 
 
-def test_a_name_that_is_taken(client: FlaskClient) -> None:
+def test_create_with_existing_name_returns_40902(client: FlaskClient) -> None:
     Consumer(client)
     Consumer(client, group="other")
     assert error(send(client, "POST", "/consumers/g", {"name": "c"})) == (
@@ -207,7 +207,7 @@ def test_a_name_that_is_taken(client: FlaskClient) -> None:
     )
 
 
-def test_as_many_as_there_may_be(make_client: ClientFactory) -> None:
+def test_create_over_max_consumer_instances_returns_503_with_retry_after(make_client: ClientFactory) -> None:
     client = make_client(max_consumer_instances=1)
     consumer = Consumer(client)
     answer = client.post("/consumers/g")
@@ -219,7 +219,7 @@ def test_as_many_as_there_may_be(make_client: ClientFactory) -> None:
 
 @pytest.mark.parametrize(("reset", "seen"), [("earliest", ["old", "new"]), ("latest", ["new"])])
 @pytest.mark.parametrize("how", ["setting", "field", "field over setting"])
-def test_where_a_fresh_group_starts(
+def test_new_group_starts_at_auto_offset_reset(
     make_client: ClientFactory, broker: FakeBroker, how: str, reset: str, seen: list[str]
 ) -> None:
     other = "latest" if reset == "earliest" else "earliest"
@@ -250,20 +250,22 @@ def test_where_a_fresh_group_starts(
         ({"Host": "a_b.localhost:"}, "http://a_b.localhost"),
     ],
 )
-def test_base_uri_behind_a_proxy(make_client: ClientFactory, headers: dict[str, str], base: str) -> None:
+def test_base_uri_behind_trusted_proxy_uses_forwarded_headers(
+    make_client: ClientFactory, headers: dict[str, str], base: str
+) -> None:
     answer = send(make_client(allowed_hosts=["kafka"]), "POST", "/consumers/g", {"name": "c"}, **headers)
     assert answer.json["base_uri"] == f"{base}/consumers/g/instances/c"
 
 
 @pytest.mark.parametrize("host", ["[1::2::3]", "a..b", "kafka:99999"])
-def test_create_with_a_malformed_host_makes_no_instance(make_client: ClientFactory, host: str) -> None:
+def test_create_with_malformed_host_returns_400_and_creates_nothing(make_client: ClientFactory, host: str) -> None:
     client = make_client(bind="0.0.0.0:8082")
     with changed_environ(client, HTTP_HOST=host):
         assert error(send(client, "POST", "/consumers/g", {"name": "c"}))[:2] == (400, 400)
     assert send(client, "POST", "/consumers/g", {"name": "c"}).status_code == 200
 
 
-def test_base_uri_behind_nobody_one_trusts(client: FlaskClient) -> None:
+def test_base_uri_from_untrusted_address_ignores_forwarded_headers(client: FlaskClient) -> None:
     answer = client.post(
         "/consumers/g",
         json={"name": "c"},
@@ -273,16 +275,16 @@ def test_base_uri_behind_nobody_one_trusts(client: FlaskClient) -> None:
     assert answer.json["base_uri"] == "http://localhost/consumers/g/instances/c"
 
 
-def test_base_uri_of_the_setting(make_client: ClientFactory) -> None:
+def test_base_uri_uses_the_base_url_setting(make_client: ClientFactory) -> None:
     client = make_client(base_url="https://kafka.example.org/rest/")
     answer = send(client, "POST", "/consumers/g", {"name": "c"}, **{"X-Forwarded-Host": "other.org"})
     assert answer.json["base_uri"] == "https://kafka.example.org/rest/consumers/g/instances/c"
 
 
-# delete, and calls of instances that are not there
+# delete, and calls of unknown instances
 
 
-def test_delete(client: FlaskClient) -> None:
+def test_delete_removes_instance_and_frees_its_name(client: FlaskClient) -> None:
     consumer = Consumer(client)
     consumer.done("DELETE", "")
     assert error(consumer.call("DELETE")) == NOT_FOUND
@@ -290,7 +292,7 @@ def test_delete(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("content_type", [V2, JSON_V2, "text/plain"])
-def test_post_with_an_empty_body_deletes_as_well(client: FlaskClient, content_type: str) -> None:
+def test_post_without_body_deletes_instance(client: FlaskClient, content_type: str) -> None:
     consumer = Consumer(client)
     answer = consumer.call("POST", "", {"records": []})
     assert error(answer)[:2] == (400, 400)
@@ -318,7 +320,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
-def test_an_instance_that_is_not_there(client: FlaskClient, method: str, path: str, body: Any) -> None:
+def test_call_of_unknown_instance_returns_40403(client: FlaskClient, method: str, path: str, body: Any) -> None:
     Consumer(client)
     assert error(send(client, method, f"/consumers/g/instances/other{path}", body)) == NOT_FOUND
     assert error(send(client, method, f"/consumers/other/instances/c{path}", body)) == NOT_FOUND
@@ -326,7 +328,7 @@ def test_an_instance_that_is_not_there(client: FlaskClient, method: str, path: s
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 @pytest.mark.parametrize("content_type", [None, "application/json", JSON_V2, AVRO_V2, "application/vnd.kafka.v1+json"])
-def test_types_that_all_calls_take(
+def test_all_calls_accept_all_v2_media_types(
     client: FlaskClient, method: str, path: str, body: Any, content_type: str | None
 ) -> None:
     consumer = Consumer(client)
@@ -347,7 +349,9 @@ def test_types_that_all_calls_take(
 
 @pytest.mark.parametrize(("method", "path", "body"), [call for call in CALLS if call[2] is not None])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/vnd.kafka.v3+json"])
-def test_a_type_that_no_body_has(client: FlaskClient, method: str, path: str, body: Any, content_type: str) -> None:
+def test_unknown_content_type_returns_415(
+    client: FlaskClient, method: str, path: str, body: Any, content_type: str
+) -> None:
     answer = Consumer(client).assigned().call(method, path, body, **{"Content-Type": content_type})
     assert error(answer)[:2] == (415, 415)
     assert V2 in answer.json["message"]
@@ -355,7 +359,7 @@ def test_a_type_that_no_body_has(client: FlaskClient, method: str, path: str, bo
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 @pytest.mark.parametrize("accept", ["text/html", "application/vnd.kafka.v3+json"])
-def test_a_type_that_no_answer_has(client: FlaskClient, method: str, path: str, body: Any, accept: str) -> None:
+def test_unsatisfiable_accept_returns_406(client: FlaskClient, method: str, path: str, body: Any, accept: str) -> None:
     consumer = Consumer(client)
     assert error(consumer.call(method, path, body, Accept=accept))[:2] == (406, 406)
     consumer.done("DELETE", "")
@@ -371,20 +375,20 @@ def test_a_type_that_no_answer_has(client: FlaskClient, method: str, path: str, 
         ("POST", "/consumers/g/instances/c/records", {"GET"}),
     ],
 )
-def test_a_method_that_is_not_allowed(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
+def test_wrong_method_returns_405_with_allow(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
     answer = client.open(path, method=method)
     assert error(answer)[:2] == (405, 405)
     assert set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"} == allowed
 
 
-def test_head_reads_nothing(client: FlaskClient, broker: FakeBroker) -> None:
+def test_head_of_records_returns_405_and_reads_nothing(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1")
     consumer = Consumer(client).assigned()
     assert client.head(f"{consumer.path}/records").status_code == 405
     assert consumer.values() == [1]
 
 
-def test_slashes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_empty_path_segments_are_ignored(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1")
     answer = client.post("/", json={"name": "c", "format": "json"}, environ_overrides={"PATH_INFO": "//consumers//g/"})
     assert answer.status_code == 200
@@ -400,7 +404,7 @@ def test_slashes(client: FlaskClient, broker: FakeBroker) -> None:
 # subscription
 
 
-def test_subscription(client: FlaskClient, broker: FakeBroker) -> None:
+def test_subscription_replaces_the_one_before(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client)
     assert consumer.call("GET", "/subscription").json == {"topics": []}
     consumer.subscribed("t", "three")
@@ -418,7 +422,7 @@ def test_subscription(client: FlaskClient, broker: FakeBroker) -> None:
     assert error(consumer.call("GET", "/records"))[:2] == (409, 40903)
 
 
-def test_a_pattern(client: FlaskClient, broker: FakeBroker) -> None:
+def test_subscription_with_pattern_reads_matching_topics(client: FlaskClient, broker: FakeBroker) -> None:
     for topic in ("orders-1", "orders-2", "my-orders-1", "orders-"):
         broker.create_topic(topic)
         write(broker, json.dumps(topic).encode(), topic=topic)
@@ -429,7 +433,7 @@ def test_a_pattern(client: FlaskClient, broker: FakeBroker) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=x)", r"(a)\1", "a" * 257])
-def test_patterns_that_cannot_be(client: FlaskClient, pattern: str) -> None:
+def test_subscription_with_invalid_pattern_returns_422(client: FlaskClient, pattern: str) -> None:
     status, code, message = error(Consumer(client).call("POST", "/subscription", {"topic_pattern": pattern}))
     assert (status, code) == (422, 422)
     assert "topic_pattern" in message
@@ -439,7 +443,7 @@ def test_patterns_that_cannot_be(client: FlaskClient, pattern: str) -> None:
     "body",
     [{}, {"topics": ["t"], "topic_pattern": "t"}, {"topics": [], "topic_pattern": ""}, {"topics": None}],
 )
-def test_one_way_to_subscribe(client: FlaskClient, body: Any) -> None:
+def test_subscription_with_both_or_neither_of_topics_and_pattern_returns_40903(client: FlaskClient, body: Any) -> None:
     assert error(Consumer(client).call("POST", "/subscription", body)) == (409, 40903, ONE_WAY)
 
 
@@ -454,7 +458,7 @@ def test_one_way_to_subscribe(client: FlaskClient, body: Any) -> None:
         ({"topics": ["with space"]}, "topics[0]"),
     ],
 )
-def test_subscriptions_of_a_wrong_type(client: FlaskClient, body: Any, field: str) -> None:
+def test_subscription_with_field_of_wrong_type_returns_422(client: FlaskClient, body: Any, field: str) -> None:
     status, code, message = error(Consumer(client).call("POST", "/subscription", body))
     assert (status, code) == (422, 422)
     assert field in message
@@ -470,7 +474,7 @@ def test_subscription_to_no_topics_unsubscribes(client: FlaskClient, broker: Fak
     assert consumer.call("GET", "/subscription").json == {"topics": []}
     assert consumer.call("GET", "/assignments").json == {"partitions": []}
     assert error(consumer.call("GET", "/records"))[:2] == (409, 40903)
-    assert consumer.committed() == [("t", 0, 2)], "auto commit commits what was delivered"
+    assert consumer.committed() == [("t", 0, 2)], "auto commit commits delivered records"
     consumer.assigned(("three", 0))
 
 
@@ -490,17 +494,17 @@ def test_subscription_to_no_topics_unsubscribes(client: FlaskClient, broker: Fak
 def test_unknown_field_returns_422_that_names_it(
     client: FlaskClient, broker: FakeBroker, path: str, body: Any, known: str
 ) -> None:
-    """`{"partitions": …}` was a commit of everything that had been delivered."""
+    """A commit with `{"partitions": …}` committed all delivered records."""
     write(broker, b"0", b"1")
     consumer = Consumer(client, **{"auto.commit.enable": False}).assigned()
     consumer.values(max_poll_records=1)
     status, code, message = error(consumer.call("POST", path, body))
     assert (status, code) == (422, 422)
     unknown = next(each for each in body if each not in known.split(", "))
-    assert f"unknown field {unknown}." in message
+    assert f"unknown field {unknown!r}." in message
     assert message.endswith(f"Known fields: {known}.")
     assert consumer.committed() == []
-    assert consumer.values() == [1], "nothing else was done either"
+    assert consumer.values() == [1], "the request must have no effect"
 
 
 def test_integers_in_quotes_are_accepted(client: FlaskClient, broker: FakeBroker) -> None:
@@ -519,14 +523,14 @@ def test_integers_in_quotes_are_accepted(client: FlaskClient, broker: FakeBroker
 
 @pytest.mark.parametrize("body", [None, b"nope", b"[]"])
 @pytest.mark.parametrize("path", ["/subscription", "/assignments", "/positions", "/positions/end"])
-def test_bodies_that_are_no_json_objects(client: FlaskClient, path: str, body: bytes | None) -> None:
+def test_body_that_is_not_a_json_object_returns_400(client: FlaskClient, path: str, body: bytes | None) -> None:
     assert error(Consumer(client).call("POST", path, body))[:2] == (400, 400)
 
 
 # assignments
 
 
-def test_assignments(client: FlaskClient, broker: FakeBroker) -> None:
+def test_assignments_lists_and_reads_assigned_partitions(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client)
     assert consumer.call("GET", "/assignments").json == {"partitions": []}
     consumer.assigned(("three", 2), ("t", 0))
@@ -538,13 +542,13 @@ def test_assignments(client: FlaskClient, broker: FakeBroker) -> None:
     assert sorted(consumer.values()) == [1, 2]
 
 
-def test_assignments_of_a_subscribed_instance(client: FlaskClient) -> None:
+def test_assignments_of_subscribed_instance_lists_its_partitions(client: FlaskClient) -> None:
     consumer = Consumer(client).subscribed("three")
     consumer.values(timeout=100)
     assert consumer.call("GET", "/assignments").json == {"partitions": [refer("three", each) for each in range(3)]}
 
 
-def test_subscribed_or_assigned_and_not_both(client: FlaskClient) -> None:
+def test_assign_after_subscribe_and_reverse_return_40903(client: FlaskClient) -> None:
     subscribed, assigned = Consumer(client).subscribed(), Consumer(client, name="other").assigned()
     for answer in (
         subscribed.call("POST", "/assignments", PARTITIONS),
@@ -568,13 +572,13 @@ def test_subscribed_or_assigned_and_not_both(client: FlaskClient) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/assignments", "/positions/beginning", "/positions/end"])
-def test_partitions_of_a_wrong_type(client: FlaskClient, path: str, body: Any, field: str) -> None:
+def test_partitions_of_wrong_type_return_422(client: FlaskClient, path: str, body: Any, field: str) -> None:
     status, code, message = error(Consumer(client).call("POST", path, body))
     assert (status, code) == (422, 422)
     assert field in message
 
 
-def test_assignments_of_what_is_not_there(client: FlaskClient) -> None:
+def test_assign_of_unknown_partition_returns_40402(client: FlaskClient) -> None:
     answer = Consumer(client).call("POST", "/assignments", {"partitions": [refer("three", 3)]})
     assert error(answer) == (404, 40402, "Partition not found.")
 
@@ -584,7 +588,7 @@ def test_assignment_of_missing_topic_waits_for_it(client: FlaskClient, broker: F
     consumer = Consumer(client, **{"auto.offset.reset": reset}).assigned(("later", 1), ("t", 0))
     assert consumer.values(timeout=50) == []
     write(broker, b"0")
-    assert consumer.values() == [0], "the other partition is read meanwhile"
+    assert consumer.values() == [0], "the other partition must be read"
     broker.create_topic("later", partitions=2)
     write(broker, b"1", topic="later", partition=1)
     assert consumer.values() == [1]
@@ -604,7 +608,7 @@ def test_read_of_missing_topic_alone_waits_for_its_timeout(client: FlaskClient, 
 
 
 @pytest.mark.parametrize("how", ["subscribed", "assigned"])
-def test_positions(client: FlaskClient, broker: FakeBroker, how: str) -> None:
+def test_seek_by_offset_and_to_both_ends(client: FlaskClient, broker: FakeBroker, how: str) -> None:
     write(broker, b"0", b"1", b"2", b"3")
     consumer = getattr(Consumer(client), how)()
     consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 2}]})
@@ -620,7 +624,7 @@ def test_positions(client: FlaskClient, broker: FakeBroker, how: str) -> None:
     assert consumer.values() == [4]
 
 
-def test_a_seek_out_of_the_log(client: FlaskClient, broker: FakeBroker) -> None:
+def test_seek_out_of_range_continues_at_auto_offset_reset(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0", b"1")
     consumer = Consumer(client).assigned()
     consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 1000}]})
@@ -640,14 +644,14 @@ def test_a_seek_out_of_the_log(client: FlaskClient, broker: FakeBroker) -> None:
         ("2100-01-01T00:00:00Z", []),
     ],
 )
-def test_positions_by_time(client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]) -> None:
+def test_seek_by_timestamp(client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]) -> None:
     broker.produce("t", [NewRecord(b"%d" % each, timestamp=each * 1000) for each in range(3)], 1)
     consumer = Consumer(client).assigned()
     consumer.done("POST", "/positions", {"timestamps": [{**refer("t", 0), "timestamp": time_}]})
     assert consumer.values(timeout=50) == seen
 
 
-def test_positions_by_offset_and_by_time(client: FlaskClient, broker: FakeBroker) -> None:
+def test_seek_by_offset_and_timestamp_in_one_request(client: FlaskClient, broker: FakeBroker) -> None:
     broker.produce("t", [NewRecord(b"%d" % each) for each in range(3)], 1)
     write(broker, b"7", b"8", topic="three", partition=1)
     consumer = Consumer(client).assigned(("t", 0), ("three", 1))
@@ -670,7 +674,7 @@ def test_positions_by_offset_and_by_time(client: FlaskClient, broker: FakeBroker
         ({"timestamps": [{**refer("t", 0), "timestamp": 5}]}, "timestamps[0].timestamp"),
     ],
 )
-def test_positions_of_a_wrong_type(client: FlaskClient, body: Any, field: str) -> None:
+def test_seek_with_field_of_wrong_type_returns_422(client: FlaskClient, body: Any, field: str) -> None:
     status, code, message = error(Consumer(client).assigned().call("POST", "/positions", body))
     assert (status, code) == (422, 422)
     assert field in message
@@ -686,7 +690,7 @@ def test_positions_of_a_wrong_type(client: FlaskClient, body: Any, field: str) -
     ],
 )
 @pytest.mark.parametrize("how", ["subscribed", "assigned", "neither"])
-def test_positions_of_partitions_that_are_not_assigned(client: FlaskClient, how: str, path: str, body: Any) -> None:
+def test_seek_of_unassigned_partition_returns_40903(client: FlaskClient, how: str, path: str, body: Any) -> None:
     consumer = Consumer(client)
     if how != "neither":
         getattr(consumer, how)()
@@ -700,7 +704,9 @@ def test_positions_of_partitions_that_are_not_assigned(client: FlaskClient, how:
 
 @pytest.mark.parametrize("body", [None, b"", b"{}", b'{"offsets": null}'])
 @pytest.mark.parametrize("how", ["subscribed", "assigned"])
-def test_commit_what_was_delivered(client: FlaskClient, broker: FakeBroker, how: str, body: bytes | None) -> None:
+def test_commit_without_offsets_commits_delivered_records(
+    client: FlaskClient, broker: FakeBroker, how: str, body: bytes | None
+) -> None:
     write(broker, b"0", b"1", b"2")
     consumer = getattr(Consumer(client, **{"auto.commit.enable": False}), how)()
     answer = consumer.call("POST", "/offsets", body)
@@ -714,7 +720,7 @@ def test_commit_what_was_delivered(client: FlaskClient, broker: FakeBroker, how:
     assert consumer.committed() == [("t", 0, 2)]
 
 
-def test_commit_offsets_of_ones_own(client: FlaskClient, broker: FakeBroker) -> None:
+def test_commit_with_offsets_commits_them(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0", b"1", b"2")
     consumer = Consumer(client).assigned()
     body = {"offsets": [{**refer("t", 0), "offset": 1, "metadata": "half"}]}
@@ -724,10 +730,10 @@ def test_commit_offsets_of_ones_own(client: FlaskClient, broker: FakeBroker) -> 
     assert consumer.call("POST", "/offsets", {"offsets": []}).json == []
     assert consumer.committed() == [("t", 0, 2)]
     consumer.done("DELETE", "")
-    assert Consumer(client, name="next").assigned().values() == [2], "the record behind the one that was named"
+    assert Consumer(client, name="next").assigned().values() == [2], "the record after the committed one"
 
 
-def test_committed_offsets_in_the_query_or_in_the_body(client: FlaskClient, broker: FakeBroker) -> None:
+def test_committed_offsets_by_query_or_body(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", topic="three", partition=1)
     consumer = Consumer(client).assigned(("three", 1))
     consumer.call("POST", "/offsets", {"offsets": [{**refer("three", 1), "offset": 0}]})
@@ -739,7 +745,7 @@ def test_committed_offsets_in_the_query_or_in_the_body(client: FlaskClient, brok
 
 
 @pytest.mark.parametrize("query", ["", "?topic=t", "?partition=0", "?topic=t&partition=x", "?topic=t&partition=-1"])
-def test_committed_offsets_of_nothing(client: FlaskClient, query: str) -> None:
+def test_committed_offsets_without_partitions_returns_422(client: FlaskClient, query: str) -> None:
     assert error(Consumer(client).assigned().call("GET", f"/offsets{query}"))[:2] == (422, 422)
 
 
@@ -752,7 +758,7 @@ def test_committed_offsets_of_nothing(client: FlaskClient, query: str) -> None:
         [{**refer("t", 0), "offset": 1}, {**refer("t", 0), "offset": 0, "metadata": "m" * 4097}],
     ],
 )
-def test_commits_of_a_wrong_type(client: FlaskClient, offsets: Any) -> None:
+def test_commit_with_field_of_wrong_type_returns_422(client: FlaskClient, offsets: Any) -> None:
     answer = Consumer(client).assigned().call("POST", "/offsets", {"offsets": offsets})
     assert error(answer)[:2] == (422, 422)
     assert "offsets" in answer.json["message"]
@@ -775,7 +781,7 @@ def test_commit_of_missing_partition_returns_404_and_commits_nothing(
 
 
 @pytest.mark.parametrize("body", [None, {"offsets": [{**refer("t", 0), "offset": 1}]}])
-def test_commit_reaches_over_control_records_at_the_end_of_the_log(
+def test_commit_includes_control_records_at_the_end_of_the_log(
     client: FlaskClient, broker: FakeBroker, body: Any
 ) -> None:
     write(broker, b"0", b"1")
@@ -786,10 +792,10 @@ def test_commit_reaches_over_control_records_at_the_end_of_the_log(
     assert consumer.committed() == [("t", 0, 3)]
     broker.pass_over("t", count=2)
     assert consumer.call("POST", "/offsets", body).status_code == 200
-    assert consumer.committed() == [("t", 0, 5)], "though nothing was read since"
+    assert consumer.committed() == [("t", 0, 5)], "without another read"
 
 
-def test_commit_before_the_last_record_is_of_that_record(client: FlaskClient, broker: FakeBroker) -> None:
+def test_commit_before_the_last_record_excludes_later_control_records(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0")
     broker.pass_over("t")
     write(broker, b"1")
@@ -798,7 +804,7 @@ def test_commit_before_the_last_record_is_of_that_record(client: FlaskClient, br
     assert consumer.committed() == [("t", 0, 1)]
 
 
-def test_auto_commit_reaches_over_control_records_that_were_read(client: FlaskClient, broker: FakeBroker) -> None:
+def test_auto_commit_includes_control_records_that_were_read(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0")
     consumer = Consumer(client).subscribed()
     assert consumer.values() == [0]
@@ -808,7 +814,7 @@ def test_auto_commit_reaches_over_control_records_that_were_read(client: FlaskCl
     assert Consumer(client, name="other").committed() == [("t", 0, 2)]
 
 
-def test_another_instance_goes_on_behind_what_was_committed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_new_instance_continues_after_committed_offset(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0", b"1", b"2")
     first = Consumer(client).subscribed()
     first.values(max_poll_records=1)
@@ -818,7 +824,7 @@ def test_another_instance_goes_on_behind_what_was_committed(client: FlaskClient,
 
 
 @pytest.mark.parametrize(("auto_commit", "seen"), [(True, [2]), (False, [0, 1, 2])])
-def test_auto_commit_when_an_instance_is_deleted(
+def test_delete_commits_with_auto_commit_only(
     client: FlaskClient, broker: FakeBroker, auto_commit: bool, seen: list[int]
 ) -> None:
     write(broker, b"0", b"1")
@@ -832,7 +838,7 @@ def test_auto_commit_when_an_instance_is_deleted(
 # idleness
 
 
-def test_an_idle_instance_is_closed_and_commits_nothing(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_idle_instance_is_removed_and_commits_nothing(make_client: ClientFactory, broker: FakeBroker) -> None:
     write(broker, b"0")
     client = make_client(consumer_idle_timeout=1)
     consumer = Consumer(client).subscribed()
@@ -847,11 +853,11 @@ def test_an_idle_instance_is_closed_and_commits_nothing(make_client: ClientFacto
             break
         assert answer.json["error_code"] == 40902
     else:
-        pytest.fail("the instance that was used is gone")
+        pytest.fail("the instance in use was removed")
     assert Consumer(client, name="next").subscribed().values() == [0]
 
 
-def test_all_are_listed(client: FlaskClient) -> None:
+def test_instances_lists_all_instances(client: FlaskClient) -> None:
     assert client.get("/instances").json == {"instances": []}
     for group, name in (("h", "a"), ("g", "c"), ("g", "b"), ("g", "a")):
         send(client, "POST", f"/consumers/{group}", {"name": name, "format": "json"})

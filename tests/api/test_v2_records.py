@@ -1,4 +1,4 @@
-"""What consumers of the v2 API read, over instances that live in the process."""
+"""Reads of consumer instances of the REST Proxy v2 API, with an inline daemon and a fake broker."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from tests.fakes import FakeBroker
 # records
 
 
-def test_a_page(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_returns_page_of_records(client: FlaskClient, broker: FakeBroker) -> None:
     headers: list[tuple[str, bytes | None]] = [("a", b"\xff"), ("b", None)]
     broker.produce("t", [NewRecord(b'{"n": 1.50}', b'"k"', 0, 1790000000000, headers), NewRecord(None)], 1)
     consumer = Consumer(client).subscribed()
@@ -42,7 +42,7 @@ def test_a_page(client: FlaskClient, broker: FakeBroker) -> None:
     assert (second["key"], second["value"], "headers" in second) == (None, None, False)
 
 
-def test_an_empty_page(client: FlaskClient) -> None:
+def test_read_without_records_returns_empty_page(client: FlaskClient) -> None:
     consumer = Consumer(client).subscribed()
     began = time.monotonic()
     answer = consumer.call("GET", "/records?timeout=300")
@@ -50,7 +50,7 @@ def test_an_empty_page(client: FlaskClient) -> None:
     assert 0.25 < time.monotonic() - began < scaled(3)
 
 
-def test_the_instances_timeout_is_the_default(client: FlaskClient) -> None:
+def test_read_without_timeout_uses_instance_timeout(client: FlaskClient) -> None:
     consumer = Consumer(client, **{"consumer.request.timeout.ms": "200"}).subscribed()
     began = time.monotonic()
     assert consumer.call("GET", "/records").json == []
@@ -58,7 +58,7 @@ def test_the_instances_timeout_is_the_default(client: FlaskClient) -> None:
     assert 0.35 < time.monotonic() - began < scaled(3)
 
 
-def test_a_page_comes_as_soon_as_there_is_something(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_returns_as_soon_as_a_record_arrives(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client).subscribed()
     timer = threading.Timer(0.3, write, (broker, b"1"))
     began = time.monotonic()
@@ -87,7 +87,9 @@ def test_a_page_comes_as_soon_as_there_is_something(client: FlaskClient, broker:
         f"{AVRO_V2}, */*;q=0.1",
     ],
 )
-def test_types_of_records(client: FlaskClient, broker: FakeBroker, instance: str, accept: str | None) -> None:
+def test_records_have_format_of_instance(
+    client: FlaskClient, broker: FakeBroker, instance: str, accept: str | None
+) -> None:
     own = f"application/vnd.kafka.{instance}.v2+json"
     write(broker, b"1")
     consumer = Consumer(client, format=instance).assigned()
@@ -100,7 +102,7 @@ def test_types_of_records(client: FlaskClient, broker: FakeBroker, instance: str
 
 
 @pytest.mark.parametrize("accept", [BINARY_V2, AVRO_V2, f"{BINARY_V2};q=0.5, text/html", f"{BINARY_V2}, {JSON_V2};q=0"])
-def test_records_in_another_format(client: FlaskClient, broker: FakeBroker, accept: str) -> None:
+def test_accept_of_another_format_returns_406(client: FlaskClient, broker: FakeBroker, accept: str) -> None:
     write(broker, b"1")
     consumer = Consumer(client).assigned()
     assert error(consumer.call("GET", "/records", Accept=accept)) == (
@@ -112,32 +114,32 @@ def test_records_in_another_format(client: FlaskClient, broker: FakeBroker, acce
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/vnd.kafka.json.v3+json", "application/xml, text/*"])
-def test_records_of_no_type_there_is(client: FlaskClient, accept: str) -> None:
+def test_unknown_accept_returns_406(client: FlaskClient, accept: str) -> None:
     answer = Consumer(client).assigned().call("GET", "/records", Accept=accept)
     assert error(answer)[:2] == (406, 406)
     assert JSON_V2 in answer.json["message"]
 
 
-def test_records_before_a_subscription(client: FlaskClient) -> None:
+def test_read_without_subscription_returns_40903(client: FlaskClient) -> None:
     status, code, message = error(Consumer(client).call("GET", "/records"))
     assert (status, code) == (409, 40903)
     assert message.startswith("Illegal state: ")
 
 
 @pytest.mark.parametrize("query", ["timeout=soon", "timeout=1.5", "max_bytes=x", "max_bytes=-2", "max_poll_records=x"])
-def test_queries_of_a_wrong_type(client: FlaskClient, query: str) -> None:
+def test_query_parameter_of_wrong_type_returns_422(client: FlaskClient, query: str) -> None:
     answer = Consumer(client).assigned().call("GET", f"/records?{query}")
     assert error(answer)[:2] == (422, 422)
     assert query.partition("=")[0] in answer.json["message"]
 
 
 @pytest.mark.parametrize("query", ["max_bytes=&timeout=", "max_bytes=-1&max_poll_records=-1", "other=1"])
-def test_queries_that_say_nothing(client: FlaskClient, broker: FakeBroker, query: str) -> None:
+def test_empty_query_parameters_mean_default(client: FlaskClient, broker: FakeBroker, query: str) -> None:
     write(broker, b"1")
     assert len(Consumer(client).assigned().call("GET", f"/records?{query}").json) == 1
 
 
-def test_a_large_record_comes_whatever_max_bytes_says(client: FlaskClient, broker: FakeBroker) -> None:
+def test_record_larger_than_max_bytes_is_returned(client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 6 << 20
     large = '"' + "x" * (5 << 20) + '"'
     write(broker, b"0", large.encode(), b"2")
@@ -149,7 +151,7 @@ def test_a_large_record_comes_whatever_max_bytes_says(client: FlaskClient, broke
 
 
 @pytest.mark.parametrize("how", ["query", "field"])
-def test_max_bytes_and_max_poll_records(client: FlaskClient, broker: FakeBroker, how: str) -> None:
+def test_max_bytes_and_max_poll_records_limit_the_page(client: FlaskClient, broker: FakeBroker, how: str) -> None:
     write(broker, *(b'"%s"' % (b"x" * 998) for _ in range(10)))
     by_size = {"fetch.max.bytes": "3000"} if how == "field" else {}
     consumer = Consumer(client, **by_size).assigned()
@@ -159,13 +161,13 @@ def test_max_bytes_and_max_poll_records(client: FlaskClient, broker: FakeBroker,
     assert len(consumer.records(**({"max_poll_records": 4} if how == "query" else {}))) == 4
 
 
-def test_max_bytes_counts_as_the_setting_above_it(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_max_bytes_over_max_page_bytes_is_reduced_to_it(make_client: ClientFactory, broker: FakeBroker) -> None:
     write(broker, *(b'"%s"' % (b"x" * 998) for _ in range(10)))
     consumer = Consumer(make_client(max_page_bytes=3000)).assigned()
     assert len(consumer.records(max_bytes=1 << 40)) in {2, 3}
 
 
-def test_fetch_min_bytes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_fetch_min_bytes_delays_the_page(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client, **{"fetch.min.bytes": "50"}).assigned()
     write(broker, b"1")
     timer = threading.Timer(0.4, write, (broker, b'"%s"' % (b"x" * 60)))
@@ -177,10 +179,10 @@ def test_fetch_min_bytes(client: FlaskClient, broker: FakeBroker) -> None:
 
 
 @pytest.mark.parametrize("parts", [["key"], ["value"], ["key", "value"]], ids="-".join)
-def test_half_that_format_cannot_read_comes_as_base64_with_error_that_names_it(
+def test_key_or_value_that_cannot_be_decoded_is_base64_with_error(
     client: FlaskClient, broker: FakeBroker, parts: list[str]
 ) -> None:
-    """A key such as a-17 (of a Java string serializer) hid a readable value."""
+    """A key such as a-17 (from a Java string serializer) hid a value that could be decoded."""
     bad = b"a-17"
     record = {"key": b'"k"', "value": b"1", **dict.fromkeys(parts, bad)}
     broker.produce("t", [NewRecord(b"0"), NewRecord(**record), NewRecord(b"2")], 1)
@@ -194,7 +196,7 @@ def test_half_that_format_cannot_read_comes_as_base64_with_error_that_names_it(
     assert poison["offset"] == 1
 
 
-def test_pages_go_on_from_one_another(client: FlaskClient, broker: FakeBroker) -> None:
+def test_next_read_continues_after_previous_page(client: FlaskClient, broker: FakeBroker) -> None:
     for partition in range(3):
         write(broker, *(b"%d" % (partition * 100 + each) for each in range(5)), topic="three", partition=partition)
     consumer = Consumer(client).subscribed("three")
@@ -205,14 +207,14 @@ def test_pages_go_on_from_one_another(client: FlaskClient, broker: FakeBroker) -
     assert sorted(seen) == sorted(partition * 100 + each for partition in range(3) for each in range(5))
 
 
-def test_a_page_that_was_not_asked_for_to_its_end_comes_again(client: FlaskClient, broker: FakeBroker) -> None:
+def test_page_whose_end_was_not_requested_is_delivered_again(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0", b"1")
     consumer = Consumer(client, **{"auto.commit.enable": False}).subscribed()
     for _ in range(2):
         answer = client.get(f"{consumer.path}/records")
         pieces = iter(answer.response)
         assert json.loads(next(pieces))[0]["offset"] == 0
-        answer.close()  # the server has not come back for more
+        answer.close()  # the server has not asked for the next part
     consumer.call("POST", "/offsets")
     assert consumer.committed() == []
     assert consumer.values() == [0, 1]
@@ -221,7 +223,7 @@ def test_a_page_that_was_not_asked_for_to_its_end_comes_again(client: FlaskClien
     assert consumer.committed() == [("t", 0, 2)]
 
 
-def test_a_page_that_nobody_looked_at_comes_again(client: FlaskClient, broker: FakeBroker) -> None:
+def test_page_that_was_not_sent_is_delivered_again(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"0")
     consumer = Consumer(client).assigned()
     client.get(f"{consumer.path}/records").close()
@@ -229,8 +231,8 @@ def test_a_page_that_nobody_looked_at_comes_again(client: FlaskClient, broker: F
 
 
 @pytest.mark.parametrize("then", ["commit", "delete"])
-def test_a_client_that_has_its_page_may_go_on_at_once(client: FlaskClient, broker: FakeBroker, then: str) -> None:
-    """The client has the page's last byte a moment before the server comes back for more."""
+def test_call_right_after_a_page_waits_for_its_delivery(client: FlaskClient, broker: FakeBroker, then: str) -> None:
+    """The client has the whole page a moment before the server asks for the next part."""
     write(broker, b"0", b"1")
     consumer = Consumer(client).subscribed()
     answer = client.get(f"{consumer.path}/records")
@@ -242,14 +244,14 @@ def test_a_client_that_has_its_page_may_go_on_at_once(client: FlaskClient, broke
             going_on = pool.submit(other.post, f"{consumer.path}/offsets")
         else:
             going_on = pool.submit(other.delete, consumer.path)
-        time.sleep(0.1)  # the other call has come by now, or it comes later: both must do
+        time.sleep(0.1)  # the other call may have arrived or not; both must work
         assert list(pieces) == []
         assert going_on.result().status_code in {200, 204}
     answer.close()
     assert Consumer(client, name="next").committed() == [("t", 0, 2)]
 
 
-def test_one_get_at_a_time(client: FlaskClient, broker: FakeBroker) -> None:
+def test_concurrent_reads_of_one_instance_get_each_record_once(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client).subscribed()
     assert consumer.values(timeout=50) == []
 
@@ -267,7 +269,7 @@ def test_one_get_at_a_time(client: FlaskClient, broker: FakeBroker) -> None:
     assert sorted(seen + consumer.values(timeout=50)) == [0, 1, 2, 3]
 
 
-def test_a_get_that_waits_blocks_no_other_instance(client: FlaskClient, broker: FakeBroker) -> None:
+def test_waiting_read_does_not_block_other_instances(client: FlaskClient, broker: FakeBroker) -> None:
     waiting, other = Consumer(client).assigned(), Consumer(client, name="other").assigned(("three", 0))
     with ThreadPoolExecutor(1) as pool:
         page = pool.submit(lambda: client.application.test_client().get(f"{waiting.path}/records?timeout=5000").json)
@@ -280,7 +282,7 @@ def test_a_get_that_waits_blocks_no_other_instance(client: FlaskClient, broker: 
 
 
 def concurrent_gets(client: FlaskClient, paths: list[str], then: Callable[[], None]) -> list[tuple[float, int]]:
-    """How long each took, and how many records it brought. All start before the next one does, a moment apart."""
+    """Read all paths at once, starting a moment apart. Return the duration and the number of records of each."""
     results: list[tuple[float, int]] = [(0, 0)] * len(paths)
 
     def get(index: int) -> None:
@@ -298,7 +300,7 @@ def concurrent_gets(client: FlaskClient, paths: list[str], then: Callable[[], No
     return results
 
 
-def test_those_who_wait_hold_half_of_the_threads(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_waiting_reads_use_at_most_half_of_the_threads(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(threads=4)
     consumers = [Consumer(client, name=f"c{each}").assigned() for each in range(3)]
     paths = [f"{each.path}/records?timeout=8000" for each in consumers]
@@ -309,7 +311,7 @@ def test_those_who_wait_hold_half_of_the_threads(make_client: ClientFactory, bro
     assert consumers[2].values() == [1]
 
 
-def test_those_who_wait_in_the_other_dialect_count_as_well(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_waiting_reads_of_both_dialects_share_the_limit(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(threads=2)
     consumer = Consumer(client).assigned()
     paths = ["/messages/t/someone/latest?wait=8", f"{consumer.path}/records?timeout=8000"]
@@ -321,10 +323,10 @@ def test_those_who_wait_in_the_other_dialect_count_as_well(make_client: ClientFa
 
 @pytest.mark.parametrize("timeout", [0, 1000])
 @pytest.mark.parametrize("how", ["subscribed", "assigned"])
-def test_topic_that_was_created_again_is_read_from_its_start(
+def test_recreated_topic_is_read_from_its_start(
     client: FlaskClient, broker: FakeBroker, how: str, timeout: int
 ) -> None:
-    """The instance read on at the offset that it had in the old topic."""
+    """The instance continued at its offset in the old topic."""
     write(broker, *(b"%d" % each for each in range(8)))
     consumer = getattr(Consumer(client), how)()
     assert len(consumer.values()) == 8
@@ -336,7 +338,7 @@ def test_topic_that_was_created_again_is_read_from_its_start(
     assert consumer.committed() == [("t", 0, 20)]
 
 
-def test_a_topic_that_goes_away_keeps_nobody_from_the_others(client: FlaskClient, broker: FakeBroker) -> None:
+def test_deleted_topic_does_not_block_other_topics(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("gone")
     consumer = Consumer(client).subscribed("t", "gone")
     assert consumer.values(timeout=50) == []
@@ -345,7 +347,7 @@ def test_a_topic_that_goes_away_keeps_nobody_from_the_others(client: FlaskClient
     assert consumer.values() == [1]
 
 
-def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_without_broker_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1")
     consumer = Consumer(client).assigned()
     broker.down = True

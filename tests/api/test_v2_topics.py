@@ -1,4 +1,4 @@
-"""The v2 API's metadata and produce, row by row."""
+"""Metadata and produce in the REST Proxy v2 API."""
 
 import base64
 import json
@@ -20,8 +20,8 @@ BINARY_V2 = "application/vnd.kafka.binary.v2+json"
 ONE = {"records": [{"value": 1}]}
 
 
-@pytest.fixture(params=[False, True], ids=["views", "threadless"])
-def is_threadless(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -37,7 +37,7 @@ def stored(broker: FakeBroker, topic: str = "t") -> list[tuple[bytes | None, byt
 
 
 def error(answer: Any) -> tuple[int, int, str]:
-    """Status, code and message of an error, which has nothing else in its body."""
+    """Return status, code and message of an error, and check that its body has no other fields."""
     assert answer.json.keys() == {"error_code", "message"}
     assert answer.content_type == V2
     return answer.status_code, answer.json["error_code"], answer.json["message"]
@@ -46,12 +46,12 @@ def error(answer: Any) -> tuple[int, int, str]:
 # metadata
 
 
-def test_topics(client: FlaskClient, broker: FakeBroker) -> None:
+def test_topics_lists_names(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("__consumer_offsets")
     assert client.get("/topics").json == ["t", "three"]
 
 
-def test_a_topic(client: FlaskClient, broker: FakeBroker) -> None:
+def test_topic_returns_configs_and_partitions(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("compacted", compacted=True, limit=5000)
     broker.lose_leader("three", 1)
     answer = client.get("/topics/compacted").json
@@ -66,21 +66,21 @@ def test_a_topic(client: FlaskClient, broker: FakeBroker) -> None:
     assert partitions[1]["replicas"] == [{"broker": 1, "leader": False, "in_sync": False}]
 
 
-def test_partitions(client: FlaskClient) -> None:
+def test_partitions_lists_replicas(client: FlaskClient) -> None:
     all_of_them = client.get("/topics/three/partitions").json
     assert [each["partition"] for each in all_of_them] == [0, 1, 2]
     assert client.get("/topics/three/partitions/2").json == all_of_them[2]
     assert all_of_them == client.get("/topics/three").json["partitions"]
 
 
-def test_offsets(client: FlaskClient, broker: FakeBroker) -> None:
+def test_offsets_returns_beginning_and_end(client: FlaskClient, broker: FakeBroker) -> None:
     broker.produce("three", [NewRecord(b"x", partition=1)] * 3, 1)
     broker.delete_before("three", 1, 2)
     answer = client.get("/topics/three/partitions/1/offsets")
     assert answer.json == {"beginning_offset": 2, "end_offset": 3}
 
 
-def test_brokers(client: FlaskClient) -> None:
+def test_brokers_lists_ids(client: FlaskClient) -> None:
     assert client.get("/brokers").json == {"brokers": [1]}
 
 
@@ -110,27 +110,27 @@ def test_root_is_an_empty_object(client: FlaskClient, accept: str, content_type:
     "path",
     ["", "/partitions", "/partitions/0", "/partitions/0/offsets", "/partitions/x"],
 )
-def test_an_unknown_topic(client: FlaskClient, broker: FakeBroker, path: str) -> None:
+def test_unknown_topic_returns_40401(client: FlaskClient, broker: FakeBroker, path: str) -> None:
     assert error(client.get(f"/topics/nope{path}")) == (404, 40401, "Topic not found.")
     assert client.get("/topics").json == ["t", "three"]
 
 
 @pytest.mark.parametrize("partition", ["3", "-1", "x", "99999999999999999999", "1.0"])
 @pytest.mark.parametrize("path", ["", "/offsets"])
-def test_an_unknown_partition(client: FlaskClient, partition: str, path: str) -> None:
+def test_unknown_partition_returns_40402(client: FlaskClient, partition: str, path: str) -> None:
     answer = client.get(f"/topics/three/partitions/{partition}{path}")
     if path and not partition.lstrip("-").isdecimal():
-        assert error(answer)[:2] == (404, 404), "as Karapace has it"
+        assert error(answer)[:2] == (404, 404), "the same as Karapace"
     else:
         assert error(answer) == (404, 40402, "Partition not found.")
 
 
-def test_offsets_of_a_partition_that_is_no_number_of_an_unknown_topic(client: FlaskClient) -> None:
+def test_offsets_of_unknown_topic_with_invalid_partition_returns_40401(client: FlaskClient) -> None:
     assert error(client.get("/topics/nope/partitions/foo/offsets")) == (404, 40401, "Topic not found.")
 
 
 @pytest.mark.parametrize("path", ["/topics/", "//topics", "/topics/t//partitions/", "/brokers//"])
-def test_slashes(client: FlaskClient, path: str) -> None:
+def test_empty_path_segments_are_ignored(client: FlaskClient, path: str) -> None:
     assert client.get("/", environ_overrides={"PATH_INFO": path}).status_code == 200
 
 
@@ -145,20 +145,20 @@ def test_slashes(client: FlaskClient, path: str) -> None:
         ("POST", "/", {"GET"}),
     ],
 )
-def test_a_method_that_is_not_allowed(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
+def test_wrong_method_returns_405_with_allow(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
     answer = client.open(path, method=method)
     assert error(answer)[:2] == (405, 405)
     assert set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"} == allowed
 
 
-def test_no_broker(client: FlaskClient, broker: FakeBroker) -> None:
+def test_metadata_without_broker_returns_503(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     for answer in (client.get("/topics"), client.get("/topics/t"), client.get("/brokers"), produce(client, ONE)):
         assert error(answer)[:2] == (503, 50302)
         assert int(answer.headers["Retry-After"]) >= 1
 
 
-def test_not_allowed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_metadata_without_authorization_returns_40301(client: FlaskClient, broker: FakeBroker) -> None:
     broker.refused.add("t")
     assert error(client.get("/topics/t"))[:2] == (403, 40301)
     assert error(produce(client, ONE))[:2] == (403, 40301)
@@ -192,7 +192,7 @@ def test_not_allowed(client: FlaskClient, broker: FakeBroker) -> None:
         ("application/vnd.kafka.v3+json, application/json", "application/json"),
     ],
 )
-def test_types_of_answers(client: FlaskClient, accept: str | None, content_type: str) -> None:
+def test_accept_selects_content_type(client: FlaskClient, accept: str | None, content_type: str) -> None:
     headers = {} if accept is None else {"Accept": accept}
     for answer in (client.get("/topics", headers=headers), client.get("/topics/nope", headers=headers)):
         assert answer.content_type == content_type
@@ -202,7 +202,7 @@ def test_types_of_answers(client: FlaskClient, accept: str | None, content_type:
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/vnd.kafka.v3+json", f"{V2};q=0", "application/xml, text/*"]
 )
-def test_an_answer_that_is_not_to_be_had(client: FlaskClient, broker: FakeBroker, accept: str) -> None:
+def test_unsatisfiable_accept_returns_406(client: FlaskClient, broker: FakeBroker, accept: str) -> None:
     for answer in (client.get("/topics", headers={"Accept": accept}), produce(client, ONE, Accept=accept)):
         assert error(answer)[:2] == (406, 406)
         assert V2 in answer.json["message"]
@@ -213,7 +213,7 @@ def test_an_answer_that_is_not_to_be_had(client: FlaskClient, broker: FakeBroker
     "content_type",
     [JSON_V2, None, "application/json", "application/json; charset=utf-8", "application/vnd.kafka.json.v1+json"],
 )
-def test_json(client: FlaskClient, broker: FakeBroker, content_type: str | None) -> None:
+def test_produce_json(client: FlaskClient, broker: FakeBroker, content_type: str | None) -> None:
     body = b'{"records": [{"key": "k", "value": {"n": 1.50, "big": 12345678901234567890123}}]}'
     assert produce(client, body, content_type).status_code == 200
     assert stored(broker) == [(b'"k"', b'{"n": 1.50, "big": 12345678901234567890123}')]
@@ -231,7 +231,7 @@ def test_json(client: FlaskClient, broker: FakeBroker, content_type: str | None)
         f"{V2}; charset=utf-8",
     ],
 )
-def test_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
+def test_produce_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
     body = {"records": [{"key": base64.b64encode(b"\xff").decode(), "value": base64.b64encode(b"\x00").decode()}]}
     assert produce(client, body, content_type).status_code == 200
     assert stored(broker) == [(b"\xff", b"\x00")]
@@ -250,7 +250,7 @@ def test_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> N
         ("application/vnd.kafka.nope.v2+json", ["'nope'", "json", "binary"]),
     ],
 )
-def test_a_type_that_records_cannot_have(
+def test_produce_with_unknown_content_type_returns_415(
     client: FlaskClient, broker: FakeBroker, content_type: str, says: list[str]
 ) -> None:
     status, code, message = error(produce(client, ONE, content_type))
@@ -262,7 +262,7 @@ def test_a_type_that_records_cannot_have(
 # produce
 
 
-def test_the_answer_of_a_produce(client: FlaskClient) -> None:
+def test_produce_returns_offsets_and_schema_ids(client: FlaskClient) -> None:
     produce(client, ONE)
     answer = produce(client, {"records": [{"value": 1}, {"value": 2}]})
     assert answer.status_code == 200
@@ -276,7 +276,7 @@ def test_the_answer_of_a_produce(client: FlaskClient) -> None:
     }
 
 
-def test_to_a_partition_unless_a_record_names_its_own(client: FlaskClient) -> None:
+def test_produce_to_partition_unless_record_names_another(client: FlaskClient) -> None:
     body = {"records": [{"value": 1}, {"value": 2, "partition": 2}, {"value": 3, "partition": None}]}
     answer = produce(client, body, path="/topics/three/partitions/1")
     assert [each["partition"] for each in answer.json["offsets"]] == [1, 2, 1]
@@ -284,7 +284,7 @@ def test_to_a_partition_unless_a_record_names_its_own(client: FlaskClient) -> No
     assert [each["partition"] for each in answer.json["offsets"]] == [2]
 
 
-def test_headers_and_timestamps(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_with_headers_and_timestamps(client: FlaskClient, broker: FakeBroker) -> None:
     headers = [{"key": "a", "value": base64.b64encode(b"\xff").decode()}, {"key": "a", "value": None}, {"key": "b"}]
     produce(client, {"records": [{"value": 1, "headers": headers, "timestamp": 1790000000000}]})
     (record,) = broker.records("t")
@@ -293,13 +293,13 @@ def test_headers_and_timestamps(client: FlaskClient, broker: FakeBroker) -> None
 
 
 @pytest.mark.parametrize("content_type", [JSON_V2, BINARY_V2, "application/vnd.kafka.text.v2+json"])
-def test_null_is_a_null_in_every_format(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
+def test_produce_null_in_every_format(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
     assert produce(client, {"records": [{"key": None, "value": None}, {}]}, content_type).status_code == 200
     assert stored(broker) == [(None, None), (None, None)]
 
 
 @pytest.mark.parametrize("text", [b"0", b"false", b'""', b"[]", b"{}", b'"null"'])
-def test_other_small_values_are_themselves(client: FlaskClient, broker: FakeBroker, text: bytes) -> None:
+def test_produce_small_values(client: FlaskClient, broker: FakeBroker, text: bytes) -> None:
     produce(client, b'{"records": [{"key": %b, "value": %b}]}' % (text, text))
     assert stored(broker) == [(text, text)]
 
@@ -317,18 +317,18 @@ def test_produce_with_integers_in_quotes_is_accepted(client: FlaskClient, broker
 def test_produce_with_text_that_is_no_integer_returns_422(client: FlaskClient, partition: str) -> None:
     status, code, message = error(produce(client, {"records": [{"value": 0, "partition": partition}]}))
     assert (status, code) == (422, 422)
-    assert message.startswith("records[0].partition: ")
+    assert message.startswith("records[0].partition must be ")
 
 
 def test_produce_with_unknown_field_returns_422_that_names_it(client: FlaskClient, broker: FakeBroker) -> None:
     status, code, message = error(produce(client, {"records": [{"value": 1}], "value_shema_id": 1}))
     assert (status, code) == (422, 422)
-    assert "unknown field value_shema_id." in message
+    assert "unknown field 'value_shema_id'." in message
     assert "value_schema_id" in message
     assert stored(broker) == []
 
 
-def test_fields_that_are_null_are_as_if_left_out(client: FlaskClient) -> None:
+def test_produce_with_null_fields_ignores_them(client: FlaskClient) -> None:
     body = {
         "records": [{"value": 1, "partition": None, "timestamp": None, "headers": None}],
         "key_schema": None,
@@ -343,22 +343,22 @@ def test_fields_that_are_null_are_as_if_left_out(client: FlaskClient) -> None:
 def test_records_that_are_no_array_return_400(client: FlaskClient, broker: FakeBroker, records: Any) -> None:
     status, code, message = error(produce(client, {"records": records}))
     assert (status, code) == (400, 400)
-    assert message.startswith("records: ")
+    assert message.startswith("records must be ")
     assert stored(broker) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b'{"records": [', b"[]", b'"x"', b"1", b"null", b'{"a": "\xff"}'])
-def test_a_body_that_is_no_json_object(client: FlaskClient, body: bytes) -> None:
+def test_produce_with_body_that_is_not_a_json_object_returns_400(client: FlaskClient, body: bytes) -> None:
     status, code, message = error(produce(client, body))
     assert (status, code) == (400, 400)
-    assert "body" in message
+    assert message.startswith("Body ")
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
         ({}, "records"),
-        ({"records": []}, "empty"),
+        ({"records": []}, "no records"),
         ({"records": None}, "records"),
         ({"records": [1]}, "records[0]"),
         ({"records": [{"value": 1}, {"value": 1, "partition": "x"}]}, "records[1].partition"),
@@ -369,7 +369,7 @@ def test_a_body_that_is_no_json_object(client: FlaskClient, body: bytes) -> None
         ({"records": [{"value": 1}, {"valeu": 1}]}, "valeu"),
     ],
 )
-def test_a_body_that_breaks_the_rules(client: FlaskClient, broker: FakeBroker, body: Any, says: str) -> None:
+def test_produce_with_invalid_field_returns_422(client: FlaskClient, broker: FakeBroker, body: Any, says: str) -> None:
     status, code, message = error(produce(client, body))
     assert (status, code) == (422, 422)
     assert says in message
@@ -380,7 +380,9 @@ def test_a_body_that_breaks_the_rules(client: FlaskClient, broker: FakeBroker, b
     ("record", "field"),
     [({"value": "%%%"}, "value"), ({"key": "a", "value": "AA=="}, "key"), ({"value": 5}, "value")],
 )
-def test_bad_base64(client: FlaskClient, broker: FakeBroker, record: Any, field: str) -> None:
+def test_produce_with_invalid_base64_returns_400(
+    client: FlaskClient, broker: FakeBroker, record: Any, field: str
+) -> None:
     status, code, message = error(produce(client, {"records": [{"value": "AA=="}, record]}, BINARY_V2))
     assert (status, code) == (400, 400)
     assert f"records[1].{field}" in message
@@ -388,14 +390,14 @@ def test_bad_base64(client: FlaskClient, broker: FakeBroker, record: Any, field:
     assert stored(broker) == []
 
 
-def test_bad_base64_in_a_header(client: FlaskClient) -> None:
+def test_produce_with_invalid_base64_in_header_returns_400(client: FlaskClient) -> None:
     headers = [{"key": "h", "value": "%"}]
     status, code, message = error(produce(client, {"records": [{"value": 1}, {"value": 1, "headers": headers}]}))
     assert (status, code) == (400, 400)
     assert "records[1].headers.h" in message
 
 
-def test_a_value_that_its_serialiser_refuses(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_value_that_cannot_be_serialized_returns_422(client: FlaskClient, broker: FakeBroker) -> None:
     answer = produce(client, {"records": [{"value": "a"}, {"value": 1}]}, "application/vnd.kafka.text.v2+json")
     status, code, message = error(answer)
     assert (status, code) == (422, 422)
@@ -404,29 +406,29 @@ def test_a_value_that_its_serialiser_refuses(client: FlaskClient, broker: FakeBr
 
 
 @pytest.mark.parametrize("path", ["/topics/nope", "/topics/nope/partitions/0", "/topics/nope/partitions/x"])
-def test_produce_to_an_unknown_topic(client: FlaskClient, broker: FakeBroker, path: str) -> None:
+def test_produce_to_unknown_topic_returns_40401(client: FlaskClient, broker: FakeBroker, path: str) -> None:
     assert error(produce(client, ONE, path=path)) == (404, 40401, "Topic not found.")
     assert broker.topics() == ["t", "three"]
 
 
 @pytest.mark.parametrize("partition", ["3", "x", "-1"])
-def test_produce_to_an_unknown_partition(client: FlaskClient, broker: FakeBroker, partition: str) -> None:
+def test_produce_to_unknown_partition_returns_40402(client: FlaskClient, broker: FakeBroker, partition: str) -> None:
     answer = produce(client, ONE, path=f"/topics/three/partitions/{partition}")
     assert error(answer) == (404, 40402, "Partition not found.")
     assert stored(broker, "three") == []
 
 
-def test_a_topic_is_made_where_the_setting_says_so(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_with_auto_create_topics_creates_topic(client: FlaskClient, broker: FakeBroker) -> None:
     broker.auto_create_topics = True
     assert produce(client, ONE, path="/topics/new").status_code == 200
     assert error(client.get("/topics/other")) == (404, 40401, "Topic not found.")
 
 
-def test_a_body_over_the_limit(make_client: ClientFactory) -> None:
+def test_produce_with_body_over_max_body_bytes_returns_413(make_client: ClientFactory) -> None:
     assert error(produce(make_client(max_body_bytes=1024), {"records": [{"value": "x" * 2000}]}))[:2] == (413, 413)
 
 
-def test_a_record_over_the_brokers_limit(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_record_over_message_limit_of_broker(client: FlaskClient, broker: FakeBroker) -> None:
     broker.message_limit = 1000
     large = {"value": "x" * 2000}
     assert error(produce(client, {"records": [large]}))[:2] == (413, 413)
@@ -439,14 +441,14 @@ def test_a_record_over_the_brokers_limit(client: FlaskClient, broker: FakeBroker
     assert (written["offset"], written["error_code"]) == (0, None)
 
 
-def test_no_answer_in_time(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_produce_without_answer_of_broker_returns_504(make_client: ClientFactory, broker: FakeBroker) -> None:
     broker.silent = True
     status, code, message = error(produce(make_client(timeout=0.1), ONE))
     assert (status, code) == (504, 504)
     assert "may have been written" in message
 
 
-def test_too_much_in_flight(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_produce_over_max_in_flight_returns_42901(make_client: ClientFactory, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=1500, timeout=2)
     large = {"records": [{"value": "x" * 1000}]}
     broker.silent = True
@@ -461,7 +463,7 @@ def test_too_much_in_flight(make_client: ClientFactory, broker: FakeBroker) -> N
 
 
 class Outcomes:
-    """A broker whose produce has these outcomes."""
+    """A broker whose produce returns the given results."""
 
     def __init__(self, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
         self._broker = broker
@@ -489,7 +491,9 @@ WRITTEN = RecordMetadata(0, 7, 1)
         (BrokerUnavailable("Gone."), 50003),
     ],
 )
-def test_single_records_that_fail(client: FlaskClient, outcomes: Outcomes, failure: Any, code: int) -> None:
+def test_produce_with_failed_records_returns_200_with_their_errors(
+    client: FlaskClient, outcomes: Outcomes, failure: Any, code: int
+) -> None:
     answer = produce(client, outcomes.are(WRITTEN, failure))
     assert answer.status_code == 200
     assert answer.json["offsets"] == [
@@ -498,13 +502,13 @@ def test_single_records_that_fail(client: FlaskClient, outcomes: Outcomes, failu
     ]
 
 
-def test_all_records_that_fail(client: FlaskClient, outcomes: Outcomes) -> None:
+def test_produce_with_all_records_failed_returns_200(client: FlaskClient, outcomes: Outcomes) -> None:
     answer = produce(client, outcomes.are(BrokerError("No."), RetriableBrokerError("Not yet.")))
     assert answer.status_code == 200
     assert [each["error_code"] for each in answer.json["offsets"]] == [50002, 50003]
 
 
-def test_a_refusal_is_of_the_whole_answer(client: FlaskClient, outcomes: Outcomes) -> None:
+def test_produce_without_authorization_fails_the_request(client: FlaskClient, outcomes: Outcomes) -> None:
     answer = produce(client, outcomes.are(WRITTEN, NotAuthorized("Not you.")))
     assert error(answer) == (403, 40301, "Not you.")
 
@@ -512,13 +516,13 @@ def test_a_refusal_is_of_the_whole_answer(client: FlaskClient, outcomes: Outcome
 @pytest.mark.parametrize(
     ("failure", "status"), [(OutcomeUnknown("Who knows."), 504), (BrokerUnavailable("Gone."), 503)]
 )
-def test_nothing_answered_and_nothing_handed_over(
+def test_produce_with_same_error_for_all_records_fails_the_request(
     client: FlaskClient, outcomes: Outcomes, failure: Any, status: int
 ) -> None:
     assert error(produce(client, outcomes.are(failure, failure)))[::2] == (status, failure.message)
 
 
-def test_prefer_strict(client: FlaskClient, outcomes: Outcomes) -> None:
+def test_produce_with_prefer_strict_returns_207_or_error(client: FlaskClient, outcomes: Outcomes) -> None:
     body = outcomes.are(WRITTEN, BrokerError("No."))
     usual = produce(client, body)
     strict = produce(client, body, Prefer="wait=5, Strict")
@@ -536,7 +540,7 @@ def test_prefer_strict(client: FlaskClient, outcomes: Outcomes) -> None:
 # the same parser under /messages
 
 
-def test_messages_answers_in_its_own_codes(client: FlaskClient) -> None:
+def test_v2_body_under_messages_uses_error_codes_of_messages(client: FlaskClient) -> None:
     answer = produce(client, {"records": [{"value": 1, "partition": "x"}]}, path="/messages/t")
     assert (answer.status_code, answer.json["error"]["code"]) == (400, 400)
     assert (answer.json["error"]["record"], answer.json["error"]["field"]) == (0, "partition")

@@ -158,7 +158,7 @@ def test_what_is_acknowledged_lets_the_lag_fall_and_a_replay_brings_it_back(
     assert lag_of(server, name, "billing") == 1
     assert "-X DELETE" in window.panel("Consumer").locator("pre").inner_text() or "-X DELETE" in curl_of_reading(window)
 
-    window.button("Read on").click()
+    window.button("Continue reading").click()
     wait_for(lambda: window.rows.count() == 1)
     window.button("Replay").click()
     window.lag(5).wait_for()
@@ -167,7 +167,7 @@ def test_what_is_acknowledged_lets_the_lag_fall_and_a_replay_brings_it_back(
     window.box("Position").fill("0:2")
     window.button("Set position").click()
     window.lag(3).wait_for()
-    window.button("Forget").click()
+    window.button("Delete offsets").click()
     window.panel("Consumer").locator("td", has_text="none").wait_for()
     assert server.get(f"/messages/{name}/billing").json()["partitions"][0]["committed"] is None
 
@@ -343,7 +343,7 @@ def test_publishes_for_later_are_among_the_tasks(console: OpenConsole, topic: To
     window = console().open_topic(name)
     window.page.get_by_label("Later").check()
     window.button("Publish").click()
-    window.panel("Publish").locator(".outcome.good", has_text="Accepted as the task").wait_for()
+    window.panel("Publish").locator(".outcome.good", has_text="Accepted as task").wait_for()
     window.box("Value").fill(json.dumps("x" * 2000))
     window.button("Publish").click()
     window.open("#/tasks")
@@ -381,7 +381,7 @@ def test_the_curl_that_is_shown_does_the_same(console: OpenConsole, server: Serv
     one = window.panel("Publish").locator("pre").inner_text()
     window.button("Publish").click()
     window.row("it's $HOME").wait_for()
-    window.box("What").select_option("lines")
+    window.box("Content").select_option("lines")
     window.box("Value").fill('{"n": 1}\n{"n": "@2"}')
     many = window.panel("Publish").locator("pre").inner_text()
     window.button("Publish").click()

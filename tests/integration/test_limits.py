@@ -1,4 +1,4 @@
-"""What is too much, and clients that are clumsy or hostile: each gets a clear answer, and none harms the others."""
+"""Limits, and clients that are faulty or hostile: each gets a clear response and does not affect others."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ MIB = 1024 * KIB
 
 @pytest.fixture(scope="module")
 def small_service(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One worker with four threads that takes bodies up to 1 MiB, and 1 MiB of them at a time."""
+    """A server with one worker and four threads that accepts 1 MiB of bodies at a time."""
     limits = {"workers": 1, "threads": 4, "max_body_bytes": MIB, "max_in_flight": MIB}
     with running(Service(tmp_path_factory.mktemp("small"), kafka.bootstrap_servers, **limits)) as service:
         yield service
@@ -39,7 +39,7 @@ def head(method: str, path: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
-def test_a_huge_body_is_refused_before_it_is_sent(service: Service, topic: TopicFactory) -> None:
+def test_huge_content_length_is_rejected_before_body_is_sent(service: Service, topic: TopicFactory) -> None:
     with service.connect() as client:
         began = time.monotonic()
         client.sendall(head("PUT", f"/messages/{topic()}", "Content-Length: 100000000000"))
@@ -51,7 +51,7 @@ def test_a_huge_body_is_refused_before_it_is_sent(service: Service, topic: Topic
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_an_ordinary_client_that_sends_too_much_sees_the_413(
+def test_ordinary_client_with_too_large_body_reads_413(
     small_service: Service, topic: TopicFactory, chunked: bool
 ) -> None:
     name = topic()
@@ -60,13 +60,13 @@ def test_an_ordinary_client_that_sends_too_much_sees_the_413(
     answer = small_service.put(f"/messages/{name}", pieces if chunked else b"x" * size)
     assert answer.status_code == 413
     assert answer.json()["error"] == {
-        "code": 413, "message": "The body is over max_body_bytes, 1048576 bytes.", "limit": MIB,
+        "code": 413, "message": "Body is larger than max_body_bytes, 1048576 bytes.", "limit": MIB,
     }  # fmt: skip
     assert small_service.put(f"/messages/{name}", b"x" * 1000).status_code == 200
     assert len(small_service.records(name)) == 1
 
 
-def test_a_client_that_never_stops_sending_is_cut_off(small_service: Service, topic: TopicFactory) -> None:
+def test_endless_body_is_disconnected(small_service: Service, topic: TopicFactory) -> None:
     with small_service.connect() as client:
         client.sendall(head("PUT", f"/messages/{topic()}", "Transfer-Encoding: chunked"))
         began, sent = time.monotonic(), 0
@@ -78,7 +78,7 @@ def test_a_client_that_never_stops_sending_is_cut_off(small_service: Service, to
     assert small_service.get("/health").status_code == 200
 
 
-def test_too_much_in_flight(small_service: Service, topic: TopicFactory) -> None:
+def test_body_over_max_in_flight_returns_429(small_service: Service, topic: TopicFactory) -> None:
     name = topic()
     with slow_upload(small_service, name) as slow:
         answer = small_service.put(f"/messages/{name}", b"y" * 11)
@@ -94,7 +94,7 @@ def test_too_much_in_flight(small_service: Service, topic: TopicFactory) -> None
 
 @contextmanager
 def slow_upload(service: Service, topic: str) -> Iterator[socket.socket]:
-    """A client of which the service awaits the last byte of a body of about 1 MiB."""
+    """Keep a client whose body of about 1 MiB lacks its last byte."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with service.connect() as client:
@@ -103,13 +103,11 @@ def slow_upload(service: Service, topic: str) -> Iterator[socket.socket]:
                 if service.put(f"/messages/{topic}", b"y" * 11).status_code == 429:
                     yield client
                     return
-            # Refused itself: there was another's body just then.
+            # This request was rejected because of another body.
     raise AssertionError("it was never let in")
 
 
-def test_a_body_that_breaks_off_writes_nothing_and_gives_its_place_back(
-    small_service: Service, topic: TopicFactory
-) -> None:
+def test_incomplete_body_writes_nothing_and_frees_memory(small_service: Service, topic: TopicFactory) -> None:
     name = topic()
     for _ in range(5):
         with small_service.connect() as client:
@@ -120,14 +118,14 @@ def test_a_body_that_breaks_off_writes_nothing_and_gives_its_place_back(
     assert [len(record["value"]) for record in small_service.records(name)] == [500_000]
 
 
-def test_a_body_that_breaks_off_is_told_so(service: Service, topic: TopicFactory) -> None:
+def test_incomplete_body_gets_400(service: Service, topic: TopicFactory) -> None:
     name = topic()
     with service.connect() as client:
         client.sendall(head("PUT", f"/messages/{name}", "Content-Length: 1000") + b"x" * 10)
         client.shutdown(socket.SHUT_WR)
         ((status, _, body),) = read_answers(client, 1)
     assert status == 400
-    assert "breaks off" in json.loads(body)["error"]["message"]
+    assert "incomplete" in json.loads(body)["error"]["message"]
     assert service.records(name) == []
 
 
@@ -136,7 +134,7 @@ def test_a_body_that_breaks_off_is_told_so(service: Service, topic: TopicFactory
     [b"zz\r\nhello\r\n", b"5\r\nhelloworld\r\n0\r\n\r\n", b"5\r\nhello\r\n", b"400\r\nhello", b""],
     ids=["no size", "longer than its size", "no last chunk", "shorter than its size", "none"],
 )
-def test_broken_chunks(service: Service, topic: TopicFactory, body: bytes) -> None:
+def test_malformed_chunks_get_400_and_close_connection(service: Service, topic: TopicFactory, body: bytes) -> None:
     name = topic()
     smuggled = head("PUT", f"/messages/{name}", "Content-Length: 1") + b"1"
     with service.connect() as client:
@@ -145,13 +143,13 @@ def test_broken_chunks(service: Service, topic: TopicFactory, body: bytes) -> No
             client.sendall(smuggled)
         client.shutdown(socket.SHUT_WR)
         ((status, _, answer),) = read_answers(client, 1)
-        assert client.recv(1) == b"", "where the next request would begin is unknown"
+        assert client.recv(1) == b"", "the start of the next request is unknown"
     assert status == 400
     assert "chunks are malformed" in json.loads(answer)["error"]["message"]
     assert service.records(name) == []
 
 
-def test_waits_leave_threads_for_others(small_service: Service, topic: TopicFactory) -> None:
+def test_waiting_requests_leave_threads_for_others(small_service: Service, topic: TopicFactory) -> None:
     name = topic()
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(small_service.get, f"/messages/{name}/me/latest?wait=20") for _ in range(4)]
@@ -161,9 +159,7 @@ def test_waits_leave_threads_for_others(small_service: Service, topic: TopicFact
     assert sorted(found) == [[], [], ["news"], ["news"]]
 
 
-def test_a_client_that_leaves_while_it_waits_holds_no_place_for_ever(
-    small_service: Service, topic: TopicFactory
-) -> None:
+def test_disconnected_waiting_client_frees_its_slot(small_service: Service, topic: TopicFactory) -> None:
     name = topic()
     for _ in range(4):
         with small_service.connect() as client:
@@ -177,10 +173,10 @@ def test_a_client_that_leaves_while_it_waits_holds_no_place_for_ever(
     assert page["records"][0]["value"] == "news"
 
 
-def test_a_position_of_550_partitions_in_the_longest_request_line(service: Service, topic: TopicFactory) -> None:
+def test_position_of_550_partitions_fits_request_line(service: Service, topic: TopicFactory) -> None:
     name = topic(550)
     service.put(f"/messages/{name}?partition=549", "last")
-    # Kafka names leaders of a new topic that do not know of it yet.
+    # Kafka reports leaders of a new topic before they know about it.
     page = wait_for(lambda: (answer := service.get(f"/messages/{name}/me/earliest")).ok and answer.json())
     assert [record["value"] for record in page["records"]] == ["last"]
     assert page["next"].startswith("0:0,1:0,") and page["next"].endswith(",549:1,*:earliest")
@@ -203,7 +199,7 @@ def answer_to(service: Service, request_line: bytes) -> tuple[int, bytes]:
     return status, body
 
 
-def test_keep_alive_and_pipelined_requests(service: Service, topic: TopicFactory) -> None:
+def test_pipelined_requests_are_answered_in_order(service: Service, topic: TopicFactory) -> None:
     name = topic()
     with service.connect() as client:
         for _ in range(2):
@@ -224,7 +220,7 @@ def test_keep_alive_and_pipelined_requests(service: Service, topic: TopicFactory
     assert [record["value"] for record in service.records(name)] == ["first", "second"] * 2
 
 
-def test_a_request_that_comes_in_small_pieces(service: Service, topic: TopicFactory) -> None:
+def test_request_in_small_pieces_is_answered(service: Service, topic: TopicFactory) -> None:
     name = topic()
     request = head("PUT", f"/messages/{name}", "Content-Length: 5") + b"drops"
     with service.connect() as client:
@@ -235,7 +231,7 @@ def test_a_request_that_comes_in_small_pieces(service: Service, topic: TopicFact
     assert [record["value"] for record in service.records(name)] == ["drops"]
 
 
-def test_expect_100_continue(service: Service, topic: TopicFactory) -> None:
+def test_expect_100_continue_gets_100_and_response(service: Service, topic: TopicFactory) -> None:
     name = topic()
     with service.connect() as client:
         client.sendall(head("PUT", f"/messages/{name}", "Content-Length: 5", "Expect: 100-continue"))
@@ -260,7 +256,7 @@ def test_expect_100_continue(service: Service, topic: TopicFactory) -> None:
         (b"GET /messages HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
     ],
 )  # fmt: skip
-def test_what_is_no_http_gets_an_answer_of_our_shape(service: Service, sent: bytes, status: int) -> None:
+def test_invalid_http_gets_error_in_json(service: Service, sent: bytes, status: int) -> None:
     with service.connect() as client:
         client.sendall(sent)
         ((got, headers, body),) = read_answers(client, 1)
@@ -271,7 +267,7 @@ def test_what_is_no_http_gets_an_answer_of_our_shape(service: Service, sent: byt
     assert "/" not in json.loads(body)["error"]["message"].replace("HTTP/", "")
 
 
-def test_clients_that_come_and_go_harm_nobody(service: Service, topic: TopicFactory) -> None:
+def test_disconnecting_clients_do_not_affect_others(service: Service, topic: TopicFactory) -> None:
     name = topic()
     openings = [
         b"",
@@ -296,7 +292,7 @@ def test_clients_that_come_and_go_harm_nobody(service: Service, topic: TopicFact
     assert service.workers == workers
 
 
-def test_a_client_that_does_not_read_its_answer_harms_nobody(
+def test_client_that_does_not_read_does_not_affect_others(
     start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1, threads=4)
@@ -313,7 +309,7 @@ def test_a_client_that_does_not_read_its_answer_harms_nobody(
         assert time.monotonic() - began < scaled(5)
 
 
-def test_paths_with_slashes_too_many(service: Service, topic: TopicFactory) -> None:
+def test_paths_with_additional_slashes_work(service: Service, topic: TopicFactory) -> None:
     name = topic()
     with service.connect() as client:
         client.sendall(head("PUT", f"//messages//{name}/", "Content-Length: 1") + b"1")
@@ -325,8 +321,7 @@ def test_paths_with_slashes_too_many(service: Service, topic: TopicFactory) -> N
 
 @contextmanager
 def peak_growth(service: Service) -> Iterator[list[int]]:
-    """The most resident bytes that a worker takes in the context beyond those at its beginning: the list's one item
-    after it."""
+    """Measure a worker's peak memory in the context, minus its memory at the start: the only item of the list."""
     workers = [psutil.Process(each) for each in service.workers]
     before = [each.memory_info().rss for each in workers]
     most, over = [0], threading.Event()
@@ -361,7 +356,7 @@ MILLIONS = {
 def test_millions_of_records_return_413_in_little_memory(
     service: Service, topic: TopicFactory, case: tuple[str, str, str, bytes]
 ) -> None:
-    """They took 4.1 GB, and no answer came in 170 s."""
+    """Such requests took 4.1 GB and got no response within 170 s."""
     name, (path, content_type, encoding, body) = topic(), case
     sent = gzip.compress(body, 1) if encoding == "gzip" else body
     with peak_growth(service) as grown:
@@ -379,7 +374,7 @@ def test_millions_of_records_return_413_in_little_memory(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_compressed_body_is_bounded_by_what_is_in_it(
+def test_compressed_body_is_limited_by_its_decompressed_size(
     small_service: Service, topic: TopicFactory, chunked: bool
 ) -> None:
     name, headers = topic(), {"Content-Encoding": "gzip"}
@@ -394,9 +389,7 @@ def test_compressed_body_is_bounded_by_what_is_in_it(
     assert [len(record["value"]) for record in small_service.records(name)] == [MIB // 2]
 
 
-def test_max_in_flight_counts_what_has_arrived_and_not_what_is_announced(
-    small_service: Service, topic: TopicFactory
-) -> None:
+def test_max_in_flight_counts_received_bytes_not_content_length(small_service: Service, topic: TopicFactory) -> None:
     name = topic()
     with small_service.connect() as client:
         client.sendall(head("PUT", f"/messages/{name}", f"Content-Length: {MIB}") + b"x" * 1000)
@@ -418,16 +411,16 @@ def test_body_after_100_continue_may_be_large_and_chunked(service: Service, topi
         assert len(json.loads(body)["records"][0]["value"]) == 900_000
 
 
-def test_body_that_is_too_large_is_not_asked_for(small_service: Service, topic: TopicFactory) -> None:
+def test_too_large_body_gets_no_100_continue(small_service: Service, topic: TopicFactory) -> None:
     with small_service.connect() as client:
         client.sendall(head("PUT", f"/messages/{topic()}", f"Content-Length: {2 * MIB}", "Expect: 100-continue"))
         assert read_answers(client, 1)[0][0] == 413
 
 
-def test_pages_that_are_not_taken_are_bounded_in_sum_and_delay_nobody(
+def test_unread_pages_are_limited_in_sum_and_delay_nobody(
     start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
-    """80 clients that asked for 64 MB pages and did not read took 8 GB."""
+    """80 clients that requested pages of 64 MB and did not read them took 8 GB."""
     service = start_service(kafka.bootstrap_servers, workers=1, threads=4, max_answers_in_flight=16 * MIB)
     name = topic()
     for _ in range(8):
@@ -455,7 +448,7 @@ def test_pages_that_are_not_taken_are_bounded_in_sum_and_delay_nobody(
     assert min(taken) < max(taken)
 
 
-def test_v2_page_that_its_client_does_not_take_comes_again(
+def test_unread_v2_page_is_delivered_again(
     start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1, threads=4)
@@ -475,10 +468,10 @@ def test_v2_page_that_its_client_does_not_take_comes_again(
 
 
 @pytest.mark.slow
-def test_worker_gives_memory_back_after_large_pages(
+def test_worker_frees_memory_after_large_pages(
     start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
-    """After 1 MB values and large pages a worker kept 217 to 256 MiB and more."""
+    """After values of 1 MB and large pages a worker kept more than 217 MiB."""
     service = start_service(kafka.bootstrap_servers, workers=1)
     name = topic()
     with ThreadPoolExecutor(4) as pool:

@@ -18,7 +18,7 @@ from tests.conftest import TopicFactory
 from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
 from tests.integration.service import Service
-from tests.integration.test_threadless import threads_of
+from tests.integration.test_fast_path import threads_of
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""gunicorn as `kafka-http serve` runs it: clients that are slow, silent or gone, stops, log lines."""
+"""gunicorn as `kafka-http serve` runs it: slow and silent clients, stops, log lines."""
 
 import os
 import re
@@ -80,13 +80,13 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def send(self, data: bytes) -> bytes:
-        """What comes back for these bytes, until the server closes."""
+        """Send the data and return everything that the server sends until it closes the connection."""
         with self.connect() as client:
             client.sendall(data)
             return read_all(client)
 
     def in_flight(self, path: str) -> Callable[[], requests.Response]:
-        """A request that the server is at; call the result for the answer."""
+        """Start a request and wait until it runs. The returned function waits for the response."""
         answers: list[requests.Response] = []
         thread = Thread(target=lambda: answers.append(self.get(path)))
         thread.start()
@@ -94,7 +94,7 @@ class Server:
 
         def answer() -> requests.Response:
             thread.join(20)
-            assert answers, "no answer came"
+            assert answers, "no response"
             return answers[0]
 
         return answer
@@ -123,7 +123,7 @@ pytestmark = pytest.mark.usefixtures("hang_up")
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[ServerFactory]:
-    """`start(**settings)` serves the tiny application as `kafka-http serve` would; `command` starts something else."""
+    """Return a function that starts a server. By default it serves the tiny application as `kafka-http serve` does."""
     with ExitStack() as stack:
 
         def start_one(*command: str, **settings: Any) -> Server:
@@ -157,10 +157,10 @@ CLOSING = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     "worker_class",
     [
         OURS,
-        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="why we have a worker class of our own")),
+        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="the reason for our own worker class")),
     ],
 )
-def test_clients_that_keep_their_side_open_delay_nobody(start: ServerFactory, worker_class: str) -> None:
+def test_half_open_clients_do_not_delay_others(start: ServerFactory, worker_class: str) -> None:
     server = start(*gunicorn(worker_class, "tests.integration.tiny:app"))
     with ExitStack() as stack:
         for _ in range(3 * THREADS):
@@ -176,10 +176,10 @@ def test_clients_that_keep_their_side_open_delay_nobody(start: ServerFactory, wo
     "worker_class",
     [
         OURS,
-        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="it waits for them in its threads")),
+        pytest.param("gthread", marks=pytest.mark.xfail(strict=True, reason="silent clients occupy its threads")),
     ],
 )
-def test_clients_that_say_nothing_delay_nobody(start: ServerFactory, worker_class: str) -> None:
+def test_silent_clients_do_not_delay_others(start: ServerFactory, worker_class: str) -> None:
     server = start(*gunicorn(worker_class, "tests.integration.tiny:app"))
     with ExitStack() as stack:
         silent = [stack.enter_context(server.connect()) for _ in range(3 * THREADS)]
@@ -191,7 +191,7 @@ def test_clients_that_say_nothing_delay_nobody(start: ServerFactory, worker_clas
         assert read_all(silent[0]).endswith(b"ok")
 
 
-def test_a_client_that_keeps_its_side_open_is_let_go_after_a_while(start: ServerFactory) -> None:
+def test_half_open_client_is_disconnected_after_linger_time(start: ServerFactory) -> None:
     server = start()
     with server.connect() as client:
         client.sendall(CLOSING)
@@ -209,7 +209,7 @@ def test_a_client_that_keeps_its_side_open_is_let_go_after_a_while(start: Server
         assert time.monotonic() - begun > 1
 
 
-def test_an_answer_arrives_though_the_request_was_not_read(start: ServerFactory) -> None:
+def test_response_arrives_even_if_body_was_not_read(start: ServerFactory) -> None:
     server = start()
     head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\nConnection: close\r\n\r\n"
 
@@ -217,14 +217,14 @@ def test_an_answer_arrives_though_the_request_was_not_read(start: ServerFactory)
         assert server.send(head + b"x" * 60000).endswith(b"ok")
 
 
-def test_an_idle_connection_outlives_the_pauses_of_a_busy_client(start: ServerFactory) -> None:
+def test_idle_connection_stays_open_between_requests(start: ServerFactory) -> None:
     server = start()
     with server.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         while not client.recv(65536).endswith(b"ok"):
             pass
         readable, _, _ = select.select([client], [], [], 3.5)
-        assert readable == [], "the server has closed it"
+        assert readable == [], "the server closed the connection"
 
         client.sendall(CLOSING)
         assert read_all(client).endswith(b"ok")
@@ -240,8 +240,8 @@ def test_an_idle_connection_outlives_the_pauses_of_a_busy_client(start: ServerFa
     ],
     ids=["head", "body", "chunks", "publish"],
 )
-def test_slow_requests_delay_nobody(start: ServerFactory, begin: bytes) -> None:
-    """Each of them held a thread until its client went on."""
+def test_slow_requests_do_not_delay_others(start: ServerFactory, begin: bytes) -> None:
+    """Each slow request occupied a thread until its client continued."""
     server = start()
     with ExitStack() as stack:
         slow = [stack.enter_context(server.connect()) for _ in range(5 * THREADS)]
@@ -268,7 +268,7 @@ def test_slow_requests_are_closed_with_408(start: ServerFactory) -> None:
     assert not any("Traceback" in line for line in server.err)
 
 
-def test_answers_that_nobody_takes_hold_no_thread(start: ServerFactory) -> None:
+def test_unread_responses_use_no_thread(start: ServerFactory) -> None:
     server = start()
     with ExitStack() as stack:
         for _ in range(5 * THREADS):
@@ -278,7 +278,7 @@ def test_answers_that_nobody_takes_hold_no_thread(start: ServerFactory) -> None:
             client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: server.out.count("at /large") == 5 * THREADS)
         assert server.get("/", timeout=5).text == "ok"
-        assert server.out.count("closed /large") == 0, "an answer is not over before its client has it"
+        assert server.out.count("closed /large") == 0, "a response is not closed before its client has it"
         client.settimeout(5)
         received = 0
         while received < 20_000_000:
@@ -287,8 +287,8 @@ def test_answers_that_nobody_takes_hold_no_thread(start: ServerFactory) -> None:
     wait_for(lambda: server.out.count("closed /large") == 5 * THREADS)
 
 
-def test_no_room_for_connections_pauses_accepting_and_ends_no_worker(tmp_path: Path) -> None:
-    """EMFILE in accept ended the worker."""
+def test_too_many_open_files_pauses_accepting_and_ends_no_worker(tmp_path: Path) -> None:
+    """The error EMFILE in accept ended the worker."""
     few = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
     server = Server(tmp_path, ["-c", few + "runpy.run_module('tests.integration.tiny', run_name='__main__')"])
     try:
@@ -305,7 +305,7 @@ def test_no_room_for_connections_pauses_accepting_and_ends_no_worker(tmp_path: P
         server.stop()
 
 
-def test_health_needs_no_thread_of_the_pool(start: ServerFactory, tmp_path: Path) -> None:
+def test_health_uses_no_thread_of_the_pool(start: ServerFactory, tmp_path: Path) -> None:
     with ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # a broker that never answers
         broker = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -316,7 +316,7 @@ def test_health_needs_no_thread_of_the_pool(start: ServerFactory, tmp_path: Path
             client.sendall(b"PUT /messages/t%d HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n1" % number)
         for _ in range(10):
             assert server.get("/health", timeout=4).json() == {"status": "ok"}
-        assert select.select([client], [], [], 0)[0] == [], "the threads have been busy all the time"
+        assert select.select([client], [], [], 0)[0] == [], "the threads must have been busy all the time"
         assert server.get("/ready", timeout=30).status_code == 503
 
 
@@ -336,12 +336,12 @@ def test_empty_lines_between_requests_are_skipped(start: ServerFactory) -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.2", b"1.9"])
-def test_later_minor_version_is_answered_as_1_1(start: ServerFactory, version: bytes) -> None:
+def test_later_minor_version_gets_http_1_1_response(start: ServerFactory, version: bytes) -> None:
     answer = start().send(CLOSING.replace(b"1.1", version))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_the_longest_request_line_is_taken(start: ServerFactory) -> None:
+def test_longest_request_line_is_accepted(start: ServerFactory) -> None:
     server = start()
     line = b"GET /" + b"a" * (8190 - len("GET / HTTP/1.1")) + b" HTTP/1.1\r\n"
 
@@ -357,9 +357,7 @@ def test_the_longest_request_line_is_taken(start: ServerFactory) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "Request Header Fields Too Large"),
     ],
 )
-def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
-    start: ServerFactory, request_bytes: bytes, status: int, said: str
-) -> None:
+def test_invalid_http_gets_error_in_json(start: ServerFactory, request_bytes: bytes, status: int, said: str) -> None:
     head, _, body = start().send(request_bytes).partition(b"\r\n\r\n")
 
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -380,7 +378,7 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(
         pytest.param(lambda server: os.killpg(server.process.pid, signal.SIGHUP), id="terminal closed"),
     ],
 )
-def test_a_stop_answers_what_is_in_flight_and_then_closes(
+def test_stop_answers_requests_in_flight_and_then_closes(
     start: ServerFactory, stop: Callable[[Server], None], terminal_input: int
 ) -> None:
     server = start(workers=2, stdin=terminal_input)
@@ -393,7 +391,7 @@ def test_a_stop_answers_what_is_in_flight_and_then_closes(
     told = [line for line in server.out if not line.startswith("at /")]
     assert told[0] == "ready"
     assert sorted(told[1:-2]) == ["closed", "closed", "stopping", "stopping"]
-    assert told[-2:] == ["returned", "at exit"], "and once only: no worker comes back from run()"
+    assert told[-2:] == ["returned", "at exit"], "once only: no worker returns from run()"
 
 
 def test_sighup_replaces_the_workers_and_loses_no_request(start: ServerFactory) -> None:
@@ -437,7 +435,7 @@ def test_sighup_is_ignored_under_nohup(start: ServerFactory) -> None:
     assert not any("Hang up" in line for line in server.err)
 
 
-def test_a_second_ctrl_c_does_not_wait(start: ServerFactory) -> None:
+def test_second_ctrl_c_stops_at_once(start: ServerFactory) -> None:
     server = start()
     with server.connect() as client:
         client.sendall(b"GET /sleep/19 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -452,7 +450,7 @@ def test_a_second_ctrl_c_does_not_wait(start: ServerFactory) -> None:
     assert "closed" in server.out
 
 
-def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory) -> None:
+def test_idle_connections_do_not_delay_stop(start: ServerFactory) -> None:
     server = start()
     with server.connect(), server.connect() as kept:
         kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -465,7 +463,7 @@ def test_idle_and_silent_connections_do_not_hold_up_a_stop(start: ServerFactory)
         assert time.monotonic() - begun < 6
 
 
-def test_workers_end_when_their_parent_is_killed(start: ServerFactory) -> None:
+def test_workers_end_when_main_process_is_killed(start: ServerFactory) -> None:
     server = start(workers=2)
 
     server.process.kill()
@@ -481,20 +479,20 @@ def test_workers_end_when_their_parent_is_killed(start: ServerFactory) -> None:
     wait_for(lambda: server.out.count("closed") == 2, 15)
 
 
-def test_no_control_socket_is_left_in_the_home_directory(start: ServerFactory) -> None:
+def test_home_directory_has_no_control_socket(start: ServerFactory) -> None:
     server = start()
 
     assert {path.name for path in server.home.iterdir()} == {"out", "err"}
 
 
-def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory) -> None:
+def test_access_log_has_one_line_per_request(start: ServerFactory) -> None:
     server = start(access_log="true")
     server.get("/sleep/0?x=1", headers={"X-Request-Id": "r-1"})
 
     def lines() -> list[str]:
         return [line for line in server.out if "gunicorn.access" in line and "/sleep/0" in line]
 
-    wait_for(lines, 15)  # it is written after the answer
+    wait_for(lines, 15)  # the line is written after the response
     (line,) = lines()
     assert re.fullmatch(
         r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
@@ -503,7 +501,7 @@ def test_a_line_a_request_is_written_where_it_is_asked_for(start: ServerFactory)
 
 
 @pytest.mark.parametrize("console", [True, False])
-def test_access_log_leaves_out_what_the_console_polls_and_nothing_else(start: ServerFactory, console: bool) -> None:
+def test_access_log_leaves_out_console_polls_only(start: ServerFactory, console: bool) -> None:
     server = start(access_log="true", console=str(console).lower())
     polls, others = ["/messages/t", "/messages/t/c", "/instances", "/tasks"], ["/messages/t/c/0", "/console"]
     for path in polls + others:
@@ -517,22 +515,22 @@ def test_access_log_leaves_out_what_the_console_polls_and_nothing_else(start: Se
     assert logged == set(others if console else polls + others)
 
 
-def test_no_line_a_request_is_written_otherwise(start: ServerFactory) -> None:
+def test_access_log_is_off_by_default(start: ServerFactory) -> None:
     server = start()
     server.get("/")
 
     wait_for(lambda: server.out == ["ready"], 15)
-    assert all(re.match(r"\S+Z INFO \d+ - gunicorn\.error: ", line) for line in server.err)
+    assert all(re.match(r"\S+Z INFO \d+ - kafka_http\.server: ", line) for line in server.err)
 
 
-def test_whoever_listens_to_strangers_is_warned(start: ServerFactory) -> None:
+def test_non_local_address_is_logged_as_warning(start: ServerFactory) -> None:
     server = start(bind="0.0.0.0:{port}")
 
-    assert any("WARNING" in line and "nobody is asked who he is" in line for line in server.err)
+    assert any("WARNING" in line and "without authentication" in line for line in server.err)
 
 
 @pytest.mark.parametrize("bind", ["192.0.2.1:{port}", "nowhere.invalid:{port}"])
-def test_an_address_that_cannot_be_had_is_said_in_one_line(tmp_path: Path, bind: str) -> None:
+def test_unavailable_address_exits_with_one_line(tmp_path: Path, bind: str) -> None:
     server = Server(tmp_path, TINY, bind=bind)
 
     assert server.process.wait(30) == 1
@@ -541,7 +539,7 @@ def test_an_address_that_cannot_be_had_is_said_in_one_line(tmp_path: Path, bind:
 
 
 @pytest.mark.parametrize("worker_class", ["gthread", OURS])
-def test_gunicorn_alone_serves_the_application_as_well(start: ServerFactory, worker_class: str) -> None:
+def test_gunicorn_command_serves_the_application(start: ServerFactory, worker_class: str) -> None:
     server = start(*gunicorn(worker_class, "wsgi:app"), bootstrap_servers="127.0.0.1:1")
 
     answer = server.get("/health")

@@ -1,4 +1,4 @@
-"""SIGTERM, and a worker that is killed: what was acknowledged is there, and who waits is answered."""
+"""SIGTERM and killed workers: acknowledged records are stored, and waiting requests get a response."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.integration.service import Service, read_answers
 def test_sigterm_under_load_loses_nothing_acknowledged(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
-    """Each client has a publish in flight, which Kafka answers when the stop has long begun; then they all go on."""
+    """Each client has a publish in flight that Kafka answers during the stop."""
     create_topics(fresh_kafka.bootstrap_servers, {"t": 3})
     service = start_service(fresh_kafka.bootstrap_servers)
     load = Load(service, "t")
@@ -44,7 +44,7 @@ def test_sigterm_under_load_loses_nothing_acknowledged(
 def test_sighup_under_load_loses_no_request(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, hang_up: None
 ) -> None:
-    """The workers are replaced twice; what outlives a worker stays: a consumer instance, an idempotency key."""
+    """Consumer instances and idempotency keys outlive two replacements of the workers."""
     service, name = start_service(kafka.bootstrap_servers), topic(3)
     instance = f"/consumers/{name}/instances/c"
     assert service.post(f"/consumers/{name}", json={"name": "c", "format": "json"}).ok
@@ -69,7 +69,7 @@ def _replace_workers(service: Service) -> None:
     wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
 
 
-def test_sigterm_answers_who_waits_for_messages_at_once(
+def test_sigterm_ends_waiting_reads_at_once(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service, name = start_service(kafka.bootstrap_servers), topic(2)
@@ -88,7 +88,7 @@ def test_sigterm_answers_who_waits_for_messages_at_once(
     assert [(status, json.loads(body)["next"]) for status, _, body in answers] == [(200, "0:0,1:0,*:earliest")] * 6
 
 
-def test_sigterm_lets_a_slow_upload_end(
+def test_sigterm_waits_for_slow_upload(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service, name = start_service(kafka.bootstrap_servers), topic()
@@ -101,7 +101,7 @@ def test_sigterm_lets_a_slow_upload_end(
     service.wait_for_end(8)
 
 
-def test_when_a_worker_is_killed_the_other_goes_on(
+def test_killed_worker_does_not_affect_the_other(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service, name = start_service(kafka.bootstrap_servers), topic(3)
@@ -117,26 +117,26 @@ def test_when_a_worker_is_killed_the_other_goes_on(
     assert second in service.workers
     assert {answer.status for answer in load.answers} <= {200, 204, None}
     broken = [answer for answer in load.answers if answer.status is None]
-    assert len(broken) <= 10, "as many as the worker had in hand"
+    assert len(broken) <= 10, "only requests that the killed worker had"
     assert all(answer.began < killed_at + 0.5 for answer in broken)
     check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
 
 
 def who_served(service: Service, load: Load, kind: str, since: float) -> set[int]:
-    """The workers that have answered requests of this kind since then."""
+    """Return the workers that have answered requests of this kind since then."""
     wanted = {answer.request_id for answer in load.successes(kind, since)}
     served = service.workers_by_request(wanted)
     return {served[each] for each in wanted}
 
 
-def test_a_second_sigterm_changes_nothing(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_second_sigterm_has_no_effect(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers)
     service.terminate()
     service.terminate()
     service.wait_for_end(8)
 
 
-def test_when_the_main_process_is_killed_its_workers_end(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_killed_main_process_ends_its_workers(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers)
     assert service.process is not None
     service.process.kill()

@@ -1,4 +1,4 @@
-"""The v2 API through a real server with several workers, before a real Kafka."""
+"""The REST Proxy v2 API with several workers and a real Kafka."""
 
 import base64
 import json
@@ -30,14 +30,14 @@ GO = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
 
 @pytest.fixture(scope="module")
 def workers_4(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A server with four workers, so that hardly a call meets the worker of the call before."""
+    """A server with four workers, so that successive calls rarely reach the same worker."""
     with running(Service(tmp_path_factory.mktemp("v2"), kafka.bootstrap_servers, workers=4)) as service:
         yield service
 
 
 @pytest.fixture
 def made(workers_4: Service) -> Iterator[Callable[..., ConsumerInstance]]:
-    """`made(**settings)` makes a consumer instance, in a group of its own unless told; it is removed afterwards."""
+    """Return a function that creates a consumer instance, by default in its own group. It is deleted at the end."""
     all_of_them: list[ConsumerInstance] = []
 
     def make(group: str | None = None, name: str | None = None, **settings: Any) -> ConsumerInstance:
@@ -58,7 +58,7 @@ Make = Callable[..., ConsumerInstance]
 # The tutorial
 
 
-def test_the_transcript_ten_times(workers_4: Service, topic: TopicFactory) -> None:
+def test_transcript_ten_times(workers_4: Service, topic: TopicFactory) -> None:
     name, group = topic(), f"group-{uuid4().hex[:8]}"
     for _ in range(10):
         records = transcript(workers_4, name, group)
@@ -66,7 +66,7 @@ def test_the_transcript_ten_times(workers_4: Service, topic: TopicFactory) -> No
         assert [(each["topic"], each["key"]) for each in records] == [(name, None)] * 2
 
 
-def test_the_transcript_in_one_process(
+def test_transcript_with_inline_daemon(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1, daemon="inline")
@@ -75,7 +75,7 @@ def test_the_transcript_in_one_process(
         assert [each["value"] for each in transcript(service, name, group)] == PEOPLE
 
 
-def test_the_transcript_from_go(workers_4: Service, topic: TopicFactory, tmp_path: Path) -> None:
+def test_transcript_with_go_client(workers_4: Service, topic: TopicFactory, tmp_path: Path) -> None:
     if GO is None:
         if "CI" in os.environ:
             pytest.fail("Go is missing")
@@ -106,7 +106,7 @@ def test_the_transcript_from_go(workers_4: Service, topic: TopicFactory, tmp_pat
 # What only a real Kafka shows
 
 
-def test_metadata(workers_4: Service, topic: TopicFactory) -> None:
+def test_metadata_of_topics_partitions_and_brokers(workers_4: Service, topic: TopicFactory) -> None:
     name = topic(2, {"retention.ms": "123456789"})
     produce(workers_4.url, name, [1, 2, 3], partition=1)
     described = workers_4.get(f"/topics/{name}").json()
@@ -119,7 +119,7 @@ def test_metadata(workers_4: Service, topic: TopicFactory) -> None:
     assert ends == {"beginning_offset": 0, "end_offset": 3}
 
 
-def test_an_unknown_topic_is_told_at_once(workers_4: Service) -> None:
+def test_unknown_topic_returns_404_at_once(workers_4: Service) -> None:
     workers_4.get("/topics")
     name = f"nope-{uuid4().hex[:8]}"
     body = json.dumps({"records": [{"value": 1}]})
@@ -135,7 +135,9 @@ def test_an_unknown_topic_is_told_at_once(workers_4: Service) -> None:
     assert name not in workers_4.get("/topics").json()
 
 
-def test_keys_headers_timestamps_and_nulls(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_produce_and_read_keys_headers_timestamps_and_nulls(
+    workers_4: Service, topic: TopicFactory, made: Make
+) -> None:
     name = topic()
     headers = [{"key": "h", "value": base64.b64encode(b"\xff").decode()}, {"key": "n", "value": None}]
     sent = [
@@ -154,7 +156,9 @@ def test_keys_headers_timestamps_and_nulls(workers_4: Service, topic: TopicFacto
     assert all("headers" not in each for each in records[1:])
 
 
-def test_a_large_record_and_one_that_cannot_be_read(workers_4: Service, made: Make, topic: TopicFactory) -> None:
+def test_read_large_record_and_record_that_cannot_be_decoded(
+    workers_4: Service, made: Make, topic: TopicFactory
+) -> None:
     name = topic(configs={"max.message.bytes": str(8 << 20)})
     large = "x" * (5 << 20)
     produce(workers_4.url, name, [0, large])
@@ -172,7 +176,7 @@ def test_a_large_record_and_one_that_cannot_be_read(workers_4: Service, made: Ma
     assert seen == [0, large, 40801, 3]
 
 
-def test_two_members_share_and_one_leaves(workers_4: Service, topic: TopicFactory) -> None:
+def test_two_members_share_partitions_until_one_leaves(workers_4: Service, topic: TopicFactory) -> None:
     name, group = topic(4), f"group-{uuid4().hex[:8]}"
     with instances(lambda: workers_4.url, group, 2) as (first, second):
         for each in (first, second):
@@ -197,7 +201,7 @@ def test_two_members_share_and_one_leaves(workers_4: Service, topic: TopicFactor
         assert sorted(seen[first.name] + seen[second.name]) == [0, 1, 2, 3, 10, 11, 12, 13]
 
 
-def test_commits_with_and_without_a_body(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_commit_with_and_without_body(workers_4: Service, topic: TopicFactory, made: Make) -> None:
     name, group = topic(), f"group-{uuid4().hex[:8]}"
     produce(workers_4.url, name, [0, 1, 2, 3])
     instance = made(group, **{"auto.commit.enable": "false"})
@@ -220,7 +224,7 @@ def test_commits_with_and_without_a_body(workers_4: Service, topic: TopicFactory
     assert instance.values(10_000) == [1, 2, 3]
 
 
-def test_seeks(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_seek_by_offset_and_timestamp(workers_4: Service, topic: TopicFactory, made: Make) -> None:
     name = topic()
     for each in range(3):
         record = {"value": each, "timestamp": 1_700_000_000_000 + each * 1000}
@@ -244,7 +248,7 @@ def test_seeks(workers_4: Service, topic: TopicFactory, made: Make) -> None:
     assert seek("", {"offsets": [{**place, "offset": 1000}]}) == [0, 1, 2]
 
 
-def test_a_pattern_picks_up_a_topic_that_is_made_later(workers_4: Service, made: Make, admin: KafkaAdminClient) -> None:
+def test_pattern_includes_topic_that_is_created_later(workers_4: Service, made: Make, admin: KafkaAdminClient) -> None:
     prefix = f"pattern-{uuid4().hex[:8]}"
     admin.create_topics([f"{prefix}-1"])
     admin.wait_for_topics([f"{prefix}-1"])
@@ -269,7 +273,9 @@ def test_a_pattern_picks_up_a_topic_that_is_made_later(workers_4: Service, made:
     assert topics == {"topics": [f"{prefix}-1", f"{prefix}-2"]}
 
 
-def test_isolation(workers_4: Service, kafka: EmbeddedKafka, topic: TopicFactory, made: Make) -> None:
+def test_isolation_level_hides_aborted_records(
+    workers_4: Service, kafka: EmbeddedKafka, topic: TopicFactory, made: Make
+) -> None:
     name = topic()
     transactional = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=f"tx-{uuid4().hex}")
     with closing(transactional) as producer:
@@ -287,7 +293,7 @@ def test_isolation(workers_4: Service, kafka: EmbeddedKafka, topic: TopicFactory
     assert one.values(10_000) == ["committed"]
 
 
-def test_the_first_get_is_not_empty(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_first_read_returns_records(workers_4: Service, topic: TopicFactory, made: Make) -> None:
     name = topic(3)
     for partition in range(3):
         produce(workers_4.url, name, [partition], partition)
@@ -298,9 +304,9 @@ def test_the_first_get_is_not_empty(workers_4: Service, topic: TopicFactory, mad
         assert sorted(each["value"] for each in answer.json()) == [0, 1, 2]
 
 
-def test_a_page_whose_client_has_left_comes_again(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_page_of_disconnected_client_is_delivered_again(workers_4: Service, topic: TopicFactory, made: Make) -> None:
     name = topic(configs={"max.message.bytes": str(8 << 20)})
-    large = ["x" * (1 << 20)] * 12  # more than the kernel takes for a client that reads nothing
+    large = ["x" * (1 << 20)] * 12  # more than the kernel's buffers hold
     for each in large:
         produce(workers_4.url, name, [each])
     instance = made(**{"auto.commit.enable": "false", "fetch.max.bytes": str(32 << 20)})
@@ -317,7 +323,9 @@ def test_a_page_whose_client_has_left_comes_again(workers_4: Service, topic: Top
     assert seen == large
 
 
-def test_one_instance_from_many_workers_at_once(workers_4: Service, topic: TopicFactory, made: Make) -> None:
+def test_concurrent_reads_in_many_workers_get_each_record_once(
+    workers_4: Service, topic: TopicFactory, made: Make
+) -> None:
     name = topic(2)
     instance = made()
     instance.subscribe(name)
@@ -333,7 +341,7 @@ def test_one_instance_from_many_workers_at_once(workers_4: Service, topic: Topic
     assert sorted(seen) == sent
 
 
-def test_base_uri_behind_a_proxy(workers_4: Service) -> None:
+def test_base_uri_behind_proxy_uses_forwarded_headers(workers_4: Service) -> None:
     for headers, base in (
         ({"Forwarded": "host=one.org;proto=https"}, "https://one.org"),
         ({"X-Forwarded-Host": "two.org:81", "X-Forwarded-Prefix": "/rest"}, "http://two.org:81/rest"),
@@ -354,10 +362,10 @@ def recreate(admin: KafkaAdminClient, name: str) -> None:
 
 
 @pytest.mark.parametrize(("how", "next_call"), [("subscribe", "read"), ("subscribe", "commit"), ("assign", "read")])
-def test_instance_reads_topic_that_was_created_again_from_its_start(
+def test_recreated_topic_is_read_from_its_start(
     workers_4: Service, made: Make, admin: KafkaAdminClient, how: str, next_call: str
 ) -> None:
-    """It committed 8 on the new topic, and nobody was given its first 8 records."""
+    """The instance committed 8 on the new topic, and its first 8 records were skipped."""
     name = f"again-{uuid4().hex[:8]}"
     admin.create_topics({name: {"num_partitions": 1}})
     admin.wait_for_topics([name])
@@ -402,7 +410,7 @@ def test_assignment_of_topic_that_does_not_exist_waits_for_it(
 def test_commit_of_missing_topic_or_partition_returns_404_at_once_and_commits_nothing(
     workers_4: Service, topic: TopicFactory, made: Make, how: str
 ) -> None:
-    """It took 5 s, was a 503, and the rest of the request was committed."""
+    """The request took 5 s, returned 503, and committed the other offsets."""
     name, instance = topic(), made(**{"auto.commit.enable": False})
     assert (instance.subscribe(name) if how == "subscribe" else instance.assign(name, 0)).status_code == 204
     produce(workers_4.url, name, [0, 1])
@@ -417,10 +425,10 @@ def test_commit_of_missing_topic_or_partition_returns_404_at_once_and_commits_no
 
 
 @pytest.mark.parametrize("explicit", [True, False])
-def test_commit_behind_last_record_of_transaction_leaves_no_lag(
+def test_commit_after_transaction_leaves_no_lag(
     workers_4: Service, kafka: EmbeddedKafka, topic: TopicFactory, made: Make, explicit: bool
 ) -> None:
-    """The control record at the end of a transaction is an offset that no reader sees."""
+    """The control record at the end of a transaction has an offset that no reader sees."""
     name, instance = topic(), made(**{"isolation.level": "read_committed", "auto.commit.enable": False})
     with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=uuid4().hex)) as producer:
         producer.init_transactions()

@@ -1,4 +1,4 @@
-"""Many consumer instances behind many workers, first in peace, then while processes are killed under them."""
+"""Many consumer instances with many workers, with and without killed processes."""
 
 import os
 import random
@@ -30,10 +30,10 @@ Place = tuple[int, int]
 
 
 class Group:
-    """The instances of a group, each with a thread that reads and commits; and the one that publishes for them."""
+    """The consumers of a group, each with a thread that reads and commits, and their publisher."""
 
     def __init__(self, service: Service, topic: str, *, patient: bool) -> None:
-        """A `patient` client tries again after a broken connection and a 503; another sees none."""
+        """A `patient` client retries after a broken connection and a 503; others do not expect them."""
         self._service = service
         self._topic = topic
         self._patient = patient
@@ -71,7 +71,7 @@ class Group:
         return bool(self.faults) or (not self._threads[-1].is_alive() and len(self.read) >= self.published)
 
     def _publish(self) -> None:
-        """With one publish at a time that is tried again, what was written is at least what was answered."""
+        """Publish one record at a time and retry, so that all acknowledged records are written."""
         for number in range(ROUNDS):
             while not self._stopping.is_set():
                 with suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError, AssertionError):
@@ -94,7 +94,7 @@ class Group:
                     self.committed |= places
 
     def _call(self, instance: ConsumerInstance, method: str, path: str) -> requests.Response | None:
-        """A 200; None where the client is to try again."""
+        """Return a response with status 200, or None if the client must retry."""
         try:
             answer = instance.call(method, instance.path + path)
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
@@ -137,7 +137,7 @@ def groups(big_service: Service, topic: TopicFactory, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("groups", [False], indirect=True, ids=["strict"])
-def test_in_peace_each_record_is_read_once(groups: list[Group]) -> None:
+def test_each_record_is_read_once_without_failures(groups: list[Group]) -> None:
     for each in groups:
         each.start()
     wait_for(lambda: all(each.is_done for each in groups), 120)
@@ -151,13 +151,11 @@ def test_in_peace_each_record_is_read_once(groups: list[Group]) -> None:
 
 
 @pytest.mark.parametrize("groups", [True], indirect=True, ids=["patient"])
-def test_while_workers_and_the_daemon_are_killed_every_record_arrives(
-    groups: list[Group], big_service: Service
-) -> None:
+def test_every_record_is_read_while_processes_are_killed(groups: list[Group], big_service: Service) -> None:
     for each in groups:
         each.start()
     for second in range(12):
-        time.sleep(1)  # the pace of the killing
+        time.sleep(1)  # the interval between kills
         os.kill(random.choice(sorted(big_service.workers)), signal.SIGKILL)
         if second == 6:
             os.kill(big_service.daemon, signal.SIGKILL)
@@ -178,7 +176,7 @@ def test_while_workers_and_the_daemon_are_killed_every_record_arrives(
 
 
 def all_offsets(read: Counter[Place]) -> int:
-    """How many records there are up to the last of each partition, all of which must have been read."""
+    """Return the number of records up to the last of each partition."""
     last: dict[int, int] = {}
     for partition, offset in read:
         last[partition] = max(offset, last.get(partition, 0))

@@ -1,4 +1,4 @@
-"""Client libraries for the v2 API that others wrote, as PyPI has them, against this server."""
+"""Third-party client libraries for the v2 API, from PyPI, with this server."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ from tests.integration.instances import JSON_TYPE
 from tests.integration.service import Service
 
 
-def test_nlp_kafka_rest_api(
+def test_client_nlp_kafka_rest_api(
     service: Service, topic: TopicFactory, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sends work to a topic and looks for the answers, by their keys, in another whose name ends in -response."""
+    """The library sends tasks to a topic and finds the results by key in the topic with the suffix -response."""
     asked = topic()
     answered = f"{asked}-response"
     admin.create_topics([answered])
@@ -39,7 +39,7 @@ def test_nlp_kafka_rest_api(
 
 
 def serve(service: Service, asked: str, answered: str) -> None:
-    """The program at the other end: answer what was asked, under the same keys."""
+    """Answer the tasks with the same keys."""
     page = service.get(f"/messages/{asked}/worker/earliest").json()["records"]
     records = [
         {"key": json.loads(each["key"]), "value": {"text": each["value"]["payload"]["text"].upper()}} for each in page
@@ -50,7 +50,7 @@ def serve(service: Service, asked: str, answered: str) -> None:
 
 @pytest.fixture
 def mapr() -> ModuleType:
-    """`pymapr_kafkarest.kafkarest`, which sets up the root logger when it is imported: what it did is undone."""
+    """Import `pymapr_kafkarest.kafkarest` and undo its changes to the root logger."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     from pymapr_kafkarest import kafkarest
@@ -60,11 +60,11 @@ def mapr() -> ModuleType:
     return kafkarest
 
 
-def test_pymapr_kafkarest(service: Service, topic: TopicFactory, mapr: ModuleType) -> None:
+def test_client_pymapr_kafkarest(service: Service, topic: TopicFactory, mapr: ModuleType) -> None:
     name, group = topic(), f"group-{uuid4().hex[:8]}"
     producer = mapr.MaprKProducer(f"{service.url}/", headers={})
     producer.produce([{"key": "k", "value": {"n": 1}}], topic=name)
-    tries = 4  # it goes on trying though it was told 200 at once
+    tries = 4  # the library retries even after status 200
     client = mapr.MaprKlient(f"{service.url}/", group, headers={}, topics=[name], instance="i", follow_base_uri=True)
     client.connect()
     client.subscribe()
@@ -75,9 +75,9 @@ def test_pymapr_kafkarest(service: Service, topic: TopicFactory, mapr: ModuleTyp
     assert len(client._records(max_bytes=1)) == 0
 
     again = mapr.MaprKlient(f"{service.url}/", group, headers={}, topics=[name], instance="i")
-    again.connect()  # the instance is there, and so is its subscription
+    again.connect()  # the instance and its subscription exist
     assert again._subscription_topics() == {"topics": [name]}
-    again.connect(clear=True)  # this one is made anew
+    again.connect(clear=True)  # creates a new instance
     assert again._subscription_topics() == {"topics": []}
     again.subscribe()
     assert again.consume(position=3)[0]["offset"] == 3

@@ -1,4 +1,4 @@
-"""Each error of the v2 API with its body, and each form of Accept, from a real server before a real Kafka."""
+"""Errors and media types of the REST Proxy v2 API with a real Kafka."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ ONE_WAY = "IllegalStateError: You must choose only one way to configure your con
 
 
 class Call(NamedTuple):
-    """A request, and the error that it brings: `message` begins like this, or with `…` has this in it."""
+    """A request and its error. The error starts with `message`, or contains it if it starts with `…`."""
 
     method: str
     path: str
@@ -42,8 +42,8 @@ def produced(record: Any, code: int, message: str, content_type: str = JSON_V2, 
 ASSIGNED = "/consumers/{group}/instances/assigned"
 FRESH = "/consumers/{group}/instances/fresh"
 CALLS = [
-    Call("POST", "/topics/{topic}", 400, "The body is not JSON", b"{"),
-    Call("POST", "/topics/{topic}", 400, "The body: ", b"[]"),
+    Call("POST", "/topics/{topic}", 400, "Body is not valid JSON", b"{"),
+    Call("POST", "/topics/{topic}", 400, "Body must be an object", b"[]"),
     produced({"value": "%"}, 400, "records[0].value: bad base64", BINARY_V2),
     Call("GET", "/topics/{topic}-nope", 40401, "Topic not found."),
     produced({"value": 1}, 40401, "Topic not found.", path="/topics/{topic}-nope"),
@@ -78,9 +78,9 @@ CALLS = [
     produced({"valeu": 1}, 422, "…valeu"),
     produced({"value": 1, "partition": "x"}, 422, "records[0].partition"),
     Call("POST", "/topics/{topic}", 422, "…records", {}),
-    Call("POST", "/consumers/{group}", 422, "name: ", {"name": "a\nb"}),
-    Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field partitions.", {"partitions": []}),
-    Call("POST", f"{FRESH}/subscription", 422, "topics: ", {"topics": "t"}),
+    Call("POST", "/consumers/{group}", 422, "name must have 1 to 200", {"name": "a\nb"}),
+    Call("POST", f"{ASSIGNED}/offsets", 422, "…unknown field 'partitions'.", {"partitions": []}),
+    Call("POST", f"{FRESH}/subscription", 422, "topics must be an array", {"topics": "t"}),
     Call("POST", f"{FRESH}/subscription", 422, "…topic_pattern", {"topic_pattern": "(?=t)"}),
     Call("POST", "/consumers/{group}", 42204, "Invalid consumer configuration: format", {"format": "nope"}),
     Call("POST", "/consumers/{group}", 42204, "…Did you mean auto.commit.enable?", {"auto.comit.enable": False}),
@@ -103,7 +103,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def asked(shared_service: Service, topic: TopicFactory) -> Iterator[Asked]:
-    """A topic of one partition with one record, and two instances: `assigned` reads it, `fresh` nothing as yet."""
+    """A topic with one record, and two instances: `assigned` reads it, `fresh` has no subscription."""
     ready = Asked(shared_service, topic(), f"group-{uuid4().hex[:8]}")
     calls = [
         produced({"value": 1}, 0, ""),
@@ -120,7 +120,7 @@ def asked(shared_service: Service, topic: TopicFactory) -> Iterator[Asked]:
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.code} {call.method} {call.path}")
-def test_errors(asked: Asked, call: Call) -> None:
+def test_error_has_code_and_message(asked: Asked, call: Call) -> None:
     answer = asked.send(call)
     assert answer.json().keys() == {"error_code", "message"}, answer.text
     assert (answer.status_code, answer.json()["error_code"]) == (int(str(call.code)[:3]), call.code), answer.text
@@ -146,22 +146,22 @@ def test_errors(asked: Asked, call: Call) -> None:
         f"text/html, {V2};q=0.5",
     ],
 )
-def test_forms_of_accept(asked: Asked, accept: str | None) -> None:
+def test_accept_selects_content_type(asked: Asked, accept: str | None) -> None:
     partition = {"partitions": [{"topic": "{topic}", "partition": 0}]}
     assert asked.send(Call("POST", f"{ASSIGNED}/positions/beginning", 0, "", partition)).status_code == 204
-    headers: Any = {"Accept": accept}  # None: none at all is sent
+    headers: Any = {"Accept": accept}  # None: no header
     answer = asked.send(Call("GET", f"{ASSIGNED}/records", 0, "", headers=headers))
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, JSON_V2)
     assert [each["value"] for each in answer.json()] == [1]
 
 
-def test_errors_in_json_for_who_accepts_only_that(asked: Asked) -> None:
+def test_accept_of_json_only_gets_errors_in_json(asked: Asked) -> None:
     answer = asked.send(Call("GET", "/topics/{topic}-nope", 0, "", headers={"Accept": "application/json"}))
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json() == {"error_code": 40401, "message": "Topic not found."}
 
 
-def test_nothing_is_handed_over_while_no_broker_answers(start_service: ServiceFactory) -> None:
+def test_produce_without_broker_returns_error(start_service: ServiceFactory) -> None:
     service = start_service(f"127.0.0.1:{free_ports(1)[0]}", workers=1)
     value = base64.b64encode(b"x").decode()
     answer = service.post("/topics/t", json.dumps({"records": [{"value": value}]}), headers={"Content-Type": BINARY_V2})
@@ -170,7 +170,7 @@ def test_nothing_is_handed_over_while_no_broker_answers(start_service: ServiceFa
     assert service.get("/brokers").json()["error_code"] == 50302
 
 
-def test_as_many_instances_as_there_may_be(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_create_over_max_consumer_instances_returns_503(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers, workers=2, max_consumer_instances=1)
     assert service.post("/consumers/g", json.dumps({"name": "one"})).status_code == 200
     answer = service.post("/consumers/g", json.dumps({"name": "two"}))

@@ -1,4 +1,4 @@
-"""Consumer instances of the v2 API with a real Kafka, without HTTP."""
+"""Consumer instances with a real Kafka, without HTTP."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ HolderFactory = Callable[..., Holder]
 
 @pytest.fixture
 def hold(kafka: EmbeddedKafka) -> Iterator[HolderFactory]:
-    """Return a factory: `hold(directory=None)` starts another process with instances on the shared broker."""
+    """Return a function that starts another process with instances."""
     holders: list[Holder] = []
 
     def make(directory: Path | None = None, bootstrap_servers: str = kafka.bootstrap_servers) -> Holder:
@@ -118,7 +118,7 @@ def test_committed_records_are_not_read_again(holder: Holder, topic: TopicFactor
     assert len(got) == len(set(got)) == 16
 
 
-def test_delivered_offsets_are_committed_when_partitions_are_revoked(
+def test_revoked_partitions_commit_delivered_records(
     holder: Holder, hold: HolderFactory, topic: TopicFactory, group: str
 ) -> None:
     name, other = topic(2), hold()
@@ -131,7 +131,7 @@ def test_delivered_offsets_are_committed_when_partitions_are_revoked(
     assert committed(holder, group, name, 2) == [RecordPlace(name, 0, 5), RecordPlace(name, 1, 5)]
 
 
-def test_pattern_subscription_finds_a_topic_created_later(
+def test_pattern_includes_topic_that_is_created_later(
     holder: Holder, topic: TopicFactory, group: str, kafka: EmbeddedKafka
 ) -> None:
     name = topic()
@@ -145,7 +145,7 @@ def test_pattern_subscription_finds_a_topic_created_later(
     assert holder.instances.subscription(group, "a") == [name, f"{name}-later"]
 
 
-def test_assigned_instance_commits_without_joining_the_group(holder: Holder, topic: TopicFactory, group: str) -> None:
+def test_assigned_instance_commits_without_membership(holder: Holder, topic: TopicFactory, group: str) -> None:
     name = topic(2)
     write(holder, name, numbers(10), 2)
     holder.create(group, "a")
@@ -156,7 +156,7 @@ def test_assigned_instance_commits_without_joining_the_group(holder: Holder, top
     assert holder.broker.groups.committed(group, name, [0, 1]) == {1: 5}
 
 
-def test_restart_after_a_kill_continues_without_a_rebalance(
+def test_killed_process_is_replaced_without_rebalance(
     hold: HolderFactory, topic: TopicFactory, group: str, kafka: EmbeddedKafka, tmp_path: Path
 ) -> None:
     holder, name = hold(), topic(2)
@@ -177,14 +177,14 @@ def test_restart_after_a_kill_continues_without_a_rebalance(
     taken = time.monotonic() - began
     ((_, kept),) = successor.instances.assignments(group, "killed")
     mine = [value for index, value in enumerate(numbers(20)) if index % 2 == kept]
-    assert 0 < len(values) < len(mine)  # what it had delivered and not committed does not come again
+    assert 0 < len(values) < len(mine)  # delivered records are not read again even without a commit
     assert values == mine[-len(values) :]
     assert len(witness.assignments) == 1
     assert taken < scaled(2)
     member.leave()
 
 
-def test_new_partitions_are_found_after_a_restart(
+def test_new_partitions_are_read_after_takeover(
     hold: HolderFactory, topic: TopicFactory, group: str, kafka: EmbeddedKafka, tmp_path: Path
 ) -> None:
     name, holder = topic(), hold(tmp_path)
@@ -198,7 +198,7 @@ def test_new_partitions_are_found_after_a_restart(
     wait_for(lambda: len(holder.instances.assignments(group, "a")) == 3)
 
 
-def test_deleted_topic_does_not_prevent_reads_of_others(
+def test_deleted_topic_does_not_block_other_topics(
     holder: Holder, topic: TopicFactory, group: str, kafka: EmbeddedKafka
 ) -> None:
     one, other = topic(), topic()
@@ -212,7 +212,9 @@ def test_deleted_topic_does_not_prevent_reads_of_others(
 
 
 @pytest.mark.slow
-def test_joins_and_leaves_lose_and_repeat_no_record(hold: HolderFactory, topic: TopicFactory, group: str) -> None:
+def test_joining_and_leaving_members_lose_and_duplicate_nothing(
+    hold: HolderFactory, topic: TopicFactory, group: str
+) -> None:
     count, name = 12_000, topic(6)
     holders = [hold() for _ in range(3)]
     got: list[bytes | None] = []
@@ -242,7 +244,7 @@ def test_joins_and_leaves_lose_and_repeat_no_record(hold: HolderFactory, topic: 
     assert sorted(got, key=lambda value: int(value or b"")) == numbers(count)
 
 
-def test_members_rejoin_after_an_outage(hold: HolderFactory, group: str, fresh_kafka: EmbeddedKafka) -> None:
+def test_members_rejoin_after_outage(hold: HolderFactory, group: str, fresh_kafka: EmbeddedKafka) -> None:
     holder = hold(bootstrap_servers=fresh_kafka.bootstrap_servers)
     with closing(KafkaAdminClient(bootstrap_servers=fresh_kafka.bootstrap_servers)) as admin:
         admin.create_topics({"t": {"num_partitions": 2}})
@@ -268,19 +270,19 @@ def test_members_rejoin_after_an_outage(hold: HolderFactory, group: str, fresh_k
             return []
 
     got: set[bytes | None] = set()
-    # a member that came back too late lets its group share out anew: what was not committed may come twice
+    # a late member causes a rebalance, after which uncommitted records may be read twice
     wait_for(lambda: got.update(both()) or len(got) >= 10, 30)
     assert got == set(numbers(10, 10))
     wait_for(lambda: not holder.instances.commit(group, "a", None))
 
 
 @pytest.mark.slow
-def test_members_follow_a_moved_coordinator(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
+def test_members_rejoin_after_coordinator_moves(hold: HolderFactory, kafka_cluster: EmbeddedCluster) -> None:
     holder = hold(bootstrap_servers=kafka_cluster.bootstrap_servers)
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
         admin.create_topics({"t": {"num_partitions": 3, "replication_factor": 3}})
         admin.wait_for_topics(["t"])
-    groups = [f"group-{each}" for each in range(6)]  # so that the broker coordinates some of them
+    groups = [f"group-{each}" for each in range(6)]  # so that this broker is the coordinator of some
     for group in groups:
         holder.create(group, "a", ["t"], timeout=20.0)
         assert holder.read(group, "a") == []

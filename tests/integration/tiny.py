@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kafka_http.config.sources import load_config
 from kafka_http.logs import request_id
 from kafka_http.server import CannotServe, run
+from kafka_http.server.app_interface import DefaultRequestPolicy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -38,6 +39,9 @@ class Large:
 
 
 class Tiny:
+    request_policy = DefaultRequestPolicy()
+    fast_path = None
+
     def __init__(self) -> None:
         self._stopping = Event()
         self.extensions = {"kafka_http": self}
@@ -57,7 +61,13 @@ class Tiny:
         start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
         return [b"ok"]
 
-    def stopping(self) -> None:
+    def start(self) -> None:
+        pass
+
+    def check_brokers(self) -> None:
+        pass
+
+    def stop(self) -> None:
         self._stopping.set()
         tell("stopping")
 

@@ -20,6 +20,7 @@ FOR_EVERYONE = {
     "logs",
     "backoff",
     "http_client",
+    "environ",
     "chunked",
     "broker_protocols",
     "topics",

@@ -1,12 +1,12 @@
-"""Accept headers as clients really send them."""
+"""The choice of a media type for Accept headers that real clients send."""
 
 import pytest
 
 from kafka_http.errors import NotAcceptable
-from kafka_http.web.negotiation import EVENTS, JSON, NDJSON, OCTETS, V2, Accept, best_of, v2_answer_type
+from kafka_http.web.negotiation import EVENTS, JSON, NDJSON, OCTETS, V2, Accept, best_of, v2_response_type
 
 JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
-"""What Java's HttpURLConnection sent by default up to version 11."""
+"""The default of Java's HttpURLConnection up to version 11."""
 OFFERS = (JSON, OCTETS, EVENTS, NDJSON)
 
 
@@ -39,18 +39,18 @@ OFFERS = (JSON, OCTETS, EVENTS, NDJSON)
         ("application/json;level=1;q=0.1, application/json;q=0.5, application/x-ndjson;q=0.4", JSON),
     ],
 )
-def test_best_offer(accept: str | None, best: str) -> None:
+def test_best_of_returns_the_preferred_offer(accept: str | None, best: str) -> None:
     assert best_of(Accept.parse(accept), OFFERS) == best
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "*/*;q=0", "*;q=.0", "image/*"])
-def test_best_offer_of_none_raises(accept: str) -> None:
+def test_best_of_without_acceptable_offer_raises(accept: str) -> None:
     with pytest.raises(NotAcceptable):
         best_of(Accept.parse(accept), OFFERS)
 
 
 @pytest.mark.parametrize(
-    ("accept", "answered"),
+    ("accept", "media_type"),
     [
         (JAVA, V2),
         ("*; q=.2", V2),
@@ -60,5 +60,5 @@ def test_best_offer_of_none_raises(accept: str) -> None:
         ("gibberish, application/json", JSON),
     ],
 )
-def test_type_of_a_v2_answer(accept: str, answered: str) -> None:
-    assert v2_answer_type(accept) == answered
+def test_v2_response_type_is_the_preferred_one(accept: str, media_type: str) -> None:
+    assert v2_response_type(accept) == media_type

@@ -1,13 +1,13 @@
-// Calls of the API. A request is an object, so that it can be sent, and shown as a curl (curl.js).
+// Calls of the API. A request is an object that can be sent, or shown as a curl command (curl.js).
 
-/** Where the API is: beside the console, behind whatever prefix a proxy puts before both. */
+/** The URL of the API: beside the console, after the prefix of a proxy. */
 const root = new URL(location.pathname.replace(/\/+console\/*$/, "/"), location.origin);
 
 const JSON_TYPE = /^application\/(.*\+)?json/;
 
 export const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
 
-/** request("GET", ["messages", topic], {query, headers, body}). Raises an Error where a name cannot be in a path. */
+/** request("GET", ["messages", topic], {query, headers, body}). Throws an Error if a name cannot be in a path. */
 export function request(method, segments, { query = {}, headers = {}, body } = {}) {
   const url = new URL(segments.map(segment).join("/"), root);
   for (const [name, value] of Object.entries(query)) {
@@ -17,29 +17,28 @@ export function request(method, segments, { query = {}, headers = {}, body } = {
 }
 
 function segment(text) {
-  // A browser takes . and .. for directories, the server a / for the end of a name, however they are written: either
-  // would make it a call of something else.
-  if (["", ".", ".."].includes(text) || text.includes("/")) throw new Error(`“${text}” cannot be a name in a call.`);
+  // Browsers resolve . and .. as directories, and / separates names, in every encoding: the call would be another one.
+  if (["", ".", ".."].includes(text) || text.includes("/")) throw new Error(`“${text}” cannot be a name in a URL path.`);
   return encodeURIComponent(text).replaceAll("%3A", ":").replaceAll("%2C", ",");
 }
 
-/** Marks a request that the page repeats by itself, so that the server's access log leaves it out. */
+/** Marks a request that the page repeats by itself. The server's access log omits it. */
 export const polled = made => ({ ...made, headers: { ...made.headers, "X-Console-Poll": "true" } });
 
-/** What the server answers, its JSON read. Raises an Error with the server's own words. */
+/** Sends a request. Returns the text of the response and its parsed JSON. Throws an Error with the server's message. */
 export async function send({ method, url, headers, body }) {
-  const answer = await fetch(url, { method, headers, body, cache: "no-store" }).catch(() => {
+  const response = await fetch(url, { method, headers, body, cache: "no-store" }).catch(() => {
     throw new Error("The server cannot be reached.");
   });
-  const text = await answer.text();
-  const content = text && JSON_TYPE.test(answer.headers.get("Content-Type")) ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Error(content?.error?.message ?? content?.message ?? `The server answered ${answer.status}.`);
+  const text = await response.text();
+  const content = text && JSON_TYPE.test(response.headers.get("Content-Type")) ? JSON.parse(text) : null;
+  if (!response.ok) throw new Error(content?.error?.message ?? content?.message ?? `The server responded with status ${response.status}.`);
   return { content, text };
 }
 
 export const get = async (...segments) => (await send(request("GET", segments))).content;
 
-/** JSON whose numbers keep their digits, 12345678901234567890 and 1.50, where the browser can do that. */
+/** Parses JSON. Numbers keep their digits, such as 12345678901234567890 and 1.50, if the browser supports that. */
 export function parseExactly(text) {
   if (!JSON.rawJSON) return JSON.parse(text);
   return JSON.parse(text, (_, value, context) =>
@@ -47,7 +46,7 @@ export function parseExactly(text) {
   );
 }
 
-/** `action` for each item, so many at a time. */
+/** Runs `action` for each item, `atATime` concurrently. */
 export async function forEach(items, atATime, action) {
   const left = [...items];
   const work = async () => {

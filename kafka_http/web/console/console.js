@@ -1,4 +1,4 @@
-// The page: which view the address asks for.
+// The page: shows the view that the address names.
 
 import { instancesView } from "./instances.js";
 import { tasksView } from "./tasks.js";

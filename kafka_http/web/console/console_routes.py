@@ -1,4 +1,4 @@
-"""The console: a page that shows topics, messages and consumers, and does nothing but call this API."""
+"""GET /console: a page that shows topics, messages and consumers. Its scripts call this server's API only."""
 
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
-_TYPES = {
+_CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -22,12 +22,14 @@ SECURITY_HEADERS = {
 
 
 class ConsoleRoutes:
-    """The views of the page and of the files it is made of, which are read once."""
+    """The views of the page and its files, which are read at start."""
 
     def __init__(self) -> None:
-        found = files("kafka_http.web") / "console"
+        directory = files("kafka_http.web") / "console"
         self._files = {
-            each.name: each.read_bytes() for each in found.iterdir() if PurePosixPath(each.name).suffix in _TYPES
+            each.name: each.read_bytes()
+            for each in directory.iterdir()
+            if PurePosixPath(each.name).suffix in _CONTENT_TYPES
         }
 
     def blueprint(self) -> Blueprint:
@@ -41,11 +43,11 @@ class ConsoleRoutes:
         return self.file("index.html")
 
     def file(self, name: str) -> Response:
-        """GET /console/<name>: a file of it."""
-        # The page says console/console.js; to a browser that has it from /console/ this is /console/console/console.js.
-        last = PurePosixPath(name).name
-        if last not in self._files:
+        """GET /console/<name>: a file of the page."""
+        # The page links to console/console.js. A browser that loaded it from /console/ asks for
+        # /console/console/console.js.
+        file_name = PurePosixPath(name).name
+        if file_name not in self._files:
             raise NotFound
-        response = Response(self._files[last], content_type=_TYPES[PurePosixPath(last).suffix])
-        response.headers.update(SECURITY_HEADERS)
-        return response
+        content_type = _CONTENT_TYPES[PurePosixPath(file_name).suffix]
+        return Response(self._files[file_name], content_type=content_type, headers=SECURITY_HEADERS)

@@ -1,16 +1,16 @@
-// A consumer: how far it is, and how to move it.
+// A consumer: its progress, and calls that change its position.
 
 import { polled, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, number, panel, repeatWhileShown } from "./dom.js";
 
-const EVERY = 1000;
-const REMEMBERED = "kafka_http.consumers";
+const REFRESH_MS = 1000;
+const STORAGE_KEY = "kafka_http.consumers";
 
-/** Kafka's groups are not listed by this API: those that were used in this browser are. */
-function remembered() {
+/** The consumers used in this browser. The API does not list Kafka's groups. */
+function knownNames() {
   try {
-    return JSON.parse(localStorage.getItem(REMEMBERED)) ?? [];
+    return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? [];
   } catch {
     return [];
   }
@@ -18,9 +18,9 @@ function remembered() {
 
 function remember(name) {
   try {
-    localStorage.setItem(REMEMBERED, JSON.stringify([name, ...remembered().filter(each => each !== name)].slice(0, 20)));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify([name, ...knownNames().filter(each => each !== name)].slice(0, 20)));
   } catch {
-    // a browser that keeps nothing
+    // the browser does not store data
   }
 }
 
@@ -31,7 +31,7 @@ export function consumerPanel(topic, messages) {
   const rows = element("tbody");
   const known = element("datalist", { id: "consumers" });
   const name = element("input", {
-    name: "consumer", value: remembered()[0] ?? "me", list: known.id, autocomplete: "off", spellcheck: "false", required: true,
+    name: "consumer", value: knownNames()[0] ?? "me", list: known.id, autocomplete: "off", spellcheck: "false", required: true,
   });
   const position = element("input", { name: "rewind", value: "earliest", list: "positions", spellcheck: "false" });
   const path = (...more) => ["messages", topic, name.value.trim(), ...more];
@@ -41,7 +41,7 @@ export function consumerPanel(topic, messages) {
     forget: () => request("DELETE", path()),
     acknowledgement: place => request("DELETE", path(place)),
   };
-  const list = () => known.replaceChildren(...remembered().map(value => element("option", { value })));
+  const list = () => known.replaceChildren(...knownNames().map(value => element("option", { value })));
   const refresh = async (mark = made => made) => fill(rows, (await send(mark(calls.progress()))).content.partitions);
   const act = (made, sentence) => attempt(outcome, async () => {
     const request_ = made();
@@ -54,7 +54,7 @@ export function consumerPanel(topic, messages) {
   });
   const rewind = () => calls.set(position.value.trim());
   const replay = async () => {
-    await act(() => calls.set("earliest"), "Back at the first message.");
+    await act(() => calls.set("earliest"), "Position set to the first message.");
     messages.readFrom("committed");
   };
   const chosen = () => {
@@ -74,23 +74,23 @@ export function consumerPanel(topic, messages) {
     element(
       "div.fields", {},
       field("Position", position),
-      curlButton("Set position", box, rewind, () => act(rewind, "The position is set.")),
+      curlButton("Set position", box, rewind, () => act(rewind, "Position set.")),
     ),
     element(
       "div.actions", {},
-      curlButton("Read on", box, calls.progress, () => messages.readFrom("committed")),
+      curlButton("Continue reading", box, calls.progress, () => messages.readFrom("committed")),
       curlButton("Replay", box, () => calls.set("earliest"), replay),
-      curlButton("Forget", box, calls.forget, () => act(calls.forget, "Its offsets are forgotten."), { class: "quiet" }),
+      curlButton("Delete offsets", box, calls.forget, () => act(calls.forget, "Offsets deleted."), { class: "quiet" }),
     ),
     outcome.element, box.element,
   );
   chosen();
-  repeatWhileShown(shown, EVERY, () => refresh(polled).catch(() => rows.replaceChildren()));
+  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled).catch(() => rows.replaceChildren()));
   return {
     element: shown,
     name: () => name.value.trim(),
     acknowledgement: calls.acknowledgement,
-    acknowledge: place => act(() => calls.acknowledgement(place), `Acknowledged up to and with ${place}.`),
+    acknowledge: place => act(() => calls.acknowledgement(place), `Acknowledged up to ${place}.`),
   };
 }
 
@@ -114,6 +114,6 @@ function fill(rows, partitions) {
     );
   });
   const total = partitions.reduce((sum, each) => sum + each.lag, 0);
-  const all = element("tr.total", {}, element("th", { scope: "row", colspan: 3 }, "Lag in all"), element("td.number", {}, number(total)));
+  const all = element("tr.total", {}, element("th", { scope: "row", colspan: 3 }, "Total lag"), element("td.number", {}, number(total)));
   rows.replaceChildren(...made, all);
 }

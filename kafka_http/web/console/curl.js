@@ -1,8 +1,8 @@
-// The curl that does what the page does.
+// The curl command of a request.
 
 import { element } from "./dom.js";
 
-/** The command for a request of api.js, as a shell takes it. */
+/** Returns the shell command for a request of api.js. */
 export function curl({ method, url, headers = {}, body, stream = false }) {
   const words = [];
   if (method !== (body === undefined ? "GET" : "POST")) words.push(`-X ${method}`);
@@ -24,8 +24,8 @@ export class CurlBox {
   #copy = element("button.quiet", { type: "button", click: () => this.#copied() }, "Copy");
 
   constructor(label) {
-    const shown = element("pre", { tabindex: "0", role: "group", "aria-label": `${label}: as a curl` }, this.#code);
-    this.#copy.setAttribute("aria-label", `Copy the curl: ${label}`);
+    const shown = element("pre", { tabindex: "0", role: "group", "aria-label": `${label}: curl command` }, this.#code);
+    this.#copy.setAttribute("aria-label", `Copy the curl command: ${label}`);
     this.element = element("div.curl", {}, shown, this.#copy);
   }
 
@@ -33,7 +33,7 @@ export class CurlBox {
     this.#code.textContent = curl(request);
   }
 
-  /** Shows the request that `made` gives, or that there is none yet. */
+  /** Shows the request that `made` returns, or why there is none. */
   preview(made) {
     try {
       this.show(made());
@@ -50,12 +50,12 @@ export class CurlBox {
 
   async #write() {
     if (navigator.clipboard) return navigator.clipboard.writeText(this.#code.textContent);
-    getSelection().selectAllChildren(this.#code); // without HTTPS, and not on this machine
+    getSelection().selectAllChildren(this.#code); // browsers offer no clipboard without HTTPS, except on localhost
     document.execCommand("copy");
   }
 }
 
-/** A button whose curl is seen in `box` before it is pressed: `made` gives its request, `act` does it. */
+/** A button that shows its curl command in `box` before it is pressed. `made` returns its request, `act` sends it. */
 export function curlButton(label, box, made, act, properties = {}) {
   const preview = () => box.preview(made);
   return element("button", { type: "button", focus: preview, pointerenter: preview, click: act, ...properties }, label);

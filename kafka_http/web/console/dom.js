@@ -1,4 +1,4 @@
-// Elements, made without a line of HTML: what comes from Kafka can only ever become text or an attribute's value.
+// Creates elements without parsing HTML, so that data from Kafka becomes only text or the value of an attribute.
 
 /** element("button.quiet", {type: "button", click: listener}, "text", otherElement). Functions become listeners. */
 export function element(kind, properties = {}, ...children) {
@@ -29,33 +29,33 @@ export function checkbox(label, properties = {}) {
   return { control, label: element("label.check", {}, control, label) };
 }
 
-/** A part of the page that can be folded away; open where there is room. */
+/** A part of the page that can be collapsed. It is open on wide screens. */
 export function panel(title, ...children) {
-  const roomy = matchMedia("(min-width: 64rem)").matches;
-  return element("details.panel", { open: roomy }, element("summary", {}, element("h3", {}, title)), ...children);
+  const isWide = matchMedia("(min-width: 64rem)").matches;
+  return element("details.panel", { open: isWide }, element("summary", {}, element("h3", {}, title)), ...children);
 }
 
-/** Says how an action went, to the eye and to a screen reader. */
+/** The result of an action, shown and read by screen readers. */
 export class Outcome {
   constructor() {
     this.element = element("p.outcome", { role: "status" });
   }
 
   good(text) {
-    this.#say(text, "good");
+    this.#show(text, "good");
   }
 
   bad(text) {
-    this.#say(text, "bad");
+    this.#show(text, "bad");
   }
 
-  #say(text, kind) {
+  #show(text, kind) {
     this.element.className = `outcome ${kind}`;
     this.element.textContent = text;
   }
 }
 
-/** Runs an action; what goes wrong is said. */
+/** Runs an action and shows its error. */
 export async function attempt(outcome, action) {
   try {
     await action();
@@ -64,7 +64,7 @@ export async function attempt(outcome, action) {
   }
 }
 
-/** Calls `action` every so many milliseconds while anybody looks, until `element` has left the page. */
+/** Calls `action` every `milliseconds` while the page is visible, until `shown` is removed from it. */
 export function repeatWhileShown(shown, milliseconds, action) {
   const timer = setInterval(() => {
     if (!shown.isConnected) clearInterval(timer);

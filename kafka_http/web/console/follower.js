@@ -1,16 +1,16 @@
-// A topic followed over an EventSource, whatever becomes of the connection.
+// Follows a topic over an EventSource and reconnects when the connection ends.
 
-const SHORTEST = 500;
-const LONGEST = 10_000;
+const MIN_DELAY = 500;
+const MAX_DELAY = 10_000;
 
 export class Follower {
   #source = null;
   #timer = null;
-  #delay = SHORTEST;
+  #delay = MIN_DELAY;
   #address;
   #on;
 
-  /** `address(position)` is the URL of a stream; `on.record(json)`, `on.state(text)` and `on.problem(text)` are told. */
+  /** `address(position)` is the URL of a stream; `on.record(json)`, `on.state(text)` and `on.problem(text)` are called. */
   constructor(address, position, on) {
     this.#address = address;
     this.#on = on;
@@ -40,7 +40,7 @@ export class Follower {
   }
 
   #opened() {
-    this.#delay = SHORTEST;
+    this.#delay = MIN_DELAY;
     this.#on.state("live");
   }
 
@@ -50,8 +50,8 @@ export class Follower {
       this.#on.problem(JSON.parse(event.data).error.message);
     }
     this.#on.state("reconnecting");
-    if (this.#source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself, with the last id
+    if (this.#source.readyState !== EventSource.CLOSED) return; // the browser reconnects with the last id
     this.#timer = setTimeout(() => this.#open(), this.#delay * (1 + Math.random()));
-    this.#delay = Math.min(2 * this.#delay, LONGEST);
+    this.#delay = Math.min(2 * this.#delay, MAX_DELAY);
   }
 }

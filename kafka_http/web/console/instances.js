@@ -5,7 +5,7 @@ import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, repeatWhileShown } from "./dom.js";
 import { update } from "./rows.js";
 
-const EVERY = 2000;
+const REFRESH_MS = 2000;
 
 export function instancesView() {
   const box = new CurlBox("List consumer instances");
@@ -28,10 +28,10 @@ export function instancesView() {
   const shown = element(
     "section", {},
     element("div.title", {}, element("h2", {}, "Consumer instances")),
-    element("p.hint", {}, "Made by clients of the REST Proxy v2 API. To be listed here is no use: idle ones are closed all the same."),
+    element("p.hint", {}, "Clients of the REST Proxy v2 API create them. Idle instances are closed, even while they are listed here."),
     outcome.element, list, box.element,
   );
-  repeatWhileShown(shown, EVERY, () => refresh(polled));
+  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
   return { element: shown, title: "Consumer instances" };
 }
 
@@ -42,7 +42,7 @@ function row(instance, box, remove) {
     "li", {},
     element(
       "div.facts", {},
-      element("strong", {}, instance.name), element("span", {}, `of the group ${instance.group}`),
+      element("strong", {}, instance.name), element("span", {}, `group ${instance.group}`),
       element("span.badge", {}, instance.format),
       curlButton("Delete", box, () => removal(instance), () => remove(instance), { class: "quiet" }),
     ),

@@ -2,7 +2,7 @@
 
 import { element, time } from "./dom.js";
 
-/** `exact` is the value with the digits of its numbers; `actions` are buttons. */
+/** `exact` is the value with the original digits of its numbers. `actions` are buttons. */
 export function messageRow(record, exact, actions) {
   const facts = element(
     "div.facts", {},

@@ -1,4 +1,4 @@
-// The messages of a topic, live or a page at a time. The page keeps the newest, and no more than it can show.
+// The messages of a topic, live or page by page. Keeps the newest ones, up to a limit.
 
 import { FORMATS, parseExactly, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
@@ -6,32 +6,32 @@ import { Outcome, attempt, checkbox, choice, element, field, number } from "./do
 import { Follower } from "./follower.js";
 import { messageRow } from "./message.js";
 
-const MOST_ROWS = 300;
+const MAX_ROWS = 300;
 const PAGE = 100;
-const FLUSH_AFTER = 100;
-const ANNOUNCE_EVERY = 5000;
+const FLUSH_MS = 100;
+const ANNOUNCE_MS = 5000;
 const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
 
 export class Messages {
   #topic;
   #consumer = null;
   #follower = null;
-  #next = null; // of the page that was read last
+  #next = null; // the position after the last page
   #session = 0;
   #waiting = [];
   #flush = null;
   #received = 0;
   #unannounced = 0;
-  #announcer = setInterval(() => this.#announce(), ANNOUNCE_EVERY);
+  #announcer = setInterval(() => this.#announce(), ANNOUNCE_MS);
 
   #box = new CurlBox("Read messages");
   #outcome = new Outcome();
   #from = element("input", { name: "from", value: "-10", list: "positions", autocomplete: "off", spellcheck: "false" });
   #partition = element("input", { name: "partition", placeholder: "all", inputmode: "numeric", autocomplete: "off" });
-  #format = choice([["", "as it looks"], ...FORMATS.map(each => [each, each])], { name: "format" });
+  #format = choice([["", "detected"], ...FORMATS.map(each => [each, each])], { name: "format" });
   #live = checkbox("Live", { name: "live", checked: true });
   #filter = element("input", { name: "filter", type: "search", placeholder: "text in key, value or headers" });
-  #list = element("ol.messages", { "aria-label": "Messages, the newest first" });
+  #list = element("ol.messages", { "aria-label": "Messages, newest first" });
   #state = element("span.badge", { "data-state": "" });
   #count = element("span.soft");
   #announcement = element("p.unseen", { role: "status" });
@@ -45,7 +45,7 @@ export class Messages {
     this.#box.preview(() => this.#shownRequest());
   }
 
-  /** Who reads and acknowledges: what `consumerPanel` returns. */
+  /** Sets the consumer that reads and acknowledges, which `consumerPanel` returns. */
   acknowledging(consumer) {
     this.#consumer = consumer;
     this.#start();
@@ -113,8 +113,8 @@ export class Messages {
 
   // Reading
 
-  /** First a page: its errors are plain, and it tells where the stream is to begin, so that none is missed if that
-   * breaks off before its first message. */
+  /** Reads a page first. It shows errors, and its position is the start of the stream, so that no message is missed if
+   * the stream breaks before its first message. */
   #start() {
     this.#stop();
     this.#clear();
@@ -125,7 +125,7 @@ export class Messages {
       await this.#readPage(this.#page(this.#from.value.trim()), session);
       if (session !== this.#session) return;
       if (this.#live.control.checked) this.#follow(this.#next);
-      else this.#say("page");
+      else this.#showState("page");
     });
   }
 
@@ -134,7 +134,7 @@ export class Messages {
     this.#follower?.close();
     this.#follower = null;
     this.#next = null;
-    this.#say("stopped");
+    this.#showState("stopped");
   }
 
   async #readPage(page, session) {
@@ -143,7 +143,7 @@ export class Messages {
     this.#next = content.next;
     const exact = parseExactly(text).records;
     content.records.forEach((record, at) => this.#receive(record, exact[at].value));
-    if (!content.records.length && !this.#live.control.checked) this.#outcome.good("There is nothing more, for now.");
+    if (!content.records.length && !this.#live.control.checked) this.#outcome.good("There are no more messages at present.");
   }
 
   #readNext() {
@@ -157,10 +157,10 @@ export class Messages {
 
   #follow(position) {
     const query = { format: this.#format.value }; // the position names the partitions
-    this.#say("connecting");
+    this.#showState("connecting");
     this.#follower = new Follower(at => this.#stream(at, query).url, position, {
       record: json => this.#receive(JSON.parse(json), parseExactly(json).value),
-      state: text => this.#say(text),
+      state: text => this.#showState(text),
       problem: text => this.#outcome.bad(text),
     });
   }
@@ -170,13 +170,13 @@ export class Messages {
       this.#follower.close();
       this.#next = this.#follower.position;
       this.#follower = null;
-      this.#say("paused");
+      this.#showState("paused");
     } else if (this.#next) {
       this.#follow(this.#next);
     }
   }
 
-  #say(state) {
+  #showState(state) {
     this.#state.textContent = state;
     this.#state.dataset.state = state;
     this.#pause.hidden = !this.#live.control.checked || state === "stopped" || state === "page";
@@ -191,8 +191,8 @@ export class Messages {
     this.#received += 1;
     this.#unannounced += 1;
     this.#waiting.push([record, exact]);
-    if (this.#waiting.length > MOST_ROWS) this.#waiting.shift();
-    this.#flush ??= setTimeout(() => this.#shown(), FLUSH_AFTER);
+    if (this.#waiting.length > MAX_ROWS) this.#waiting.shift();
+    this.#flush ??= setTimeout(() => this.#shown(), FLUSH_MS);
   }
 
   #shown() {
@@ -200,7 +200,7 @@ export class Messages {
     const rows = this.#waiting.map(([record, exact]) => this.#row(record, exact));
     this.#waiting = [];
     this.#list.prepend(...rows.reverse());
-    while (this.#list.childElementCount > MOST_ROWS) this.#list.lastElementChild.remove();
+    while (this.#list.childElementCount > MAX_ROWS) this.#list.lastElementChild.remove();
     this.#counted();
   }
 
@@ -208,7 +208,7 @@ export class Messages {
     const place = `${record.partition}:${record.offset}`;
     const acknowledge = curlButton(
       "Ack up to here", this.#box, () => this.#consumer.acknowledgement(place),
-      () => this.#consumer.acknowledge(place), { class: "quiet", "aria-label": `Acknowledge up to and with ${place}` },
+      () => this.#consumer.acknowledge(place), { class: "quiet", "aria-label": `Acknowledge up to ${place}` },
     );
     const row = messageRow(record, exact, [acknowledge]);
     row.hidden = !this.#matches(row);
@@ -237,7 +237,7 @@ export class Messages {
     this.#counted();
   }
 
-  /** Once in a while, not for each message: a screen reader is not to read the log aloud. */
+  /** Announces new messages to screen readers from time to time, not each one. */
   #announce() {
     if (!this.#unannounced) return;
     this.#announcement.textContent = `${number(this.#unannounced)} new messages`;

@@ -6,10 +6,10 @@ import { Outcome, attempt, checkbox, choice, element, field, panel } from "./dom
 
 const WAYS = [
   ["one", "one message"],
-  ["lines", "many: a value a line (NDJSON)"],
-  ["records", "many: a record a line, with key and headers"],
+  ["lines", "many: one value per line (NDJSON)"],
+  ["records", "many: one record per line, with key and headers"],
 ];
-const CHOICES = [["", "JSON, or the topic's own"], ...FORMATS.map(each => [each, each])];
+const CHOICES = [["", "JSON, or the topic's format"], ...FORMATS.map(each => [each, each])];
 const PRINTABLE = /^[!-~]([ -~]*[!-~])?$/;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 
@@ -42,11 +42,11 @@ export function publishPanel(topic) {
   };
   const form = element(
     "form", { submit, input: update, "aria-label": "Publish" },
-    field("What", inputs.way),
+    field("Content", inputs.way),
     element("div.pair", {}, field("Key", inputs.key), field("Partition", inputs.partition)),
     field("Value", inputs.value),
     field("Format", inputs.format),
-    field("Headers, one a line", inputs.headers),
+    field("Headers, one per line", inputs.headers),
     element("div.checks", {}, inputs.tombstone.label, inputs.later.label),
     element("button.primary", { type: "submit" }, "Publish"),
   );
@@ -70,7 +70,7 @@ function read({ way, key, partition, format, headers, value, tombstone, later })
 function parsedHeaders(text) {
   return text.split("\n").filter(line => line.trim()).map(line => {
     const [, name, value] = line.match(/^\s*(.*?)\s*:\s?(.*)$/) ?? [];
-    if (!name) throw new Error(`A header is written “name: value”, not “${line.trim()}”.`);
+    if (!name) throw new Error(`Header must be “name: value”, got “${line.trim()}”.`);
     return [name, value];
   });
 }
@@ -92,7 +92,7 @@ function publishing(topic, wanted) {
   });
 }
 
-/** A record of the API, its value as it was typed, to the last digit. */
+/** A record of the API. Its value is the typed text, so that numbers keep their digits. */
 function envelope({ key, partition, format, headers, value, tombstone }) {
   const fields = [];
   if (key !== "") fields.push(["key", JSON.stringify(key)]);
@@ -108,25 +108,25 @@ function json(value, format) {
   try {
     JSON.parse(value);
   } catch {
-    throw new Error("The value is not JSON. Choose the format text for what is none.");
+    throw new Error("Value is not valid JSON. For other text, choose the format text.");
   }
   return value.trim();
 }
 
 function whole(partition) {
-  if (!/^\d+$/.test(partition)) throw new Error("A partition is a number, such as 0.");
+  if (!/^\d+$/.test(partition)) throw new Error("Partition must be a number such as 0.");
   return String(Number(partition));
 }
 
-/** A header of all messages of a request, as HTTP can carry it. */
+/** Returns the HTTP header for a header of all messages of a request. */
 function asHttp([name, value]) {
-  if (!TOKEN.test(name)) throw new Error(`HTTP cannot carry a header of the name “${name}”: publish records, which can.`);
+  if (!TOKEN.test(name)) throw new Error(`Header name “${name}” is not valid in HTTP. Publish one record per line instead.`);
   if (PRINTABLE.test(value)) return [`Kafka-Header-${name}`, value];
   return [`Kafka-Header-Base64-${name}`, btoa(String.fromCharCode(...new TextEncoder().encode(value)))];
 }
 
 function report(outcome, { records, task }) {
-  if (task) return outcome.good(`Accepted as the task ${task.id}.`);
+  if (task) return outcome.good(`Accepted as task ${task.id}.`);
   const failed = records.filter(each => each.error);
   if (failed.length) return outcome.bad(`${failed.length} of ${records.length} failed: ${failed[0].error.message}`);
   const last = records.at(-1);

@@ -1,6 +1,6 @@
-// Lists that are asked for again and again.
+// Lists that are refreshed.
 
-/** Shows `items` in `list`. Lets rows be that say the same already, so that focus stays where it is. */
+/** Shows `items` in `list`. Rows of unchanged items stay, so that the focus does not move. */
 export function update(list, items, made) {
   const known = new Map([...list.children].map(each => [each.dataset.item, each]));
   const rows = items.map(item => known.get(JSON.stringify(item)) ?? labelled(item, made(item)));

@@ -1,4 +1,4 @@
-// Publishes that were accepted to be done later, and what has become of them.
+// Tasks: publishes that were accepted to be done later, and their state.
 
 import { polled, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
@@ -6,8 +6,8 @@ import { Outcome, attempt, choice, element, field, repeatWhileShown, time } from
 import { update } from "./rows.js";
 
 const STATUSES = [["", "all"], ...["pending", "failed", "delivered", "cancelled"].map(each => [each, each])];
-const MOST = 100;
-const EVERY = 2000;
+const MAX_TASKS = 100;
+const REFRESH_MS = 2000;
 
 export function tasksView() {
   const box = new CurlBox("List tasks");
@@ -16,7 +16,7 @@ export function tasksView() {
   const topic = element("input", { name: "topic", autocomplete: "off", spellcheck: "false" });
   const list = element("ul.messages");
   const listing = () =>
-    request("GET", ["tasks"], { query: { status: status.value, topic: topic.value.trim(), limit: MOST } });
+    request("GET", ["tasks"], { query: { status: status.value, topic: topic.value.trim(), limit: MAX_TASKS } });
   const cancel = task => attempt(outcome, async () => {
     const cancelling = request("DELETE", ["tasks", task.id]);
     box.show(cancelling);
@@ -25,7 +25,7 @@ export function tasksView() {
   });
   const refresh = (mark = made => made) => attempt(outcome, async () => {
     const { tasks } = (await send(mark(listing()))).content;
-    outcome.good(tasks.length ? "" : "There are no such tasks.");
+    outcome.good(tasks.length ? "" : "There are no matching tasks.");
     update(list, tasks, task => row(task, box, cancel));
   });
   const chosen = () => {
@@ -38,11 +38,11 @@ export function tasksView() {
   const shown = element(
     "section", {},
     element("div.title", {}, element("h2", {}, "Tasks")),
-    element("p.hint", {}, "Publishes accepted with “Prefer: respond-async”, by the time of their acceptance."),
+    element("p.hint", {}, "Publishes accepted with “Prefer: respond-async”, in the order of acceptance."),
     element("div.fields", {}, field("Status", status), field("Topic", topic)),
     outcome.element, list, box.element,
   );
-  repeatWhileShown(shown, EVERY, () => refresh(polled));
+  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
   return { element: shown, title: "Tasks" };
 }
 

@@ -1,4 +1,4 @@
-// One topic: publish to it, see its consumers, read it.
+// One topic: publish, read, consumers, partitions.
 
 import { polled, request, send } from "./api.js";
 import { consumerPanel } from "./consumer.js";
@@ -7,7 +7,7 @@ import { Messages } from "./messages.js";
 import { publishPanel } from "./publish.js";
 import { count } from "./topics.js";
 
-const EVERY = 2000;
+const REFRESH_MS = 2000;
 
 export function topicView(topic) {
   const outcome = new Outcome();
@@ -33,7 +33,7 @@ export function topicView(topic) {
     rows.replaceChildren(...partitions.map(partitionRow));
   });
   refresh();
-  repeatWhileShown(shown, EVERY, () => refresh(polled));
+  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
   return { element: shown, title: topic, leave: () => messages.close() };
 }
 

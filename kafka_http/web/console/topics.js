@@ -1,18 +1,18 @@
-// All topics, with their partitions and how many messages they hold.
+// All topics with their partitions and message counts.
 
 import { forEach, get, request, send } from "./api.js";
 import { CurlBox } from "./curl.js";
 import { Outcome, attempt, element, number } from "./dom.js";
 
-const AT_A_TIME = 4;
+const CONCURRENT_CALLS = 4;
 
 export const address = topic => `#/topics/${encodeURIComponent(topic)}`;
 
-/** How many messages there are between the ends of partitions. */
+/** Returns the number of offsets between the ends of the partitions. */
 export const count = partitions => partitions.reduce((sum, each) => sum + each.latest - each.earliest, 0);
 
 export function topicsView() {
-  const box = new CurlBox("List the topics");
+  const box = new CurlBox("List topics");
   const outcome = new Outcome();
   const rows = element("tbody");
   const refresh = () => attempt(outcome, () => fill(rows, box, outcome));
@@ -23,7 +23,7 @@ export function topicsView() {
     element("div.title", {}, element("h2", {}, "Topics"), element("button", { type: "button", click: refresh }, "Refresh")),
     outcome.element,
     element("div.panel.scroll", {}, element("table", {}, element("thead", {}, head), rows)),
-    element("p.hint", {}, "Messages are counted from one end of the log to the other; a compacted topic holds fewer."),
+    element("p.hint", {}, "The number of messages is the difference of the log's ends. Compacted topics hold fewer."),
     box.element,
   );
   return { element: shown, title: "Topics" };
@@ -36,7 +36,7 @@ async function fill(rows, box, outcome) {
   outcome.good(topics.length ? "" : "There are no topics yet.");
   const made = topics.map(row);
   rows.replaceChildren(...made.map(each => each.row));
-  await forEach(made, AT_A_TIME, each => attempt(outcome, each.complete));
+  await forEach(made, CONCURRENT_CALLS, each => attempt(outcome, each.complete));
 }
 
 function row(topic) {

@@ -1,4 +1,4 @@
-"""Pages of the /messages dialect: as JSON, and as one message byte for byte."""
+"""Rendering of messages: a page as JSON, a record as JSON, one message byte for byte."""
 
 import re
 from contextlib import suppress
@@ -16,42 +16,43 @@ from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.messages.position_syntax import page_position
 
 _RECORD = b'{"partition":%d,"offset":%d,"timestamp":%d,"key":%b,"%b":%b,"format":%b,"headers":%b}'
-_TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
+_RECORD_WITHOUT_TIMESTAMP = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
 _json = lru_cache(msgspec.json.encode)
-"""Of the few names that come again and again."""
+"""Caches the JSON of the names of formats."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def render_page(
-    formats: Formats, topic: str, consumer: str, wanted: TopicFormat, page: Page, *, following: str
+    formats: Formats, topic: str, consumer: str, decode_as: TopicFormat, page: Page, *, next_position: str
 ) -> bytes:
-    """The JSON of a page. Values are read by the format wanted, or by what each looks like. `following` is the position
-    of the next page."""
+    """Render a page as JSON. Without a format in `decode_as`, the format of each value is detected."""
     ack = page_position(page.last)
-    texts = [render_record(formats, topic, wanted, record) for record in page.records] or [b""]
-    # Around the first and the last, not around all: a large page is copied no more often than it must be.
+    texts = [render_record(formats, topic, decode_as, record) for record in page.records] or [b""]
+    # Extend the first and the last text, not the joined one: that would copy a large page once more.
     begin = b'{"topic":%b,"consumer":%b,"records":[' % (msgspec.json.encode(topic), msgspec.json.encode(consumer))
     texts[0] = begin + texts[0]
-    texts[-1] += b'],"next":"%b","ack":%b}\n' % (following.encode(), msgspec.json.encode(ack or None))
+    texts[-1] += b'],"next":"%b","ack":%b}\n' % (next_position.encode(), msgspec.json.encode(ack or None))
     return b",".join(texts)
 
 
-def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Record) -> bytes:
-    """The JSON of a record. `"value": null` always is a tombstone; a value that its format cannot read is an error, and
-    such a key is shown without that format."""
+def render_record(formats: Formats, topic: str, decode_as: TopicFormat, record: Record) -> bytes:
+    """Render a record as JSON on one or more lines.
+
+    `"value": null` is always a tombstone. For a value that cannot be decoded an error is shown, for a key its text.
+    """
     timestamp, key, value, headers = record.timestamp, record.key, record.value, record.headers
-    field, name = b"value", wanted.value
+    field, name = b"value", decode_as.value
     if value is None:
         name, text = None, b"null"
     elif name is None:
         name, text = formats.detect(value)
     else:
-        field, name, text = _decoded(formats, topic, name, headers, value)
-    return (_TIMELESS if timestamp is None else _RECORD) % (
+        field, name, text = _decode_value(formats, topic, name, headers, value)
+    return (_RECORD_WITHOUT_TIMESTAMP if timestamp is None else _RECORD) % (
         record.partition,
         record.offset,
         b"null" if timestamp is None else timestamp,
-        b"null" if key is None else _key(formats, topic, wanted.key, headers, key),
+        b"null" if key is None else _render_key(formats, topic, decode_as.key, headers, key),
         field,
         text,
         _json(name),
@@ -59,8 +60,10 @@ def render_record(formats: Formats, topic: str, wanted: TopicFormat, record: Rec
     )
 
 
-def _decoded(formats: Formats, topic: str, format_: str, headers: Headers, value: bytes) -> tuple[bytes, str, bytes]:
-    """What a value is shown as: the name of its field, its format and its JSON."""
+def _decode_value(
+    formats: Formats, topic: str, format_: str, headers: Headers, value: bytes
+) -> tuple[bytes, str, bytes]:
+    """Return the name of the field, the format and the JSON that show a value."""
     try:
         text = formats.decode(topic, format_, headers, value)
     except InvalidValue as error:
@@ -68,11 +71,11 @@ def _decoded(formats: Formats, topic: str, format_: str, headers: Headers, value
     return b"value", *((format_, text) if text.strip() != b"null" else formats.detect(text))
 
 
-def _key(formats: Formats, topic: str, format_: str | None, headers: Headers, key: bytes) -> bytes:
+def _render_key(formats: Formats, topic: str, format_: str | None, headers: Headers, key: bytes) -> bytes:
     if format_ is not None:
         with suppress(InvalidValue):
             text = formats.decode(topic, format_, headers, key)
-            if text.strip() != b"null":  # which is a key that is not there
+            if text.strip() != b"null":  # null is a missing key
                 return b'%b,"key_format":"%b"' % (text, format_.encode())
     try:
         return msgspec.json.encode(str(key, "utf-8"))
@@ -92,7 +95,7 @@ def _header_value(value: bytes | None) -> str | dict[str, str] | None:
 
 
 def raw_response(page: Page) -> Response:
-    """The one message of a page, its value the body and all else in headers; 204 where there is none."""
+    """Return the one message of a page: its value in the body, the rest in headers. 204 without a message."""
     if not page.records:
         return Response(status=204)
     record = page.records[0]
@@ -111,20 +114,20 @@ def raw_response(page: Page) -> Response:
     return response
 
 
-def with_positions(response: Response, page: Page, following: str) -> Response:
-    """The answer with the positions in its headers, for a body that has no room for them."""
-    response.headers["Kafka-Next"] = following
+def add_positions(response: Response, page: Page, next_position: str) -> Response:
+    """Add the positions to the headers of a response whose body does not contain them."""
+    response.headers["Kafka-Next"] = next_position
     if page.records:
         response.headers["Kafka-Ack"] = page_position(page.last)
     return response
 
 
 def _add_message_header(response: Response, name: str, value: bytes | None) -> bool:
-    """Whether HTTP can carry it: its name must be a token, and HTTP has no null."""
+    """Add a record's header. Return false if HTTP cannot represent it: a name that is not a token, or null."""
     if value is None or not _TOKEN.fullmatch(name):
         return False
     plain = f"Kafka-Header-{name}"
-    if name.lower().startswith("base64-"):  # it would be taken for the encoded form of another
+    if name.lower().startswith("base64-"):  # the name of another header's base64 form
         plain = ""
     _add_header(response, plain, f"Kafka-Header-Base64-{name}", value)
     return True

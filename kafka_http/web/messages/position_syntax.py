@@ -1,4 +1,4 @@
-"""The grammar of `<offset>` in `/messages/<topic>/<consumer>/<offset>`, and of the positions that answers give."""
+"""The syntax of `<offset>` in `/messages/<topic>/<consumer>/<offset>`, and of the positions in responses."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,92 +10,94 @@ from kafka_http.web.query_parameters import MAX_INT32, MAX_INT64
 
 GRAMMAR = (
     "42 | earliest | latest | committed | -10 (the last ten) | @2026-11-21T10:00:00Z or @1790000000000 (a time) | "
-    "0:42,3:17 (partition:offset; earliest or latest may stand for an offset, * for the partitions not listed)"
+    "0:42,3:17 (partition:offset; the offset may be earliest or latest, * means the partitions not listed)"
 )
 ALL = "*:earliest"
-"""In a position: all partitions that it does not list, and those to come, from their start."""
+"""In a position: all partitions that it does not list, future ones too, from their start."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _PAIR = re.compile(r"(?:([0-9]{1,10})|\*):(?:([0-9]{1,19})|earliest|latest)")
 _ENDS = {"earliest": FromTimestamp("earliest"), "latest": FromTimestamp("latest")}
 
 
-def malformed(text: str) -> InvalidRequest:
-    return InvalidRequest(f"Malformed position {text[:100]!r}. A position is: {GRAMMAR}.", field="offset")
+def _malformed(text: str) -> InvalidRequest:
+    return InvalidRequest(f"Position must be one of {GRAMMAR}, got {text[:100]!r}.", field="offset")
 
 
 def parse_start(text: str, reset: OffsetReset = "earliest") -> ReadStart:
-    """The place that `<offset>` names. Raises `InvalidRequest`, showing the grammar."""
+    """Parse `<offset>`. `reset` applies to `committed`. Raises `InvalidRequest`, which shows the syntax."""
     if text == "committed":
         return ReadStart(FromCommitted(reset))
     if text in _ENDS:
         return ReadStart(_ENDS[text])
     if text.startswith("@"):
-        return ReadStart(FromTimestamp(_time(text)))
+        return ReadStart(FromTimestamp(_parse_time(text)))
     if _is_number(text):
         return ReadStart(FromOffset(int(text)))
     if text.startswith("-") and _is_number(text[1:]):
         return ReadStart(FromLast(int(text[1:])))
-    return _pairs(text)
+    return _parse_pairs(text)
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_INT64
 
 
-def _pairs(text: str) -> ReadStart:
+def _parse_pairs(text: str) -> ReadStart:
     rest: StartPlace | None = None
     partitions: dict[int, FromOffset | FromTimestamp] = {}
     for pair in text.split(","):
         match = _PAIR.fullmatch(pair)
         if match is None:
-            raise malformed(text)
+            raise _malformed(text)
         number, offset = match.groups()
         place = _ENDS[pair.partition(":")[2]] if offset is None else FromOffset(int(offset))
         if number is None:
             if rest is not None or offset is not None:
-                raise malformed(text)
+                raise _malformed(text)
             rest = place
         else:
             partition = int(number)
             if partition in partitions or partition > MAX_INT32 or (offset and int(offset) > MAX_INT64):
-                raise malformed(text)
+                raise _malformed(text)
             partitions[partition] = place
     return ReadStart(rest, partitions)
 
 
-def _time(text: str) -> int:
-    """Milliseconds of `@<milliseconds>` or `@<ISO 8601>`; a time without a zone is UTC."""
+def _parse_time(text: str) -> int:
+    """Parse `@<milliseconds>` or `@<ISO 8601>` to milliseconds. A time without a zone is UTC."""
     if _is_number(text[1:]):
         return int(text[1:])
     try:
         time = datetime.fromisoformat(text[1:])
     except ValueError:
-        raise malformed(text) from None
+        raise _malformed(text) from None
     return milliseconds(time)
 
 
 def milliseconds(time: datetime) -> int:
-    """A time as Kafka has it, without a zone taken to be UTC."""
+    """Return a time as Kafka's timestamp. A time without a zone is UTC."""
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
-    # Kafka takes times from 1970 on alone; all its records are at or after an earlier one.
+    # Kafka accepts times from 1970 on. An earlier one is before all records, as 0 is.
     return max(0, -((_EPOCH - zoned) // timedelta(milliseconds=1)))
 
 
 def parse_partitions(text: str) -> frozenset[int]:
-    """The value of `?partition=`: `0` or `0,3`."""
+    """Parse the value of `?partition=`: `0` or `0,3`. Raises `InvalidRequest`."""
     numbers = text.split(",")
     if not all(_is_number(number) and int(number) <= MAX_INT32 for number in numbers):
-        raise InvalidRequest(f"partition: expected numbers such as 0 or 0,3, got {text[:100]!r}.", field="partition")
+        raise InvalidRequest(f"partition must be numbers such as 0 or 0,3, got {text[:100]!r}.", field="partition")
     return frozenset(map(int, numbers))
 
 
 def position_text(positions: PartitionOffsets, *, has_all: bool = False) -> str:
-    """`0:42,3:17`. With `has_all`, `0:42,3:17,*:earliest`: partitions that the topic gets later are read from their
-    start."""
+    """Return a position such as `0:42,3:17`.
+
+    With `has_all` it is `0:42,3:17,*:earliest`: partitions that the topic gets later are read from their start.
+    """
     pairs = [f"{partition}:{offset}" for partition, offset in sorted(positions.items())]
     return ",".join([*pairs, ALL] if has_all else pairs)
 
 
 def page_position(positions: Positions, *, has_all: bool = False) -> str:
-    """As `position_text`, of a page of one topic."""
+    """Return the position text of the positions of one topic."""
     return position_text({place.partition: offset for place, offset in positions.items()}, has_all=has_all)

@@ -1,37 +1,158 @@
-"""A stream on its way to a client: what is to be sent, whoever sends it."""
+"""Streaming responses: the events or lines of a topic, and the body that sends them."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
-from kafka_http.errors import KafkaHttpError
+import msgspec
+from msgspec import Struct
+
+from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
+from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.read.topic_follower import TopicFollowers
 from kafka_http.read.topic_stream import TopicStream
-from kafka_http.web.messages.stream_encoders import StreamEncoder
-from kafka_http.web.rendered_responses import unforeseen
+from kafka_http.records import EARLIEST, PartitionOffsets, Record
+from kafka_http.schemas.formats import Formats
+from kafka_http.schemas.topic_formats import TopicFormat
+from kafka_http.web.messages.page_rendering import render_record
+from kafka_http.web.messages.position_syntax import ALL, position_text
+from kafka_http.web.responses import internal_error
 
 log = logging.getLogger(__name__)
 
-_SLICE = 1.0
+END = ";end"
+"""Ends the last `id:` of a stream that has reached its end. A client that reconnects with it gets nothing more."""
+_RECONNECT_MS = (500, 2500)
+"""The range of the clients' delay before they reconnect to a server that stops, so that they do not come together."""
+_STOPPING = "Server is stopping. Continue from next."
+_WAIT_SECONDS = 1.0
+"""How long a thread waits for the next event before it checks the keepalive."""
+
+
+class EventEncoder(Struct, frozen=True):
+    """Encodes server-sent events (HTML, section 9.2). Browsers do not dispatch an event with only an `id:`.
+
+    Equal encoders return the same bytes, so streams share the bytes of a batch.
+    """
+
+    reports_gaps: ClassVar[bool] = True
+    """Whether it can report offsets that the log no longer has."""
+    formats: Formats
+    topic: str
+    decode_as: TopicFormat
+    has_all: bool = False
+    """Whether the stream has all partitions, future ones too."""
+
+    def __call__(self, batch: StreamBatch) -> bytes:
+        """Encode the records of a batch."""
+        places: dict[int | str, str] = {each: f"{each}:{offset}" for each, offset in sorted(batch.start.items())}
+        if self.has_all:
+            places["*"] = ALL
+        at = self._position(batch.start)
+        events = [b"id: %b\nevent: gap\ndata: %b\n\n" % (at, msgspec.json.encode(gap)) for gap in batch.gaps]
+        for record in batch.records:
+            places[record.partition] = f"{record.partition}:{record.offset + 1}"
+            line = _record_line(self.formats, self.topic, self.decode_as, record)
+            events.append(b"id: %b\ndata: %b\n\n" % (",".join(places.values()).encode(), line))
+        return b"".join(events)
+
+    def first(self, position: PartitionOffsets) -> bytes:
+        """Encode the start of the stream."""
+        return b"id: %b\n\n" % self._position(position)
+
+    def idle(self, position: PartitionOffsets) -> bytes:
+        """Encode a keepalive."""
+        return self.first(position)
+
+    def end(self, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream that has reached the requested end."""
+        at = self._position(position)
+        return b'id: %b\nevent: end\ndata: {"next":"%b"}\n\n' % (at + END.encode(), at)
+
+    def error(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream by an error."""
+        at = _position_after(error, position, has_all=self.has_all)
+        return b"id: %b\nevent: error\ndata: %b\n\n" % (at.encode(), _error_json(error, at))
+
+    def farewell(self, position: PartitionOffsets) -> bytes:
+        """Encode the end of a stream because the server stops."""
+        delay = random.randint(*_RECONNECT_MS)  # noqa: S311  not a secret
+        return b"retry: %d\nid: %b\n\n" % (delay, self._position(position))
+
+    def _position(self, position: PartitionOffsets) -> bytes:
+        return position_text(position, has_all=self.has_all).encode()
+
+
+class LineEncoder(Struct, frozen=True):
+    """Encodes NDJSON: one record on each line. Unless an error occurs, the lines can be published again."""
+
+    reports_gaps: ClassVar[bool] = False
+    formats: Formats
+    topic: str
+    decode_as: TopicFormat
+    has_all: bool = False
+
+    def __call__(self, batch: StreamBatch) -> bytes:
+        lines = [_record_line(self.formats, self.topic, self.decode_as, record) for record in batch.records]
+        return b"\n".join([*lines, b""])
+
+    def first(self, position: PartitionOffsets) -> bytes:
+        return b""
+
+    def idle(self, position: PartitionOffsets) -> bytes:
+        return b"\n"
+
+    def end(self, position: PartitionOffsets) -> bytes:
+        return b""
+
+    def error(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
+        return _error_json(error, _position_after(error, position, has_all=self.has_all)) + b"\n"
+
+    def farewell(self, position: PartitionOffsets) -> bytes:
+        return self.error(Unavailable(_STOPPING), position)
+
+
+StreamEncoder = EventEncoder | LineEncoder
+
+
+def _record_line(formats: Formats, topic: str, decode_as: TopicFormat, record: Record) -> bytes:
+    """Return a record's JSON on one line. Line ends occur only between the tokens of JSON."""
+    return render_record(formats, topic, decode_as, record).replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _position_after(error: KafkaHttpError, position: PartitionOffsets, *, has_all: bool) -> str:
+    """Return where to continue after an error. A deleted topic's offsets mean nothing for its successor."""
+    if not isinstance(error, TopicNotFound):
+        return position_text(position, has_all=has_all)
+    return ALL if has_all else ",".join(f"{partition}:{EARLIEST}" for partition in sorted(position))
+
+
+def _error_json(error: KafkaHttpError, position: str) -> bytes:
+    return msgspec.json.encode({"error": error.as_object(), "next": position})
 
 
 class StreamBody:
-    """The bytes of a stream, one after the other. One thread at a time may call.
+    """The bytes of one streaming response. One thread at a time may call.
 
-    A worker's main loop may be given it as a `kafka_http.server.stream_sender.StreamSource`.
+    The view creates it. Our server's thread for streams takes it over as a
+    `kafka_http.server.stream_sender.StreamSource`; otherwise the request's thread sends it.
     """
 
-    __slots__ = ("_followers", "_frames", "_said_at", "_stream", "is_over", "keepalive")
+    __slots__ = ("_encoder", "_followers", "_sent_at", "_stream", "is_over", "keepalive")
 
-    def __init__(self, followers: TopicFollowers, stream: TopicStream, frames: StreamEncoder, keepalive: float) -> None:
-        """`keepalive`: after so many seconds of silence comes a sign of life."""
+    def __init__(
+        self, followers: TopicFollowers, stream: TopicStream, encoder: StreamEncoder, keepalive: float
+    ) -> None:
+        """`keepalive` is the time in seconds after which something is sent if there are no events."""
         self.keepalive = keepalive
         self.is_over = False
-        """Whether all has been had."""
+        """Whether `next` has returned all bytes."""
         self._followers = followers
         self._stream = stream
-        self._frames = frames
-        self._said_at = 0.0
+        self._encoder = encoder
+        self._sent_at = 0.0
 
     @property
     def is_following(self) -> bool:
@@ -40,30 +161,30 @@ class StreamBody:
 
     @property
     def due(self) -> float:
-        """When there is something to send though nothing happens, on the monotonic clock."""
-        return self._said_at + self.keepalive
+        """When the next keepalive is due, on the monotonic clock."""
+        return self._sent_at + self.keepalive
 
     def first(self) -> bytes:
-        """What comes first: something always, so that the client sees that it is connected."""
-        opening = self._frames.first(self._stream.position) + self._next(0)
-        self._said_at = time.monotonic()
-        return opening or self._frames.idle(self._stream.position)
+        """Return the first bytes: never none, so that the client sees that it is connected."""
+        opening = self._encoder.first(self._stream.position) + self._next(0)
+        self._sent_at = time.monotonic()
+        return opening or self._encoder.idle(self._stream.position)
 
     def next(self, wait: float) -> bytes:
-        """What is to be sent next: nothing where after `wait` seconds there is nothing yet."""
+        """Return the next bytes, or none if there are no events within `wait` seconds."""
         data = self._next(min(wait, max(0.0, self.due - time.monotonic())))
         if not data and not self.is_over and time.monotonic() >= self.due:
-            data = self._frames.idle(self._stream.position)
+            data = self._encoder.idle(self._stream.position)
         if data:
-            self._said_at = time.monotonic()
+            self._sent_at = time.monotonic()
         return data
 
     def watch(self, moved: Callable[[], None]) -> None:
-        """Call this, by any thread, when `next` may have something. It must not block."""
+        """Have `moved` called when `next` may return something. Any thread calls it, so it must not block."""
         self._followers.watch(moved)
 
     def close(self) -> None:
-        """The client has all, or is gone."""
+        """End the stream. The client has received all, or is gone."""
         self._stream.close()
 
     def _next(self, wait: float) -> bytes:
@@ -72,44 +193,44 @@ class StreamBody:
             data = stream.next(wait)
             if stream.is_over:
                 self.is_over = True
-                return data + self._frames.end(stream.position)
+                return data + self._encoder.end(stream.position)
             if stream.is_stopping:
                 self.is_over = True
-                return data + self._frames.farewell(stream.position)
+                return data + self._encoder.farewell(stream.position)
         except KafkaHttpError as error:
             self.is_over = True
-            return self._frames.error(error, stream.position)
+            return self._encoder.error(error, stream.position)
         except Exception:
-            log.exception("A stream ends of an unforeseen error")
+            log.exception("Unexpected error: stream ended")
             self.is_over = True
-            return self._frames.error(unforeseen(), stream.position)
+            return self._encoder.error(internal_error(), stream.position)
         return data
 
 
 class StreamResponseBody:
-    """The body of a stream as WSGI has it: in its thread, but for a server that needs none."""
+    """The WSGI body of a stream. The request's thread sends it, unless the server takes the stream over."""
 
     def __init__(
-        self, feed: StreamBody, hand_over: Callable[[StreamBody], None] | None, release: Callable[[], None] | None
+        self, body: StreamBody, detach: Callable[[StreamBody], None] | None, release: Callable[[], None] | None
     ) -> None:
-        """`hand_over` does not return. `release` is called at the end."""
-        self._feed = feed
-        self._hand_over = hand_over
+        """`detach` passes the stream to the server and does not return. `release` is called at the end."""
+        self._body = body
+        self._detach = detach
         self._release = release
-        self._is_mine = True
+        self._is_detached = False
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._feed.first()
-        if self._hand_over is not None and not self._feed.is_over:
-            self._is_mine = False
-            self._hand_over(self._feed)
-        while not self._feed.is_over:
-            yield self._feed.next(_SLICE)
+        yield self._body.first()
+        if self._detach is not None and not self._body.is_over:
+            self._is_detached = True
+            self._detach(self._body)
+        while not self._body.is_over:
+            yield self._body.next(_WAIT_SECONDS)
 
     def close(self) -> None:
-        """Called by the server at the end, however it comes."""
+        """Called by the server at the end of the response."""
         if self._release is not None:
             self._release()
             self._release = None
-        if self._is_mine:
-            self._feed.close()
+        if not self._is_detached:
+            self._body.close()

@@ -1,108 +1,112 @@
-"""Streams of the /messages dialect: a topic followed over one connection."""
+"""Streams of the /messages dialect: a GET that follows a topic over one connection."""
 
 from collections.abc import Callable, Mapping
 
 from flask import Response, request
 
 from kafka_http.config import Config
+from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromTimestamp
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
-    SELECTION,
+    SHARED_PARAMETERS,
     ReadParameters,
     acks_previous,
-    select,
-    wanted_formats,
-    wanted_isolation,
+    requested_formats,
+    requested_isolation,
 )
-from kafka_http.web.messages.stream_body import StreamBody, StreamResponseBody
-from kafka_http.web.messages.stream_encoders import END, EventEncoder, LineEncoder, StreamEncoder
+from kafka_http.web.messages.stream_body import (
+    END,
+    EventEncoder,
+    LineEncoder,
+    StreamBody,
+    StreamEncoder,
+    StreamResponseBody,
+)
 from kafka_http.web.negotiation import EVENTS, NDJSON
 from kafka_http.web.query_parameters import MAX_INT64, QueryParameters
 from kafka_http.web.services import Services
 from kafka_http.web.wait_limiter import WaitLimiter
 
-STREAMS: Mapping[str, type[EventEncoder] | type[LineEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
-HAND_OVER = "kafka_http.hand_over"
-"""In the environ, where the server can send a stream without a thread: takes a `StreamBody`, and does not return."""
+STREAM_TYPES: Mapping[str, type[StreamEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
 
 _FROM_START = FromTimestamp(EARLIEST)
-_PARAMETERS = (*SELECTION, "until")
+_PARAMETERS = (*SHARED_PARAMETERS, "until")
 
 
 class MessageStreams:
-    """Opens streams."""
+    """Opens streams. One per application; the requests' threads call."""
 
-    def __init__(self, core: Services, config: Config, waits: WaitLimiter) -> None:
-        self._core = core
+    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter) -> None:
+        self._services = services
         self._keepalive = config.stream_keepalive
-        self._waits = waits
+        self._wait_limiter = wait_limiter
 
     def open(self, topic: str, consumer: str, offset: str, media_type: str) -> Response:
-        """The answer whose body is the stream; 204 for who comes back after its end. What is wrong with the request is
-        raised here, before anything is sent."""
-        core, query, last_id = self._core, QueryParameters(request.args, _PARAMETERS), _last_event_id()
-        wanted = wanted_formats(core.formats, topic, query)
-        isolation, bounds = wanted_isolation(query), _bounds(query)
-        selection = select(consumer, offset, query)
+        """Return the response whose body is the stream; 204 if the client reconnects after the stream's end.
+
+        Raises errors of the request before anything is sent.
+        """
+        query, last_id = QueryParameters(request.args, _PARAMETERS), _last_event_id()
+        decode_as = requested_formats(self._services.formats, topic, query)
+        isolation, limits = requested_isolation(query), _stream_limits(query)
+        parameters = ReadParameters.from_request(consumer, offset, query)
         if last_id:
-            selection = _resumed(last_id, selection)
-        frames = STREAMS[media_type](core.formats, topic, wanted, selection.has_all)
-        topic_id = core.topics.id(topic)  # before the positions, which are then this topic's or a later one's
-        positions = core.resolver.resolve(topic, consumer, selection.start, selection.wanted, isolation)
-        skips = selection.reset is not None or (frames.reports_gaps and bool(last_id))
-        if selection.is_committed:
-            positions = core.resolver.reset(topic, positions, selection.reset or EARLIEST)
+            parameters = _resume(last_id, parameters)
+        encoder = STREAM_TYPES[media_type](self._services.formats, topic, decode_as, parameters.has_all)
+        topic_id = self._services.topics.id(
+            topic
+        )  # before the positions, so that these belong to this topic or a later one
+        positions = self._services.resolver.resolve(topic, consumer, parameters.start, parameters.partitions, isolation)
+        if parameters.is_committed:
+            positions = self._services.resolver.reset(topic, positions, parameters.reset or EARLIEST)
         elif acks_previous(query):
-            core.consumers.ack_before(topic, consumer, positions, skip=skips)
+            skips = parameters.reset is not None or (encoder.reports_gaps and bool(last_id))
+            self._services.consumers.ack_before(topic, consumer, positions, skip=skips)
         if last_id.endswith(END):
             return Response(status=204)
-        wanted_stream = StreamRequest(
-            topic,
-            topic_id,
-            positions,
-            bounds,
-            isolation,
-            has_all=selection.has_all,
-            reset=selection.reset,
-            reports_gaps=frames.reports_gaps,
+        stream_request = StreamRequest(
+            *(topic, topic_id, positions, limits, isolation),
+            has_all=parameters.has_all,
+            reset=parameters.reset,
+            reports_gaps=encoder.reports_gaps,
             is_resumed=bool(last_id),
         )
-        stream = core.streams.open(wanted_stream, frames)
+        stream = self._services.streams.open(stream_request, encoder)
         try:
-            return self._answer(stream, frames, media_type)
+            return self._response(stream, encoder, media_type)
         except BaseException:
             stream.close()
             raise
 
-    def _answer(self, stream: TopicStream, frames: StreamEncoder, media_type: str) -> Response:
+    def _response(self, stream: TopicStream, encoder: StreamEncoder, media_type: str) -> Response:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
-        hand_over = request.environ.get(HAND_OVER)
-        # In a thread it is the second write that fails when the client is gone.
-        keepalive = self._keepalive if hand_over is not None else self._keepalive / 2
-        feed = StreamBody(self._core.followers, stream, frames, keepalive)
-        body = StreamResponseBody(feed, hand_over, None if hand_over is not None or stream.is_ending else self._place())
-        response = Response(body, content_type=media_type, direct_passthrough=True)
-        response.headers["X-Accel-Buffering"] = "no"  # nginx: pass on what comes as it comes
+        detach = request.environ.get(DETACH_STREAM)
+        # A thread notices only at its second write that the client is gone.
+        keepalive = self._keepalive if detach is not None else self._keepalive / 2
+        body = StreamBody(self._services.followers, stream, encoder, keepalive)
+        release = None if detach is not None or stream.is_ending else self._acquire_thread()
+        response = Response(StreamResponseBody(body, detach, release), content_type=media_type)
+        response.direct_passthrough = True
+        response.headers["X-Accel-Buffering"] = "no"  # nginx sends each event at once
         return response
 
-    def _place(self) -> Callable[[], None]:
-        """A place among those that may hold a thread. Raises `Unavailable`."""
-        place = self._waits.hold()
-        if place is None:
+    def _acquire_thread(self) -> Callable[[], None]:
+        """Acquire the right to keep this thread. Return the function that releases it. Raises `Unavailable`."""
+        release = self._wait_limiter.try_acquire()
+        if release is None:
             raise Unavailable(
-                "Streams and requests that wait hold as many of this server's threads as they may: half of its setting "
-                "threads."
+                "Too many streams and waiting requests (limit: half of the threads of each worker, setting threads)."
             )
-        return place
+        return release
 
 
-def _bounds(query: QueryParameters) -> StreamLimits:
+def _stream_limits(query: QueryParameters) -> StreamLimits:
     limit = query.integer("limit", 0, 1, MAX_INT64)
     max_bytes = query.integer("max_bytes", 0, 1, MAX_INT64)
     return StreamLimits(limit or None, max_bytes or None, query.choice("until", ("end", ""), "") == "end")
@@ -112,13 +116,13 @@ def _last_event_id() -> str:
     return request.headers.get("Last-Event-ID", "")
 
 
-def _resumed(last_id: str, selection: ReadParameters) -> ReadParameters:
-    """Where a client goes on that has been here."""
+def _resume(last_id: str, parameters: ReadParameters) -> ReadParameters:
+    """Return the parameters of a client that reconnects. Raises `InvalidRequest`."""
     start = parse_start(last_id.removesuffix(END))
-    is_ours = all(isinstance(each, FromOffset) or each == _FROM_START for each in start.partitions.values())
-    if ":" not in last_id or not is_ours or start.rest not in (None, _FROM_START):
+    are_offsets = all(isinstance(each, FromOffset) or each == _FROM_START for each in start.partitions.values())
+    if ":" not in last_id or not are_offsets or start.rest not in (None, _FROM_START):
         raise InvalidRequest(
-            f"Last-Event-ID: expected an id of this stream, such as 0:42,3:17, got {last_id[:100]!r}.",
+            f"Last-Event-ID must be an id of this stream, such as 0:42,3:17, got {last_id[:100]!r}.",
             field="Last-Event-ID",
         )
-    return ReadParameters(start, None, selection.reset)
+    return ReadParameters(start, None, parameters.reset)

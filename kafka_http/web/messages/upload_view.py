@@ -1,9 +1,9 @@
-"""POST /messages/<topic> of NDJSON, answered in NDJSON: publishes while it reads, for as long as the client sends."""
+"""Streaming uploads: a POST of NDJSON that is published while it arrives, with a response in NDJSON."""
 
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from threading import Semaphore
 from typing import Any
@@ -16,241 +16,230 @@ from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, U
 from kafka_http.publish.upload_session import MAX_BYTES, UploadPublisher, UploadSession
 from kafka_http.records import ProducerRecord
 from kafka_http.schemas.formats import Formats
-from kafka_http.web.body_reader import PIECE, BodyReader, source_of
-from kafka_http.web.content_coding import codings_of
+from kafka_http.web.body_reader import READ_SIZE, BodyReader, body_source
+from kafka_http.web.content_coding import content_codings
+from kafka_http.web.json_bodies import not_empty
 from kafka_http.web.messages.message_attributes import request_attributes
-from kafka_http.web.messages.message_bodies import Lines, not_empty, records_of, values_of
-from kafka_http.web.messages.publish_view import (
-    KEY_HEADER,
+from kafka_http.web.messages.message_bodies import Lines, records_of, values_of
+from kafka_http.web.messages.message_publish import (
     MAX_TIMEOUT,
-    RESPOND_ASYNC,
-    SERIALISING,
-    Head,
+    SERIALIZER_PARAMETERS,
     check_formats,
     default_formats,
+    line_parameters,
     schemas_of,
 )
-from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
+from kafka_http.web.negotiation import JSON, NDJSON
 from kafka_http.web.publish_limits import PublishLimits
 from kafka_http.web.query_parameters import QueryParameters
-from kafka_http.web.rendered_responses import error_answer, unforeseen
-from kafka_http.web.request_bodies import DRAIN_BYTES, DRAIN_SECONDS, RequestBodies, check_transfer
-from kafka_http.web.responses import as_response
+from kafka_http.web.request_bodies import DRAIN_BYTES, DRAIN_SECONDS, RequestBodies, check_body_length
+from kafka_http.web.request_head import KEY_HEADER, RESPOND_ASYNC, RequestHead
+from kafka_http.web.responses import flask_response, internal_error, render_error
 
 log = logging.getLogger(__name__)
 
-_PARAMETERS = ("answer", "key", "partition", "timestamp", "timeout", "lines", "partitions", *SERIALISING)
+_PARAMETERS = ("answer", "key", "partition", "timestamp", "timeout", "lines", "partitions", *SERIALIZER_PARAMETERS)
 _LINES_AT_ONCE = 1000
-_EVERY = 1.0
-"""Seconds between two lines of the answer, at least: a client that reads none of them before its end must not stall."""
-_TICK, _IDLE = 0.02, 0.25
-"""Seconds for which the body is waited for at a time: while Kafka owes an answer, and while it does not."""
-
-
-def is_upload(head: Head) -> bool:
-    """Whether a request publishes while it is read."""
-    accept = head.headers.get("accept", "")
-    if head.method != "POST" or NDJSON not in accept.lower():
-        return False
-    is_ndjson = ContentType.parse(head.headers.get("content-type")).media_type == NDJSON
-    wanted = Accept.parse(accept)
-    return is_ndjson and wanted.match(NDJSON) > wanted.match(JSON)
+_PROGRESS_SECONDS = 1.0
+"""Minimum time between two lines of the response. A client that reads them only at the end must not stall."""
+_WAIT_SECONDS, _IDLE_WAIT_SECONDS = 0.02, 0.25
+"""How long one wait for the body takes: while Kafka has yet to answer, and otherwise."""
 
 
 class UploadView:
-    """Answers such requests. Each keeps its thread, so an eighth of them may be at it at a time."""
+    """Responds to uploads. Each keeps its thread, so at most an eighth of a worker's threads may be uploads."""
 
     def __init__(self, uploader: UploadPublisher, formats: Formats, config: Config, bodies: RequestBodies) -> None:
         self._uploader = uploader
         self._formats = formats
         self._config = config
         self._bodies = bodies
-        self._most = max(1, config.threads // 8)
-        self._places = Semaphore(self._most)
+        self._max_uploads = max(1, config.threads // 8)
+        self._slots = Semaphore(self._max_uploads)
 
-    def answer(self, request: Request, head: Head, topic: str) -> Response:
-        """Publish until the first line of the answer is known. What is wrong before any record was written is raised,
-        or answered with its status; the rest of the answer is an iterator."""
-        wanted = UploadParameters(head, topic, self._formats, self._config)
-        with ExitStack() as held:
-            arrivals = self._arrivals(request, held)
-            upload = self._uploader.open(topic, schemas_of(wanted.query), wanted.timeout)
-            course = _UploadResponse(arrivals, upload, wanted)
-            lines = course.lines()
+    def publish(self, request: Request, head: RequestHead, topic: str) -> Response:
+        """Publish until the first line of the response is known. The response's iterator publishes the rest.
+
+        Errors before any record was written are raised, or become an error response.
+        """
+        parameters = UploadParameters(head, topic, self._formats, self._config)
+        with ExitStack() as resources:
+            body = self._open_body(request, resources)
+            session = self._uploader.open(topic, schemas_of(parameters.query), parameters.timeout)
+            upload = _UploadResponse(body, session, parameters)
+            lines = upload.lines()
             first = next(lines)
-            if course.error is not None and not course.has_written:
-                return as_response(error_answer(course.error, **course.said))
+            if upload.error is not None and not upload.has_written:
+                return flask_response(render_error(upload.error, **upload.summary))
             response = Response(chain([first], lines), content_type=NDJSON, headers={"X-Accel-Buffering": "no"})
-            response.call_on_close(held.pop_all().close)
+            response.call_on_close(resources.pop_all().close)
             return response
 
-    def _arrivals(self, request: Request, held: ExitStack) -> BodyReader:
-        """The body, once there is a place and memory for it."""
-        codings_of(request, supported=())
-        check_transfer(request)
-        if not self._places.acquire(blocking=False):
+    def _open_body(self, request: Request, resources: ExitStack) -> BodyReader:
+        """Acquire a slot and memory, and return the reader of the body."""
+        content_codings(request, supported=())
+        check_body_length(request)
+        if not self._slots.acquire(blocking=False):
             raise Unavailable(
-                f"As many streams are published here as may be at a time, {self._most} in each worker, an eighth of "
-                "its threads. Nothing was written; try again."
+                f"Too many concurrent streaming publishes (limit: {self._max_uploads} per worker, an eighth of its "
+                "threads). Nothing was written. Try again."
             )
-        held.callback(self._places.release)
-        memory = _Memory(self._bodies)
-        held.callback(memory.release)
-        source = source_of(request.environ, request.content_length)
-        arrivals = BodyReader(source, self._config.max_body_bytes, memory.hold)
-        request.environ["wsgi.input"] = arrivals  # an error before the first record has the rest drained
-        return arrivals
+        resources.callback(self._slots.release)
+        memory = _UploadMemory(self._bodies)
+        resources.callback(memory.release)
+        source = body_source(request.environ, request.content_length)
+        body = BodyReader(source, self._config.max_body_bytes, memory.reserve)
+        request.environ["wsgi.input"] = body  # after an error before the first record, the rest is drained
+        return body
 
 
-class _Memory:
-    """What an upload counts for in `max_in_flight`: what may be on its way to Kafka, or more for one long line."""
+class _UploadMemory:
+    """What an upload counts in `max_in_flight`: the records on their way to Kafka, or more for one long line."""
 
     def __init__(self, bodies: RequestBodies) -> None:
         self._bodies = bodies
-        self._held = bodies.hold(MAX_BYTES + PIECE)
+        self._reserved = bodies.reserve(MAX_BYTES + READ_SIZE)
 
-    def hold(self, begun: int) -> None:
-        if begun <= self._held:
+    def reserve(self, line_bytes: int) -> None:
+        if line_bytes <= self._reserved:
             return
         try:
-            self._held += self._bodies.hold(begun - self._held, self._held)
+            self._reserved += self._bodies.reserve(line_bytes - self._reserved, self._reserved)
         except TooMuchInFlight as error:
             raise TooMuchInFlight(
-                f"A line of more than {begun} bytes is too much beside what is in flight already, max_in_flight is "
-                f"{error.fields['limit']}: it was not published.",
+                f"A line of more than {line_bytes} bytes exceeds the memory for requests in flight (max_in_flight: "
+                f"{error.fields['limit']}). It was not published.",
                 **error.fields,
             ) from None
 
     def release(self) -> None:
-        self._bodies.hold(-self._held)
+        self._bodies.reserve(-self._reserved)
 
 
 class UploadParameters:
-    """What a request asks for beside its body. Raises for what is wrong with that."""
+    """The parameters of an upload. The constructor checks them and raises `InvalidRequest`, `UnsupportedFormat`."""
 
-    def __init__(self, head: Head, topic: str, formats: Formats, config: Config) -> None:
-        self._refuse_later(head)
+    def __init__(self, head: RequestHead, topic: str, formats: Formats, config: Config) -> None:
+        self._reject_async(head)
         self._max_records = config.max_records
         self.query = query = QueryParameters(head.args, _PARAMETERS)
         check_formats(query, formats)
         self.timeout = query.seconds("timeout", config.timeout, MAX_TIMEOUT)
-        self.answers_at_end = query.choice("answer", ("end", ""), "") == "end"
-        self._attributes = request_attributes(query, head.fields)
+        self.responds_at_end = query.choice("answer", ("end", ""), "") == "end"
+        self._attributes = request_attributes(query, head.all_headers)
         self._default = default_formats(query, formats, topic)
-        self._are_records = query.choice("lines", ("records", "values"), "values") == "records"
-        self._keeps_partitions = query.choice("partitions", ("keep", ""), "") == "keep"
+        self._are_records, self._keeps_partitions = line_parameters(query)
 
-    def _refuse_later(self, head: Head) -> None:
-        given = [
+    def _reject_async(self, head: RequestHead) -> None:
+        options = [
             ("Prefer: respond-async", head.prefers(RESPOND_ASYNC)),
             ("callback", "callback" in head.args),
             ("Idempotency-Key", KEY_HEADER in head.headers),
         ]
-        for name, is_given in given:
-            if is_given:
+        for name, is_present in options:
+            if is_present:
                 raise InvalidRequest(
-                    f"{name} does not go with a stream, which is answered while it is read: leave it away, or send "
-                    f"Accept: {JSON} to publish the body as a whole.",
+                    f"{name} cannot be combined with a streaming publish. Omit it, or send Accept: {JSON} to publish "
+                    "the body as a whole.",
                     field=name,
                 )
 
     def records(self, lines: Lines, first: int) -> Iterator[ProducerRecord]:
-        """The records on these lines, the first of which has that index. Raises at the first that is wrong."""
+        """Yield the records of these lines. `first` is the index of the first. Raises at the first invalid line."""
         if self._are_records:
-            admission = PublishLimits(self._max_records)  # their headers are bounded, not their number
-            records = records_of(lines, self._default, self._keeps_partitions, first, admission)
+            limits = PublishLimits(self._max_records)  # limits their headers, not their number
+            records = records_of(lines, self._default, self._keeps_partitions, first, limits)
         else:
             records = values_of(lines, self._default.value, first)
         return records if self._attributes is None else map(self._attributes.fill, records)
 
 
 class _UploadResponse:
-    """One upload from its first line to the last of its answer."""
+    """One upload, from the first line of its body to the last line of its response. Its request's thread calls."""
 
-    def __init__(self, arrivals: BodyReader, upload: UploadSession, wanted: UploadParameters) -> None:
+    def __init__(self, body: BodyReader, session: UploadSession, parameters: UploadParameters) -> None:
         self.error: KafkaHttpError | None = None
-        """Why it ended before the body did; its last line says so."""
-        self.said: Mapping[str, Any] = {}
-        """What the last line says beside that."""
-        self._arrivals = arrivals
-        self._upload = upload
-        self._wanted = wanted
-        self._arrived: list[tuple[int, bytes]] = []
-        self._told = 0
-        self._told_at = 0.0
+        """The error that ended the upload before the end of the body."""
+        self.summary: Mapping[str, Any] = {}
+        """The fields of the last line, without `done` and `error`."""
+        self._body = body
+        self._session = session
+        self._parameters = parameters
+        self._lines: list[tuple[int, bytes]] = []
+        self._reported = 0
+        self._reported_at = 0.0
 
     @property
     def has_written(self) -> bool:
-        return self._upload.acknowledged > 0 or "written" in self.said
+        return self._session.acknowledged > 0 or "written" in self.summary
 
     def lines(self) -> Iterator[bytes]:
-        """The answer."""
+        """Publish, and yield the lines of the response."""
         try:
-            yield from self._progress()
+            yield from self._publish_body()
         except KafkaHttpError as error:
             self.error = error
         except Exception:
-            log.exception("unforeseen error: a stream of records")
-            self.error = unforeseen()
-        self._upload.finish()
-        rest = self._upload.unacknowledged()
-        self.said = self._state() | rest
-        yield _line({**self.said, **({"done": True} if self.error is None else {"error": self.error.as_object()})})
+            log.exception("Unexpected error: streaming publish ended")
+            self.error = internal_error()
+        self._session.finish()
+        rest = self._session.unacknowledged()
+        self.summary = self._progress() | rest
+        end = {"done": True} if self.error is None else {"error": self.error.as_object()}
+        yield _json_line({**self.summary, **end})
         if self.error is not None:
             self._drain()
 
-    def _progress(self) -> Iterator[bytes]:
-        while self._go_on():
-            self._upload.check()
-            if self._is_due():
-                self._told, self._told_at = self._upload.acknowledged, time.monotonic()
-                yield _line(self._state())
-        if not self._upload.sent:
+    def _publish_body(self) -> Iterator[bytes]:
+        while self._step():
+            self._session.check()
+            if self._is_progress_due():
+                self._reported, self._reported_at = self._session.acknowledged, time.monotonic()
+                yield _json_line(self._progress())
+        if not self._session.sent:
             not_empty([])
 
-    def _is_due(self) -> bool:
-        """Whether there is something to tell, it is time to, and the client takes it."""
-        if self._wanted.answers_at_end or self._upload.acknowledged == self._told:
+    def _is_progress_due(self) -> bool:
+        """Whether there is progress to report, it is time to, and the client takes it without delay."""
+        if self._parameters.responds_at_end or self._session.acknowledged == self._reported:
             return False
-        return time.monotonic() >= self._told_at + _EVERY and self._arrivals.can_answer()
+        return time.monotonic() >= self._reported_at + _PROGRESS_SECONDS and self._body.can_send()
 
-    def _go_on(self) -> bool:
-        """Do what there is to do, or wait a moment for it; false once all is done."""
-        upload, arrivals = self._upload, self._arrivals
-        is_all_handed_over = arrivals.has_ended and not self._arrived
-        if is_all_handed_over and not upload.is_pending:
+    def _step(self) -> bool:
+        """Read, publish or wait for a moment. Return false when all records have results."""
+        session, body = self._session, self._body
+        is_all_published = body.has_ended and not self._lines
+        if is_all_published and not session.is_pending:
             return False
-        if upload.is_full or is_all_handed_over:
-            upload.wait(_TICK)
-        elif self._arrived:
-            self._publish(self._arrived[:_LINES_AT_ONCE])
-            del self._arrived[:_LINES_AT_ONCE]
-        elif arrivals.wait(_TICK if upload.is_pending else _IDLE):
-            self._arrived = arrivals.lines()
+        if session.is_full or is_all_published:
+            session.wait(_WAIT_SECONDS)
+        elif self._lines:
+            self._publish(self._lines[:_LINES_AT_ONCE])
+            del self._lines[:_LINES_AT_ONCE]
+        elif body.wait(_WAIT_SECONDS if session.is_pending else _IDLE_WAIT_SECONDS):
+            self._lines = body.lines()
         return True
 
     def _publish(self, lines: list[tuple[int, bytes]]) -> None:
-        """Hand over the records on these lines, those before the first that is wrong at least."""
+        """Publish the records of these lines. If one is invalid, publish those before it and raise."""
         records: list[ProducerRecord] = []
         try:
-            records.extend(self._wanted.records(lines, self._upload.sent))
+            records.extend(self._parameters.records(lines, self._session.sent))
         finally:
             if records:
-                self._upload.send(records)
+                self._session.send(records)
 
-    def _state(self) -> dict[str, Any]:
-        return {"records": self._upload.acknowledged, "partitions": self._upload.last_offsets}
+    def _progress(self) -> dict[str, Any]:
+        return {"records": self._session.acknowledged, "partitions": self._session.last_offsets}
 
     def _drain(self) -> None:
-        """Read a little more, so that a client which is still sending comes to see the last line."""
+        """Read a part of the rest, so that a client that is still sending gets to read the last line."""
         until, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
-        try:
-            while left > 0 and time.monotonic() < until and not self._arrivals.has_ended:
-                if self._arrivals.wait(_TICK):
-                    left -= len(self._arrivals.some())
-        except KafkaHttpError:
-            pass  # it has left
+        with suppress(KafkaHttpError):  # the client is gone
+            while left > 0 and time.monotonic() < until and not self._body.has_ended:
+                if self._body.wait(_WAIT_SECONDS):
+                    left -= len(self._body.read_available())
 
 
-def _line(said: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(said) + b"\n"
+def _json_line(fields: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(fields) + b"\n"

@@ -1,4 +1,4 @@
-"""The bodies of the v2 API's calls of consumers."""
+"""Parses the bodies of requests for consumer instances in the REST Proxy v2 API."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ from kafka_http.errors import IllegalState, InvalidConsumerConfig, InvalidReques
 from kafka_http.records import InstanceSettings, OffsetReset, RecordPlace, TopicPartition
 from kafka_http.schemas.formats import Formats
 from kafka_http.topics import check_topic_name
-from kafka_http.web.messages.message_bodies import Partition
+from kafka_http.web.json_bodies import Partition
 from kafka_http.web.messages.position_syntax import milliseconds
 from kafka_http.web.query_parameters import MAX_INT64
 from kafka_http.web.rest_v2.v2_records import decode_object
@@ -23,7 +23,7 @@ from kafka_http.web.rest_v2.v2_records import decode_object
 log = logging.getLogger(__name__)
 
 MAX_TIMEOUT = 60.0
-"""In seconds; a longer one counts as that."""
+"""Seconds. A longer timeout is shortened."""
 _MAX_NAME = 200
 _TYPO_EDITS = 2
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -35,37 +35,54 @@ _ONE_WAY = (
 )
 Offset = Annotated[int, Meta(ge=0, lt=MAX_INT64)]
 Metadata = Annotated[str, Meta(max_length=4096)]
-"""Of a committed offset. Kafka's default limit (`offset.metadata.max.bytes`): it commits the others of a request."""
+"""Metadata of a committed offset, up to Kafka's default limit (`offset.metadata.max.bytes`).
+
+Kafka would commit the other offsets of a request and reject this one.
+"""
 
 
 class PartitionBody(Struct, frozen=True):
+    """A partition in a request."""
+
     topic: str
     partition: Partition
 
 
 class OffsetBody(PartitionBody, frozen=True):
+    """An offset to commit or to seek to."""
+
     offset: Offset
     metadata: Metadata | None = None
 
 
 class TimeBody(PartitionBody, frozen=True):
+    """A time to seek to, in ISO 8601."""
+
     timestamp: str
 
 
 class PartitionsBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `assignments`, `positions/beginning` and `positions/end`, and of a GET of `offsets`."""
+
     partitions: list[PartitionBody]
 
 
 class SeekBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `positions`."""
+
     offsets: list[OffsetBody] | None = None
     timestamps: list[TimeBody] | None = None
 
 
 class CommitBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a POST of `offsets`."""
+
     offsets: list[OffsetBody] | None = None
 
 
 class SubscriptionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `subscription`."""
+
     topics: list[str] | None = None
     topic_pattern: str | None = None
 
@@ -79,58 +96,58 @@ _subscription = msgspec.json.Decoder(SubscriptionBody)
 
 
 def parse_create(body: bytes, reset: OffsetReset, formats: Formats) -> tuple[str | None, InstanceSettings]:
-    """The name, where one is given, and the settings of an instance; `reset` is for one that names none.
+    """Return the name, or None, and the settings of a new instance. `reset` is the default for `auto.offset.reset`.
 
     Raises `InvalidRequest`, `InvalidValue`, `InvalidConsumerConfig`.
     """
     fields = {name: value for name, value in decode_object(_create, body or b"{}").items() if value is not None}
-    name, other_name = fields.pop("name", None), fields.pop("id", None)
+    name, id_ = fields.pop("name", None), fields.pop("id", None)
     settings: dict[str, Any] = {"reset": reset}
     for field, value in fields.items():
         if field in _SETTINGS:
-            ours, parse = _SETTINGS[field]
-            settings[ours] = parse(field, _text(field, value))
+            attribute, parse = _SETTINGS[field]
+            settings[attribute] = parse(field, _text(field, value))
         else:
-            _check_foreign(field)
+            _check_unknown(field)
     created = InstanceSettings(**settings)
     try:
         formats.check(created.format)
     except UnsupportedFormat as error:
         raise InvalidConsumerConfig(f"{_BAD_CONFIG}: format: {error.message}", field="format") from None
-    return _name(other_name if name is None else name), created
+    return _name(id_ if name is None else name), created
 
 
-def _check_foreign(field: str) -> None:
-    """Raise for a field that is not a setting, unless it is one of another server: those have a dot."""
+def _check_unknown(field: str) -> None:
+    """Raise an error for an unknown field, unless it has a dot: then it may be a setting of another server."""
     shown = field[:100]
     if field == "group.instance.id":
         raise InvalidConsumerConfig(
-            f"{_BAD_CONFIG}: group.instance.id: it cannot be set. Each instance is a static member of its group under "
-            "an id that this server makes. Leave the field out.",
+            f"{_BAD_CONFIG}: group.instance.id cannot be set: the server creates the id of each static member. "
+            "Leave the field out.",
             field=field,
         )
     if suggestion := within_edits(shown.lower(), _SETTINGS, _TYPO_EDITS):
-        raise InvalidConsumerConfig(
-            f"{_BAD_CONFIG}: {shown}: there is no such setting. Did you mean {suggestion}?", field=shown
-        )
+        raise InvalidConsumerConfig(f"{_BAD_CONFIG}: {shown}: Unknown setting. Did you mean {suggestion}?", field=shown)
     if "." not in field:
-        there = ", ".join(("name", *_SETTINGS))
-        raise InvalidValue(f"{shown}: there is no such field; there are: {there}.", field=shown)
+        known = ", ".join(("name", *_SETTINGS))
+        raise InvalidValue(f"{shown}: Unknown field. Known fields: {known}.", field=shown)
     log.debug("Ignored a consumer setting of another server: %s", shown)
 
 
-def _name(given: Any) -> str | None:
-    if given is None:
+def _name(name: Any) -> str | None:
+    if name is None:
         return None
-    if isinstance(given, str) and 0 < len(given) <= _MAX_NAME and given.isprintable() and given not in {".", ".."}:
-        return given
-    raise InvalidValue(f"name: expected 1 to {_MAX_NAME} printable characters, but neither '.' nor '..'.", field="name")
+    if isinstance(name, str) and 0 < len(name) <= _MAX_NAME and name.isprintable() and name not in {".", ".."}:
+        return name
+    raise InvalidValue(
+        f"name must have 1 to {_MAX_NAME} printable characters and must not be '.' or '..'.", field="name"
+    )
 
 
 def _text(field: str, value: Any) -> str:
-    """A setting's value as text: numbers and booleans may be quoted."""
+    """Return a setting's value as text: clients may quote numbers and booleans."""
     if not isinstance(value, str | int | float):
-        raise InvalidValue(f"{field}: expected a text, a number or a boolean.", field=field)
+        raise InvalidValue(f"{field} must be a string, a number or a boolean.", field=field)
     return str(value).strip().lower()
 
 
@@ -157,7 +174,7 @@ def _seconds(field: str, text: str) -> float:
 
 
 def _bad_setting(field: str, text: str, expected: str) -> InvalidConsumerConfig:
-    return InvalidConsumerConfig(f"{_BAD_CONFIG}: {field}: expected {expected}, got {text[:100]!r}.", field=field)
+    return InvalidConsumerConfig(f"{_BAD_CONFIG}: {field} must be {expected}, got {text[:100]!r}.", field=field)
 
 
 _BOOLEAN = _one_of({"true": True, "false": False})
@@ -172,11 +189,11 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "isolation.level": ("isolation", _one_of({each: each for each in ("read_uncommitted", "read_committed")})),
     "consumer.request.timeout.ms": ("timeout", _seconds),
 }
-"""The API's settings of an instance: what we call them, and how they are read."""
+"""The settings of an instance in the API: the attribute of `InstanceSettings`, and the parser."""
 
 
 def check_group(group: str) -> None:
-    """Raise `InvalidValue` for a name that is no good for a group."""
+    """Raise `InvalidValue` if the name of a group is not valid."""
     try:
         check_consumer_name(group)
     except InvalidRequest as error:
@@ -184,53 +201,53 @@ def check_group(group: str) -> None:
 
 
 def parse_subscription(body: bytes) -> tuple[list[str], str | None]:
-    """The topics, or the pattern, to subscribe to. An empty list of topics unsubscribes. Raises `IllegalState` where
-    the body has both, or neither."""
-    asked = decode_object(_subscription, body)
-    unsubscribes = asked.topics == [] and asked.topic_pattern is None
-    if bool(asked.topics) == bool(asked.topic_pattern) and not unsubscribes:
+    """Return the topics or the pattern to subscribe to. An empty list without a pattern unsubscribes.
+
+    Raises `IllegalState` if the body has both or neither.
+    """
+    parsed = decode_object(_subscription, body)
+    topics, pattern = parsed.topics, parsed.topic_pattern
+    is_unsubscribe = topics == [] and pattern is None
+    if bool(topics) == bool(pattern) and not is_unsubscribe:
         raise IllegalState(_ONE_WAY)
-    if len(asked.topic_pattern or "") > _MAX_PATTERN:
-        raise InvalidValue(f"topic_pattern: it is longer than {_MAX_PATTERN} characters.", field="topic_pattern")
-    for index, topic in enumerate(asked.topics or ()):
+    if len(pattern or "") > _MAX_PATTERN:
+        raise InvalidValue(f"topic_pattern must have at most {_MAX_PATTERN} characters.", field="topic_pattern")
+    for index, topic in enumerate(topics or ()):
         _check_topic(f"topics[{index}]", topic)
-    return list(dict.fromkeys(asked.topics or ())), asked.topic_pattern or None
+    return list(dict.fromkeys(topics or ())), pattern or None
 
 
 def parse_partitions(body: bytes) -> list[TopicPartition]:
-    """The partitions that a body lists."""
-    return _listed(decode_object(_partitions, body).partitions)
-
-
-def _listed(partitions: Sequence[PartitionBody]) -> list[TopicPartition]:
+    """Return the partitions in a body, without duplicates."""
+    partitions = decode_object(_partitions, body).partitions
     _check_topics("partitions", partitions)
     return list(dict.fromkeys(TopicPartition(each.topic, each.partition) for each in partitions))
 
 
-def parse_asked_partitions(body: bytes, topic: str | None, partitions: Sequence[str]) -> list[TopicPartition]:
-    """The partitions that a GET asks for, in its body or in its query."""
+def parse_requested_partitions(body: bytes, topic: str | None, partitions: Sequence[str]) -> list[TopicPartition]:
+    """Return the partitions that a GET asks for, in its body or in its query."""
     if body.strip():
         return parse_partitions(body)
     if topic is None or not partitions:
-        raise InvalidValue("Which partitions? Name them in the query, ?topic=…&partition=…, or in a body.")
-    numbers = [each for listed in partitions for each in listed.split(",")]
-    asked = [
+        raise InvalidValue("Partitions are missing. Name them in the query (?topic=…&partition=…) or in the body.")
+    numbers = [each for value in partitions for each in value.split(",")]
+    listed = [
         {"topic": topic, "partition": int(each) if each.isdecimal() and len(each) < 11 else -1} for each in numbers
     ]
-    return parse_partitions(msgspec.json.encode({"partitions": asked}))
+    return parse_partitions(msgspec.json.encode({"partitions": listed}))
 
 
 def parse_seek(body: bytes) -> tuple[list[RecordPlace], list[RecordPlace]]:
-    """The offsets to seek to, and the times: milliseconds in place of their offsets."""
-    asked = decode_object(_seek, body)
-    if asked.offsets is None and asked.timestamps is None:
-        raise InvalidValue("Seek to what? Send offsets, or timestamps.", field="offsets")
-    _check_topics("timestamps", asked.timestamps or ())
+    """Return the offsets to seek to, and the times to seek to: places with milliseconds instead of offsets."""
+    parsed = decode_object(_seek, body)
+    if parsed.offsets is None and parsed.timestamps is None:
+        raise InvalidValue("The body must have offsets, timestamps or both.", field="offsets")
+    _check_topics("timestamps", parsed.timestamps or ())
     times = [
         RecordPlace(each.topic, each.partition, _time(index, each.timestamp))
-        for index, each in enumerate(asked.timestamps or ())
+        for index, each in enumerate(parsed.timestamps or ())
     ]
-    return _places(asked.offsets or ()), times
+    return _places(parsed.offsets or ()), times
 
 
 def _time(index: int, text: str) -> int:
@@ -238,15 +255,13 @@ def _time(index: int, text: str) -> int:
         return milliseconds(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         field = f"timestamps[{index}].timestamp"
-        raise InvalidValue(
-            f"{field}: expected a time as ISO 8601 has it, such as 2026-11-21T10:00:00Z.", field=field
-        ) from None
+        raise InvalidValue(f"{field} must be a time in ISO 8601, such as 2026-11-21T10:00:00Z.", field=field) from None
 
 
 def parse_commit(body: bytes) -> list[RecordPlace] | None:
-    """The offsets to commit; None for what was delivered."""
-    asked = decode_object(_commit, body).offsets if body.strip() else None
-    return None if asked is None else _places(asked)
+    """Return the offsets to commit, or None to commit those of all delivered records."""
+    offsets = decode_object(_commit, body).offsets if body.strip() else None
+    return None if offsets is None else _places(offsets)
 
 
 def _places(offsets: Sequence[OffsetBody]) -> list[RecordPlace]:
@@ -254,8 +269,8 @@ def _places(offsets: Sequence[OffsetBody]) -> list[RecordPlace]:
     return [RecordPlace(each.topic, each.partition, each.offset, each.metadata or "") for each in offsets]
 
 
-def _check_topics(field: str, named: Collection[PartitionBody]) -> None:
-    for index, each in enumerate(named):
+def _check_topics(field: str, partitions: Collection[PartitionBody]) -> None:
+    for index, each in enumerate(partitions):
         _check_topic(f"{field}[{index}].topic", each.topic)
 
 

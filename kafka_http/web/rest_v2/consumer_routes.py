@@ -1,4 +1,4 @@
-"""The v2 API's consumers."""
+"""The routes of consumer instances in the REST Proxy v2 API: `/consumers/…`."""
 
 import logging
 import time
@@ -7,32 +7,33 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
-from flask.sansio.blueprints import BlueprintSetupState
 
 from kafka_http.config import Config
 from kafka_http.consumers.instance_reader import InstanceReader, LeasedPage
-from kafka_http.consumers.instance_service import InstanceService, ReadLease
+from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
-from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_answer_type
+from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.responses import v2_response
 from kafka_http.web.rest_v2.consumer_bodies import (
     MAX_TIMEOUT,
     check_group,
-    parse_asked_partitions,
     parse_commit,
     parse_create,
     parse_partitions,
+    parse_requested_partitions,
     parse_seek,
     parse_subscription,
 )
+from kafka_http.web.rest_v2.instance_forwarding import InstanceForwarding
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
@@ -40,36 +41,38 @@ log = logging.getLogger(__name__)
 MAX_RECORDS = 100_000
 DEFAULT_MAX_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
-"""Of a call's body, which becomes many times as large when it is parsed."""
-_AT_ONCE = 0.05
-"""The time in seconds that a request waits for the lease without counting as a waiting request."""
+"""Maximum size of a body, which takes many times as much memory when it is parsed."""
+_ACQUIRE_SECONDS = 0.05
+"""Time that a read may wait for its lease without counting as a waiting request: the previous read may just end."""
 
 
 class V2ConsumerRoutes:
-    """The views of consumer instances."""
+    """The views of consumer instances. Instances may be held by the node's daemon or by another node."""
 
     def __init__(
         self,
-        core: Services,
+        services: Services,
         instances: InstanceService,
         config: Config,
         bodies: RequestBodies,
-        waits: WaitLimiter,
+        wait_limiter: WaitLimiter,
         *,
-        answers: PageMemoryBudget,
+        page_memory: PageMemoryBudget,
+        locator: InstanceLocator | None,
     ) -> None:
-        self._answers = answers
-        self._formats = core.formats
+        """Create the views. `locator` is None if there is only one node."""
+        self._page_memory = page_memory
+        self._formats = services.formats
         self._instances = instances
-        self._reader = InstanceReader(instances, core.reader)
+        self._reader = InstanceReader(instances, services.reader)
         self._config = config
         self._bodies = bodies
-        self._waits = waits
+        self._wait_limiter = wait_limiter
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter)
 
     def blueprint(self) -> Blueprint:
-        consumers = Blueprint("v2_consumers", __name__, url_prefix="/consumers/<group>")
         instance = "/instances/<name>"
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
+        routes: Routes = {
             "": {"POST": self.create},
             instance: {"DELETE": self.delete, "POST": self.delete_by_post},
             f"{instance}/subscription": {
@@ -84,15 +87,14 @@ class V2ConsumerRoutes:
             f"{instance}/offsets": {"POST": self.commit, "GET": self.committed},
             f"{instance}/records": {"GET": self.records},
         }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                consumers.add_url_rule(rule, view_func=view, methods=[method])
+        consumers = new_blueprint("v2_consumers", routes, prefix="/consumers/<group>", without_head=["records"])
         consumers.before_request(_check_accept)
-        consumers.record_once(_without_head_on_reads)
+        if self._forwarding is not None:
+            consumers.before_request(self._forwarding.forward)
         return consumers
 
     def create(self, group: str) -> Response:
-        """POST /consumers/<group>: make an instance."""
+        """POST /consumers/<group>: create an instance."""
         check_group(group)
         name, settings = parse_create(self._body(), self._config.consumer_auto_offset_reset, self._formats)
         if name is None:
@@ -103,72 +105,74 @@ class V2ConsumerRoutes:
         return v2_response({"instance_id": name, "base_uri": base_uri})
 
     def delete(self, group: str, name: str) -> Response:
-        """DELETE /consumers/<group>/instances/<name>: remove it."""
+        """DELETE /consumers/<group>/instances/<name>: delete the instance."""
         self._instances.delete(group, name)
-        return Response(status=204)
+        return _no_content()
 
     def delete_by_post(self, group: str, name: str) -> Response:
-        """POST /consumers/<group>/instances/<name>, with an empty body: the same, as a published tutorial has it."""
+        """POST /consumers/<group>/instances/<name> without a body: delete the instance, as a known tutorial does."""
         if self._body().strip():
-            raise InvalidRequest("A POST with a body means nothing here. One without a body removes the instance.")
+            raise InvalidRequest("The body must be empty: a POST to an instance deletes it.")
         return self.delete(group, name)
 
     def subscribe(self, group: str, name: str) -> Response:
-        """POST …/subscription: subscribe to topics, or to those that a pattern finds."""
+        """POST …/subscription: subscribe to topics, or to all topics that match a pattern."""
         topics, pattern = parse_subscription(self._body())
         self._instances.subscribe(group, name, topics, pattern)
-        return Response(status=204)
+        return _no_content()
 
     def subscription(self, group: str, name: str) -> Response:
-        """GET …/subscription: the topics subscribed to."""
+        """GET …/subscription: return the subscribed topics."""
         return v2_response({"topics": self._instances.subscription(group, name)})
 
     def unsubscribe(self, group: str, name: str) -> Response:
         """DELETE …/subscription: leave the group."""
         self._instances.unsubscribe(group, name)
-        return Response(status=204)
+        return _no_content()
 
     def assign(self, group: str, name: str) -> Response:
-        """POST …/assignments: read these partitions, whoever else reads them."""
+        """POST …/assignments: read these partitions, independently of the group's other members."""
         self._instances.assign(group, name, parse_partitions(self._body()))
-        return Response(status=204)
+        return _no_content()
 
     def assignments(self, group: str, name: str) -> Response:
-        """GET …/assignments: the partitions that the instance reads now."""
+        """GET …/assignments: return the partitions that the instance reads."""
         partitions = self._instances.assignments(group, name)
         return v2_response({"partitions": [each._asdict() for each in partitions]})
 
     def seek(self, group: str, name: str) -> Response:
-        """POST …/positions: what to read next."""
+        """POST …/positions: set the positions of the next read."""
         offsets, times = parse_seek(self._body())
         if offsets or not times:
             self._instances.seek(group, name, offsets)
         if times:
             self._instances.seek_times(group, name, times)
-        return Response(status=204)
+        return _no_content()
 
     def seek_to_beginning(self, group: str, name: str) -> Response:
-        """POST …/positions/beginning: read on from the first record there is."""
+        """POST …/positions/beginning: continue with the first record."""
         return self._seek_ends(group, name, "earliest")
 
     def seek_to_end(self, group: str, name: str) -> Response:
-        """POST …/positions/end: read on from the next record to come."""
+        """POST …/positions/end: continue with the next new record."""
         return self._seek_ends(group, name, "latest")
 
     def _seek_ends(self, group: str, name: str, end: OffsetReset) -> Response:
         self._instances.seek_ends(group, name, parse_partitions(self._body()), end)
-        return Response(status=204)
+        return _no_content()
 
     def commit(self, group: str, name: str) -> Response:
-        """POST …/offsets: commit what was delivered, or what the body says."""
+        """POST …/offsets: commit the offsets in the body, or those of all delivered records."""
         self._instances.commit(group, name, parse_commit(self._body()))
         return v2_response([])
 
     def committed(self, group: str, name: str) -> Response:
-        """GET …/offsets: what the group has committed."""
-        asked = parse_asked_partitions(self._body(), request.args.get("topic"), request.args.getlist("partition"))
-        places = self._instances.committed(group, name, asked)
-        return v2_response({"offsets": [each._asdict() for each in places]})
+        """GET …/offsets: return the group's committed offsets."""
+        partitions = parse_requested_partitions(
+            self._body(), request.args.get("topic"), request.args.getlist("partition")
+        )
+        offsets = self._instances.committed(group, name, partitions)
+        return v2_response({"offsets": [each._asdict() for each in offsets]})
 
     def records(self, group: str, name: str) -> Response:
         """GET …/records: read the next page.
@@ -182,7 +186,7 @@ class V2ConsumerRoutes:
         try:
             settings = self._instances.settings(group, name) if lease is None else lease.settings
             check_records_type(request.headers.get("Accept"), settings.format)
-            seconds = min(_milliseconds("timeout", settings.timeout), MAX_TIMEOUT)
+            seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
             limits = self._limits(settings)
         except BaseException:
             if lease is not None:
@@ -191,33 +195,35 @@ class V2ConsumerRoutes:
         if isinstance(acquired, KafkaHttpError) and not isinstance(acquired, InstanceBusy):
             raise acquired
         page = self._read(group, name, lease, limits, began + seconds)
-        body, headers = (b"[]\n", {}) if page is None else self._rendered(page, settings.format)
-        content = body if page is None else _Told(body, page)
-        response = Response(content, headers=headers, content_type=kafka_type(settings.format))
+        body, headers = (b"[]\n", {}) if page is None else self._render(page, settings.format)
+        parts = body if page is None else _PageBody(body, page)
+        response = Response(parts, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
 
     def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
         """Acquire the lease, waiting only for a moment. Return the error if there is one."""
         try:
-            return self._instances.acquire_lease(group, name, 0 if request.args.get("timeout") == "0" else _AT_ONCE)
+            return self._instances.acquire_lease(
+                group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS
+            )
         except KafkaHttpError as error:
             return error
 
     def _limits(self, settings: InstanceSettings) -> ReadLimits:
         max_bytes = _number("max_bytes", settings.max_bytes or DEFAULT_MAX_BYTES)
-        records = _number("max_poll_records", settings.max_records or MAX_RECORDS)
-        room = self._answers.page(min(max(1, max_bytes), self._config.max_page_bytes))
-        return ReadLimits(min(max(1, records), MAX_RECORDS), room.size, room)
+        max_records = _number("max_poll_records", settings.max_records or MAX_RECORDS)
+        memory = self._page_memory.reserve(min(max(1, max_bytes), self._config.max_page_bytes))
+        return ReadLimits(min(max(1, max_records), MAX_RECORDS), memory.size, memory)
 
     def _read(
         self, group: str, name: str, lease: ReadLease | None, limits: ReadLimits, deadline: float
     ) -> LeasedPage | None:
         """Read a page. Return None if there are no records in time, or if another reader keeps the lease."""
         joining = lease is not None and lease.joining
-        with self._waits.place(deadline - time.monotonic(), joining=joining) as granted:
-            until = deadline if granted else time.monotonic()
-            if lease is None and granted:
+        with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as may_wait:
+            until = deadline if may_wait else time.monotonic()
+            if lease is None and may_wait:
                 lease = self._acquire(group, name, max(0, until - time.monotonic()))
             page = None if lease is None else self._reader.read(lease, limits, until)
         if page is not None and not page.records:
@@ -231,7 +237,7 @@ class V2ConsumerRoutes:
         except InstanceBusy:
             return None
 
-    def _rendered(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
+    def _render(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
             return compress(request, render_v2(self._formats, format_, page.records))
         except BaseException:
@@ -246,56 +252,56 @@ class V2ConsumerRoutes:
             return body
 
 
-class _Told(Iterator[bytes]):
-    """A body of one piece, which counts as delivered once the server comes back for more: that it was closed tells
-    nothing."""
+class _PageBody(Iterator[bytes]):
+    """The body with a page, which counts as delivered when the server asks for more after its only part.
+
+    The call of `close` does not tell whether the body was sent.
+    """
 
     def __init__(self, body: bytes, page: LeasedPage) -> None:
-        self._pieces = [body]
+        self._parts = [body]
         self._page: LeasedPage | None = page
 
     def __next__(self) -> bytes:
-        if self._pieces:
-            return self._pieces.pop()
-        self._tell(LeasedPage.delivered)
+        if self._parts:
+            return self._parts.pop()
+        self._finish(LeasedPage.delivered)
         raise StopIteration
 
     def close(self) -> None:
-        self._tell(LeasedPage.lost)
+        self._finish(LeasedPage.lost)
 
-    def _tell(self, what: Callable[[LeasedPage], None]) -> None:
+    def _finish(self, finish: Callable[[LeasedPage], None]) -> None:
         page, self._page = self._page, None
         if page is None:
             return
         try:
-            what(page)
-        except KafkaHttpError as error:  # the answer is out: the instance goes on as if it had been lost
-            log.warning("A page was answered, and its records may come again: %s", error.message)
+            finish(page)
+        except KafkaHttpError as error:  # the response is sent; the records are delivered again
+            log.warning("Delivery of a page was not stored, and its records may be delivered again: %s", error.message)
+
+
+def _no_content() -> Response:
+    return Response(status=204)
 
 
 def _check_accept() -> None:
-    """Refuse before anything is done whom no answer would suit; that of records depends on the instance."""
+    """Reject an unsatisfiable Accept header before doing any work. That of records depends on the instance."""
     if request.endpoint != "v2_consumers.records":
-        v2_answer_type(request.headers.get("Accept"))
+        v2_response_type(request.headers.get("Accept"))
 
 
-def _without_head_on_reads(state: BlueprintSetupState) -> None:
-    """A read's HEAD would read all that its GET does, to throw it away."""
-    for rule in state.app.url_map.iter_rules("v2_consumers.records"):
-        (rule.methods or set()).discard("HEAD")
-
-
-def _milliseconds(name: str, default: float) -> float:
-    """A time of the query in seconds."""
-    given = _number(name, -1)
-    return default if given < 0 else given / 1000
+def _seconds(name: str, default: float) -> float:
+    """Return a query parameter in milliseconds as seconds."""
+    milliseconds = _number(name, -1)
+    return default if milliseconds < 0 else milliseconds / 1000
 
 
 def _number(name: str, default: int) -> int:
-    """A number of the query; -1 stands for the default, as clients have it from kafka-rest."""
+    """Return a query parameter. -1 stands for the default, as in kafka-rest."""
     text = request.args.get(name, "").strip()
     if text in {"", "-1"}:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidValue(f"{name}: expected a whole number, got {text[:100]!r}.", field=name)
+        raise InvalidValue(f"{name} must be a whole number, got {text[:100]!r}.", field=name)
     return int(text)

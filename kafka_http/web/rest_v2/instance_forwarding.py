@@ -1,4 +1,4 @@
-"""Forwards requests for a consumer instance to the node that has it, one hop at most."""
+"""Forwards requests for a consumer instance to the node that holds it, over at most one hop."""
 
 import time
 from threading import Lock
@@ -16,92 +16,90 @@ from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
 from kafka_http.web.wait_limiter import WaitLimiter
 
 NODE_HEADER = "Kafka-Http-Node"
-"""Holds the secret that the nodes share; without the secret the header has no effect."""
+"""Marks a forwarded request. A node accepts it only with the secret that the nodes share."""
 
 _CONNECT_SECONDS = 2.0
-_ANSWER_SECONDS = 5.0
-"""Time for the other node to answer, in addition to the wait that the request asks for."""
-
+_RESPONSE_SECONDS = 5.0
+"""Time that the other node has for its response, in addition to the wait that the request asks for."""
 _BODY_SECONDS = 60.0
 _MAX_RESPONSE_BYTES = 1 << 30
 _PROBE_SECONDS = 1.0
-"""Interval and timeout of the probes that find out whether a hung node answers again."""
+"""Interval and timeout of the probes of a node that does not respond."""
 
 _PROXY_HEADERS = ("Forwarded", *(f"X-Forwarded-{each}" for each in ("Proto", "Host", "Port", "Prefix")))
 _REQUEST_HEADERS = ("Accept", "Content-Type", *_PROXY_HEADERS)
 _RESPONSE_HEADERS = ("Content-Type", "Retry-After", "Allow")
 
 
-class Forwarding:
-    """Runs before the views of a blueprint whose paths have the group and the name of an instance."""
+class InstanceForwarding:
+    """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
-    def __init__(self, nodes: InstanceLocator, bodies: RequestBodies, waits: WaitLimiter) -> None:
-        self._nodes = nodes
+    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
+        self._locator = locator
         self._bodies = bodies
-        self._waits = waits
-        self._hung = _HungNodes()
+        self._wait_limiter = wait_limiter
+        self._unresponsive = _UnresponsiveNodes()
 
-    def pass_on(self) -> Response | None:
-        """Return the other node's response, or None if the instance is here. Raises `Unavailable`."""
-        path_values = request.view_args or {}
-        if "name" not in path_values:
+    def forward(self) -> Response | None:
+        """Return the other node's response, or None if this node holds the instance. Raises `Unavailable`."""
+        path = request.view_args or {}
+        if "name" not in path:
             return None
-        secret = request.headers.get(NODE_HEADER, "")
-        node = self._nodes.locate(path_values["group"], path_values["name"], secret)
+        node = self._locator.locate(path["group"], path["name"], request.headers.get(NODE_HEADER, ""))
         if node is None:
             return None
-        may_wait = str(request.endpoint).endswith(".records")
-        self._hung.check(node.url)
-        wait = _requested_wait(node.timeout)
-        with self._bodies.read(request) as body, self._waits.place(wait if may_wait else 0) as granted:
+        is_read = str(request.endpoint).endswith(".records")
+        self._unresponsive.check(node.url)
+        wait = _wait_seconds(node.timeout)
+        with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if is_read else 0) as may_wait:
             query = request.query_string.decode("latin-1")
-            if may_wait and not granted:
-                query = f"timeout=0&{query}"  # the first of two parameters of the same name counts
+            if is_read and not may_wait:
+                query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
-                return _forward(node, query, body, wait + _ANSWER_SECONDS)
+                return _send(node, query, body, wait + _RESPONSE_SECONDS)
             except HttpTimeout:
-                self._hung.add(node.url)
+                self._unresponsive.add(node.url)
                 raise _not_responding() from None
             except HttpRequestFailed:
-                raise Unavailable("The node that has this consumer instance cannot be reached. Try again.") from None
+                raise Unavailable("The node that holds this consumer instance cannot be reached. Retry.") from None
 
 
-class _HungNodes:
-    """Nodes that did not answer in time.
+class _UnresponsiveNodes:
+    """Nodes that did not respond in time.
 
-    Requests for their instances fail at once, except that one request per second probes whether the node answers again.
+    Requests for their instances fail at once, except that one request per second probes whether the node responds.
     """
 
     def __init__(self) -> None:
-        self._probe_at: dict[str, float] = {}
+        self._next_probes: dict[str, float] = {}
         self._lock = Lock()
 
     def add(self, url: str) -> None:
-        self._probe_at[url] = time.monotonic() + _PROBE_SECONDS
+        self._next_probes[url] = time.monotonic() + _PROBE_SECONDS
 
     def check(self, url: str) -> None:
-        """Raise `Unavailable` if the node at this URL hangs."""
-        if url not in self._probe_at:
+        """Raise `Unavailable` if the node at this URL does not respond."""
+        if url not in self._next_probes:
             return
         now = time.monotonic()
         with self._lock:
-            is_due = now >= self._probe_at.get(url, 0.0)
-            if is_due:
-                self._probe_at[url] = now + 2 * _PROBE_SECONDS
-        if not (is_due and _is_healthy(url)):
+            is_probe = now >= self._next_probes.get(url, 0.0)
+            if is_probe:
+                self._next_probes[url] = now + 2 * _PROBE_SECONDS
+        if not (is_probe and _is_healthy(url)):
             raise _not_responding()
-        self._probe_at.pop(url, None)
+        self._next_probes.pop(url, None)
 
 
 def _not_responding() -> Unavailable:
-    return Unavailable("The node that has this consumer instance does not respond. Try again.")
+    return Unavailable("The node that holds this consumer instance does not respond. Retry.")
 
 
-def _requested_wait(timeout: float) -> float:
-    """The seconds that the request may wait at the other node; `timeout` is the instance's own."""
-    requested = request.args.get("timeout", "")
-    is_number = requested.isascii() and requested.isdigit() and len(requested) < 10
-    return min(int(requested) / 1000 if is_number else timeout, MAX_TIMEOUT)
+def _wait_seconds(default: float) -> float:
+    """Return how long the request may wait at the other node. `default` is the instance's timeout."""
+    text = request.args.get("timeout", "")
+    is_number = text.isascii() and text.isdigit() and len(text) < 10
+    return min(int(text) / 1000 if is_number else default, MAX_TIMEOUT)
 
 
 def _is_healthy(url: str) -> bool:
@@ -113,7 +111,7 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _forward(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
+def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
     url = f"{node.url.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
     headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}

@@ -1,7 +1,6 @@
-"""The v2 API's metadata and produce."""
+"""The routes of topics, partitions and brokers in the REST Proxy v2 API: `/topics/…` and `/brokers`."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -10,12 +9,14 @@ from werkzeug.exceptions import NotFound
 from kafka_http.config import Config
 from kafka_http.records import PartitionInfo
 from kafka_http.web.idempotent_publish import IdempotentPublish
-from kafka_http.web.negotiation import v2_answer_type
+from kafka_http.web.negotiation import v2_response_type
 from kafka_http.web.query_parameters import MAX_INT32
-from kafka_http.web.request_bodies import RequestBodies, head_of
-from kafka_http.web.responses import as_response, v2_response
+from kafka_http.web.request_bodies import RequestBodies
+from kafka_http.web.request_head import RequestHead
+from kafka_http.web.responses import flask_response, v2_response
 from kafka_http.web.rest_v2.produce_view import V2Produce
 from kafka_http.web.services import Services
+from kafka_http.web.url_paths import Routes, new_blueprint
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
@@ -23,89 +24,89 @@ _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 class V2TopicRoutes:
     """The views of topics, partitions and brokers."""
 
-    def __init__(self, core: Services, config: Config, bodies: RequestBodies, once: IdempotentPublish) -> None:
-        self._core = core
+    def __init__(
+        self, services: Services, config: Config, bodies: RequestBodies, idempotent_publish: IdempotentPublish
+    ) -> None:
+        self._topics = services.topics
+        self._formats = services.formats
         self._config = config
         self._bodies = bodies
-        self._once = once
+        self._idempotent_publish = idempotent_publish
 
     def blueprint(self) -> Blueprint:
-        topics = Blueprint("v2_topics", __name__)
-        rules: dict[str, dict[str, Callable[..., Response]]] = {
+        routes: Routes = {
             "/brokers": {"GET": self.brokers},
             "/topics": {"GET": self.topics},
-            "/topics/<topic>": {"GET": self.describe, "POST": self.publish},
+            "/topics/<topic>": {"GET": self.describe, "POST": self.produce},
             "/topics/<topic>/partitions": {"GET": self.partitions},
-            "/topics/<topic>/partitions/<partition>": {"GET": self.partition, "POST": self.publish},
+            "/topics/<topic>/partitions/<partition>": {"GET": self.partition, "POST": self.produce},
             "/topics/<topic>/partitions/<partition>/offsets": {"GET": self.offsets},
         }
-        for rule, methods in rules.items():
-            for method, view in methods.items():
-                topics.add_url_rule(rule, view_func=view, methods=[method])
+        topics = new_blueprint("v2_topics", routes)
         topics.before_request(_check_accept)
         return topics
 
     def brokers(self) -> Response:
-        """GET /brokers: the ids of those that are alive."""
-        return v2_response({"brokers": self._core.topics.brokers()})
+        """GET /brokers: return the ids of the brokers in the cluster."""
+        return v2_response({"brokers": self._topics.brokers()})
 
     def topics(self) -> Response:
-        """GET /topics: the names of those there are."""
-        return v2_response(self._core.topics.names())
+        """GET /topics: return the names of all topics."""
+        return v2_response(self._topics.names())
 
     def describe(self, topic: str) -> Response:
-        """GET /topics/<topic>: its settings and partitions."""
-        partitions = [_partition(each) for each in self._core.topics.partitions(topic)]
-        return v2_response({"name": topic, "configs": self._core.topics.configs(topic), "partitions": partitions})
+        """GET /topics/<topic>: return the topic's settings and partitions."""
+        partitions = [_describe_partition(each) for each in self._topics.partitions(topic)]
+        return v2_response({"name": topic, "configs": self._topics.configs(topic), "partitions": partitions})
 
     def partitions(self, topic: str) -> Response:
-        """GET /topics/<topic>/partitions: its partitions."""
-        return v2_response([_partition(each) for each in self._core.topics.partitions(topic)])
+        """GET /topics/<topic>/partitions: return the topic's partitions."""
+        return v2_response([_describe_partition(each) for each in self._topics.partitions(topic)])
 
     def partition(self, topic: str, partition: str) -> Response:
-        """GET /topics/<topic>/partitions/<partition>: one of them."""
-        number = self._number(topic, partition)
-        info = next(each for each in self._core.topics.partitions(topic) if each.partition == number)
-        return v2_response(_partition(info))
+        """GET /topics/<topic>/partitions/<partition>: return one partition."""
+        number = self._existing_partition(topic, partition)
+        info = next(each for each in self._topics.partitions(topic) if each.partition == number)
+        return v2_response(_describe_partition(info))
 
     def offsets(self, topic: str, partition: str) -> Response:
-        """GET /topics/<topic>/partitions/<partition>/offsets: the ends of its log."""
+        """GET /topics/<topic>/partitions/<partition>/offsets: return the first and the next offset."""
         if not _INTEGER.fullmatch(partition):
-            self._core.topics.partitions(topic)  # an unknown topic is said first
+            self._topics.partitions(topic)  # raises for an unknown topic
             raise NotFound
-        number = self._number(topic, partition)
-        ends = self._core.topics.offset_ranges(topic, [number])[number]
+        number = self._existing_partition(topic, partition)
+        ends = self._topics.offset_ranges(topic, [number])[number]
         return v2_response({"beginning_offset": ends.earliest, "end_offset": ends.latest})
 
-    def _number(self, topic: str, partition: str) -> int:
-        """The partition of a path. Raises `TopicNotFound`, `PartitionNotFound`."""
-        number = as_number(partition)
-        self._core.topics.select(topic, frozenset({number}))
-        return number
-
-    def publish(self, topic: str, partition: str | None = None) -> Response:
+    def produce(self, topic: str, partition: str | None = None) -> Response:
         """POST /topics/<topic>, /topics/<topic>/partitions/<partition>: produce records."""
-        number = None if partition is None else as_number(partition)
-        head = head_of(request, self._config.base_url)
-        produce = V2Produce(head, topic, number, self._core.formats, self._config.timeout)
+        number = None if partition is None else _partition_number(partition)
+        head = RequestHead.from_request(request, self._config.base_url)
+        produce = V2Produce(head, topic, number, self._formats, self._config.timeout)
         if number is not None and number < 0:
-            self._number(topic, str(partition))
+            self._existing_partition(topic, str(partition))
         with self._bodies.read(request) as body:
-            return as_response(self._once.answer(request, produce, body))
+            return flask_response(self._idempotent_publish.publish(request, produce, body))
+
+    def _existing_partition(self, topic: str, partition: str) -> int:
+        """Return the partition of a path. Raises `TopicNotFound`, `PartitionNotFound`."""
+        number = _partition_number(partition)
+        self._topics.select(topic, frozenset({number}))
+        return number
 
 
 def _check_accept() -> None:
-    """Refuse before anything is done whom no answer would suit."""
-    v2_answer_type(request.headers.get("Accept"))
+    """Reject an unsatisfiable Accept header before doing any work."""
+    v2_response_type(request.headers.get("Accept"))
 
 
-def as_number(partition: str) -> int:
-    """The number in a path, -1 for what is none: no topic has such a partition."""
-    is_number = partition.isascii() and partition.isdigit() and len(partition) < 11
-    return int(partition) if is_number and int(partition) <= MAX_INT32 else -1
+def _partition_number(text: str) -> int:
+    """Return the number in a path, or -1, which no topic has, if it is not one."""
+    is_number = text.isascii() and text.isdigit() and len(text) < 11
+    return int(text) if is_number and int(text) <= MAX_INT32 else -1
 
 
-def _partition(info: PartitionInfo) -> dict[str, Any]:
+def _describe_partition(info: PartitionInfo) -> dict[str, Any]:
     replicas = [
         {"broker": each, "leader": each == info.leader, "in_sync": each in info.in_sync} for each in info.replicas
     ]

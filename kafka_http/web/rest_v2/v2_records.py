@@ -1,38 +1,37 @@
-"""Records in the form of the v2 API: the body of a produce request, and the array that a read answers."""
+"""Records in the JSON of the REST Proxy v2 API: parses produce requests and renders the records of reads."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.encoding import decode_base64, encode_base64
+from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.schemas.formats import Formats, SchemaChoice, Schemas
 from kafka_http.schemas.topic_formats import TopicFormat
-from kafka_http.web.messages.message_bodies import Partition, Timestamp, check_utf8, decode, json_text, not_empty
+from kafka_http.web.json_bodies import Partition, Timestamp, check_utf8, decode, decode_header, json_text, not_empty
 from kafka_http.web.publish_limits import PublishLimits
 
 CANNOT_DESERIALIZE = 40801
-_UNKNOWN_FIELD = "The body: Object contains unknown field"
-"""How msgspec's message starts for a field of the body itself, not of something in it."""
 _RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
-_TIMELESS = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
-_json = lru_cache(msgspec.json.encode)
-"""Of a topic's name, which comes again and again."""
+_RECORD_WITHOUT_TIMESTAMP = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
+_encode_topic = lru_cache(msgspec.json.encode)
 Decoded = TypeVar("Decoded")
 
 
 class V2Header(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A header of a record. The value is base64."""
+
     key: str
     value: str | None = None
 
 
 class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A record to produce; null and left out are the same. Header values are base64."""
+    """A record to produce. A field that is null counts as left out."""
 
     key: Raw = Raw()
     value: Raw = Raw()
@@ -42,6 +41,8 @@ class V2Record(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 class V2Body(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a produce request."""
+
     records: list[V2Record]
     key_schema: str | None = None
     key_schema_id: int | None = None
@@ -55,103 +56,96 @@ _body = msgspec.json.Decoder(V2Body, strict=False)  # some clients put integers 
 def parse_v2(
     body: bytes,
     formats: TopicFormat,
-    admission: PublishLimits,
+    limits: PublishLimits,
     invalid: type[KafkaHttpError] = InvalidRequest,
     *,
     required: bool = False,
 ) -> PublishRequest:
-    """The records of a produce request, keys and values to be serialised by these formats, with the schemas that it
-    names; `required`: where they need one.
+    """Parse a produce request, whose keys and values have these formats.
 
-    Raises `InvalidRequest` for what is no JSON object and for bad base64, `invalid` for what breaks the rules of one,
-    and what `admission` raises.
+    `required` tells whether formats with schemas need one in the request. `limits` limits the number of records.
+    Raises `InvalidRequest` if the body is not a JSON object or a header is not base64, an error of class `invalid` if
+    a field is not valid, and the errors of `limits`.
     """
-    if admission.may_exceed(body):
-        admission.check_objects(body)
+    if limits.may_exceed_records(body):
+        limits.check_records(body)
     try:
-        said = decode_object(_body, body, invalid)
+        parsed = decode_object(_body, body, invalid)
     except invalid as error:
-        if error.message.startswith("records: Expected array, got") and not error.message.endswith("null."):
-            raise InvalidRequest(error.message, **error.fields) from None  # as the other servers of this API
+        if error.message.startswith("records must be an array, got") and not error.message.endswith("null."):
+            raise InvalidRequest(error.message, **error.fields) from None  # as other servers of this API
         raise
-    admission.admit(len(said.records))
+    limits.reserve_records(len(parsed.records))
     records: list[ProducerRecord] = []
-    for start, some in admission.slices(said.records):
-        records += [
-            ProducerRecord(
-                json_text(each.value),
-                json_text(each.key),
-                each.partition,
-                each.timestamp,
-                [(one.key, _header_bytes(index, one)) for one in each.headers] if each.headers else (),
-                formats.value,
-                formats.key,
-            )
-            for index, each in enumerate(some, start)
-        ]
-    key = SchemaChoice(schema=said.key_schema, schema_id=said.key_schema_id)
-    value = SchemaChoice(schema=said.value_schema, schema_id=said.value_schema_id)
+    for start, part in limits.slices(parsed.records):
+        records += [_producer_record(index, each, formats) for index, each in enumerate(part, start)]
+    key = SchemaChoice(schema=parsed.key_schema, schema_id=parsed.key_schema_id)
+    value = SchemaChoice(schema=parsed.value_schema, schema_id=parsed.value_schema_id)
     return PublishRequest(not_empty(records, invalid), Schemas(key, value, required))
+
+
+def _producer_record(index: int, record: V2Record, formats: TopicFormat) -> ProducerRecord:
+    return ProducerRecord(
+        json_text(record.value),
+        json_text(record.key),
+        record.partition,
+        record.timestamp,
+        [(header.key, _header_bytes(index, header)) for header in record.headers] if record.headers else (),
+        formats.value,
+        formats.key,
+    )
 
 
 def decode_object(
     decoder: msgspec.json.Decoder[Decoded], body: bytes, invalid: type[KafkaHttpError] = InvalidValue
 ) -> Decoded:
-    """A body that must be a JSON object: `InvalidRequest` where it is none, `invalid` where its fields are wrong."""
+    """Decode a JSON object.
+
+    Raises `InvalidRequest` if the body is not a JSON object, and an error of class `invalid` if a field is not valid.
+    """
     check_utf8(body)
-    try:
-        return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
-    except invalid as error:
-        if not error.message.startswith(_UNKNOWN_FIELD):
-            raise
-        body_type: Any = decoder.type
-        known = ", ".join(each.name for each in msgspec.structs.fields(body_type))
-        raise invalid(f"{error.message} Known fields: {known}.", **error.fields) from None
+    return decode(decoder, body, invalid=invalid if body.lstrip()[:1] == b"{" else InvalidRequest)
 
 
-def _header_bytes(index: int, header: V2Header) -> bytes | None:
-    try:
-        return None if header.value is None else decode_base64(header.value)
-    except ValueError as error:
-        field = f"headers.{header.key}"
-        raise InvalidRequest(f"records[{index}].{field}: {error}.", record=index, field=field) from None
+def _header_bytes(record: int, header: V2Header) -> bytes | None:
+    return None if header.value is None else decode_header(record, header.key, header.value)
 
 
 def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
-    """The JSON array of a read. A key or a value that its format cannot read comes in base64, each by itself, with an
-    error beside it that names which.
+    """Render records as a JSON array.
 
-    Keys are read by `key_format`, else by their topic's, else by the format of the values.
+    A key or value that cannot be decoded is rendered as base64, with an error that names it. The format of keys is
+    `key_format`, by default the topic's key format, by default the format of values.
     """
     return b"[%b]\n" % b",".join([_render(formats, format_, key_format, record) for record in records])
 
 
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
-    of_key = key_format or formats.of_topic(topic).key or format_
-    unreadable = ""
-    shown_key = shown_value = b"null"
+    key_format = key_format or formats.of_topic(topic).key or format_
+    undecoded = ""
+    json_key = json_value = b"null"
     if key is not None:
         try:
-            shown_key = formats.decode(topic, of_key, headers, key)
-        except InvalidValue as refused:
-            shown_key = _base64(key)
-            unreadable = f"key: {refused.message}"
+            json_key = formats.decode(topic, key_format, headers, key)
+        except InvalidValue as error:
+            json_key = _base64(key)
+            undecoded = f"key: {error.message}"
     if value is not None:
         try:
-            shown_value = formats.decode(topic, format_, headers, value)
-        except InvalidValue as refused:
-            shown_value = _base64(value)
-            unreadable = f"{unreadable}; value: {refused.message}".removeprefix("; ")
-    return (_TIMELESS if timestamp is None else _RECORD) % (
-        _json(topic),
-        shown_key,
-        shown_value,
+            json_value = formats.decode(topic, format_, headers, value)
+        except InvalidValue as error:
+            json_value = _base64(value)
+            undecoded = f"{undecoded}; value: {error.message}".removeprefix("; ")
+    return (_RECORD_WITHOUT_TIMESTAMP if timestamp is None else _RECORD) % (
+        _encode_topic(topic),
+        json_key,
+        json_value,
         record.partition,
         record.offset,
         b"null" if timestamp is None else timestamp,
         _headers(headers) if headers else b"",
-        _error(unreadable) if unreadable else b"",
+        _error(undecoded) if undecoded else b"",
     )
 
 

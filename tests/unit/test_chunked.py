@@ -1,4 +1,4 @@
-"""The chunked transfer coding as it is taken from the socket, however it is cut."""
+"""The decoder of the chunked transfer coding: any division of the bytes gives the same result."""
 
 import itertools
 
@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_http.chunked import Chunks
+from kafka_http.chunked import ChunkedDecoder
 
 
-def fed(pieces: list[bytes]) -> tuple[bytes, Chunks]:
-    chunks = Chunks()
-    return b"".join(chunks.feed(piece) for piece in pieces), chunks
+def decode(pieces: list[bytes]) -> tuple[bytes, ChunkedDecoder]:
+    decoder = ChunkedDecoder()
+    return b"".join(decoder.feed(piece) for piece in pieces), decoder
 
 
 @given(
@@ -20,15 +20,17 @@ def fed(pieces: list[bytes]) -> tuple[bytes, Chunks]:
     st.sampled_from([b"", b"A: b\r\n", b"A: b\r\nC: d\r\n"]),
     st.lists(st.integers(0, 400), max_size=20),
 )
-def test_however_it_is_cut(data: list[bytes], extension: bytes, trailers: bytes, cuts: list[int]) -> None:
+def test_chunked_body_in_any_pieces_is_decoded(
+    data: list[bytes], extension: bytes, trailers: bytes, cuts: list[int]
+) -> None:
     coded = b"".join(b"%x%s\r\n%s\r\n" % (len(each), extension, each) for each in data)
     coded += b"0%s\r\n%s\r\n" % (extension, trailers)
     places = [0, *sorted(min(each, len(coded)) for each in cuts), len(coded)]
     pieces = [coded[start:end] for start, end in itertools.pairwise(places)]
-    got, chunks = fed(pieces)
-    assert got == b"".join(data)
-    assert (chunks.has_ended, chunks.fault) == (True, None)
-    assert not fed([coded[:-1]])[1].has_ended
+    decoded, decoder = decode(pieces)
+    assert decoded == b"".join(data)
+    assert (decoder.has_ended, decoder.error) == (True, None)
+    assert not decode([coded[:-1]])[1].has_ended
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,8 @@ def test_however_it_is_cut(data: list[bytes], extension: bytes, trailers: bytes,
         b"0\r\n" + b"A: b\r\n" * 200, b"0\r\n" + b"A" * 9000,
     ],
 )  # fmt: skip
-def test_what_is_not_chunked_as_it_should_be(bad: bytes) -> None:
-    got, chunks = fed([b"2\r\nab\r\n" + bad, b"0\r\n\r\n"])
-    assert got.startswith(b"ab"), "what was good before it"
-    assert chunks.fault is not None
-    assert not chunks.has_ended
+def test_malformed_chunk_stops_the_decoder_with_an_error(bad: bytes) -> None:
+    decoded, decoder = decode([b"2\r\nab\r\n" + bad, b"0\r\n\r\n"])
+    assert decoded.startswith(b"ab"), "the data before the error"
+    assert decoder.error is not None
+    assert not decoder.has_ended

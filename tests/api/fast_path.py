@@ -1,4 +1,4 @@
-"""An application as a server has it whose main loop takes publishes: in its place, in front of the views."""
+"""Calls the fast path before the views, as the server's main loop does."""
 
 from collections.abc import Iterable
 from io import BytesIO
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 TIMEOUT = 5
 
 
-class Threadless:
-    """WSGI middleware that lets the application begin a publish, and asks its views where it does not."""
+class FastPathMiddleware:
+    """WSGI middleware that tries the fast path for each publish and calls the views otherwise."""
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
-        self._publishes = app.extensions["kafka_http"].publishes
+        self._fast_path = app.extensions["kafka_http"].fast_path
         self.taken = 0
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         headers = {name.lower(): value for name, value in EnvironHeaders(environ).items()}
         special = {"content-encoding", "transfer-encoding"} & headers.keys()
-        whole = isinstance(environ["wsgi.input"], BytesIO) and environ.get("CONTENT_LENGTH")
-        if environ["REQUEST_METHOD"] not in {"PUT", "POST"} or special or not whole:
+        is_complete = isinstance(environ["wsgi.input"], BytesIO) and environ.get("CONTENT_LENGTH")
+        if environ["REQUEST_METHOD"] not in {"PUT", "POST"} or special or not is_complete:
             return self._views(environ, start_response)
         body = environ["wsgi.input"].read()
         environ["wsgi.input"] = BytesIO(body)
@@ -34,12 +34,12 @@ class Threadless:
             return self._views(environ, start_response)
         done = Event()
         target = environ["REQUEST_URI"]
-        owed = self._publishes.begin(environ["REQUEST_METHOD"], target, headers, body, done.set)
-        if owed is None:
+        pending = self._fast_path.begin(environ["REQUEST_METHOD"], target, headers, body, done.set)
+        if pending is None:
             return self._views(environ, start_response)
         self.taken += 1
-        self._publishes.send()
+        self._fast_path.send()
         done.wait(TIMEOUT)
-        status, answered, said = owed.answer()
-        start_response(status, list(answered))
-        return [said]
+        status, response_headers, response_body = pending.answer()
+        start_response(status, list(response_headers))
+        return [response_body]

@@ -1,4 +1,4 @@
-"""What goes for all calls: paths, lists, health, errors."""
+"""Behavior of all routes: paths, lists, health, errors."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,46 +7,47 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.environ import REQUEST_STARTED
 from tests.api.conftest import ClientFactory
 from tests.fakes import FakeBroker
 
 
-def test_topics(client: FlaskClient, broker: FakeBroker) -> None:
+def test_get_messages_lists_topics(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("__consumer_offsets")
     assert client.get("/messages").json == {"topics": ["t", "three"]}
 
 
-def test_partitions_of_a_topic(client: FlaskClient) -> None:
+def test_get_topic_lists_its_partitions(client: FlaskClient) -> None:
     client.put("/messages/three?partition=1", data=b"x")
-    answer = client.get("/messages/three").json
-    assert answer["topic"] == "three"
-    assert [(each["partition"], each["earliest"], each["latest"]) for each in answer["partitions"]] == [
+    response = client.get("/messages/three").json
+    assert response["topic"] == "three"
+    assert [(each["partition"], each["earliest"], each["latest"]) for each in response["partitions"]] == [
         (0, 0, 0),
         (1, 0, 1),
         (2, 0, 0),
     ]
-    assert all(each["leader"] in each["replicas"] for each in answer["partitions"])
+    assert all(each["leader"] in each["replicas"] for each in response["partitions"])
 
 
 @pytest.mark.parametrize("path", ["/messages/", "//messages//", "/messages/t/", "//messages///t//c//earliest//"])
-def test_slashes(client: FlaskClient, path: str) -> None:
+def test_repeated_and_trailing_slashes_are_ignored(client: FlaskClient, path: str) -> None:
     assert client.get("/", environ_overrides={"PATH_INFO": path}).status_code == 200
 
 
-def test_health(client: FlaskClient, broker: FakeBroker) -> None:
+def test_health_and_ready_while_kafka_is_up_and_down(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     assert client.get("/health").status_code == 200
-    answer = client.get("/ready")
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, 50302)
+    response = client.get("/ready")
+    assert (response.status_code, response.json["error"]["code"]) == (503, 50302)
     broker.down = False
     assert client.get("/ready").status_code == 200
 
 
-def test_ready_that_failed_is_the_answer_of_those_that_waited(client: FlaskClient, broker: FakeBroker) -> None:
-    """Each of them would wait for the broker in turn."""
+def test_failed_ready_check_answers_the_requests_that_waited(client: FlaskClient, broker: FakeBroker) -> None:
+    """Otherwise each of them would wait for the broker, one after the other."""
 
     def ready(came: float) -> int:
-        return client.get("/ready", environ_overrides={"kafka_http.came": came}).status_code
+        return client.get("/ready", environ_overrides={REQUEST_STARTED: came}).status_code
 
     before = time.monotonic()
     broker.down = True
@@ -57,28 +58,28 @@ def test_ready_that_failed_is_the_answer_of_those_that_waited(client: FlaskClien
 
 
 @pytest.mark.parametrize("path", ["/topics/t/x", "/brokers/1", "/consumers/g/x"])
-def test_v2_paths_answer_errors_in_their_shape(client: FlaskClient, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 404
-    assert answer.json["error_code"] == 404
-    assert answer.json["message"]
-    assert answer.content_type == "application/vnd.kafka.v2+json"
+def test_errors_of_v2_paths_have_the_v2_shape(client: FlaskClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.json["error_code"] == 404
+    assert response.json["message"]
+    assert response.content_type == "application/vnd.kafka.v2+json"
     assert client.get(path, headers={"Accept": "application/json"}).content_type == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/nope", "/messages/t/c/1/more", "/topicsx"])
-def test_unknown_paths(client: FlaskClient, path: str) -> None:
-    answer = client.get(path)
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, 404)
-    assert answer.headers["Cache-Control"] == "no-store"
+def test_unknown_path_returns_404(client: FlaskClient, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, response.json["error"]["code"]) == (404, 404)
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 V2 = "application/vnd.kafka.json.v2+json"
 RECORDS = b'{"records": [{"value": 1}, {"value": 2}]}'
 
 
-@pytest.mark.parametrize("is_threadless", [False, True], ids=["thread", "main loop"])
-def test_json_answers_of_both_dialects_end_with_a_newline(make_client: ClientFactory, is_threadless: bool) -> None:
+@pytest.mark.parametrize("is_fast_path", [False, True], ids=["thread", "main loop"])
+def test_json_responses_of_both_dialects_end_with_a_newline(make_client: ClientFactory, is_fast_path: bool) -> None:
     client = make_client()
     json, v2, group = {"Content-Type": "application/json"}, {"Content-Type": V2}, "/consumers/g"
     instance = f"{group}/instances/i"
@@ -112,35 +113,35 @@ def test_json_answers_of_both_dialects_end_with_a_newline(make_client: ClientFac
     for method, path, body, headers in calls:
         if path == f"{instance}/subscription":
             assert client.post(f"{instance}/assignments", data=assigned, headers=v2).status_code == 204
-        answer = client.open(path, method=method, data=body, headers=headers)
-        assert "json" in answer.content_type, (method, path)
-        assert answer.data.endswith((b"}\n", b"]\n")), (method, path, answer.data)
-        assert not answer.data.endswith(b"\n\n"), (method, path, answer.data)
-        assert int(answer.headers["Content-Length"]) == len(answer.data)
+        response = client.open(path, method=method, data=body, headers=headers)
+        assert "json" in response.content_type, (method, path)
+        assert response.data.endswith((b"}\n", b"]\n")), (method, path, response.data)
+        assert not response.data.endswith(b"\n\n"), (method, path, response.data)
+        assert int(response.headers["Content-Length"]) == len(response.data)
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("PATCH", "/messages/t"), ("DELETE", "/messages"), ("POST", "/messages/t/c/1")]
 )
-def test_method_not_allowed(client: FlaskClient, method: str, path: str) -> None:
-    answer = client.open(path, method=method)
-    assert (answer.status_code, answer.json["error"]["code"]) == (405, 405)
-    assert answer.headers["Allow"]
+def test_method_not_allowed_returns_405_with_allow(client: FlaskClient, method: str, path: str) -> None:
+    response = client.open(path, method=method)
+    assert (response.status_code, response.json["error"]["code"]) == (405, 405)
+    assert response.headers["Allow"]
 
 
-def test_a_defect_of_ours_shows_no_traceback(
+def test_unexpected_error_returns_500_without_traceback(
     client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[str]:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(broker.log, "topics", broken)
-    answer = client.get("/messages")
-    assert (answer.status_code, answer.json["error"]["code"]) == (500, 500)
-    assert "secret" not in answer.text
+    response = client.get("/messages")
+    assert (response.status_code, response.json["error"]["code"]) == (500, 500)
+    assert "secret" not in response.text
 
 
-def test_bodies_in_flight_are_bounded(make_client: Any, broker: FakeBroker) -> None:
+def test_bodies_over_max_in_flight_return_429(make_client: Any, broker: FakeBroker) -> None:
     client = make_client(max_in_flight=1500)
 
     def put(timeout: float) -> Any:

@@ -1,4 +1,4 @@
-"""Which requests the worker's main loop takes, and which it leaves to gunicorn."""
+"""The parser of the fast path: which requests it accepts."""
 
 import pytest
 
@@ -12,33 +12,33 @@ def request(*headers: bytes, start: bytes = b"POST /messages/t HTTP/1.1", body: 
     return b"\r\n".join(lines) + body
 
 
-def test_a_plain_request() -> None:
+def test_parse_fast_path_request() -> None:
     data = request(b"Content-Type:application/json ", b"X-A: b: c\t") + b"PUT /next"
     headers = {"host": "h", "content-type": "application/json", "x-a": "b: c", "content-length": "4"}
     size = len(data) - len(b"PUT /next")
-    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, last=False)
+    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, is_last=False)
 
 
 @pytest.mark.parametrize("target", [b"/topics/t", b"/topics/t/partitions/3", b"/messages/a?key=%20&timeout=3"])
-def test_plain_targets(target: bytes) -> None:
+def test_parse_fast_path_targets(target: bytes) -> None:
     found = parse(request(start=b"POST %b HTTP/1.1" % target))
     assert found is not None
     assert found.target == target.decode()
 
 
-@pytest.mark.parametrize(("value", "last"), [(b"keep-alive", False), (b"Keep-Alive", False), (b"close", True)])
-def test_the_client_says_whether_it_is_the_last(value: bytes, last: bool) -> None:
+@pytest.mark.parametrize(("value", "is_last"), [(b"keep-alive", False), (b"Keep-Alive", False), (b"close", True)])
+def test_connection_header_sets_is_last(value: bytes, is_last: bool) -> None:
     found = parse(request(b"Connection: " + value))
     assert found is not None
-    assert found.last is last
+    assert found.is_last is is_last
 
 
-def test_each_beginning_of_it_is_waited_for() -> None:
+def test_parse_of_incomplete_request_returns_none() -> None:
     data = request(b"Content-Type: application/json")
     assert [parse(data[:length]) for length in range(1, len(data))] == [None] * (len(data) - 1)
 
 
-def test_the_largest() -> None:
+def test_parse_accepts_requests_up_to_limits() -> None:
     found = parse(request(body=b"x" * MAX_BODY))
     assert found is not None
     assert len(found.body) == MAX_BODY
@@ -92,6 +92,6 @@ def test_the_largest() -> None:
         b"\x16\x03\x01\x02\x00\x01",
     ],
 )
-def test_what_is_not_plain(data: bytes) -> None:
+def test_parse_rejects_other_requests(data: bytes) -> None:
     with pytest.raises(NotFastPath):
         parse(data)

@@ -1,4 +1,4 @@
-"""Requests as a worker's main loop receives them: how long they may take, how much memory, and what is refused."""
+"""Limits for requests that the main loop receives: time, memory, size and syntax."""
 
 import json
 import socket
@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from gunicorn.config import Config
 
-from kafka_http.server.worker import ACCEPTS, Worker
-from tests.unit.test_threadless import Loop
+from kafka_http.server.worker import MAX_ACCEPTS, Worker
+from tests.unit.test_connection_loop import Loop
 
 HEAD = b"PUT /x HTTP/1.1\r\nHost: h\r\n"
 
@@ -26,14 +26,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("kafka_http.server.idle_connections.time.monotonic", made)
+    monkeypatch.setattr("kafka_http.server.client_connection.time.monotonic", made)
     return made
 
 
 @pytest.fixture
 def loop(clock: Clock) -> Iterator[Loop]:
     made = Loop()
-    made.patience = 75.0
+    made.idle_seconds = 75.0
     yield made
     made.close()
 
@@ -44,21 +44,21 @@ def read_error(client: socket.socket) -> tuple[int, dict[str, Any]]:
 
 
 def step(loop: Loop, clock: Clock, seconds: float) -> None:
-    """Let time pass, a second at a time."""
+    """Let time pass in steps of a second."""
     for _ in range(int(seconds)):
         clock.now += 1
-        loop.turn()
+        loop.run_once()
 
 
 def test_head_that_takes_over_10_s_gets_408(loop: Loop, clock: Clock) -> None:
     with loop.connect() as client:
         step(loop, clock, 30)
-        assert loop.ended == [], "before its first byte keepalive holds"
+        assert loop.ended == [], "before the first byte the idle timeout applies"
         client.sendall(HEAD)
-        loop.turn()
+        loop.run_once()
         step(loop, clock, 9)
         client.sendall(b"X: y\r\n")
-        loop.turn()
+        loop.run_once()
         assert loop.ended == []
         step(loop, clock, 2)
         status, error = read_error(client)
@@ -72,7 +72,7 @@ def test_head_that_takes_over_10_s_gets_408(loop: Loop, clock: Clock) -> None:
 def test_body_below_the_rate_gets_408_after_20_s(loop: Loop, clock: Clock, framing: bytes) -> None:
     with loop.connect() as client:
         client.sendall(HEAD + framing)
-        loop.turn()
+        loop.run_once()
         for _ in range(19):
             client.sendall(b"x" * 100)
             step(loop, clock, 1)
@@ -80,27 +80,27 @@ def test_body_below_the_rate_gets_408_after_20_s(loop: Loop, clock: Clock, frami
         step(loop, clock, 2)
         status, error = read_error(client)
         assert status == 408
-        assert "1024 bytes a second" in error["message"]
+        assert "1024 bytes per second" in error["message"]
 
 
-def test_body_at_the_rate_may_take_as_long_as_it_likes(loop: Loop, clock: Clock) -> None:
+def test_body_at_min_body_rate_has_no_time_limit(loop: Loop, clock: Clock) -> None:
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
-        loop.turn()
+        loop.run_once()
         for _ in range(90):
             client.sendall(b"x" * 1100)
             step(loop, clock, 1)
         client.sendall(b"x" * 1000)
-        loop.turn()
+        loop.run_once()
         assert [len(each) for each in loop.in_threads] == [len(HEAD) + 26 + 100_000]
 
 
-def test_body_that_is_not_whole_10_s_after_a_stop_began_gets_503(loop: Loop, clock: Clock) -> None:
-    """One slow body would otherwise hold the stop for the whole graceful time, and be cut without an answer."""
+def test_body_incomplete_10_s_after_stop_gets_503(loop: Loop, clock: Clock) -> None:
+    """A slow body delayed the stop for the whole graceful timeout and got no response."""
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
-        loop.turn()
-        loop.threadless.begin_stop(clock.now + 2)
+        loop.run_once()
+        loop.connections.begin_stop(clock.now + 2)
         for _ in range(9):
             client.sendall(b"x" * 2000)
             step(loop, clock, 1)
@@ -112,7 +112,7 @@ def test_body_that_is_not_whole_10_s_after_a_stop_began_gets_503(loop: Loop, clo
         assert loop.in_threads == []
 
 
-def test_idle_connection_that_sends_empty_lines_is_still_idle(loop: Loop, clock: Clock) -> None:
+def test_empty_lines_do_not_extend_idle_timeout(loop: Loop, clock: Clock) -> None:
     with loop.connect() as client:
         for _ in range(74):
             client.sendall(b"\r\n")
@@ -122,8 +122,8 @@ def test_idle_connection_that_sends_empty_lines_is_still_idle(loop: Loop, clock:
         assert len(loop.ended) == 1
 
 
-def test_unfinished_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop, clock: Clock) -> None:
-    loop.receiving.max_in_flight = 1 << 20
+def test_incomplete_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop, clock: Clock) -> None:
+    loop.policy.max_in_flight = 1 << 20
     begin = HEAD + b"Content-Length: 2000000\r\n\r\n"
     with loop.connect() as slow, loop.connect() as fast:
         send(loop, slow, begin + b"x" * 200_000)
@@ -133,84 +133,84 @@ def test_unfinished_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop
         send(loop, fast, b"x" * 100_000)
         assert read_error(slow)[0] == 408
         send(loop, fast, b"x" * 1_650_000)
-        assert len(loop.in_threads) == 1, "a lone body may be larger than that"
+        assert len(loop.in_threads) == 1, "a single body may be larger"
 
 
-def test_refusal_to_hold_a_body_goes_to_the_application_at_once(loop: Loop) -> None:
+def test_error_of_in_flight_limit_goes_to_application_at_once(loop: Loop) -> None:
     def hold(size: int, held: int = 0) -> int:
         if size > 0:
             raise MemoryError
         return size
 
-    loop.receiving.hold = hold  # type: ignore[method-assign]
+    loop.policy.hold = hold  # type: ignore[method-assign]
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 1000\r\n\r\nx")
-        loop.turn()
+        loop.run_once()
         assert isinstance(loop.refusals[0], MemoryError)
 
 
 @pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
-def test_body_over_the_limit_goes_to_the_application_at_once(loop: Loop, more: bytes) -> None:
-    loop.receiving.max_body_bytes = 1000
+def test_body_over_max_body_bytes_goes_to_application_at_once(loop: Loop, more: bytes) -> None:
+    loop.policy.max_body_bytes = 1000
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 20000000\r\n" + more + b"\r\n")
-        loop.turn()
+        loop.run_once()
         assert len(loop.in_threads) == 1
-        assert len(loop.ended) == 1, "the connection is not used again"
+        assert len(loop.ended) == 1, "the connection must be closed"
 
 
-def test_head_that_cannot_be_one_is_refused_before_its_end(loop: Loop) -> None:
+def test_invalid_head_is_rejected_before_its_end(loop: Loop) -> None:
     for bad in (b"GET / HTTP/1.1\nHost: x\n", b"GET /" + b"a" * 9000, b"GET / HTTP/1.1\r\nX: \n", b"GET / X\r\n\r\n"):
         with loop.connect() as client:
             client.sendall(bad)
-            loop.turn()
+            loop.run_once()
             assert loop.refused.pop() is not None, bad
     assert loop.in_threads == []
 
 
-def test_full_worker_closes_who_has_waited_longest(loop: Loop, clock: Clock) -> None:
+def test_full_worker_closes_connection_that_has_waited_longest(loop: Loop, clock: Clock) -> None:
     with loop.connect() as idle, loop.connect() as slow, loop.connect() as new:
         slow.sendall(HEAD)
-        loop.turn()
+        loop.run_once()
         step(loop, clock, 2)
         new.sendall(HEAD)
-        loop.turn()
-        assert loop.threadless.make_room()
+        loop.run_once()
+        assert loop.connections.make_room()
         assert slow.recv(1) == b""
-        assert loop.threadless.make_room()
+        assert loop.connections.make_room()
         assert idle.recv(1) == b""
-        assert not loop.threadless.make_room(), "it has only just begun"
+        assert not loop.connections.make_room(), "a new connection must stay"
 
 
-def test_answers_that_are_not_taken_end_the_slowest_over_their_limit(loop: Loop, clock: Clock) -> None:
-    loop.receiving.max_answers_in_flight = 3_000_000
+def test_unsent_responses_over_limit_close_the_slowest_connection(loop: Loop, clock: Clock) -> None:
+    loop.policy.max_answers_in_flight = 3_000_000
     loop.body = b"x" * 2_000_000
     with loop.connect(buffer=4096) as first, loop.connect(buffer=4096) as second:
         for client in (first, second):
             client.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
-            loop.turn()
+            loop.run_once()
             loop.begun[-1].done()
             step(loop, clock, 3)
         assert len(loop.ended) == 1
-        assert first.recv(1, socket.MSG_PEEK), "what the kernel had"
+        assert first.recv(1, socket.MSG_PEEK), "data from the kernel's buffer"
 
 
 def send(loop: Loop, client: socket.socket, data: bytes) -> None:
-    """More than fits into the socket's buffer."""
+    """Send more data than the socket's buffer has room for."""
     client.setblocking(False)
     left = memoryview(data)
     while left:
         try:
             left = left[client.send(left) :]
         except BlockingIOError:
-            loop.turn()
+            loop.run_once()
     client.settimeout(5)
-    loop.turn()
-    loop.turn()
+    loop.run_once()
+    loop.run_once()
 
 
-def accepting(accept: Callable[[], Any]) -> Any:
-    """A worker as far as it accepts."""
+def worker_that_accepts(accept: Callable[[], Any]) -> Any:
+    """Return a worker with only the method `accept`."""
     paused: list[OSError] = []
     taken: list[Any] = []
     worker = SimpleNamespace(
@@ -222,27 +222,27 @@ def accepting(accept: Callable[[], Any]) -> Any:
     return worker
 
 
-def test_accept_takes_several_connections_a_round() -> None:
+def test_accept_accepts_several_connections_per_round() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         listener.setblocking(False)
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(ACCEPTS + 4)]
-        worker = accepting(listener.accept)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(MAX_ACCEPTS + 4)]
+        worker = worker_that_accepts(listener.accept)
         worker.accept()
-        assert len(worker.taken) == ACCEPTS
+        assert len(worker.taken) == MAX_ACCEPTS
         worker.accept()
-        assert len(worker.taken) == worker.nr_conns == ACCEPTS + 4
+        assert len(worker.taken) == worker.nr_conns == MAX_ACCEPTS + 4
         assert worker.paused == []
         for each in [*clients, *(conn.sock for conn in worker.taken)]:
             each.close()
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ENETDOWN"])
-def test_accept_that_fails_pauses_and_raises_nothing(name: str) -> None:
+def test_failed_accept_pauses_and_does_not_raise(name: str) -> None:
     import errno
 
     def accept() -> Any:
         raise OSError(getattr(errno, name), name)
 
-    worker = accepting(accept)
+    worker = worker_that_accepts(accept)
     worker.accept()
     assert len(worker.paused) == 1

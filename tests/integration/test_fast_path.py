@@ -1,4 +1,4 @@
-"""Publishes that no thread waits for: the same answers as those of the threads, to the byte, and no thread at all."""
+"""The fast path: it gives the same responses as the threads, byte for byte, and uses no threads."""
 
 import random
 import re
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, str, dict[str, str], bytes]] = {
     "put": ("PUT", "/messages/{}?key=k", {}, b"\x00\xff"),
     "tombstone": ("PUT", "/messages/{}?tombstone=true&key=a%20b+c", {}, b""),
     "attributes": ("POST", "/messages/{}", {"Kafka-Key": "k", "Kafka-Header-A": "b", "ce-id": "1"}, b"x"),
-    "a time of one's own": ("POST", "/messages/{}?timestamp=5", {"traceparent": "00-1"}, b"x"),
+    "a timestamp": ("POST", "/messages/{}?timestamp=5", {"traceparent": "00-1"}, b"x"),
     "a timeout": ("POST", "/messages/{}?timeout=7.5", {}, b"x"),
     "to be closed": ("POST", "/messages/{}", {"Connection": "close"}, b"x"),
     "proxied": ("POST", "/messages/{}", {"X-Forwarded-For": "10.1.2.3", "X-Forwarded-Proto": "https"}, b"x"),
@@ -63,25 +63,25 @@ CASES: dict[str, tuple[str, str, dict[str, str], bytes]] = {
 }
 
 
-class Ways(NamedTuple):
-    threadless: Service
+class Servers(NamedTuple):
+    fast_path: Service
     threads: Service
 
 
 @pytest.fixture(scope="module")
-def ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    yield from both_ways(kafka, tmp_path_factory)
+def servers(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    yield from start_both(kafka, tmp_path_factory)
 
 
-def both_ways(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, **settings: Any) -> Iterator[Ways]:
-    """Two servers of one worker in front of the same Kafka."""
+def start_both(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, **settings: Any) -> Iterator[Servers]:
+    """Start a server with and one without the fast path, with one worker each, for the same Kafka."""
     with ExitStack() as stack:
         services = []
-        for threadless in (True, False):
-            directory = tmp_path_factory.mktemp("threadless" if threadless else "threads")
-            given = {"workers": 1, "threadless_publish": threadless} | settings
+        for is_fast in (True, False):
+            directory = tmp_path_factory.mktemp("fast_path" if is_fast else "threads")
+            given = {"workers": 1, "threadless_publish": is_fast} | settings
             services.append(stack.enter_context(running(Service(directory, kafka.bootstrap_servers, **given))))
-        yield Ways(*services)
+        yield Servers(*services)
 
 
 def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str) -> bytes:
@@ -90,7 +90,7 @@ def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id
 
 
 def without_dates(answers: bytes, topic: str) -> bytes:
-    """Answers as they would be for any topic at any time."""
+    """Return responses without the values that depend on the topic and the time."""
     answers = re.sub(rb"\r\nDate: [^\r]*", b"", answers.replace(topic.encode(), b"TOPIC"))
     answers = re.sub(rb"(Allow: )([^\r]*)", lambda found: found[1] + b", ".join(sorted(found[2].split(b", "))), answers)
     answers = re.sub(rb"X-Request-Id: [0-9a-f]{32}", b"X-Request-Id: MADE", answers)
@@ -98,7 +98,7 @@ def without_dates(answers: bytes, topic: str) -> bytes:
 
 
 def converse(service: Service, pieces: list[bytes]) -> bytes:
-    """All that comes back for these bytes, sent piece by piece, until the server closes."""
+    """Send the pieces and return everything that the server sends until it closes the connection."""
     with service.connect() as client:
         for piece in pieces:
             client.sendall(piece)
@@ -112,10 +112,10 @@ def threads_of(service: Service) -> int:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_answer_alike(ways: Ways, topic: TopicFactory, case: str) -> None:
+def test_fast_path_and_threads_give_same_responses(servers: Servers, topic: TopicFactory, case: str) -> None:
     method, path, headers, body = CASES[case]
     answers = []
-    for service in ways:
+    for service in servers:
         name = topic(1, {"max.message.bytes": "2000"})
         assert service.put(f"/messages/{name}", b"the first").ok
         request = raw(method, path.replace("{}", name), headers, body, f"id-of-{len(case)}")
@@ -128,12 +128,14 @@ def test_both_ways_answer_alike(ways: Ways, topic: TopicFactory, case: str) -> N
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 6))])
-def test_both_ways_answer_random_requests_alike(ways: Ways, topic: TopicFactory, seed: int) -> None:
-    """Plain requests and others, one behind the other on a connection, cut anywhere."""
+def test_fast_path_and_threads_give_same_responses_to_random_requests(
+    servers: Servers, topic: TopicFactory, seed: int
+) -> None:
+    """Fast-path requests and others are pipelined on a connection, split at random places."""
     names = [topic(), topic()]
     for conversation in range(25):
         answers = []
-        for service, name in zip(ways, names, strict=True):
+        for service, name in zip(servers, names, strict=True):
             choices = random.Random(f"{seed} {conversation}")
             assert service.put(f"/messages/{name}", b"known").ok
             answers.append(without_dates(converse(service, random_pieces(choices, name)), name))
@@ -156,13 +158,15 @@ def random_plain(choices: random.Random, topic: str) -> bytes:
     name = choices.choice([each for each in CASES if each not in {"no such topic", "to be closed"}])
     method, path, headers, body = CASES[name]
     request = raw(method, path.replace("{}", topic), headers, body, f"id-{choices.randrange(1000)}")
-    if choices.random() < 0.1:  # a length that lies
+    if choices.random() < 0.1:  # a wrong length
         said = choices.choice([b"0", b"1", b"99", b"-1", b"1e1", b"300000"])
         request = re.sub(rb"Content-Length: \d+", b"Content-Length: " + said, request)
     return request
 
 
-def test_no_thread_waits_for_kafka(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_publishes_that_wait_for_kafka_use_no_threads(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     service = start_service(fresh_kafka.bootstrap_servers, workers=1, threads=2, timeout=4)
     assert service.put("/messages/t", b"first").ok
@@ -190,9 +194,7 @@ def connections_of(service: Service) -> int:
 
 
 @pytest.mark.slow
-def test_a_stop_answers_what_kafka_has_not_answered_yet(
-    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
-) -> None:
+def test_stop_waits_for_pending_publishes(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     service = start_service(fresh_kafka.bootstrap_servers, workers=1)
     assert service.put("/messages/t", b"first").ok
@@ -206,20 +208,20 @@ def test_a_stop_answers_what_kafka_has_not_answered_yet(
     service.wait_for_end()
 
 
-def test_clients_that_leave_before_their_answer_take_nothing_along(ways: Ways, topic: TopicFactory) -> None:
+def test_disconnected_clients_do_not_affect_others(servers: Servers, topic: TopicFactory) -> None:
     name = topic()
-    assert ways.threadless.put(f"/messages/{name}", b"first").ok
+    assert servers.fast_path.put(f"/messages/{name}", b"first").ok
     for number in range(50):
-        with ways.threadless.connect() as client:
+        with servers.fast_path.connect() as client:
             client.sendall(raw("PUT", f"/messages/{name}", {}, b"%d" % number, "gone"))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
-    assert ways.threadless.put(f"/messages/{name}", b"last").ok
-    wait_for(lambda: len(ways.threadless.records(name)) >= 2)
-    values = [each["value"] for each in ways.threadless.records(name)]
+    assert servers.fast_path.put(f"/messages/{name}", b"last").ok
+    wait_for(lambda: len(servers.fast_path.records(name)) >= 2)
+    values = [each["value"] for each in servers.fast_path.records(name)]
     assert len(values) == len(set(values))
 
 
-def test_many_on_few_connections_each_at_its_place(ways: Ways, topic: TopicFactory) -> None:
+def test_responses_have_the_offsets_of_their_records(servers: Servers, topic: TopicFactory) -> None:
     name = topic(3)
 
     def publish(number: int) -> dict[tuple[int, int], str]:
@@ -227,14 +229,14 @@ def test_many_on_few_connections_each_at_its_place(ways: Ways, topic: TopicFacto
         with requests.Session() as session:
             for each in range(50):
                 value = f"{number}-{each}"
-                answer = session.post(f"{ways.threadless.url}/messages/{name}", json=value, timeout=30)
+                answer = session.post(f"{servers.fast_path.url}/messages/{name}", json=value, timeout=30)
                 (record,) = answer.json()["records"]
                 placed[record["partition"], record["offset"]] = value
         return placed
 
     with ThreadPoolExecutor(16) as pool:
         acknowledged = {place: value for each in pool.map(publish, range(16)) for place, value in each.items()}
-    read = {(each["partition"], each["offset"]): each["value"] for each in ways.threadless.records(name)}
+    read = {(each["partition"], each["offset"]): each["value"] for each in servers.fast_path.records(name)}
     assert len(acknowledged) == 800
     assert read == acknowledged
 
@@ -250,10 +252,12 @@ def byte_by_byte(client: socket.socket, request: bytes) -> None:
 
 
 @pytest.mark.parametrize("send", [in_two, byte_by_byte])
-def test_a_request_in_pieces(ways: Ways, topic: TopicFactory, send: Callable[[socket.socket, bytes], object]) -> None:
+def test_request_in_several_pieces_uses_fast_path(
+    servers: Servers, topic: TopicFactory, send: Callable[[socket.socket, bytes], object]
+) -> None:
     name = topic()
-    assert ways.threadless.put(f"/messages/{name}", b"first").ok
-    with ways.threadless.connect() as client:
+    assert servers.fast_path.put(f"/messages/{name}", b"first").ok
+    with servers.fast_path.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number in (1, 2):
             send(client, raw("PUT", f"/messages/{name}", {}, b"%d" % number, "pieces"))
@@ -262,16 +266,16 @@ def test_a_request_in_pieces(ways: Ways, topic: TopicFactory, send: Callable[[so
             assert b'"offset":%d,' % number in body
 
 
-def test_a_client_that_reads_late_gets_all_of_a_large_answer(ways: Ways, topic: TopicFactory) -> None:
+def test_late_reader_gets_complete_large_responses(servers: Servers, topic: TopicFactory) -> None:
     name = topic()
-    assert ways.threadless.put(f"/messages/{name}", b"first").ok
+    assert servers.fast_path.put(f"/messages/{name}", b"first").ok
     body = b"[" + b",".join([b"1"] * 15_000) + b"]"
     request = raw("POST", f"/messages/{name}", {"Content-Type": "application/json"}, body, "late")
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", ways.threadless.port))
+        client.connect(("127.0.0.1", servers.fast_path.port))
         client.settimeout(30)
-        client.sendall(request * 8)  # more than the kernel keeps for who does not read
-        wait_for(lambda: len(re.findall(r" late \w+\.access", ways.threadless.access_log)) > 0)
+        client.sendall(request * 8)  # more than the kernel's buffers hold
+        wait_for(lambda: len(re.findall(r" late \w+\.access", servers.fast_path.access_log)) > 0)
         for _, _, said in read_answers(client, 8):
             assert said.count(b'"offset"') == 15_000

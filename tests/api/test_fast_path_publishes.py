@@ -1,4 +1,4 @@
-"""Publishes that are begun, and sent together."""
+"""The interface of the fast path: publishes are started, then sent together."""
 
 from threading import Event
 
@@ -11,21 +11,21 @@ HEADERS = {"prefer": "respond-async"}
 
 
 @pytest.fixture
-def publishes(make_client: ClientFactory) -> FastPathPublishes:
+def fast_path(make_client: ClientFactory) -> FastPathPublishes:
     client = make_client()
-    assert client.post("/messages/t", data=b"the topic is known from now on", headers=HEADERS).status_code == 202
-    found = client.application.extensions["kafka_http"].publishes
+    assert client.post("/messages/t", data=b"makes the topic known", headers=HEADERS).status_code == 202
+    found = client.application.extensions["kafka_http"].fast_path
     assert isinstance(found, FastPathPublishes)
     return found
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, "200 OK"), (HEADERS, "202 Accepted")])
-def test_what_was_begun_is_done_once_it_is_sent(
-    publishes: FastPathPublishes, headers: dict[str, str], status: str
+def test_fast_path_publishes_complete_after_send(
+    fast_path: FastPathPublishes, headers: dict[str, str], status: str
 ) -> None:
     done = [Event(), Event()]
-    begun = [publishes.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]
+    begun = [fast_path.begin("POST", "/messages/t", headers, b"hello", each.set) for each in done]
     assert None not in begun
-    publishes.send()
+    fast_path.send()
     assert all(each.wait(5) for each in done)
     assert [each.answer()[0] for each in begun if each is not None] == [status] * 2

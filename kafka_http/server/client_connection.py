@@ -1,0 +1,159 @@
+"""The state of a client's connection while no thread uses it."""
+
+import socket
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextvars import Context
+
+from gunicorn.workers.gthread import TConn
+
+from kafka_http.server.app_interface import PendingResponse
+from kafka_http.server.fast_path_parser import FastPathRequest
+from kafka_http.server.request_reader import RequestReader
+
+
+class SendBuffer:
+    """Replaces a connection's socket while a response is written: it never blocks and keeps unsent data.
+
+    Either a thread or the main loop uses it, never both at the same time.
+    """
+
+    __slots__ = ("_socket", "has_data", "sent_bytes", "unsent")
+
+    def __init__(self, client: socket.socket) -> None:
+        self._socket = client
+        self.unsent: deque[memoryview] = deque()
+        self.has_data = False
+        """Whether any part of the current response was written."""
+        self.sent_bytes = 0
+        """Bytes of the current response that the client's kernel or ours has accepted."""
+
+    @property
+    def size(self) -> int:
+        """Unsent bytes."""
+        return sum(map(len, self.unsent))
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """Send the data, or keep it to send later. Raises `OSError` if the connection is broken."""
+        self.has_data = True
+        sent = 0 if self.unsent else self._send(data)
+        if sent < len(data):
+            self.unsent.append(memoryview(data)[sent:])
+
+    def send(self, data: bytes) -> int:
+        """Do the same as `sendall`. gunicorn calls both."""
+        self.sendall(data)
+        return len(data)
+
+    def flush(self) -> bool:
+        """Send unsent data without blocking. Return whether any was sent. Raises `OSError`."""
+        has_progress = False
+        while self.unsent:
+            first = self.unsent.popleft()
+            sent = self._send(first)
+            has_progress |= sent > 0
+            if sent < len(first):
+                self.unsent.appendleft(first[sent:])
+                break
+        return has_progress
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        self.sent_bytes += sent
+        return sent
+
+    def reset(self) -> None:
+        """Prepare for the next response."""
+        self.has_data, self.sent_bytes = False, 0
+
+
+class ClientConnection:
+    """A client's connection: idle, receiving a request, waiting for Kafka, used by a thread, or sending a response.
+
+    The main loop creates it for each accepted connection and changes its state.
+    """
+
+    __slots__ = (
+        "body_bytes_checked", "closes_after_response", "conn", "context", "counted_bytes", "has_eof", "is_closed",
+        "is_watched", "pending_response", "publish_token", "reader", "received", "request", "response_steps",
+        "send_buffer", "started",
+    )  # fmt: skip
+
+    def __init__(self, conn: TConn) -> None:
+        self.conn = conn
+        self.send_buffer = SendBuffer(conn.sock)
+        self.received = b""
+        """Received data that no reader has taken."""
+        self.reader: RequestReader | None = None
+        """Reads the current request, unless the fast path parses it in one piece."""
+        self.body_bytes_checked = 0
+        """Size of the body at the last check of its rate; negative before the first check."""
+        self.counted_bytes = 0
+        """Bytes of the body that count toward `max_in_flight`."""
+        self.pending_response: PendingResponse | None = None
+        self.publish_token: object = None
+        """Identifies the current publish, so that a late answer from Kafka is not taken for the next one's."""
+        self.request: FastPathRequest | None = None
+        """The request that `pending_response` belongs to."""
+        self.started = 0.0
+        """When the first byte of the request arrived, or the connection became idle, on the monotonic clock."""
+        self.response_steps: Generator[None, None, bool] | None = None
+        """Creates the response. It yields when unsent data must be sent first; see `Worker.respond`."""
+        self.context: Context | None = None
+        """The context of `response_steps`, which several threads may run one after the other."""
+        self.is_watched = False
+        """Whether the poller has the socket."""
+        self.has_eof = False
+        """Whether the client has closed its side. It may still wait for a response."""
+        self.closes_after_response = False
+        self.is_closed = False
+
+
+class ConnectionTimeouts:
+    """Connections that wait for the same event with the same timeout, in the order of their deadlines."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[ClientConnection, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __contains__(self, connection: ClientConnection) -> bool:
+        return connection in self._deadlines
+
+    def __iter__(self) -> Iterator[ClientConnection]:
+        return iter(self._deadlines)
+
+    def add(self, connection: ClientConnection, seconds: float) -> None:
+        self._deadlines.pop(connection, None)
+        self._deadlines[connection] = time.monotonic() + seconds
+
+    def discard(self, connection: ClientConnection) -> None:
+        self._deadlines.pop(connection, None)
+
+    @property
+    def oldest(self) -> ClientConnection:
+        return next(iter(self._deadlines))
+
+    def limit(self, deadline: float) -> None:
+        """Move later deadlines to this one."""
+        self._deadlines = {connection: min(deadline, before) for connection, before in self._deadlines.items()}
+
+    @property
+    def next_deadline(self) -> float:
+        """The first deadline on the monotonic clock; infinity if there is none."""
+        return next(iter(self._deadlines.values()), float("inf"))
+
+    def pop_expired(self, now: float) -> list[ClientConnection]:
+        expired = []
+        for connection, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            expired.append(connection)
+        for connection in expired:
+            del self._deadlines[connection]
+        return expired
