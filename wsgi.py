@@ -1,4 +1,4 @@
-"""What a WSGI server loads: `gunicorn wsgi:app`. Settings come from the environment and the TOML file it names."""
+"""The WSGI application: `gunicorn wsgi:app`. Its settings come from the environment and the TOML file that it names."""
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config

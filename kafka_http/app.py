@@ -17,6 +17,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
 from kafka_http.errors import KafkaHttpError, Unavailable
@@ -81,7 +82,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.request_policy = ReceivePolicy(config, bodies)
-    lifecycle.fast_path = fast_path if config.threadless_publish else None
+    lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
     consumers = V2ConsumerRoutes(
         services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
@@ -213,16 +214,16 @@ class AppLifecycle:
 
 
 def _check_settings(config: Config) -> None:
-    """Raise `ConfigError` for settings that only the libraries that use them can check."""
+    """Log deprecated settings. Raise `ConfigError` for settings that only the libraries that use them can check."""
     check_client_settings(config)
-    if source := config.sources.get("server"):
-        log.warning("The setting server (%s) has no effect: gunicorn is the only server.", source)
+    for warning in deprecation_warnings(config):
+        log.warning("%s", warning)
     if config.store_url:
         parse_store_url(config.store_url)
 
 
 def _new_services(config: Config, broker: Broker) -> Services:
-    registry = RegistrySettings.of(config.schema_registry, config.sources)
+    registry = RegistrySettings.from_config(config.schema_registry, config.sources)
     return Services(broker, load_serializers(config.serializers, registry), config.topics, config.max_streams)
 
 

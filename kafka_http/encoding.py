@@ -1,4 +1,4 @@
-"""JSON and base64, as every room reads and writes them."""
+"""Check JSON, and convert base64."""
 
 import binascii
 
@@ -8,7 +8,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 def check_json(data: bytes) -> None:
-    """Raise `ValueError` where these bytes are not one JSON value in UTF-8, of a depth that can be read."""
+    """Raise `ValueError` if these bytes are not one JSON value in UTF-8, or are nested too deeply to be read."""
     try:
         _raw.decode(data)
     except RecursionError:
@@ -16,13 +16,14 @@ def check_json(data: bytes) -> None:
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
     if not data.isascii():
-        str(data, "utf-8")  # Raw skips over strings without decoding them
+        str(data, "utf-8")  # Raw skips strings without decoding them
 
 
 def has_more_values(data: bytes, limit: int) -> bool:
-    """Whether a JSON text has more than about `limit` values: its objects take a hundred times the bytes of the text.
+    """Return whether a JSON text has more than about `limit` values.
 
-    A cheap upper bound comes first, which counts what is in strings as well.
+    As Python objects they may take 100 times the bytes of the text. A cheap upper bound, which also counts separators
+    in strings, is tried first.
     """
     if len(data) < 2 * limit or _separators(data) < limit:
         return False
@@ -37,7 +38,7 @@ def _separators(text: bytes) -> int:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of a base64 text (RFC 4648, section 4), which must be padded. Raises `ValueError`."""
+    """Return the bytes of a base64 text (RFC 4648, section 4), which must be padded. Raises `ValueError`."""
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error, and characters that are not ASCII
@@ -45,4 +46,5 @@ def decode_base64(text: str) -> bytes:
 
 
 def encode_base64(data: bytes) -> str:
+    """Return the base64 of bytes (RFC 4648, section 4), padded."""
     return binascii.b2a_base64(data, newline=False).decode()

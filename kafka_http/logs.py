@@ -1,8 +1,8 @@
-"""One line an event: time, level, process, request, logger, what happened.
+"""Logging: one line for each event, with time, level, process, request id, logger and message.
 
-Control characters in a message are escaped, so that what a client sends cannot forge a line. kafka-python says each
-retry several times (21 lines a second and process while a broker is down): what it says from one place in its code
-comes once a minute, with the number of times it stands for, without traceback.
+Control characters in a message are escaped, so that a client's text cannot forge a line. kafka-python logs each retry
+several times (21 lines per second and process while a broker is down). Each place in its code is therefore logged once
+a minute, with the number of repetitions and without a traceback.
 """
 
 import logging
@@ -13,34 +13,34 @@ from contextvars import ContextVar
 from typing import Any, TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that this thread is at. Set at the start of each request and left until the next, so that
-the access log, written after the answer, has it too."""
+"""The id of the request that this thread handles. It stays set until the next request, so that the access log, which is
+written after the response, has it, too."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(request_id)s %(name)s: %(message)s"
 _QUIET_SECONDS = 60.0
-_OF_OWN_CLOSE = {
+_CLOSE_ERRORS = {
     *("Cancelled()", "GeneratorExit()", "KafkaConnectionError()"),
     "RuntimeError('NetworkSelector closed!')",
-    "ValueError('Invalid file descriptor: -1')",  # a task that reads from a socket that was closed on this side
+    "ValueError('Invalid file descriptor: -1')",  # a task that reads from a socket that this side closed
 }
 _MISSING_TOPIC = "Topic %s not found in cluster metadata"
-_OWN_CLOSE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
+_CLOSE_MESSAGE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KAFKA_LEVELS = {
-    # DEBUG shows passwords, INFO each connection.
+    # DEBUG shows passwords, INFO shows each connection.
     "kafka": logging.WARNING,
-    # What these warn of is each single retry; that a connection failed, and why, kafka.net.manager says as an error.
+    # Their warnings are about single retries. kafka.net.manager logs failed connections and the reasons as errors.
     "kafka.cluster": logging.ERROR,
     "kafka.net.manager": logging.ERROR,
     "kafka.net.transport": logging.CRITICAL,
-    "kafka.net.selector": logging.ERROR,  # a step of 0.1 s on a busy machine
-    # A password over plain TCP is what security_protocol says; no need to repeat it with each connection.
+    "kafka.net.selector": logging.ERROR,  # it warns of a step of 0.1 s on a busy machine
+    # It warns of a password over plain TCP for each connection, but that is the user's choice of security_protocol.
     "kafka.net.sasl": logging.ERROR,
 }
 
 
 class LineFormatter(logging.Formatter):
-    """A record as one line. Tracebacks are kept, their line ends escaped as every control character."""
+    """Formats a record as one line. The line ends of a traceback are escaped like all control characters."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -52,52 +52,54 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
         repeated = getattr(record, "repeated", 0)
-        line = super().format(record) + (f" (and {repeated} times more since it last said so)" if repeated else "")
+        line = super().format(record) + (f" (repeated {repeated} times)" if repeated else "")
         return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 
-class OncePerMinute(logging.Filter):
-    """Lets a record of kafka-python pass where its place in the code has said nothing for a minute."""
+class KafkaLogFilter(logging.Filter):
+    """Passes a record of kafka-python only if its place in the code was not logged for a minute."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+        self._logged: dict[tuple[str, int], tuple[float, int]] = {}
+        """For each place in the code: when it was last logged, and how often it was skipped since then."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name != "kafka" and not record.name.startswith("kafka."):
             return True
-        if _is_no_failure(record):
+        if _is_normal_operation(record):
             return False
         place, now = (record.pathname, record.lineno), time.monotonic()
-        since, unsaid = self._said.get(place, (-_QUIET_SECONDS, 0))
-        if now - since < _QUIET_SECONDS:
-            self._said[place] = since, unsaid + 1
+        logged_at, skipped = self._logged.get(place, (-_QUIET_SECONDS, 0))
+        if now - logged_at < _QUIET_SECONDS:
+            self._logged[place] = logged_at, skipped + 1
             return False
-        self._said[place] = now, 0
-        record.repeated = unsaid
-        _shorten(record)
+        self._logged[place] = now, 0
+        record.repeated = skipped
+        _remove_traceback(record)
         return True
 
 
-def _is_no_failure(record: logging.LogRecord) -> bool:
-    """Whether kafka-python logs as an error what belongs to normal operation.
+def _is_normal_operation(record: logging.LogRecord) -> bool:
+    """Whether kafka-python logs an error although nothing failed.
 
-    It logs `Cancelled`, a `KafkaConnectionError` without a text, "NetworkSelector closed!" or a file descriptor of -1
-    where a client was closed on this side while something was in progress. It logs "Connection lost" where a broker
-    closes a connection that is idle; if more is wrong than that, the next connection fails, which it logs as well. And
-    it logs each topic that a client names and that is not there: the client gets a 404.
+    * It logs `Cancelled`, a `KafkaConnectionError` without a text, "NetworkSelector closed!" or a file descriptor of -1
+      when this side closes a client while something is in progress.
+    * It logs "Connection lost" when a broker closes an idle connection. If there is a real problem, the next connection
+      fails, which it logs, too.
+    * It logs each missing topic that a client names. The client gets a 404.
     """
     args = record.args if isinstance(record.args, tuple) else ()
     if not args:
-        return _OWN_CLOSE.search(str(record.msg)) is not None
+        return _CLOSE_MESSAGE.search(str(record.msg)) is not None
     connection: Any = args[0]
     error: Any = args[-1]
     raised = record.exc_info[1] if record.exc_info else None
-    if repr(error) in _OF_OWN_CLOSE or repr(raised) in _OF_OWN_CLOSE or record.msg == _MISSING_TOPIC:
+    if repr(error) in _CLOSE_ERRORS or repr(raised) in _CLOSE_ERRORS or record.msg == _MISSING_TOPIC:
         return True
     if not str(record.msg).endswith("Connection lost: %s"):
         return False
-    if type(error).__name__ == "Unreachable":  # it was never there: "Connection failed" has said so
+    if type(error).__name__ == "Unreachable":  # it was never connected, and "Connection failed" was logged
         return True
     return (
         "socket disconnected" in str(error)
@@ -106,7 +108,7 @@ def _is_no_failure(record: logging.LogRecord) -> bool:
     )
 
 
-def _shorten(record: logging.LogRecord) -> None:
+def _remove_traceback(record: logging.LogRecord) -> None:
     if record.exc_info:
         record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r}", None
         record.exc_info = None
@@ -142,18 +144,19 @@ class LogOnce:
 
 
 def log_handler(stream: TextIO) -> logging.Handler:
+    """A handler that writes our lines to a stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter())
-    handler.addFilter(OncePerMinute())
+    handler.addFilter(KafkaLogFilter())
     return handler
 
 
 def configure_logging(level: str) -> None:
-    """Log to stderr, ours from `level` on. Whoever has given the root logger a handler before keeps what he has."""
-    logging.raiseExceptions = False  # else a log nobody reads any more shows what it could not say, headers too
+    """Log to stderr, our own loggers from `level`. No effect if the root logger has a handler already."""
+    logging.raiseExceptions = False  # a closed stderr must not make logging print records, which may hold headers
     if logging.root.handlers:
         return
     logging.root.addHandler(log_handler(sys.stderr))
     logging.getLogger("kafka_http").setLevel(level.upper())
-    for name, lowest in _KAFKA_LEVELS.items():
-        logging.getLogger(name).setLevel(lowest)
+    for name, kafka_level in _KAFKA_LEVELS.items():
+        logging.getLogger(name).setLevel(kafka_level)

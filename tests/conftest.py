@@ -15,15 +15,13 @@ from uuid import uuid4
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from kafka_http.demo.cluster import EmbeddedCluster
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.errors import DemoError
-from kafka_http.demo.jars import kafka_jars
-from kafka_http.demo.java import find_java
-from kafka_http.demo.ports import free_ports
-from kafka_http.demo.registry import EmbeddedRegistry
-from kafka_http.demo.settings import BrokerNode
+from kafka_http.demo.broker_properties import BrokerNode
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
+from kafka_http.demo.kafka_jars import kafka_jars
+from kafka_http.demo.local_resources import DemoError, find_java, free_ports
 from tests.postgresql import PostgreSQL, PostgreSQLMissing
+from tests.support.embedded_cluster import EmbeddedCluster
 
 Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
 

@@ -1,4 +1,4 @@
-"""A schema registry in memory: the part of Confluent's API that the server uses, and switches for failures."""
+"""A schema registry in memory: the part of Confluent's API that the client uses, with switches for failures."""
 
 import json
 import threading
@@ -12,17 +12,14 @@ _MISSING = {"subject": (404, 40401), "version": (404, 40402), "schema": (404, 40
 
 
 class FakeRegistry:
-    """The registry's state.
+    """`requests` are the requests so far, each "METHOD path"; `headers` are those of the last one.
 
-    asked: the requests so far, each as "METHOD path".
-    headers: the headers of the last request.
-    answer: a response (status, body, headers) to send instead, if any.
-    hold: responses wait until this event is set.
+    `answer` is sent instead of the real response, as (status, body, headers). Responses wait until `hold` is set.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.headers: Mapping[str, str] = {}
         self.answer: tuple[int, bytes, Mapping[str, str]] | None = None
         self.hold = threading.Event()
@@ -32,7 +29,7 @@ class FakeRegistry:
         self._lock = threading.Lock()
 
     def add(self, subject: str, schema: object, type_: str = "AVRO", references: object = ()) -> int:
-        """Register a schema (a text or a JSON value) and return its id."""
+        """Register a schema (a text, or a value to send as JSON) and return its id."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
         entry = {"schema": text, "schemaType": type_, "references": list(references)}  # type: ignore[call-overload]
         with self._lock:
@@ -45,7 +42,7 @@ class FakeRegistry:
         return schema_id
 
     def respond(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        self.asked.append(f"{method} {path}")
+        self.requests.append(f"{method} {path}")
         self.hold.wait(10)
         match [method, *(unquote(each) for each in path.strip("/").split("/"))]:
             case ["GET", "schemas", "ids", number]:
@@ -88,7 +85,7 @@ def _missing(what: str) -> tuple[int, Any]:
 
 
 def _shown(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema like Confluent's registry, which leaves out the type AVRO and empty references."""
+    """Return the fields of a schema as Confluent's registry does: without the type of Avro and empty references."""
     return {key: value for key, value in schema.items() if value not in ("AVRO", [])}
 
 
@@ -122,7 +119,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that disconnect early."""
+        """Ignore clients that close the connection early."""
 
 
 @contextmanager

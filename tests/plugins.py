@@ -1,10 +1,10 @@
-"""Packages of other people with a serialiser in them, as pip leaves them in a directory of Python's path."""
+"""Packages with a serializer, as pip installs them in a directory of Python's path."""
 
 from pathlib import Path
 
 
 def install_plugin(directory: Path, entry_points: str, **modules: str) -> None:
-    """Put modules there, by name and source, and the metadata that announces serialisers (`name = module:factory`)."""
+    """Write modules, by name and source, and the metadata of entry points (`name = module:factory`)."""
     for name, source in modules.items():
         (directory / f"{name}.py").write_text(source)
     about = directory / f"{next(iter(modules), 'nothing')}-1.0.dist-info"

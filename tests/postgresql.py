@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.local_resources import free_ports
 
 _PACKAGED = Path("/usr/lib/postgresql")
 

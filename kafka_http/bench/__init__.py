@@ -1,1 +1,1 @@
-"""The load generator: how much gets through a server, beside what the machine can do without it."""
+"""The load generator of `kafka-http bench`: throughput, memory and CPU of a server, and of Kafka's clients alone."""

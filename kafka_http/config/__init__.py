@@ -1,4 +1,4 @@
-"""Typed settings: what there is (`settings`), where values come from (`sources`), and suggestions for typos."""
+"""Typed settings (`settings`), their sources and errors (`sources`), and suggestions (`spelling`)."""
 
 from kafka_http.config.settings import Config, ConfigError
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen dataclass, one field a setting. `settings_sources.py` puts one together."""
+"""The settings: one frozen dataclass with a field for each setting. `sources.load_config` builds it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 
 class ConfigError(ValueError):
-    """A setting is wrong. The message is a sentence for the user: setting, source, what would be right."""
+    """A setting is wrong. The message names the setting, its source and what would be right."""
 
 
 class Network(str):
@@ -30,11 +30,11 @@ class Network(str):
 
 _NAME = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_NAME}\.)*(?!(0x[0-9a-f]*|\d+)$){_NAME}", re.ASCII)
-"""A host's name in lower case. One whose last label is a number would be taken for an address."""
+"""A host name in lower case. Its last label is not a number, because clients would read it as an address."""
 
 
 class Host(str):
-    """A host's name, `*.example.org` for all names below one, an IP address or a network; in lower case."""
+    """A host name, `*.example.org` for all names below a domain, an IP address or a network; in lower case."""
 
     __slots__ = ()
 
@@ -53,8 +53,8 @@ HostPort = Annotated[
 ]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
-MinFree = Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="a number of bytes, 0 for none")]
-Memory = Annotated[int, Meta(ge=0, description="a number of bytes, 0 for none")]
+MinFree = Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="a number of bytes, or 0 for no limit")]
+Memory = Annotated[int, Meta(ge=0, description="a number of bytes, or 0")]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")]
 LongSeconds = Annotated[float, Meta(ge=0, le=604800, description="a number of seconds from 0 to 604800")]
 WholeSeconds = Annotated[int, Meta(ge=0, le=3600, description="a whole number of seconds from 0 to 3600")]
@@ -67,11 +67,11 @@ Level = Annotated[
 Servers = Annotated[tuple[HostPort, ...], Meta(min_length=1, description="HOST:PORT,… such as kafka1:9092,kafka2:9092")]
 Networks = Annotated[tuple[Network, ...], Meta(description="IP addresses or networks, such as 10.0.0.0/8,::1")]
 Hosts = Annotated[
-    tuple[Host, ...], Meta(description="host names, *.example.org, IP addresses or networks, commas between several")
+    tuple[Host, ...], Meta(description="host names, *.example.org, IP addresses or networks, separated by commas")
 ]
 Secrets = Annotated[
     tuple[Annotated[str, Meta(min_length=16)], ...],
-    Meta(description="texts of at least 16 characters, commas between several"),
+    Meta(description="secrets of at least 16 characters, separated by commas"),
 ]
 Directory = Annotated[Path, Meta(description="a path")]
 BaseUrl = Annotated[
@@ -79,15 +79,15 @@ BaseUrl = Annotated[
 ]
 Origins = Annotated[
     tuple[Annotated[str, Meta(pattern=rf"^https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{PORT})?$")], ...],
-    Meta(description="origins such as https://app.example.org, or https://*.example.org, commas between several"),
+    Meta(description="origins such as https://app.example.org or https://*.example.org, separated by commas"),
 ]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
-WebServer = Annotated[Literal["gunicorn"], Meta(description="gunicorn only (granian was removed)")]
+WebServer = Annotated[Literal["gunicorn"], Meta(description="gunicorn (granian was removed)")]
 StoreUrl = Annotated[
     str,
     Meta(
         pattern=r"^(postgresql(\+psycopg)?://[^\s]+)?$",
-        description="a URL such as postgresql://user:password@host:5432/name, or nothing",
+        description="a URL such as postgresql://user:password@host:5432/name, or empty",
     ),
 ]
 Reset = Annotated[Literal["earliest", "latest"], Meta(description="earliest or latest")]
@@ -96,121 +96,129 @@ Sections = Annotated[Mapping[str, Mapping[str, Any]], Meta(description="a table 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is of this machine alone."""
+    """Whether a host name or address can only be reached from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _own_directory() -> Path:
+def _default_data_dir() -> Path:
     return user_data_path("kafka_http") / "{port}"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What can be set. `sources` is no setting: it maps each setting that was given to where it came from."""
+    """The values of all settings.
 
-    bootstrap_servers: Annotated[Servers, "Kafka brokers to ask for the others"] = ("localhost:9092",)
-    bind: Annotated[HostPort, "address the server listens on"] = "127.0.0.1:8082"
+    `sources` is not a setting. It maps each setting that was given to its source, also under a deprecated name.
+    """
+
+    bootstrap_servers: Annotated[Servers, "addresses of Kafka brokers to connect to first"] = ("localhost:9092",)
+    bind: Annotated[HostPort, "address and port that the server listens on"] = "127.0.0.1:8082"
     server: Annotated[WebServer, "has no effect; it will be removed in 2.0"] = "gunicorn"
-    workers: Annotated[Count, "worker processes"] = field(default_factory=_cores)
-    threads: Annotated[Count, "requests that a worker serves at the same time"] = 32
-    threadless_publish: Annotated[Switch, "take plain publishes without a thread that waits for Kafka"] = True
-    timeout: Annotated[Seconds, "seconds a publish may take until its answer"] = 10.0
-    keepalive: Annotated[WholeSeconds, "seconds an idle connection stays open; a proxy in front should take less"] = 75
-    max_body_bytes: Annotated[Bytes, "largest request body, and largest message handed to Kafka"] = 64 * MIB
-    max_records: Annotated[Count, "records that one request may have; beyond them 413"] = 100_000
+    workers: Annotated[Count, "number of worker processes"] = field(default_factory=available_cores)
+    threads: Annotated[Count, "maximum number of requests that a worker handles in threads at the same time"] = 32
+    fast_path: Annotated[Switch, "publish without occupying a thread, where the request allows it"] = True
+    timeout: Annotated[Seconds, "maximum time of a publish, in seconds"] = 10.0
+    keepalive: Annotated[
+        WholeSeconds, "seconds that an idle connection stays open; a proxy in front needs a shorter time"
+    ] = 75
+    max_body_bytes: Annotated[Bytes, "maximum size of a request body, and of a message, in bytes"] = 64 * MIB
+    max_records: Annotated[Count, "maximum number of records in a request; more are a 413"] = 100_000
     max_in_flight: Annotated[
-        Bytes, "bytes of request bodies, and 800 for each record in them, that a worker holds before it answers 429"
+        Bytes, "maximum bytes of request bodies that a worker holds, plus 800 for each record in them; more are a 429"
     ] = 256 * MIB
     min_body_rate: Annotated[
-        Memory, "bytes a second that a request body needs after its first 10 seconds; below them 408"
+        Memory, "minimum bytes per second of a request body after its first 10 seconds; less is a 408"
     ] = 1024
-    max_page_bytes: Annotated[Bytes, "most that one read brings, whatever its max_bytes asks for"] = 64 * MIB
+    max_page_bytes: Annotated[Bytes, "maximum size of a page, in bytes, even if a request asks for more"] = 64 * MIB
     max_answers_in_flight: Annotated[
-        Bytes, "bytes of pages that a worker prepares and sends; beyond them pages are smaller, or 503"
+        Bytes, "maximum bytes of pages that a worker prepares and sends; at the limit pages are smaller, or a 503"
     ] = 256 * MIB
     max_read_ahead: Annotated[
-        Memory, "bytes a worker keeps, for a second, of what it fetched for a reader beyond a page"
+        Memory, "maximum bytes that a worker keeps for one second if it fetched more than a page; 0: none"
     ] = 16 * MIB
-    max_streams: Annotated[Count, "streams that a worker holds; beyond them 503"] = 1000
-    stream_keepalive: Annotated[Seconds, "seconds of silence after which a stream sends a sign of life"] = 15.0
-    auto_create_topics: Annotated[Switch, "let a publish create its topic where the brokers allow it"] = False
-    data_dir: Annotated[Directory, "directory of this node's own data; {port} is the bind port"] = field(
-        default_factory=_own_directory
+    max_streams: Annotated[Count, "maximum number of streams of a worker; more are a 503"] = 1000
+    stream_keepalive: Annotated[Seconds, "seconds without messages after which a stream sends a keep-alive"] = 15.0
+    auto_create_topics: Annotated[Switch, "let a publish create a missing topic, if the brokers allow it"] = False
+    data_dir: Annotated[Directory, "directory of this node's data; {port} stands for the port of bind"] = field(
+        default_factory=_default_data_dir
     )
-    console: Annotated[Switch, "serve a page at /console to look at topics, publish and acknowledge"] = False
-    access_log: Annotated[Switch, "write a line a request to stdout"] = False
-    log_level: Annotated[Level, "how much is logged to stderr: debug, info, warning, error or critical"] = "info"
-    trusted_proxies: Annotated[Networks, "addresses whose X-Forwarded-* and Forwarded headers are believed"] = (
+    console: Annotated[Switch, "serve a web page at /console to browse topics, publish and acknowledge"] = False
+    access_log: Annotated[Switch, "write a line for each request to stdout"] = False
+    log_level: Annotated[Level, "lowest level that is logged to stderr: debug, info, warning, error, critical"] = "info"
+    trusted_proxies: Annotated[Networks, "addresses whose X-Forwarded-* and Forwarded headers are trusted"] = (
         Network("127.0.0.0/8"),
         Network("::1"),
     )
-    base_url: Annotated[BaseUrl, "start of the links in answers; empty: from the request and its proxy headers"] = ""
-    allowed_hosts: Annotated[Hosts, "names that clients may use for a server on a loopback address"] = ()
+    base_url: Annotated[BaseUrl, "base of the links in responses; empty: from the request and its proxy headers"] = ""
+    allowed_hosts: Annotated[Hosts, "host names that clients may use for a server on a loopback address"] = ()
     cors_origins: Annotated[Origins, "origins of other web pages that may publish and acknowledge"] = ()
     daemon: Annotated[
-        Placement, "where consumer instances live: process, the node's daemon, or inline, in a single worker"
+        Placement, "where consumer instances live: process (the node's daemon) or inline (a single worker)"
     ] = "process"
     store_url: Annotated[
-        StoreUrl, "database of the nodes' state: postgresql://user@host/name; empty: SQLite in data_dir"
+        StoreUrl, "database that the nodes share: postgresql://user@host/name; empty: SQLite in data_dir"
     ] = field(default="", repr=False)
-    node_url: Annotated[BaseUrl, "where other nodes on the same store reach this one; empty: http://<bind>"] = ""
+    node_url: Annotated[BaseUrl, "URL of this node for other nodes on the same store; empty: http://<bind>"] = ""
     outbox_max_bytes: Annotated[
-        Bytes, "bytes of messages that a node has accepted (202) and not yet published; beyond them 429"
+        Bytes, "maximum bytes of messages that a node has accepted (202) but not published; more are a 429"
     ] = 256 * MIB
     outbox_min_free: Annotated[
-        MinFree, "free bytes of data_dir's disk below which the answer is 503, not 202; empty: 64 MiB, at most 5 %"
+        MinFree, "free bytes on the disk of data_dir below which publishing later is a 503; empty: 64 MiB, at most 5 %"
     ] = None
-    task_retention: Annotated[Retention, "seconds for which a task is kept after it has ended"] = 86400.0
-    max_consumer_instances: Annotated[Count, "consumer instances that a node holds; beyond them 503"] = 1000
-    consumer_idle_timeout: Annotated[Seconds, "seconds without a call until a consumer instance is closed"] = 300.0
+    task_retention: Annotated[Retention, "seconds that a task is kept after its end"] = 86400.0
+    max_consumer_instances: Annotated[Count, "maximum number of consumer instances of a node; more are a 503"] = 1000
+    consumer_idle_timeout: Annotated[Seconds, "seconds without a request after which a consumer instance is closed"] = (
+        300.0
+    )
     consumer_auto_offset_reset: Annotated[
-        Reset, "where an instance starts that has no committed offset: earliest or latest"
+        Reset, "where an instance without a committed offset starts: earliest or latest"
     ] = "earliest"
-    idempotency_retention: Annotated[Retention, "seconds an Idempotency-Key is remembered"] = 86400.0
+    idempotency_retention: Annotated[Retention, "seconds that an Idempotency-Key is remembered"] = 86400.0
     callback_secret: Annotated[
-        Secrets, "secrets that sign callbacks, each of them each callback; empty: one is made and kept in data_dir"
+        Secrets, "secrets that all sign each callback; empty: the server creates one and keeps it in data_dir"
     ] = field(default=(), repr=False)
     callback_allow: Annotated[
-        Hosts, "hosts that callbacks may go to wherever they are: names, *.example.org, addresses, networks"
+        Hosts, "hosts that callbacks may reach at private addresses, too: names, *.example.org, addresses, networks"
     ] = ()
-    callback_hosts: Annotated[Hosts, "the only hosts that callbacks may go to; empty: any that is public"] = ()
-    callback_timeout: Annotated[Seconds, "seconds until a receiver must have answered a callback"] = 10.0
-    callback_retry_for: Annotated[LongSeconds, "seconds that a callback is tried again for, 0 for once only"] = 3600.0
-    callback_workers: Annotated[Count, "callbacks under way at the same time, half of them to one host"] = 8
-    # The sections may hold passwords: they stay out of the repr.
+    callback_hosts: Annotated[Hosts, "the only hosts that callbacks may reach; empty: all public hosts"] = ()
+    callback_timeout: Annotated[Seconds, "seconds that a receiver has to answer a callback"] = 10.0
+    callback_retry_for: Annotated[LongSeconds, "seconds that a failed callback is retried; 0: no retries"] = 3600.0
+    callback_workers: Annotated[
+        Count, "maximum number of callbacks at the same time, at most half of them to one host"
+    ] = 8
+    # The sections may hold passwords, so the repr does not show them.
     kafka: Annotated[Section, "kafka-python's settings for all clients: security_protocol, sasl_…, ssl_…"] = field(
         default_factory=dict, repr=False
     )
-    producer: Annotated[Section, "kafka-python's settings for the producer, over those of kafka"] = field(
+    producer: Annotated[Section, "kafka-python's settings for the producer; they override kafka"] = field(
         default_factory=dict, repr=False
     )
-    consumer: Annotated[Section, "kafka-python's settings for reading, over those of kafka"] = field(
+    consumer: Annotated[Section, "kafka-python's settings for reading; they override kafka"] = field(
         default_factory=dict, repr=False
     )
-    admin: Annotated[Section, "kafka-python's settings for the admin client, over those of kafka"] = field(
+    admin: Annotated[Section, "kafka-python's settings for the admin client; they override kafka"] = field(
         default_factory=dict, repr=False
     )
-    schema_registry: Annotated[Section, "the schema registry that avro, protobuf and jsonschema need: url, …"] = field(
+    schema_registry: Annotated[Section, "the schema registry for avro, protobuf and jsonschema: url, …"] = field(
         default_factory=dict, repr=False
     )
-    serializers: Annotated[Sections, "settings of each serialiser, by its name"] = field(
+    serializers: Annotated[Sections, "settings of each serializer, by its name"] = field(
         default_factory=dict, repr=False
     )
-    topics: Annotated[Sections, "formats of topics by patterns of their names, where a request names none"] = field(
-        default_factory=dict
-    )
+    topics: Annotated[Sections, "default formats of topics, by a pattern of their names"] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        placed = str(self.data_dir.expanduser()).replace("{port}", str(self.port))
-        object.__setattr__(self, "data_dir", Path(placed))
+        path = str(self.data_dir.expanduser()).replace("{port}", str(self.port))
+        object.__setattr__(self, "data_dir", Path(path))
 
     @property
     def host(self) -> str:
@@ -223,57 +231,76 @@ class Config:
 
 
 class Setting(NamedTuple):
-    """A field of `Config` that can be set. `kind` is its type without constraints, `takes` says what it accepts."""
+    """A field of `Config` that can be set.
+
+    `expected` describes the values that it accepts, `type` is its type without constraints, `hint` with them.
+    """
 
     name: str
     help: str
-    takes: str
-    kind: Any
+    expected: str
+    type: Any
     hint: Any
 
     @property
     def is_section(self) -> bool:
-        return get_origin(self.kind) is Mapping
+        return get_origin(self.type) is Mapping
 
     @property
     def depth(self) -> int:
-        """How many names lead to a value of a section: its own key, or a key in the table of a name."""
+        """The number of names below a section that lead to a value: its key, or a table's name and a key in it."""
         if not self.is_section:
             return 0
-        return 2 if get_origin(get_args(self.kind)[1]) is Mapping else 1
+        return 2 if get_origin(get_args(self.type)[1]) is Mapping else 1
 
     @property
     def is_list(self) -> bool:
-        return get_origin(self.kind) is tuple
+        return get_origin(self.type) is tuple
 
 
-def _settings() -> Iterator[Setting]:
-    for name, hint in get_type_hints(Config, include_extras=True).items():
+def settings_of(holder: type) -> Iterator[Setting]:
+    """Yield the settings that a class declares: its annotated fields."""
+    for name, hint in get_type_hints(holder, include_extras=True).items():
         if get_origin(hint) is Annotated:
-            kind, *about = get_args(hint)
-            takes = next(each.description for each in about if isinstance(each, Meta) and each.description)
-            yield Setting(name, about[-1], takes, kind, hint)
+            type_, *annotations = get_args(hint)
+            expected = next(each.description for each in annotations if isinstance(each, Meta) and each.description)
+            yield Setting(name, annotations[-1], expected, type_, hint)
 
 
-SETTINGS: Mapping[str, Setting] = {each.name: each for each in _settings()}
+SETTINGS: Mapping[str, Setting] = {each.name: each for each in settings_of(Config)}
+
+RENAMED_SETTINGS: Mapping[str, str] = {"threadless_publish": "fast_path"}
+"""Old names that all sources accept until 2.0, and the new names."""
+
+
+def deprecation_warnings(config: Config) -> Iterator[str]:
+    """A sentence for each deprecated setting that is given."""
+    for old, new in RENAMED_SETTINGS.items():
+        if source := config.sources.get(old):
+            yield f"{old} is now {new}; the old name will be removed in 2.0. Its source: {source}."
+    if source := config.sources.get("server"):
+        yield f"The setting server ({source}) has no effect: gunicorn is the only server."
 
 
 _SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))
 _SECRET_PART = re.compile(r"passw|passphrase|secret|token|credential|apikey|privatekey")
-_NAMES_ANOTHER = frozenset(("file", "path", "url", "uri", "ttl", "provider", "location", "format", "type"))
-"""Last words of what is about a secret and not one itself: `key_format`, `token_url`."""
+_PUBLIC_WORDS = frozenset(("file", "path", "url", "uri", "ttl", "provider", "location", "format", "type"))
+"""Last words of names that are about a secret but do not hold one: `key_format`, `token_url`."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of a setting of this name is not to be shown. Names in [topics] are patterns and no secrets."""
+    """Whether the value of the setting with this dotted name must not be shown.
+
+    The names in [topics] are patterns, so they are not secrets.
+    """
     if name.startswith("topics."):
         return False
-    own = name.rpartition(".")[2]
-    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own).lower())
-    if not words or words[-1] in _NAMES_ANOTHER:
+    key = name.rpartition(".")[2]
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower())
+    if not words or words[-1] in _PUBLIC_WORDS:
         return False
-    marked = words[-1] == "key" or not _SECRET_WORDS.isdisjoint(words)
-    return bool(marked or _SECRET_PART.search("".join(words)))
+    has_secret_word = words[-1] == "key" or not _SECRET_WORDS.isdisjoint(words)
+    return bool(has_secret_word or _SECRET_PART.search("".join(words)))
 
 
 _URL_PASSWORD = re.compile(r"""(://[^/@\s:"']*):(?:(?!://)[^\s"'])*@""")
@@ -281,5 +308,5 @@ _QUERY_PASSWORD = re.compile(r"""([?&][^=&\s]*(?:passw|secret|token)[^=&\s]*=)[^
 
 
 def without_passwords(text: str) -> str:
-    """A text without the passwords of the URLs in it."""
+    """Hide the passwords in the URLs of a text."""
     return _QUERY_PASSWORD.sub(r"\1(hidden)", _URL_PASSWORD.sub(r"\1:(hidden)@", text))

@@ -1,12 +1,12 @@
-"""Where settings come from: defaults < TOML file < environment (`KAFKA_HTTP_WORKERS=4`, `__` nests) < flags.
+"""Sources of settings: defaults < TOML file < environment (`KAFKA_HTTP_WORKERS=4`, `__` nests) < flags.
 
-What is unknown or ill-typed is a `ConfigError` that names the setting and its source.
+An unknown setting or a wrong value is a `ConfigError` that names the setting and its source.
 """
 
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.config.settings import SETTINGS, is_secret, without_passwords
+from kafka_http.config.settings import RENAMED_SETTINGS, SETTINGS, Setting, is_secret, without_passwords
 from kafka_http.config.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
-_OF_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
-"""A service called kafka-http puts such variables into every pod of its namespace; they are not settings."""
+_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
+"""Kubernetes sets such variables in every pod beside a service called kafka-http; they are not settings."""
 
 
 def load_config(
@@ -27,120 +27,139 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The settings of this process.
+    """Load the settings of this process.
 
-    `flags` and `defaults` map a setting to its value (a section to a mapping); a text is read as the environment's
-    are. The flag `config` or KAFKA_HTTP_CONFIG names the TOML file. Raises `ConfigError`.
+    `flags` and `defaults` map a setting to its value (a section to a mapping); they may have texts as the environment
+    does. `environ` defaults to the environment of the process. The flag `config` or KAFKA_HTTP_CONFIG names the TOML
+    file. Raises `ConfigError`.
     """
     flags = dict(flags or {})
     environ = os.environ if environ is None else environ
     file = flags.pop("config", None) or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    given = [*_from_mapping(defaults or {}, "default", text=True)]
+    values = [*_from_mapping(defaults or {}, "default", parse_text=True)]
     if file:
-        given += _from_file(Path(file))
-    given += _from_environment(environ)
-    given += _from_mapping(flags, "command line", text=True)
-    return _put_together(given)
+        values += _from_file(Path(file))
+    values += _from_environment(environ)
+    values += _from_mapping(flags, "command line", parse_text=True)
+    return _combine(values)
 
 
-class _Given(NamedTuple):
-    """A value and where it came from. `text`: to be read as TOML, else as it stands."""
+class _SourceValue(NamedTuple):
+    """A value and its source. `path` are the names that lead to it. `is_text` says that it may be TOML."""
 
     path: tuple[str, ...]
     value: Any
     source: str
-    text: bool
+    is_text: bool
 
     @property
     def name(self) -> str:
         return ".".join(self.path)
 
+    @property
+    def setting_name(self) -> str:
+        return RENAMED_SETTINGS.get(self.path[0], self.path[0])
 
-def _from_file(file: Path) -> Iterator[_Given]:
+    @property
+    def setting(self) -> Setting:
+        return SETTINGS[self.setting_name]
+
+
+def _from_file(file: Path) -> Iterator[_SourceValue]:
     try:
         tables = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"The settings file {file} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise ConfigError(f"The settings file {file} is not TOML: {error}.") from None
-    return _from_mapping(tables, str(file), text=False)
+    return _from_mapping(tables, str(file), parse_text=False)
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_SourceValue]:
     for variable, value in environ.items():
         rest = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if rest in (variable, "CONFIG") or _is_of_kubernetes(rest, value):
+        if rest in (variable, "CONFIG") or _is_from_kubernetes(rest, value):
             continue
         path = tuple(rest.lower().split("__"))
-        yield from _from_value(path, value, f"environment {variable}", text=True)
+        yield from _flatten(path, value, f"environment {variable}", parse_text=True)
 
 
-def _is_of_kubernetes(rest: str, value: str) -> bool:
-    return _OF_KUBERNETES.match(rest) is not None or (rest == "PORT" and "://" in value)
+def _is_from_kubernetes(rest: str, value: str) -> bool:
+    return _KUBERNETES.match(rest) is not None or (rest == "PORT" and "://" in value)
 
 
-def _from_mapping(values: Mapping[str, Any], source: str, *, text: bool) -> Iterator[_Given]:
+def _from_mapping(values: Mapping[str, Any], source: str, *, parse_text: bool) -> Iterator[_SourceValue]:
     for name, value in values.items():
-        yield from _from_value((name,), value, source, text=text)
+        yield from _flatten((name,), value, source, parse_text=parse_text)
 
 
-def _from_value(path: tuple[str, ...], value: Any, source: str, *, text: bool) -> Iterator[_Given]:
-    """A section's values one by one, so that each source may give some of them."""
-    if path[0] in SETTINGS and SETTINGS[path[0]].is_section:
-        if len(path) == 1 and text and isinstance(value, str):
-            value = _as_toml(value, value)
+def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool) -> Iterator[_SourceValue]:
+    """Yield the values of a section one by one, so that each source can set some of them."""
+    leaf = _SourceValue(path, value, source, parse_text and isinstance(value, str))
+    if leaf.setting_name in SETTINGS and leaf.setting.is_section:
+        if len(path) == 1 and leaf.is_text:
+            value = _parse_toml(value)
         if isinstance(value, Mapping):
             for key, inner in value.items():
-                yield from _from_value((*path, str(key)), inner, source, text=text)
+                yield from _flatten((*path, str(key)), inner, source, parse_text=parse_text)
             return
-    yield _Given(path, value, source, text and isinstance(value, str))
+    yield leaf
 
 
-def _put_together(given: list[_Given]) -> Config:
+def _combine(given: list[_SourceValue]) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    first: dict[str, _SourceValue] = {}
     for each in given:
         _check_name(each)
-        if SETTINGS[each.path[0]].is_section:
-            _put_in(values.setdefault(each.path[0], {}), each)
+        _check_same_name(first.setdefault(each.setting_name, each), each)
+        if each.setting.is_section:
+            _insert(values.setdefault(each.setting_name, {}), each)
         else:
-            values[each.path[0]] = _converted(each)
-        sources[each.name] = each.source
+            values[each.setting_name] = _convert(each)
+        sources[each.name] = sources[".".join((each.setting_name, *each.path[1:]))] = each.source
     return Config(**values, sources=sources)
 
 
-def _check_name(given: _Given) -> None:
-    name, *inner = given.path
-    setting = SETTINGS.get(name)
-    if setting is None or (inner and not setting.is_section):
-        near = nearest(name, SETTINGS)
-        hint = f" Did you mean {near}?" if near else " `kafka-http config` lists those there are."
-        raise ConfigError(f"There is no setting {given.name} ({given.source}).{hint}")
-    if len(inner) < setting.depth or not all(inner):
-        raise _wrong(given)
+def _check_name(given: _SourceValue) -> None:
+    inner = given.path[1:]
+    if given.setting_name not in SETTINGS or (inner and not given.setting.is_section):
+        otherwise = "Run `kafka-http config` for a list of all settings."
+        raise unknown_setting(given.name, given.path[0], given.source, SETTINGS, otherwise)
+    if len(inner) < given.setting.depth or not all(inner):
+        raise _invalid(given)
 
 
-def _put_in(section: dict[str, Any], given: _Given) -> None:
+def _check_same_name(first: _SourceValue, second: _SourceValue) -> None:
+    """Reject a setting that is given under its old and its new name."""
+    if first.path[0] != second.path[0]:
+        raise ConfigError(
+            f"The settings {first.path[0]} ({first.source}) and {second.path[0]} ({second.source}) are the same "
+            f"setting. Keep only {first.setting_name}."
+        )
+
+
+def _insert(section: dict[str, Any], given: _SourceValue) -> None:
     for key in given.path[1:-1]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise _wrong(given)
-    value = given.value
-    if given.text:
-        value = _as_toml(value, value)
-        if is_secret(given.name) and not isinstance(value, str):
-            value = given.value  # a password of digits is still a text
+            raise _invalid(given)
+    value = _parse_toml(given.value) if given.is_text else given.value
+    if is_secret(given.name) and given.is_text and not isinstance(value, str):
+        value = given.value  # a password of digits is a text
     section[given.path[-1]] = value
 
 
-def _converted(given: _Given) -> Any:
-    setting, value = SETTINGS[given.path[0]], given.value
-    readings = [(_as_toml(value, value), True), (value, False)] if given.text else [(value, True)]
-    for reading, strict in readings:
-        listed = _as_list(reading) if setting.is_list else reading
+def _convert(given: _SourceValue) -> Any:
+    """The value as the type of its setting. A text is read as TOML, else as it is."""
+    setting, value = given.setting, given.value
+    # A text from the environment may be TOML, but `10.0.0.0/8` and `1.2.3.4` are not.
+    candidates = [(_parse_toml(value), True), (value, False)] if given.is_text else [(value, True)]
+    for candidate, strict in candidates:
+        listed = _as_list(candidate) if setting.is_list else candidate
         with suppress(msgspec.ValidationError):
             return msgspec.convert(listed, setting.hint, strict=strict, dec_hook=_decode)
-    raise _wrong(given)
+    raise _invalid(given)
 
 
 def _as_list(value: Any) -> Any:
@@ -149,26 +168,42 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _decode(kind: type, value: Any) -> Any:
-    if isinstance(value, kind):
+def _decode(type_: type, value: Any) -> Any:
+    """Convert to one of our types that msgspec does not know."""
+    if isinstance(value, type_):
         return value
     if not isinstance(value, str) or not value:
         raise ValueError
-    return kind(value)
+    return type_(value)
 
 
-def _as_toml(text: str, otherwise: Any) -> Any:
-    """A text's value as TOML, where it is exactly one value that a setting can have."""
+def _parse_toml(text: str) -> Any:
+    """The TOML value of a text, if it is exactly one value that a setting can have; else the text."""
     try:
-        read = tomllib.loads(f"value = {text}")
+        parsed = tomllib.loads(f"value = {text}")
     except ValueError:
-        return otherwise
-    value = read.pop("value")
-    return value if not read and isinstance(value, str | int | float | list | dict) else otherwise
+        return text
+    value = parsed.pop("value")
+    return value if not parsed and isinstance(value, str | int | float | list | dict) else text
 
 
-def _wrong(given: _Given) -> ConfigError:
-    setting = SETTINGS[given.path[0]]
+def _invalid(given: _SourceValue) -> ConfigError:
+    setting = given.setting
     is_hidden = setting.is_section or is_secret(setting.name) or "@" in str(given.value)  # a URL may have a password
-    shown = "" if is_hidden else f", not {without_passwords(repr(given.value))}"
-    return ConfigError(f"The setting {given.name} ({given.source}) takes {setting.takes}{shown}.")
+    shown = "" if is_hidden else without_passwords(repr(given.value))
+    return wrong_setting(setting._replace(name=given.name), given.source, f", got {shown}" if shown else "")
+
+
+def unknown_setting(name: str, key: str, source: str, known: Collection[str], otherwise: str) -> ConfigError:
+    """Return the error for a setting that does not exist. It suggests the known name that is most like `key`.
+
+    `otherwise` is the last sentence if none is similar.
+    """
+    suggestion = nearest(key, known)
+    hint = f"Did you mean {suggestion}?" if suggestion else otherwise
+    return ConfigError(f"The setting {name} ({source}) does not exist. {hint}")
+
+
+def wrong_setting(setting: Setting, source: str, shown: str = "") -> ConfigError:
+    """Return the error for a value that a setting does not accept. `shown` is the end of the sentence: the value."""
+    return ConfigError(f"The setting {setting.name} ({source}) must be {setting.expected}{shown}.")

@@ -1,1 +1,1 @@
-"""The embedded Apache Kafka: from a list of jars to a broker that answers, for `kafka-http demo` and for the tests."""
+"""The embedded Apache Kafka and schema registry, for `kafka-http demo`, `kafka-http bench` and the tests."""

@@ -1,4 +1,4 @@
-"""What the demo fetches from Maven Central, each by its coordinates and with the SHA-256 sum that it must have."""
+"""Downloads from Maven Central, verified by their SHA-256 sums."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,13 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from kafka_http.demo.errors import DemoError
+from kafka_http.demo.local_resources import DemoError
 from kafka_http.errors import how_to_install
 
 _OnBytes = Callable[[int], None]
 
 
 class Artifact(NamedTuple):
+    """A file in a Maven repository: its coordinates and the SHA-256 sum that it must have."""
+
     group: str
     artifact: str
     version: str
@@ -26,77 +28,77 @@ class Artifact(NamedTuple):
         return "-".join(filter(None, (self.artifact, self.version, self.classifier))) + f".{self.packaging}"
 
     def path_in(self, repository: Path) -> Path:
-        """Where Maven keeps it below a local repository."""
+        """The path that Maven uses in a local repository."""
         return repository.joinpath(*self.group.split("."), self.artifact, self.version, self.file_name)
 
-    def is_whole(self, path: Path) -> bool:
-        """Whether the file has the sum that it must have."""
+    def has_right_sum(self, path: Path) -> bool:
+        """Whether the file has the expected SHA-256 sum."""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
 
 
-def fetch(
+def download(
     artifacts: Sequence[Artifact],
     product: str,
     directory: Path,
-    keep: Callable[[Artifact, Path], object],
+    store: Callable[[Artifact, Path], object],
     remote: str | None = None,
 ) -> None:
-    """Fetch each into a directory beside and let `keep` move it to its place in `directory`; a bar on stderr meanwhile.
+    """Download each artifact to a temporary directory in `directory` and verify it, with a progress bar on stderr.
 
-    Nothing whose sum differs gets to `keep`. `remote` is the URL of another repository than Maven Central. Raises
-    `DemoError`, which names the `product`.
+    `store` is called with each verified file and moves it to its place. `product` is named in errors. `remote` is the
+    URL of a repository to use in place of Maven Central. Raises `DemoError`.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
-            for artifact in artifacts if len(artifacts) == 1 else _counted(artifacts, product):
-                fetched = _download(artifact, product, Path(incoming), remote, in_bytes=len(artifacts) == 1)
-                _check(artifact, product, fetched)
-                keep(artifact, fetched)
+            for artifact in artifacts if len(artifacts) == 1 else _with_progress(artifacts, product):
+                file = _download(artifact, product, Path(incoming), remote, show_bytes=len(artifacts) == 1)
+                _check(artifact, product, file)
+                store(artifact, file)
     except ModuleNotFoundError as error:
         raise DemoError(f"The demo needs the Python package {error.name}. {how_to_install('demo')}") from error
-    except OSError as error:  # not the network's errors: those have become a DemoError
-        raise DemoError(f"Cannot keep {product} in {directory}: {error.strerror or error}.") from error
+    except OSError as error:  # of the file system: network errors are a DemoError by now
+        raise DemoError(f"Cannot store {product} in {directory}: {error.strerror or error}.") from error
 
 
-def _counted(artifacts: Sequence[Artifact], product: str) -> Iterator[Artifact]:
+def _with_progress(artifacts: Sequence[Artifact], product: str) -> Iterator[Artifact]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    yield from tqdm(artifacts, desc=f"Fetching {product}", unit="jar", leave=False)
+    yield from tqdm(artifacts, desc=f"Downloading {product}", unit="jar", leave=False)
 
 
 @contextmanager
-def _in_bytes(file_name: str, size: int) -> Iterator[_OnBytes]:
+def _byte_progress(file_name: str, size: int) -> Iterator[_OnBytes]:
     from tqdm import tqdm
 
     bar: Any
-    with tqdm(desc=f"Fetching {file_name}", total=size, unit="B", unit_scale=True, leave=False) as bar:
+    with tqdm(desc=f"Downloading {file_name}", total=size, unit="B", unit_scale=True, leave=False) as bar:
         yield bar.update
 
 
-def _download(artifact: Artifact, product: str, incoming: Path, remote: str | None, in_bytes: bool) -> Path:
-    """jgo writes straight to the final name, and takes what is there for whole: hence a directory apart."""
+def _download(artifact: Artifact, product: str, incoming: Path, remote: str | None, *, show_bytes: bool) -> Path:
+    """Download with jgo, which writes to the final name at once. That is why `incoming` is a temporary directory."""
     from jgo.maven import MavenContext
     from jgo.maven import PythonResolver as Resolver
     from requests import RequestException
 
-    shown: Callable[[str, int], AbstractContextManager[_OnBytes]] | None = _in_bytes if in_bytes else None
+    progress: Callable[[str, int], AbstractContextManager[_OnBytes]] | None = _byte_progress if show_bytes else None
     repositories = {"remote": remote} if remote else None
-    context = MavenContext(Resolver(progress_callback=shown), repo_cache=incoming, remote_repos=repositories)
+    context = MavenContext(Resolver(progress_callback=progress), repo_cache=incoming, remote_repos=repositories)
     component = context.project(artifact.group, artifact.artifact).at_version(artifact.version)
     try:
         return component.artifact(artifact.classifier, artifact.packaging).resolve()
     except (RequestException, RuntimeError) as error:  # RuntimeError: any status but 200
         raise DemoError(
-            f"Cannot fetch {artifact.file_name}: Maven Central does not answer as it should. "
-            f"{product} is fetched once, for which the network is needed; start again when it is there."
+            f"Cannot download {artifact.file_name}: Maven Central is not reachable or returned an error. "
+            f"{product} is downloaded once and needs the network for it. Try again later."
         ) from error
 
 
-def _check(artifact: Artifact, product: str, fetched: Path) -> None:
-    if not artifact.is_whole(fetched):
+def _check(artifact: Artifact, product: str, file: Path) -> None:
+    if not artifact.has_right_sum(file):
         raise DemoError(
-            f"{artifact.file_name}, as it came from Maven Central, is not the one that {product} needs "
-            "(its SHA-256 sum differs): something between here and there changes it. Nothing of it was kept."
+            f"{artifact.file_name} from Maven Central is not the file that {product} needs: its SHA-256 sum differs. "
+            "Something on the network changed it. Nothing was stored."
         )

@@ -1,4 +1,4 @@
-"""`avro`: Avro's JSON encoding in requests and answers, its binary encoding in Kafka, the schema in the registry."""
+"""The format `avro`: Avro's JSON encoding for clients, its binary encoding in Kafka, schemas from the registry."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -8,12 +8,14 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from kafka_http.errors import InvalidValue
 from kafka_http.schemas.avro_depth import check_depth
-from kafka_http.schemas.avro_schema import AvroSchema
-from kafka_http.schemas.schema import Schema
+from kafka_http.schemas.avro_schema import AvroCompiler
+from kafka_http.schemas.registry import Schema
 from kafka_http.schemas.schema_serializer import Codec, SchemaSerializer
 
 
 class AvroSerializer(SchemaSerializer):
+    """Serializes with Avro schemas."""
+
     type = "AVRO"
 
     def compile(self, schema: Schema, dependencies: Sequence[tuple[str, Schema]]) -> Codec:
@@ -21,22 +23,26 @@ class AvroSerializer(SchemaSerializer):
 
 
 class AvroCodec:
-    """One schema, which may name the types of those it depends on, in their order."""
+    """Encodes and decodes messages of one schema. Safe in many threads."""
 
     def __init__(self, text: str, dependencies: Sequence[str] = ()) -> None:
-        """Raises `InvalidSchema`."""
-        compiled = AvroSchema()
+        """`dependencies` are the texts of the schemas that this one uses, in an order in which each can be compiled.
+
+        Raises `InvalidSchema`.
+        """
+        compiler = AvroCompiler()
         parsed: dict[str, Any] = {}
         for each in (*dependencies, text):
-            self._type = compiled.compile(each)
-            # a record around it, whose bytes are its own, for fastavro parses what is none again for each message
+            self._type = compiler.compile(each)
+            # fastavro parses a schema that is not a record again for each message: a record of one field has the same
+            # bytes as the field.
             fields = [{"name": "v", "type": self._type.schema}]
             self._schema = parse_schema({"type": "record", "name": f"m{len(parsed)}", "fields": fields}, parsed)
-        self._is_recursive = compiled.recursive
-        self._filled = compiled.filled
+        self._is_recursive = compiler.is_recursive
+        self._defaults_budget = compiler.defaults_budget
 
     def encode(self, data: Any) -> bytes:
-        self._filled.size = 0
+        self._defaults_budget.used = 0
         value = self._type.encode(data)
         buffer = BytesIO()
         schemaless_writer(buffer, self._schema, {"v": value})
@@ -52,8 +58,8 @@ class AvroCodec:
         try:
             message: Any = schemaless_reader(buffer, self._schema, None, return_named_type=True)
         except (EOFError, IndexError, UnicodeDecodeError):
-            raise InvalidValue("its bytes do not fit its schema") from None
+            raise InvalidValue("the bytes do not match the schema") from None
         if buffer.read(1):
-            raise InvalidValue("it goes on behind the end that its schema says")
+            raise InvalidValue("the message has more bytes than its schema describes")
         value, decode = message["v"], self._type.decode
         return value if decode is None else decode(value)

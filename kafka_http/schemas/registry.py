@@ -1,7 +1,7 @@
-"""The schema registry, any server with Confluent's API: schemas by id, by subject and version, and new ones.
+"""Client of the schema registry (any server with Confluent's API): schemas by id, by subject and version, new schemas.
 
-What a registry says of an id or of a numbered version never changes, so it is asked once. It may be away as long as all
-that is asked for is in the cache.
+The schema of an id or of a numbered version never changes, so it is fetched once. While the registry is down, cached
+schemas stay usable.
 """
 
 import time
@@ -17,14 +17,31 @@ from kafka_http.errors import InvalidSchema, RegistryUnavailable
 from kafka_http.schemas.loading_cache import LoadingCache
 from kafka_http.schemas.registry_connection import RegistryConnection, RegistryResponse
 from kafka_http.schemas.registry_settings import RegistrySettings
-from kafka_http.schemas.schema import Reference, Schema, SchemaType
 
+SchemaType = Literal["AVRO", "PROTOBUF", "JSON"]
 Version = int | Literal["latest"]
 MAX_REFERENCES = 100
-"""How many other schemas one may need, all told."""
+"""Other schemas that one schema may need, directly or not."""
 _MAX_ID = 2**31 - 1
 _OVERHEAD = 500
-"""Bytes that a schema in the cache takes beside its text, about."""
+"""Approximate bytes of a cached schema beside its text."""
+
+
+class Reference(Struct, frozen=True):
+    """A reference to another schema. `name` is what the text calls it: a full name, a file to import, or a URI."""
+
+    name: str
+    subject: str
+    version: int
+
+
+class Schema(Struct, frozen=True):
+    """A schema with its id, which is in each message written with it."""
+
+    id: int
+    type: SchemaType
+    text: str
+    references: tuple[Reference, ...] = ()
 
 
 class SchemaNotFound(InvalidSchema):
@@ -32,42 +49,40 @@ class SchemaNotFound(InvalidSchema):
 
 
 class SchemaRegistry:
-    """Schemas from the registry and its caches. Safe in many threads; connects when it is first asked.
+    """Schemas from the registry, cached. Safe in many threads; connects on first use.
 
-    Each method raises `RegistryUnavailable` where the registry has to be asked and does not answer within `timeout`,
-    `SchemaNotFound` where it has no such schema, `InvalidSchema` for one that is too large or that it refuses, and with
-    `blocking=False` `WouldBlock` where it would have to be asked.
+    Methods that ask the registry block for `timeout` at most. They raise `RegistryUnavailable` if it does not answer,
+    `SchemaNotFound` if it has no such schema, and `InvalidSchema` for a schema that is too large or that it rejects.
+    With `blocking=False` they raise `WouldBlock` instead of asking the registry.
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._connection = RegistryConnection(settings)
         self._settings = settings
         size = settings.cache_bytes
-        self._by_id: LoadingCache[int, Schema | SchemaNotFound] = LoadingCache(size, _weight, self._lifetime_of_id)
-        self._by_version: LoadingCache[tuple[str, Version], Schema] = LoadingCache(
-            size, _weight, self._lifetime_of_version
-        )
-        self._registered: LoadingCache[tuple[str, str, str], Schema] = LoadingCache(size, _weight)
+        self._by_id: LoadingCache[int, Schema | SchemaNotFound] = LoadingCache(size, _size, self._id_lifetime)
+        self._by_version: LoadingCache[tuple[str, Version], Schema] = LoadingCache(size, _size, self._version_lifetime)
+        self._registered: LoadingCache[tuple[str, str, str], Schema] = LoadingCache(size, _size)
 
     @property
     def name(self) -> str:
-        """The registry as an error calls it."""
+        """The registry's name in error messages."""
         return self._connection.name
 
     @property
     def cache_bytes(self) -> int:
-        """How many bytes of schemas a cache may hold."""
+        """Bytes of schemas that each cache may hold."""
         return self._settings.cache_bytes
 
     def by_id(self, schema_id: int, *, blocking: bool = True) -> Schema:
-        """The schema of an id."""
+        """Return the schema of an id."""
         found = self._by_id.get(schema_id, partial(self._fetch_id, schema_id), blocking=blocking)
-        if isinstance(found, SchemaNotFound):
+        if isinstance(found, SchemaNotFound):  # a new exception: one that is raised again grows its traceback
             raise SchemaNotFound(found.problem)
         return found
 
     def by_version(self, subject: str, version: Version, *, blocking: bool = True) -> Schema:
-        """A subject's schema. `latest` is asked for again after `latest_ttl`; while the registry is away it stays."""
+        """Return a subject's schema. `latest` is fetched again after `latest_ttl`, or kept if the registry is down."""
         fetch = partial(self._fetch_version, subject, version)
         return self._by_version.get((subject, version), fetch, blocking=blocking)
 
@@ -80,81 +95,83 @@ class SchemaRegistry:
         check: Callable[[], object] = lambda: None,
         blocking: bool = True,
     ) -> Schema:
-        """The schema of this text under the subject; registered where it is not there yet, and if `check` lets it."""
+        """Return the subject's schema with this text. If it is not registered, call `check` and register it.
+
+        `check` raises to refuse the schema.
+        """
         register = partial(self._register, subject, type_, text, check)
         return self._registered.get((subject, type_, text), register, blocking=blocking)
 
     def dependencies(self, schema: Schema) -> list[tuple[str, Schema]]:
-        """All the schemas that one needs, by the names they are referred to, each after those that it needs itself.
+        """Return all schemas that one needs, by the names of the references, each after those that it needs itself.
 
-        Raises `InvalidSchema` for a cycle, for two schemas of one name, and where there are too many.
+        Raises `InvalidSchema` for a cycle, for two schemas of the same name, and if there are too many.
         """
-        return _Closure(self, self._settings).of(schema)
+        return _DependencyWalk(self, self._settings).collect(schema)
 
-    def _lifetime_of_id(self, schema_id: int, found: Schema | SchemaNotFound) -> float:
+    def _id_lifetime(self, schema_id: int, found: Schema | SchemaNotFound) -> float:
         return float("inf") if isinstance(found, Schema) else self._settings.latest_ttl
 
-    def _lifetime_of_version(self, key: tuple[str, Version], found: Schema) -> float:
+    def _version_lifetime(self, key: tuple[str, Version], found: Schema) -> float:
         return self._settings.latest_ttl if key[1] == "latest" else float("inf")
 
     def _fetch_id(self, schema_id: int) -> Schema | SchemaNotFound:
-        missing = SchemaNotFound(f"the schema registry has none of the id {schema_id}.")
+        missing = SchemaNotFound(f"the schema registry has no schema with the id {schema_id}.")
         if not 0 <= schema_id <= _MAX_ID:
             return missing
-        answer = self._connection.ask("GET", f"/schemas/ids/{schema_id}")
-        return missing if answer.is_missing else self._schema(answer, schema_id)
+        response = self._connection.ask("GET", f"/schemas/ids/{schema_id}")
+        return missing if response.is_missing else self._to_schema(response, schema_id)
 
     def _fetch_version(self, subject: str, version: Version) -> Schema:
         try:
-            answer = self._connection.ask("GET", f"{_of(subject)}/versions/{version}")
+            response = self._connection.ask("GET", f"{_subject_path(subject)}/versions/{version}")
         except RegistryUnavailable:
-            old = self._by_version.peek((subject, version))
-            if old is None:
+            cached = self._by_version.peek((subject, version))
+            if cached is None:
                 raise
-            return old
-        if answer.is_missing:
+            return cached
+        if response.is_missing:
             raise SchemaNotFound(f"the schema registry has no version {version} of the subject {subject!r}.")
-        return self._remember(self._schema(answer))
+        schema = self._to_schema(response)
+        self._by_id.put(schema.id, schema)
+        return schema
 
     def _register(self, subject: str, type_: SchemaType, text: str, check: Callable[[], object]) -> Schema:
         self._check_size(len(text.encode()))
         body: Mapping[str, Any] = {"schema": text, **({} if type_ == "AVRO" else {"schemaType": type_})}
-        answer = self._connection.ask("POST", _of(subject), body)
-        if answer.is_missing:
+        # Look the text up first: that needs no right to register schemas.
+        response = self._connection.ask("POST", _subject_path(subject), body)
+        if response.is_missing:
             check()
-            answer = self._connection.ask("POST", f"{_of(subject)}/versions", body)
-        if answer.status >= 300:
-            raise InvalidSchema(f"the schema registry refuses it for the subject {subject!r}: {answer.problem}")
-        return self.by_id(self._decoded(answer).id)  # Apicurio's answer lacks its type
+            response = self._connection.ask("POST", f"{_subject_path(subject)}/versions", body)
+        if response.status >= 300:
+            raise InvalidSchema(f"the schema registry rejects it for the subject {subject!r}: {response.problem}")
+        return self.by_id(self._decode(response).id)  # Apicurio's response does not have the schema's type
 
-    def _remember(self, schema: Schema) -> Schema:
-        self._by_id.put(schema.id, schema)
-        return schema
+    def _to_schema(self, response: RegistryResponse, schema_id: int | None = None) -> Schema:
+        """Return the schema in a response. `schema_id` is its id if the response does not have it."""
+        if response.status >= 300:
+            raise InvalidSchema(f"the schema registry rejects the request: {response.problem}")
+        body = self._decode(response)
+        if body.type not in {"AVRO", "PROTOBUF", "JSON"}:
+            raise InvalidSchema(f"the schema has the unknown type {body.type!r}.")
+        self._check_size(len(body.schema.encode()))
+        return Schema(body.id if schema_id is None else schema_id, body.type, body.schema, body.references)  # type: ignore[arg-type]
 
-    def _schema(self, answer: RegistryResponse, schema_id: int | None = None) -> Schema:
-        """The schema of an answer, which names its id, or is the answer for one."""
-        if answer.status >= 300:
-            raise InvalidSchema(f"the schema registry refuses it: {answer.problem}")
-        told = self._decoded(answer)
-        if told.type not in {"AVRO", "PROTOBUF", "JSON"}:
-            raise InvalidSchema(f"it is of the type {told.type!r}, which is not known here.")
-        self._check_size(len(told.schema.encode()))
-        return Schema(told.id if schema_id is None else schema_id, told.type, told.schema, told.references)  # type: ignore[arg-type]
-
-    def _decoded(self, answer: RegistryResponse) -> "_Told":
+    def _decode(self, response: RegistryResponse) -> "_ResponseBody":
         try:
-            return _told.decode(answer.body)
+            return _body_decoder.decode(response.body)
         except msgspec.MsgspecError:
-            raise RegistryUnavailable(f"{self._connection.name} answers as no schema registry does.") from None
+            raise RegistryUnavailable(f"{self._connection.name} does not answer like a schema registry.") from None
 
     def _check_size(self, size: int) -> None:
         limit = self._settings.max_schema_bytes
         if size > limit:
-            raise InvalidSchema(f"it has {size} bytes; {limit} are the most it may have (max_schema_bytes).")
+            raise InvalidSchema(f"the schema has {size} bytes, the limit is {limit} (max_schema_bytes).")
 
 
-class _Told(Struct):
-    """An answer of the registry, as far as it matters. Avro is what it does not name."""
+class _ResponseBody(Struct):
+    """The fields of a registry's responses that are used. A registry may leave out the type of an Avro schema."""
 
     id: int = -1
     schema: str = ""
@@ -162,58 +179,58 @@ class _Told(Struct):
     references: tuple[Reference, ...] = ()
 
 
-_told = msgspec.json.Decoder(_Told)
+_body_decoder = msgspec.json.Decoder(_ResponseBody)
 
 
-class _Closure:
-    """All that a schema refers to, and what that refers to, while it is being put together."""
+class _DependencyWalk:
+    """Collects the schemas that one schema needs, directly or not."""
 
     def __init__(self, registry: SchemaRegistry, settings: RegistrySettings) -> None:
         self._registry = registry
         self._deadline = time.monotonic() + settings.timeout
-        self._limit = settings.max_schema_bytes
+        self._bytes_left = settings.max_schema_bytes
         self._found: dict[str, Schema] = {}
-        self._above: list[str] = []
+        self._ancestors: list[str] = []
 
-    def of(self, schema: Schema) -> list[tuple[str, Schema]]:
-        self._limit -= len(schema.text)
+    def collect(self, schema: Schema) -> list[tuple[str, Schema]]:
+        self._bytes_left -= len(schema.text)
         self._follow(schema)
         return list(self._found.items())
 
     def _follow(self, schema: Schema) -> None:
         for reference in schema.references:
-            found = self._look_up(reference)
+            found = self._fetch(reference)
             if reference.name in self._found:
                 if self._found[reference.name].id != found.id:
-                    raise InvalidSchema(f"it refers to two different schemas by the name {reference.name!r}.")
+                    raise InvalidSchema(f"two different schemas are referenced by the name {reference.name!r}.")
                 continue
-            self._above.append(reference.name)
-            self._count(found)
+            self._ancestors.append(reference.name)
+            self._check_limits(found)
             self._follow(found)
-            self._above.pop()
+            self._ancestors.pop()
             self._found[reference.name] = found
 
-    def _count(self, schema: Schema) -> None:
-        self._limit -= len(schema.text)
-        if len(self._found) + len(self._above) > MAX_REFERENCES or self._limit < 0:
+    def _check_limits(self, schema: Schema) -> None:
+        self._bytes_left -= len(schema.text)
+        if len(self._found) + len(self._ancestors) > MAX_REFERENCES or self._bytes_left < 0:
             raise InvalidSchema(
-                f"it refers to more than {MAX_REFERENCES} others, or is with them larger than a schema may be."
+                f"the schema needs more than {MAX_REFERENCES} other schemas, or is with them larger than "
+                "max_schema_bytes."
             )
 
-    def _look_up(self, reference: Reference) -> Schema:
-        if reference.name in self._above:
-            raise InvalidSchema(f"its references form a cycle through {reference.name!r}.")
+    def _fetch(self, reference: Reference) -> Schema:
+        if reference.name in self._ancestors:
+            raise InvalidSchema(f"the references form a cycle through {reference.name!r}.")
         if time.monotonic() > self._deadline:
-            raise RegistryUnavailable(f"{self._registry.name} takes too long to give all that a schema refers to.")
+            raise RegistryUnavailable(f"{self._registry.name} takes too long to return the references of a schema.")
         return self._registry.by_version(reference.subject, reference.version)
 
 
-def _of(subject: str) -> str:
-    """The path of a subject."""
+def _subject_path(subject: str) -> str:
     if subject in {"", ".", ".."}:
-        raise SchemaNotFound(f"{subject!r} is no subject of a schema registry.")
+        raise SchemaNotFound(f"{subject!r} is not a valid subject.")
     return f"/subjects/{quote(subject, safe='')}"
 
 
-def _weight(schema: Schema | SchemaNotFound) -> int:
+def _size(schema: Schema | SchemaNotFound) -> int:
     return _OVERHEAD + (len(schema.text) if isinstance(schema, Schema) else 0)

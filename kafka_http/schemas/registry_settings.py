@@ -1,16 +1,16 @@
 """The settings of the schema registry's client: the section `[schema_registry]`."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta, Struct
 
 from kafka_http.config import ConfigError
-from kafka_http.config.settings import MIB
+from kafka_http.config.settings import MIB, Bytes, Setting, settings_of
+from kafka_http.config.sources import unknown_setting, wrong_setting
 
 SECTION = "schema_registry"
 
@@ -20,63 +20,58 @@ Urls = Annotated[
     Meta(description="URLs such as http://registry:8081, commas between several, and no credentials in them"),
 ]
 Login = Annotated[str, Meta(pattern=r"^([^:]+:.*)?$", description="USER:PASSWORD")]
-Text = Annotated[str, Meta(pattern=r"^[!-~]*$", description="a text")]
+Token = Annotated[str, Meta(pattern=r"^[!-~]*$", description="a text")]
 File = Annotated[str, Meta(description="the path of a file that exists")]
 Password = Annotated[str, Meta(description="a text")]
 Timeout = Annotated[float, Meta(ge=0.1, le=60, description="a number of seconds from 0.1 to 60")]
 Lifetime = Annotated[float, Meta(ge=0, le=86400, description="a number of seconds from 0 to 86400")]
-Size = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
 
 
 class RegistrySettings(Struct, frozen=True, kw_only=True):
-    """What can be set of the registry's client."""
+    """The settings of the registry's client."""
 
-    url: Annotated[Urls, "the registry's addresses; the next is asked where one does not answer"] = ()
-    basic_auth: Annotated[Login, "USER:PASSWORD to send"] = ""
-    bearer_token: Annotated[Text, "token to send instead"] = ""
-    ca_file: Annotated[File, "certificates to trust, PEM; empty: the system's"] = ""
+    url: Annotated[Urls, "addresses of the registry; if one does not answer, the next is tried"] = ()
+    basic_auth: Annotated[Login, "USER:PASSWORD for basic authentication"] = ""
+    bearer_token: Annotated[Token, "token for bearer authentication"] = ""
+    ca_file: Annotated[File, "trusted certificates, PEM; empty: those of the system"] = ""
     certificate_file: Annotated[File, "client certificate, PEM"] = ""
-    key_file: Annotated[File, "its key, PEM; empty: in the same file"] = ""
-    key_password: Annotated[Password, "what that key is encrypted with"] = ""
-    timeout: Annotated[Timeout, "seconds until a question to the registry has failed, whatever was tried"] = 5.0
-    latest_ttl: Annotated[Lifetime, "seconds until it is asked again what a subject's latest schema is"] = 30.0
-    cache_bytes: Annotated[Size, "bytes of schemas that each of a worker's caches of them holds"] = 8 * MIB
-    max_schema_bytes: Annotated[Size, "largest schema, those included that it refers to"] = MIB // 2
+    key_file: Annotated[File, "key of the client certificate, PEM; empty: in the same file"] = ""
+    key_password: Annotated[Password, "password of that key"] = ""
+    timeout: Annotated[Timeout, "seconds until a request to the registry fails, all attempts included"] = 5.0
+    latest_ttl: Annotated[Lifetime, "seconds until the latest schema of a subject is fetched again"] = 30.0
+    cache_bytes: Annotated[Bytes, "bytes of schemas in each schema cache of a worker"] = 8 * MIB
+    max_schema_bytes: Annotated[Bytes, "largest schema, with the schemas it refers to"] = MIB // 2
 
     @classmethod
-    def of(cls, section: Mapping[str, Any], sources: Mapping[str, str]) -> Self:
-        """Check the section. Raises `ConfigError`, naming the setting and what it takes."""
+    def from_config(cls, section: Mapping[str, Any], sources: Mapping[str, str]) -> Self:
+        """Return the settings of a section. `sources` says where each setting comes from. Raises `ConfigError`."""
         values = {}
         for name, value in section.items():
-            where = f"The setting {SECTION}.{name} ({sources.get(f'{SECTION}.{name}', 'given in the program')})"
-            if name not in cls.__struct_fields__:
-                near = difflib.get_close_matches(name, cls.__struct_fields__, n=1)
-                hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(cls.__struct_fields__)}."
-                raise ConfigError(f"{where} is none of the schema registry's.{hint}")
-            values[name] = _checked(where, name, value)
+            full_name = f"{SECTION}.{name}"
+            source = sources.get(full_name, "given in the program")
+            if name not in SETTINGS:
+                raise unknown_setting(full_name, name, source, SETTINGS, f"Available: {', '.join(SETTINGS)}.")
+            values[name] = _checked(SETTINGS[name]._replace(name=full_name), value, source)
         if values.get("basic_auth") and values.get("bearer_token"):
-            raise ConfigError(f"Of {SECTION}.basic_auth and {SECTION}.bearer_token only one can be sent.")
+            raise ConfigError(f"{SECTION}.basic_auth and {SECTION}.bearer_token cannot be used together.")
         return cls(**values)
 
 
 def registry_setting_help() -> Mapping[str, str]:
-    """What each is for, by its name."""
-    return {name: get_args(hint)[-1] for name, hint in _hints().items()}
+    """Return what each setting is for, by its name."""
+    return {name: each.help for name, each in SETTINGS.items()}
 
 
-def _hints() -> Mapping[str, Any]:
-    return get_type_hints(RegistrySettings, include_extras=True)
+SETTINGS: Mapping[str, Setting] = {each.name: each for each in settings_of(RegistrySettings)}
 
 
-def _checked(where: str, name: str, value: Any) -> Any:
-    hint = _hints()[name]
-    if name == "url":
-        value = tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
+def _checked(setting: Setting, value: Any, source: str) -> Any:
+    if setting.is_list and isinstance(value, str):
+        value = tuple(filter(None, re.split(r"[,\s]+", value)))
     try:
-        converted = msgspec.convert(value, hint)
+        converted = msgspec.convert(value, setting.hint)
     except msgspec.ValidationError:
-        takes = next(each.description for each in get_args(hint) if isinstance(each, Meta) and each.description)
-        raise ConfigError(f"{where} takes {takes}.") from None
-    if converted and name.endswith("_file") and not Path(converted).is_file():
-        raise ConfigError(f"{where} takes the path of a file that exists.")
+        raise wrong_setting(setting, source) from None
+    if converted and setting.name.endswith("_file") and not Path(converted).is_file():
+        raise wrong_setting(setting, source)
     return converted

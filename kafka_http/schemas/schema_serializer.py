@@ -1,6 +1,6 @@
-"""What the formats with schemas share: which schema a request means, the id before each message, compiled schemas.
+"""What the formats with schemas share: the schema of a request, the framing of messages, compiled schemas.
 
-A message is a zero byte, the schema's id in four bytes (big endian), and the body that the schema's codec writes:
+A message is a zero byte, the schema's id in four bytes (big endian), and the body that the schema's codec encodes:
 https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format
 """
 
@@ -24,19 +24,19 @@ from kafka_http.errors import (
 )
 from kafka_http.records import Headers
 from kafka_http.schemas.loading_cache import LoadingCache
-from kafka_http.schemas.registry import SchemaNotFound, SchemaRegistry
-from kafka_http.schemas.schema import Schema, SchemaType
+from kafka_http.schemas.registry import Schema, SchemaNotFound, SchemaRegistry, SchemaType, Version
 
 Role = Literal["key", "value"]
 _PREFIX = struct.Struct(">bI")
-_REFUSED_FOR = 60.0
-"""Seconds that a schema which cannot be compiled is remembered as such."""
+_INVALID_LIFETIME = 60.0
+"""Seconds until a schema that could not be compiled is compiled again."""
 
 
 class Codec(Protocol):
-    """A schema, compiled. Safe in many threads.
+    """A compiled schema. Safe in many threads.
 
-    `encode` raises `InvalidPayload` with the path to the fault; what else either raises refuses the record, too.
+    `encode` raises `InvalidPayload` with the path of a value that does not fit. Any other exception of either method
+    rejects the record too.
     """
 
     def encode(self, data: Any) -> bytes: ...
@@ -44,13 +44,13 @@ class Codec(Protocol):
     def decode(self, data: bytes) -> Any: ...
 
 
-class _Compiled(Struct):
+class _CachedCodec(Struct):
     codec: Codec | InvalidSchema
-    weight: int
+    size: int
 
 
 class SchemaSerializer(ABC):
-    """A format whose messages have their schema's id before them."""
+    """Base of the formats whose messages begin with the id of their schema."""
 
     type: ClassVar[SchemaType]
     immediate = True
@@ -58,15 +58,16 @@ class SchemaSerializer(ABC):
 
     def __init__(self, settings: Mapping[str, Any], *, registry: SchemaRegistry) -> None:
         self._registry = registry
-        self._codecs: LoadingCache[int, _Compiled] = LoadingCache(
-            registry.cache_bytes, lambda each: each.weight, _lifetime
+        self._codecs: LoadingCache[int, _CachedCodec] = LoadingCache(
+            registry.cache_bytes, lambda each: each.size, _codec_lifetime
         )
 
     @abstractmethod
     def compile(self, schema: Schema, dependencies: Sequence[tuple[str, Schema]]) -> Codec:
-        """The codec of a schema, given all that it refers to by the names it does so, dependencies first.
+        """Return the codec of a schema.
 
-        Raises `InvalidSchema`.
+        `dependencies` are all schemas that it needs, by the names of the references, each after those that it needs
+        itself. Raises `InvalidSchema`.
         """
 
     def for_request(
@@ -80,43 +81,40 @@ class SchemaSerializer(ABC):
         version: str | None = None,
         blocking: bool = True,
     ) -> "SchemaForRequest":
-        """Write with one schema: that of a text, which is registered, of an id, or of a subject and version.
+        """Return a serializer for one schema: that of a text (which is registered), an id, or a subject and version.
 
-        The subject is `<topic>-<role>` by default, the version the latest. Raises `InvalidSchema`, `MissingKeySchema`,
-        `MissingValueSchema` where nothing is named and nothing is there, `RegistryUnavailable`; with `blocking=False`
-        also `WouldBlock` where anything has to be waited for.
+        The default subject is `<topic>-<role>`, the default version the latest. Raises `InvalidSchema`,
+        `RegistryUnavailable`, and `MissingKeySchema` or `MissingValueSchema` if the request names no schema and the
+        default subject has none. With `blocking=False` raises `WouldBlock` instead of waiting.
         """
         if sum(each is not None for each in (schema, schema_id, version)) > 1 or (schema_id is not None and subject):
-            raise InvalidRequest(f"Several schemas are named for the {role}s: one of text, id and version is enough.")
-        of = subject or f"{topic}-{role}"
+            raise InvalidRequest(
+                f"The request names several schemas for the {role}s: send one of text, id and version."
+            )
+        target = subject or f"{topic}-{role}"
         if schema_id is not None:
             found = self._registry.by_id(schema_id, blocking=blocking)
         elif schema is not None:
             check = partial(self.compile, Schema(0, self.type, schema), ())
-            found = self._registry.register(of, self.type, schema, check=check, blocking=blocking)
+            found = self._registry.register(target, self.type, schema, check=check, blocking=blocking)
+        elif subject or version is not None:
+            found = self._registry.by_version(target, _parse_version(version), blocking=blocking)
         else:
-            found = self._of_subject(role, of, version, is_default=not subject and version is None, blocking=blocking)
+            found = self._default_schema(role, target, blocking=blocking)
         return SchemaForRequest(found.id, self._codec(found, blocking=blocking), self.deserialize)
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes:
         return self.for_request("value", topic).serialize(topic, headers, data)
 
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any:
-        """Read with the schema that the message names."""
-        schema_id, body = unframed(data)
+        """Read a message with the schema whose id it begins with."""
+        schema_id, body = split_message(data)
         return self._codec(self._registry.by_id(schema_id)).decode(body)
 
-    def _of_subject(self, role: Role, subject: str, version: str | None, *, is_default: bool, blocking: bool) -> Schema:
-        number: int | Literal["latest"] = "latest"
-        if version not in {None, "latest"}:
-            if not (version.isascii() and version.isdigit() and len(version) < 10):
-                raise InvalidRequest(f"A version is a number or latest, not {version!r}.", field="version")
-            number = int(version)
+    def _default_schema(self, role: Role, subject: str, *, blocking: bool) -> Schema:
         try:
-            return self._registry.by_version(subject, number, blocking=blocking)
+            return self._registry.by_version(subject, "latest", blocking=blocking)
         except SchemaNotFound:
-            if not is_default:
-                raise
             missing = MissingKeySchema if role == "key" else MissingValueSchema
             raise missing(
                 f"Request includes {role}s but does not include {role} schema, and the schema registry has none under "
@@ -124,32 +122,44 @@ class SchemaSerializer(ABC):
             ) from None
 
     def _codec(self, schema: Schema, *, blocking: bool = True) -> Codec:
-        compiled = self._codecs.get(schema.id, partial(self._compiled, schema), blocking=blocking).codec
-        if isinstance(compiled, InvalidSchema):
-            raise InvalidSchema(compiled.problem)
-        return compiled
+        codec = self._codecs.get(schema.id, partial(self._load_codec, schema), blocking=blocking).codec
+        if isinstance(codec, InvalidSchema):  # a new exception: one that is raised again grows its traceback
+            raise InvalidSchema(codec.problem)
+        return codec
 
-    def _compiled(self, schema: Schema) -> _Compiled:
-        weight = len(schema.text)
+    def _load_codec(self, schema: Schema) -> _CachedCodec:
+        size = len(schema.text)
         try:
             if schema.type != self.type:
-                raise InvalidSchema(f"that of the id {schema.id} is one of {schema.type}, not of {self.type}.")
+                raise InvalidSchema(f"the schema with the id {schema.id} is one of {schema.type}, not of {self.type}.")
             dependencies = self._registry.dependencies(schema)
-            weight += sum(len(each.text) for _, each in dependencies)
-            return _Compiled(self.compile(schema, dependencies), weight)
+            size += sum(len(each.text) for _, each in dependencies)
+            return _CachedCodec(self.compile(schema, dependencies), size)
         except InvalidSchema as error:
-            return _Compiled(error, weight)
+            return _CachedCodec(error, size)  # records with a bad schema must not compile it again each
 
 
-def unframed(data: bytes) -> tuple[int, bytes]:
-    """The id of a message's schema, and its body. Raises `InvalidValue`."""
+def _codec_lifetime(schema_id: int, cached: _CachedCodec) -> float:
+    return _INVALID_LIFETIME if isinstance(cached.codec, InvalidSchema) else float("inf")
+
+
+def _parse_version(version: str | None) -> Version:
+    if version is None or version == "latest":
+        return "latest"
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise InvalidRequest(f"The version must be a number or latest, got {version!r}.", field="version")
+    return int(version)
+
+
+def split_message(data: bytes) -> tuple[int, bytes]:
+    """Return the schema id and the body of a message. Raises `InvalidValue`."""
     if len(data) < _PREFIX.size or data[0]:
-        raise InvalidValue("it does not begin with a zero byte and the id of a schema")
+        raise InvalidValue("the bytes do not begin with a zero byte and the id of a schema")
     return _PREFIX.unpack_from(data)[1], data[_PREFIX.size :]
 
 
 class SchemaForRequest(Struct, frozen=True):
-    """Writes a request's messages with one schema."""
+    """Serializes the keys or the values of a request with one schema."""
 
     schema_id: int
     codec: Codec
@@ -161,10 +171,6 @@ class SchemaForRequest(Struct, frozen=True):
         except (InvalidPayload, Unavailable):
             raise
         except RecursionError:
-            raise InvalidPayload("nested too deeply") from None
+            raise InvalidPayload("the value is nested too deeply") from None
         except Exception as error:
             raise NotSerializable(str(error)) from error
-
-
-def _lifetime(schema_id: int, compiled: _Compiled) -> float:
-    return _REFUSED_FOR if isinstance(compiled.codec, InvalidSchema) else float("inf")

@@ -1,7 +1,7 @@
-"""How a value in JSON becomes the bytes that Kafka stores, and back.
+"""Load the serializers: the entry points of the group `kafka_http.serializers`, the built-in ones included.
 
-A serialiser is what an entry point of the group `kafka_http.serializers` makes when it is called with the settings of
-its name (`[serializers.NAME]`). It has kafka-python's signature. Ours come in by the same door as anybody's.
+A serializer converts a value in JSON to the bytes that Kafka stores, and back. Its methods have the signatures of
+kafka-python's serializers. The entry point is called with the settings of its name, `[serializers.NAME]`.
 """
 
 import inspect
@@ -18,27 +18,27 @@ from kafka_http.records import Headers
 from kafka_http.schemas.registry_settings import RegistrySettings
 
 if TYPE_CHECKING:
-    from kafka_http.schemas.registry import SchemaRegistry  # whose HTTP library is in an extra
+    from kafka_http.schemas.registry import SchemaRegistry  # its HTTP library is in an extra
 
 ENTRY_POINT_GROUP = "kafka_http.serializers"
 _NAME = re.compile(r"[a-z0-9_-]{1,50}")
 
 
 class Serializer(Protocol):
-    """`serialize` takes what `json.loads` gives and returns bytes; `deserialize` goes the other way.
+    """`serialize` takes what `json.loads` returns and returns bytes; `deserialize` does the reverse.
 
-    Null never gets here: it is a null in Kafka too. Any exception refuses the record, and its text tells the client
-    why. Called from many threads at once. These may be there besides:
+    Null is never passed: it is a null in Kafka too. Any exception rejects the record, and the client gets its text.
+    Many threads call a serializer at once. Optional attributes and methods:
 
-    * `json_text`: true for one that takes and returns the JSON text instead, as UTF-8 bytes, so that what the client
-      wrote is kept to the last digit.
-    * `verbatim`: true for one that stores JSON texts as they are; it is not called to do so.
-    * `for_request(role, topic, **params)`: called once for the keys and once for the values of a publish, `role` says
-      which, with what the request says of their schema: `schema`, `schema_id`, `subject`, `version`. It returns what
-      serialises them; if that has an attribute `schema_id` it is in the answer.
-    * `needs_schema`: true for one that `for_request` must be told a schema of by the REST Proxy v2 API.
-    * `immediate`: true for one that waits for nothing, such as an answer from elsewhere, so that an event loop may call
-      it. One with a `for_request` takes `blocking=False` there, and raises `WouldBlock` where it would wait.
+    * `json_text`: if true, `serialize` takes and `deserialize` returns the JSON text, as UTF-8 bytes, so that the
+      client's text is kept to the last digit.
+    * `verbatim`: if true, JSON texts are stored unchanged, and `serialize` is not called.
+    * `for_request(role, topic, **params)`: called once for the keys and once for the values of a publish (`role`), with
+      the request's parameters `schema`, `schema_id`, `subject` and `version`. Returns the serializer to use. If that
+      has an attribute `schema_id`, the response shows it.
+    * `needs_schema`: if true, a REST Proxy v2 publish must name a schema.
+    * `immediate`: if true, the serializer never blocks, so that an event loop may call it. If it has a `for_request`,
+      that takes `blocking=False` and raises `WouldBlock` instead of blocking.
     """
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes: ...
@@ -47,11 +47,11 @@ class Serializer(Protocol):
 
 
 class SerializerNotLoaded(ConfigError):
-    """A plug-in that cannot be used; the text names it and says why."""
+    """A serializer cannot be used. The message names it and the reason."""
 
 
 class Serializers(Struct, frozen=True):
-    """The serialisers there are, by name, and why others of those installed are not to be had."""
+    """The available serializers by name, and for installed ones that are not available the reason."""
 
     loaded: Mapping[str, Serializer]
     missing: Mapping[str, str]
@@ -60,34 +60,34 @@ class Serializers(Struct, frozen=True):
 def load_serializers(
     settings: Mapping[str, Mapping[str, Any]], registry: RegistrySettings | None = None
 ) -> Serializers:
-    """Make the serialisers that are installed. Raises `SerializerNotLoaded`, naming it.
+    """Create the installed serializers. Raises `SerializerNotLoaded`.
 
-    A factory with a parameter `registry` gets the `SchemaRegistry`, one for all. Where the settings name none such a
-    serialiser is missing; and so is one that needs an extra which is not installed.
+    An entry point with a parameter `registry` gets the `SchemaRegistry`, the same one for all. If no registry is
+    configured, or an extra is not installed, a serializer that needs it is missing; that is not an error.
     """
     found = _installed()
     for name in settings:
         if name not in found:
-            raise SerializerNotLoaded(f"[serializers.{name}] is set, but there is no serialiser {name!r} installed.")
+            raise SerializerNotLoaded(f"[serializers.{name}] is set, but no serializer {name!r} is installed.")
     return _Loader(settings, registry or RegistrySettings()).load(found)
 
 
 def _installed() -> dict[str, EntryPoint]:
-    """By name, which is part of a media type. Raises `SerializerNotLoaded`."""
+    """Return the entry points by name, which is part of a media type. Raises `SerializerNotLoaded`."""
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if not _NAME.fullmatch(entry.name):
             raise SerializerNotLoaded(
-                f"serialiser {entry.name!r} ({entry.value}) cannot be used: a name has 1 to 50 of a-z, 0-9, _ and -."
+                f"Serializer {entry.name!r} ({entry.value}) must have a name of 1 to 50 of a-z, 0-9, _ and -."
             )
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
-            raise SerializerNotLoaded(f"two serialisers are called {entry.name!r}: {other.value} and {entry.value}.")
+            raise SerializerNotLoaded(f"Two serializers are named {entry.name!r}: {other.value} and {entry.value}.")
     return found
 
 
 class _Missing(Exception):
-    """A serialiser is not to be had, and that is no fault."""
+    """A serializer is not available, which is not an error."""
 
 
 class _Loader:
@@ -101,49 +101,52 @@ class _Loader:
         missing: dict[str, str] = {}
         for name, entry in sorted(entries.items()):
             try:
-                loaded[name] = self._made(entry)
-            except _Missing as why:
-                missing[name] = str(why)
+                loaded[name] = self._create(entry)
+            except _Missing as reason:
+                missing[name] = str(reason)
             except ConfigError:
                 raise
             except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise SerializerNotLoaded(f"serialiser {name!r} ({entry.value}) cannot be loaded: {what}") from error
+                reason_text = f"{type(error).__name__}: {error}"
+                raise SerializerNotLoaded(
+                    f"Serializer {name!r} ({entry.value}) cannot be loaded: {reason_text}"
+                ) from error
         return Serializers(loaded, missing)
 
-    def _made(self, entry: EntryPoint) -> Serializer:
-        factory = _factory(entry)
-        wanted = {"registry": self._shared_registry(entry.name)} if _takes_registry(factory) else {}
-        made: Serializer = factory(self._settings.get(entry.name, {}), **wanted)
+    def _create(self, entry: EntryPoint) -> Serializer:
+        factory = _load(entry)
+        arguments = {"registry": self._shared_registry(entry.name)} if _takes_registry(factory) else {}
+        serializer: Serializer = factory(self._settings.get(entry.name, {}), **arguments)
         for method in ("serialize", "deserialize"):
-            if not callable(getattr(made, method, None)):
-                raise TypeError(f"what it makes has no method {method}")
-        return made
+            if not callable(getattr(serializer, method, None)):
+                raise TypeError(f"{type(serializer).__name__} has no method {method}")
+        return serializer
 
     def _shared_registry(self, name: str) -> "SchemaRegistry":
         if not self._registry_settings.url:
-            raise _Missing(f"The format {name!r} needs a schema registry: the setting schema_registry.url names it.")
+            raise _Missing(f"Format {name!r} needs a schema registry: set schema_registry.url.")
         if self._registry is None:
+            # Here, because the import needs the extra.
             from kafka_http.schemas.registry import SchemaRegistry
 
             self._registry = SchemaRegistry(self._registry_settings)
         return self._registry
 
 
-def _factory(entry: EntryPoint) -> Any:
+def _load(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except ModuleNotFoundError as error:
         if not entry.extras or (error.name or "").startswith("kafka_http"):
             raise
         extras, package = ",".join(entry.extras), entry.dist.name if entry.dist else ""
-        is_ours = package in {"", "kafka_http"}
-        how = how_to_install(extras) if is_ours else f"Run pip install '{package}[{extras}]'."
-        raise _Missing(f"The format {entry.name!r} needs more packages. {how}") from None
+        is_built_in = package in {"", "kafka_http"}
+        how = how_to_install(extras) if is_built_in else f"Run pip install '{package}[{extras}]'."
+        raise _Missing(f"Format {entry.name!r} needs more packages. {how}") from None
 
 
 def _takes_registry(factory: Any) -> bool:
     try:
         return "registry" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # it has none that Python can tell
+    except (TypeError, ValueError):  # Python cannot tell its signature
         return False

@@ -1,4 +1,4 @@
-"""The formats of a topic's keys and values where a request does not name them: the section `[topics]`."""
+"""The default formats of topics: the settings section `[topics]`."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -8,44 +8,44 @@ from kafka_http.config import ConfigError
 from kafka_http.errors import KafkaHttpError
 from kafka_http.topics import TopicPredicate, compile_pattern
 
-_REMEMBERED = 4096
+_CACHED_TOPICS = 4096
 
 
 class TopicFormat(NamedTuple):
-    """None where nothing is said."""
+    """The formats of a topic's keys and values if a request names none. None: no default."""
 
     key: str | None = None
     value: str | None = None
 
 
 class TopicFormats:
-    """The first pattern that matches a topic's whole name counts, in the order of the settings."""
+    """Finds the default formats of a topic: those of the first pattern that matches its whole name."""
 
     def __init__(self, topics: Mapping[str, Any], check: Callable[[str], None]) -> None:
-        """`check` raises for a name that no format has. Raises `ConfigError`."""
-        listed = [(_matches(pattern), _format(pattern, said, check)) for pattern, said in topics.items()]
+        """`check` raises for the name of a format that is not available. Raises `ConfigError`."""
+        formats = [(_compile(pattern), _parse(pattern, value, check)) for pattern, value in topics.items()]
 
         def find(topic: str) -> TopicFormat:
-            return next((format_ for matches, format_ in listed if matches(topic)), TopicFormat())
+            return next((format_ for matches, format_ in formats if matches(topic)), TopicFormat())
 
-        self.of = lru_cache(_REMEMBERED)(find)
+        self.find = lru_cache(_CACHED_TOPICS)(find)
 
 
-def _matches(pattern: str) -> TopicPredicate:
+def _compile(pattern: str) -> TopicPredicate:
     try:
         return compile_pattern(pattern, "pattern")
     except KafkaHttpError as error:
-        raise ConfigError(f"The setting topics.{pattern!r}: {error.message}") from None
+        raise ConfigError(f"topics.{pattern!r} is not a valid setting: {error.message}") from None
 
 
-def _format(pattern: str, said: Any, check: Callable[[str], None]) -> TopicFormat:
-    if not isinstance(said, Mapping) or not said or not said.keys() <= {"key", "value"}:
-        raise ConfigError(f'The setting topics.{pattern!r} takes key, value or both, such as {{value = "avro"}}.')
-    for role, name in said.items():
+def _parse(pattern: str, value: Any, check: Callable[[str], None]) -> TopicFormat:
+    if not isinstance(value, Mapping) or not value or not value.keys() <= {"key", "value"}:
+        raise ConfigError(f'topics.{pattern!r} must have key, value or both, such as {{value = "avro"}}.')
+    for role, name in value.items():
         try:
             check(name)
         except KafkaHttpError as error:
-            raise ConfigError(f"The setting topics.{pattern!r}.{role}: {error.message}") from None
-        except TypeError:  # no text
-            raise ConfigError(f"The setting topics.{pattern!r}.{role} takes the name of a format.") from None
-    return TopicFormat(**said)
+            raise ConfigError(f"topics.{pattern!r}.{role} is not a valid setting: {error.message}") from None
+        except TypeError:  # an unhashable value
+            raise ConfigError(f"topics.{pattern!r}.{role} must be the name of a format.") from None
+    return TopicFormat(**value)

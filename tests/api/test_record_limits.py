@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.schemas.text_serializer import TextSerializer
+from kafka_http.schemas.schemaless_serializers import TextSerializer
 from tests.api.conftest import ClientFactory
 from tests.attempts import wait_for
 from tests.fakes import FakeBroker

@@ -61,4 +61,4 @@ def test_missing_registry_setting_is_named(make_client: ClientFactory, format_: 
     status, code, message = error(make_client().post("/topics/t", data=BODY, content_type=media_type))
 
     assert (status, code) == (415, 415)
-    assert f"{format_!r} needs a schema registry: the setting schema_registry.url names it" in message
+    assert f"{format_!r} needs a schema registry: set schema_registry.url" in message

@@ -90,13 +90,13 @@ def test_record_that_cannot_be_decoded_has_an_error(
 
     assert right["value"] == X5
     assert all("value" not in each for each in wrong)
-    reasons = ("zero byte", "zero byte", "none of the id 99", "PROTOBUF", "goes on")
+    reasons = ("zero byte", "zero byte", "no schema with the id 99", "PROTOBUF", "more bytes than its schema")
     for record, said in zip(wrong, reasons, strict=True):
         assert said in record["error"]["message"]
     assert [each.get("error", {}).get("error_code") for each in consumed] == [40801] * 5 + [None]
     assert consumed[0]["value"] == "eyJ4IjogNX0="
     assert consumed[5]["value"] == X5
-    assert len([each for each in registry.asked if each.endswith("/99")]) == 1
+    assert len([each for each in registry.requests if each.endswith("/99")]) == 1
 
 
 def test_key_that_cannot_be_decoded_is_shown_without_format(client: FlaskClient, broker: FakeBroker) -> None:

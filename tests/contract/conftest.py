@@ -10,8 +10,8 @@ import pytest
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.local_resources import free_ports
 from tests.fakes import FakeBroker
 from tests.freezing import frozen
 from tests.members import live_member

@@ -10,8 +10,8 @@ import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from kafka import KafkaAdminClient
 
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from tests.integration.service import Service
 
 ServiceFactory = Callable[..., Service]

@@ -1,4 +1,4 @@
-"""Clients that publish, read and acknowledge until they are told to stop, and remember each answer."""
+"""Clients that publish, read and acknowledge until they are stopped, and record each response."""
 
 import threading
 import time
@@ -17,11 +17,11 @@ Place = tuple[int, int]
 """Partition and offset."""
 
 PAUSE = 0.01
-"""Seconds between two requests of a client, that the load leaves something of the machine to what is tested."""
+"""Seconds between two requests of a client, so that the load does not use the whole machine."""
 
 
 class Answer(NamedTuple):
-    """What became of one request. `status` is None where the connection broke; `places` are those of the values."""
+    """The response to a request. `status` is None if the connection broke; `places` are those of the values."""
 
     kind: str
     request_id: str
@@ -35,13 +35,13 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """Clients of one topic, one request after the other each, every one on a connection of its own."""
+    """Clients of one topic. Each has one request at a time, on its own connection."""
 
     def __init__(self, service: Service, topic: str, *, values: int = 5, pause: float = PAUSE) -> None:
-        """`values` are those of each publish, `pause` the seconds until the next one of a client."""
+        """Each publish has `values` values. A client waits for `pause` seconds between two publishes."""
         self.answers: list[Answer] = []
         self.in_flight: dict[str, float] = {}
-        """When each request began that has no answer yet, by its id."""
+        """The start time of each request without a response yet, by its id."""
         self._service = service
         self._values = values
         self._pause = pause
@@ -53,7 +53,7 @@ class Load:
         clients = [threading.Thread(target=self._publish, args=(f"p{number}",)) for number in range(publishers)]
         if consumers:
             clients += [threading.Thread(target=self._read), threading.Thread(target=self._acknowledge)]
-        assert self._service.post(f"{self._messages}?partition=0", json=["first"]).ok  # what is acknowledged
+        assert self._service.post(f"{self._messages}?partition=0", json=["first"]).ok  # the message to acknowledge
         for client in clients:
             client.start()
         try:
@@ -65,12 +65,12 @@ class Load:
 
     @property
     def acknowledged(self) -> dict[str, Place]:
-        """Where each value is that was answered with 200."""
+        """The place of each value in a response with 200."""
         published = [answer for answer in list(self.answers) if answer.kind == "publish" and answer.status == 200]
         return {value: place for answer in published for value, place in zip(answer.values, answer.places, strict=True)}
 
     def successes(self, kind: str, since: float = 0) -> list[Answer]:
-        """The answers with 2xx to requests that began then or later."""
+        """The 2xx responses to requests that began at `since` or later."""
         return [each for each in self.of(kind, since) if each.status in (200, 204)]
 
     def of(self, kind: str, since: float = 0) -> list[Answer]:
@@ -114,13 +114,13 @@ class Load:
 
 
 def stored_values(bootstrap_servers: str, topic: str, partitions: int) -> dict[Place, str]:
-    """What kafka-python reads of a topic: the values, without their quotes, by place."""
+    """Read a topic with kafka-python: the values without quotes, by place."""
     read = read_topic(bootstrap_servers, topic, partitions)
     return {(each.partition, each.offset): each.value.decode().strip('"') for each in read}
 
 
 def check_nothing_lost_or_doubled(load: Load, bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """All that was acknowledged is at the place answered, and no value at all is there twice."""
+    """Check that each acknowledged value is at its place, and that no value is there twice."""
     stored = stored_values(bootstrap_servers, topic, partitions)
     acknowledged = load.acknowledged
     assert {value: place for value, place in acknowledged.items() if stored.get(place) != value} == {}

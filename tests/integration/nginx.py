@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import wait_for
 from tests.integration.service import Service
 from tests.support.manual import page

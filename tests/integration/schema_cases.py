@@ -1,4 +1,4 @@
-"""Values of each format with a schema: what comes back for each, or what is wrong with it."""
+"""Values of each format with a schema, with the value that is read or the error."""
 
 import json
 from collections.abc import Iterator
@@ -16,43 +16,43 @@ DRAFTS = {
 
 
 class Wrong(NamedTuple):
-    """An error: its code, and a piece of what it says behind the record's index and whether key or value."""
+    """An error: its code, and a part of its message after the index of the record and the role."""
 
-    says: str
+    message: str
     code: int = 42206
 
 
 class Case(NamedTuple):
-    """`value` is that of a record, or its key as `role` says; `comes` what is read, where it is not the same."""
+    """`value` is the value of a record, or its key if `role` says so; `expected` is what is read, or the error."""
 
     format: str
     schema: str
     value: Any
-    comes: Any
+    expected: Any
     role: str = "value"
     references: tuple[tuple[str, str], ...] = ()
-    """Names and texts of the schemas that this one refers to."""
+    """Names and texts of the referenced schemas."""
 
 
 SAME = object()
 
 
-def avro(schema: Any, value: Any, comes: Any = SAME, **more: Any) -> Case:
-    return Case("avro", json.dumps(schema), value, value if comes is SAME else comes, **more)
+def avro(schema: Any, value: Any, expected: Any = SAME, **more: Any) -> Case:
+    return Case("avro", json.dumps(schema), value, value if expected is SAME else expected, **more)
 
 
-def protobuf(schema: str, value: Any, comes: Any = SAME, **more: Any) -> Case:
+def protobuf(schema: str, value: Any, expected: Any = SAME, **more: Any) -> Case:
     syntax = "" if schema.startswith("syntax") else 'syntax = "proto3"; '
-    return Case("protobuf", syntax + schema, value, value if comes is SAME else comes, **more)
+    return Case("protobuf", syntax + schema, value, value if expected is SAME else expected, **more)
 
 
-def jsonschema(schema: Any, value: Any, comes: Any = SAME, **more: Any) -> Case:
-    schema = {"$schema": DRAFTS["7"], **schema}  # Apicurio does not take it for one without, whatever type it is told
-    return Case("jsonschema", json.dumps(schema), value, value if comes is SAME else comes, **more)
+def jsonschema(schema: Any, value: Any, expected: Any = SAME, **more: Any) -> Case:
+    schema = {"$schema": DRAFTS["7"], **schema}  # Apicurio rejects a short schema without $schema
+    return Case("jsonschema", json.dumps(schema), value, value if expected is SAME else expected, **more)
 
 
 def record(name: str, /, *, default_: Any = SAME, **fields: Any) -> Any:
-    """An Avro record. `default_` is that of each of its fields, if any."""
+    """Return an Avro record. `default_` is the default of each field, if given."""
     more = {} if default_ is SAME else {"default": default_}
     listed = [{"name": field, "type": type_, **more} for field, type_ in fields.items()]
     return {"type": "record", "name": name, "namespace": "org.example", "fields": listed}
@@ -106,7 +106,9 @@ AVRO = {
     "record, a nested field": avro(
         CUSTOMER, {"name": "Ann", "address": {"zip": 1010}}, Wrong(".address.zip: expected string, got number")
     ),
-    "record, a missing field": avro(CUSTOMER, {"name": "Ann", "address": {}}, Wrong(".address.zip: is missing")),
+    "record, a missing field": avro(
+        CUSTOMER, {"name": "Ann", "address": {}}, Wrong(".address.zip: the field is missing")
+    ),
     "record, an unknown field": avro(
         CUSTOMER, {"name": "Ann", "address": {"zip": "1", "street": "x"}}, Wrong(".address.street: the record")
     ),
@@ -157,7 +159,7 @@ WELL_KNOWN = (
 INTS = "message I { int32 a_b = 1; int64 c = 2; uint32 d = 3; }"
 PLACE = "message Place { Inner inner = 1; repeated Inner all = 2; message Inner { string zip = 1; } }"
 EITHER = "message E { oneof it { string a = 1; int32 b = 2; } }"
-COLOUR = "message C { Colour c = 1; enum Colour { RED = 0; BLUE = 1; } }"
+COLOR = "message C { Color c = 1; enum Color { RED = 0; BLUE = 1; } }"
 POINT = 'syntax = "proto3"; package geo; message Point { optional double x = 1; }'
 FLOATS = "message F { optional double a = 1; optional float b = 2; }"
 PROTO2 = 'syntax = "proto2"; message P { required string a = 1; optional int32 b = 2 [default = 5]; }'
@@ -186,9 +188,9 @@ PROTOBUF = {
     "map, a key": protobuf("message M { map<int32, int32> m = 1; }", {"m": {"x": 1}}, Wrong(".m")),
     "oneof": protobuf(EITHER, {"b": 0}),
     "oneof, both": protobuf(EITHER, {"a": "", "b": 0}, Wrong(".b: ")),
-    "enum": protobuf(COLOUR, {"c": "BLUE"}),
-    "enum, a number": protobuf(COLOUR, {"c": 1}, {"c": "BLUE"}),
-    "enum, another": protobuf(COLOUR, {"c": "PINK"}, Wrong(".c: expected ")),
+    "enum": protobuf(COLOR, {"c": "BLUE"}),
+    "enum, a number": protobuf(COLOR, {"c": 1}, {"c": "BLUE"}),
+    "enum, another": protobuf(COLOR, {"c": "PINK"}, Wrong(".c: expected ")),
     "bytes": protobuf("message B { bytes b = 1; }", {"b": "/wA="}),
     "bytes, no base64": protobuf("message B { bytes b = 1; }", {"b": "!"}, Wrong(".b: expected ")),
     "NaN and Infinity": protobuf(FLOATS, {"a": "NaN", "b": "-Infinity"}),
@@ -254,7 +256,7 @@ def drafts() -> Iterator[tuple[str, Case]]:
 JSON_SCHEMA = {
     **dict(drafts()),
     "jsonschema, a missing field": jsonschema(ORDER, {"price": 1}, Wrong("item")),
-    "jsonschema, an unknown field": jsonschema(ORDER, {"item": "x", "colour": 1}, Wrong("colour")),
+    "jsonschema, an unknown field": jsonschema(ORDER, {"item": "x", "color": 1}, Wrong("color")),
     "jsonschema, too little": jsonschema(ORDER, {"item": "x", "price": -1}, Wrong(".price: ")),
     "jsonschema, a pattern": jsonschema(ORDER, {"item": "X"}, Wrong(".item: ")),
     "jsonschema, an enum": jsonschema(ORDER, {"item": "x", "suit": "CLUBS"}, Wrong(".suit: ")),

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import wait_for
 
 PREFIX = "KAFKA_HTTP_"

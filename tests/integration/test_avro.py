@@ -1,4 +1,4 @@
-"""Avro with a real registry, and confluent-kafka's serialisers as the judge: each reads what the other writes."""
+"""Avro with a real registry: our serializer and confluent-kafka's (the judge) read what the other writes."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidSchema, MissingKeySchema, MissingValueSchema
 from kafka_http.schemas.avro_serializer import AvroSerializer as OurSerializer
 from kafka_http.schemas.registry import SchemaRegistry
@@ -22,7 +22,7 @@ FIELDS = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 
 @pytest.fixture
 def ours(registry: EmbeddedRegistry) -> OurSerializer:
-    """With empty caches."""
+    """Return a serializer with empty caches."""
     return OurSerializer({}, registry=SchemaRegistry(RegistrySettings(url=(registry.url,))))
 
 
@@ -92,9 +92,7 @@ def written_by_judge(
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_what_the_judge_writes_we_read(
-    judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str
-) -> None:
+def test_messages_of_judge_are_read(judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str) -> None:
     context = SerializationContext(topic, field)
     data = written_by_judge(judge, context, EVERYTHING, {**IN_PYTHON, "other": IN_PYTHON})
 
@@ -102,7 +100,7 @@ def test_what_the_judge_writes_we_read(
 
 
 @pytest.mark.parametrize(("field", "role"), FIELDS.items())
-def test_what_we_write_the_judge_reads(
+def test_judge_reads_our_messages(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str, role: Role
 ) -> None:
     data = {**IN_JSON, "other": {"org.example.Everything": IN_JSON}}
@@ -114,7 +112,7 @@ def test_what_we_write_the_judge_reads(
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_does_not_have(
+def test_special_floats_are_compatible_with_judge(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, number: float
 ) -> None:
     name = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(number, "NaN")
@@ -125,7 +123,9 @@ def test_numbers_that_json_does_not_have(
     assert ours.for_request("value", topic).serialize(topic, [], {"n": name}) == theirs
 
 
-def test_references_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+def test_messages_with_references_are_compatible_with_judge(
+    judge: SchemaRegistryClient, ours: OurSerializer, topic: str
+) -> None:
     person = {
         "type": "record",
         "name": "Person",
@@ -147,7 +147,7 @@ def test_references_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, 
     assert ours.for_request("value", topic).serialize(topic, [], data) == theirs
 
 
-def test_a_schema_is_named_by_text_id_or_version(ours: OurSerializer, topic: str) -> None:
+def test_schema_is_chosen_by_text_id_or_version(ours: OurSerializer, topic: str) -> None:
     first = ours.for_request("value", topic, schema='"int"').schema_id
     judged = ours.for_request("value", topic, schema='{"type": "int"}').schema_id
 
@@ -157,27 +157,27 @@ def test_a_schema_is_named_by_text_id_or_version(ours: OurSerializer, topic: str
     assert ours.for_request("value", topic, subject=f"{topic}-value").schema_id in {first, judged}
 
 
-def test_what_the_registry_refuses(ours: OurSerializer, topic: str) -> None:
+def test_schema_that_registry_rejects_is_rejected(ours: OurSerializer, topic: str) -> None:
     ours.for_request("value", topic, schema='"int"')
 
-    with pytest.raises(InvalidSchema, match="refuses it for the subject"):
+    with pytest.raises(InvalidSchema, match="rejects it for the subject"):
         ours.for_request("value", topic, schema='"boolean"')
-    with pytest.raises(InvalidSchema, match="names the type"):
+    with pytest.raises(InvalidSchema, match="used before it is defined, or not defined"):
         ours.for_request("value", topic, schema='"Nothing"')
-    with pytest.raises(InvalidSchema, match="none of the id"):
+    with pytest.raises(InvalidSchema, match="no schema with the id"):
         ours.for_request("value", topic, schema_id=2_000_000_000)
     with pytest.raises(InvalidSchema, match="no version 9"):
         ours.for_request("value", topic, version="9")
 
 
-def test_nothing_named_and_nothing_there(ours: OurSerializer, topic: str) -> None:
+def test_no_schema_named_or_registered_is_rejected(ours: OurSerializer, topic: str) -> None:
     with pytest.raises(MissingValueSchema, match=f"{topic}-value"):
         ours.for_request("value", topic)
     with pytest.raises(MissingKeySchema, match=f"{topic}-key"):
         ours.for_request("key", topic)
 
 
-def test_a_schema_of_another_format(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+def test_schema_of_another_format_is_rejected(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
     schema_id = judge.register_schema(f"{topic}-value", Schema("message M { }", "PROTOBUF"))
 
     with pytest.raises(InvalidSchema, match="is one of PROTOBUF, not of AVRO"):

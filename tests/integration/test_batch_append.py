@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.records import NewRecord, RecordMetadata
 
 PARTITIONS = 3

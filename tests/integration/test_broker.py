@@ -15,10 +15,9 @@ from kafka.admin import NewPartitions
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import BrokerNode
+from kafka_http.demo.broker_properties import BrokerNode
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
+from kafka_http.demo.local_resources import free_ports
 from kafka_http.errors import BrokerUnavailable, TopicNotFound
 from kafka_http.records import Isolation, NewRecord, RecordMetadata
 from tests.attempts import scaled, wait_for

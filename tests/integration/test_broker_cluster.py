@@ -9,11 +9,11 @@ from kafka import KafkaAdminClient
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.cluster import EmbeddedCluster
+from kafka_http.demo.embedded_kafka import create_topics
 from kafka_http.records import NewRecord, RecordMetadata
 from tests.attempts import eventually, scaled, wait_for
 from tests.reads import FetchedOfTopic, fetch
+from tests.support.embedded_cluster import EmbeddedCluster
 
 PARTITIONS = 6
 BEGINNINGS = dict.fromkeys(range(PARTITIONS), 0)

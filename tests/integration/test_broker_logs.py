@@ -18,7 +18,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.broker.client_settings import connection_settings
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.config import Config
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import _KAFKA_LEVELS, log_handler
 from kafka_http.records import Assignment, NewRecord, ReleaseCallback

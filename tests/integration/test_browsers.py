@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.browsing import Console, chromium
 from tests.integration.conftest import running

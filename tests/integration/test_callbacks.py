@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.node.callbacks.callback_delivery import sign
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory

@@ -9,7 +9,7 @@ import pytest
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.errors import InvalidValue
 from kafka_http.records import NewRecord, RecordMetadata
 from tests.conftest import TopicFactory

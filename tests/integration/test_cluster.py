@@ -8,11 +8,11 @@ import pytest
 import requests
 from kafka import KafkaAdminClient
 
-from kafka_http.demo.cluster import EmbeddedCluster
 from tests.attempts import scaled, wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.load import Load, check_nothing_lost_or_doubled
 from tests.integration.service import Service
+from tests.support.embedded_cluster import EmbeddedCluster
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from kafka import KafkaProducer
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.browsing import Console, chromium, missing

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from kafka_http.config import Config
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.local_resources import free_ports
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import StoredInstances, open_database

@@ -1,4 +1,4 @@
-"""`kafka-http demo` as one runs it: from one command to three curls that work, and nothing left behind."""
+"""`kafka-http demo`: its printed commands work, and it leaves no process behind."""
 
 import json
 import os
@@ -15,32 +15,32 @@ from threading import Thread
 import pytest
 import requests
 
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import wait_for
 from tests.support.manual import curl_commands, page, section
 
 
 class RunningDemo:
-    """A demo that is ready: what it has printed, and what it prints."""
+    """A running demo and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.said: list[str] = []
-        self.complaints: list[str] = []
+        self.lines: list[str] = []
+        self.errors: list[str] = []
         self.readers = [
-            Thread(target=self.said.extend, args=(process.stdout,)),
-            Thread(target=self.complaints.extend, args=(process.stderr,)),
+            Thread(target=self.lines.extend, args=(process.stdout,)),
+            Thread(target=self.errors.extend, args=(process.stderr,)),
         ]
         for reader in self.readers:
             reader.start()
 
     @property
     def url(self) -> str:
-        return next((line.split()[1] for line in self.said if line.startswith("ready: ")), "")
+        return next((line.split()[1] for line in self.lines if line.startswith("ready: ")), "")
 
     @property
     def curls(self) -> list[str]:
-        return [line for line in self.said if line.lstrip().startswith("curl ")]
+        return [line for line in self.lines if line.lstrip().startswith("curl ")]
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def demo(directory: Path, *flags: str) -> Iterator[RunningDemo]:
         running = RunningDemo(process)
         try:
             wait_for(lambda: bool(running.url) or process.poll() is not None, 60)
-            assert running.url, running.complaints
+            assert running.url, running.errors
             yield running
         finally:
             with suppress(ProcessLookupError):
@@ -67,7 +67,7 @@ def shell(command: str) -> str:
 
 
 def processes_of(directory: Path) -> dict[int, str]:
-    """All that name the demo's directory on their command line: the demo, its workers, Kafka and what guards it."""
+    """The processes with the demo's directory on their command line: the demo, its workers, Kafka and its guard."""
     listed = subprocess.check_output(["ps", "-ww", "-eo", "pid=,args="], text=True).splitlines()
     return {int(pid): command for pid, command in (line.split(None, 1) for line in listed) if str(directory) in command}
 
@@ -77,18 +77,18 @@ def kafka_of(directory: Path) -> int:
     return pid
 
 
-def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, tmp_path: Path) -> None:
+def test_printed_curls_work_and_data_survives_restart(kafka_parts: None, tmp_path: Path) -> None:
     if not shutil.which("curl") and "CI" not in os.environ:
         pytest.skip("there is no curl")
     with demo(tmp_path) as first:
-        assert first.said[-1] == f"ready: {first.url}\n"
-        steps = "".join(first.said).split("HTTP: ")[0]
+        assert first.lines[-1] == f"ready: {first.url}\n"
+        steps = "".join(first.lines).split("HTTP: ")[0]
         assert re.match(
             r"Starting Apache Kafka [\d.]+: 127.0.0.1:\d+\nApache Kafka is ready\nTopic greetings: 1 partition\n"
             r"Starting the HTTP server: 127.0.0.1:\d+\n",
             steps,
         )
-        console = next(line.split()[1] for line in first.said if line.startswith("Console: "))
+        console = next(line.split()[1] for line in first.lines if line.startswith("Console: "))
         assert "<title>kafka_http</title>" in requests.get(console, timeout=10).text
         publish, read, acknowledge = first.curls
         assert json.loads(shell(publish))["records"][0]["offset"] == 0
@@ -100,8 +100,8 @@ def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, t
         assert processes_of(tmp_path) == {}
 
     with demo(tmp_path, "--topic", "more:3", "--topic", "greetings:5") as second:
-        assert "Topic more: 3 partitions\n" in second.said
-        assert "Topic greetings: 1 partition, not 5: it existed before and stays as it is\n" in second.said
+        assert "Topic more: 3 partitions\n" in second.lines
+        assert "Topic greetings: 1 partition (not 5: it existed before and was not changed)\n" in second.lines
         assert requests.get(f"{second.url}/messages", timeout=10).json() == {"topics": ["greetings", "more"]}
         page = requests.get(f"{second.url}/messages/greetings/me/earliest", timeout=10).json()
         assert [record["value"] for record in page["records"]] == ["hello"]
@@ -111,12 +111,10 @@ def test_the_printed_curls_work_and_data_outlives_a_restart(kafka_parts: None, t
         assert processes_of(tmp_path) == {}
 
 
-def test_when_kafka_dies_the_server_goes_on_and_when_the_demo_dies_nothing_does(
-    kafka_parts: None, tmp_path: Path
-) -> None:
+def test_server_survives_kafka_and_nothing_survives_the_demo(kafka_parts: None, tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         os.kill(kafka_of(tmp_path), signal.SIGKILL)
-        wait_for(lambda: any("Kafka has stopped" in line for line in running.complaints), 15)
+        wait_for(lambda: any("Kafka ended unexpectedly" in line for line in running.errors), 15)
         assert requests.get(f"{running.url}/messages/greetings/me/earliest", timeout=20).status_code == 503
 
     with demo(tmp_path) as running:
@@ -125,9 +123,7 @@ def test_when_kafka_dies_the_server_goes_on_and_when_the_demo_dies_nothing_does(
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_started_again(
-    kafka_parts: None, tmp_path: Path
-) -> None:
+def test_demo_stopped_during_start_leaves_nothing_and_starts_again(kafka_parts: None, tmp_path: Path) -> None:
     port, kafka_port = free_ports(2)
     command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path)]
     with subprocess.Popen([*command, "--port", str(port), "--kafka-port", str(kafka_port)]) as process:
@@ -140,11 +136,9 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_and_can_be_starte
 
 
 @pytest.mark.slow
-def test_with_a_registry_its_schemas_outlive_a_restart_as_the_records_do(
-    kafka_parts: None, registry_parts: None, tmp_path: Path
-) -> None:
+def test_schemas_survive_restart_of_demo_with_registry(kafka_parts: None, registry_parts: None, tmp_path: Path) -> None:
     def registry_of(running: RunningDemo) -> str:
-        [url] = [line.split()[2] for line in running.said if line.startswith("Schema registry: ")]
+        [url] = [line.split()[2] for line in running.lines if line.startswith("Schema registry: ")]
         return url
 
     with demo(tmp_path, "--registry") as first:
@@ -176,9 +170,9 @@ def test_curls_of_the_manual_publish_and_read_avro(kafka_parts: None, registry_p
         assert requests.post(url, json={"item": "pen", "price": None}, timeout=20).status_code == 200
 
 
-def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
+def test_wrong_setting_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kafka_http", "demo", "--data", str(tmp_path), "--bind", "0.0.0.0:8082"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"kafka-http demo: The demo serves this machine alone.*\n", done.stderr)
+    assert re.fullmatch(r"kafka-http demo: The demo serves only this machine.*\n", done.stderr)
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""The embedded Apache Kafka: it starts, keeps its data, says what is wrong, and leaves no process behind."""
+"""The embedded Apache Kafka: it starts, keeps its data, reports errors, and leaves no process behind."""
 
 import os
 import signal
@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.cluster import EmbeddedCluster
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.errors import DemoError
-from kafka_http.demo.ports import free_ports
-from kafka_http.demo.settings import BrokerNode
+from kafka_http.demo.broker_properties import BrokerNode
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
+from kafka_http.demo.local_resources import DemoError, free_ports
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.service import Service
+from tests.support.embedded_cluster import EmbeddedCluster
 
 
 def is_alive(pid: int) -> bool:
@@ -43,7 +41,7 @@ def end_offset(bootstrap_servers: str, topic: str) -> int:
 
 
 @pytest.mark.slow
-def test_data_outlives_a_kill_and_a_restart(fresh_kafka: EmbeddedKafka) -> None:
+def test_data_survives_kill_and_restart(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     assert publish(fresh_kafka.bootstrap_servers, "t", b"kept") == 0
     killed = fresh_kafka.pid
@@ -53,26 +51,26 @@ def test_data_outlives_a_kill_and_a_restart(fresh_kafka: EmbeddedKafka) -> None:
     fresh_kafka.start()
     assert end_offset(fresh_kafka.bootstrap_servers, "t") == 1
 
-    create_topics(fresh_kafka.bootstrap_servers, {"t": 1, "u": 3})  # the one that is there is no error
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1, "u": 3})  # an existing topic is not an error
     stopped = fresh_kafka.pid
     fresh_kafka.stop()
     assert not is_alive(stopped)
 
 
-def test_topics_are_created_when_asked_for_alone(kafka: EmbeddedKafka) -> None:
+def test_topics_are_not_created_by_a_metadata_request(kafka: EmbeddedKafka) -> None:
     with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)) as admin:
         admin.describe_topics(["never-created"])
         assert "never-created" not in admin.list_topics()
 
 
-def test_no_message_goes_for_its_age(service: Service, topic: TopicFactory) -> None:
-    """Kafka's default would remove those with a timestamp of their own that is a week old, when it looks next."""
+def test_old_messages_are_not_removed(service: Service, topic: TopicFactory) -> None:
+    """Kafka's default removes messages whose own timestamp is a week old."""
     assert service.get(f"/topics/{topic()}").json()["configs"]["retention.ms"] == "-1"
 
 
 @pytest.mark.slow
-def test_an_end_that_another_has_reaped_is_no_hindrance(fresh_kafka: EmbeddedKafka) -> None:
-    """As gunicorn's arbiter does, which waits for all children of the process."""
+def test_kafka_that_another_process_reaped_starts_again(fresh_kafka: EmbeddedKafka) -> None:
+    """The arbiter of gunicorn waits for all children of the process."""
     assert fresh_kafka.pid
     os.kill(fresh_kafka.pid, signal.SIGKILL)
     os.waitpid(-1, 0)
@@ -89,13 +87,13 @@ def test_an_end_that_another_has_reaped_is_no_hindrance(fresh_kafka: EmbeddedKaf
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.settings import Node
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.broker_properties import BrokerNode
 
 directory, port, controller_port = sys.argv[1:]
-kafka = EmbeddedKafka(Node(Path(directory), int(port), int(controller_port)), announce=True)
+kafka = EmbeddedKafka(BrokerNode(Path(directory), int(port), int(controller_port)), announce=True)
 kafka.start()
-child = os.fork() or time.sleep(60)  # as a worker: it holds all that its parent had open
+child = os.fork() or time.sleep(60)  # like a worker, it keeps all open files of its parent
 print(kafka.pid, child, flush=True)
 time.sleep(60)
 """
@@ -103,7 +101,7 @@ time.sleep(60)
 
 @contextmanager
 def owner(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process that runs a Kafka and has forked a child, and Kafka's process id."""
+    """Yield a process that runs Kafka and has forked a child, and the process id of Kafka."""
     arguments = [sys.executable, "-W", "ignore", "-c", OWNER, directory, *map(str, free_ports(2))]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -124,17 +122,17 @@ def test_kafka_ends_when_its_owner_is_killed(kafka_parts: None, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_kafkas_own_end_is_announced_in_one_line(kafka_parts: None, tmp_path: Path) -> None:
+def test_unexpected_end_of_kafka_is_announced_in_one_line(kafka_parts: None, tmp_path: Path) -> None:
     with owner(tmp_path / "kafka") as (process, kafka):
         os.kill(kafka, signal.SIGKILL)
         assert process.stderr
         said = process.stderr.readline()
-        assert "Kafka has stopped (exit status -9, its log is " in said
+        assert "Kafka ended unexpectedly (exit status -9, log: " in said
         assert process.poll() is None
 
 
 @pytest.mark.slow
-def test_a_kafka_that_does_not_answer_is_stopped_all_the_same(fresh_kafka: EmbeddedKafka) -> None:
+def test_kafka_that_does_not_answer_can_be_stopped(fresh_kafka: EmbeddedKafka) -> None:
     pid = fresh_kafka.pid
     assert pid
     os.kill(pid, signal.SIGSTOP)
@@ -147,55 +145,57 @@ def new_node(directory: Path) -> BrokerNode:
     return BrokerNode(directory, port, controller_port)
 
 
-def refusal(node: BrokerNode) -> str:
-    """What a broker says instead of starting."""
+def start_error(node: BrokerNode) -> str:
+    """The error of a broker that does not start."""
     kafka = EmbeddedKafka(node)
     try:
-        with pytest.raises(DemoError) as refused:
+        with pytest.raises(DemoError) as error:
             kafka.start()
     finally:
         kafka.stop()
-    return str(refused.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("which", ["port", "controller_port"])
-def test_a_port_in_use(tmp_path: Path, which: str) -> None:
+def test_port_in_use_is_an_error(tmp_path: Path, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refusal(replace(new_node(tmp_path / "kafka"), **{which: port}))
-    assert said == f"Kafka's port {port} is in use: stop what listens there, or choose another (--kafka-port)."
+        said = start_error(replace(new_node(tmp_path / "kafka"), **{which: port}))
+    assert said == (
+        f"Port {port}, which Kafka needs, is in use. Stop the other program, or choose another port with --kafka-port."
+    )
 
 
-def test_a_directory_in_use(kafka: EmbeddedKafka) -> None:
-    said = refusal(new_node(kafka.node.directory))
-    assert said.startswith(f"A Kafka that runs already uses the directory {kafka.node.directory}:")
+def test_directory_in_use_is_an_error(kafka: EmbeddedKafka) -> None:
+    said = start_error(new_node(kafka.node.directory))
+    assert said.startswith(f"The directory {kafka.node.directory} is in use by another Kafka.")
     assert kafka.is_running
 
 
-def test_a_directory_of_another_version(tmp_path: Path) -> None:
+def test_directory_of_another_version_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "kafka-version").write_text("3.9.1\n")
-    said = refusal(new_node(tmp_path))
-    assert said.startswith(f"{tmp_path} holds data of Apache Kafka 3.9.1, and this is 4.3.1:")
+    said = start_error(new_node(tmp_path))
+    assert said.startswith(f"{tmp_path} holds data of Apache Kafka 3.9.1, but this is version 4.3.1.")
 
 
-def test_a_directory_of_somebody_elses(tmp_path: Path) -> None:
+def test_directory_with_other_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("mine")
-    assert "holds files that are not the demo's" in refusal(new_node(tmp_path))
+    assert "holds files that are not the demo's" in start_error(new_node(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["diary"]
 
 
-def test_a_directory_of_a_name_that_kafka_cannot_take(tmp_path: Path) -> None:
-    assert refusal(new_node(tmp_path / "a,b")).startswith(f"Kafka takes the comma in {tmp_path}/a,b for")
+def test_directory_with_comma_is_an_error(tmp_path: Path) -> None:
+    assert start_error(new_node(tmp_path / "a,b")).startswith(f"The path {tmp_path}/a,b contains a comma")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_directory_of_an_unusual_name(kafka_parts: None, tmp_path: Path) -> None:
+def test_directory_with_unusual_name_works(kafka_parts: None, tmp_path: Path) -> None:
     kafka = EmbeddedKafka(new_node(tmp_path / "dä ta%41 €\\x" / "kafka"))
     kafka.start()
     try:
         create_topics(kafka.bootstrap_servers, {"a.b": 1})
-        with pytest.raises(DemoError, match=r"^Kafka does not create the topic a_b: .*collides"):
+        with pytest.raises(DemoError, match=r"^Kafka did not create the topic a_b: .*collides"):
             create_topics(kafka.bootstrap_servers, {"a_b": 1})
     finally:
         kafka.stop()
@@ -203,22 +203,22 @@ def test_a_directory_of_an_unusual_name(kafka_parts: None, tmp_path: Path) -> No
     assert "Kafka Server started" in kafka.node.log_file.read_text()
 
 
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = refusal(new_node(tmp_path / "file" / "kafka"))
+    said = start_error(new_node(tmp_path / "file" / "kafka"))
     assert said == f"Cannot use the directory {tmp_path}/file/kafka: Not a directory."
 
 
 @pytest.mark.slow
-def test_a_kafka_that_ends_while_it_starts_says_why(fresh_kafka: EmbeddedKafka) -> None:
+def test_kafka_that_ends_during_start_reports_why(fresh_kafka: EmbeddedKafka) -> None:
     fresh_kafka.stop()
-    said = refusal(replace(fresh_kafka.node, node_id=7))
-    assert said.startswith("Apache Kafka does not start: Stored node id 1 doesn't match previous node id 7")
-    assert said.endswith(f"Its log is {fresh_kafka.node.log_file}.")
+    said = start_error(replace(fresh_kafka.node, node_id=7))
+    assert said.startswith("Apache Kafka did not start: Stored node id 1 doesn't match previous node id 7")
+    assert said.endswith(f"See its log: {fresh_kafka.node.log_file}")
 
 
 @pytest.mark.slow
-def test_sasl_lets_in_who_has_the_password(kafka_parts: None, tmp_path: Path) -> None:
+def test_sasl_accepts_only_the_right_password(kafka_parts: None, tmp_path: Path) -> None:
     port, controller_port, sasl_port = free_ports(3)
     node = BrokerNode(tmp_path / "kafka", port, controller_port, sasl_port=sasl_port, users={"alice": "secret1"})
     kafka = EmbeddedKafka(node)
@@ -232,7 +232,7 @@ def test_sasl_lets_in_who_has_the_password(kafka_parts: None, tmp_path: Path) ->
 
 
 def topics_seen_by(user: str, password: str, bootstrap_servers: str) -> str:
-    """What kafka-python lists, in a process of its own: where the login fails it leaves sockets open."""
+    """The topics that kafka-python lists. It runs in its own process, because a failed login leaves sockets open."""
     login = ("-S", "SASL_PLAINTEXT", "-M", "PLAIN", "-U", user, "-P", password, "-C", "bootstrap_timeout_ms=2000")
     command = (sys.executable, "-W", "ignore", "-m", "kafka.admin", "-b", bootstrap_servers, *login)
     arguments = ("--format", "json", "topics", "list")
@@ -240,7 +240,7 @@ def topics_seen_by(user: str, password: str, bootstrap_servers: str) -> str:
 
 
 @pytest.mark.slow
-def test_three_brokers_go_on_without_one(kafka_cluster: EmbeddedCluster) -> None:
+def test_cluster_of_three_works_without_one_broker(kafka_cluster: EmbeddedCluster) -> None:
     create_topics(kafka_cluster.bootstrap_servers, {"t": 1})
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
         [partition] = admin.describe_topics(["t"])[0]["partitions"]

@@ -1,4 +1,4 @@
-"""The demo's schema registry: it starts, keeps its schemas, is for this machine alone, and leaves no process behind."""
+"""The embedded schema registry: it starts, keeps its schemas, listens on loopback only, and leaves no process."""
 
 import json
 import os
@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from kafka_http.demo.errors import DemoError
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
+from kafka_http.demo.local_resources import DemoError
 from kafka_http.errors import KafkaHttpError
-from kafka_http.schemas.registry import SchemaRegistry
+from kafka_http.schemas.registry import SchemaRegistry, SchemaType
 from kafka_http.schemas.registry_settings import RegistrySettings
-from kafka_http.schemas.schema import SchemaType
 from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
 
@@ -30,7 +29,7 @@ def register(registry: EmbeddedRegistry, subject: str, **fields: str) -> request
 
 
 @pytest.mark.slow
-def test_schemas_and_address_outlive_a_kill_and_a_restart(fresh_registry: EmbeddedRegistry) -> None:
+def test_schemas_and_address_survive_kill_and_restart(fresh_registry: EmbeddedRegistry) -> None:
     url = fresh_registry.url
     registered = register(fresh_registry, "a-value", name="string").json()
     killed = fresh_registry.pid
@@ -49,13 +48,13 @@ def test_schemas_and_address_outlive_a_kill_and_a_restart(fresh_registry: Embedd
     assert not fresh_registry.is_running
 
 
-def test_a_new_schema_has_to_read_what_old_ones_wrote(registry: EmbeddedRegistry) -> None:
+def test_new_schema_must_be_backward_compatible(registry: EmbeddedRegistry) -> None:
     assert register(registry, "compatible", name="string").status_code == 200
     assert register(registry, "compatible", name="string", age="int").status_code == 200
     assert register(registry, "compatible", name="int").status_code == 409
 
 
-def test_it_listens_on_the_loopback_interface_alone(registry: EmbeddedRegistry) -> None:
+def test_registry_listens_on_loopback_only(registry: EmbeddedRegistry) -> None:
     listening = {
         line.split()[1]
         for file in ("tcp", "tcp6")
@@ -74,7 +73,7 @@ def inodes_of(pid: int | None) -> set[int]:
 OWNER = """
 import sys, time
 from pathlib import Path
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 
 registry = EmbeddedRegistry(Path(sys.argv[1]), announce=True)
 registry.start()
@@ -85,7 +84,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("what", ["owner", "registry"])
 @pytest.mark.slow
-def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
+def test_registry_ends_with_killed_owner_and_its_own_end_is_announced(
     registry_parts: None, tmp_path: Path, what: str
 ) -> None:
     command = [sys.executable, "-W", "ignore", "-c", OWNER, tmp_path / "registry"]
@@ -97,51 +96,50 @@ def test_it_ends_when_its_owner_is_killed_and_its_own_end_is_announced(
             os.kill(owner.pid if what == "owner" else pid, signal.SIGKILL)
             wait_for(lambda: not is_alive(pid), 15)
             if what == "registry":
-                assert "The schema registry has stopped (exit status -9, its log is " in owner.stderr.readline()
+                assert "The schema registry ended unexpectedly (exit status -9, log: " in owner.stderr.readline()
         finally:
             owner.kill()
 
 
-def refusal(registry: EmbeddedRegistry) -> str:
-    """What a registry says instead of starting."""
+def start_error(registry: EmbeddedRegistry) -> str:
+    """The error of a registry that does not start."""
     try:
-        with pytest.raises(DemoError) as refused:
+        with pytest.raises(DemoError) as error:
             registry.start()
     finally:
         registry.stop()
-    return str(refused.value)
+    return str(error.value)
 
 
-def test_a_directory_in_use(registry: EmbeddedRegistry) -> None:
-    """Apicurio's second would delete files of the first, and now and then start, to answer each call with 500."""
+def test_directory_in_use_is_an_error(registry: EmbeddedRegistry) -> None:
+    """A second Apicurio would delete files of the first. It might start and then answer each request with 500."""
     directory = registry.log_file.parent
     scratch = set((directory / "tmp").iterdir())
     assert scratch
-    said = refusal(EmbeddedRegistry(directory))
+    said = start_error(EmbeddedRegistry(directory))
     assert said == (
-        f"A schema registry that runs already uses the directory {directory}: "
-        "stop that one, or choose another directory."
+        f"The directory {directory} is in use by another schema registry. Stop it, or choose another directory."
     )
     assert registry.is_running
     assert scratch <= set((directory / "tmp").iterdir())
 
 
 @pytest.mark.slow
-def test_a_port_in_use(fresh_registry: EmbeddedRegistry) -> None:
+def test_port_in_use_is_an_error(fresh_registry: EmbeddedRegistry) -> None:
     fresh_registry.stop()
     port = int(fresh_registry.url.split(":")[2].split("/")[0])
     with socket.create_server(("127.0.0.1", port)):
-        assert f"Port {port} seems to be in use" in refusal(fresh_registry)
+        assert f"Port {port} seems to be in use" in start_error(fresh_registry)
 
 
-def test_a_directory_that_cannot_be_made(registry_parts: None, tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created_is_an_error(registry_parts: None, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = refusal(EmbeddedRegistry(tmp_path / "file" / "registry"))
+    said = start_error(EmbeddedRegistry(tmp_path / "file" / "registry"))
     assert said == f"Cannot use the directory {tmp_path}/file/registry: Not a directory."
 
 
 @pytest.mark.slow
-def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) -> None:
+def test_directory_with_unusual_name_works(registry_parts: None, tmp_path: Path) -> None:
     registry = EmbeddedRegistry(tmp_path / "dä ta;%41 €" / "registry")
     registry.start()
     try:
@@ -151,8 +149,8 @@ def test_a_directory_of_an_unusual_name(registry_parts: None, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["dä ta;%41 €"]
 
 
-def test_a_directory_of_a_name_that_it_cannot_take(registry_parts: None, tmp_path: Path) -> None:
-    assert refusal(EmbeddedRegistry(tmp_path / "a\\b")).startswith("The schema registry takes the backslash in ")
+def test_directory_with_backslash_is_an_error(registry_parts: None, tmp_path: Path) -> None:
+    assert start_error(EmbeddedRegistry(tmp_path / "a\\b")).startswith(f"The path {tmp_path}/a\\b contains a backslash")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,7 +168,7 @@ TEXTS: dict[SchemaType, str] = {
         ("PROTOBUF", r"it answers with status 500: \w.*\.$"),
     ],
 )
-def test_refusal_of_a_second_type_under_a_subject_has_the_registrys_words(
+def test_rejected_second_schema_type_of_subject_has_message_of_registry(
     registry: EmbeddedRegistry, second: SchemaType, said: str
 ) -> None:
     subject, client = f"AVRO-{second}", SchemaRegistry(RegistrySettings(url=(registry.url,)))

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen
@@ -79,7 +78,7 @@ def start_both(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, *
         services = []
         for is_fast in (True, False):
             directory = tmp_path_factory.mktemp("fast_path" if is_fast else "threads")
-            given = {"workers": 1, "threadless_publish": is_fast} | settings
+            given = {"workers": 1, "fast_path": is_fast} | settings
             services.append(stack.enter_context(running(Service(directory, kafka.bootstrap_servers, **given))))
         yield Servers(*services)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.demo import settings
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo import broker_properties
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import wait_for
 from tests.conftest import new_kafka
 from tests.integration.conftest import ServiceFactory
@@ -99,8 +99,9 @@ def frames(source: socket.socket, other: socket.socket) -> Iterator[bytes]:
 def proxy(kafka_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddedKafka, Proxy]]:
     """A broker that tells its clients the proxy's address."""
     (port,) = free_ports(1)
-    light = settings._light
-    monkeypatch.setattr(settings, "_light", lambda: light() | {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
+    light = broker_properties._light_settings
+    listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
+    monkeypatch.setattr(broker_properties, "_light_settings", lambda: light() | listeners)
     kafka = new_kafka(tmp_path)
     with closing(Proxy(port, int(kafka.bootstrap_servers.rpartition(":")[2]))) as proxy:
         kafka.start()

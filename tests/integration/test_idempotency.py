@@ -16,8 +16,7 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.node.store import open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
 from kafka_http.node.store.tables import idempotency_keys

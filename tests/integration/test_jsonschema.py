@@ -1,4 +1,4 @@
-"""JSON Schema with a real registry, and confluent-kafka as the judge: each reads what the other writes."""
+"""JSON Schema with a real registry: our serializer and confluent-kafka's (the judge) read what the other writes."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext, SerializationError
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.schemas.jsonschema_serializer import JsonSchemaSerializer as OurSerializer
 from kafka_http.schemas.registry import SchemaRegistry
@@ -21,7 +21,7 @@ FIELDS: dict[str, Role] = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 
 @pytest.fixture
 def ours(registry: EmbeddedRegistry) -> OurSerializer:
-    """With empty caches."""
+    """Return a serializer with empty caches."""
     return OurSerializer({}, registry=SchemaRegistry(RegistrySettings(url=(registry.url,))))
 
 
@@ -58,7 +58,9 @@ def in_json(data: Any) -> bytes:
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str, draft: str) -> None:
+def test_messages_are_compatible_with_judge(
+    judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str, draft: str
+) -> None:
     text = json.dumps({"$schema": draft, **ORDER})
     context = SerializationContext(topic, field)
     writes = JSONSerializer(text, judge)
@@ -78,7 +80,9 @@ def test_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, topic: str,
     assert (raised.value.path, raised.value.problem) == (".parts[0].price", "expected number, got string")
 
 
-def test_references_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+def test_messages_with_references_are_compatible_with_judge(
+    judge: SchemaRegistryClient, ours: OurSerializer, topic: str
+) -> None:
     zip_code = {"$schema": DRAFTS[2], "$id": "http://a.example/zip.json", "type": "string", "pattern": "^[0-9]{4}$"}
     address = {"type": "object", "properties": {"zip": {"$ref": "http://a.example/zip.json"}}, "required": ["zip"]}
     customer = {"type": "object", "properties": {"home": {"$ref": "http://a.example/address.json"}}}
@@ -102,25 +106,25 @@ def test_references_both_ways(judge: SchemaRegistryClient, ours: OurSerializer, 
     assert raised.value.path == ".home.zip"
 
 
-def test_the_text_is_stored_as_it_was_written(ours: OurSerializer, topic: str) -> None:
+def test_text_is_stored_unchanged(ours: OurSerializer, topic: str) -> None:
     request = ours.for_request("value", topic, schema=json.dumps({"$schema": DRAFTS[2], "type": "number"}))
     assert request.serialize(topic, [], b"1.00")[5:] == b"1.00"
 
 
-def test_what_is_at_fault_is_not_registered(ours: OurSerializer, judge: SchemaRegistryClient, topic: str) -> None:
+def test_invalid_schema_is_not_registered(ours: OurSerializer, judge: SchemaRegistryClient, topic: str) -> None:
     for text in ("{", "[]", '{"type": "text"}', '{"$ref": "http://127.0.0.1:1/x"}', '{"$ref": "other.json"}'):
         with pytest.raises(InvalidSchema):
             ours.for_request("value", topic, schema=text)
     assert f"{topic}-value" not in judge.get_subjects()
 
 
-def test_what_the_registry_refuses(ours: OurSerializer, topic: str) -> None:
+def test_schema_that_registry_rejects_is_rejected(ours: OurSerializer, topic: str) -> None:
     ours.for_request("value", topic, schema='{"type": "object", "properties": {"a": {"type": "string"}}}')
-    with pytest.raises(InvalidSchema, match="refuses it for the subject"):
+    with pytest.raises(InvalidSchema, match="rejects it for the subject"):
         ours.for_request("value", topic, schema='{"type": "object", "properties": {"a": {"type": "number"}}}')
 
 
-def test_a_schema_of_another_format(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+def test_schema_of_another_format_is_rejected(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
     schema_id = judge.register_schema(f"{topic}-value", Schema('"int"', "AVRO"))
     with pytest.raises(InvalidSchema, match="is one of AVRO, not of JSON"):
         ours.for_request("value", topic, schema_id=schema_id)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running

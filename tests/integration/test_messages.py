@@ -14,7 +14,7 @@ import pytest
 import requests
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import scaled
 from tests.conftest import TopicFactory
 from tests.integration.service import Service

@@ -13,7 +13,7 @@ import requests
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewPartitions
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.events import EventParser

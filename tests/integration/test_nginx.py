@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import scaled, wait_for
 from tests.events import EventParser
 from tests.integration.conftest import ServiceFactory

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.node.store import StoredNodes, open_database
 from kafka_http.web.rest_v2.instance_forwarding import NODE_HEADER
 from tests.attempts import scaled, wait_for

@@ -10,8 +10,7 @@ from contextlib import ExitStack
 import pytest
 import requests
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.attempts import scaled, wait_for
 from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory

@@ -21,7 +21,7 @@ import requests
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory

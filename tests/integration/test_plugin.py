@@ -1,4 +1,4 @@
-"""The manual's plug-in, word for word: installed as a package of its own by pip, and used by a server."""
+"""The plug-in of the manual, installed by pip as its own package and used by a server."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.manual import page, section
@@ -17,7 +17,7 @@ MSGPACK_V2 = {"Content-Type": "application/vnd.kafka.msgpack.v2+json"}
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A directory for PYTHONPATH with the package in it."""
+    """Return a directory for PYTHONPATH that contains the package."""
     example = section(page("plug-ins"), "## A complete example")
     source, project = re.findall(r"```(?:python|toml)\n(.*?)```", example, re.DOTALL)
     package, target = tmp_path / "package", tmp_path / "installed"
@@ -30,7 +30,7 @@ def installed(tmp_path: Path) -> Path:
     return target
 
 
-def test_it_serves_both_dialects(
+def test_plugin_serves_both_dialects(
     installed: Path,
     kafka: EmbeddedKafka,
     topic: TopicFactory,
@@ -64,7 +64,7 @@ def test_it_serves_both_dialects(
     service.delete(consumer)
 
 
-def test_a_call_that_fails_refuses_its_record(
+def test_plugin_error_rejects_the_record(
     installed: Path,
     kafka: EmbeddedKafka,
     topic: TopicFactory,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import wait_for
 from tests.integration.conftest import ServiceFactory
 from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell
@@ -202,7 +202,7 @@ def test_a_second_demo_is_refused_in_a_sentence_and_harms_the_first_in_nothing(
         said = refused(second, "--port", other_port, "--kafka-port", kafka_port)
         assert re.fullmatch(rf"kafka-http demo: Kafka's port {kafka_port} is in use: .*\n", said)
         said = refused(tmp_path / "first", "--port", other_port, "--kafka-port", other_kafka_port)
-        assert re.fullmatch(r"kafka-http demo: A Kafka that runs already uses the directory .*\n", said)
+        assert re.fullmatch(r"kafka-http demo: The directory .* is in use by another Kafka.*\n", said)
 
         assert kafkas(second) == []
         assert requests.get(f"{running.url}/ready", timeout=20).status_code == 200

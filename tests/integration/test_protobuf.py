@@ -1,4 +1,4 @@
-"""Protobuf with a real registry, and confluent-kafka's serialisers as the judge: each reads what the other writes."""
+"""Protobuf with a real registry: our serializer and confluent-kafka's (the judge) read what the other writes."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from google.type import money_pb2
 
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.errors import InvalidPayload, InvalidSchema
 from kafka_http.schemas.protobuf_compiler import protoc
 from kafka_http.schemas.protobuf_serializer import ProtobufSerializer as OurSerializer
@@ -27,7 +27,7 @@ FIELDS: dict[str, Role] = {MessageField.KEY: "key", MessageField.VALUE: "value"}
 
 @pytest.fixture
 def ours(registry: EmbeddedRegistry) -> OurSerializer:
-    """With empty caches."""
+    """Return a serializer with empty caches."""
     return OurSerializer({}, registry=SchemaRegistry(RegistrySettings(url=(registry.url,))))
 
 
@@ -37,7 +37,7 @@ def topic() -> str:
 
 
 class Classes:
-    """Message classes, as the judge takes them, from files that protoc compiles."""
+    """Message classes for the judge, from files that protoc compiles."""
 
     def __init__(self, directory: Path, files: dict[str, str]) -> None:
         for name, text in files.items():
@@ -95,7 +95,7 @@ NOTHING_IN_JSON: dict[str, Any] = {
 
 
 def everything(cls: Any) -> Any:
-    """What `IN_JSON` says, by Python's own API."""
+    """Return the message of `IN_JSON`, made with Python's own API."""
     message = cls(
         a_double=1e300, a_float=1.1, an_int32=-5, an_int64=-(2**63), a_uint32=2**32 - 1, a_uint64=2**64 - 1,
         a_sint32=-1, a_sint64=-1, a_fixed32=1, a_fixed64=1, a_sfixed32=-1, a_sfixed64=-1, a_bool=True, a_string="ü😀",
@@ -122,7 +122,7 @@ def deserializer(cls: Any) -> ProtobufDeserializer:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_what_the_judge_writes_we_read_and_what_we_write_it_reads(
+def test_messages_are_compatible_with_judge(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str, tmp_path: Path
 ) -> None:
     cls = Classes(tmp_path, {"everything.proto": EVERYTHING})["everything.Everything"]
@@ -141,7 +141,7 @@ def test_what_the_judge_writes_we_read_and_what_we_write_it_reads(
     assert deserializer(cls)(written, context) == message
 
 
-def test_what_is_registered_as_text(ours: OurSerializer, topic: str, tmp_path: Path) -> None:
+def test_schema_registered_as_text_is_compatible_with_judge(ours: OurSerializer, topic: str, tmp_path: Path) -> None:
     cls = Classes(tmp_path, {"everything.proto": EVERYTHING})["everything.Everything"]
     context = SerializationContext(topic, MessageField.VALUE)
 
@@ -165,7 +165,7 @@ CUSTOMER_IN_JSON = {"address": {"zip": "1", "at": {"x": 1.5}}, "home": {"x": 2.5
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_references_both_ways(
+def test_messages_with_references_are_compatible_with_judge(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, field: str, tmp_path: Path
 ) -> None:
     files = {"geo/point.proto": POINT, "a/address.proto": ADDRESS, "customer.proto": CUSTOMER}
@@ -185,8 +185,8 @@ def test_references_both_ways(
     assert raised.value.path == ".address.at.x"
 
 
-def test_references_that_are_texts(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
-    """As Java's serialisers register them."""
+def test_references_may_be_texts(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+    """Java's serializers register references as texts."""
     point = SchemaReference("geo/point.proto", f"{topic}-point", 1)
     address = SchemaReference("a/address.proto", f"{topic}-address", 1)
     judge.register_schema(f"{topic}-point", Schema(POINT, "PROTOBUF"))
@@ -207,7 +207,7 @@ message Second { double d = 1; message Also { bytes e = 1; } message Last { int6
 """
 
 
-def test_each_message_of_a_file_is_read(
+def test_each_message_type_of_a_file_is_read(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, tmp_path: Path
 ) -> None:
     classes = Classes(tmp_path, {"several.proto": SEVERAL})
@@ -225,7 +225,7 @@ def test_each_message_of_a_file_is_read(
         assert ours.deserialize(topic, [], theirs) == decoded
 
 
-def test_the_first_message_of_a_file_is_written(
+def test_first_message_type_of_a_file_is_written(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, tmp_path: Path
 ) -> None:
     cls = Classes(tmp_path, {"several.proto": SEVERAL})["First"]
@@ -239,7 +239,7 @@ def test_the_first_message_of_a_file_is_written(
                'edition = "2023"; message M { int32 a = 1; message G { repeated int32 b = 3; } '
                "G g = 2 [features.message_encoding = DELIMITED]; }"]
 )  # fmt: skip
-def test_other_syntaxes(
+def test_proto2_and_editions_are_compatible_with_judge(
     judge: SchemaRegistryClient, ours: OurSerializer, topic: str, tmp_path: Path, syntax: str
 ) -> None:
     cls = Classes(tmp_path, {"other.proto": syntax})["M"]
@@ -254,20 +254,20 @@ def test_other_syntaxes(
     assert deserializer(cls)(written, context) == message
 
 
-def test_what_is_at_fault_is_not_registered(ours: OurSerializer, judge: SchemaRegistryClient, topic: str) -> None:
+def test_invalid_schema_is_not_registered(ours: OurSerializer, judge: SchemaRegistryClient, topic: str) -> None:
     for text in ("message M {", 'syntax = "proto3"; enum E { A = 0; }', 'import "../x.proto"; message M { }'):
         with pytest.raises(InvalidSchema):
             ours.for_request("value", topic, schema=text)
     assert f"{topic}-value" not in judge.get_subjects()
 
 
-def test_what_the_registry_refuses(ours: OurSerializer, topic: str) -> None:
+def test_schema_that_registry_rejects_is_rejected(ours: OurSerializer, topic: str) -> None:
     ours.for_request("value", topic, schema='syntax = "proto3"; message M { int32 a = 1; }')
-    with pytest.raises(InvalidSchema, match="refuses it for the subject"):
+    with pytest.raises(InvalidSchema, match="rejects it for the subject"):
         ours.for_request("value", topic, schema='syntax = "proto3"; message M { string a = 1; }')
 
 
-def test_a_schema_of_another_format(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
+def test_schema_of_another_format_is_rejected(judge: SchemaRegistryClient, ours: OurSerializer, topic: str) -> None:
     schema_id = judge.register_schema(f"{topic}-value", Schema('"int"', "AVRO"))
     with pytest.raises(InvalidSchema, match="is one of AVRO, not of PROTOBUF"):
         ours.for_request("value", topic, schema_id=schema_id)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.reading import read_topic

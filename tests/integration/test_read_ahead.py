@@ -13,8 +13,7 @@ from kafka import TopicPartition as KafkaTopicPartition
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker.prefetch_buffer import MAX_AGE_SECONDS
 from kafka_http.config import Config
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.errors import BrokerUnavailable, OffsetOutOfRange
 from kafka_http.read.page_reader import PageReader, ReadLimits
 from kafka_http.records import Isolation, NewRecord, Positions, Record, TopicPartition

@@ -1,4 +1,4 @@
-"""Formats with schemas as clients use them: both dialects of a real server, a real Kafka and a real registry."""
+"""Formats with schemas in both dialects of a real server, with a real Kafka and a real registry."""
 
 import json
 import tempfile
@@ -12,9 +12,8 @@ import pytest
 import requests
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from tests.conftest import TopicFactory
 from tests.integration.schema_cases import BAD_SCHEMAS, CASES, DRAFTS, SCHEMA_TYPES, Case, Wrong
 from tests.integration.service import Service
@@ -27,7 +26,7 @@ FIRST_SCHEMAS = {
 
 
 class Place(NamedTuple):
-    """A topic for one format, whose subjects take any schema, and an instance that reads it."""
+    """A topic for one format, whose subjects accept any schema, and a consumer instance that reads it."""
 
     server: Service
     topic: str
@@ -89,7 +88,7 @@ def places(
             judge.register_schema(
                 f"{place.topic}-{role}", Schema(FIRST_SCHEMAS[place.format], SCHEMA_TYPES[place.format])
             )
-            take_any(registry, f"{place.topic}-{role}")
+            allow_any_schema(registry, f"{place.topic}-{role}")
         made = server.post(f"/consumers/{place.topic}", json.dumps({"name": "one", "format": place.format}))
         assert made.status_code == 200, made.text
         partitions = {"partitions": [{"topic": place.topic, "partition": 0}]}
@@ -99,8 +98,8 @@ def places(
         server.delete(place.consumer())
 
 
-def take_any(registry: EmbeddedRegistry, subject: str) -> None:
-    """Let a subject have schemas that have nothing to do with each other."""
+def allow_any_schema(registry: EmbeddedRegistry, subject: str) -> None:
+    """Let a subject have incompatible schemas."""
     answer = requests.put(f"{registry.url}/config/{subject}", json={"compatibility": "NONE"}, timeout=10)
     assert answer.status_code == 200, answer.text
 
@@ -116,7 +115,7 @@ def registered(judge: SchemaRegistryClient, place: Place, case: Case) -> int:
 
 
 def publish(judge: SchemaRegistryClient, place: Place, case: Case) -> list[requests.Response]:
-    """By all ways: in v2 with the schema's text (it has no references there), and its id; in /messages with its id."""
+    """Publish in v2 with the schema's text (unless it has references) and with its id, in /messages with its id."""
     record = {"value": None, case.role: case.value}
     answers = []
     if not case.references:
@@ -134,24 +133,24 @@ def publish(judge: SchemaRegistryClient, place: Place, case: Case) -> list[reque
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_value_by_all_ways(judge: SchemaRegistryClient, places: dict[str, Place], name: str) -> None:
+def test_value_in_both_dialects(judge: SchemaRegistryClient, places: dict[str, Place], name: str) -> None:
     case = CASES[name]
     place = places[case.format]
     answers = publish(judge, place, case)
-    if isinstance(case.comes, Wrong):
+    if isinstance(case.expected, Wrong):
         for answer in answers:
-            assert (answer.status_code, *error_of(answer)[:1]) == (422, case.comes.code), answer.text
-            said = error_of(answer)[1]
-            assert f"records[0].{case.role}" in said
-            assert case.comes.says in said
+            assert (answer.status_code, *error_of(answer)[:1]) == (422, case.expected.code), answer.text
+            message = error_of(answer)[1]
+            assert f"records[0].{case.role}" in message
+            assert case.expected.message in message
         return
     for answer in answers:
         assert answer.status_code == 200, answer.text
     (first, *_) = answers[0].json()["offsets"]
     read = place.read(first["offset"])
     consumed = [each for each in place.consume() if each["offset"] >= first["offset"]]
-    assert [each[case.role] for each in read] == [case.comes] * len(answers)
-    assert [each[case.role] for each in consumed] == [case.comes] * len(answers)
+    assert [each[case.role] for each in read] == [case.expected] * len(answers)
+    assert [each[case.role] for each in consumed] == [case.expected] * len(answers)
 
 
 def error_of(answer: requests.Response) -> tuple[int, str]:
@@ -161,27 +160,27 @@ def error_of(answer: requests.Response) -> tuple[int, str]:
     return body["error"]["code"], body["error"]["message"]
 
 
-def test_there_are_many_cases() -> None:
+def test_cases_are_at_least_60() -> None:
     assert len(CASES) >= 60
 
 
 @pytest.mark.parametrize(("format_", "schema"), [(name, text) for name, all_ in BAD_SCHEMAS.items() for text in all_])
-def test_a_schema_at_fault_is_told_before_any_record_is_looked_at(
+def test_invalid_schema_is_reported_before_records(
     judge: SchemaRegistryClient, places: dict[str, Place], format_: str, schema: str
 ) -> None:
     place = places[format_]
     before = judge.get_versions(f"{place.topic}-value")
     answer = place.v2([{"value": {"fits": "nothing"}}], value_schema=schema)
     assert answer.status_code == 422, answer.text
-    code, said = error_of(answer)
+    code, message = error_of(answer)
     assert code == 42205
-    assert said.startswith("Invalid schema")
-    assert tempfile.gettempdir() not in said
+    assert message.startswith("Invalid schema")
+    assert tempfile.gettempdir() not in message
     assert judge.get_versions(f"{place.topic}-value") == before
 
 
 @pytest.mark.parametrize("format_", SCHEMA_TYPES)
-def test_a_schema_that_is_not_there(
+def test_missing_schema_is_rejected(
     places: dict[str, Place], format_: str, server: Service, topic: TopicFactory
 ) -> None:
     place = places[format_]
@@ -209,7 +208,7 @@ def test_null_needs_no_schema(places: dict[str, Place], format_: str, server: Se
     assert [(each["key"], each["value"]) for each in place.read(0)] == [(None, None)] * 3
 
 
-def test_several_schemas_for_one_are_refused(places: dict[str, Place]) -> None:
+def test_several_schemas_for_one_role_are_rejected(places: dict[str, Place]) -> None:
     place = places["avro"]
     for answer in (
         place.v2([{"value": 1}], value_schema='"int"', value_schema_id=1),
@@ -220,7 +219,7 @@ def test_several_schemas_for_one_are_refused(places: dict[str, Place]) -> None:
         assert "one of" in error_of(answer)[1]
 
 
-def test_keys_and_values_with_schemas_at_once_and_the_latest_by_default(
+def test_keys_and_values_use_latest_schemas_by_default(
     server: Service, topic: TopicFactory, judge: SchemaRegistryClient
 ) -> None:
     place = Place(server, topic(), "avro")
@@ -239,7 +238,7 @@ def test_keys_and_values_with_schemas_at_once_and_the_latest_by_default(
     assert read == records * 3
 
 
-def test_the_index_is_that_of_the_record_at_fault(places: dict[str, Place], server: Service) -> None:
+def test_error_has_index_of_invalid_record(places: dict[str, Place], server: Service) -> None:
     place = places["avro"]
     end = server.get(f"/messages/{place.topic}").json()["partitions"][0]
     answer = place.v2([{"value": 1}, {"value": None}, {"value": "x"}, {"value": "y"}], value_schema='"int"')
@@ -249,17 +248,17 @@ def test_the_index_is_that_of_the_record_at_fault(places: dict[str, Place], serv
 
 
 @pytest.mark.parametrize("format_", SCHEMA_TYPES)
-def test_without_its_setting_a_format_says_so(service: Service, topic: TopicFactory, format_: str) -> None:
+def test_format_without_registry_names_the_setting(service: Service, topic: TopicFactory, format_: str) -> None:
     place = Place(service, topic(), format_)
     for answer in (place.v2([{"value": 1}], value_schema_id=1), place.messages([{"value": 1}], format=format_)):
         assert answer.status_code == 415, answer.text
         assert "schema_registry.url" in error_of(answer)[1]
 
 
-def test_without_the_extra_it_is_named(
+def test_missing_extra_is_named(
     kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The packages of the extra are hidden behind some that cannot be imported."""
+    """Modules that cannot be imported hide the packages of the extra."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     for name in ("fastavro", "jsonschema_rs", "urllib3"):

@@ -1,4 +1,4 @@
-"""A registry that goes away and comes back under load: schemas that are known go on working, the others are a 503."""
+"""A registry that stops and comes back under load: cached schemas stay usable, other schemas are a 503."""
 
 import json
 import threading
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.registry import EmbeddedRegistry
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen
@@ -34,7 +34,7 @@ def register(registry: EmbeddedRegistry, subject: str, schema: str = '"string"')
 
 
 class Load:
-    """Requests one after the other in threads, until it ends: (status, seconds, text) of each, by what they do."""
+    """Sends requests from threads until it ends. `answers` has (status, seconds, text) of each, by kind of request."""
 
     def __init__(self, kinds: dict[str, Callable[[int], requests.Response]]) -> None:
         self.answers: dict[str, list[tuple[int, float, str]]] = {name: [] for name in kinds}
@@ -61,12 +61,12 @@ class Load:
             self.answers[name].append((answer.status_code, time.monotonic() - began, answer.text))
 
     def wait_for_more(self, count: int = 20) -> None:
-        """Until so many more have been answered of each kind."""
+        """Wait for so many more responses of each kind."""
         wanted = {name: len(answers) + count for name, answers in self.answers.items()}
         wait_for(lambda: all(len(self.answers[name]) >= wanted[name] for name in wanted), 30)
 
 
-def test_only_what_needs_an_unknown_schema_fails_while_it_is_away(
+def test_only_unknown_schemas_fail_while_registry_is_down(
     kafka: EmbeddedKafka, fresh_registry: EmbeddedRegistry, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     registry, name = fresh_registry, topic()
@@ -141,7 +141,7 @@ def enum(number: int) -> Any:
     return {"type": "enum", "name": "E", "symbols": [f"S{number}"]}
 
 
-def test_a_503_says_when_to_try_again(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
+def test_503_has_retry_after(kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory) -> None:
     service = start_service(
         kafka.bootstrap_servers,
         workers=1,
@@ -156,10 +156,10 @@ def test_a_503_says_when_to_try_again(kafka: EmbeddedKafka, topic: TopicFactory,
     assert SECRET not in service.log
 
 
-def test_a_schema_that_is_known_needs_no_thread_and_another_gets_one(
+def test_cached_schema_needs_no_thread(
     kafka: EmbeddedKafka, fresh_registry: EmbeddedRegistry, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """With all threads busy asking a registry that is frozen, publishes with schemas that are known go on."""
+    """While all threads wait for a frozen registry, publishes with cached schemas continue."""
     name = topic()
     known, other = register(fresh_registry, f"{name}-value"), register(fresh_registry, "other", '"bytes"')
     service = start_service(
@@ -186,7 +186,7 @@ def test_a_schema_that_is_known_needs_no_thread_and_another_gets_one(
 
 
 def service_is_full(service: Service, name: str) -> bool:
-    """Whether a request that needs a thread gets none."""
+    """Return whether a request that needs a thread gets none."""
     try:
         service.get(f"/messages/{name}", timeout=0.3)
     except requests.Timeout:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.local_resources import free_ports
 from tests.attempts import scaled, wait_for
 
 ROOT = Path(__file__).parents[2]

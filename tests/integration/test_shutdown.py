@@ -7,8 +7,7 @@ import signal
 import time
 from contextlib import ExitStack
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.freezing import frozen

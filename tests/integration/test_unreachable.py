@@ -9,8 +9,7 @@ import pytest
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.errors import BrokerUnavailable
 from tests.attempts import wait_for
 from tests.freezing import frozen

@@ -16,8 +16,7 @@ import pytest
 import requests
 from kafka import KafkaProducer
 
-from kafka_http.demo.admin import create_topics
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.server.worker import STALL_SECONDS
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running

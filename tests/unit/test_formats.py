@@ -1,4 +1,4 @@
-"""Serialisers by name: ours, and a plug-in's that works on values instead of JSON text."""
+"""Formats by name: the built-in ones, and a plug-in that takes values instead of JSON texts."""
 
 import base64
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from kafka_http.schemas.serializers import SerializerNotLoaded, Serializers, loa
 
 
 class Reversed:
-    """A plug-in: a text, backwards."""
+    """A plug-in that stores a text backwards."""
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes:
         if not isinstance(data, str):
-            raise TypeError("a text, please")
+            raise TypeError("expected a text")
         return data[::-1].encode()
 
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any:
@@ -32,11 +32,11 @@ def formats() -> Formats:
     return Formats(Serializers({**serializers.loaded, "reversed": Reversed()}, serializers.missing))
 
 
-def test_ours_come_in_by_the_entry_point_group() -> None:
+def test_built_in_formats_are_entry_points() -> None:
     assert list(load_serializers({}).loaded) == ["binary", "json", "text"]
 
 
-def test_settings_of_a_serialiser_that_is_not_there() -> None:
+def test_settings_of_unknown_serializer_are_rejected() -> None:
     with pytest.raises(SerializerNotLoaded, match="nope"):
         load_serializers({"nope": {}})
 
@@ -55,18 +55,18 @@ def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, byt
         ("reversed", b'"abc"', b"cba"),
     ],
 )
-def test_both_ways(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
+def test_encode_and_decode_by_format(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
     assert encoded(formats, ProducerRecord(text, text, format=format_, key_format=format_)) == (stored, stored)
     again = formats.decode("t", format_, [], stored)
     assert encoded(formats, ProducerRecord(again, format=format_)) == (None, stored)
 
 
-def test_null_is_null_in_every_format(formats: Formats) -> None:
+def test_null_is_stored_as_null_in_every_format(formats: Formats) -> None:
     for format_ in formats.names:
         assert encoded(formats, ProducerRecord(None, None, format=format_, key_format=format_)) == (None, None)
 
 
-def test_without_a_format_bytes_are_stored_as_they_are(formats: Formats) -> None:
+def test_bytes_without_format_are_stored_unchanged(formats: Formats) -> None:
     assert encoded(formats, ProducerRecord(b"\xff", b"\xfe")) == (b"\xfe", b"\xff")
 
 
@@ -81,7 +81,7 @@ def test_without_a_format_bytes_are_stored_as_they_are(formats: Formats) -> None
         (ProducerRecord(b"1", format="nope"), UnsupportedFormat, "value"),
     ],
 )
-def test_a_refusal_names_the_record_and_the_field(
+def test_encode_error_names_record_and_field(
     formats: Formats, record: ProducerRecord, error: type[InvalidRequest], field: str
 ) -> None:
     with pytest.raises(error) as raised:
@@ -94,12 +94,12 @@ def test_a_refusal_names_the_record_and_the_field(
 @pytest.mark.parametrize(
     ("format_", "data"), [("json", b"{"), ("json", b'"\xff"'), ("text", b"\xff"), ("reversed", b"\xff")]
 )
-def test_bytes_that_a_format_cannot_read(formats: Formats, format_: str, data: bytes) -> None:
+def test_decode_unreadable_bytes_is_rejected(formats: Formats, format_: str, data: bytes) -> None:
     with pytest.raises(InvalidValue, match=format_):
         formats.decode("t", format_, [], data)
 
 
-def test_binary_reads_everything(formats: Formats) -> None:
+def test_binary_decodes_any_bytes(formats: Formats) -> None:
     every = bytes(range(256))
     assert formats.decode("t", "binary", [], every) == b'"%b"' % base64.b64encode(every)
 
@@ -108,31 +108,34 @@ def with_topics(**topics: Any) -> Formats:
     return Formats(load_serializers({}), topics)
 
 
-def test_a_topic_has_the_formats_of_the_first_pattern_that_matches_its_whole_name() -> None:
+def test_topic_formats_come_from_first_matching_pattern() -> None:
     topics = {"orders.eu": {"value": "text"}, r"orders\..*": {"value": "json", "key": "text"}, "o.*": {"key": "binary"}}
     formats = Formats(load_serializers({}), topics)
 
-    assert formats.of_topic("orders.eu") == (None, "text")
-    assert formats.of_topic("orders.us") == ("text", "json")
-    assert formats.of_topic("orders") == ("binary", None)
-    assert formats.of_topic("my-orders.us") == (None, None)
+    assert formats.topic_format("orders.eu") == (None, "text")
+    assert formats.topic_format("orders.us") == ("text", "json")
+    assert formats.topic_format("orders") == ("binary", None)
+    assert formats.topic_format("my-orders.us") == (None, None)
 
 
 @pytest.mark.parametrize(
     ("topics", "said"),
     [
-        ({"(": {"value": "json"}}, r"topics.'\(': The pattern cannot be used"),
-        ({"x" * 300: {"value": "json"}}, "300 characters"),
-        ({"t": {"value": "jsn"}}, r"topics.'t'.value: No serialiser is named 'jsn'. There are: .*json"),
-        ({"t": {"key": "avro"}}, r"topics.'t'.key: .*schema_registry.url"),
-        ({"t": {"value": 5}}, "No serialiser is named 5"),
-        ({"t": {"value": []}}, "takes the name of a format"),
-        ({"t": {"values": "json"}}, "takes key, value or both"),
-        ({"t": {}}, "takes key, value or both"),
-        ({"t": "json"}, "takes key, value or both"),
+        ({"(": {"value": "json"}}, r"topics.'\(' is not a valid setting: pattern is not a valid regular expression"),
+        ({"x" * 300: {"value": "json"}}, "at most 256 characters, got 300"),
+        (
+            {"t": {"value": "jsn"}},
+            r"topics.'t'.value is not a valid setting: Unknown format 'jsn'. Available formats: .*json",
+        ),
+        ({"t": {"key": "avro"}}, r"topics.'t'.key is not a valid setting: .*schema_registry.url"),
+        ({"t": {"value": 5}}, "Unknown format 5"),
+        ({"t": {"value": []}}, "must be the name of a format"),
+        ({"t": {"values": "json"}}, "must have key, value or both"),
+        ({"t": {}}, "must have key, value or both"),
+        ({"t": "json"}, "must have key, value or both"),
     ],
 )
-def test_formats_of_topics_that_cannot_be(topics: dict[str, Any], said: str) -> None:
+def test_invalid_topic_formats_are_rejected(topics: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_topics(**topics)
 
@@ -142,14 +145,14 @@ def test_formats_of_topics_that_cannot_be(topics: dict[str, Any], said: str) -> 
     [b"[" + b"1," * MAX_VALUES + b"1]", b"[" + b"[]," * MAX_VALUES + b"1]", b"[" + b'"",' * MAX_VALUES + b'""]'],
     ids=["numbers", "lists", "strings"],
 )
-def test_value_of_too_many_json_values_is_too_large(formats: Formats, text: bytes) -> None:
-    """As Python objects they take up to 100 times the bytes of the text."""
+def test_encode_value_with_too_many_json_values_is_rejected(formats: Formats, text: bytes) -> None:
+    """As Python objects the values take up to 100 times the bytes of the text."""
     with pytest.raises(TooLarge, match=r"records\[0\]\.value"):
         encoded(formats, ProducerRecord(text, format="reversed"))
     assert encoded(formats, ProducerRecord(text, format="json")) == (None, text)
 
 
 @pytest.mark.parametrize("part", ["[", ",", '",', "\\\\", '\\",'])
-def test_string_of_many_commas_is_one_value(formats: Formats, part: str) -> None:
+def test_encode_string_with_many_separators_is_one_value(formats: Formats, part: str) -> None:
     text = msgspec.json.encode(part * MAX_VALUES)
     assert encoded(formats, ProducerRecord(text, format="reversed")) == (None, (part * MAX_VALUES)[::-1].encode())

@@ -1,4 +1,4 @@
-"""One line an event, with the request's id, and a client library that does not flood."""
+"""Log lines: their format, their request id, and the filter of kafka-python's log."""
 
 import io
 import logging
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kafka_http.logs import OncePerMinute, log_handler, request_id
+from kafka_http.logs import KafkaLogFilter, log_handler, request_id
 
 
-class Written:
-    """A logger of its own under a name, and the lines that its handler wrote."""
+class CapturedLog:
+    """A logger and the lines that its handler wrote."""
 
     def __init__(self, name: str) -> None:
         self._stream = io.StringIO()
@@ -32,110 +32,110 @@ class Written:
 
 
 @pytest.fixture
-def ours() -> Iterator[Written]:
-    written = Written("kafka_http.of_a_test")
-    yield written
-    written.stop()
+def our_log() -> Iterator[CapturedLog]:
+    log = CapturedLog("kafka_http.of_a_test")
+    yield log
+    log.stop()
 
 
 @pytest.fixture
-def kafkas() -> Iterator[Written]:
-    written = Written("kafka.of_a_test")
-    yield written
-    written.stop()
+def kafka_log() -> Iterator[CapturedLog]:
+    log = CapturedLog("kafka.of_a_test")
+    yield log
+    log.stop()
 
 
-def test_a_line_has_time_level_process_request_logger_and_message(ours: Written) -> None:
+def test_log_line_has_time_level_process_request_id_logger_and_message(our_log: CapturedLog) -> None:
     token = request_id.set("abc")
-    ours.logger.warning("It is %s.", "late")
+    our_log.logger.warning("It is %s.", "late")
     request_id.reset(token)
 
-    (line,) = ours.lines
+    (line,) = our_log.lines
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING \d+ abc kafka_http\.of_a_test: It is late\.", line
     )
 
 
-def test_a_traceback_is_kept_on_its_line(ours: Written) -> None:
+def test_traceback_of_our_logger_stays_on_one_line(our_log: CapturedLog) -> None:
     try:
         raise KeyError("x")
     except KeyError:
-        ours.logger.exception("Unforeseen")
+        our_log.logger.exception("Unforeseen")
 
-    (line,) = ours.lines
+    (line,) = our_log.lines
     assert "Traceback" in line
     assert line.endswith("KeyError: 'x'")
 
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\x1b[31m", "\x85", "\u2028"])
-def test_a_clients_text_cannot_forge_a_line(ours: Written, sign: str) -> None:
-    ours.logger.warning("unknown topic %s", f"x{sign}2026-11-21 all is well")
+def test_control_characters_in_message_are_escaped(our_log: CapturedLog, sign: str) -> None:
+    our_log.logger.warning("unknown topic %s", f"x{sign}2026-11-21 all is well")
 
-    (line,) = ours.lines
+    (line,) = our_log.lines
     assert sign not in line
 
 
-def test_our_own_lines_are_all_written(ours: Written) -> None:
+def test_repeated_lines_of_our_logger_are_all_written(our_log: CapturedLog) -> None:
     for _ in range(3):
-        ours.logger.warning("again")
+        our_log.logger.warning("again")
 
-    assert len(ours.lines) == 3
+    assert len(our_log.lines) == 3
 
 
-def test_a_place_in_kafka_python_speaks_once_a_minute_and_says_how_often_it_was_silent(
-    kafkas: Written, monkeypatch: pytest.MonkeyPatch
+def test_repeated_line_of_kafka_python_is_logged_once_a_minute_with_count(
+    kafka_log: CapturedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("kafka_http.logs.time.monotonic", lambda: now)
 
     for seconds in (0, 1, 59, 61):
         now = 1000.0 + seconds
-        kafkas.logger.warning("Connection %s failed", seconds)
-        kafkas.logger.warning("Something else")
+        kafka_log.logger.warning("Connection %s failed", seconds)
+        kafka_log.logger.warning("Something else")
 
-    first, other, later, other_later = kafkas.lines
+    first, other, later, other_later = kafka_log.lines
     assert first.endswith("Connection 0 failed")
     assert other.endswith("Something else")
-    assert later.endswith("Connection 61 failed (and 2 times more since it last said so)")
+    assert later.endswith("Connection 61 failed (repeated 2 times)")
     assert "Something else" in other_later
 
 
-def test_kafka_pythons_tracebacks_become_their_last_line(kafkas: Written) -> None:
+def test_traceback_of_kafka_python_is_reduced_to_its_exception(kafka_log: CapturedLog) -> None:
     try:
         raise ConnectionResetError("peer")
     except ConnectionResetError:
-        kafkas.logger.exception("Error receiving")
+        kafka_log.logger.exception("Error receiving")
 
-    (line,) = kafkas.lines
+    (line,) = kafka_log.lines
     assert "Traceback" not in line
     assert line.endswith("Error receiving: ConnectionResetError('peer')")
 
 
-def test_task_that_ends_with_its_closed_loop_is_not_logged(kafkas: Written) -> None:
+def test_task_that_ends_with_closed_loop_is_not_logged(kafka_log: CapturedLog) -> None:
     """kafka-python logs the task and has the error in `exc_info` alone. Seen at the stop of a server."""
     closed = (RuntimeError("NetworkSelector closed!"), ValueError("Invalid file descriptor: -1"))
     for error in (*closed, RuntimeError("another")):
         try:
             raise error
         except (RuntimeError, ValueError):
-            kafkas.logger.exception("Unhandled exception in task %s:", "<Task>")
+            kafka_log.logger.exception("Unhandled exception in task %s:", "<Task>")
 
-    (line,) = kafkas.lines
+    (line,) = kafka_log.lines
     assert line.endswith("RuntimeError('another')")
 
 
-def test_topic_that_a_client_named_and_is_missing_is_not_logged(kafkas: Written) -> None:
-    kafkas.logger.error("Topic %s not found in cluster metadata", "nope")
+def test_missing_topic_of_client_is_not_logged(kafka_log: CapturedLog) -> None:
+    kafka_log.logger.error("Topic %s not found in cluster metadata", "nope")
 
-    assert kafkas.lines == []
+    assert kafka_log.lines == []
 
 
-def test_a_logger_whose_name_only_begins_like_kafka_pythons_is_let_be() -> None:
-    quiet = OncePerMinute()
+def test_logger_with_similar_name_is_not_filtered() -> None:
+    log_filter = KafkaLogFilter()
     record = logging.makeLogRecord({"name": "kafkaesque", "pathname": "x", "lineno": 1})
 
-    assert quiet.filter(record)
-    assert quiet.filter(record)
+    assert log_filter.filter(record)
+    assert log_filter.filter(record)
 
 
 PROGRAM = """
@@ -153,14 +153,14 @@ logging.getLogger("urllib3").warning("someone else's")
 """
 
 
-def test_at_every_level_kafka_python_keeps_its_debugging_and_with_it_passwords_to_itself() -> None:
+def test_debug_level_does_not_log_passwords_of_kafka_python() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
 
     said = [line.partition(" - ")[2] for line in done.stderr.splitlines()]
     assert said == ["kafka_http.x: ours", "kafka.net.connection: Connection lost", "urllib3: someone else's"]
 
 
-def test_who_has_configured_logging_himself_keeps_it() -> None:
+def test_configure_logging_keeps_existing_root_handler() -> None:
     program = "import logging; logging.basicConfig(format='%(message)s'); " + PROGRAM.strip().replace("\n", "; ")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

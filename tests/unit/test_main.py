@@ -1,4 +1,4 @@
-"""The command line: flags for every setting, `config`, and errors in one line."""
+"""The command line: flags for every setting, `kafka-http config`, and errors of one line."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from kafka_http.config.settings import SETTINGS
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_settings_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("KAFKA_HTTP_")]:
         monkeypatch.delenv(name)
 
@@ -28,13 +28,13 @@ def taken_port() -> Iterator[int]:
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, tuple[str, str]]:
-    """What `kafka-http config` shows: value and source of each setting."""
+    """The value and the source of each setting that `kafka-http config` prints."""
     assert main(["config", *arguments]) == 0
     rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     return {name: (rest.rsplit("  ", 1)[0].strip(), rest.rsplit("  ", 1)[1]) for name, rest in rows}
 
 
-def test_config_shows_each_setting_its_value_and_its_source(
+def test_config_shows_value_and_source_of_each_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
@@ -53,7 +53,7 @@ def test_config_shows_each_setting_its_value_and_its_source(
     assert settings["timeout"] == ("10.0", "default")
 
 
-def test_config_hides_secrets_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_hides_secrets_without_show_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--kafka", "sasl_plain_password=hush", "--serializers", "avro.url=http://me:hush@registry/x"]
     given += ["--callback-secret", "hush-hush-hush-hush,hush-hush-hush-hushed"]
 
@@ -68,9 +68,7 @@ def test_config_hides_secrets_unless_asked(capsys: pytest.CaptureFixture[str]) -
     assert open_["callback_secret"][0] == '["hush-hush-hush-hush", "hush-hush-hush-hushed"]'
 
 
-def test_config_shows_the_secret_of_callbacks_that_is_kept_and_makes_it_only_to_show_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_config_creates_callback_secret_only_to_show_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     given = ["--data-dir", str(tmp_path / "data")]
 
     assert shown(capsys, *given)["callback_secret"][0] == '"(hidden)"'
@@ -82,7 +80,7 @@ def test_config_shows_the_secret_of_callbacks_that_is_kept_and_makes_it_only_to_
     assert shown(capsys, *given)["callback_secret"][0] == '"(hidden)"'
 
 
-def test_config_shows_the_rest_where_no_secret_of_callbacks_can_be_kept(
+def test_config_shows_settings_if_callback_secret_cannot_be_stored(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -94,7 +92,7 @@ def test_config_shows_the_rest_where_no_secret_of_callbacks_can_be_kept(
     assert "bootstrap_servers" in said.out
 
 
-def test_config_hides_no_pattern_of_topics_and_every_secret_of_a_plugin(
+def test_config_shows_topic_patterns_and_hides_secrets_of_plugins(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
@@ -119,7 +117,7 @@ def test_config_hides_no_pattern_of_topics_and_every_secret_of_a_plugin(
     [
         (["--kafka", "security_protocl=SSL"], "Did you mean security_protocol?"),
         (["--schema-registry", "ulr=http://127.0.0.1:1"], "Did you mean url?"),
-        (["--topics", "orders.valeu=json"], "takes key, value or both"),
+        (["--topics", "orders.valeu=json"], "must have key, value or both"),
         (["--store-url", "postgresql://me:hu@sh@db/store"], "must be percent-encoded"),
         (["--store-url", "postgresql://me:hush@db:port/store"], "must be percent-encoded"),
     ],
@@ -128,13 +126,14 @@ def test_config_hides_no_pattern_of_topics_and_every_secret_of_a_plugin(
 def test_config_checks_what_serve_checks(
     capsys: pytest.CaptureFixture[str], taken_port: int, command: str, arguments: list[str], said: str
 ) -> None:
-    """At a port in use, so that nothing is left running where the setting is not refused."""
+    """The port is in use, so that no server keeps running if the setting is accepted."""
     assert main([command, "--bind", f"127.0.0.1:{taken_port}", *arguments]) == 2
 
     output = capsys.readouterr()
     (line,) = output.err.splitlines()
     assert said in line
-    assert "hu@sh" not in line and "hush" not in output.out + line
+    assert "hu@sh" not in line
+    assert "hush" not in output.out + line
 
 
 def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +146,7 @@ def test_every_setting_has_a_flag_in_serve_demo_and_config(capsys: pytest.Captur
             assert f"--{name.replace('_', '-')}" in help_text
 
 
-def test_switches_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switch_has_a_flag_to_turn_it_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_HTTP_ACCESS_LOG", "true")
 
     settings = shown(capsys, "--no-access-log", "--auto-create-topics")
@@ -159,12 +158,12 @@ def test_switches_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkey
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serve", "--workers", "many"], "workers (command line) takes a whole number of at least 1, not 'many'"),
-        (["config", "--bind", "8082"], "bind (command line) takes HOST:PORT"),
+        (["serve", "--workers", "many"], "workers (command line) must be a whole number of at least 1, got 'many'."),
+        (["config", "--bind", "8082"], "bind (command line) must be HOST:PORT"),
         (["serve", "--config", "/missing.toml"], "/missing.toml cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_status_2(
+def test_wrong_setting_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main(arguments) == 2
@@ -177,7 +176,7 @@ def test_a_wrong_setting_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     "arguments", [[], ["bogus"], ["serve", "--worker", "1"], ["serve", "--kafka", "x"], ["config", "x"]]
 )
-def test_bad_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
 
@@ -185,7 +184,7 @@ def test_bad_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: li
     assert "usage: kafka-http" in capsys.readouterr().err
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
 
@@ -199,7 +198,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_port_in_use_is_one_clear_sentence(taken_port: int) -> None:
+def test_port_in_use_is_one_line(taken_port: int) -> None:
     done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}")
 
     assert done.returncode == 1
@@ -208,8 +207,8 @@ def test_a_port_in_use_is_one_clear_sentence(taken_port: int) -> None:
     assert "--bind" in line
 
 
-def test_a_wrong_setting_of_kafka_python_stops_the_start(taken_port: int) -> None:
-    """At a port in use, so that nothing is left running where the setting is not refused."""
+def test_wrong_setting_of_kafka_python_stops_start(taken_port: int) -> None:
+    """The port is in use, so that no server keeps running if the setting is accepted."""
     done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}", "--kafka", "security_protocl=SSL")
 
     assert done.stderr.splitlines() == [
@@ -221,26 +220,26 @@ def test_a_wrong_setting_of_kafka_python_stops_the_start(taken_port: int) -> Non
 
 DEMO_WITHOUT = """
 import sys
-from types import SimpleNamespace
+from kafka_http.cli import demo
+from kafka_http.cli.main import main
 
-def run(arguments, config):
+def make_plan(arguments, config):
     print(config.access_log, config.auto_create_topics, config.workers, arguments.port)
     import {missing}
+    sys.exit()
 
-import kafka_http.demo
-kafka_http.demo.command = SimpleNamespace(add_arguments=lambda parser: parser.add_argument("--port"), run=run)
-from kafka_http.cli.main import main
+demo.make_plan = make_plan
 sys.exit(main(["demo", "--port", "1", "--workers", "3", "--no-access-log"]))
 """
 
 
-def test_the_demo_takes_every_flag_of_serve_and_its_own_with_its_own_defaults() -> None:
+def test_demo_takes_flags_of_serve_and_has_its_own_defaults() -> None:
     done = run("-c", DEMO_WITHOUT.format(missing="json"))
 
     assert done.stdout.splitlines() == ["False True 3 1"]
 
 
-def test_without_the_extra_the_demo_says_what_to_install() -> None:
+def test_demo_without_extra_says_what_to_install() -> None:
     done = run("-c", DEMO_WITHOUT.format(missing="a_package_of_the_extra"))
 
     assert done.stderr.splitlines() == [
@@ -251,18 +250,18 @@ def test_without_the_extra_the_demo_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("server", ["granian", "nginx"])
-def test_another_server_than_gunicorn_is_refused(capsys: pytest.CaptureFixture[str], server: str) -> None:
+def test_server_other_than_gunicorn_is_an_error(capsys: pytest.CaptureFixture[str], server: str) -> None:
     assert main(["serve", "--server", server]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"server (command line) takes gunicorn only (granian was removed), not '{server}'" in line
+    assert f"server (command line) must be gunicorn (granian was removed), got '{server}'" in line
 
 
 @pytest.mark.parametrize("source", ["command line", "environment KAFKA_HTTP_SERVER", "settings.toml"])
-def test_server_gunicorn_is_accepted_and_has_no_effect(
+def test_server_gunicorn_is_accepted_with_a_warning(
     taken_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
 ) -> None:
-    """At a port in use, so that nothing is left running."""
+    """The port is in use, so that no server keeps running."""
     arguments = ["-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}"]
     if source == "command line":
         arguments += ["--server", "gunicorn"]
@@ -278,3 +277,22 @@ def test_server_gunicorn_is_accepted_and_has_no_effect(
     assert "WARNING" in warning
     assert f"The setting server ({arguments[-1] if source == 'settings.toml' else source}) has no effect" in warning
     assert "Cannot listen on" in end
+
+
+def test_old_name_of_fast_path_is_a_flag_with_one_warning(taken_port: int) -> None:
+    """The port is in use, so that no server keeps running."""
+    done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}", "--no-threadless-publish")
+
+    warning, end = done.stderr.splitlines()
+
+    assert (
+        "threadless_publish is now fast_path; the old name will be removed in 2.0. Its source: command line." in warning
+    )
+    assert "Cannot listen on" in end
+
+
+def test_config_checks_settings_before_it_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """It printed the whole table before the error."""
+    assert main(["config", "--kafka", "security_protocl=SSL"]) == 2
+
+    assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Serialisers of other packages: how they come in, and what is said of those that cannot."""
+"""Serializers of other packages: how they are loaded, and the errors of those that cannot be loaded."""
 
 import subprocess
 import sys
@@ -43,13 +43,13 @@ not_callable = 5
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that Python finds packages in."""
+    """A directory in which Python finds packages."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "acme", raising=False)
     return tmp_path
 
 
-def test_a_factory_is_a_class_or_a_function_and_gets_the_settings_of_its_name(packages: Path) -> None:
+def test_factory_gets_the_settings_of_its_name(packages: Path) -> None:
     install_plugin(packages, "one = acme:Plain\ntwo = acme:function", acme=GOOD)
 
     loaded = load_serializers({"one": {"a": 1}}).loaded
@@ -59,7 +59,7 @@ def test_a_factory_is_a_class_or_a_function_and_gets_the_settings_of_its_name(pa
     assert {"json", "text", "binary"} < loaded.keys()
 
 
-def test_a_factory_that_asks_for_the_registry_shares_ours(packages: Path) -> None:
+def test_factories_with_registry_parameter_share_the_registry(packages: Path) -> None:
     install_plugin(packages, "one = acme:WithRegistry\ntwo = acme:WithRegistry", acme=GOOD)
 
     loaded = load_serializers({}, RegistrySettings(url=("http://127.0.0.1:1",))).loaded
@@ -67,29 +67,29 @@ def test_a_factory_that_asks_for_the_registry_shares_ours(packages: Path) -> Non
 
     without = load_serializers({})
     assert "one" not in without.loaded
-    assert "'one' needs a schema registry: the setting schema_registry.url" in without.missing["one"]
+    assert "'one' needs a schema registry: set schema_registry.url" in without.missing["one"]
 
 
 @pytest.mark.parametrize(
-    ("entry_point", "said"),
+    ("entry_point", "message"),
     [
         ("bad = acme:broken", r"'bad' \(acme:broken\) cannot be loaded: KeyError: 'secret_file'"),
         ("bad = acme:missing", "'bad' .* cannot be loaded: AttributeError"),
         ("bad = elsewhere:Plain", "'bad' .* cannot be loaded: ModuleNotFoundError: No module named 'elsewhere'"),
         ("bad = acme:not_callable", "'bad' .* cannot be loaded: TypeError"),
-        ("bad = acme:NoSerializer", "'bad' .* has no method serialize"),
-        ("json = acme:Plain", "two serialisers are called 'json'"),
-        ("Bad.Name = acme:Plain", "'Bad.Name' .* a name has 1 to 50 of"),
+        ("bad = acme:NoSerializer", "'bad' .* NoSerializer has no method serialize"),
+        ("json = acme:Plain", "Two serializers are named 'json'"),
+        ("Bad.Name = acme:Plain", "'Bad.Name' .* must have a name of 1 to 50 of"),
     ],
 )
-def test_one_that_is_broken_is_named_at_start(packages: Path, entry_point: str, said: str) -> None:
+def test_broken_serializer_is_named_at_start(packages: Path, entry_point: str, message: str) -> None:
     install_plugin(packages, entry_point, acme=GOOD)
 
-    with pytest.raises(SerializerNotLoaded, match=said):
+    with pytest.raises(SerializerNotLoaded, match=message):
         create_app(load_config(environ={}))
 
 
-def test_the_command_says_it_without_a_traceback(packages: Path) -> None:
+def test_command_reports_broken_serializer_without_traceback(packages: Path) -> None:
     install_plugin(packages, "bad = acme:broken", acme=GOOD)
 
     ended = subprocess.run(
@@ -102,17 +102,17 @@ def test_the_command_says_it_without_a_traceback(packages: Path) -> None:
     )
 
     assert ended.returncode != 0
-    assert "serialiser 'bad' (acme:broken) cannot be loaded" in ended.stderr
+    assert "Serializer 'bad' (acme:broken) cannot be loaded" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_what_an_extra_would_bring_is_missing_and_no_fault(packages: Path) -> None:
+def test_serializer_without_its_extra_is_missing(packages: Path) -> None:
     install_plugin(packages, "rare = acme:Plain [more]", acme="import no_such_package\n" + GOOD)
 
-    said = load_serializers({}).missing["rare"]
-    assert said == "The format 'rare' needs more packages. Run pip install 'acme[more]'."
+    reason = load_serializers({}).missing["rare"]
+    assert reason == "Format 'rare' needs more packages. Run pip install 'acme[more]'."
 
 
-def test_settings_of_one_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"\[serializers.nope\] is set, but there is no serialiser 'nope'"):
+def test_settings_of_unknown_serializer_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"\[serializers.nope\] is set, but no serializer 'nope' is installed"):
         load_serializers({"nope": {}})

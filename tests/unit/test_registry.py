@@ -1,4 +1,4 @@
-"""The registry's client: what it caches, what it asks once, and what it says of a registry that does not answer."""
+"""The client of the schema registry: caches, requests, and errors of a registry that does not answer."""
 
 import base64
 import contextlib
@@ -14,13 +14,12 @@ import pytest
 
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
 from kafka_http.schemas.loading_cache import LoadingCache, WouldBlock
-from kafka_http.schemas.registry import SchemaNotFound, SchemaRegistry
+from kafka_http.schemas.registry import Reference, Schema, SchemaNotFound, SchemaRegistry
 from kafka_http.schemas.registry_settings import RegistrySettings
-from kafka_http.schemas.schema import Reference, Schema
 from tests.attempts import scaled, wait_for
 from tests.fake_registry import FakeRegistry, running_registry
 
-NOBODY = "http://127.0.0.1:1"
+UNREACHABLE = "http://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -33,29 +32,29 @@ def client(*urls: str, **settings: Any) -> SchemaRegistry:
     return SchemaRegistry(RegistrySettings(url=urls, **{"timeout": 2.0, **settings}))
 
 
-def test_a_schema_by_its_id_is_asked_for_once(fake: FakeRegistry) -> None:
+def test_schema_by_id_is_requested_once(fake: FakeRegistry) -> None:
     schema_id = fake.add("s", '"string"', references=[{"name": "a", "subject": "b", "version": 3}])
     registry = client(fake.url + "/")
 
     for _ in range(3):
         expected = Schema(schema_id, "AVRO", '"string"', (Reference("a", "b", 3),))
         assert registry.by_id(schema_id) == expected
-    assert fake.asked == [f"GET /schemas/ids/{schema_id}"]
+    assert fake.requests == [f"GET /schemas/ids/{schema_id}"]
 
 
-def test_many_who_ask_at_once_ask_once(fake: FakeRegistry) -> None:
+def test_concurrent_callers_send_one_request(fake: FakeRegistry) -> None:
     schema_id = fake.add("s", '"string"')
     registry = client(fake.url)
     fake.hold.clear()
     with ThreadPoolExecutor(20) as pool:
         answers = [pool.submit(registry.by_id, schema_id) for _ in range(20)]
-        wait_for(lambda: fake.asked, 5)
+        wait_for(lambda: fake.requests, 5)
         fake.hold.set()
         assert {each.result().id for each in answers} == {schema_id}
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
-def test_types_and_names_come_through(fake: FakeRegistry) -> None:
+def test_schema_type_and_encoded_subject(fake: FakeRegistry) -> None:
     registry = client(fake.url)
     fake.add("a/b ü%2F", "message M {}", "PROTOBUF")
 
@@ -63,29 +62,29 @@ def test_types_and_names_come_through(fake: FakeRegistry) -> None:
 
     assert (found.type, found.text) == ("PROTOBUF", "message M {}")
     assert registry.by_id(found.id) == registry.by_version("a/b ü%2F", 1) == found
-    assert len(fake.asked) == 2
+    assert len(fake.requests) == 2
 
 
 @pytest.mark.parametrize("subject", ["", ".", ".."])
-def test_a_subject_that_would_lead_elsewhere(fake: FakeRegistry, subject: str) -> None:
+def test_invalid_subject_is_not_requested(fake: FakeRegistry, subject: str) -> None:
     with pytest.raises(SchemaNotFound):
         client(fake.url).by_version(subject, "latest")
-    assert fake.asked == []
+    assert fake.requests == []
 
 
-def test_what_is_missing_is_remembered_for_a_while(fake: FakeRegistry) -> None:
+def test_missing_schema_is_cached_for_a_while(fake: FakeRegistry) -> None:
     registry = client(fake.url, latest_ttl=0.2)
 
     for _ in range(3):
-        with pytest.raises(SchemaNotFound, match="none of the id 1"):
+        with pytest.raises(SchemaNotFound, match="no schema with the id 1"):
             registry.by_id(1)
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
     schema_id = fake.add("s", '"int"')
 
-    wait_for(lambda: is_there(registry, schema_id), 5)
+    wait_for(lambda: exists(registry, schema_id), 5)
 
 
-def is_there(registry: SchemaRegistry, schema_id: int) -> bool:
+def exists(registry: SchemaRegistry, schema_id: int) -> bool:
     try:
         return registry.by_id(schema_id).id == schema_id
     except SchemaNotFound:
@@ -93,13 +92,13 @@ def is_there(registry: SchemaRegistry, schema_id: int) -> bool:
 
 
 @pytest.mark.parametrize("schema_id", [-1, 2**31, 2**70])
-def test_an_id_that_none_can_be_is_not_asked_for(fake: FakeRegistry, schema_id: int) -> None:
+def test_invalid_id_is_not_requested(fake: FakeRegistry, schema_id: int) -> None:
     with pytest.raises(SchemaNotFound):
         client(fake.url).by_id(schema_id)
-    assert fake.asked == []
+    assert fake.requests == []
 
 
-def test_a_subject_or_a_version_that_is_not_there(fake: FakeRegistry) -> None:
+def test_missing_subject_or_version_is_not_found(fake: FakeRegistry) -> None:
     fake.add("s", '"int"')
     with pytest.raises(SchemaNotFound, match="no version latest of the subject 'other'"):
         client(fake.url).by_version("other", "latest")
@@ -107,7 +106,7 @@ def test_a_subject_or_a_version_that_is_not_there(fake: FakeRegistry) -> None:
         client(fake.url).by_version("s", 2)
 
 
-def test_the_latest_is_asked_for_again(fake: FakeRegistry) -> None:
+def test_latest_version_is_requested_again(fake: FakeRegistry) -> None:
     registry = client(fake.url, latest_ttl=0.2)
     fake.add("s", '"int"')
     assert registry.by_version("s", "latest").text == '"int"'
@@ -117,7 +116,7 @@ def test_the_latest_is_asked_for_again(fake: FakeRegistry) -> None:
     assert registry.by_version("s", 1).text == '"int"'
 
 
-def test_a_text_is_looked_up_first_and_registered_once(fake: FakeRegistry) -> None:
+def test_register_looks_up_text_first(fake: FakeRegistry) -> None:
     known = fake.add("s", '"int"')
     registry = client(fake.url)
     checked: list[int] = []
@@ -128,37 +127,37 @@ def test_a_text_is_looked_up_first_and_registered_once(fake: FakeRegistry) -> No
     for _ in range(3):
         assert registry.register("s", "AVRO", '"int"', check=check).id == known
         assert registry.register("s", "AVRO", '"long"', check=check).id == known + 1
-    known_asked = ["POST /subjects/s", "GET /schemas/ids/1"]
-    assert fake.asked == [*known_asked, "POST /subjects/s", "POST /subjects/s/versions", "GET /schemas/ids/2"]
+    known_requests = ["POST /subjects/s", "GET /schemas/ids/1"]
+    assert fake.requests == [*known_requests, "POST /subjects/s", "POST /subjects/s/versions", "GET /schemas/ids/2"]
     assert checked == [1]
 
 
-def test_what_is_no_schema_is_not_registered(fake: FakeRegistry) -> None:
+def test_schema_that_fails_the_check_is_not_registered(fake: FakeRegistry) -> None:
     def check() -> None:
         raise InvalidSchema("no good")
 
     with pytest.raises(InvalidSchema, match="no good"):
         client(fake.url).register("s", "AVRO", '"int"', check=check)
-    assert fake.asked == ["POST /subjects/s"]
+    assert fake.requests == ["POST /subjects/s"]
 
 
-def test_what_the_registry_refuses_is_refused_in_its_words(fake: FakeRegistry) -> None:
-    with pytest.raises(InvalidSchema, match="refuses it for the subject 's': Invalid schema, says the registry"):
+def test_rejection_has_the_message_of_the_registry(fake: FakeRegistry) -> None:
+    with pytest.raises(InvalidSchema, match="rejects it for the subject 's': Invalid schema, says the registry"):
         client(fake.url).register("s", "AVRO", '"refuse"')
 
 
-def test_a_schema_that_is_too_large(fake: FakeRegistry) -> None:
+def test_schema_that_is_too_large_is_rejected(fake: FakeRegistry) -> None:
     registry = client(fake.url, max_schema_bytes=2000)
-    with pytest.raises(InvalidSchema, match="2000 are the most"):
+    with pytest.raises(InvalidSchema, match="the limit is 2000"):
         registry.register("s", "AVRO", "x" * 2001)
-    assert fake.asked == []
+    assert fake.requests == []
     for size in (2001, 1_000_000):
         with pytest.raises(InvalidSchema, match="2000"):
             registry.by_id(fake.add("s", "x" * size))
 
 
-def test_a_schema_of_an_unknown_type(fake: FakeRegistry) -> None:
-    with pytest.raises(InvalidSchema, match="'XSD', which is not known here"):
+def test_schema_of_unknown_type_is_rejected(fake: FakeRegistry) -> None:
+    with pytest.raises(InvalidSchema, match="unknown type 'XSD'"):
         client(fake.url).by_id(fake.add("s", "<x/>", "XSD"))
 
 
@@ -166,7 +165,7 @@ def reference(name: str, version: int = 1) -> dict[str, object]:
     return {"name": name, "subject": name, "version": version}
 
 
-def test_dependencies_come_before_those_that_need_them(fake: FakeRegistry) -> None:
+def test_dependencies_are_in_order_of_need(fake: FakeRegistry) -> None:
     fake.add("a", "A")
     fake.add("b", "B", references=[reference("a")])
     fake.add("c", "C", references=[reference("b"), reference("a")])
@@ -175,10 +174,10 @@ def test_dependencies_come_before_those_that_need_them(fake: FakeRegistry) -> No
 
     assert [(name, each.text) for name, each in registry.dependencies(schema)] == [("a", "A"), ("b", "B"), ("c", "C")]
     registry.dependencies(schema)
-    assert len(fake.asked) == 4
+    assert len(fake.requests) == 4
 
 
-def test_references_that_form_a_cycle(fake: FakeRegistry) -> None:
+def test_references_that_form_a_cycle_are_rejected(fake: FakeRegistry) -> None:
     fake.add("a", "A", references=[reference("b")])
     registry = client(fake.url)
     schema = registry.by_id(fake.add("b", "B", references=[reference("a")]))
@@ -187,35 +186,35 @@ def test_references_that_form_a_cycle(fake: FakeRegistry) -> None:
         registry.dependencies(schema)
 
 
-def test_references_to_two_schemas_of_one_name(fake: FakeRegistry) -> None:
+def test_references_to_two_schemas_of_one_name_are_rejected(fake: FakeRegistry) -> None:
     fake.add("a", "A1")
     fake.add("a", "A2")
     fake.add("b", "B", references=[reference("a", 2)])
     registry = client(fake.url)
     schema = registry.by_id(fake.add("c", "C", references=[reference("a"), reference("b")]))
 
-    with pytest.raises(InvalidSchema, match="two different schemas by the name 'a'"):
+    with pytest.raises(InvalidSchema, match="two different schemas are referenced by the name 'a'"):
         registry.dependencies(schema)
 
 
-def test_too_many_references(fake: FakeRegistry) -> None:
+def test_too_many_references_are_rejected(fake: FakeRegistry) -> None:
     for number in range(120):
         fake.add(f"s{number}", f"S{number}", references=[reference(f"s{number - 1}")] if number else [])
     registry = client(fake.url)
 
-    with pytest.raises(InvalidSchema, match="more than 100 others"):
+    with pytest.raises(InvalidSchema, match="more than 100 other schemas"):
         registry.dependencies(registry.by_version("s119", 1))
 
 
-def test_references_that_are_too_large_together(fake: FakeRegistry) -> None:
+def test_references_that_are_too_large_together_are_rejected(fake: FakeRegistry) -> None:
     fake.add("a", "A" * 1500)
     registry = client(fake.url, max_schema_bytes=2000)
 
-    with pytest.raises(InvalidSchema, match="larger than a schema may be"):
+    with pytest.raises(InvalidSchema, match="larger than max_schema_bytes"):
         registry.dependencies(registry.by_id(fake.add("b", "B" * 1000, references=[reference("a")])))
 
 
-def test_a_reference_that_is_not_there(fake: FakeRegistry) -> None:
+def test_missing_reference_is_rejected(fake: FakeRegistry) -> None:
     registry = client(fake.url)
     schema = registry.by_id(fake.add("a", "A", references=[reference("gone")]))
 
@@ -223,18 +222,18 @@ def test_a_reference_that_is_not_there(fake: FakeRegistry) -> None:
         registry.dependencies(schema)
 
 
-def test_the_next_address_is_asked_and_remembered(fake: FakeRegistry) -> None:
+def test_next_address_is_used_and_remembered(fake: FakeRegistry) -> None:
     with running_registry() as broken:
         broken.answer = (500, b"", {})
-        registry = client(NOBODY, broken.url, fake.url)
+        registry = client(UNREACHABLE, broken.url, fake.url)
 
         assert registry.by_id(fake.add("s", '"int"')).text == '"int"'
-        assert len(broken.asked) == 1
+        assert len(broken.requests) == 1
         assert registry.by_id(fake.add("s", '"long"')).text == '"long"'
-        assert len(broken.asked) == 1
+        assert len(broken.requests) == 1
 
 
-def test_an_address_that_keeps_silent_leaves_time_for_the_next(fake: FakeRegistry) -> None:
+def test_silent_address_leaves_time_for_the_next(fake: FakeRegistry) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
         registry = client(f"http://127.0.0.1:{silent.getsockname()[1]}", fake.url, timeout=1.0)
@@ -243,7 +242,7 @@ def test_an_address_that_keeps_silent_leaves_time_for_the_next(fake: FakeRegistr
         assert time.monotonic() - start < scaled(0.9)
 
 
-def test_registry_that_hangs_is_asked_by_one_thread_at_a_time(fake: FakeRegistry) -> None:
+def test_hanging_registry_is_requested_by_one_thread_at_a_time(fake: FakeRegistry) -> None:
     """Each request that needed a schema kept a thread waiting for the whole time-out."""
     number = fake.add("s", '"int"')
     registry = client(fake.url, timeout=0.5)
@@ -265,7 +264,7 @@ def text_of(registry: SchemaRegistry, number: int) -> str:
     return ""
 
 
-def test_an_answer_that_trickles_is_given_up_in_time() -> None:
+def test_slow_response_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         stopped = threading.Event()
 
@@ -289,15 +288,15 @@ def test_an_answer_that_trickles_is_given_up_in_time() -> None:
         thread.join()
 
 
-def test_a_registry_that_is_away_is_named_and_no_credential_is(fake: FakeRegistry) -> None:
+def test_error_names_the_registry_and_no_credentials(fake: FakeRegistry) -> None:
     for credential in ({"basic_auth": "me:hush"}, {"bearer_token": "hush"}):
         start = time.monotonic()
         with pytest.raises(RegistryUnavailable) as error:
-            client(NOBODY, **credential).by_id(1)
+            client(UNREACHABLE, **credential).by_id(1)
         assert time.monotonic() - start < scaled(1)
         assert error.value.status == 503
         assert error.value.retry_after
-        assert NOBODY in error.value.message
+        assert UNREACHABLE in error.value.message
         assert "hush" not in repr(error.value)
         assert base64.b64encode(b"me:hush").decode() not in repr(error.value)
 
@@ -306,12 +305,12 @@ def test_credentials_are_sent(fake: FakeRegistry) -> None:
     schema_id = fake.add("s", '"int"')
     client(fake.url, basic_auth="me:hüsh").by_id(schema_id)
     assert fake.headers["Authorization"] == f"Basic {base64.b64encode('me:hüsh'.encode()).decode()}"
-    client(fake.url, bearer_token="hush").by_id(schema_id)  # noqa: S106  nobody's
+    client(fake.url, bearer_token="hush").by_id(schema_id)  # noqa: S106  not a real one
     assert fake.headers["Authorization"] == "Bearer hush"
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         ((401, b'{"error_code": 40101}', {}), "rejected this server's credentials"),
         ((403, b"", {}), "rejected this server's credentials"),
@@ -321,25 +320,25 @@ def test_credentials_are_sent(fake: FakeRegistry) -> None:
         ((429, b"", {}), "status 429"),
         ((404, b"<html>", {}), "like a schema registry"),
         ((302, b"", {"Location": "http://127.0.0.1:1/elsewhere"}), "like a schema registry"),
-        ((200, b"<html>", {}), "as no schema registry does"),
-        ((200, b'{"schema": 5}', {}), "as no schema registry does"),
+        ((200, b"<html>", {}), "does not answer like a schema registry"),
+        ((200, b'{"schema": 5}', {}), "does not answer like a schema registry"),
         ((200, b"", {"Content-Length": "5", "Connection": "close"}), "closed the connection"),
     ],
 )
-def test_an_answer_that_helps_nobody(fake: FakeRegistry, answer: Any, said: str) -> None:
+def test_unusable_response_is_registry_unavailable(fake: FakeRegistry, answer: Any, message: str) -> None:
     fake.answer = answer
-    with pytest.raises(RegistryUnavailable, match=said):
+    with pytest.raises(RegistryUnavailable, match=message):
         client(fake.url).by_id(1)
 
 
-def test_what_is_cached_goes_on_working_while_the_registry_is_away(fake: FakeRegistry) -> None:
+def test_cached_schemas_stay_usable_while_registry_is_down(fake: FakeRegistry) -> None:
     registry = client(fake.url, latest_ttl=0.1)
     first = registry.by_id(fake.add("s", '"int"'))
     assert registry.by_version("s", "latest") == first
     assert registry.register("s", "AVRO", '"int"') == first
     fake.answer = (503, b"", {})
-    before = len(fake.asked)
-    wait_for(lambda: registry.by_version("s", "latest") == first and len(fake.asked) > before, 5)
+    before = len(fake.requests)
+    wait_for(lambda: registry.by_version("s", "latest") == first and len(fake.requests) > before, 5)
 
     assert registry.by_id(first.id) == first
     assert registry.by_version("s", "latest") == first
@@ -350,7 +349,7 @@ def test_what_is_cached_goes_on_working_while_the_registry_is_away(fake: FakeReg
     assert registry.by_id(fake.add("s", '"long"')).text == '"long"'
 
 
-def test_who_must_not_wait_is_told_so(fake: FakeRegistry) -> None:
+def test_nonblocking_call_raises_would_block(fake: FakeRegistry) -> None:
     registry = client(fake.url)
     schema_id = fake.add("s", '"int"')
     for ask in (
@@ -360,13 +359,13 @@ def test_who_must_not_wait_is_told_so(fake: FakeRegistry) -> None:
     ):
         with pytest.raises(WouldBlock):
             ask()
-    assert fake.asked == []
+    assert fake.requests == []
     registry.by_version("s", "latest")
     assert registry.by_version("s", "latest", blocking=False).id == schema_id
     assert registry.by_id(schema_id, blocking=False).id == schema_id
 
 
-def test_a_cache_forgets_what_was_used_longest_ago() -> None:
+def test_cache_drops_least_recently_used_value() -> None:
     cache: LoadingCache[str, str] = LoadingCache(10, len)
     made: list[str] = []
 
@@ -386,7 +385,7 @@ def test_a_cache_forgets_what_was_used_longest_ago() -> None:
     assert made[4:] == ["large", "large"]
 
 
-def test_an_error_is_shared_and_not_kept() -> None:
+def test_cache_does_not_keep_errors() -> None:
     cache: LoadingCache[str, str] = LoadingCache(10, len)
 
     def fail() -> str:
@@ -398,7 +397,7 @@ def test_an_error_is_shared_and_not_kept() -> None:
     assert cache.get("a", lambda: "x") == "x"
 
 
-def test_credentials_that_a_registry_repeats_are_hidden(fake: FakeRegistry) -> None:
+def test_credentials_in_response_are_hidden(fake: FakeRegistry) -> None:
     sent = "dXNlcjpodXNoLWh1c2g="
     body = json.dumps({"error_code": 40101, "message": f"no user:hush-hush, Basic {sent}, hush-hush"}).encode()
     fake.answer = (401, body, {})

@@ -1,4 +1,4 @@
-"""The section [schema_registry]: what it takes, and what is said of the rest."""
+"""The settings section [schema_registry]."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from kafka_http.schemas.registry_settings import RegistrySettings, registry_sett
 
 
 def settings(**section: Any) -> RegistrySettings:
-    return RegistrySettings.of(section, {})
+    return RegistrySettings.from_config(section, {})
 
 
-def test_without_a_section_there_is_no_registry() -> None:
+def test_empty_section_has_defaults() -> None:
     assert settings() == RegistrySettings()
     assert settings().url == ()
     assert (settings().timeout, settings().latest_ttl) == (5, 30)
@@ -23,11 +23,11 @@ def test_without_a_section_there_is_no_registry() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a:8081, https://b/x/", ["http://a:8081", "https://b/x/"]])
-def test_there_may_be_several_addresses(url: object) -> None:
+def test_url_accepts_several_addresses(url: object) -> None:
     assert settings(url=url).url == ("http://a:8081", "https://b/x/")
 
 
-def test_the_environment_and_flags_give_it_as_well() -> None:
+def test_settings_from_environment_and_flags() -> None:
     environ = {
         "KAFKA_HTTP_SCHEMA_REGISTRY__URL": "http://a",
         "KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "2.5",
@@ -35,51 +35,51 @@ def test_the_environment_and_flags_give_it_as_well() -> None:
     }
     config = load_config({"schema_registry": {"latest_ttl": "0"}}, environ)
 
-    read = RegistrySettings.of(config.schema_registry, config.sources)
+    read = RegistrySettings.from_config(config.schema_registry, config.sources)
 
     assert (read.url, read.timeout, read.bearer_token, read.latest_ttl) == (("http://a",), 2.5, "12345", 0)
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
-        ({"url": "registry:8081"}, "schema_registry.url .* takes URLs such as"),
+        ({"url": "registry:8081"}, "schema_registry.url .* must be URLs such as"),
         ({"url": "http://user:hush@registry"}, "no credentials"),
-        ({"url": 5}, "takes URLs"),
-        ({"basic_auth": "hush"}, "basic_auth .* takes USER:PASSWORD"),
-        ({"bearer_token": "hush hush"}, "bearer_token .* takes a text"),
-        ({"bearer_token": 5}, "bearer_token .* takes a text"),
-        ({"basic_auth": "me:hush", "bearer_token": "hush"}, "only one"),
-        ({"ca_file": "/none"}, "ca_file .* takes the path of a file that exists"),
-        ({"timeout": 0}, "timeout .* takes a number of seconds from 0.1 to 60"),
+        ({"url": 5}, "must be URLs"),
+        ({"basic_auth": "hush"}, "basic_auth .* must be USER:PASSWORD"),
+        ({"bearer_token": "hush hush"}, "bearer_token .* must be a text"),
+        ({"bearer_token": 5}, "bearer_token .* must be a text"),
+        ({"basic_auth": "me:hush", "bearer_token": "hush"}, "cannot be used together"),
+        ({"ca_file": "/none"}, "ca_file .* must be the path of a file that exists"),
+        ({"timeout": 0}, "timeout .* must be a number of seconds from 0.1 to 60"),
         ({"timeout": float("nan")}, "timeout"),
-        ({"cache_bytes": "many"}, "takes a number of bytes"),
+        ({"cache_bytes": "many"}, "must be a number of bytes"),
         ({"timeouts": 5}, r"timeouts .* Did you mean timeout\?"),
-        ({"zzz": 5}, "There are: url, "),
+        ({"zzz": 5}, "Available: url, "),
     ],
 )
-def test_a_wrong_setting_is_named_with_what_would_be_right(section: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as error:
+def test_invalid_setting_names_setting_and_accepted_values(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
         settings(**section)
 
     assert "hush" not in str(error.value)
 
 
-def test_an_error_names_the_source() -> None:
+def test_invalid_setting_names_its_source() -> None:
     config = load_config(environ={"KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "never"})
 
     with pytest.raises(ConfigError, match="environment KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT"):
-        RegistrySettings.of(config.schema_registry, config.sources)
+        RegistrySettings.from_config(config.schema_registry, config.sources)
 
 
-def test_a_file_that_is_there(tmp_path: Path) -> None:
+def test_file_that_exists_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.touch()
 
     assert settings(ca_file=str(file)).ca_file == str(file)
 
 
-def test_what_is_a_credential_is_hidden() -> None:
+def test_credentials_are_hidden() -> None:
     hidden = {name for name in registry_setting_help() if is_secret(f"schema_registry.{name}")}
 
     assert hidden == {"basic_auth", "bearer_token", "key_password"}

@@ -130,7 +130,7 @@ def check_formats(query: QueryParameters, formats: Formats) -> None:
 
 def default_formats(query: QueryParameters, formats: Formats, topic: str) -> TopicFormat:
     """Return the formats of records that name none: those of the query, else of the topic."""
-    of_topic = formats.of_topic(topic)
+    of_topic = formats.topic_format(topic)
     return TopicFormat(query.text("key_format") or of_topic.key, query.text("format") or of_topic.value)
 
 

@@ -19,7 +19,7 @@ def requested_formats(formats: Formats, topic: str, query: QueryParameters, acce
 
     `accepted` is the format in the Accept header. Raises `UnsupportedFormat`.
     """
-    default = formats.of_topic(topic)
+    default = formats.topic_format(topic)
     requested = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
     for each in filter(None, requested):
         formats.check(each)

@@ -53,7 +53,7 @@ class V2Produce:
         self.respond_async = head.respond_async(head.args.get("callback"))
         v2_response_type(self._accept)
         format_ = produce_format(head.headers.get("content-type"), formats)
-        self._formats = TopicFormat(formats.of_topic(topic).key or format_, format_)
+        self._formats = TopicFormat(formats.topic_format(topic).key or format_, format_)
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
         """Parse the body. Raises `InvalidRequest`, `InvalidValue`, and the errors of `limits`."""

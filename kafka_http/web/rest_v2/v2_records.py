@@ -122,7 +122,7 @@ def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_for
 
 def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
     topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
-    key_format = key_format or formats.of_topic(topic).key or format_
+    key_format = key_format or formats.topic_format(topic).key or format_
     undecoded = ""
     json_key = json_value = b"null"
     if key is not None:

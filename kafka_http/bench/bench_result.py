@@ -1,0 +1,130 @@
+"""The result of a bench of publishing or reading, and its JSON file."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from kafka_http.config.settings import available_cores
+
+_PACKAGES = (
+    *("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn", "gunicorn_h1c"),
+    "confluent-kafka",
+)
+
+ONE_BY_ONE = "one by one"
+MANY = "many in flight"
+
+
+class BenchError(Exception):
+    """A bench cannot run. The message tells the user what is wrong and what to do."""
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of values in ascending order; 0 if there are none."""
+    if not ordered:
+        return 0.0
+    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
+
+
+class BenchRow(msgspec.Struct, frozen=True):
+    """The figures of one combination of records per request and connections.
+
+    `seconds` and CPU times are in seconds, latencies in milliseconds. `server_busiest` is the share of the workers'
+    CPU time that the busiest of several workers used, `generator_busiest` the largest part of a core that a process of
+    the load generator used, `machine_busy` the share of all cores that was not idle. A figure that is not known is
+    None. `later` is for publishes that are answered with a 202, before Kafka has the records.
+    """
+
+    records: int
+    connections: int
+    seconds: float
+    requests: int
+    messages: int
+    errors: int
+    p50: float
+    p90: float
+    p99: float
+    server_cpu: float | None
+    server_busiest: float | None
+    broker_cpu: float | None
+    generator_cpu: float
+    generator_busiest: float
+    machine_busy: float
+    later: bool = False
+
+    @property
+    def messages_per_second(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def server_us_per_message(self) -> float | None:
+        if self.server_cpu is None or not self.messages:
+            return None
+        return self.server_cpu / self.messages * 1e6
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The throughput of a client library without HTTP. `way` is `one by one` or `many in flight`."""
+
+    client: str
+    way: str
+    messages_per_second: float
+    p50: float | None = None
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where a bench ran."""
+
+    cores: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+def this_machine() -> Machine:
+    """Describe this machine and the installed packages."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return Machine(available_cores(), platform.platform(), platform.python_version(), versions)
+
+
+class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
+    """A whole run. `size` is in bytes of a value, `settings` are the given settings of the server."""
+
+    what: Literal["publish", "read"]
+    dialect: Literal["messages", "v2"]
+    size: int
+    date: str
+    machine: Machine
+    options: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[BenchRow]
+    baselines: list[Baseline]
+
+    def baseline_of(self, row: BenchRow, client: str) -> Baseline | None:
+        """The baseline to compare a row with: one by one if the row publishes one message after the other."""
+        is_single = self.what == "publish" and row.records == row.connections == 1
+        way = ONE_BY_ONE if is_single else MANY
+        return next((each for each in self.baselines if (each.client, each.way) == (client, way)), None)
+
+    def write(self, file: Path) -> None:
+        """Write the result as JSON."""
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+
+
+def read_result(file: Path) -> BenchResult:
+    """Read a file that `BenchResult.write` wrote. Raises `BenchError`."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=BenchResult)
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror}.") from None
+    except msgspec.MsgspecError:
+        raise BenchError(f"{file} is not a result of a bench. Use a file that --json wrote.") from None

@@ -1,0 +1,208 @@
+"""The load loop of one process: many connections, each with one request at a time."""
+
+import re
+import socket
+import time
+from collections.abc import Sequence
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+
+import msgspec
+
+from kafka_http.bench.bench_result import BenchError
+from kafka_http.bench.load_requests import LoadClient, ResponseError
+from kafka_http.bench.target_server import ServerAddress
+
+_READ_BYTES = 65536
+_CONNECT_SECONDS = 10.0
+_CONNECT_INTERVAL = 0.002
+"""Seconds between connections. If many arrive at once, the server process that wakes first accepts them all."""
+
+_DRAIN_SECONDS = 30.0
+"""How long to wait at the end for the last responses."""
+
+MAX_ERRORS = 3
+"""How many different errors are reported."""
+
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
+_WITHOUT_BODY = (b"204", b"304")
+
+
+class LoadCounts(msgspec.Struct):
+    """What one process counted. `latencies` are those of successful requests, in seconds."""
+
+    latencies: list[float] = []
+    messages: int = 0
+    errors: int = 0
+    first_errors: list[str] = []
+    cpu: float = 0.0
+
+    def add_error(self, message: str) -> None:
+        self.errors += 1
+        if len(self.first_errors) < MAX_ERRORS and message not in self.first_errors:
+            self.first_errors.append(message)
+
+
+class LoadGenerator:
+    """Connections to one server. Times are those of `time.monotonic`, which is the same in all processes."""
+
+    def __init__(self, address: ServerAddress, clients: Sequence[LoadClient]) -> None:
+        self.counts = LoadCounts()
+        self.selector = DefaultSelector()
+        self.address = (address.host, address.port)
+        self.begin = self.end = 0.0
+        self._clients = clients
+
+    def run(self, begin: float, end: float) -> LoadCounts:
+        """Connect and send requests at once, count the responses from `begin` to `end`, wait for the last ones.
+
+        Raises `BenchError` if a connection fails.
+        """
+        self.begin, self.end = begin, end
+        for client in self._clients:
+            self._connect(client)
+            self._loop_until(time.monotonic() + _CONNECT_INTERVAL)
+        self._loop_until(begin)
+        cpu = time.process_time()  # without the CPU time of the connects and the warm-up
+        self._loop_until(end)
+        self.counts.cpu = time.process_time() - cpu
+        self._loop_until(end + _DRAIN_SECONDS)
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]  # all of them are sockets
+        self.selector.close()
+        return self.counts
+
+    def _connect(self, client: LoadClient) -> None:
+        try:
+            _Connection(self, client).send_request()
+        except OSError as error:
+            host, port = self.address
+            raise BenchError(f"{host}:{port} does not accept connections: {error.strerror or error}.") from None
+
+    def _loop_until(self, deadline: float) -> None:
+        """Handle events until the deadline, or until all connections are closed."""
+        select, registered = self.selector.select, self.selector.get_map()
+        while registered and (left := deadline - time.monotonic()) > 0:
+            for key, events in select(left):
+                key.data(events)
+
+
+class _Connection:
+    """A socket with one request at a time."""
+
+    def __init__(self, generator: LoadGenerator, client: LoadClient) -> None:
+        self._generator = generator
+        self._client = client
+        self._connect()
+
+    def send_request(self) -> None:
+        self._received = bytearray()
+        self._body_start = self._end = 0
+        self._sent_at = time.monotonic()
+        self._send(self._client.request)
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(self._generator.address, _CONNECT_SECONDS)
+        # Nagle's algorithm would delay the last packet of a request and add to its latency.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+        self._generator.selector.register(self._socket, EVENT_READ, self._on_event)
+
+    def _close(self) -> None:
+        if self._socket.fileno() != -1:
+            self._generator.selector.unregister(self._socket)
+            self._socket.close()
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(data)  # the next read reports the error
+        self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
+        if self._unsent:
+            self._generator.selector.modify(self._socket, EVENT_READ | EVENT_WRITE, self._on_event)
+
+    def _on_event(self, events: int) -> None:
+        if events & EVENT_READ:
+            self._receive()
+        elif self._unsent:
+            self._send(self._unsent)
+        else:
+            self._generator.selector.modify(self._socket, EVENT_READ, self._on_event)
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._on_lost(error.strerror or str(error))
+            return
+        if not data:
+            self._on_lost("the server closed it during a request")
+            return
+        self._received += data
+        if not self._end:
+            self._parse_head()
+        if self._end and len(self._received) >= self._end:
+            self._on_response(bytes(self._received[self._body_start :]))
+
+    def _parse_head(self) -> None:
+        head_end = self._received.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        self._status = bytes(self._received[9:12])
+        self._must_close = b"close" in self._received[:head_end]
+        length = _LENGTH.search(self._received, 0, head_end)
+        if length is None and self._status not in _WITHOUT_BODY:
+            self._on_lost("a response has no Content-Length, which the bench needs")
+            return
+        self._body_start = head_end + 4
+        self._end = self._body_start + (int(length[1]) if length else 0)
+
+    def _on_response(self, body: bytes) -> None:
+        now = time.monotonic()
+        counts = self._generator.counts
+        is_counted = self._generator.begin <= now < self._generator.end
+        try:
+            messages = self._messages_in(body)
+        except ResponseError as failed:
+            if is_counted:
+                counts.add_error(str(failed))
+        else:
+            if is_counted and messages is not None:
+                counts.latencies.append(now - self._sent_at)
+                counts.messages += messages
+        if self._must_close or self._unsent:
+            self._reconnect(now)
+        elif now < self._generator.end:
+            self.send_request()
+        else:
+            self._close()
+
+    def _messages_in(self, body: bytes) -> int | None:
+        """The number of messages in a response; None if it is not counted. Raises `ResponseError`.
+
+        A response before the request was sent completely is a failure, too.
+        """
+        if self._unsent or not self._status.startswith(b"2") or self._status == b"207":
+            raise ResponseError(f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}")
+        return self._client.handle_response(body)
+
+    def _on_lost(self, why: str) -> None:
+        now = time.monotonic()
+        if now < self._generator.end:
+            self._generator.counts.add_error(f"A connection was lost: {why}")
+        self._reconnect(now)
+
+    def _reconnect(self, now: float) -> None:
+        self._close()
+        if now >= self._generator.end:
+            return
+        try:
+            self._connect()
+        except OSError as error:
+            self._generator.counts.add_error(f"A connection could not be opened again: {error.strerror or error}")
+        else:
+            self.send_request()

@@ -1,0 +1,191 @@
+"""The clients that the load generator simulates: their requests, and what their responses mean."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Literal, Protocol
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+
+from kafka_http.bench.bench_result import BenchError
+from kafka_http.bench.target_server import V2, V2_JSON, ServerAddress, TargetServer
+
+_OFFSET = b'"offset":'
+_NEXT = re.compile(rb'"next": ?"([^"]+)"')
+_NEXT_BYTES = 16384
+"""A page ends with its next position, which may name hundreds of partitions."""
+
+_FAILED = re.compile(rb'"error_code": ?[1-9]')
+_PARALLEL_SETUPS = 16
+
+
+class ResponseError(Exception):
+    """A response says that a request or one of its records failed."""
+
+
+class LoadClient(Protocol):
+    """A client on one connection. `request` is its next request."""
+
+    request: bytes
+
+    def handle_response(self, body: bytes) -> int | None:
+        """The number of messages in the body of a 2xx response; None if it is not counted. Raises `ResponseError`."""
+
+
+class LoadJob(msgspec.Struct, frozen=True):
+    """What one process of the load generator does. `later` publishes with `Prefer: respond-async`."""
+
+    url: str
+    topic: str
+    what: Literal["publish", "read"]
+    dialect: Literal["messages", "v2"]
+    records: int
+    size: int
+    connections: int
+    later: bool = False
+
+
+@contextmanager
+def load_clients(job: LoadJob) -> Iterator[list[LoadClient]]:
+    """Yield a client for each connection. Raises `BenchError`."""
+    server = TargetServer(job.url)
+    if job.what == "publish":
+        client = PublishClient(server.address, job.topic, job.dialect, job.records, job.size, later=job.later)
+        yield [client] * job.connections
+    elif job.dialect == "messages":
+        messages = server.message_count(job.topic, job.dialect)
+        yield [ReadClient(server.address, job.topic, "bench", job.records, messages) for _ in range(job.connections)]
+    else:
+        with _consumers(server, job) as consumers:
+            yield list(consumers)
+
+
+def json_values(count: int, size: int) -> list[str]:
+    """Different JSON values of `size` bytes each, at least 8. They are the same in each run."""
+    digits = random.Random(0)  # noqa: S311
+    return [f'{{"v":"{digits.randbytes(size // 2).hex()[: size - 8]}"}}' for _ in range(count)]
+
+
+@lru_cache(maxsize=4)
+def publish_body(records: int, size: int) -> bytes:
+    """Records in a JSON envelope."""
+    values = ",".join(f'{{"value":{each}}}' for each in json_values(records, size))
+    return f'{{"records":[{values}]}}'.encode()
+
+
+class PublishClient:
+    """Repeats one publish: a single record of `/messages` without an envelope, all others with one.
+
+    It has no state, so many connections may share it.
+    """
+
+    def __init__(
+        self, address: ServerAddress, topic: str, dialect: str, records: int, size: int, *, later: bool = False
+    ) -> None:
+        self._is_v2 = dialect == "v2"
+        self._records = records
+        path = f"/topics/{topic}" if self._is_v2 else f"/messages/{topic}"
+        headers = f"Content-Type: {V2_JSON if self._is_v2 else 'application/json'}\r\n"
+        headers += "Prefer: respond-async\r\n" if later else ""
+        is_bare = records == 1 and not self._is_v2
+        body = json_values(1, size)[0].encode() if is_bare else publish_body(records, size)
+        self.request = address.request("POST", path, headers, body)
+
+    def handle_response(self, body: bytes) -> int:
+        if self._is_v2 and _FAILED.search(body):
+            raise ResponseError(body[:300].decode(errors="replace").strip())
+        return self._records
+
+
+class ReadClient:
+    """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
+
+    def __init__(self, address: ServerAddress, topic: str, consumer: str, limit: int, messages: int) -> None:
+        path = f"/messages/{topic}/{quote(consumer, safe='')}/"
+        self._before, self._after = address.request("GET", f"{path}\0?limit={limit}").split(b"\0")
+        self._messages = messages
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._left = self._messages
+        self.request = self._before + b"earliest" + self._after
+
+    def handle_response(self, body: bytes) -> int:
+        count = body.count(_OFFSET)
+        self._left -= count
+        # A search in the last bytes is much faster than to parse the page as JSON.
+        following = _NEXT.search(body, max(0, len(body) - _NEXT_BYTES))
+        if not count or self._left <= 0 or following is None:
+            self._rewind()
+        else:
+            self.request = self._before + following[1] + self._after
+        return count
+
+
+class ConsumerClient:
+    """Reads the records of a v2 instance, and seeks to the beginning at the end of the topic.
+
+    `instance` is the path of an instance at the beginning of its partitions. `partitions` is the body of the seek.
+    """
+
+    def __init__(self, address: ServerAddress, instance: str, partitions: bytes, messages: int) -> None:
+        self._read = address.request("GET", f"{instance}/records?timeout=1000", f"Accept: {V2_JSON}\r\n")
+        self._seek = address.request("POST", f"{instance}/positions/beginning", f"Content-Type: {V2}\r\n", partitions)
+        self._messages = self._left = messages
+        self.request = self._read
+
+    def handle_response(self, body: bytes) -> int | None:
+        if self.request is self._seek:
+            self.request = self._read
+            return None
+        count = body.count(_OFFSET)
+        self._left -= count
+        if not count or self._left <= 0:
+            self._left = self._messages
+            self.request = self._seek
+        return count
+
+
+@contextmanager
+def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClient]]:
+    """Create v2 instances that have their partitions, each in its own group. Delete them afterwards."""
+    messages = server.message_count(job.topic, "v2")
+    numbers = server.partitions(job.topic, "v2")
+    partitions = {"partitions": [{"topic": job.topic, "partition": number} for number in numbers]}
+    instances: list[str] = []
+
+    def create(_: int) -> ConsumerClient:
+        instance = server.create_consumer(f"bench-{uuid4().hex[:12]}", _consumer_settings(job.records))
+        instances.append(instance)
+        server.call("POST", f"{instance}/subscription", {"topics": [job.topic]})
+        _wait_for_assignment(server, instance)
+        server.call("POST", f"{instance}/positions/beginning", partitions)
+        return ConsumerClient(server.address, instance, json.dumps(partitions).encode(), messages)
+
+    def delete(instance: str) -> None:
+        with suppress(BenchError):
+            server.call("DELETE", instance)
+
+    with ThreadPoolExecutor(_PARALLEL_SETUPS) as pool:
+        try:
+            yield list(pool.map(create, range(job.connections)))
+        finally:
+            list(pool.map(delete, instances))
+
+
+def _consumer_settings(records: int) -> dict[str, str]:
+    settings = {"format": "json", "auto.offset.reset": "earliest", "auto.commit.enable": "false"}
+    return settings | {"max.poll.records": str(records)}
+
+
+def _wait_for_assignment(server: TargetServer, instance: str) -> None:
+    for _ in range(30):
+        if server.call("GET", f"{instance}/records?timeout=2000", accept=V2_JSON):
+            return
+    raise BenchError("A consumer instance did not get messages within a minute.")
