@@ -1,4 +1,4 @@
-"""A real PostgreSQL from the operating system's packages, in a directory of its own."""
+"""A real PostgreSQL server from the operating system's packages."""
 
 import os
 import pwd
@@ -12,31 +12,31 @@ _PACKAGED = Path("/usr/lib/postgresql")
 
 
 class PostgreSQLMissing(Exception):
-    """There is no PostgreSQL server on this machine; the message says where it was looked for."""
+    """This machine has no PostgreSQL server. The message lists the places that were searched."""
 
 
 def find_postgresql() -> Path:
-    """The directory of `initdb` and `pg_ctl`: the newest that is packaged, else that on PATH."""
+    """Return the directory of `initdb` and `pg_ctl`: of the newest package, or else on PATH."""
     found = sorted(_PACKAGED.glob("*/bin/initdb"), key=lambda each: float(each.parts[-3]))
     on_path = shutil.which("initdb")
     if found:
         return found[-1].parent
     if on_path:
         return Path(on_path).parent
-    raise PostgreSQLMissing(f"no PostgreSQL: neither {_PACKAGED}/*/bin/initdb nor one on PATH")
+    raise PostgreSQLMissing(f"PostgreSQL not found: no {_PACKAGED}/*/bin/initdb, and no initdb on PATH")
 
 
 class PostgreSQL:
-    """A server on a free port of the loopback interface, superuser `tester`. Its files are in `directory`."""
+    """A server on a free loopback port with the superuser `tester`. Its files are in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self._bin = find_postgresql()
         self._directory = directory
         self._port = free_ports(1)[0]
-        self._user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
+        self._user = "postgres" if os.getuid() == 0 else None  # PostgreSQL does not run as root
 
     def create(self) -> None:
-        """Make its files. Call once, before `start`."""
+        """Create the files. Call once, before `start`."""
         self._directory.mkdir(mode=0o700)
         if self._user:
             owner = pwd.getpwnam(self._user)
@@ -48,12 +48,12 @@ class PostgreSQL:
         self._run("pg_ctl", "-D", self._data, "-w", "-l", str(self._directory / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        """End it at once. Without effect where it does not run."""
+        """Stop the server at once. Does nothing if it does not run."""
         if (self._directory / "data" / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
 
     def database(self, name: str) -> str:
-        """Create an empty database and give its URL."""
+        """Create an empty database and return its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "tester", name)
         return f"postgresql://tester@127.0.0.1:{self._port}/{name}"
 

@@ -1,4 +1,4 @@
-"""A receiver of callbacks that behaves as the path of its URL says."""
+"""A receiver of callbacks whose behavior depends on the path of the URL."""
 
 import socket
 import ssl
@@ -15,12 +15,12 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """Listens from its making on; leaving its `with` ends it.
+    """Listens as soon as it is created, and answers inside its `with` block.
 
-    `/status/503` answers with that; `/redirect?http://…` sends on; `/hold` answers nothing until `released` is set,
-    `/drip` a byte now and then, `/drip-body` a whole header before that; `/close` closes; `/noise` is not HTTP;
-    `/flood` answers without end; `/unread` takes nothing of the body, `/sip` a little now and then; anything else is a
-    204.
+    `/status/503` answers with this status, `/redirect?http://…` redirects. `/hold` does not answer until `released` is
+    set; `/drip` sends single bytes of a header, `/drip-body` a complete header and then single bytes. `/close` closes
+    the connection, `/noise` sends something other than HTTP, `/flood` sends headers without end. `/unread` does not
+    read the body, `/sip` reads it slowly. All other paths return a 204.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -43,7 +43,7 @@ class Receiver:
         self.close()
 
     def close(self) -> None:
-        """Nobody listens there any more. Again is no harm."""
+        """Stop listening. May be called more than once."""
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
@@ -58,11 +58,11 @@ class Receiver:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that the end waits for them
+    daemon_threads = False  # `close` waits for them
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """Clients that went away, or refuse our certificate, are what the tests are about."""
+        """Log nothing: the tests let clients disconnect and reject certificates."""
 
 
 class _ServerOfIPv6(_Server):

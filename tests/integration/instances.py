@@ -1,4 +1,4 @@
-"""A client of the v2 API: one consumer instance, by nothing but HTTP."""
+"""A client of the v2 API for consumer instances."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ PEOPLE = [{"name": "John", "email": "john@gmail.com"}, {"name": "Mary", "email":
 
 
 class ConsumerInstance:
-    """`url()` gives the server's address, anew for each call. Every call has a connection of its own."""
+    """One consumer instance. `url()` returns the server's URL for each call. Each call uses a new connection."""
 
     def __init__(self, url: Callable[[], str], group: str, name: str | None = None) -> None:
         self._url = url
@@ -68,7 +68,7 @@ class ConsumerInstance:
 
 
 def produce(url: str, topic: str, values: Sequence[Any], partition: int | None = None) -> None:
-    """Publish these values, to one partition."""
+    """Publish values, to one partition if it is given."""
     records = [{"value": each} | ({} if partition is None else {"partition": partition}) for each in values]
     answer = requests.post(
         f"{url}/topics/{topic}", data=json.dumps({"records": records}), headers={"Content-Type": JSON_TYPE}, timeout=20
@@ -79,7 +79,7 @@ def produce(url: str, topic: str, values: Sequence[Any], partition: int | None =
 
 @contextmanager
 def instances(url: Callable[[], str], group: str, count: int, **settings: Any) -> Iterator[list[ConsumerInstance]]:
-    """So many instances of a group, removed afterwards."""
+    """Create `count` instances of a group, and delete them afterwards."""
     made = [ConsumerInstance(url, group) for _ in range(count)]
     for each in made:
         assert each.create(**settings).status_code == 200
@@ -91,7 +91,7 @@ def instances(url: Callable[[], str], group: str, count: int, **settings: Any) -
 
 
 def transcript(service: Server, topic: str, group: str) -> list[dict[str, Any]]:
-    """The issue's transcript as it stands, each call once on a connection of its own; the records that it brings."""
+    """Make the calls of the REST Proxy's tutorial, each on a new connection, and return the records that were read."""
     headers = {"Content-Type": JSON_TYPE}
     answer = service.post(
         f"/topics/{topic}/partitions/0",
@@ -109,7 +109,7 @@ def transcript(service: Server, topic: str, group: str) -> list[dict[str, Any]]:
     answer = service.get(f"{path}/records", headers={"Accept": JSON_TYPE})
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, JSON_TYPE)
     records: list[dict[str, Any]] = answer.json()
-    assert [(each["partition"], each["offset"]) for each in records] == places, "not just the two of this run"
+    assert [(each["partition"], each["offset"]) for each in records] == places, "other records than the two of this run"
     offsets = [{"topic": topic, "partition": 0, "offset": places[-1][1] + 1}]
     assert service.post(f"{path}/positions", json.dumps({"offsets": offsets}), headers=headers).status_code == 204
     assert service.delete(path).status_code == 204

@@ -1,4 +1,4 @@
-"""The node's daemon: its start, its life beside workers that come, go and are killed, its own death, its end."""
+"""The node's daemon: its start and end, and what happens when workers or the daemon are killed or hang."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ from kafka_http.config import Config
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
 from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.node.store.tables import write_meta
 from kafka_http.records import InstanceDefinition, InstanceSettings
@@ -38,7 +39,7 @@ def new_group() -> str:
     return f"group-{uuid4().hex[:8]}"
 
 
-def test_it_is_started_by_the_first_call_that_needs_it_and_once(
+def test_daemon_is_started_once_by_the_first_call_that_needs_it(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=4)
@@ -47,7 +48,7 @@ def test_it_is_started_by_the_first_call_that_needs_it_and_once(
     made = [ConsumerInstance(url_of(service), new_group()) for _ in range(16)]
     with ThreadPoolExecutor(16) as pool:
         assert {answer.status_code for answer in pool.map(lambda each: each.create(), made)} == {200}
-    assert service.log.count("Started the daemon") == 1
+    assert service.log.count("Daemon started") == 1
     sessions = service.session_of_each_worker()
     for each in made:
         for session in sessions.values():
@@ -61,7 +62,7 @@ def test_it_is_started_by_the_first_call_that_needs_it_and_once(
 
 
 @pytest.mark.parametrize("kills", [1, 3])
-def test_killed_it_is_back_within_two_seconds_with_what_it_held(
+def test_killed_daemon_restarts_with_its_instances_within_two_seconds(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, kills: int
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -100,24 +101,24 @@ def test_killed_it_is_back_within_two_seconds_with_what_it_held(
 
 
 def soon() -> float:
-    """Two seconds, where nothing else keeps this machine busy."""
+    """Two seconds, more on a slow machine."""
     return scaled(2)
 
 
 def settle(*read: ConsumerInstance) -> None:
-    """Wait until it is known of each instance's last page that it was delivered: a client has it a moment before."""
+    """Wait until the daemon knows that each instance's last page was delivered, which is just after the response."""
     for each in read:
         assert each.commit().status_code == 200
 
 
 def generations(service: Service) -> set[int | None]:
-    """The generation of its group in which each subscribed instance has last handed out records."""
+    """The stored group generations of all subscribed instances."""
     with closing(open_database(service.data_dir)) as database:
         stored = StoredInstances(database).load()
     return {each.progress.generation for each in stored if each.definition.topics}
 
 
-def test_killed_it_is_started_again_though_nobody_calls(
+def test_killed_daemon_with_instances_restarts_without_a_call(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -129,17 +130,17 @@ def test_killed_it_is_started_again_though_nobody_calls(
         wait_for(lambda: set(service.daemons) - {killed}, 5)
 
 
-def test_killed_without_instances_it_is_not_started_again(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_killed_daemon_without_instances_is_not_restarted(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers)
     with instances(url_of(service), new_group(), 1):
         pass
     os.kill(service.daemon, signal.SIGKILL)
-    wait_for(lambda: "ended unexpectedly" in service.log and not service.daemons)
+    wait_for(lambda: "exited unexpectedly" in service.log and not service.daemons)
     with pytest.raises(AssertionError):
-        wait_for(lambda: "Started the daemon" in service.log.partition("ended unexpectedly")[2], 2)
+        wait_for(lambda: "Daemon started" in service.log.partition("exited unexpectedly")[2], 2)
 
 
-def test_a_killed_worker_keeps_no_instance(
+def test_killed_worker_releases_its_instance(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -173,13 +174,13 @@ def test_a_killed_worker_keeps_no_instance(
 
 
 def is_lent(session: requests.Session, service: Service, instance: ConsumerInstance) -> bool:
-    """Whether another's read has the instance: a read waits its turn then, though it asks for no wait."""
+    """Whether another read holds the instance's lease: this read then waits, although it asks for 0.3 s only."""
     began = time.monotonic()
     session.get(f"{service.url}{instance.path}/records?timeout=300", headers={"Accept": JSON_TYPE}, timeout=10)
     return "GET" in service.access_log and time.monotonic() - began > 0.25
 
 
-def test_it_ends_when_the_service_has_and_a_successor_goes_on(
+def test_daemon_ends_after_the_service_and_a_new_one_continues(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -202,7 +203,24 @@ def test_it_ends_when_the_service_has_and_a_successor_goes_on(
     assert instance.delete().status_code == 204
 
 
-def test_a_quick_restart_of_the_service_is_no_matter(
+def test_stopped_daemon_ends_before_kafka_and_logs_no_error(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
+) -> None:
+    """It waited 10 s for workers. After Ctrl-C the demo's Kafka was gone by then, which left errors in daemon.log."""
+    service = start_service(kafka.bootstrap_servers)
+    instance = ConsumerInstance(url_of(service), new_group())
+    instance.create()
+    instance.subscribe(topic())
+    service.terminate()
+    service.wait_for_end()
+    DataDirectory(service.data_dir).stop_daemon(LINGER)
+    wait_for(lambda: not service.daemons, 2)  # the process ends just after it has released its lock
+    log = (service.data_dir / "daemon.log").read_text()
+    assert "Daemon stopping: no workers are connected." in log
+    assert "ERROR" not in log
+
+
+def test_quick_restart_of_the_service_keeps_the_daemon(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -224,7 +242,7 @@ def test_a_quick_restart_of_the_service_is_no_matter(
 
 
 @pytest.mark.slow
-def test_no_process_stays_where_all_others_were_killed(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+def test_daemon_ends_after_all_other_processes_were_killed(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     service = start_service(kafka.bootstrap_servers)
     ConsumerInstance(url_of(service), new_group()).create()
     assert service.process is not None
@@ -233,7 +251,7 @@ def test_no_process_stays_where_all_others_were_killed(kafka: EmbeddedKafka, sta
     wait_for(lambda: not service.daemons, LINGER + 3)
 
 
-def test_instances_of_another_cluster_are_kept_from_this_one(
+def test_stored_instances_of_another_cluster_return_503(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
     with closing(open_database(made(tmp_path / "node"))) as database:
@@ -253,7 +271,7 @@ def made(directory: Path) -> Path:
     return directory
 
 
-def test_a_store_of_a_newer_version_is_refused(
+def test_store_of_a_newer_version_returns_503(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
     with closing(open_database(made(tmp_path / "node"))) as database:
@@ -266,7 +284,7 @@ def test_a_store_of_a_newer_version_is_refused(
     assert service.put(f"/messages/{topic()}", b"x").status_code == 200
 
 
-def test_a_data_directory_that_others_may_look_into(
+def test_data_directory_that_others_can_read_returns_503(
     kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
     directory = made(tmp_path / "node")
@@ -277,14 +295,14 @@ def test_a_data_directory_that_others_may_look_into(
     assert "chmod 700" in answer.json()["message"]
 
 
-def test_no_broker_answers(start_service: ServiceFactory) -> None:
+def test_create_while_broker_is_down_returns_503(start_service: ServiceFactory) -> None:
     service = start_service(f"127.0.0.1:{free_ports(1)[0]}")
     answer = ConsumerInstance(url_of(service), "g").create()
     assert (answer.status_code, answer.json()["error_code"]) == (503, 50302)
     assert answer.headers["Retry-After"]
 
 
-def test_a_data_directory_too_long_for_a_socket(
+def test_data_directory_path_longer_than_a_socket_address_works(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
 ) -> None:
     service = start_service(kafka.bootstrap_servers, data_dir=tmp_path / ("d" * 120))
@@ -295,10 +313,10 @@ def test_a_data_directory_too_long_for_a_socket(
         assert instance.values(5000) == [1]
 
 
-def test_daemon_that_hangs_fails_its_calls_and_delays_nothing_else(
+def test_hung_daemon_fails_its_calls_and_delays_nothing_else(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """Calls waited up to 90 s each, and took all threads of the workers."""
+    """Each call waited up to 90 s, and together they occupied all threads of the workers."""
     service = start_service(kafka.bootstrap_servers, threads=4)
     name = topic()
     instance = ConsumerInstance(url_of(service), new_group())
@@ -351,10 +369,10 @@ def read_until(instance: ConsumerInstance, count: int) -> list[str]:
     return values
 
 
-def test_read_that_hangs_with_the_daemon_leaves_its_instance_free_afterwards(
+def test_read_that_hung_with_the_daemon_releases_its_instance_afterwards(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """A loan whose end could not be told kept the instance busy for half a minute."""
+    """A read lease whose release failed kept the instance busy for half a minute."""
     service = start_service(kafka.bootstrap_servers)
     name = topic()
     instance = ConsumerInstance(url_of(service), new_group())
@@ -371,7 +389,7 @@ def test_read_that_hangs_with_the_daemon_leaves_its_instance_free_afterwards(
     assert time.monotonic() - began < 15, "it is not the loan's own end that was waited for"
 
 
-def test_server_stops_and_starts_beside_a_daemon_that_hangs(
+def test_server_stops_and_starts_beside_a_hung_daemon(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, workers=1)
@@ -395,8 +413,8 @@ def test_server_stops_and_starts_beside_a_daemon_that_hangs(
     assert instance.delete().status_code == 204
 
 
-def test_calls_from_many_threads(kafka: EmbeddedKafka, tmp_path: Path) -> None:
-    """Prints how many it answers a second, and how fast; asserts what the slowest machine should do."""
+def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """Prints throughput and latency, and asserts a bound that the slowest machine should meet."""
     daemon = DaemonClient(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
     group = new_group()
     daemon.instances.create(group, "i", InstanceSettings())

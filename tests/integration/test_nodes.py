@@ -1,4 +1,4 @@
-"""Two nodes on one PostgreSQL: either answers for every instance, and for those of the other when that is gone."""
+"""Two nodes that share a PostgreSQL: each serves all instances, and adopts those of the other after it is gone."""
 
 import itertools
 import os
@@ -46,17 +46,17 @@ def group() -> str:
 
 
 def in_turn(nodes: Nodes) -> Callable[[], str]:
-    """The nodes' addresses, another one at each call: a balancer that knows of nothing."""
+    """Returns the nodes' URLs in turn, like a load balancer without sticky sessions."""
     urls = itertools.cycle([each.url for each in nodes])
     return lambda: next(urls)
 
 
 def on(node: Service, instance: ConsumerInstance) -> ConsumerInstance:
-    """The instance, asked for at this node alone."""
+    """The instance, called through this node only."""
     return ConsumerInstance(lambda: node.url, instance.group, instance.name)
 
 
-def test_calls_reach_an_instance_by_whichever_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+def test_calls_reach_an_instance_through_each_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     name = topic()
     for first_node in (0, 1, 0):
         instance = ConsumerInstance(in_turn(nodes[first_node:] + nodes[:first_node]), group)  # type: ignore[arg-type]
@@ -86,14 +86,14 @@ def test_call_for_a_group_with_a_slash_reaches_the_other_node(nodes: Nodes, topi
 
 
 @pytest.mark.slow
-def test_the_transcript_ten_times_behind_nginx(nodes: Nodes, topic: TopicFactory, group: str, tmp_path: Path) -> None:
+def test_transcript_ten_times_behind_nginx(nodes: Nodes, topic: TopicFactory, group: str, tmp_path: Path) -> None:
     name = topic()
     with nginx_before(nodes, tmp_path) as url:
         for _ in range(10):
             assert [each["value"] for each in transcript(Server(url), name, group)] == PEOPLE
 
 
-def test_a_name_is_taken_on_all_nodes(nodes: Nodes, group: str) -> None:
+def test_instance_name_is_unique_across_nodes(nodes: Nodes, group: str) -> None:
     instance = ConsumerInstance(in_turn(nodes), group)
     assert [instance.create().status_code for _ in range(3)] == [200, 409, 409]
     assert instance.delete().status_code == 204
@@ -110,7 +110,7 @@ def test_each_node_lists_the_instances_of_all(nodes: Nodes, group: str) -> None:
         assert each.delete().status_code == 204
 
 
-def test_an_error_of_the_other_node_comes_through(nodes: Nodes, group: str) -> None:
+def test_error_of_the_other_node_is_passed_on(nodes: Nodes, group: str) -> None:
     instance = ConsumerInstance(lambda: nodes[0].url, group)
     instance.create()
     away = on(nodes[1], instance)
@@ -138,8 +138,8 @@ def test_calls_for_instance_with_any_printable_name_reach_its_node(
 
 
 @pytest.mark.slow
-def test_calls_for_instance_of_a_node_that_hangs_fail_soon_and_then_at_once(nodes: Nodes, group: str) -> None:
-    """Each such call held a thread for 75 s. The daemon of the node goes on, so it keeps its instances."""
+def test_calls_for_instance_of_a_hung_node_fail_soon_and_then_at_once(nodes: Nodes, group: str) -> None:
+    """Each such call occupied a thread for 75 s. The node's daemon still runs, so the node keeps its instances."""
     hung, other = nodes
     instance = ConsumerInstance(lambda: hung.url, group)
     instance.create(**{"consumer.request.timeout.ms": 100})
@@ -161,7 +161,7 @@ def test_calls_for_instance_of_a_node_that_hangs_fail_soon_and_then_at_once(node
     wait_for(lambda: away.delete().status_code == 204, 20)
 
 
-def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+def test_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     killed, other = nodes
     name = topic(2)
     instance = ConsumerInstance(lambda: killed.url, group)
@@ -170,8 +170,8 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     for partition in (0, 1):
         produce(other.url, name, [f"{partition}-0"], partition)
     read = instance.values(5000) + instance.values(100)
-    assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
-    on(other, instance).assignments()  # a daemon that has to be started first may find the lease over already
+    assert instance.commit().status_code == 200  # waits until the daemon knows that the page was delivered
+    on(other, instance).assignments()  # starts the other daemon now: later it would find the lease expired
     killed.kill()
     at = time.monotonic()
     for partition in (0, 1):
@@ -180,7 +180,7 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     answers = []
     while (answer := adopted.get(2000)).status_code != 200:
         answers.append(answer)
-        time.sleep(0.3)  # as a client that is told to try again
+        time.sleep(0.3)  # like a client after a 503
         assert time.monotonic() - at < 15
     assert {each.status_code for each in answers} == {503}
     assert all(each.headers["Retry-After"] for each in answers)
@@ -194,18 +194,18 @@ def test_the_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFa
     killed.start()
     produce(other.url, name, ["back"], 0)
     assert on(killed, instance).values(5000) == ["back"]
-    wait_for(lambda: "Holds 0 consumer instances" in killed.log or not killed.daemons)
+    wait_for(lambda: "Daemon holds 0 consumer instances" in killed.log or not killed.daemons)
     assert adopted.delete().status_code == 204
 
 
-def test_a_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
+def test_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     name = topic()
     instance = ConsumerInstance(lambda: nodes[0].url, group)
     instance.create()
     instance.subscribe(name)
     produce(nodes[0].url, name, [1])
     assert instance.values(5000) == [1]
-    assert instance.commit().status_code == 200  # which waits until it is known that the page was delivered
+    assert instance.commit().status_code == 200  # waits until the daemon knows that the page was delivered
     produce(nodes[1].url, name, [2])
     os.kill(nodes[0].daemon, signal.SIGKILL)
     began = time.monotonic()
@@ -213,7 +213,7 @@ def test_a_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: To
     assert time.monotonic() - began < scaled(5)
     produce(nodes[1].url, name, [3])
     assert on(nodes[1], instance).values(5000) == [3]
-    assert "Adopts" not in nodes[1].log
+    assert "Adopted" not in nodes[1].log
     assert instance.delete().status_code == 204
 
 
@@ -223,15 +223,13 @@ def test_idle_instances_of_a_node_that_is_gone_are_adopted(nodes: Nodes, topic: 
     instance = ConsumerInstance(lambda: gone.url, group)
     instance.create()
     instance.subscribe(topic())
-    ConsumerInstance(lambda: other.url, group).create()  # so that it has a daemon
+    ConsumerInstance(lambda: other.url, group).create()  # starts the daemon of the other node
     gone.kill()
-    wait_for(lambda: f"Adopts the consumer instance {instance.name}" in other.log, 15)
+    wait_for(lambda: f"Adopted consumer instance {instance.name}" in other.log, 15)
 
 
 @pytest.mark.slow
-def test_a_node_that_stops_leaves_its_instances_to_the_others_at_once(
-    nodes: Nodes, topic: TopicFactory, group: str
-) -> None:
+def test_stopped_node_releases_its_instances_at_once(nodes: Nodes, topic: TopicFactory, group: str) -> None:
     stopped, other = nodes
     name = topic()
     instance = ConsumerInstance(lambda: stopped.url, group)
@@ -253,7 +251,7 @@ def secret(nodes: Nodes, store_url: str, tmp_path: Path) -> Iterator[str]:
         yield StoredNodes(database, "test", "").secret()
 
 
-def test_a_call_is_passed_on_once_and_clients_cannot_pretend_to_be_nodes(nodes: Nodes, secret: str, group: str) -> None:
+def test_call_is_forwarded_once_and_node_header_cannot_be_forged(nodes: Nodes, secret: str, group: str) -> None:
     instance = ConsumerInstance(lambda: nodes[0].url, group)
     instance.create()
     ConsumerInstance(lambda: nodes[1].url, group).create()
@@ -270,7 +268,7 @@ def test_a_call_is_passed_on_once_and_clients_cannot_pretend_to_be_nodes(nodes: 
     assert secret not in nodes[0].log + nodes[1].log
 
 
-def test_the_database_is_away_for_a_while(
+def test_postgresql_outage_returns_503_and_recovers(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, fresh_postgresql: PostgreSQL, group: str
 ) -> None:
     service = start_service(kafka.bootstrap_servers, store_url=fresh_postgresql.database("state"))
@@ -291,6 +289,6 @@ def test_the_database_is_away_for_a_while(
 
 
 def unavailable(instance: ConsumerInstance) -> list[requests.Response]:
-    """Its answer, where it is a 503."""
+    """The response as a list, empty unless it is a 503."""
     answer = instance.get(0)
     return [answer] if answer.status_code == 503 else []

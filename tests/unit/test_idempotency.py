@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, Unavailable
-from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
+from kafka_http.node.daemon_services import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
 from kafka_http.node.store.tables import idempotency_keys, nodes
@@ -68,7 +68,7 @@ def node(
     database: Database, name: str = "n1", workers: Collection[str] = ("w", "v"), return_seconds: float = 0
 ) -> NodeIdempotencyKeys:
     """Return the keys of a node's daemon with these workers."""
-    made = NodeIdempotencyKeys(StoredKeys(database, name), return_seconds, look_every=0.02)
+    made = NodeIdempotencyKeys(StoredKeys(database, name), return_seconds, clean_interval=0.02)
     made.start(lambda worker: worker in workers)
     _nodes.append(made)
     return made
@@ -159,9 +159,9 @@ def test_remove_old_deletes_expired_responses_in_batches(database: Database) -> 
         store.claim("", name, "f", "w/1", lambda _: False)
         if name != "a":
             store.keep("", name, "w/1", RESPONSE)
-    assert store.remove_old(10) == 0
+    assert store.remove_expired(10) == 0
     age(database, 61)
-    assert [store.remove_old(3) for _ in range(3)] == [3, 1, 0]
+    assert [store.remove_expired(3) for _ in range(3)] == [3, 1, 0]
     assert count(database) == 1  # of a request that is under way
 
 
@@ -189,9 +189,9 @@ def test_keys_of_an_ended_worker_are_deleted(database: Database) -> None:
     workers.remove("w")
     wait_for(lambda: count(database) == 1, 5)
     assert keys.claim_key("", "v", "f", "v/2") == IN_PROGRESS
-    assert StoredKeys(database, "n1").are_running()
+    assert StoredKeys(database, "n1").has_running()
     keys.close()
-    assert not StoredKeys(database, "n1").are_running()
+    assert not StoredKeys(database, "n1").has_running()
 
 
 def test_restarted_daemon_waits_for_workers_before_it_frees_their_keys(database: Database) -> None:
@@ -205,7 +205,7 @@ def test_restarted_daemon_waits_for_workers_before_it_frees_their_keys(database:
 def test_keys_of_another_node_can_be_claimed_after_its_lease_has_expired(database: Database) -> None:
     first, second = node(database, "n1"), node(database, "n2")
     lease = StoredNodes(database, "n1", "http://one")
-    lease.renew()
+    lease.renew_lease()
     for name in "kl":
         first.claim_key("", name, "f", "w/1")
     first.store_response("", "l", "w/1", RESPONSE)

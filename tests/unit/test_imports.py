@@ -19,12 +19,13 @@ FOR_EVERYONE = {
     "encoding",
     "logs",
     "backoff",
+    "http_client",
     "environ",
     "chunked",
     "broker_protocols",
     "topics",
 }
-"""Errors, values that all packages exchange, settings, logging; the Protocols that `broker` implements."""
+"""Errors, values that all packages exchange, settings, logging, HTTP client; the Protocols that `broker` implements."""
 
 DEPENDENCIES = {
     "__init__": {"app"},  # the public interface

@@ -88,7 +88,7 @@ def test_config_shows_settings_if_callback_secret_cannot_be_stored(
     assert main(["config", "--show-secrets", "--data-dir", str(tmp_path / "file")]) == 0
 
     said = capsys.readouterr()
-    assert "The secret of the callbacks cannot be kept" in said.err
+    assert "The secret of the callbacks cannot be stored" in said.err
     assert "bootstrap_servers" in said.out
 
 

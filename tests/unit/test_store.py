@@ -1,4 +1,4 @@
-"""The state store: the same on SQLite and on a real PostgreSQL."""
+"""The state store, with the same tests for SQLite and for a real PostgreSQL."""
 
 import contextlib
 import sqlite3
@@ -39,7 +39,7 @@ WITH_IDS = replace(PROGRESS, ids={"a": UUID(int=7), "old": None})
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest) -> str:
-    """The setting `store_url`, of a store that is empty."""
+    """The setting `store_url` of an empty store."""
     if request.param == "sqlite":
         return ""
     database: str = request.getfixturevalue("postgresql").database(f"test_{uuid4().hex}")
@@ -58,7 +58,7 @@ def store(database: Database) -> StoredInstances:
     return StoredInstances(database)
 
 
-def test_it_is_what_core_asks_for(store: StoredInstances) -> None:
+def test_stored_instances_implement_the_protocol(store: StoredInstances) -> None:
     asked: InstanceStore = store
     assert asked.load() == []
 
@@ -72,13 +72,13 @@ def test_it_is_what_core_asks_for(store: StoredInstances) -> None:
         InstanceDefinition("g", "i", "i-x7", SETTINGS, partitions=(TopicPartition("a", 0), TopicPartition("b", 7))),
     ],
 )
-def test_a_definition_comes_back_as_it_was(store: StoredInstances, definition: InstanceDefinition) -> None:
+def test_definition_is_loaded_as_stored(store: StoredInstances, definition: InstanceDefinition) -> None:
     store.create(InstanceDefinition("g", "i", "i-x7", definition.settings))
     store.update(definition)
     assert store.load() == [StoredInstance(definition, InstanceProgress())]
 
 
-def test_progress_comes_back_after_the_store_was_opened_again(tmp_path: Path, url: str) -> None:
+def test_progress_is_loaded_after_reopening(tmp_path: Path, url: str) -> None:
     for _ in range(2):
         database = open_database(tmp_path, url)
         store = StoredInstances(database)
@@ -90,14 +90,14 @@ def test_progress_comes_back_after_the_store_was_opened_again(tmp_path: Path, ur
     database.close()
 
 
-def test_an_update_leaves_the_progress(store: StoredInstances) -> None:
+def test_update_keeps_the_progress(store: StoredInstances) -> None:
     store.create(SUBSCRIBED)
     store.save("g", "i", PROGRESS)
     store.update(InstanceDefinition("g", "i", "i-x7", SETTINGS))
     assert store.load() == [StoredInstance(InstanceDefinition("g", "i", "i-x7", SETTINGS), PROGRESS)]
 
 
-def test_the_same_name_in_another_group_is_another_instance(store: StoredInstances) -> None:
+def test_same_name_in_two_groups_is_two_instances(store: StoredInstances) -> None:
     store.create(SUBSCRIBED)
     with pytest.raises(InstanceExists):
         store.create(InstanceDefinition("g", "i", "i-y8", SETTINGS))
@@ -107,14 +107,14 @@ def test_the_same_name_in_another_group_is_another_instance(store: StoredInstanc
     assert store.load() == [StoredInstance(InstanceDefinition("h", "i", "i-y8", SETTINGS), PROGRESS)]
 
 
-def test_what_is_gone_stays_gone(store: StoredInstances) -> None:
+def test_update_of_deleted_instance_has_no_effect(store: StoredInstances) -> None:
     store.delete("g", "i")
     store.update(SUBSCRIBED)
     store.save("g", "i", PROGRESS)
     assert store.load() == []
 
 
-def test_changes_of_many_threads_are_all_there(store: StoredInstances) -> None:
+def test_concurrent_changes_are_all_stored(store: StoredInstances) -> None:
     names = [f"i{each}" for each in range(8)]
     refused: list[str] = []
 
@@ -138,7 +138,7 @@ def test_changes_of_many_threads_are_all_there(store: StoredInstances) -> None:
     }
 
 
-def test_a_store_with_instances_keeps_to_their_cluster(store: StoredInstances) -> None:
+def test_claim_cluster_rejects_instances_of_another_cluster(store: StoredInstances) -> None:
     store.claim_cluster("one")
     store.claim_cluster("two")
     store.create(SUBSCRIBED)
@@ -149,7 +149,7 @@ def test_a_store_with_instances_keeps_to_their_cluster(store: StoredInstances) -
     store.claim_cluster("one")
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path, url: str) -> None:
+def test_newer_schema_version_is_rejected(tmp_path: Path, url: str) -> None:
     database = open_database(tmp_path, url)
     database.write(lambda connection: write_meta(connection, "schema_version", "1000"))
     database.close()
@@ -157,7 +157,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path, url: str) -> None:
         open_database(tmp_path, url)
 
 
-def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> None:
+def test_schema_steps_create_the_declared_columns(database: Database) -> None:
     def columns(name: str) -> set[str]:
         return database.write(lambda connection: {each["name"] for each in inspect(connection).get_columns(name)})
 
@@ -167,7 +167,7 @@ def test_the_steps_make_the_tables_that_the_code_knows(database: Database) -> No
     assert columns("idempotency_keys") == set(idempotency_keys.c.keys())
 
 
-def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_sqlite_files_have_mode_0600(tmp_path: Path) -> None:
     database = open_database(tmp_path)
     StoredInstances(database).create(SUBSCRIBED)
     files = list(tmp_path.iterdir())
@@ -176,13 +176,13 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("something else, and long enough to be a page of SQLite's" * 100)
     with pytest.raises(Unavailable):
         open_database(tmp_path)
 
 
-def test_a_file_that_another_process_holds_locked(tmp_path: Path) -> None:
+def test_locked_sqlite_file_is_unavailable(tmp_path: Path) -> None:
     database = open_database(tmp_path)
     other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -194,7 +194,7 @@ def test_a_file_that_another_process_holds_locked(tmp_path: Path) -> None:
     database.close()
 
 
-def test_changes_that_wait_for_a_store_that_is_away_fail_together(tmp_path: Path) -> None:
+def test_waiting_changes_fail_together_during_outage(tmp_path: Path) -> None:
     database = open_database(tmp_path)
     store = StoredInstances(database)
     other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
@@ -203,19 +203,19 @@ def test_changes_that_wait_for_a_store_that_is_away_fail_together(tmp_path: Path
     with ThreadPoolExecutor(8) as pool:
         failures = [pool.submit(store.create, SUBSCRIBED).exception for _ in range(8)]
     assert {type(each()) for each in failures} == {Unavailable}
-    assert time.monotonic() - began < 8  # two times the two seconds for which one waits
+    assert time.monotonic() - began < 8  # twice the timeout of 2 s for the lock
     other.close()
     store.create(SUBSCRIBED)
     database.close()
 
 
-def test_a_postgresql_that_does_not_answer(tmp_path: Path) -> None:
+def test_unreachable_postgresql_is_unavailable_without_showing_the_password(tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as refused:
         open_database(tmp_path, "postgresql://me:secret@127.0.0.1:1/none")
     assert "secret" not in refused.value.message
 
 
-def test_connections_that_the_server_has_cut(tmp_path: Path, postgresql: PostgreSQL) -> None:
+def test_connection_cut_by_postgresql_is_reopened(tmp_path: Path, postgresql: PostgreSQL) -> None:
     url = postgresql.database(f"test_{uuid4().hex}")
     database = open_database(tmp_path, url)
     store = StoredInstances(database)
@@ -230,7 +230,7 @@ def test_connections_that_the_server_has_cut(tmp_path: Path, postgresql: Postgre
     database.close()
 
 
-def test_ids_of_topics_are_kept(url: str, tmp_path: Path) -> None:
+def test_topic_ids_are_stored(url: str, tmp_path: Path) -> None:
     database = open_database(tmp_path, url)
     store = StoredInstances(database)
     store.create(SUBSCRIBED)
@@ -239,7 +239,7 @@ def test_ids_of_topics_are_kept(url: str, tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as old:
         old.executescript(FIRST_VERSION)
     database = open_database(tmp_path)
@@ -265,15 +265,15 @@ FIRST_VERSION = """
 
 @pytest.fixture
 def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
-    """Two nodes on the store; the first has an instance and a lease."""
+    """Two nodes that share the store. The first one has an instance and a lease."""
     first, second = StoredNodes(database, "n1", "http://one"), StoredNodes(database, "n2", "http://two")
     StoredInstances(database, "n1").create(SUBSCRIBED)
-    first.renew()
-    second.renew()
+    first.renew_lease()
+    second.renew_lease()
     return first, second
 
 
-def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes]) -> None:
+def test_owner_of_an_instance_is_found_by_all_nodes(two: tuple[StoredNodes, StoredNodes]) -> None:
     for each in two:
         assert each.owner("g", "i") == InstanceOwner("n1", "http://one", is_gone=False, timeout=2.5)
         assert each.owner("g", "j") is None
@@ -281,29 +281,29 @@ def test_nodes_find_the_owner_of_an_instance(two: tuple[StoredNodes, StoredNodes
     assert len(two[0].secret()) > 30
 
 
-def test_an_instance_under_a_lease_is_not_adopted(two: tuple[StoredNodes, StoredNodes]) -> None:
+def test_instance_with_valid_lease_is_not_adopted(two: tuple[StoredNodes, StoredNodes]) -> None:
     assert two[1].adopt("g", "i") is None
-    assert two[1].orphans(0) == []
+    assert two[1].expired_instances(0) == []
 
 
-def test_an_instance_is_adopted_once_its_owner_has_given_up(
+def test_instance_is_adopted_after_its_lease_was_released(
     two: tuple[StoredNodes, StoredNodes], database: Database
 ) -> None:
     first, second = two
     old, new = StoredInstances(database, "n1"), StoredInstances(database, "n2")
     old.save("g", "i", PROGRESS)
-    first.give_up()
-    assert second.orphans(0) == [("g", "i")]
+    first.release_lease()
+    assert second.expired_instances(0) == [("g", "i")]
     assert second.adopt("g", "i") == StoredInstance(SUBSCRIBED, PROGRESS)
-    first.renew()
+    first.renew_lease()
     assert first.adopt("g", "i") is None
-    assert first.lost([("g", "i"), ("g", "j")]) == [("g", "i")]
+    assert first.adopted_by_others([("g", "i"), ("g", "j")]) == [("g", "i")]
     old.save("g", "i", InstanceProgress())
     old.delete("g", "i")
     assert (old.load(), new.load()) == ([], [StoredInstance(SUBSCRIBED, PROGRESS)])
 
 
-def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], database: Database) -> None:
+def test_lease_expires_by_itself(two: tuple[StoredNodes, StoredNodes], database: Database) -> None:
     first, second = two
 
     def let_time_pass(connection: Connection) -> None:
@@ -311,9 +311,9 @@ def test_a_lease_runs_out_by_itself(two: tuple[StoredNodes, StoredNodes], databa
 
     database.write(let_time_pass)
     assert first.owner("g", "i") == InstanceOwner("n1", "http://one", is_gone=True, timeout=2.5)
-    assert second.orphans(60) == []
-    assert second.orphans(0) == [("g", "i")]
-    first.renew()
+    assert second.expired_instances(60) == []
+    assert second.expired_instances(0) == [("g", "i")]
+    first.renew_lease()
     assert second.adopt("g", "i") is None
 
 
