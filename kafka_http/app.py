@@ -94,7 +94,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
     app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
-    app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_silent).blueprint())
+    app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_hung).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     app.register_blueprint(ManualRoutes().blueprint())
     if config.console:
@@ -114,7 +114,7 @@ class NodeResources(NamedTuple):
     close_after_broker: Callable[[], None]
     locator: InstanceLocator | None = None
     """Finds the node of a consumer instance; None if there is only one node."""
-    is_daemon_silent: Callable[[], bool] = lambda: False
+    is_daemon_hung: Callable[[], bool] = lambda: False
 
 
 def _inline_node(config: Config, broker: Broker) -> NodeResources:
@@ -146,7 +146,7 @@ def _daemon_node(config: Config) -> NodeResources:
         close_before_broker=lambda: None,
         close_after_broker=daemon.close,
         locator=daemon.nodes if config.store_url else None,
-        is_daemon_silent=lambda: daemon.is_hung,
+        is_daemon_hung=lambda: daemon.is_hung,
     )
 
 
@@ -244,7 +244,7 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     app.url_map.converters["default"] = SegmentConverter
     app.extensions["kafka_http"] = lifecycle
     app.before_request(lifecycle.start)  # for servers that do not call it
-    app.before_request(_number_request)
+    app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: check_target(request))
     app.after_request(_finish_response)
@@ -254,7 +254,7 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     return app
 
 
-def _number_request() -> None:
+def _set_request_id() -> None:
     set_request_id(request.headers.get("X-Request-Id"))
 
 

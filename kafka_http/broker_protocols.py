@@ -19,7 +19,7 @@ from kafka_http.records import (
     Isolation,
     MembershipListener,
     NewRecord,
-    OffsetAt,
+    OffsetSpec,
     PartitionInfo,
     PartitionOffsets,
     Positions,
@@ -99,7 +99,7 @@ class Log(Protocol):
         """Return the ids of the live brokers, sorted."""
 
     def offsets(
-        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+        self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         """Return an offset of each partition: its first or last, or the one at a timestamp.
 
@@ -113,7 +113,7 @@ class Log(Protocol):
         megabytes, each offset counts as a record.
         """
 
-    def caught_up_ends(
+    def ends_without_records(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
         """Return the end of each log that has no record at or after its position. Other partitions are left out.
@@ -139,7 +139,7 @@ class Log(Protocol):
         of a topic is not the one in `ids`.
         """
 
-    def alive(self) -> None:
+    def check_reachable(self) -> None:
         """Return if a broker answers. Raises `BrokerUnavailable` with the reason."""
 
     def cluster_id(self) -> str:

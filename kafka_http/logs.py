@@ -69,12 +69,12 @@ class KafkaLogFilter(logging.Filter):
             return True
         if _is_normal_operation(record):
             return False
-        place, now = (record.pathname, record.lineno), time.monotonic()
-        logged_at, skipped = self._logged.get(place, (-_QUIET_SECONDS, 0))
+        location, now = (record.pathname, record.lineno), time.monotonic()
+        logged_at, skipped = self._logged.get(location, (-_QUIET_SECONDS, 0))
         if now - logged_at < _QUIET_SECONDS:
-            self._logged[place] = logged_at, skipped + 1
+            self._logged[location] = logged_at, skipped + 1
             return False
-        self._logged[place] = now, 0
+        self._logged[location] = now, 0
         record.repeated = skipped
         _remove_traceback(record)
         return True

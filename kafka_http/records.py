@@ -22,7 +22,7 @@ LATEST: Literal["latest"] = "latest"
 OffsetReset = Literal["earliest", "latest"]
 """The end of the log to start from if there is no committed offset, or if the offset is out of range."""
 
-OffsetAt = Literal["earliest", "latest"] | int
+OffsetSpec = Literal["earliest", "latest"] | int
 """An end of the log, or a timestamp in milliseconds.
 
 A timestamp stands for the first record at or after it, or for the end of the log if there is no such record.
@@ -210,7 +210,7 @@ class InstanceSettings(Struct, frozen=True):
     timeout: float = 1.0
 
 
-class RecordPlace(NamedTuple):
+class OffsetEntry(NamedTuple):
     """An offset of a partition. A committed offset may have `metadata`."""
 
     topic: str
@@ -219,14 +219,14 @@ class RecordPlace(NamedTuple):
     metadata: str = ""
 
 
-def record_places(offsets: Mapping[TopicPartition, int]) -> list[RecordPlace]:
+def offset_entries(offsets: Mapping[TopicPartition, int]) -> list[OffsetEntry]:
     """Return the entries of a mapping of offsets as a list."""
-    return [RecordPlace(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+    return [OffsetEntry(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
 
-def offsets_of(places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
-    """Return a list of places as a mapping of offsets. This reverses `record_places`."""
-    return {TopicPartition(each.topic, each.partition): each.offset for each in places}
+def offsets_of(entries: Iterable[OffsetEntry]) -> dict[TopicPartition, int]:
+    """Return a list of entries as a mapping of offsets. This reverses `offset_entries`."""
+    return {TopicPartition(each.topic, each.partition): each.offset for each in entries}
 
 
 class InstanceDefinition(Struct, frozen=True):
@@ -257,9 +257,9 @@ class InstanceProgress(Struct, frozen=True):
     """
 
     generation: int | None = None
-    positions: tuple[RecordPlace, ...] = ()
-    delivered: tuple[RecordPlace, ...] = ()
-    committed: tuple[RecordPlace, ...] = ()
+    positions: tuple[OffsetEntry, ...] = ()
+    delivered: tuple[OffsetEntry, ...] = ()
+    committed: tuple[OffsetEntry, ...] = ()
     ids: TopicIds = {}
 
 

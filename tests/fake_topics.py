@@ -5,7 +5,7 @@ from uuid import uuid4
 from kafka.partitioner.default import murmur2
 
 from kafka_http.errors import PartitionNotFound
-from kafka_http.records import EARLIEST, LATEST, NewRecord, OffsetAt, Record, RecordMetadata, payload_size
+from kafka_http.records import EARLIEST, LATEST, NewRecord, OffsetSpec, Record, RecordMetadata, payload_size
 
 
 class FakePartition:
@@ -48,7 +48,7 @@ def place(topic: FakeTopic, record: NewRecord, shared: int) -> int:
     return shared
 
 
-def offset_at(log: FakePartition, place: OffsetAt) -> int:
+def offset_at(log: FakePartition, place: OffsetSpec) -> int:
     if place == EARLIEST:
         return log.earliest
     if place == LATEST:

@@ -27,7 +27,7 @@ from kafka_http.records import (
     GroupMember,
     Isolation,
     NewRecord,
-    OffsetAt,
+    OffsetSpec,
     PartitionInfo,
     PartitionOffsets,
     Positions,
@@ -230,7 +230,7 @@ class FakeBroker:
         self._check_up()
         return [1]
 
-    def alive(self) -> None:
+    def check_reachable(self) -> None:
         self._check_up()
 
     def cluster_id(self) -> str:
@@ -238,7 +238,7 @@ class FakeBroker:
         return self.cluster
 
     def offsets(
-        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+        self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         with self._changed:
             return {partition: offset_at(self._log(topic, partition), each) for partition, each in at.items()}
@@ -247,7 +247,7 @@ class FakeBroker:
         with self._changed:
             return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
 
-    def caught_up_ends(
+    def ends_without_records(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
         with self._changed:

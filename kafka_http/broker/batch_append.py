@@ -107,9 +107,9 @@ class PartitionAppend:
 
     def _results_of(self, result: "BatchResult") -> Iterator[AppendResult]:
         batch_slice = result.batch_slice
-        places = range(batch_slice.first, batch_slice.first + batch_slice.count)
+        indexes = range(batch_slice.first, batch_slice.first + batch_slice.count)
         if result.error_at is not None:
-            return map(result.error_at, places)
+            return map(result.error_at, indexes)
         times: Iterable[int | None] = repeat(result.append_time)
         if result.append_time == -1:  # the topic does not use LogAppendTime
             records = self.records[batch_slice.start : batch_slice.start + batch_slice.count]
@@ -155,10 +155,10 @@ class PatchedBatchBuilder(DefaultRecordBatchBuilder):  # type: ignore[misc,valid
 class PatchedBatch(ProducerBatch):
     """A batch that reports its result to appends, not to records."""
 
-    def __init__(self, place: TopicPartition, config: dict[str, Any], now: float) -> None:
+    def __init__(self, tp: TopicPartition, config: dict[str, Any], now: float) -> None:
         records = MemoryRecordsBuilder(2, config["compression_attrs"], config["batch_size"])
         records._builder = PatchedBatchBuilder(2, config["compression_attrs"], 0, -1, -1, -1, config["batch_size"])
-        super().__init__(place, records, now=now)  # type: ignore[no-untyped-call]
+        super().__init__(tp, records, now=now)  # type: ignore[no-untyped-call]
         self.slices: list[BatchSlice] = []
         self._begins_untimed = False
 
@@ -223,48 +223,48 @@ class PatchedAccumulator(RecordAccumulator):
     def _drop_leaderless(self, cluster: Any) -> bool:
         """Drop partitions without leader and records. Return whether there were any."""
         forgotten = False
-        for place in [each for each in list(self._batches) if cluster.leader_for_partition(each) in {None, -1}]:
-            with self._tp_lock(place):  # type: ignore[no-untyped-call]
-                if not self._batches[place]:
-                    del self._batches[place]
+        for tp in [each for each in list(self._batches) if cluster.leader_for_partition(each) in {None, -1}]:
+            with self._tp_lock(tp):  # type: ignore[no-untyped-call]
+                if not self._batches[tp]:
+                    del self._batches[tp]
                     forgotten = True
                     continue
-            if place.partition in (cluster.partitions_for_topic(place.topic) or {place.partition}):
-                self.missing.pop(place, None)
-                cluster.add_topic(place.topic)
+            if tp.partition in (cluster.partitions_for_topic(tp.topic) or {tp.partition}):
+                self.missing.pop(tp, None)
+                cluster.add_topic(tp.topic)
             else:
-                self.missing.setdefault(place, time.monotonic())
+                self.missing.setdefault(tp, time.monotonic())
         return forgotten
 
     def take_orphaned(self) -> list[ProducerBatch]:
         """Remove and return batches whose topic was recreated with fewer partitions than they need."""
         orphaned: list[ProducerBatch] = []
-        for place, since in list(self.missing.items()):
+        for tp, since in list(self.missing.items()):
             if time.monotonic() > since + _ORPHANED_AFTER:
-                del self.missing[place]
-                with self._tp_lock(place):  # type: ignore[no-untyped-call]
-                    orphaned += self._batches.pop(place, ())
+                del self.missing[tp]
+                with self._tp_lock(tp):  # type: ignore[no-untyped-call]
+                    orphaned += self._batches.pop(tp, ())
         for batch in orphaned:
             batch.records.close()
         return orphaned
 
-    def append_all(self, place: TopicPartition, appended: PartitionAppend) -> None:
+    def append_all(self, tp: TopicPartition, appended: PartitionAppend) -> None:
         """Append all records. Raises `IllegalStateError` if the producer is closed."""
         self._appends_in_progress.increment()
         try:
-            with self._tp_lock(place):  # type: ignore[no-untyped-call]
+            with self._tp_lock(tp):  # type: ignore[no-untyped-call]
                 if self._closed:
                     raise IllegalStateError("RecordAccumulator is closed")
-                self._append(place, appended, self._batches[place])
+                self._append(tp, appended, self._batches[tp])
         finally:
             self._appends_in_progress.decrement()
 
-    def _append(self, place: TopicPartition, appended: PartitionAppend, batches: Any) -> None:
+    def _append(self, tp: TopicPartition, appended: PartitionAppend, batches: Any) -> None:
         position, stop = 0, len(appended.records)
         if batches and isinstance(batches[-1], PatchedBatch):
             position = batches[-1].fill(appended, position, stop)
         while position < stop:
-            batch = PatchedBatch(place, self.config, time.monotonic())
+            batch = PatchedBatch(tp, self.config, time.monotonic())
             position = batch.fill(appended, position, stop)
             batches.append(batch)
             self._incomplete.add(batch)

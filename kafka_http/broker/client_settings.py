@@ -75,7 +75,7 @@ def producer_settings(config: Config) -> Settings:
     return _merged(config, "producer", ours)
 
 
-def patient_settings(config: Config) -> Settings:
+def long_lived_settings(config: Config) -> Settings:
     """Return the settings of the `KafkaProducer` whose records have the delivery timeout `DELIVERY_SECONDS`."""
     settings = producer_settings(config)
     return settings | {"delivery_timeout_ms": max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))}

@@ -188,7 +188,7 @@ def result_of(error: BaseException, topic: str, tried: str = "") -> KafkaHttpErr
     return ours if isinstance(ours, _NOT_WRITTEN) else unknown_outcome(_reason(error, type(error)), tried)
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_permanent_rejection(error: BaseException) -> bool:
     """Return whether Kafka rejected a record without writing it, and would do so again."""
     return issubclass(error_class(type(error)), _NOT_WRITTEN)
 

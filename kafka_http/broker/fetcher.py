@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
+from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest
+from kafka.protocol.consumer import OffsetSpec as KafkaOffsetSpec
 
 from kafka_http.broker.admin_client import Admin
 from kafka_http.broker.batch_codec import BatchReader, record_size
@@ -20,7 +21,7 @@ from kafka_http.records import (
     LATEST,
     Fetched,
     Isolation,
-    OffsetAt,
+    OffsetSpec,
     PartitionInfo,
     Positions,
     Record,
@@ -29,7 +30,7 @@ from kafka_http.records import (
 )
 
 _LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed": IsolationLevel.READ_COMMITTED}
-_SPEC: Mapping[OffsetAt, int] = {EARLIEST: OffsetSpec.EARLIEST, LATEST: OffsetSpec.LATEST}
+_SPEC: Mapping[OffsetSpec, int] = {EARLIEST: KafkaOffsetSpec.EARLIEST, LATEST: KafkaOffsetSpec.LATEST}
 
 _GUESSED_BYTES = 250
 """Assumed size of a record of a topic of which none has been read yet."""
@@ -93,8 +94,8 @@ class Fetcher:
     def brokers(self) -> list[int]:
         return self._metadata.brokers()
 
-    def alive(self) -> None:
-        self._metadata.alive()
+    def check_reachable(self) -> None:
+        self._metadata.check_reachable()
 
     def cluster_id(self) -> str:
         return self._metadata.cluster_id()
@@ -103,7 +104,7 @@ class Fetcher:
         self._connections.close()
 
     def offsets(
-        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+        self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         found = self._list_offsets(topic, at, isolation)
         if beyond := [partition for partition, offset in found.items() if offset < 0]:
@@ -115,10 +116,10 @@ class Fetcher:
         found = self._search.last_offsets({tp: counts[tp.partition] for tp in ranges}, ranges, isolation)
         return {tp.partition: offset for tp, offset in found.items()}
 
-    def caught_up_ends(
+    def ends_without_records(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
-        return self._search.caught_up_ends(positions, isolation)
+        return self._search.ends_without_records(positions, isolation)
 
     def fetch(
         self,
@@ -156,7 +157,7 @@ class Fetcher:
         for tp in ranges:
             del prefetched[tp]
         records, size = _take_records({tp: prefetched[tp] for tp in positions if tp in prefetched}, page)
-        self._buffer.keep(prefetched, view)
+        self._buffer.put(prefetched, view)
         next_positions = {tp: prefetch.reader.position for tp, prefetch in prefetched.items()}
         at_end = frozenset(tp for tp in responses if tp in prefetched and prefetched[tp].is_at_end)
         return Fetched(records, next_positions, at_end, ranges, size)
@@ -261,7 +262,7 @@ class Fetcher:
             ranges |= {TopicPartition(topic, each): (earliest[each], latest[each]) for each in numbers}
         return ranges
 
-    def _list_offsets(self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> dict[int, int]:
+    def _list_offsets(self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation) -> dict[int, int]:
         def request(partitions: Sequence[TopicPartition], _: float) -> ListOffsetsRequest:
             return _list_offsets_request(topic, {each.partition: at[each.partition] for each in partitions}, isolation)
 
@@ -272,7 +273,9 @@ class Fetcher:
 def _are_at_end(partitions: Collection[TopicPartition], prefetched: Mapping[TopicPartition, PrefetchedBatches]) -> bool:
     """Return whether all of these partitions had no more records a moment ago."""
     since = time.monotonic() - _STILL_AT_END_SECONDS
-    return all(tp in prefetched and prefetched[tp].is_at_end and prefetched[tp].is_since(since) for tp in partitions)
+    return all(
+        tp in prefetched and prefetched[tp].is_at_end and prefetched[tp].is_newer_than(since) for tp in partitions
+    )
 
 
 def _take_records(
@@ -332,7 +335,7 @@ def _listed_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
             yield TopicPartition(topic.name, each.partition_index), each
 
 
-def _list_offsets_request(topic: str, at: Mapping[int, OffsetAt], isolation: Isolation) -> ListOffsetsRequest:
+def _list_offsets_request(topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation) -> ListOffsetsRequest:
     partitions = [
         ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
             partition_index=partition, current_leader_epoch=-1, timestamp=_timestamp(offset)
@@ -347,6 +350,6 @@ def _list_offsets_request(topic: str, at: Mapping[int, OffsetAt], isolation: Iso
     )
 
 
-def _timestamp(at: OffsetAt) -> int:
+def _timestamp(at: OffsetSpec) -> int:
     """Return a timestamp unchanged, an end of the log as its negative number in the protocol."""
     return max(0, at) if isinstance(at, int) else _SPEC[at]

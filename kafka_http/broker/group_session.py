@@ -116,8 +116,7 @@ class GroupSession:
 
     async def commit(self, offsets: Commits, timeout_ms: int) -> None:
         commits = {
-            KafkaTopicPartition(*place): OffsetAndMetadata(each.offset, each.metadata, -1)
-            for place, each in offsets.items()
+            KafkaTopicPartition(*tp): OffsetAndMetadata(each.offset, each.metadata, -1) for tp, each in offsets.items()
         }
         if self._coordinator is None:
             raise RebalanceInProgressError

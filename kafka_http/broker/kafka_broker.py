@@ -1,7 +1,12 @@
 """The `Broker` that is an Apache Kafka cluster."""
 
 from kafka_http.broker.admin_client import Admin, KafkaGroups
-from kafka_http.broker.client_settings import admin_settings, connection_settings, patient_settings, producer_settings
+from kafka_http.broker.client_settings import (
+    admin_settings,
+    connection_settings,
+    long_lived_settings,
+    producer_settings,
+)
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.fetcher import Fetcher
 from kafka_http.broker.group_membership import KafkaMemberships
@@ -22,10 +27,10 @@ class KafkaBroker:
     def __init__(self, config: Config) -> None:
         connections = ConnectionPool(connection_settings(config))
         metadata = TopicMetadata(connections)
-        admin = Admin(admin_settings(config), _TIMEOUT, metadata.alive)
+        admin = Admin(admin_settings(config), _TIMEOUT, metadata.check_reachable)
         self._producer = KafkaRecordProducer(
             producer_settings(config),
-            patient_settings(config),
+            long_lived_settings(config),
             metadata,
             admin,
             auto_create_topics=config.auto_create_topics,

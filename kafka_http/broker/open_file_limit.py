@@ -11,16 +11,16 @@ _RESERVED = 512
 
 
 class OpenFileLimit:
-    """Raises the limit for a number of things, such as streams, that each need some descriptors."""
+    """Raises the limit for a number of items, such as streams, that need some descriptors each."""
 
-    def __init__(self, each: int, things: str) -> None:
-        self._each = each
-        self._things = things
+    def __init__(self, per_item: int, items: str) -> None:
+        self._per_item = per_item
+        self._items = items
         self._lock = Lock()
 
     def check(self, count: int) -> None:
-        """Raise the soft limit for `count` things. Raises `Unavailable` if the hard limit is too low."""
-        needed = count * self._each + _RESERVED
+        """Raise the soft limit for `count` items. Raises `Unavailable` if the hard limit is too low."""
+        needed = count * self._per_item + _RESERVED
         with self._lock:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -31,6 +31,6 @@ class OpenFileLimit:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
                     return
         raise Unavailable(
-            f"The limit of open files is too low for {count} {self._things}: {needed} needed, limit {hard}. "
+            f"The limit of open files is too low for {count} {self._items}: {needed} needed, limit {hard}. "
             "Raise it (ulimit -n, or LimitNOFILE= of systemd)."
         )

@@ -23,7 +23,7 @@ from kafka.structs import TopicPartition
 
 from kafka_http.broker import batch_append as batches
 from kafka_http.broker.batch_append import AppendResult, PartitionAppend
-from kafka_http.broker.error_map import is_refusal, translate
+from kafka_http.broker.error_map import is_permanent_rejection, translate
 from kafka_http.broker.patches import PatchedConnectionManager
 from kafka_http.errors import BrokerUnavailable
 from kafka_http.records import NewRecord
@@ -198,7 +198,7 @@ class _PatchedTransactionManager(TransactionManager):
         found: str = super().classify_batch_error(error, batch, log_start_offset=log_start_offset)
         if found != self.ERROR_CLASS_FATAL or type(error) in self._FATAL_ERRORS or self.is_transactional():
             return found
-        if not is_refusal(error) or batch.in_retry():
+        if not is_permanent_rejection(error) or batch.in_retry():
             self.reset_producer_id()
         elif self.producer_id_and_epoch.match(batch):
             # Kafka has not used its sequence numbers; the partition's next batch is drained only after this one.

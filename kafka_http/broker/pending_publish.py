@@ -37,21 +37,24 @@ class KafkaPendingPublish:
         self._records = records
         self._deadline = deadline
         self._done = [done]
-        self._refused: dict[int, KafkaHttpError] = {}
+        self._rejected: dict[int, KafkaHttpError] = {}
         self._parts: list[_Part] = []
         self._open = 0
         self._lock = Lock()
 
-    def refuse(self, index: int, error: KafkaHttpError) -> None:
-        """Leave a record out; `error` is its result."""
-        self._refused[index] = error
+    def reject(self, index: int, error: KafkaHttpError) -> None:
+        """Do not append this record. Its result is `error`."""
+        self._rejected[index] = error
 
-    def begin(self, placed: Sequence[int]) -> None:
-        """Append all records except refused ones; the sender's `wakeup` sends them. `placed`: the partition of each."""
+    def begin(self, partitions: Sequence[int]) -> None:
+        """Append all records except the rejected ones. The sender's `wakeup` sends them.
+
+        `partitions` has the partition of each record.
+        """
         with self._lock:
             self._open = 1
-        self._placed = placed
-        self._append([each for each in range(len(self._records)) if each not in self._refused])
+        self._partitions = partitions
+        self._append([each for each in range(len(self._records)) if each not in self._rejected])
         self._finish_one()
 
     def when_done(self, done: "Callable[[KafkaPendingPublish], None]") -> None:
@@ -65,7 +68,7 @@ class KafkaPendingPublish:
     @property
     def is_delivered(self) -> bool:
         """Whether all records were written."""
-        return not self._refused and all(
+        return not self._rejected and all(
             each.appended is not None and each.appended.is_delivered for each in self._parts
         )
 
@@ -80,7 +83,7 @@ class KafkaPendingPublish:
                 continue
             for index, result in zip(part.indexes, part.appended.results(), strict=True):
                 results[index] = result
-        for index, error in list(self._refused.items()):
+        for index, error in list(self._rejected.items()):
             results[index] = error
         errors: dict[int, KafkaHttpError] = {}  # one for all records that failed for the same reason
         return [each if isinstance(each, RecordMetadata) else self._shared_error(each, errors) for each in results]
@@ -113,7 +116,7 @@ class KafkaPendingPublish:
         return too_large(self.limit or 0) if is_too_large else error
 
     def _append(self, indexes: Sequence[int]) -> None:
-        for partition, selected in _by_partition(self._placed, indexes).items():
+        for partition, selected in _by_partition(self._partitions, indexes).items():
             with self._lock:
                 self._open += 1
             self._append_to(partition, selected)
@@ -124,16 +127,16 @@ class KafkaPendingPublish:
         is_all = len(indexes) == len(self._records)
         records = self._records if is_all else [self._records[each] for each in indexes]
         try:
-            settle = partial(self._on_results, part)
-            part.appended = self._sender.append(self._topic, partition, records, settle, is_untimed=part.is_untimed)
+            on_results = partial(self._on_results, part)
+            part.appended = self._sender.append(self._topic, partition, records, on_results, is_untimed=part.is_untimed)
             return
         except IllegalStateError:
             error: KafkaHttpError = BrokerUnavailable(
                 "The connection to Kafka was lost before the record was sent. Nothing was written."
             )
-        except KafkaError as refused:
-            error = result_of(refused, self._topic)
-        self._refused |= dict.fromkeys(indexes, error)
+        except KafkaError as rejected:
+            error = result_of(rejected, self._topic)
+        self._rejected |= dict.fromkeys(indexes, error)
         self._finish_one()
 
     def _on_results(self, part: "_Part", append: PendingAppend) -> None:
@@ -171,13 +174,13 @@ class _Part:
         self.appended: PendingAppend | None = None
 
 
-def _by_partition(placed: Sequence[int], indexes: Sequence[int]) -> Mapping[int, Sequence[int]]:
-    if len(set(placed)) == 1:
-        return {placed[0]: indexes} if indexes else {}
-    places: dict[int, list[int]] = {}
+def _by_partition(partitions: Sequence[int], indexes: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    if len(set(partitions)) == 1:
+        return {partitions[0]: indexes} if indexes else {}
+    by_partition: dict[int, list[int]] = {}
     for index in indexes:
-        places.setdefault(placed[index], []).append(index)
-    return places
+        by_partition.setdefault(partitions[index], []).append(index)
+    return by_partition
 
 
 def too_large(limit: int) -> TooLarge:

@@ -38,7 +38,7 @@ class PrefetchedBatches:
         """Whether there may be records left."""
         return not self.reader.is_over and not self.is_at_end
 
-    def is_since(self, time: float) -> bool:
+    def is_newer_than(self, time: float) -> bool:
         return self._at > time
 
 
@@ -71,9 +71,9 @@ class PrefetchBuffer:
         oldest = self._clock() - MAX_AGE_SECONDS
         with self._lock:
             found = {tp: self._pop(_key(tp, at, view)) for tp, at in positions.items()}
-        return {tp: entry for tp, entry in found.items() if entry is not None and entry.is_since(oldest)}
+        return {tp: entry for tp, entry in found.items() if entry is not None and entry.is_newer_than(oldest)}
 
-    def keep(self, entries: Mapping[TopicPartition, PrefetchedBatches], view: PrefetchedRead) -> None:
+    def put(self, entries: Mapping[TopicPartition, PrefetchedBatches], view: PrefetchedRead) -> None:
         """Store entries. The oldest are dropped if there is no room."""
         with self._lock:
             for tp, entry in entries.items():
@@ -94,7 +94,7 @@ class PrefetchBuffer:
         oldest = self._clock() - MAX_AGE_SECONDS
         while self._entries:
             first = next(iter(self._entries))
-            if self.size <= self._limit and self._entries[first][0].is_since(oldest):
+            if self.size <= self._limit and self._entries[first][0].is_newer_than(oldest):
                 return
             self._pop(first)
 

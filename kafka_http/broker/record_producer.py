@@ -39,7 +39,7 @@ _METADATA_AGE = 2.0
 """How long deleted topics and added partitions may stay unnoticed."""
 _LEADER_DELAY = 0.05
 _MAX_TIMESTAMP = 2**63 - 1
-_MAX_UNSETTLED_BYTES = 64 << 20
+_MAX_UNACKNOWLEDGED_BYTES = 64 << 20
 """Bytes of keys and values that still wait for Kafka after their clients got a response."""
 _STICKY_SECONDS = 0.02
 """Seconds for which records with neither key nor partition go to the same one, so that requests share a batch."""
@@ -56,23 +56,26 @@ class KafkaRecordProducer:
     def __init__(
         self,
         settings: Mapping[str, Any],
-        patient: Mapping[str, Any],
+        long_lived: Mapping[str, Any],
         metadata: TopicMetadata,
         admin: Admin,
         *,
         auto_create_topics: bool = False,
     ) -> None:
-        """`settings` and `patient` are those of `KafkaProducer`, for the first and the second."""
+        """`settings` and `long_lived` are those of `KafkaProducer`, for the first and the second."""
         # kafka-python must not create topics: this class does, and reports errors.
-        self._default, self._patient = (
+        self._default, self._long_lived = (
             ClientHolder(
-                PatchedProducer, PatchedProducer.abandon, {**each, "allow_auto_create_topics": False}, metadata.alive
+                PatchedProducer,
+                PatchedProducer.abandon,
+                {**each, "allow_auto_create_topics": False},
+                metadata.check_reachable,
             )
-            for each in (settings, patient)
+            for each in (settings, long_lived)
         )
-        self._delivery_seconds = patient["delivery_timeout_ms"] / 1000
-        self._unsettled_bytes = 0
-        self._unsettled_lock = Lock()
+        self._delivery_seconds = long_lived["delivery_timeout_ms"] / 1000
+        self._unacknowledged_bytes = 0
+        self._unacknowledged_lock = Lock()
         self._metadata = metadata
         self._admin = admin
         self._auto_create_topics = auto_create_topics
@@ -82,13 +85,13 @@ class KafkaRecordProducer:
         self._refreshing: set[str] = set()
 
     def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, settled: ResultsCallback | None = None
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
     ) -> list[RecordResult]:
         deadline = last = time.monotonic() + timeout
         holder = self._default
-        if settled is not None:
-            self._check_unsettled()
-            holder, last = self._patient, max(deadline, time.monotonic() + self._delivery_seconds)
+        if on_results is not None:
+            self._check_unacknowledged()
+            holder, last = self._long_lived, max(deadline, time.monotonic() + self._delivery_seconds)
         partitions = self._check_partitions(topic, records, self._partitions(topic, deadline))
         sender = self._sender(holder, topic, len(partitions), deadline)
         done = Event()
@@ -99,28 +102,28 @@ class KafkaRecordProducer:
             self._metadata.forget(topic)
         self._add_limit(pending, topic)
         outcomes = pending.results()
-        if settled is not None and any(isinstance(each, OutcomePending) for each in outcomes):
-            size = self._add_unsettled(payload_size(records))
+        if on_results is not None and any(isinstance(each, OutcomePending) for each in outcomes):
+            size = self._add_unacknowledged(payload_size(records))
 
-            def settle() -> None:
-                self._add_unsettled(-size)
-                settled(pending.results())
+            def finish() -> None:
+                self._add_unacknowledged(-size)
+                on_results(pending.results())
 
-            pending.when_done(partial(self._on_done, topic, settle))
+            pending.when_done(partial(self._on_done, topic, finish))
         return outcomes
 
-    def _add_unsettled(self, size: int) -> int:
-        with self._unsettled_lock:
-            self._unsettled_bytes += size
+    def _add_unacknowledged(self, size: int) -> int:
+        with self._unacknowledged_lock:
+            self._unacknowledged_bytes += size
         return size
 
-    def _check_unsettled(self) -> None:
+    def _check_unacknowledged(self) -> None:
         """Raise `TooMuchInFlight` if too many bytes wait for their results."""
-        if self._unsettled_bytes >= _MAX_UNSETTLED_BYTES:
+        if self._unacknowledged_bytes >= _MAX_UNACKNOWLEDGED_BYTES:
             raise TooMuchInFlight(
-                f"Too many messages with an Idempotency-Key wait for Kafka: {self._unsettled_bytes} bytes, limit "
-                f"{_MAX_UNSETTLED_BYTES}. Nothing was written. Retry.",
-                limit=_MAX_UNSETTLED_BYTES,
+                f"Too many messages with an Idempotency-Key wait for Kafka: {self._unacknowledged_bytes} bytes, limit "
+                f"{_MAX_UNACKNOWLEDGED_BYTES}. Nothing was written. Retry.",
+                limit=_MAX_UNACKNOWLEDGED_BYTES,
             )
 
     def start(
@@ -143,7 +146,7 @@ class KafkaRecordProducer:
 
     def close(self, timeout: float) -> None:
         self._background.shutdown(wait=False, cancel_futures=True)
-        senders = [each for each in (self._default.close(), self._patient.close()) if each is not None]
+        senders = [each for each in (self._default.close(), self._long_lived.close()) if each is not None]
         ends = [Thread(target=each.finish, args=(timeout,), daemon=True) for each in senders]
         for end in ends:
             end.start()
@@ -226,8 +229,8 @@ class KafkaRecordProducer:
         for index, each in enumerate(records):
             size = len(each.value or b"") + len(each.key or b"")
             unusual = size > max_size or each.timestamp is not None or each.headers
-            if unusual and (refusal := self._refusal(each, size)) is not None:
-                pending.refuse(index, refusal)
+            if unusual and (error := self._rejection(each, size)) is not None:
+                pending.reject(index, error)
         pending.begin(
             [shared if each.key is None and each.partition is None else _partition_of(each, count) for each in records]
         )
@@ -242,7 +245,7 @@ class KafkaRecordProducer:
         self._sticky[topic] = partition, now + _STICKY_SECONDS
         return partition
 
-    def _refusal(self, record: NewRecord, size: int) -> KafkaHttpError | None:
+    def _rejection(self, record: NewRecord, size: int) -> KafkaHttpError | None:
         """Return the error of a record that would make its whole batch fail. `size` is that of key and value."""
         if record.timestamp is not None and not 0 <= record.timestamp <= _MAX_TIMESTAMP:
             return InvalidValue("The timestamp must be milliseconds since 1970, 0 or more.")

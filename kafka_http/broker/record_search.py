@@ -27,8 +27,8 @@ class RecordSearch:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
 
-    def caught_up_ends(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
-        """Return the end of each partition that has no records from its position on; see `Log.caught_up_ends`."""
+    def ends_without_records(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
+        """Return the end of each partition that has no records from its position on; see `Log.ends_without_records`."""
         found: dict[TopicPartition, int] = {}
         remaining = dict(positions)
         for _ in range(_MAX_FETCHES):
@@ -83,7 +83,7 @@ class _BackwardSearch:
         self._offsets: list[int] = []
         self.position = 0
         """The offset to fetch next."""
-        self._unfinishedwindow()
+        self._open_window()
 
     @property
     def start(self) -> int:
@@ -104,7 +104,7 @@ class _BackwardSearch:
             self._close_window()
         return size
 
-    def _unfinishedwindow(self) -> None:
+    def _open_window(self) -> None:
         self._offsets = []
         self.position = max(self._earliest, self._end - self._width)
 
@@ -115,4 +115,4 @@ class _BackwardSearch:
         self._missing -= len(self._offsets)
         self._end = max(self._earliest, self._end - self._width)
         self._width = max(2 * self._width, self._missing)
-        self._unfinishedwindow()
+        self._open_window()

@@ -27,7 +27,7 @@ class TopicMetadata:
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
         self._ids: dict[str, UUID | None] = {}
 
-    def alive(self) -> None:
+    def check_reachable(self) -> None:
         """Return if a broker answers. Raises `BrokerUnavailable`."""
         self._ask([])
 

@@ -104,7 +104,7 @@ class AssignmentState:
 
     def release_revoked(self) -> None:
         """Release partitions that the group has revoked, unless a reader may still deliver records of them."""
-        if self._release is not None and (self.lease is None or not self.lease.held):
+        if self._release is not None and (self.lease is None or not self.lease.partitions):
             release, self._release = self._release, None
             self.commit_and_release(release)
 
@@ -139,7 +139,7 @@ class AssignmentState:
         self._release = None
         self._offsets.assigned(assignment)
         if self.lease is not None:
-            self.lease.held &= set(self._offsets.positions)
+            self.lease.partitions &= set(self._offsets.positions)
         self.failure = None
         self._is_changing = False
         self._set(assignment.partitions)

@@ -19,10 +19,10 @@ from kafka_http.read.start_positions import check_partitions, find_offsets, find
 from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
-    OffsetAt,
-    RecordPlace,
+    OffsetEntry,
+    OffsetSpec,
     TopicPartition,
-    record_places,
+    offset_entries,
 )
 from kafka_http.topics import TopicMatcher, TopicPredicate, compile_pattern
 
@@ -189,17 +189,17 @@ class ConsumerInstance:
 
     # Offsets
 
-    def seek(self, places: Mapping[TopicPartition, int]) -> None:
-        self._check_assigned(places)
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self._check_assigned(offsets)
         with self._changed:
-            self._offsets.positions.update(places)
+            self._offsets.positions.update(offsets)
             if self._leases.current is not None:
-                self._leases.current.sought.update(places)
+                self._leases.current.repositioned.update(offsets)
         self._save()
 
-    def seek_to(self, places: Mapping[TopicPartition, OffsetAt]) -> None:
-        self._check_assigned(places)
-        self.seek(find_offsets(self._broker.log, places, self.definition.settings.isolation))
+    def seek_to(self, specs: Mapping[TopicPartition, OffsetSpec]) -> None:
+        self._check_assigned(specs)
+        self.seek(find_offsets(self._broker.log, specs, self.definition.settings.isolation))
 
     def _check_assigned(self, partitions: Mapping[TopicPartition, object]) -> None:
         """Wait for the assignment. Raises `IllegalState` if it does not have these partitions."""
@@ -209,14 +209,14 @@ class ConsumerInstance:
             if assigned is None or each not in assigned:
                 raise IllegalState(f"Illegal state: No current assignment for partition {each.topic}-{each.partition}")
 
-    def commit(self, places: Sequence[RecordPlace] | None) -> None:
-        if places is not None:
-            check_partitions(self._broker.log, [TopicPartition(each.topic, each.partition) for each in places])
-        self._committer.commit(places, time.monotonic() + self.definition.settings.timeout)
+    def commit(self, entries: Sequence[OffsetEntry] | None) -> None:
+        if entries is not None:
+            check_partitions(self._broker.log, [TopicPartition(each.topic, each.partition) for each in entries])
+        self._committer.commit(entries, time.monotonic() + self.definition.settings.timeout)
 
-    def committed(self, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
+    def committed(self, partitions: Sequence[TopicPartition]) -> list[OffsetEntry]:
         found = self._broker.groups.committed_offsets(self.definition.group, partitions)
-        return [RecordPlace(*place, *found[place]) for place in partitions if place in found]
+        return [OffsetEntry(*tp, *found[tp]) for tp in partitions if tp in found]
 
     # The read lease
 
@@ -232,7 +232,7 @@ class ConsumerInstance:
             raise
 
     def renew(
-        self, lease: ReadLease, positions: Sequence[RecordPlace], timeout: float, recreated: Sequence[str]
+        self, lease: ReadLease, positions: Sequence[OffsetEntry], timeout: float, recreated: Sequence[str]
     ) -> ReadLease:
         self.touch()
         if recreated:
@@ -247,7 +247,7 @@ class ConsumerInstance:
         self._committer.auto_commit_if_due()
         return self._grant(active, time.monotonic() + timeout, non_empty=True)
 
-    def release(self, lease: ReadLease, positions: Sequence[RecordPlace], delivered: Sequence[RecordPlace]) -> None:
+    def release(self, lease: ReadLease, positions: Sequence[OffsetEntry], delivered: Sequence[OffsetEntry]) -> None:
         if positions or delivered:
             with self._changed:
                 if (active := self._leases.current) is None or active.id != lease.id:
@@ -293,9 +293,9 @@ class ConsumerInstance:
                     self._offsets.ids = found | self._offsets.ids
             starts = find_starts(self._broker, self.definition.group, self.definition.settings, starting)
             with self._changed:
-                for place, at in starts.items():
-                    if place in (self._assignment.partitions or ()):
-                        self._offsets.positions.setdefault(place, at)
+                for tp, at in starts.items():
+                    if tp in (self._assignment.partitions or ()):
+                        self._offsets.positions.setdefault(tp, at)
 
     def _granted(self, active: ActiveLease, partitions: Partitions | None) -> ReadLease:
         positions = {each: self._offsets.positions[each] for each in partitions or ()}
@@ -303,7 +303,7 @@ class ConsumerInstance:
         topics = {each.topic for each in positions}
         ids = {topic: topic_id for topic, topic_id in self._offsets.ids.items() if topic in topics}
         joining = partitions is None
-        return ReadLease(active.id, self.definition.settings, record_places(positions), joining=joining, ids=ids)
+        return ReadLease(active.id, self.definition.settings, offset_entries(positions), joining=joining, ids=ids)
 
     # Storage
 

@@ -67,7 +67,7 @@ class ConsumerOffsets:
         positions = {p: offset + 1 for p, offset in offsets.items() if offset + 1 >= committed.get(p, 0)}
         before_end = {TopicPartition(topic, p): offset for p, offset in positions.items() if offset < ranges[p].latest}
         if before_end:
-            positions |= {place.partition: at for place, at in self._log.caught_up_ends(before_end, isolation).items()}
+            positions |= {tp.partition: at for tp, at in self._log.ends_without_records(before_end, isolation).items()}
         self._advance(topic, consumer, positions, committed)
 
     def ack_before(self, topic: str, consumer: str, positions: Mapping[int, int], *, skip: bool = False) -> None:

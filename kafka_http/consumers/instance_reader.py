@@ -7,7 +7,7 @@ from contextlib import suppress
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.records import Record, TopicPartition, offsets_of, payload_size, record_places
+from kafka_http.records import Record, TopicPartition, offset_entries, offsets_of, payload_size
 
 _PAUSE = 0.1
 _MISSING_TOPIC_SECONDS = 0.5
@@ -36,7 +36,7 @@ class LeasedPage:
         """Release the lease. The next page starts after these records."""
         if self._lease is not None:
             ends = {each: offset + 1 for each, offset in self._page.last.items()}
-            self._instances.release_lease(self._lease, record_places(self._page.next), record_places(ends))
+            self._instances.release_lease(self._lease, offset_entries(self._page.next), offset_entries(ends))
 
     def lost(self) -> None:
         """Release the lease. The next page has the same records, because the client may not have received them."""
@@ -77,16 +77,18 @@ class InstanceReader:
                 lease = self._instances.renew_lease(lease, (), 0, sorted(recreated))
             elif left <= 0 or _is_enough(page, lease, limits) or self._reader.pause(0):
                 is_fresh = time.monotonic() - granted < _FRESH_SECONDS
-                return LeasedPage(self._instances, lease, page if is_fresh else self._still_assigned(lease, page))
+                return LeasedPage(
+                    self._instances, lease, page if is_fresh else self._records_still_assigned(lease, page)
+                )
             elif lease.joining:
                 lease = self._instances.renew_lease(lease, (), min(WAIT_SLICE, left))
             else:
                 if page.records or not lease.positions:  # no fetch would wait for more
                     self._reader.pause(min(_PAUSE, left))
-                lease = self._instances.renew_lease(lease, () if page.records else record_places(page.next))
+                lease = self._instances.renew_lease(lease, () if page.records else offset_entries(page.next))
             granted = time.monotonic()
 
-    def _still_assigned(self, lease: ReadLease, page: Page) -> Page:
+    def _records_still_assigned(self, lease: ReadLease, page: Page) -> Page:
         """Return the records whose partitions are still assigned. The delivery of others would not be recorded.
 
         Raises `LeaseExpired`, also if the daemon was restarted.

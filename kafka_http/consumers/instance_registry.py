@@ -16,8 +16,8 @@ from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
+    OffsetEntry,
     OffsetReset,
-    RecordPlace,
     StoredInstance,
     TopicPartition,
     offsets_of,
@@ -165,19 +165,19 @@ class InstanceRegistry:
     def assignments(self, group: str, name: str) -> list[TopicPartition]:
         return self._find(group, name).assignments()
 
-    def seek(self, group: str, name: str, places: Sequence[RecordPlace]) -> None:
-        self._find(group, name).seek(offsets_of(places))
+    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry]) -> None:
+        self._find(group, name).seek(offsets_of(entries))
 
-    def seek_times(self, group: str, name: str, times: Sequence[RecordPlace]) -> None:
+    def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry]) -> None:
         self._find(group, name).seek_to(offsets_of(times))
 
     def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
         self._find(group, name).seek_to(dict.fromkeys(partitions, end))
 
-    def commit(self, group: str, name: str, places: Sequence[RecordPlace] | None) -> None:
-        self._find(group, name).commit(places)
+    def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None) -> None:
+        self._find(group, name).commit(entries)
 
-    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
+    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[OffsetEntry]:
         return self._find(group, name).committed(partitions)
 
     def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
@@ -188,14 +188,14 @@ class InstanceRegistry:
         return lease
 
     def renew_lease(
-        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
+        self, lease: ReadLease, positions: Sequence[OffsetEntry] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
         if (instance := self._leases.get(lease.id)) is None:
             raise LeaseExpired
         return instance.renew(lease, positions, timeout, recreated)
 
     def release_lease(
-        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), delivered: Sequence[RecordPlace] = ()
+        self, lease: ReadLease, positions: Sequence[OffsetEntry] = (), delivered: Sequence[OffsetEntry] = ()
     ) -> None:
         if (instance := self._leases.pop(lease.id, None)) is not None:
             instance.release(lease, positions, delivered)

@@ -14,8 +14,8 @@ from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
+    OffsetEntry,
     OffsetReset,
-    RecordPlace,
     StoredInstance,
     TopicIds,
     TopicPartition,
@@ -35,7 +35,7 @@ class ReadLease(Struct, frozen=True):
 
     id: str
     settings: InstanceSettings
-    positions: Sequence[RecordPlace]
+    positions: Sequence[OffsetEntry]
     joining: bool = False
     ids: TopicIds = {}
 
@@ -80,26 +80,26 @@ class InstanceService(Protocol):
     def assignments(self, group: str, name: str) -> list[TopicPartition]:
         """Return the assigned partitions."""
 
-    def seek(self, group: str, name: str, places: Sequence[RecordPlace]) -> None:
+    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry]) -> None:
         """Set the offsets to read next. Waits for the assignment up to the instance's timeout.
 
         Raises `IllegalState` for a partition that is not assigned.
         """
 
-    def seek_times(self, group: str, name: str, times: Sequence[RecordPlace]) -> None:
+    def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry]) -> None:
         """Like `seek`, to the first record at or after a time. The `offset` is in milliseconds since 1970."""
 
     def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
         """Like `seek`, to an end of the log."""
 
-    def commit(self, group: str, name: str, places: Sequence[RecordPlace] | None) -> None:
+    def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None) -> None:
         """Commit the offsets after these records, or after the delivered records (None).
 
         After the last record of a log, this commits the end of the log. Waits for the assignment like `seek`. Raises
         `TopicNotFound`, `PartitionNotFound`; nothing is committed then.
         """
 
-    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[RecordPlace]:
+    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[OffsetEntry]:
         """Return the group's committed offsets. Partitions without one are left out."""
 
     def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
@@ -111,7 +111,7 @@ class InstanceService(Protocol):
         """
 
     def renew_lease(
-        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), timeout: float = 0, recreated: Sequence[str] = ()
+        self, lease: ReadLease, positions: Sequence[OffsetEntry] = (), timeout: float = 0, recreated: Sequence[str] = ()
     ) -> ReadLease:
         """Return the lease with the current assignment, for a reader that has found no records so far.
 
@@ -120,7 +120,7 @@ class InstanceService(Protocol):
         """
 
     def release_lease(
-        self, lease: ReadLease, positions: Sequence[RecordPlace] = (), delivered: Sequence[RecordPlace] = ()
+        self, lease: ReadLease, positions: Sequence[OffsetEntry] = (), delivered: Sequence[OffsetEntry] = ()
     ) -> None:
         """End a lease.
 

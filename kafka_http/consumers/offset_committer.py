@@ -16,7 +16,7 @@ from kafka_http.records import (
     Commits,
     CommittedOffset,
     InstanceDefinition,
-    RecordPlace,
+    OffsetEntry,
     ReleaseCallback,
     TopicPartition,
 )
@@ -67,17 +67,17 @@ class OffsetCommitter:
         self._committing = Lock()
         self._uncommitted_since: float | None = None
 
-    def commit(self, places: Sequence[RecordPlace] | None, until: float) -> None:
+    def commit(self, entries: Sequence[OffsetEntry] | None, until: float) -> None:
         """Commit the offsets after these records, or after the delivered records (None).
 
         During a rebalance this retries until `until` (monotonic clock).
         """
         while True:
             try:
-                offsets = self._requested(places, until)
-                if places is None:
+                offsets = self._requested(entries, until)
+                if entries is None:
                     offsets = self._without_deleted_topics(offsets, _TIMEOUT)
-                self._commit(offsets, _TIMEOUT, self._caught_up_ends(offsets))
+                self._commit(offsets, _TIMEOUT, self._ends_without_records(offsets))
                 return
             except RetriableBrokerError:
                 if time.monotonic() + _RETRY_PAUSE_SECONDS > until:
@@ -97,7 +97,7 @@ class OffsetCommitter:
             with self._changed:
                 self._offsets.drop_topics(deleted)
                 if (lease := self._leases.current) is not None:
-                    lease.held = {each for each in lease.held if each.topic not in deleted}
+                    lease.partitions = {each for each in lease.partitions if each.topic not in deleted}
         return deleted
 
     def commit_and_release(self, release: ReleaseCallback) -> None:
@@ -151,32 +151,31 @@ class OffsetCommitter:
 
     def _without_deleted_topics(self, offsets: Commits, timeout: float) -> Commits:
         deleted = self.drop_deleted_topics({each.topic for each in offsets}, timeout) if offsets else set()
-        return {place: at for place, at in offsets.items() if place.topic not in deleted}
+        return {tp: at for tp, at in offsets.items() if tp.topic not in deleted}
 
-    def _caught_up_ends(self, offsets: Commits) -> Mapping[TopicPartition, int]:
+    def _ends_without_records(self, offsets: Commits) -> Mapping[TopicPartition, int]:
         """Return the ends of logs that have only control records or gaps of compaction after these offsets."""
         if offsets:
             with suppress(KafkaHttpError):
-                positions = {place: each.offset for place, each in offsets.items()}
-                return self._broker.log.caught_up_ends(positions, self._isolation)
+                positions = {tp: each.offset for tp, each in offsets.items()}
+                return self._broker.log.ends_without_records(positions, self._isolation)
         return {}
 
-    def _requested(self, places: Sequence[RecordPlace] | None, until: float) -> Commits:
+    def _requested(self, entries: Sequence[OffsetEntry] | None, until: float) -> Commits:
         with self._changed:
-            if places is None:
+            if entries is None:
                 self._leases.wait_for_delivery()
             self._assignment.require(until)
-            if places is None:
+            if entries is None:
                 return _commits(self._offsets.delivered)
-        return {TopicPartition(p.topic, p.partition): CommittedOffset(p.offset + 1, p.metadata) for p in places}
+        return {TopicPartition(p.topic, p.partition): CommittedOffset(p.offset + 1, p.metadata) for p in entries}
 
     def _commit(self, offsets: Commits, timeout: float, ends: Mapping[TopicPartition, int] | None = None) -> None:
         """Commit these offsets, or their `ends` instead."""
         if not offsets:
             return
         commits = {
-            place: CommittedOffset((ends or {}).get(place, each.offset), each.metadata)
-            for place, each in offsets.items()
+            tp: CommittedOffset((ends or {}).get(tp, each.offset), each.metadata) for tp, each in offsets.items()
         }
         with self._committing:
             if (membership := self._assignment.membership) is not None:
@@ -185,7 +184,7 @@ class OffsetCommitter:
                 self._broker.groups.commit_offsets(self._group, commits)
             with self._changed:
                 # Not the ends in `commits`: `uncommitted` compares with the delivered offsets.
-                self._offsets.mark_committed({place: at.offset for place, at in offsets.items()})
+                self._offsets.mark_committed({tp: at.offset for tp, at in offsets.items()})
                 self._uncommitted_since = self._clock() if self._offsets.uncommitted() else None
         self._save()
 
@@ -198,4 +197,4 @@ class OffsetCommitter:
 
 
 def _commits(offsets: Mapping[TopicPartition, int]) -> Commits:
-    return {place: CommittedOffset(at) for place, at in offsets.items()}
+    return {tp: CommittedOffset(at) for tp, at in offsets.items()}

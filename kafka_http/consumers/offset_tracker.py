@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from uuid import UUID
 
-from kafka_http.records import Assignment, InstanceProgress, TopicPartition, offsets_of, record_places
+from kafka_http.records import Assignment, InstanceProgress, TopicPartition, offset_entries, offsets_of
 
 OffsetMap = dict[TopicPartition, int]
 
@@ -43,8 +43,8 @@ class OffsetTracker:
 
     def _drop(self, is_dropped: Callable[[TopicPartition], bool]) -> None:
         for offsets in (self.positions, self.delivered, self.committed):
-            for place in [each for each in offsets if is_dropped(each)]:
-                del offsets[place]
+            for tp in [each for each in offsets if is_dropped(each)]:
+                del offsets[tp]
         left = {each.topic for each in (*self.positions, *self.delivered)}
         self.ids = {topic: topic_id for topic, topic_id in self.ids.items() if topic in left}
 
@@ -54,33 +54,33 @@ class OffsetTracker:
         If all records before a position were delivered, `delivered` moves with it, over control records and gaps of
         compaction.
         """
-        for place, at in positions.items():
-            if place in self.delivered and self.delivered[place] == self.positions.get(place):
-                self.delivered[place] = at
-            self.positions[place] = at
+        for tp, at in positions.items():
+            if tp in self.delivered and self.delivered[tp] == self.positions.get(tp):
+                self.delivered[tp] = at
+            self.positions[tp] = at
 
     def record_delivery(self, positions: Mapping[TopicPartition, int], delivered: Mapping[TopicPartition, int]) -> None:
         """Record the delivery of a page that was read up to `positions` and whose records end before `delivered`."""
-        self.advance({place: at for place, at in positions.items() if place not in delivered})
-        for place, end in delivered.items():
-            self.delivered[place] = positions.get(place, end)
-            if place in positions:
-                self.positions[place] = positions[place]
+        self.advance({tp: at for tp, at in positions.items() if tp not in delivered})
+        for tp, end in delivered.items():
+            self.delivered[tp] = positions.get(tp, end)
+            if tp in positions:
+                self.positions[tp] = positions[tp]
 
     def uncommitted(self) -> OffsetMap:
         """Return the delivered offsets that are not committed."""
-        return {place: at for place, at in self.delivered.items() if self.committed.get(place) != at}
+        return {tp: at for tp, at in self.delivered.items() if self.committed.get(tp) != at}
 
     def mark_committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Record a commit of delivered offsets."""
-        self.committed.update({place: at for place, at in offsets.items() if self.delivered.get(place) == at})
+        self.committed.update({tp: at for tp, at in offsets.items() if self.delivered.get(tp) == at})
 
     def progress(self) -> InstanceProgress:
         """Return the offsets for the store."""
         return InstanceProgress(
             self._generation,
-            tuple(record_places(self.positions)),
-            tuple(record_places(self.delivered)),
-            tuple(record_places(self.committed)),
+            tuple(offset_entries(self.positions)),
+            tuple(offset_entries(self.delivered)),
+            tuple(offset_entries(self.committed)),
             self.ids,
         )

@@ -7,35 +7,35 @@ from collections.abc import Callable, Collection, Iterable
 from threading import Condition
 
 from kafka_http.errors import InstanceBusy, LeaseExpired
-from kafka_http.records import RecordPlace, TopicPartition, offsets_of
+from kafka_http.records import OffsetEntry, TopicPartition, offsets_of
 
 _DELIVERY_SECONDS = 2.0
-GRACE = 30.0
+GRACE_SECONDS = 30.0
 """The time that a lease lasts after the reader's timeout, in seconds."""
 
 
 class ActiveLease:
-    """The state of a lease. `held` are the partitions whose offsets its reader may still report."""
+    """The state of a lease. `partitions` are the partitions whose offsets its reader may still report."""
 
     def __init__(self, ends: float) -> None:
         self.id = uuid.uuid4().hex
         self.ends = ends
-        self.held: set[TopicPartition] = set()
-        self.sought: set[TopicPartition] = set()
+        self.partitions: set[TopicPartition] = set()
+        self.repositioned: set[TopicPartition] = set()
         self.renewals = 0
 
     def grant(self, partitions: Collection[TopicPartition]) -> None:
         """Let the reader read these partitions."""
-        self.held = set(partitions)
-        self.sought = set()
+        self.partitions = set(partitions)
+        self.repositioned = set()
 
-    def valid_positions(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
+    def valid_positions(self, entries: Iterable[OffsetEntry]) -> dict[TopicPartition, int]:
         """Return the reported positions, without partitions that were lost or that a client has sought meanwhile."""
-        return {place: at for place, at in offsets_of(places).items() if place in self.held - self.sought}
+        return {tp: at for tp, at in offsets_of(entries).items() if tp in self.partitions - self.repositioned}
 
-    def valid_delivered(self, places: Iterable[RecordPlace]) -> dict[TopicPartition, int]:
+    def valid_delivered(self, entries: Iterable[OffsetEntry]) -> dict[TopicPartition, int]:
         """Return the reported delivered offsets, without partitions that were lost."""
-        return {place: at for place, at in offsets_of(places).items() if place in self.held}
+        return {tp: at for tp, at in offsets_of(entries).items() if tp in self.partitions}
 
 
 class ReadLeaseQueue:
@@ -62,7 +62,7 @@ class ReadLeaseQueue:
                 check()
                 self.end_expired()
                 if self.current is None and self._queue[0] is ticket:
-                    self.current = ActiveLease(self._clock() + timeout + GRACE)
+                    self.current = ActiveLease(self._clock() + timeout + GRACE_SECONDS)
                     return self.current
                 left = until - time.monotonic()
                 if left <= 0:
@@ -81,7 +81,7 @@ class ReadLeaseQueue:
 
     def extend(self, lease: ActiveLease, timeout: float) -> None:
         """Extend a lease by a new timeout."""
-        lease.ends = self._clock() + timeout + GRACE
+        lease.ends = self._clock() + timeout + GRACE_SECONDS
         lease.renewals += 1
         self._changed.notify_all()
 

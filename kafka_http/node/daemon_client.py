@@ -155,7 +155,7 @@ class DaemonClient:
     def _abort_calls(self) -> None:
         """Let all calls in progress fail now."""
         for channel in self._busy.copy():
-            channel.shut()
+            channel.shutdown()
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -245,7 +245,7 @@ class _Heartbeat:
             channel, self._channel = self._channel, None
             self._changed.notify_all()
         if channel is not None:
-            channel.shut()
+            channel.shutdown()
 
     def _ensure_connected(self, *, if_needed: bool = False, probing: bool = False) -> tuple[Channel | None, str]:
         """Return the connection and the worker's name. One thread at a time connects or starts the daemon.
@@ -282,7 +282,7 @@ class _Heartbeat:
             return None
         self._in_background(partial(self._watch, channel))
         if self._closed.is_set():
-            channel.shut()
+            channel.shutdown()
         self._check_open()
         self._set_responding()
         return channel
@@ -308,7 +308,7 @@ class _Heartbeat:
             self._channel = None
         self._on_lost()
         if channel is not None:
-            channel.shut()
+            channel.shutdown()
 
     def _set_hung(self, *, is_retried: bool = False) -> None:
         """Let calls fail until a ping is answered, or until the thread that connects succeeds."""

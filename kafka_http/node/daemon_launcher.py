@@ -16,7 +16,7 @@ import msgspec
 
 from kafka_http.config import Config
 from kafka_http.errors import Unavailable
-from kafka_http.node.daemon_protocol import VERSION, Channel, Goodbye, Hello, Refused, Welcome, greetings
+from kafka_http.node.daemon_protocol import VERSION, Channel, Hello, Rejected, Stopping, Welcome, greetings
 from kafka_http.node.data_directory import DataDirectory
 
 log = logging.getLogger(__name__)
@@ -126,9 +126,9 @@ class DaemonLauncher:
             raise NotResponding from None
         except (OSError, EOFError) as error:
             raise DaemonMissing(str(error)) from None
-        if isinstance(greeting, Refused):
+        if isinstance(greeting, Rejected):
             raise Unavailable(greeting.reason)
-        if isinstance(greeting, Goodbye):
+        if isinstance(greeting, Stopping):
             raise DaemonMissing("the daemon is stopping")
         assert isinstance(greeting, Welcome)  # noqa: S101  there are no others
 

@@ -30,7 +30,7 @@ _READ_BYTES = 65536
 
 
 class Channel:
-    """Sends and receives messages at one end of a connection. Used by one thread at a time; any thread may `shut` it.
+    """Sends and receives messages at one end of a connection. One thread at a time uses it; any may call `shutdown`.
 
     Methods raise `OSError` if the connection fails or times out, and `EOFError` if the other end has closed it. After
     an error only `close` may be called, except that `receive` may be repeated after a `TimeoutError`.
@@ -65,7 +65,7 @@ class Channel:
         except BlockingIOError:
             return False
 
-    def shut(self) -> None:
+    def shutdown(self) -> None:
         """Shut the connection down for both ends, which wakes a thread that waits at it."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -99,13 +99,13 @@ class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
     """The daemon accepts the connection."""
 
 
-class Refused(Struct, frozen=True, array_like=True, tag="refused"):
+class Rejected(Struct, frozen=True, array_like=True, tag="refused"):
     """The daemon rejects the connection. `reason` is a sentence for users."""
 
     reason: str
 
 
-class Goodbye(Struct, frozen=True, array_like=True, tag="goodbye"):
+class Stopping(Struct, frozen=True, array_like=True, tag="goodbye"):
     """The daemon stops in order. The worker may start another one if it needs it."""
 
 
@@ -117,7 +117,7 @@ class CallFailed(Struct, frozen=True, array_like=True, tag="failed"):
     fields: Mapping[str, Any]
 
 
-Greeting = Welcome | Refused | Goodbye
+Greeting = Welcome | Rejected | Stopping
 
 
 class Call:

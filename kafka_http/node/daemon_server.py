@@ -19,10 +19,10 @@ from kafka_http.node.daemon_protocol import (
     PING,
     VERSION,
     Channel,
-    Goodbye,
     Greeting,
     Hello,
-    Refused,
+    Rejected,
+    Stopping,
     Welcome,
     encode_error,
     hellos,
@@ -123,16 +123,16 @@ class DaemonServer:
     def _accept(self, hello: Hello, channel: Channel) -> "tuple[Greeting, _WorkerSession | None]":
         with self._lock:
             if self._closing:
-                return Goodbye(), None
+                return Stopping(), None
             if (hello.version, hello.settings) != (VERSION, self._settings):
                 # After an upgrade this daemon makes way for the new one as soon as its own workers are gone.
                 self._closing = not self._workers
-                return (Goodbye() if self._closing else _refusal(hello)), None
+                return (Stopping() if self._closing else _rejection(hello)), None
             if hello.is_heartbeat:
                 self._workers[hello.worker] = _WorkerSession(self._services)
             worker = self._workers.get(hello.worker)
             if worker is None:
-                return Goodbye(), None
+                return Stopping(), None
             worker.channels.add(channel)
             return Welcome(), worker
 
@@ -177,9 +177,9 @@ class DaemonServer:
         worker.end()
 
 
-def _refusal(hello: Hello) -> Refused:
+def _rejection(hello: Hello) -> Rejected:
     what = "version" if hello.version != VERSION else "set of settings"
-    return Refused(
+    return Rejected(
         f"The server's daemon runs with another {what} and still has workers. Try again when these workers have ended."
     )
 
@@ -222,6 +222,6 @@ class _WorkerSession:
             self._has_ended = True
             leases = list(self._leases.values())
         for channel in tuple(self.channels):
-            channel.shut()
+            channel.shutdown()
         for lease in leases:
             self.drop(lease)

@@ -73,8 +73,8 @@ class NodeIdempotencyKeys:
         self._known_workers.add(holder.partition("/")[0])
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
 
-    def store_response(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
-        self._store.keep(caller, name, holder, answer)
+    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
+        self._store.keep(caller, name, holder, response)
 
     def release_key(self, caller: str, name: str, holder: str) -> None:
         self._store.release(caller, name, holder)

@@ -155,9 +155,9 @@ class OutboxRelay:
 
     def _publish(self, queue: "_TopicQueue", tasks: Sequence[QueuedTask]) -> bool:
         """Publish the records of tasks that have no result yet. Return whether all tasks ended; else back off."""
-        places = [(queue.sent[each.id], index) for each in tasks for index in range(len(each.records))]
+        slots = [(queue.sent[each.id], index) for each in tasks for index in range(len(each.records))]
         records = [record for each in tasks for record in each.records]
-        unpublished = [at for at, (results, index) in enumerate(places) if results[index] is None]
+        unpublished = [at for at, (results, index) in enumerate(slots) if results[index] is None]
         try:
             done = self._producer.produce(
                 queue.topic, [records[at] for at in unpublished], _PRODUCE_SECONDS, _ignore_late_results
@@ -170,7 +170,7 @@ class OutboxRelay:
                 failure = result
                 queue.may_be_written = True
             else:
-                results, index = places[at]
+                results, index = slots[at]
                 results[index] = result
         self._end(queue, tasks)
         return queue.succeeded(failure)

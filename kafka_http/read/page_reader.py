@@ -122,7 +122,7 @@ class PageReader:
         while active and not page.is_full:
             left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
-                {place: page.next[place] for place in active},
+                {tp: page.next[tp] for tp in active},
                 max_records=page.records_left,
                 max_bytes=page.bytes_left,
                 wait=min(left, WAIT_SLICE),
@@ -130,7 +130,7 @@ class PageReader:
                 ids=ids,
             )
             page.add(fetched, reset)
-            active = [place for place in active if place not in fetched.ended]
+            active = [tp for tp in active if tp not in fetched.ended]
             if not active and not page.has_records and left:
                 if has_all:
                     page.include(self._new_positions(positions))
@@ -150,7 +150,7 @@ class _PageBuilder:
     def __init__(self, positions: Positions, limits: ReadLimits) -> None:
         self.next = dict(positions)
         self.records_left = limits.records
-        self._records: dict[TopicPartition, list[Record]] = {place: [] for place in positions}
+        self._records: dict[TopicPartition, list[Record]] = {tp: [] for tp in positions}
         self._set_size(limits)
 
     def _set_size(self, limits: ReadLimits) -> None:
@@ -168,8 +168,8 @@ class _PageBuilder:
     def include(self, positions: Positions) -> None:
         """Read more partitions."""
         self.next = {**positions, **self.next}
-        for place in positions:
-            self._records.setdefault(place, [])
+        for tp in positions:
+            self._records.setdefault(tp, [])
 
     def wait(self, limits: ReadLimits) -> None:
         """Reduce the reserved memory while there are no records."""
@@ -179,30 +179,30 @@ class _PageBuilder:
 
     def _reset(self, fetched: Fetched, to: OffsetReset | None) -> None:
         """Move the positions that are out of range to an end of the log. Raises `OffsetOutOfRange` if `to` is None."""
-        ranges = {place: OffsetRange(*both) for place, both in fetched.out_of_range.items()}
+        ranges = {tp: OffsetRange(*both) for tp, both in fetched.out_of_range.items()}
         if ranges and to is None:
             raise _out_of_range(self.next, ranges)
-        self.next.update({place: getattr(each, str(to)) for place, each in ranges.items()})
+        self.next.update({tp: getattr(each, str(to)) for tp, each in ranges.items()})
 
     def add(self, fetched: Fetched, reset: OffsetReset | None) -> None:
         self._reset(fetched, reset)
         if fetched.size > self.bytes_left and self.has_records:
             self.bytes_left = 0  # this is one record, which comes first on the next page
             return
-        for place, records in fetched.records.items():
-            self._records[place] += records
+        for tp, records in fetched.records.items():
+            self._records[tp] += records
             self.records_left -= len(records)
         self.bytes_left -= fetched.size
         self.next.update(fetched.next)
 
     def build(self) -> Page:
-        lists = [self._records[place] for place in sorted(self._records)]
-        last = {place: records[-1].offset for place, records in self._records.items() if records}
+        lists = [self._records[tp] for tp in sorted(self._records)]
+        last = {tp: records[-1].offset for tp, records in self._records.items() if records}
         return Page(list(chain.from_iterable(lists)), self.next, last)
 
 
 def _out_of_range(positions: Positions, ranges: Mapping[TopicPartition, OffsetRange]) -> OffsetOutOfRange:
     """Return the error for the partitions of one topic, the first if there are several."""
     topic = min(ranges).topic
-    requested = {place.partition: offset for place, offset in positions.items() if place.topic == topic}
-    return out_of_range(topic, requested, {place.partition: at for place, at in ranges.items() if place.topic == topic})
+    requested = {tp.partition: offset for tp, offset in positions.items() if tp.topic == topic}
+    return out_of_range(topic, requested, {tp.partition: at for tp, at in ranges.items() if tp.topic == topic})

@@ -6,7 +6,7 @@ from msgspec import Struct, field
 
 from kafka_http.broker_protocols import Broker, Groups, Log
 from kafka_http.errors import OffsetOutOfRange, PartitionNotFound, TopicNotFound
-from kafka_http.records import EARLIEST, InstanceSettings, Isolation, OffsetAt, OffsetReset, TopicPartition
+from kafka_http.records import EARLIEST, InstanceSettings, Isolation, OffsetReset, OffsetSpec, TopicPartition
 from kafka_http.topics import NEW_PARTITIONS_SECONDS, OffsetRange, Topics
 
 
@@ -28,27 +28,27 @@ class FromCommitted(Struct, frozen=True):
     reset: OffsetReset = EARLIEST
 
 
-class FromTimestamp(Struct, frozen=True):
+class FromOffsetSpec(Struct, frozen=True):
     """Start at an end of the log, or at the first record at or after a time in milliseconds."""
 
-    place: OffsetAt
+    spec: OffsetSpec
 
 
-StartPlace = FromOffset | FromLast | FromCommitted | FromTimestamp
+StartPosition = FromOffset | FromLast | FromCommitted | FromOffsetSpec
 
 
 class ReadStart(Struct, frozen=True):
-    """The start of a read: the places of some partitions, and that of all others.
+    """The start of a read: the start positions of some partitions, and that of all others.
 
     If `rest` is None, only the partitions in `partitions` are read.
     """
 
-    rest: StartPlace | None = None
-    partitions: Mapping[int, FromOffset | FromTimestamp] = field(default_factory=dict)
+    rest: StartPosition | None = None
+    partitions: Mapping[int, FromOffset | FromOffsetSpec] = field(default_factory=dict)
 
 
 class PositionResolver:
-    """Resolves start places to offsets. The composition root creates one; any thread may call."""
+    """Resolves start positions to offsets. The composition root creates one; any thread may call."""
 
     def __init__(self, log: Log, groups: Groups, topics: Topics) -> None:
         self._log = log
@@ -72,24 +72,24 @@ class PositionResolver:
             return self._offsets(topic, group, dict(start.partitions), isolation)
         if start.partitions:  # the `next` of an earlier page: try cached metadata first
             try:
-                places = self._places(topic, start, wanted, NEW_PARTITIONS_SECONDS)
-                return self._offsets(topic, group, places, isolation)
+                starts = self._starts(topic, start, wanted, NEW_PARTITIONS_SECONDS)
+                return self._offsets(topic, group, starts, isolation)
             except PartitionNotFound:  # the cached metadata may be old
                 pass
-        return self._offsets(topic, group, self._places(topic, start, wanted, 0), isolation)
+        return self._offsets(topic, group, self._starts(topic, start, wanted, 0), isolation)
 
-    def _places(
+    def _starts(
         self, topic: str, start: ReadStart, wanted: frozenset[int] | None, max_age: float
-    ) -> dict[int, StartPlace]:
-        """Return the start place of each partition, for a `start` with `rest`."""
-        places: dict[int, StartPlace] = {}
+    ) -> dict[int, StartPosition]:
+        """Return the start position of each partition, for a `start` with `rest`."""
+        starts: dict[int, StartPosition] = {}
         if start.rest is not None:
-            places = dict.fromkeys(self._topics.select(topic, wanted, max_age), start.rest)
-        for partition, place in start.partitions.items():  # these replace the place for the rest
-            if partition not in places:
-                raise PartitionNotFound(topic, partition, len(places))
-            places[partition] = place
-        return places
+            starts = dict.fromkeys(self._topics.select(topic, wanted, max_age), start.rest)
+        for partition, position in start.partitions.items():  # these replace the position for the rest
+            if partition not in starts:
+                raise PartitionNotFound(topic, partition, len(starts))
+            starts[partition] = position
+        return starts
 
     def check_range(
         self, topic: str, positions: Mapping[int, int], ranges: Mapping[int, OffsetRange] | None = None
@@ -109,19 +109,19 @@ class PositionResolver:
         }
 
     def _offsets(
-        self, topic: str, group: str, places: Mapping[int, StartPlace], isolation: Isolation
+        self, topic: str, group: str, starts: Mapping[int, StartPosition], isolation: Isolation
     ) -> dict[int, int]:
-        known = {p: place.offset for p, place in places.items() if isinstance(place, FromOffset)}
-        at = {p: place.place for p, place in places.items() if isinstance(place, FromTimestamp)}
+        known = {p: start.offset for p, start in starts.items() if isinstance(start, FromOffset)}
+        at = {p: start.spec for p, start in starts.items() if isinstance(start, FromOffsetSpec)}
         if at:
             known.update(self._log.offsets(topic, at, isolation))
-        last = {p: place.count for p, place in places.items() if isinstance(place, FromLast)}
+        last = {p: start.count for p, start in starts.items() if isinstance(start, FromLast)}
         if last:
             known.update(self._log.last(topic, last, isolation))
-        resets = {p: place.reset for p, place in places.items() if isinstance(place, FromCommitted)}
+        resets = {p: start.reset for p, start in starts.items() if isinstance(start, FromCommitted)}
         if resets:
             known.update(self._committed(topic, group, resets))
-        return {partition: known[partition] for partition in places}
+        return {partition: known[partition] for partition in starts}
 
     def _committed(self, topic: str, group: str, resets: Mapping[int, OffsetReset]) -> dict[int, int]:
         committed = self._groups.committed(group, topic, resets)
@@ -140,12 +140,12 @@ def out_of_range(topic: str, positions: Mapping[int, int], ranges: Mapping[int, 
 
 
 def find_offsets(
-    log: Log, places: Mapping[TopicPartition, OffsetAt], isolation: Isolation
+    log: Log, specs: Mapping[TopicPartition, OffsetSpec], isolation: Isolation
 ) -> dict[TopicPartition, int]:
     """Return the offsets at an end of the log or at a timestamp, for partitions of any topics."""
-    by_topic: dict[str, dict[int, OffsetAt]] = {}
-    for place, at in places.items():
-        by_topic.setdefault(place.topic, {})[place.partition] = at
+    by_topic: dict[str, dict[int, OffsetSpec]] = {}
+    for tp, at in specs.items():
+        by_topic.setdefault(tp.topic, {})[tp.partition] = at
     return {
         TopicPartition(topic, partition): offset
         for topic, wanted in by_topic.items()
@@ -159,8 +159,8 @@ def check_partitions(log: Log, partitions: Iterable[TopicPartition], *, missing_
     Raises `TopicNotFound` for a topic that does not exist, unless `missing_topics` allows that.
     """
     by_topic: dict[str, list[int]] = {}
-    for place in partitions:
-        by_topic.setdefault(place.topic, []).append(place.partition)
+    for tp in partitions:
+        by_topic.setdefault(tp.topic, []).append(tp.partition)
     for topic, wanted in by_topic.items():
         try:
             existing = {each.partition for each in log.partitions(topic)}
@@ -178,14 +178,14 @@ def find_starts(
 ) -> dict[TopicPartition, int]:
     """Return where a consumer instance starts: at the group's committed offset, or at an end of the log."""
     committed = broker.groups.committed_offsets(group, partitions)
-    starts = {place: at.offset for place, at in committed.items()}
-    without: dict[str, dict[TopicPartition, OffsetAt]] = {}
-    for place in partitions:
-        if place not in starts:
-            without.setdefault(place.topic, {})[place] = settings.reset
-    for places in without.values():
+    starts = {tp: at.offset for tp, at in committed.items()}
+    without: dict[str, dict[TopicPartition, OffsetSpec]] = {}
+    for tp in partitions:
+        if tp not in starts:
+            without.setdefault(tp.topic, {})[tp] = settings.reset
+    for specs in without.values():
         try:
-            starts.update(find_offsets(broker.log, places, settings.isolation))
+            starts.update(find_offsets(broker.log, specs, settings.isolation))
         except (TopicNotFound, PartitionNotFound):  # not created yet, or just deleted: it will start empty
-            starts.update(dict.fromkeys(places, 0))
+            starts.update(dict.fromkeys(specs, 0))
     return starts

@@ -66,7 +66,7 @@ RenderBatch = Callable[[StreamBatch], bytes]
 """Renders a batch. Must be hashable; functions that are equal have equal output."""
 
 
-class View(NamedTuple):
+class SharedView(NamedTuple):
     """What streams that share rendered batches have in common: the partitions and the form."""
 
     partitions: frozenset[int]

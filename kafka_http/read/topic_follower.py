@@ -10,13 +10,13 @@ from uuid import UUID
 
 from kafka_http.errors import KafkaHttpError
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.read.stream_batch import StreamBatch, View
+from kafka_http.read.stream_batch import SharedView, StreamBatch
 from kafka_http.records import Isolation, PartitionOffsets, TopicPartition, payload_size
 from kafka_http.topics import NEW_PARTITIONS_SECONDS
 
 log = logging.getLogger(__name__)
 
-RING_BYTES = 4 << 20
+BUFFER_BYTES = 4 << 20
 """The size of the batches that a follower keeps for slow clients, with their rendered forms."""
 RETRY_SECONDS = 30.0
 """The maximum time to retry transient errors before a stream ends."""
@@ -55,7 +55,7 @@ class FollowedBatch:
 
     def __init__(self, page: Page, before: PartitionOffsets) -> None:
         self.start = dict(before)
-        self.next = self.start | {place.partition: offset for place, offset in page.next.items()}
+        self.next = self.start | {tp.partition: offset for tp, offset in page.next.items()}
         self.records = page.records
         self.size = 0
         """The approximate memory that the batch uses, in bytes."""
@@ -96,7 +96,7 @@ class TopicFollower:
         self._on_progress = on_progress
         self._changed = threading.Condition()
         self._positions: dict[int, int] = {}
-        self._views: Counter[View] = Counter()
+        self._views: Counter[SharedView] = Counter()
         self._batches: deque[FollowedBatch] = deque()
         self._end = 0
         self._size = 0
@@ -111,7 +111,7 @@ class TopicFollower:
         """Start the thread."""
         threading.Thread(target=self._run, name=f"follower of {self._topic}", daemon=True).start()
 
-    def join(self, view: View, positions: PartitionOffsets) -> tuple[int, PartitionOffsets] | None:
+    def join(self, view: SharedView, positions: PartitionOffsets) -> tuple[int, PartitionOffsets] | None:
         """Follow with a view. Return the number of its first batch and the offsets where that batch starts.
 
         A partition that is not followed yet is followed from the given position. Returns None if the follower is
@@ -124,7 +124,7 @@ class TopicFollower:
             self._views[view] += 1
             return self._end, {each: self._positions[each] for each in positions}
 
-    def leave(self, view: View) -> None:
+    def leave(self, view: SharedView) -> None:
         """Stop to follow with a view."""
         with self._changed:
             self._views[view] -= 1
@@ -201,15 +201,15 @@ class TopicFollower:
     def _read(self) -> None:
         with self._changed:
             before = dict(self._positions)
-        places = {TopicPartition(self._topic, each): offset for each, offset in before.items()}
-        page = self._reader.read(places, _LIMITS, wait=WAIT_SLICE, isolation=self._isolation, ids=self._ids)
+        positions = {TopicPartition(self._topic, each): offset for each, offset in before.items()}
+        page = self._reader.read(positions, _LIMITS, wait=WAIT_SLICE, isolation=self._isolation, ids=self._ids)
         batch = FollowedBatch(page, before)
         if batch.next != batch.start:
             self._add(batch)
 
     def _add(self, batch: FollowedBatch) -> None:
         """Render a batch for all views, then append it, so that streams do not wait for a format."""
-        rendered: set[View] = set()
+        rendered: set[SharedView] = set()
         while not self._append(batch, rendered):
             with self._changed:
                 views = set(self._views) - rendered
@@ -218,7 +218,7 @@ class TopicFollower:
             rendered |= views
         self._on_progress()
 
-    def _append(self, batch: FollowedBatch, rendered: set[View]) -> bool:
+    def _append(self, batch: FollowedBatch, rendered: set[SharedView]) -> bool:
         """Append a batch. Return False if it is not rendered for a view that has just joined."""
         with self._changed:
             batch.include(self._positions)
@@ -229,7 +229,7 @@ class TopicFollower:
             self._batches.append(batch)
             self._end += 1
             self._size += batch.size
-            while self._size > RING_BYTES and len(self._batches) > 1:
+            while self._size > BUFFER_BYTES and len(self._batches) > 1:
                 self._size -= self._batches.popleft().size
             self._changed.notify_all()
             return True
@@ -253,7 +253,7 @@ class TopicFollowers:
         self._watchers: set[Callable[[], None]] = set()
 
     def join(
-        self, followed: FollowedTopic, view: View, positions: PartitionOffsets
+        self, followed: FollowedTopic, view: SharedView, positions: PartitionOffsets
     ) -> tuple[TopicFollower, int, PartitionOffsets]:
         """Follow a topic. Return the follower and the result of `TopicFollower.join`."""
         while True:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import KafkaHttpError, OffsetOutOfRange, TooManyStreams
 from kafka_http.read.page_reader import Page, PageReader, ReadLimits
-from kafka_http.read.stream_batch import OffsetGap, RenderBatch, StreamBatch, View
+from kafka_http.read.stream_batch import OffsetGap, RenderBatch, SharedView, StreamBatch
 from kafka_http.read.topic_follower import (
     FollowedBatch,
     FollowedTopic,
@@ -152,7 +152,7 @@ class TopicStream:
         self._followers = followers
         self._on_close = on_close
         self._request = request
-        self._view = View(frozenset(request.positions), render)
+        self._view = SharedView(frozenset(request.positions), render)
         self._budget = _StreamBudget(request.limits)
         self._may_skip = request.reports_gaps and request.is_resumed
         self._gaps: list[OffsetGap] = []
@@ -275,9 +275,9 @@ class TopicStream:
         request, limits = self._request, self._budget.limits(_PAGE_LIMITS)
         ids = {request.topic: request.topic_id}
         while True:
-            places = {TopicPartition(request.topic, each): self.position[each] for each in partitions}
+            positions = {TopicPartition(request.topic, each): self.position[each] for each in partitions}
             try:
-                return self._reader.read(places, limits, isolation=request.isolation, ids=ids)
+                return self._reader.read(positions, limits, isolation=request.isolation, ids=ids)
             except OffsetOutOfRange as error:
                 self._skip(error)
 
@@ -296,7 +296,7 @@ class TopicStream:
 
     def _batch_of(self, page: Page) -> StreamBatch:
         """Return the part of a page before `_read_until`, as far as the limits allow."""
-        following = {**self.position, **{place.partition: at for place, at in page.next.items()}}
+        following = {**self.position, **{tp.partition: at for tp, at in page.next.items()}}
         records = page.records
         if self._read_until is not None:
             until = self._read_until
@@ -338,7 +338,7 @@ class TopicStream:
             self._leave_follower()
             self._read_until = None
             self.position = dict(sorted({**self.position, **new}.items()))
-            self._view = View(frozenset(self.position), self._view.render)
+            self._view = SharedView(frozenset(self.position), self._view.render)
 
     # Following
 

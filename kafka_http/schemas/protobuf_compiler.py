@@ -136,8 +136,8 @@ def _compile_error(output: str, main: str) -> InvalidSchema:
     if found is None:
         return InvalidSchema("protoc failed without an error message.")
     file, row, column, problem = found.groups()
-    place = f"line {row}, column {column}: " if row else ""
-    return InvalidSchema(f"{'' if file in {None, main} else f'in {file}, '}{place}{problem[:_MAX_PROBLEM]}")
+    location = f"line {row}, column {column}: " if row else ""
+    return InvalidSchema(f"{'' if file in {None, main} else f'in {file}, '}{location}{problem[:_MAX_PROBLEM]}")
 
 
 @cache

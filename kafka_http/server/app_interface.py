@@ -60,8 +60,8 @@ class RequestPolicy(Protocol):
     max_answers_in_flight: int
     """Maximum size of responses that clients have not received yet."""
 
-    def hold(self, size: int, held: int = 0) -> int:
-        """Add `size` bytes of a body, of which `held` bytes are already counted; subtract if `size` is negative.
+    def reserve(self, size: int, reserved: int = 0) -> int:
+        """Add `size` bytes of a body, of which `reserved` bytes are already counted; subtract if `size` is negative.
 
         Raises the error to send to the client if the limit is reached.
         """
@@ -81,7 +81,7 @@ class DefaultRequestPolicy:
     min_body_rate = 1024
     max_answers_in_flight = 1 << 30
 
-    def hold(self, size: int, held: int = 0) -> int:
+    def reserve(self, size: int, reserved: int = 0) -> int:
         return size
 
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:

@@ -101,14 +101,14 @@ class RequestReceiver:
         reader.is_too_large = reader.content_length > limit or reader.body_size > limit
         if new := reader.body_size - connection.counted_bytes:
             try:
-                connection.counted_bytes += self._policy.hold(new, connection.counted_bytes)
+                connection.counted_bytes += self._policy.reserve(new, connection.counted_bytes)
             except Exception as error:  # the application raises it again and sends it to the client
                 reader.body_error = error
 
     def release(self, connection: ClientConnection) -> None:
         """Stop counting the body of this connection."""
         if connection.counted_bytes:
-            self._policy.hold(-connection.counted_bytes)
+            self._policy.reserve(-connection.counted_bytes)
             connection.counted_bytes = 0
 
     def _send_continue(self, connection: ClientConnection) -> None:

@@ -44,8 +44,8 @@ class StreamSource(Protocol):
     def next(self, wait: float) -> bytes:
         """Return the next data, or nothing if there is none within `wait` seconds."""
 
-    def watch(self, moved: Callable[[], None]) -> None:
-        """Call `moved`, in any thread, when `next` may have data."""
+    def watch(self, on_data: Callable[[], None]) -> None:
+        """Call `on_data`, in any thread, when `next` may have data."""
 
     def close(self) -> None:
         """End the stream: the client has all data or is disconnected. May be called twice."""

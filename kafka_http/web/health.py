@@ -19,10 +19,10 @@ FRESH_SECONDS = 2.0
 class HealthRoutes:
     """The views for load balancers and monitoring."""
 
-    def __init__(self, log: Log, is_daemon_silent: Callable[[], bool]) -> None:
-        """`is_daemon_silent` must not block."""
+    def __init__(self, log: Log, is_daemon_hung: Callable[[], bool]) -> None:
+        """`is_daemon_hung` must not block."""
         self._log = log
-        self._is_daemon_silent = is_daemon_silent
+        self._is_daemon_hung = is_daemon_hung
         self._answered = self._failed = float("-inf")
         self._error: KafkaHttpError | None = None
         self._lock = threading.Lock()
@@ -45,11 +45,11 @@ class HealthRoutes:
                 raise self._error
             if time.monotonic() - self._answered > FRESH_SECONDS:
                 self._ask_kafka()
-        return json_response({"status": "ready"} | ({"daemon": "not responding"} if self._is_daemon_silent() else {}))
+        return json_response({"status": "ready"} | ({"daemon": "not responding"} if self._is_daemon_hung() else {}))
 
     def _ask_kafka(self) -> None:
         try:
-            self._log.alive()
+            self._log.check_reachable()
         except KafkaHttpError as error:
             self._failed, self._error = time.monotonic(), error
             raise

@@ -48,11 +48,11 @@ class IdempotentPublish:
             raise
 
     def _publish(self, claim: KeyClaim, dialect: PublishDialect, body: bytes) -> RenderedResponse:
-        def settled(published: PublishResult) -> None:
+        def on_complete(published: PublishResult) -> None:
             claim.defer(partial(_store_final, claim, dialect, published))
 
         try:
-            result = self._publish_view.publish(dialect, body, settled)
+            result = self._publish_view.publish(dialect, body, on_complete)
         except KafkaHttpError as error:
             result = dialect.error_response(error)
         response = _response(dialect, result)

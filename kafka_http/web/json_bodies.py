@@ -108,14 +108,14 @@ def _shape_error(
     invalid: type[KafkaHttpError],
 ) -> KafkaHttpError:
     """Translate msgspec's message, such as ``Expected `int`, got `str` - at `$.records[1].partition` ``."""
-    problem, _, place = str(error).replace("`", "").partition(" - at $")
-    path = (at + place).lstrip(".")
+    problem, _, inner_path = str(error).replace("`", "").partition(" - at $")
+    path = (at + inner_path).lstrip(".")
     head, _, field = path.partition(".")
     if record is None and head.startswith("records[") and head[8:-1].isdigit():
         record = int(head[8:-1])
     subject = path or "Body"
     if match := _UNKNOWN_FIELD.fullmatch(problem):
-        hint = known_names("fields", match[1], list(_fields_at(decoder.type, place)))
+        hint = known_names("fields", match[1], list(_fields_at(decoder.type, inner_path)))
         problem, field = f"has an unknown field {match[1][:100]!r}. {hint}", f"{field}.{match[1]}".lstrip(".")
     elif match := _MISSING_FIELD.fullmatch(problem):
         problem, field = f"lacks the required field {match[1]!r}.", f"{field}.{match[1]}".lstrip(".")

@@ -53,16 +53,16 @@ class PublishView:
         self._reserve = reserve
 
     def publish(
-        self, dialect: PublishDialect, body: bytes, settled: Callable[[PublishResult], None] | None = None
+        self, dialect: PublishDialect, body: bytes, on_complete: Callable[[PublishResult], None] | None = None
     ) -> PublishResult | RenderedResponse:
         """Publish and wait for Kafka, or store the messages for later. Raises an error of the whole request.
 
-        `settled` is called later if not all results are known on return, as `Publisher.publish` says.
+        `on_complete` is called later if not all results are known on return, as `Publisher.publish` says.
         """
         deadlines = Deadlines.from_timeout(dialect.timeout)
         limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
         try:
-            return self._publish(dialect, dialect.parse(body, limits), deadlines, settled)
+            return self._publish(dialect, dialect.parse(body, limits), deadlines, on_complete)
         finally:
             limits.release()
 
@@ -71,19 +71,19 @@ class PublishView:
         dialect: PublishDialect,
         parsed: PublishRequest,
         deadlines: Deadlines,
-        settled: Callable[[PublishResult], None] | None,
+        on_complete: Callable[[PublishResult], None] | None,
     ) -> PublishResult | RenderedResponse:
         if dialect.respond_async is not None:
             callback_url = dialect.respond_async.callback_url
             task = self._deferred.accept(dialect.topic, parsed, callback_url, deadlines.send)
             return dialect.accepted_response(task)
-        if settled is not None and len(parsed.records) > MAX_RECORDS_WITH_KEY:
+        if on_complete is not None and len(parsed.records) > MAX_RECORDS_WITH_KEY:
             raise TooLarge(
                 f"A request with an Idempotency-Key may have at most {MAX_RECORDS_WITH_KEY} messages. Nothing was "
                 "written.",
                 limit=MAX_RECORDS_WITH_KEY,
             )
-        return self._publisher.publish(dialect.topic, parsed, deadlines, settled)
+        return self._publisher.publish(dialect.topic, parsed, deadlines, on_complete)
 
     def start(
         self, dialect: PublishDialect, parsed: PublishRequest, done: Callable[[], None]

@@ -105,7 +105,7 @@ class ReceivePolicy:
         self.max_in_flight = config.max_in_flight
         self.min_body_rate = config.min_body_rate
         self.max_answers_in_flight = config.max_answers_in_flight
-        self.hold = bodies.reserve
+        self.reserve = bodies.reserve
 
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
         """Whether a view publishes the body while it arrives."""

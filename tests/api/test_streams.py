@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.read.topic_follower import RING_BYTES
+from kafka_http.read.topic_follower import BUFFER_BYTES
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory
 from tests.attempts import scaled
@@ -382,7 +382,7 @@ def test_streams_of_different_formats_share_one_follower(client: FlaskClient, br
 def test_slow_stream_falls_back_to_reading_the_log(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("large", limit=2 << 20)
     size = 500_000
-    count = 4 * RING_BYTES // size
+    count = 4 * BUFFER_BYTES // size
     with stream(client, "/messages/large/me/latest") as fast, stream(client, "/messages/large/me/latest") as slow:
         for number in range(count):
             put(broker, "large", b'"%d %s"' % (number, b"x" * size))

@@ -470,7 +470,9 @@ class Outcomes:
         self._monkeypatch = monkeypatch
 
     def are(self, *outcomes: Any) -> Any:
-        self._monkeypatch.setattr(self._broker, "produce", lambda topic, records, timeout, settled=None: list(outcomes))
+        self._monkeypatch.setattr(
+            self._broker, "produce", lambda topic, records, timeout, on_results=None: list(outcomes)
+        )
         return {"records": [{"value": 1}] * len(outcomes)}
 
 

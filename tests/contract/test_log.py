@@ -70,8 +70,8 @@ def test_last_returns_where_the_last_records_begin(cluster: Cluster, broker: Bro
 def test_caught_up_ends_leaves_out_partitions_with_more_records(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 0, 2])
     positions = {TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.caught_up_ends(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
-    assert broker.log.caught_up_ends({TopicPartition(topic, 0): 6}) == {}
+    assert broker.log.ends_without_records(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
+    assert broker.log.ends_without_records({TopicPartition(topic, 0): 6}) == {}
 
 
 def test_topic_ids_leave_out_topics_that_do_not_exist(cluster: Cluster, broker: Broker) -> None:
@@ -203,7 +203,9 @@ LOOKS: dict[str, Callable[[Broker, str, int], object]] = {
     "fetch": lambda broker, topic, partition: fetch(broker, topic, {partition: 0}, **MANY),
     "offsets": lambda broker, topic, partition: broker.log.offsets(topic, {partition: "latest"}),
     "last": lambda broker, topic, partition: broker.log.last(topic, {partition: 1}),
-    "caught_up_ends": lambda broker, topic, partition: broker.log.caught_up_ends({TopicPartition(topic, partition): 0}),
+    "ends_without_records": lambda broker, topic, partition: broker.log.ends_without_records(
+        {TopicPartition(topic, partition): 0}
+    ),
     "partitions": lambda broker, topic, partition: broker.log.partitions(topic),
     "topic_id": lambda broker, topic, partition: broker.log.topic_id(topic),
     "configs": lambda broker, topic, partition: broker.log.configs(topic),
@@ -217,7 +219,7 @@ def test_missing_topic_raises_topic_not_found(broker: Broker, look: str) -> None
     assert "nobody-made-this" not in broker.log.topics()
 
 
-@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "caught_up_ends"])
+@pytest.mark.parametrize("look", ["fetch", "offsets", "last", "ends_without_records"])
 def test_missing_partition_raises_partition_not_found(cluster: Cluster, broker: Broker, look: str) -> None:
     topic = cluster.topic(partitions=2)
     with pytest.raises(PartitionNotFound) as raised:
@@ -239,13 +241,13 @@ def test_log_without_a_broker_raises_broker_unavailable(cluster: Cluster, look: 
         with pytest.raises(BrokerUnavailable):
             LOOKS[look](broker, "t", 0)
     with pytest.raises(BrokerUnavailable):
-        broker.log.alive()
+        broker.log.check_reachable()
     assert time.monotonic() - began < scaled(5)
     broker.close(1)
 
 
 def test_alive_returns_if_a_broker_answers(broker: Broker) -> None:
-    broker.log.alive()
+    broker.log.check_reachable()
 
 
 def test_configs_of_a_topic(cluster: Cluster, broker: Broker) -> None:

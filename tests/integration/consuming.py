@@ -12,7 +12,7 @@ from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceStore, MemoryInstanceStore
 from kafka_http.node.store import StoredInstances, open_database
 from kafka_http.read.page_reader import PageReader, ReadLimits
-from kafka_http.records import InstanceSettings, offsets_of, record_places
+from kafka_http.records import InstanceSettings, offset_entries, offsets_of
 
 
 class Holder:
@@ -47,8 +47,8 @@ class Holder:
         except BaseException:
             self.instances.release_lease(lease)
             raise
-        delivered = record_places({each: at + 1 for each, at in page.last.items()})
-        self.instances.release_lease(lease, record_places(page.next), delivered)
+        delivered = offset_entries({each: at + 1 for each, at in page.last.items()})
+        self.instances.release_lease(lease, offset_entries(page.next), delivered)
         return [each.value for each in page.records]
 
     def read_all(self, group: str, name: str, count: int, seconds: float = 20) -> list[bytes | None]:

@@ -150,7 +150,7 @@ CALLS: dict[str, Callable[[KafkaBroker], object]] = {
     "fetch": lambda broker: fetch(broker, "t", {0: 0}, max_records=1, max_bytes=1000),
     "offsets": lambda broker: broker.log.offsets("t", {0: "latest"}),
     "topics": lambda broker: broker.log.topics(),
-    "alive": lambda broker: broker.log.alive(),
+    "check_reachable": lambda broker: broker.log.check_reachable(),
     "commit": lambda broker: broker.groups.commit("g", "t", {0: 1}),
     "committed": lambda broker: broker.groups.committed("g", "t", [0]),
     "produce": write,

@@ -30,7 +30,7 @@ def refusal(servers: tuple[str, ...], kafka: dict[str, Any] | None = None) -> li
     said = []
     broker = KafkaBroker(Config(bootstrap_servers=servers, kafka=kafka or {}))
     with closing(broker.groups):
-        for ask in (broker.log.alive, lambda: broker.groups.committed("g", "t", [0])):
+        for ask in (broker.log.check_reachable, lambda: broker.groups.committed("g", "t", [0])):
             with pytest.raises(BrokerUnavailable) as raised:
                 ask()
             said.append(raised.value.message)

@@ -17,7 +17,7 @@ from kafka.admin import NewPartitions
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import NewRecord, RecordMetadata, RecordPlace, TopicPartition
+from kafka_http.records import NewRecord, OffsetEntry, RecordMetadata, TopicPartition
 from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
 from tests.contract.test_memberships import Listener
@@ -61,7 +61,7 @@ def numbers(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % each for each in range(start, start + count)]
 
 
-def committed(holder: Holder, group: str, topic: str, partitions: int = 1) -> list[RecordPlace]:
+def committed(holder: Holder, group: str, topic: str, partitions: int = 1) -> list[OffsetEntry]:
     return holder.instances.committed(group, "a", [TopicPartition(topic, each) for each in range(partitions)])
 
 
@@ -100,9 +100,9 @@ def test_commit_with_and_without_offsets(holder: Holder, topic: TopicFactory, gr
     assert committed(holder, group, name) == []
     assert len(holder.read(group, "a", limit=4)) == 4
     holder.instances.commit(group, "a", None)
-    assert committed(holder, group, name) == [RecordPlace(name, 0, 4)]
-    holder.instances.commit(group, "a", [RecordPlace(name, 0, 6, "noted")])
-    assert committed(holder, group, name) == [RecordPlace(name, 0, 7, "noted")]
+    assert committed(holder, group, name) == [OffsetEntry(name, 0, 4)]
+    holder.instances.commit(group, "a", [OffsetEntry(name, 0, 6, "noted")])
+    assert committed(holder, group, name) == [OffsetEntry(name, 0, 7, "noted")]
 
 
 def test_committed_records_are_not_read_again(holder: Holder, topic: TopicFactory, group: str) -> None:
@@ -128,7 +128,7 @@ def test_revoked_partitions_commit_delivered_records(
     assert committed(holder, group, name, 2) == []
     other.create(group, "b", [name])
     assert other.read(group, "b") == []
-    assert committed(holder, group, name, 2) == [RecordPlace(name, 0, 5), RecordPlace(name, 1, 5)]
+    assert committed(holder, group, name, 2) == [OffsetEntry(name, 0, 5), OffsetEntry(name, 1, 5)]
 
 
 def test_pattern_includes_topic_that_is_created_later(
@@ -296,7 +296,7 @@ def test_members_rejoin_after_coordinator_moves(hold: HolderFactory, kafka_clust
 
 def is_up(holder: Holder) -> bool:
     try:
-        holder.broker.log.alive()
+        holder.broker.log.check_reachable()
     except KafkaHttpError:
         return False
     return True
@@ -304,7 +304,7 @@ def is_up(holder: Holder) -> bool:
 
 def commits(holder: Holder, group: str) -> bool:
     try:
-        holder.instances.commit(group, "a", [RecordPlace("t", 0, 0)])
+        holder.instances.commit(group, "a", [OffsetEntry("t", 0, 0)])
     except KafkaHttpError:
         return False
     return True

@@ -27,10 +27,10 @@ from kafka_http.node.daemon_protocol import (
     PROTOCOLS,
     VERSION,
     Channel,
-    Goodbye,
     Greeting,
     Hello,
-    Refused,
+    Rejected,
+    Stopping,
     Welcome,
     greetings,
 )
@@ -41,7 +41,7 @@ from kafka_http.records import (
     InstanceDefinition,
     InstanceSettings,
     KeyClaimResult,
-    RecordPlace,
+    OffsetEntry,
     StoredResponse,
     TopicPartition,
 )
@@ -50,7 +50,7 @@ from tests.attempts import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"))
-LOAN = ReadLease("l1", SETTINGS, [RecordPlace("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
+LOAN = ReadLease("l1", SETTINGS, [OffsetEntry("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
 class Calls(InstanceService, InstanceLocator, Tasks, IdempotencyKeys, Protocol):
@@ -118,15 +118,15 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("subscription", ("g", "i"), ["t", "u"]),
     ("assign", ("g", "i", [TopicPartition("t", 1)]), None),
     ("assignments", ("g", "i"), [TopicPartition("t", 1)]),
-    ("seek", ("g", "i", [RecordPlace("t", 1, 1 << 60)]), None),
-    ("seek_times", ("g", "i", [RecordPlace("t", 1, 5)]), None),
+    ("seek", ("g", "i", [OffsetEntry("t", 1, 1 << 60)]), None),
+    ("seek_times", ("g", "i", [OffsetEntry("t", 1, 5)]), None),
     ("seek_ends", ("g", "i", [TopicPartition("t", 1)], "latest"), None),
     ("commit", ("g", "i", None), None),
-    ("commit", ("g", "i", [RecordPlace("t", 1, 5, "m")]), None),
-    ("committed", ("g", "i", [TopicPartition("t", 1)]), [RecordPlace("t", 1, 5, "m")]),
+    ("commit", ("g", "i", [OffsetEntry("t", 1, 5, "m")]), None),
+    ("committed", ("g", "i", [TopicPartition("t", 1)]), [OffsetEntry("t", 1, 5, "m")]),
     ("acquire_lease", ("g", "i", 1.5), LOAN),
-    ("renew_lease", (LOAN, [RecordPlace("t", 0, 6)], 0.5, ["t"]), LOAN),
-    ("release_lease", (LOAN, [RecordPlace("t", 0, 6)], [RecordPlace("t", 0, 6)]), None),
+    ("renew_lease", (LOAN, [OffsetEntry("t", 0, 6)], 0.5, ["t"]), LOAN),
+    ("release_lease", (LOAN, [OffsetEntry("t", 0, 6)], [OffsetEntry("t", 0, 6)]), None),
     ("release_lease", (LOAN, [], []), None),
     ("locate", ("g", "i", "secret"), None),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
@@ -362,7 +362,7 @@ def test_worker_of_another_version_is_refused_while_workers_are_connected(node: 
     worker.instances.settings("g", "i")
     channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
     channel.close()
-    assert isinstance(greeting, Refused)
+    assert isinstance(greeting, Rejected)
     assert "another version" in greeting.reason
     assert worker.instances.settings("g", "i") == SETTINGS
 
@@ -374,7 +374,7 @@ def test_daemon_stops_for_worker_with_other_settings_when_its_own_are_gone(node:
     with pytest.raises(Unavailable, match="another set of settings"):
         other.instances.settings("g", "i")
     channel.close()
-    wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Goodbye), 5)
+    wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Stopping), 5)
     wait_for(lambda: node.is_over, 5)
     other.close()
 
@@ -386,7 +386,7 @@ def _greeted(node: Node, hello: Hello) -> Greeting:
 
 
 def test_connection_of_worker_without_heartbeat_is_refused(node: Node) -> None:
-    assert isinstance(_greeted(node, Hello(VERSION, node.settings, "w1", False)), Goodbye)
+    assert isinstance(_greeted(node, Hello(VERSION, node.settings, "w1", False)), Stopping)
 
 
 def test_data_directory_path_longer_than_a_socket_address(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ from kafka_http.records import (
     InstanceProgress,
     InstanceSettings,
     NewRecord,
-    RecordPlace,
+    OffsetEntry,
     StoredInstance,
     TopicPartition,
+    offset_entries,
     offsets_of,
-    record_places,
 )
 from tests.attempts import scaled, wait_for
 from tests.fakes import FakeBroker
@@ -117,12 +117,12 @@ class World:
     def acquire(self, name: str = A, timeout: float = 5) -> ReadLease:
         return self.registry.acquire_lease(G, name, timeout)
 
-    def look(self, lease: ReadLease, limit: int = 1000) -> tuple[list[str], list[RecordPlace], list[RecordPlace]]:
+    def look(self, lease: ReadLease, limit: int = 1000) -> tuple[list[str], list[OffsetEntry], list[OffsetEntry]]:
         """Return the values that a lease reads, the next positions, and the delivered offsets."""
         positions = offsets_of(lease.positions)
         page = self.reader.read(positions, ReadLimits(limit, 1 << 20), reset=lease.settings.reset)
         values = [(each.value or b"").decode() for each in page.records]
-        return values, record_places(page.next), record_places({each: at + 1 for each, at in page.last.items()})
+        return values, offset_entries(page.next), offset_entries({each: at + 1 for each, at in page.last.items()})
 
     def committed(self, topic: str = "t") -> dict[int, int]:
         return self.broker.committed(G, topic, range(4))
@@ -294,7 +294,7 @@ def test_assign_does_not_join_the_group(world: World) -> None:
     assert world.committed("four") == {1: 1}
     world.broker.join(G, "t")
     with pytest.raises(GroupHasMembers):
-        world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
+        world.registry.commit(G, A, [OffsetEntry("t", 0, 0)])
 
 
 def test_assign_missing_partition_raises_partition_not_found(world: World) -> None:
@@ -307,27 +307,27 @@ def test_assign_missing_partition_raises_partition_not_found(world: World) -> No
 def test_seek_sets_the_next_position(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
-    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 2)])
     assert world.read() == ["3"]
     world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "earliest")
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek(G, A, [RecordPlace("t", 0, 77)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 77)])
     assert world.read() == ["1", "2", "3"]
     world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "latest")
     assert world.read() == []
-    world.registry.seek_times(G, A, [RecordPlace("t", 0, 0)])
+    world.registry.seek_times(G, A, [OffsetEntry("t", 0, 0)])
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek_times(G, A, [RecordPlace("t", 0, int(time.time() * 1000) + 60_000)])
+    world.registry.seek_times(G, A, [OffsetEntry("t", 0, int(time.time() * 1000) + 60_000)])
     assert world.read() == []
     with pytest.raises(IllegalState, match="No current assignment for partition four-0"):
-        world.registry.seek(G, A, [RecordPlace("t", 0, 0), RecordPlace("four", 0, 0)])
+        world.registry.seek(G, A, [OffsetEntry("t", 0, 0), OffsetEntry("four", 0, 0)])
 
 
 def test_seek_does_not_change_the_delivered_offsets(world: World) -> None:
     world.write("t", "1", "2", "3")
     world.create(A, "t")
     assert world.read() == ["1", "2", "3"]
-    world.registry.seek(G, A, [RecordPlace("t", 0, 0)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 0)])
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 3}
     assert world.read() == ["1", "2", "3"]
@@ -338,7 +338,7 @@ def test_seek_during_a_lease_wins_over_the_released_position(world: World) -> No
     world.create(A, "t")
     lease = world.acquire()
     _, positions, delivered = world.look(lease)
-    world.registry.seek(G, A, [RecordPlace("t", 0, 1)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 1)])
     world.registry.release_lease(lease, positions, delivered)
     assert world.read() == ["2", "3"]
     world.registry.commit(G, A, None)
@@ -353,9 +353,9 @@ def test_commit_with_and_without_offsets(world: World) -> None:
     world.read(limit=2)
     world.registry.commit(G, A, None)
     assert world.committed() == {0: 2}
-    world.registry.commit(G, A, [RecordPlace("t", 0, 2, "noted")])
+    world.registry.commit(G, A, [OffsetEntry("t", 0, 2, "noted")])
     assert world.registry.committed(G, A, [TopicPartition("t", 0), TopicPartition("four", 0)]) == [
-        RecordPlace("t", 0, 3, "noted")
+        OffsetEntry("t", 0, 3, "noted")
     ]
 
 
@@ -400,7 +400,7 @@ def test_unsubscribe_commits_and_drops_the_offsets(world: World) -> None:
     world.write("t", "1", "2")
     world.create(A, "t")
     world.read()
-    world.registry.seek(G, A, [RecordPlace("t", 0, 0)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 0)])
     world.registry.unsubscribe(G, A)
     assert world.committed() == {0: 2}
     assert world.registry.subscription(G, A) == []
@@ -543,7 +543,7 @@ def test_lease_ends_after_its_time(world: World) -> None:
         world.acquire(timeout=0)
     world.now += 1
     assert world.read() == ["1", "2"]
-    world.registry.release_lease(lease, [RecordPlace("t", 0, 0)], [RecordPlace("t", 0, 1)])
+    world.registry.release_lease(lease, [OffsetEntry("t", 0, 0)], [OffsetEntry("t", 0, 1)])
     with pytest.raises(LeaseExpired):
         world.registry.renew_lease(lease)
     assert world.read() == []
@@ -555,7 +555,7 @@ def test_delete_instance_ends_its_lease(world: World) -> None:
     world.registry.delete(G, A)
     with pytest.raises((LeaseExpired, InstanceNotFound)):
         world.registry.renew_lease(lease, (), 1)
-    world.registry.release_lease(lease, [RecordPlace("t", 0, 9)], [RecordPlace("t", 0, 9)])
+    world.registry.release_lease(lease, [OffsetEntry("t", 0, 9)], [OffsetEntry("t", 0, 9)])
     world.registry.release_lease(lease)
     assert world.committed() == {}
 
@@ -565,12 +565,12 @@ def test_renew_lease_continues_after_an_empty_page(world: World) -> None:
     lease = world.acquire()
     world.broker.pass_over("t", count=5)
     _, positions, _ = world.look(lease)
-    assert positions == [RecordPlace("t", 0, 5)]
+    assert positions == [OffsetEntry("t", 0, 5)]
     lease = world.registry.renew_lease(lease, positions)
-    assert lease.positions == [RecordPlace("t", 0, 5)]
-    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    assert lease.positions == [OffsetEntry("t", 0, 5)]
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 2)])
     lease = world.registry.renew_lease(lease, positions)
-    assert lease.positions == [RecordPlace("t", 0, 2)]
+    assert lease.positions == [OffsetEntry("t", 0, 2)]
     world.registry.release_lease(lease)
 
 
@@ -720,9 +720,9 @@ def test_page_is_stored_without_fsync_and_seek_with(world: World) -> None:
     world.create(A, "t", auto_commit=False)
     assert world.read() == ["1", "2"]
     assert world.store.durable == [False]
-    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 2)])
     assert world.store.durable == [False, True]
-    world.registry.seek(G, A, [RecordPlace("t", 0, 2)])
+    world.registry.seek(G, A, [OffsetEntry("t", 0, 2)])
     assert world.store.durable == [False, True]
 
 
@@ -742,9 +742,9 @@ def test_subscribe_and_commit_while_broker_is_down_raise_broker_unavailable(worl
     with pytest.raises(BrokerUnavailable):
         world.registry.subscribe(G, B, ["t"], None)
     with pytest.raises(BrokerUnavailable):
-        world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
+        world.registry.commit(G, A, [OffsetEntry("t", 0, 0)])
     world.broker.down = False
-    world.registry.commit(G, A, [RecordPlace("t", 0, 0)])
+    world.registry.commit(G, A, [OffsetEntry("t", 0, 0)])
 
 
 def test_acquire_lease_for_unauthorized_topic_raises_at_once(world: World) -> None:
@@ -771,7 +771,7 @@ def test_seek_and_commit_wait_for_the_assignment_up_to_the_timeout(world: World)
     world.registry = world.start()
     world.create(A, "t", timeout=0.1)
     calls: Sequence[Callable[[], Any]] = [
-        lambda: world.registry.seek(G, A, [RecordPlace("t", 0, 0)]),
+        lambda: world.registry.seek(G, A, [OffsetEntry("t", 0, 0)]),
         lambda: world.registry.commit(G, A, None),
         lambda: world.registry.seek_ends(G, A, [TopicPartition("t", 0)], "latest"),
     ]

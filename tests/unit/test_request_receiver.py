@@ -137,12 +137,12 @@ def test_incomplete_bodies_over_half_of_max_in_flight_end_the_slowest(loop: Loop
 
 
 def test_error_of_in_flight_limit_goes_to_application_at_once(loop: Loop) -> None:
-    def hold(size: int, held: int = 0) -> int:
+    def reserve(size: int, reserved: int = 0) -> int:
         if size > 0:
             raise MemoryError
         return size
 
-    loop.policy.hold = hold  # type: ignore[method-assign]
+    loop.policy.reserve = reserve  # type: ignore[method-assign]
     with loop.connect() as client:
         client.sendall(HEAD + b"Content-Length: 1000\r\n\r\nx")
         loop.run_once()

@@ -23,7 +23,7 @@ from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
-    RecordPlace,
+    OffsetEntry,
     StoredInstance,
     TopicPartition,
 )
@@ -32,7 +32,7 @@ from tests.postgresql import PostgreSQL
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
 SUBSCRIBED = InstanceDefinition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
 PROGRESS = InstanceProgress(
-    3, (RecordPlace("a", 0, 5),), (RecordPlace("a", 0, 4, "m"),), (RecordPlace("a", 1, 1 << 60),)
+    3, (OffsetEntry("a", 0, 5),), (OffsetEntry("a", 0, 4, "m"),), (OffsetEntry("a", 1, 1 << 60),)
 )
 WITH_IDS = replace(PROGRESS, ids={"a": UUID(int=7), "old": None})
 
@@ -121,7 +121,7 @@ def test_concurrent_changes_are_all_stored(store: StoredInstances) -> None:
     def write(name: str) -> None:
         store.create(InstanceDefinition("g", name, name, SETTINGS))
         for generation in range(50):
-            store.save("g", name, InstanceProgress(generation, (RecordPlace("a", 0, generation),)))
+            store.save("g", name, InstanceProgress(generation, (OffsetEntry("a", 0, generation),)))
             try:
                 store.create(InstanceDefinition("g", name, f"{name}-other", SETTINGS))
             except InstanceExists:
@@ -134,7 +134,7 @@ def test_concurrent_changes_are_all_stored(store: StoredInstances) -> None:
         thread.join()
     assert len(refused) == 50 * len(names)
     assert {each.definition.name: each.progress for each in store.load()} == {
-        name: InstanceProgress(49, (RecordPlace("a", 0, 49),)) for name in names
+        name: InstanceProgress(49, (OffsetEntry("a", 0, 49),)) for name in names
     }
 
 

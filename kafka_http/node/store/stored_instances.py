@@ -14,7 +14,7 @@ from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
     InstanceSettings,
-    RecordPlace,
+    OffsetEntry,
     StoredInstance,
     TopicPartition,
 )
@@ -110,8 +110,8 @@ def _defined(definition: InstanceDefinition) -> dict[str, Any]:
 
 
 def _progressed(progress: InstanceProgress) -> dict[str, Any]:
-    places = map(_json, (progress.positions, progress.delivered, progress.committed, progress.ids))
-    return dict(zip(_PROGRESS, (progress.generation, *places), strict=True))
+    parts = map(_json, (progress.positions, progress.delivered, progress.committed, progress.ids))
+    return dict(zip(_PROGRESS, (progress.generation, *parts), strict=True))
 
 
 def instance_from_row(row: Mapping[Any, Any]) -> StoredInstance:
@@ -125,14 +125,14 @@ def instance_from_row(row: Mapping[Any, Any]) -> StoredInstance:
         row["pattern"],
         msgspec.json.decode(row["partitions"], type=tuple[TopicPartition, ...]),
     )
-    positions, delivered, committed = (_places(row[each]) for each in ("positions", "delivered", "committed"))
+    positions, delivered, committed = (_offset_entries(row[each]) for each in ("positions", "delivered", "committed"))
     ids = msgspec.json.decode(row["topic_ids"], type=dict[str, UUID | None])
     progress = InstanceProgress(row["generation"], positions, delivered, committed, ids)
     return StoredInstance(definition, progress)
 
 
-def _places(text: str) -> tuple[RecordPlace, ...]:
-    return msgspec.json.decode(text, type=tuple[RecordPlace, ...])
+def _offset_entries(text: str) -> tuple[OffsetEntry, ...]:
+    return msgspec.json.decode(text, type=tuple[OffsetEntry, ...])
 
 
 def _json(value: object) -> str:

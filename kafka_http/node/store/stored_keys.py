@@ -20,7 +20,7 @@ IsGone = Callable[[str], bool]
 _THIS = (keys.c.caller == bindparam("of_caller"), keys.c.name == bindparam("of_name"))
 _HELD = (*_THIS, keys.c.holder == bindparam("of_holder"))
 _IS_RUNNING = keys.c.status.is_(None)
-_ANSWER = ("status", "headers", "body")
+_RESPONSE_COLUMNS = ("status", "headers", "body")
 
 _INSERT = text(
     "INSERT INTO idempotency_keys (caller, name, fingerprint, holder, created) "
@@ -30,9 +30,9 @@ _FIND = select(keys).where(*_THIS)
 _TAKE = (
     update(keys)
     .where(*_HELD, keys.c.created == bindparam("of_created"))
-    .values({each: bindparam(each) for each in ("fingerprint", "holder", "created", *_ANSWER)})
+    .values({each: bindparam(each) for each in ("fingerprint", "holder", "created", *_RESPONSE_COLUMNS)})
 )
-_KEEP = update(keys).where(*_HELD).values({each: bindparam(each) for each in _ANSWER})
+_STORE_RESPONSE = update(keys).where(*_HELD).values({each: bindparam(each) for each in _RESPONSE_COLUMNS})
 _RELEASE = delete(keys).where(*_HELD, _IS_RUNNING)
 _PRIMARY_KEY = tuple_(keys.c.caller, keys.c.name)
 _REMOVE_EXPIRED = delete(keys).where(
@@ -76,16 +76,16 @@ class StoredKeys:
                 return KeyClaimResult("claimed")
             if self._is_claimable(connection, row, is_gone):
                 held = {"of_holder": row["holder"], "of_created": row["created"]}
-                taken = connection.execute(_TAKE, new | held | dict.fromkeys(_ANSWER))
+                taken = connection.execute(_TAKE, new | held | dict.fromkeys(_RESPONSE_COLUMNS))
                 return KeyClaimResult("claimed" if taken.rowcount else "in_progress")
             return _claim_of_another(row, fingerprint)
 
         return self._database.write(claim)
 
-    def keep(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
-        headers = msgspec.json.encode(answer.headers).decode()
-        kept = {"status": answer.status, "headers": headers, "body": answer.body}
-        self._execute(_KEEP, self._held(caller, name, holder) | kept)
+    def keep(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
+        headers = msgspec.json.encode(response.headers).decode()
+        kept = {"status": response.status, "headers": headers, "body": response.body}
+        self._execute(_STORE_RESPONSE, self._held(caller, name, holder) | kept)
 
     def release(self, caller: str, name: str, holder: str) -> None:
         self._execute(_RELEASE, self._held(caller, name, holder))

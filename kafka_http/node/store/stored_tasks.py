@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.stored_nodes import database_time
-from kafka_http.node.store.tables import lanes, nodes, tasks
+from kafka_http.node.store.tables import nodes, tasks, topic_owners
 from kafka_http.tasks import (
     DueCallback,
     NewTask,
@@ -55,7 +55,7 @@ _END = (
         callback_due=case((tasks.c.callback_url.is_(None), None), else_=bindparam("at")),
     )
 )
-_TOPIC_OWNER = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
+_TOPIC_OWNER = select(topic_owners.c.owner).where(topic_owners.c.topic == bindparam("of_topic")).with_for_update()
 
 _NEXT_CALLBACK = select(func.min(tasks.c.callback_due))
 _CLAIM_CALLBACK = (
@@ -156,8 +156,8 @@ class StoredTasks:
 
     def release(self, topic: str) -> None:
         if self._database.is_shared:
-            ours = (lanes.c.topic == topic, lanes.c.owner == self._node_id)
-            self._database.write(lambda connection: connection.execute(delete(lanes).where(*ours)))
+            ours = (topic_owners.c.topic == topic, topic_owners.c.owner == self._node_id)
+            self._database.write(lambda connection: connection.execute(delete(topic_owners).where(*ours)))
 
     def cancel(self, task_id: str) -> bool:
         def cancel(connection: Connection) -> bool:
@@ -195,11 +195,11 @@ class StoredTasks:
         there = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()
         if there is None:
             ours = {"topic": topic, "owner": self._node_id}
-            return bool(connection.execute(postgresql.insert(lanes).on_conflict_do_nothing(), ours).rowcount)
+            return bool(connection.execute(postgresql.insert(topic_owners).on_conflict_do_nothing(), ours).rowcount)
         if there.owner != self._node_id:
             alive = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
-            this = (lanes.c.topic == topic, lanes.c.owner.not_in(alive))
-            return bool(connection.execute(update(lanes).where(*this).values(owner=self._node_id)).rowcount)
+            this = (topic_owners.c.topic == topic, topic_owners.c.owner.not_in(alive))
+            return bool(connection.execute(update(topic_owners).where(*this).values(owner=self._node_id)).rowcount)
         return True
 
 

@@ -36,7 +36,7 @@ tasks = _table(
 """Publishes that were answered with a 202, in the order of `seq`. When a task ends, `records` becomes null and `size`
 (bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send."""
 
-lanes = _table("lanes", "topic owner")
+topic_owners = _table("lanes", "topic owner")
 """The node that publishes the tasks of a topic, if nodes share the store."""
 
 idempotency_keys = _table("idempotency_keys", "caller name fingerprint holder created status headers body")

@@ -139,9 +139,9 @@ class MessageRoutes:
         if acks_previous(query) and not parameters.is_committed:
             self._services.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
         with self._wait_limiter.acquire(wait) as seconds:
-            places = {TopicPartition(topic, partition): at for partition, at in positions.items()}
+            start_offsets = {TopicPartition(topic, partition): at for partition, at in positions.items()}
             return self._services.reader.read(
-                places, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
+                start_offsets, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
 
     def _next_link(self, topic: str, consumer: str, next_position: str) -> str:
@@ -168,7 +168,7 @@ class MessageRoutes:
     def _offsets_to_ack(self, topic: str, start: ReadStart, partitions: frozenset[int] | None) -> dict[int, int]:
         """Return the offsets that a DELETE names, by partition."""
         if start.rest is None:
-            offsets = {p: place.offset for p, place in start.partitions.items() if isinstance(place, FromOffset)}
+            offsets = {p: each.offset for p, each in start.partitions.items() if isinstance(each, FromOffset)}
             if len(offsets) == len(start.partitions):
                 return offsets
         if not isinstance(start.rest, FromOffset) or start.partitions:

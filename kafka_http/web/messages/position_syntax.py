@@ -4,7 +4,14 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from kafka_http.errors import InvalidRequest
-from kafka_http.read.start_positions import FromCommitted, FromLast, FromOffset, FromTimestamp, ReadStart, StartPlace
+from kafka_http.read.start_positions import (
+    FromCommitted,
+    FromLast,
+    FromOffset,
+    FromOffsetSpec,
+    ReadStart,
+    StartPosition,
+)
 from kafka_http.records import OffsetReset, PartitionOffsets, Positions
 from kafka_http.web.query_parameters import MAX_INT32, MAX_INT64
 
@@ -16,7 +23,7 @@ ALL = "*:earliest"
 """In a position: all partitions that it does not list, future ones too, from their start."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _PAIR = re.compile(r"(?:([0-9]{1,10})|\*):(?:([0-9]{1,19})|earliest|latest)")
-_ENDS = {"earliest": FromTimestamp("earliest"), "latest": FromTimestamp("latest")}
+_ENDS = {"earliest": FromOffsetSpec("earliest"), "latest": FromOffsetSpec("latest")}
 
 
 def _malformed(text: str) -> InvalidRequest:
@@ -30,7 +37,7 @@ def parse_start(text: str, reset: OffsetReset = "earliest") -> ReadStart:
     if text in _ENDS:
         return ReadStart(_ENDS[text])
     if text.startswith("@"):
-        return ReadStart(FromTimestamp(_parse_time(text)))
+        return ReadStart(FromOffsetSpec(_parse_time(text)))
     if _is_number(text):
         return ReadStart(FromOffset(int(text)))
     if text.startswith("-") and _is_number(text[1:]):
@@ -43,23 +50,23 @@ def _is_number(text: str) -> bool:
 
 
 def _parse_pairs(text: str) -> ReadStart:
-    rest: StartPlace | None = None
-    partitions: dict[int, FromOffset | FromTimestamp] = {}
+    rest: StartPosition | None = None
+    partitions: dict[int, FromOffset | FromOffsetSpec] = {}
     for pair in text.split(","):
         match = _PAIR.fullmatch(pair)
         if match is None:
             raise _malformed(text)
         number, offset = match.groups()
-        place = _ENDS[pair.partition(":")[2]] if offset is None else FromOffset(int(offset))
+        start = _ENDS[pair.partition(":")[2]] if offset is None else FromOffset(int(offset))
         if number is None:
             if rest is not None or offset is not None:
                 raise _malformed(text)
-            rest = place
+            rest = start
         else:
             partition = int(number)
             if partition in partitions or partition > MAX_INT32 or (offset and int(offset) > MAX_INT64):
                 raise _malformed(text)
-            partitions[partition] = place
+            partitions[partition] = start
     return ReadStart(rest, partitions)
 
 
@@ -100,4 +107,4 @@ def position_text(positions: PartitionOffsets, *, has_all: bool = False) -> str:
 
 def page_position(positions: Positions, *, has_all: bool = False) -> str:
     """Return the position text of the positions of one topic."""
-    return position_text({place.partition: offset for place, offset in positions.items()}, has_all=has_all)
+    return position_text({tp.partition: offset for tp, offset in positions.items()}, has_all=has_all)

@@ -26,7 +26,7 @@ END = ";end"
 """Ends the last `id:` of a stream that has reached its end. A client that reconnects with it gets nothing more."""
 _RECONNECT_MS = (500, 2500)
 """The range of the clients' delay before they reconnect to a server that stops, so that they do not come together."""
-_STOPPING = "Server is stopping. Continue from next."
+_STOPPING_MESSAGE = "Server is stopping. Continue from next."
 _WAIT_SECONDS = 1.0
 """How long a thread waits for the next event before it checks the keepalive."""
 
@@ -47,15 +47,15 @@ class EventEncoder(Struct, frozen=True):
 
     def __call__(self, batch: StreamBatch) -> bytes:
         """Encode the records of a batch."""
-        places: dict[int | str, str] = {each: f"{each}:{offset}" for each, offset in sorted(batch.start.items())}
+        offsets: dict[int | str, str] = {each: f"{each}:{offset}" for each, offset in sorted(batch.start.items())}
         if self.has_all:
-            places["*"] = ALL
+            offsets["*"] = ALL
         at = self._position(batch.start)
         events = [b"id: %b\nevent: gap\ndata: %b\n\n" % (at, msgspec.json.encode(gap)) for gap in batch.gaps]
         for record in batch.records:
-            places[record.partition] = f"{record.partition}:{record.offset + 1}"
+            offsets[record.partition] = f"{record.partition}:{record.offset + 1}"
             line = _record_line(self.formats, self.topic, self.decode_as, record)
-            events.append(b"id: %b\ndata: %b\n\n" % (",".join(places.values()).encode(), line))
+            events.append(b"id: %b\ndata: %b\n\n" % (",".join(offsets.values()).encode(), line))
         return b"".join(events)
 
     def first(self, position: PartitionOffsets) -> bytes:
@@ -76,7 +76,7 @@ class EventEncoder(Struct, frozen=True):
         at = _position_after(error, position, has_all=self.has_all)
         return b"id: %b\nevent: error\ndata: %b\n\n" % (at.encode(), _error_json(error, at))
 
-    def farewell(self, position: PartitionOffsets) -> bytes:
+    def stopping(self, position: PartitionOffsets) -> bytes:
         """Encode the end of a stream because the server stops."""
         delay = random.randint(*_RECONNECT_MS)  # noqa: S311  not a secret
         return b"retry: %d\nid: %b\n\n" % (delay, self._position(position))
@@ -110,8 +110,8 @@ class LineEncoder(Struct, frozen=True):
     def error(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
         return _error_json(error, _position_after(error, position, has_all=self.has_all)) + b"\n"
 
-    def farewell(self, position: PartitionOffsets) -> bytes:
-        return self.error(Unavailable(_STOPPING), position)
+    def stopping(self, position: PartitionOffsets) -> bytes:
+        return self.error(Unavailable(_STOPPING_MESSAGE), position)
 
 
 StreamEncoder = EventEncoder | LineEncoder
@@ -179,9 +179,9 @@ class StreamBody:
             self._sent_at = time.monotonic()
         return data
 
-    def watch(self, moved: Callable[[], None]) -> None:
-        """Have `moved` called when `next` may return something. Any thread calls it, so it must not block."""
-        self._followers.watch(moved)
+    def watch(self, on_data: Callable[[], None]) -> None:
+        """Have `on_data` called when `next` may return something. Any thread calls it, so it must not block."""
+        self._followers.watch(on_data)
 
     def close(self) -> None:
         """End the stream. The client has received all, or is gone."""
@@ -196,7 +196,7 @@ class StreamBody:
                 return data + self._encoder.end(stream.position)
             if stream.is_stopping:
                 self.is_over = True
-                return data + self._encoder.farewell(stream.position)
+                return data + self._encoder.stopping(stream.position)
         except KafkaHttpError as error:
             self.is_over = True
             return self._encoder.error(error, stream.position)

@@ -7,7 +7,7 @@ from flask import Response, request
 from kafka_http.config import Config
 from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
-from kafka_http.read.start_positions import FromOffset, FromTimestamp
+from kafka_http.read.start_positions import FromOffset, FromOffsetSpec
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
 from kafka_http.web.messages.position_syntax import parse_start
@@ -33,7 +33,7 @@ from kafka_http.web.wait_limiter import WaitLimiter
 
 STREAM_TYPES: Mapping[str, type[StreamEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
 
-_FROM_START = FromTimestamp(EARLIEST)
+_FROM_START = FromOffsetSpec(EARLIEST)
 _PARAMETERS = (*SHARED_PARAMETERS, "until")
 
 

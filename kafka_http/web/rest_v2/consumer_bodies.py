@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from kafka_http.config.spelling import within_edits
 from kafka_http.consumers.consumer_offsets import check_consumer_name
 from kafka_http.errors import IllegalState, InvalidConsumerConfig, InvalidRequest, InvalidValue, UnsupportedFormat
-from kafka_http.records import InstanceSettings, OffsetReset, RecordPlace, TopicPartition
+from kafka_http.records import InstanceSettings, OffsetEntry, OffsetReset, TopicPartition
 from kafka_http.schemas.formats import Formats
 from kafka_http.topics import check_topic_name
 from kafka_http.web.json_bodies import Partition
@@ -237,17 +237,17 @@ def parse_requested_partitions(body: bytes, topic: str | None, partitions: Seque
     return parse_partitions(msgspec.json.encode({"partitions": listed}))
 
 
-def parse_seek(body: bytes) -> tuple[list[RecordPlace], list[RecordPlace]]:
-    """Return the offsets to seek to, and the times to seek to: places with milliseconds instead of offsets."""
+def parse_seek(body: bytes) -> tuple[list[OffsetEntry], list[OffsetEntry]]:
+    """Return the offsets to seek to, and the times to seek to: entries with milliseconds instead of offsets."""
     parsed = decode_object(_seek, body)
     if parsed.offsets is None and parsed.timestamps is None:
         raise InvalidValue("The body must have offsets, timestamps or both.", field="offsets")
     _check_topics("timestamps", parsed.timestamps or ())
     times = [
-        RecordPlace(each.topic, each.partition, _time(index, each.timestamp))
+        OffsetEntry(each.topic, each.partition, _time(index, each.timestamp))
         for index, each in enumerate(parsed.timestamps or ())
     ]
-    return _places(parsed.offsets or ()), times
+    return _offset_entries(parsed.offsets or ()), times
 
 
 def _time(index: int, text: str) -> int:
@@ -258,15 +258,15 @@ def _time(index: int, text: str) -> int:
         raise InvalidValue(f"{field} must be a time in ISO 8601, such as 2026-11-21T10:00:00Z.", field=field) from None
 
 
-def parse_commit(body: bytes) -> list[RecordPlace] | None:
+def parse_commit(body: bytes) -> list[OffsetEntry] | None:
     """Return the offsets to commit, or None to commit those of all delivered records."""
     offsets = decode_object(_commit, body).offsets if body.strip() else None
-    return None if offsets is None else _places(offsets)
+    return None if offsets is None else _offset_entries(offsets)
 
 
-def _places(offsets: Sequence[OffsetBody]) -> list[RecordPlace]:
+def _offset_entries(offsets: Sequence[OffsetBody]) -> list[OffsetEntry]:
     _check_topics("offsets", offsets)
-    return [RecordPlace(each.topic, each.partition, each.offset, each.metadata or "") for each in offsets]
+    return [OffsetEntry(each.topic, each.partition, each.offset, each.metadata or "") for each in offsets]
 
 
 def _check_topics(field: str, partitions: Collection[PartitionBody]) -> None:
