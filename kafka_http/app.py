@@ -54,7 +54,7 @@ from kafka_http.web.wait_limiter import WaitLimiter
 log = logging.getLogger(__name__)
 
 _KEY_STORE_SECONDS = 2.0
-"""Time that the daemon has at the end to store the last responses for idempotency keys."""
+"""Seconds at the end of the process to store the last responses for idempotency keys."""
 
 
 def create_app(config: Config, broker: Broker | None = None) -> Flask:
@@ -64,7 +64,9 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     tests. `app.extensions["kafka_http"]` is the `AppLifecycle`, which the server calls. Raises `ConfigError`.
     """
     _check_settings(config)
-    is_inline = config.daemon == "inline" or broker is not None  # a daemon cannot use this broker
+    is_inline = (
+        config.daemon == "inline" or broker is not None
+    )  # a daemon is another process and cannot use this object
     broker = broker or KafkaBroker(config)
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
     services = _new_services(config, broker)
@@ -180,7 +182,7 @@ class AppLifecycle:
             self._open_files.check(self._services.streams.limit)
         except Unavailable as error:
             log.warning("%s", error.message)
-        gc.freeze()  # no garbage collection needs to look at objects that exist now
+        gc.freeze()  # garbage collections then skip all objects that exist now
         self._node.start()
 
     def check_brokers(self) -> None:

@@ -140,7 +140,7 @@ class Log(Protocol):
         """
 
     def check_reachable(self) -> None:
-        """Return if a broker answers. Raises `BrokerUnavailable` with the reason."""
+        """Raise `BrokerUnavailable` with the reason unless a broker answers."""
 
     def cluster_id(self) -> str:
         """Return the id of the cluster, which never changes."""

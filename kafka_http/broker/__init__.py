@@ -1,4 +1,4 @@
-"""Apache Kafka, as core asks for it. The only place that imports kafka."""
+"""Apache Kafka: implements `kafka_http.broker_protocols`. Only this package imports kafka-python and aiokafka."""
 
 from kafka_http.broker.kafka_broker import KafkaBroker
 

@@ -31,7 +31,7 @@ from kafka_http.records import TopicPartition as OurPartition
 Result = TypeVar("Result")
 
 _STALE_CLIENT = (*CONNECTION_LOST, CoordinatorNotAvailableError, NotControllerError, NotCoordinatorError)
-"""Errors after which a new client is made: a client caches a group's coordinator for ever."""
+"""Errors after which a new client is created, because a client never refreshes the coordinator of a group."""
 _TRANSIENT = (*_STALE_CLIENT, CoordinatorLoadInProgressError, UnstableOffsetCommitError)
 _RETRY_DELAY = 0.1
 

@@ -22,13 +22,13 @@ from kafka_http.config import ConfigError
 from kafka_http.records import NewRecord, RecordMetadata
 
 AppendResult = RecordMetadata | BaseException | None
-"""Of an appended record: where it was written, why it was not, or None while this is unknown."""
+"""The result of an appended record: its metadata, its error, or None while there is no result."""
 
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 NO_TIMESTAMP = -1
 """Kafka always accepts this value: the record has no timestamp."""
 _ORPHANED_AFTER = 2.0
-"""Seconds for which a partition must be missing: brokers learn of new partitions at different times."""
+"""Seconds that a partition must be missing before its batches fail. New partitions reach brokers at different times."""
 
 PRIVATE = {
     RecordAccumulator: ("_tp_lock", "split_and_reenqueue"),
@@ -66,19 +66,21 @@ class PartitionAppend:
         self,
         partition: int,
         records: Sequence[NewRecord],
-        done: "Callable[[PartitionAppend], None]",
+        on_done: "Callable[[PartitionAppend], None]",
         *,
         is_untimed: bool = False,
     ) -> None:
-        """`done` is called once, with this object, when all batches have a result: by the sender's thread. It must not
-        block."""
+        """`on_done` is called once, with this object, when all batches have a result.
+
+        The sender's thread calls it, so it must not block.
+        """
         self.partition = partition
         self.records = records
         self.timestamp = NO_TIMESTAMP if is_untimed else int(time.time() * 1000)
         self._results: list[BatchResult] = []
         self._left = len(records)
         self._lock = Lock()
-        self._done = done
+        self._on_done = on_done
 
     def add_result(self, result: "BatchResult") -> None:
         """Add the result of a batch with some of the records. Called by the sender's thread."""
@@ -87,7 +89,7 @@ class PartitionAppend:
             self._left -= result.batch_slice.count
             if self._left:
                 return
-        self._done(self)
+        self._on_done(self)
 
     @property
     def is_delivered(self) -> bool:
@@ -134,8 +136,10 @@ class BatchSlice:
 
 
 class BatchResult(NamedTuple):
-    """The result of a slice: the base offset of its batch, the broker's timestamp (-1 if it is not used), and, if Kafka
-    rejected anything, a function from the index in the batch to the error."""
+    """The result of a slice: the base offset of its batch, and the broker's timestamp (-1 if it is not used).
+
+    If Kafka rejected anything, `error_at` returns the error at an index in the batch.
+    """
 
     batch_slice: BatchSlice
     base_offset: int
@@ -189,7 +193,7 @@ class PatchedBatch(ProducerBatch):
         return position
 
     def try_append(self, *_: Any, **__: Any) -> None:
-        """Called by kafka-python's `append`: there is no room for single records."""
+        """Reject a single record. kafka-python's `append` calls this for the open batch and then starts another one."""
 
     def _complete_future(self, base_offset: Any, timestamp_ms: Any, record_exceptions_fn: Any) -> None:
         super()._complete_future(base_offset, timestamp_ms, record_exceptions_fn)  # type: ignore[no-untyped-call]
@@ -210,8 +214,8 @@ class PatchedAccumulator(RecordAccumulator):
     def ready(self, cluster: Any, now: float | None = None) -> Any:
         """Return what is ready to send, and handle partitions without a leader.
 
-        kafka-python looks without a pause for the leader of a partition that has no records any more. And it never asks
-        again for a deleted topic, even if records wait for a topic that was created again under this name.
+        kafka-python requests metadata without a pause while a partition has no leader, even if it has no records left.
+        It never requests the metadata of a deleted topic again, even if records wait for a new topic of this name.
         """
         found: tuple[Any, float, bool] = super().ready(cluster, now=now)  # type: ignore[no-untyped-call]
         self.lacks_leaders = found[2]

@@ -44,7 +44,7 @@ def record_size(data: bytes) -> int | None:
 class BatchReader:
     """A partition's part of a fetch response. `take` returns its records step by step. For one thread at a time.
 
-    Control batches are skipped, and with `aborted` (`read_committed`) aborted transactions; `position` passes them.
+    Control batches are skipped, and with `aborted` (`read_committed`) aborted transactions. `position` moves past them.
     """
 
     def __init__(self, data: bytes, tp: TopicPartition, offset: int, aborted: Aborted | None = None) -> None:
@@ -65,7 +65,7 @@ class BatchReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether there are certainly no more records."""
+        """Whether all records were returned. If it is false, there may be none left."""
         return self._is_exhausted and not self._decoded
 
     @property

@@ -1,6 +1,6 @@
-"""The settings of each kafka-python client: ours, then the section `[kafka]`, then the client's own section.
+"""The settings of each kafka-python client: defaults, overridden by the section `[kafka]` and the client's own section.
 
-Ours differ from kafka-python's: timeouts that fit a waiting HTTP client, and quick recovery after an outage.
+The defaults differ from kafka-python's: timeouts for an HTTP client that waits, and quick recovery after an outage.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ _FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
 def producer_settings(config: Config) -> Settings:
     """Return the settings of `KafkaProducer`. A record is acknowledged or fails within `timeout`."""
     timeout_ms = int(config.timeout * 1000)
-    ours = {
+    defaults = {
         "acks": "all",
         "linger_ms": 0,
         "batch_size": 262144,
@@ -72,7 +72,7 @@ def producer_settings(config: Config) -> Settings:
         "delivery_timeout_ms": timeout_ms,
         "metrics_enabled": False,
     }
-    return _merged(config, "producer", ours)
+    return _merged(config, "producer", defaults)
 
 
 def long_lived_settings(config: Config) -> Settings:
@@ -83,23 +83,23 @@ def long_lived_settings(config: Config) -> Settings:
 
 def connection_settings(config: Config) -> Settings:
     """Return the settings of `KafkaNetClient`, whose connections read records."""
-    ours = {
+    defaults = {
         "request_timeout_ms": 5000,
         "receive_message_max_bytes": max(100_000_000, config.max_page_bytes + config.max_body_bytes),
         "max_in_flight_requests_per_connection": 1000,
         "socket_connection_setup_timeout_ms": 3000,
     }
-    return _merged(config, "consumer", ours)
+    return _merged(config, "consumer", defaults)
 
 
 def admin_settings(config: Config) -> Settings:
     """Return the settings of `KafkaAdminClient`."""
-    ours = {
+    defaults = {
         "request_timeout_ms": 5000,
         "bootstrap_timeout_ms": 5000,
         "max_in_flight_requests_per_connection": 1000,
     }
-    return _merged(config, "admin", ours)
+    return _merged(config, "admin", defaults)
 
 
 def check_client_settings(config: Config) -> None:
@@ -113,13 +113,13 @@ def check_client_settings(config: Config) -> None:
     _check_times(config)
 
 
-def _merged(config: Config, section: str, ours: Settings) -> Settings:
+def _merged(config: Config, section: str, defaults: Settings) -> Settings:
     general = {key: value for key, value in config.kafka.items() if key in _CLIENTS[section]}
     merged = {
         "bootstrap_servers": list(config.bootstrap_servers),
         "client_id": "kafka_http",
         "reconnect_backoff_max_ms": 1000,
-        **ours,
+        **defaults,
         **general,
         **getattr(config, section),
     }

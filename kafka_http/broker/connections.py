@@ -204,6 +204,6 @@ class _Bootstrap:
 
 
 def _failed_at_login(manager: KafkaConnectionManager, error: KafkaError) -> bool:
-    """Return whether the login failed. kafka-python drops the broker's last bytes, which would say so."""
+    """Return whether the login failed. kafka-python drops the broker's last bytes, which contain the reason."""
     is_sasl = str(manager.config["security_protocol"]).startswith("SASL")
     return is_sasl and isinstance(error, KafkaConnectionError) and "disconnected" in str(error)

@@ -1,4 +1,4 @@
-"""Translates kafka-python's errors: a rule, and the exceptions to it."""
+"""Translates kafka-python's errors: a rule, and a table of the errors that it does not fit."""
 
 from collections.abc import Mapping
 
@@ -56,13 +56,13 @@ HAS_MEMBERS: frozenset[type[kafka.KafkaError]] = frozenset(
     }
 )
 
-EXCEPTIONS: Mapping[type[kafka.KafkaError], type[KafkaHttpError]] = {
+OVERRIDES: Mapping[type[kafka.KafkaError], type[KafkaHttpError]] = {
     **dict.fromkeys(HAS_MEMBERS, GroupHasMembers),
     kafka.AuthorizationError: NotAuthorized,
     kafka.InvalidTopicError: InvalidRequest,
     kafka.NoOffsetForPartitionError: OffsetOutOfRange,
     kafka.OffsetOutOfRangeError: OffsetOutOfRange,
-    # the record is refused, and would be again
+    # Kafka rejects the record, and would reject it again
     kafka.InvalidRecordError: InvalidValue,
     kafka.InvalidTimestampError: InvalidValue,
     kafka.PolicyViolationError: InvalidValue,
@@ -94,7 +94,7 @@ EXCEPTIONS: Mapping[type[kafka.KafkaError], type[KafkaHttpError]] = {
     kafka.UnknownBrokerIdError: RetriableBrokerError,
     kafka.UnknownControllerIdError: RetriableBrokerError,
 }
-"""What the rule of `error_class` gets wrong. An entry holds for subclasses, too."""
+"""Overrides the rule of `error_class`. An entry applies to subclasses, too."""
 
 _NOT_WRITTEN = (GroupHasMembers, InvalidRequest, InvalidValue, NotAuthorized, TooLarge, TopicNotFound)
 
@@ -122,7 +122,7 @@ _REASONS: Mapping[type[BaseException], str] = {
     kafka.TopicAuthorizationFailedError: "this server has no permission for this operation on the topic",
     kafka.UnsupportedSaslMechanismError: "the brokers reject this server's sasl_mechanism",
 }
-"""Reasons for users, where kafka-python's own text is not for them."""
+"""Reasons that users get instead of kafka-python's own text."""
 
 
 class Unreachable(kafka.KafkaConnectionError):
@@ -150,17 +150,19 @@ def connection_problem(error: BaseException) -> str:
 
 
 def translate(error: BaseException | type[BaseException], topic: str | None = None) -> KafkaHttpError:
-    """Return our error for one of kafka-python's, given as a raised error or as the class that a response names.
+    """Return the `KafkaHttpError` for an error of kafka-python: an exception, or the class that a response names.
 
     With `topic`, an unknown topic becomes `TopicNotFound`.
     """
     kind = error if isinstance(error, type) else type(error)
     if topic is not None and kind is kafka.UnknownTopicOrPartitionError:
         return TopicNotFound(topic)
-    ours = error_class(kind)
+    error_type = error_class(kind)
     if isinstance(error, Unreachable):
-        return ours(f"{_MESSAGES[BrokerUnavailable]}: {error.args[0]}.")
-    return ours(f"{_MESSAGES.get(ours, 'Kafka answered with an error')}: {_reason(error, kind)}{_addresses(error)}")
+        return error_type(f"{_MESSAGES[BrokerUnavailable]}: {error.args[0]}.")
+    return error_type(
+        f"{_MESSAGES.get(error_type, 'Kafka answered with an error')}: {_reason(error, kind)}{_addresses(error)}"
+    )
 
 
 def is_unavailable(error: kafka.KafkaError) -> bool:
@@ -184,8 +186,8 @@ def result_of(error: BaseException, topic: str, tried: str = "") -> KafkaHttpErr
 
     `tried` has the addresses of the brokers, for the second case.
     """
-    ours = translate(error, topic)
-    return ours if isinstance(ours, _NOT_WRITTEN) else unknown_outcome(_reason(error, type(error)), tried)
+    translated = translate(error, topic)
+    return translated if isinstance(translated, _NOT_WRITTEN) else unknown_outcome(_reason(error, type(error)), tried)
 
 
 def is_permanent_rejection(error: BaseException) -> bool:
@@ -201,15 +203,21 @@ def unknown_outcome(reason: str, tried: str, kind: type[OutcomeUnknown] = Outcom
 
 
 def error_class(kind: type[BaseException]) -> type[KafkaHttpError]:
-    """`RetriableBrokerError` where kafka-python says `retriable`, else `BrokerError`; `EXCEPTIONS` come first."""
+    """Return the class of the translated error.
+
+    It is that in `OVERRIDES`, else `RetriableBrokerError` if kafka-python's class is `retriable`, else `BrokerError`.
+    """
     for base in kind.__mro__:
-        if base in EXCEPTIONS:
-            return EXCEPTIONS[base]
+        if base in OVERRIDES:
+            return OVERRIDES[base]
     return RetriableBrokerError if getattr(kind, "retriable", False) else BrokerError
 
 
 def _reason(error: BaseException | type[BaseException], kind: type[BaseException]) -> str:
-    """Kafka's name and reason. The texts of broker errors repeat whole requests, so the class stands for them."""
+    """Return the reason of an error, with Kafka's name for it.
+
+    The text of an error from a broker repeats the whole request, so the description of its class is used instead.
+    """
     name = kind.__name__.removesuffix("Error")
     reason = _REASONS.get(kind) or getattr(kind, "description", "")
     if not reason and isinstance(error, BaseException):

@@ -1,4 +1,4 @@
-"""Reads records by fetch requests: positions in, records and the next positions out."""
+"""Reads records by fetch requests."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,17 +33,19 @@ _LEVEL = {"read_uncommitted": IsolationLevel.READ_UNCOMMITTED, "read_committed":
 _SPEC: Mapping[OffsetSpec, int] = {EARLIEST: KafkaOffsetSpec.EARLIEST, LATEST: KafkaOffsetSpec.LATEST}
 
 _GUESSED_BYTES = 250
-"""Assumed size of a record of a topic of which none has been read yet."""
+"""Assumed size of a record of a topic that was not read yet."""
 _MIN_FETCH_BYTES = 1 << 16
 _PREFETCH_BYTES = 1 << 20
 _PREFETCH_PARTITION_BYTES = 1 << 18
-"""Least bytes to fetch, in all and of a partition, for a reader that continues: most batches are smaller."""
+"""Minimum bytes to fetch, in total and of a partition, for a reader that continues. Most batches are smaller."""
 _ANY_SIZE = 1 << 62
 _STILL_AT_END_SECONDS = 0.1
 """A partition that was at its end is not fetched again within this time while others have records for the page."""
 _SAME_TOPIC_SECONDS = 0.2
-"""Greatest age of a proof that a topic was not recreated (a fetch by its id, or the metadata). Prefetched records need
-one."""
+"""Prefetched records are used if a check of this age shows that the topic was not recreated.
+
+A fetch by the topic's id is such a check, and so is the metadata.
+"""
 _BY_NAME, _BY_ID = 12, 13
 """The last fetch version with topic names, and the first with topic ids."""
 _NO_ID = UUID(int=0)
@@ -140,7 +142,7 @@ class Fetcher:
             positions = fetched.next
 
     def _fetch_page(self, positions: Positions, page: _PageLimits, wait: float) -> Fetched:
-        """Return what earlier fetches left over, and fetch the other partitions."""
+        """Return the prefetched records, and fetch the partitions that have none."""
         view, prefetched = self._take_prefetched(positions, page)
         missing = {tp: at for tp, at in positions.items() if tp not in prefetched or not prefetched[tp].has_more}
         has_some = len(missing) < len(positions)
@@ -165,7 +167,7 @@ class Fetcher:
     def _take_prefetched(
         self, positions: Positions, page: _PageLimits
     ) -> tuple[PrefetchedRead, dict[TopicPartition, PrefetchedBatches]]:
-        """Return the records that earlier fetches left over, unless a topic was recreated."""
+        """Return the prefetched records, unless a topic was recreated."""
         view = self._view_of(positions, page)
         prefetched = self._buffer.take(positions, view)
         since = time.monotonic() - _SAME_TOPIC_SECONDS
@@ -182,7 +184,7 @@ class Fetcher:
         return view, prefetched
 
     def _view_of(self, positions: Positions, page: _PageLimits, max_age: float = float("inf")) -> PrefetchedRead:
-        """Return the topic ids and the isolation. Raises `TopicRecreated` if a topic has not the id in `page`."""
+        """Return the topic ids and the isolation. Raises `TopicRecreated` if a topic does not have its id in `page`."""
         ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
         for topic, topic_id in page.ids.items():
             if topic in ids and ids[topic] != topic_id:
@@ -295,7 +297,7 @@ def _take_records(
 def _fetch_request(positions: Positions, view: PrefetchedRead, share: int, size: int, wait: float) -> FetchRequest:
     """A fetch request without a session for `share` bytes of each partition, `size` in all.
 
-    It has topic ids if all are known: from that version on, Kafka takes no names.
+    It has topic ids if all are known. The versions with topic ids have no names.
     """
     ids = view.topic_ids
     topics: dict[str, list[Any]] = {each.topic: [] for each in positions}

@@ -36,12 +36,12 @@ _log = logging.getLogger(__name__)
 _POLL_INTERVAL = 3.0
 _RECONNECT_DELAY = 0.5
 _HEARTBEATS_PER_SECOND = 150
-"""Of all members together (each costs 0.4 ms). Each member sends one every 0.3 to 3 seconds."""
+"""Limit for all members together: a heartbeat costs 0.4 ms. Each member sends one every 0.3 to 3 seconds."""
 _MAX_CONNECTING = 16
 """Members that connect at the same time. Many hundreds would delay each other until all of them time out."""
 _NOT_A_MEMBER = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 _DESCRIPTORS_PER_MEMBER = 3
-"""Of each member: connections to the coordinator, to a broker for metadata, and briefly to another one."""
+"""A member connects to the coordinator, to a broker for metadata, and for a short time to another one."""
 
 
 class KafkaMemberships:
@@ -142,7 +142,7 @@ class KafkaMembership:
             raise RetriableBrokerError("Another process has taken over this consumer instance. Retry.") from None
         except KafkaError as error:
             raise translate(error) from error
-        except RuntimeError:  # the loop's
+        except RuntimeError:  # the loop is closed
             raise BrokerUnavailable("This server is shutting down.") from None
 
     def leave(self) -> None:
@@ -178,7 +178,7 @@ class KafkaMembership:
                     self._closed = True
                     self._listener.fenced()
                     self._memberships.discard(self)
-            except Exception as error:  # the next session may succeed, whatever it was
+            except Exception as error:  # of any kind: the next session may succeed
                 if not self._closed:
                     self._fail(translate(error))
             finally:
@@ -191,7 +191,7 @@ class KafkaMembership:
         self._listener.failed(error)
 
     async def _run_session(self) -> None:
-        """Be a member until an error that needs a new session."""
+        """Run one session of the member, until an error that requires a new session."""
         settings = dict(self._memberships.settings)
         await self._memberships.connecting.acquire()
         try:

@@ -35,7 +35,7 @@ _COMMIT_MS = 2_000
 
 
 class LoopSemaphore:
-    """A semaphore for the coroutines of one kafka-python loop. First come, first served."""
+    """A semaphore for the coroutines of one kafka-python loop. They get it in the order of their calls."""
 
     def __init__(self, count: int) -> None:
         self._free = count

@@ -16,7 +16,7 @@ from kafka_http.records import TopicPartition
 
 PartitionResponses = dict[TopicPartition, Any]
 Request = Callable[[Sequence[TopicPartition], float], Any]
-"""Makes the request for the partitions of one node, which may wait that many seconds for records."""
+"""Creates the request for the partitions of one node. The node may wait the given seconds for records."""
 ByPartition = Callable[[Any], Iterable[tuple[TopicPartition, Any]]]
 """Splits the response of a node by partition."""
 

@@ -1,4 +1,4 @@
-"""kafka-python's producer, with fixes for what stops it for ever, and an append for many records."""
+"""kafka-python's producer, with an append for many records and fixes for errors that stop it forever."""
 
 import logging
 import time
@@ -118,17 +118,17 @@ class PatchedProducer(KafkaProducer):
         topic: str,
         partition: int,
         records: Sequence[NewRecord],
-        done: Callable[[PendingAppend], None],
+        on_done: Callable[[PendingAppend], None],
         *,
         is_untimed: bool = False,
     ) -> PendingAppend:
         """Append records for one partition; `wakeup` sends them.
 
-        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. `done` is called when
-        all results are known, by the producer's thread, perhaps before this method returns. With `is_untimed`, records
-        without a timestamp of their own get none. Raises `IllegalStateError` if the producer is closed.
+        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. The producer's thread
+        calls `on_done` when all results are known, perhaps before this method returns. With `is_untimed`, records without
+        a timestamp get none. Raises `IllegalStateError` if the producer is closed.
         """
-        append = PartitionAppend(partition, records, done, is_untimed=is_untimed)
+        append = PartitionAppend(partition, records, on_done, is_untimed=is_untimed)
         accumulator = cast("batches.PatchedAccumulator", self._accumulator)
         accumulator.append_all(TopicPartition(topic, partition), append)
         return append
@@ -171,7 +171,7 @@ class PatchedProducer(KafkaProducer):
         self._closed = True
 
     def _forget_missing(self, cluster: ClusterMetadata) -> None:
-        """Drop deleted topics: kafka-python would ask for their metadata ten times a second, for ever."""
+        """Drop deleted topics: kafka-python would request their metadata ten times a second, forever."""
         cluster._topics -= cluster._topics - cluster.topics(exclude_internal_topics=False) - self._awaited_topics
 
     def _refresh_metadata(self, deadline: float) -> None:
@@ -183,11 +183,13 @@ class PatchedProducer(KafkaProducer):
 
 
 class _PatchedTransactionManager(TransactionManager):
-    """kafka-python 3.0.12's state of its producer id, which fails for ever in two cases without need."""
+    """Fixes kafka-python 3.0.12's state of the producer id, which in two cases becomes invalid forever without need."""
 
     def reset_producer_id(self) -> None:
-        """Called after a batch expired that may have been written. A new id is requested only if the state says that
-        there is none."""
+        """Request a new id after a batch expired that may have been written.
+
+        kafka-python requests it only if the state says that there is none.
+        """
         with self._lock:
             super().reset_producer_id()
             if self._current_state is TransactionState.READY:
@@ -207,7 +209,7 @@ class _PatchedTransactionManager(TransactionManager):
 
 
 class _PatchedSenderThread(SenderThread):
-    """kafka-python 3.0.12's thread, which loses batches in two cases and gives up without need."""
+    """Fixes kafka-python 3.0.12's thread, which in two cases loses batches, and fails batches that it could resend."""
 
     _transaction_manager: Any
     woken: bool
@@ -253,13 +255,13 @@ class _PatchedSenderThread(SenderThread):
         self.overdue = overdue - self.overdue
 
     def _failed_produce(self, batches: Any, node_id: Any, error: Any) -> None:
-        """Resend, with the same sequence numbers, after anything that is not a response."""
+        """Resend with the same sequence numbers if there was no valid response."""
         if isinstance(error, KafkaProtocolError) or not isinstance(error, KafkaError):
             error = KafkaConnectionError(str(error))
         super()._failed_produce(batches, node_id, error)
 
     def _can_retry(self, batch: Any, error_cls: Any) -> bool:
-        """Resend after `UnknownError`: the batch may have been written, and the sequence numbers tell."""
+        """Resend after `UnknownError`. If the batch was written, Kafka recognizes its sequence numbers."""
         is_unknown = batch.has_sequence and issubclass(error_cls, UnknownError)
         return bool(super()._can_retry(batch, KafkaConnectionError if is_unknown else error_cls))
 

@@ -53,7 +53,7 @@ def address_of(node: Any) -> str:
 class PatchedConnectionManager(KafkaConnectionManager):
     """A connection manager that raises `Cancelled` when this process closes it.
 
-    kafka-python reports calls that its own `close` interrupts as broker failures, and logs them so. Uses `_conns`,
+    kafka-python reports calls that its own `close` interrupts as broker failures, and logs errors. Uses `_conns`,
     `_net`, `_build_transport`, `_do_bootstrap`, and the transports' `_write_buffer`.
     """
 
@@ -118,7 +118,7 @@ class PooledConnectionManager(PatchedConnectionManager):
 
 
 class BoundedConnectionManager(PatchedConnectionManager):
-    """Limits what a caller waits for to `request_timeout_ms`. kafka-python waits without limit."""
+    """Limits the time that a caller waits to `request_timeout_ms`. kafka-python has no limit."""
 
     def run(self, coro: Any, *args: Any) -> Any:
         async def call() -> Any:
@@ -129,7 +129,7 @@ class BoundedConnectionManager(PatchedConnectionManager):
 
 class SessionConnectionManager(PatchedConnectionManager):
     def close_idle_connections(self) -> None:
-        """Leave idle connections to the broker: kafka-python's timer keeps each closed client alive for minutes."""
+        """Do nothing: the broker does it. kafka-python's timer would keep each closed client in memory for minutes."""
 
 
 class PatchedCoordinator(ConsumerCoordinator):

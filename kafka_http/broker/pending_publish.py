@@ -27,16 +27,19 @@ class KafkaPendingPublish:
         topic: str,
         records: Sequence[NewRecord],
         deadline: float,
-        done: "Callable[[KafkaPendingPublish], None]",
+        on_done: "Callable[[KafkaPendingPublish], None]",
     ) -> None:
-        """`done` is called once, with this object, when each record has a result: by the sender's thread, which it must
-        not block, or by the caller of `begin`. After `deadline` (monotonic clock) nothing is retried."""
+        """`on_done` is called once, with this object, when each record has a result.
+
+        The sender's thread calls it, or the caller of `begin`. It must not block. After `deadline` (monotonic clock)
+        nothing is retried.
+        """
         self.limit: int | None = None  # largest size of a message, if Kafka was asked for it
         self._sender = sender
         self._topic = topic
         self._records = records
         self._deadline = deadline
-        self._done = [done]
+        self._callbacks = [on_done]
         self._rejected: dict[int, KafkaHttpError] = {}
         self._parts: list[_Part] = []
         self._open = 0
@@ -57,13 +60,13 @@ class KafkaPendingPublish:
         self._append([each for each in range(len(self._records)) if each not in self._rejected])
         self._finish_one()
 
-    def when_done(self, done: "Callable[[KafkaPendingPublish], None]") -> None:
-        """Also call `done` when each record has a result: at once if each has."""
+    def add_done_callback(self, on_done: "Callable[[KafkaPendingPublish], None]") -> None:
+        """Also call `on_done` when each record has a result. Call it now if each has one already."""
         with self._lock:
             if self._open:
-                self._done.append(done)
+                self._callbacks.append(on_done)
                 return
-        done(self)
+        on_done(self)
 
     @property
     def is_delivered(self) -> bool:
@@ -159,8 +162,8 @@ class KafkaPendingPublish:
             self._open -= 1
             if self._open:
                 return
-        for done in self._done:
-            done(self)
+        for callback in self._callbacks:
+            callback(self)
 
 
 class _Part:

@@ -10,8 +10,11 @@ from kafka_http.broker.batch_codec import BatchReader
 from kafka_http.records import Isolation, Positions, TopicIds, TopicPartition
 
 MAX_AGE_SECONDS = 1.0
-"""How long prefetched records are used. Kafka never changes a record, but it deletes: for this time a reader may get
-records that were deleted, or that belonged to a topic of the same name."""
+"""Maximum age of prefetched records, in seconds.
+
+Kafka never changes a record, but may delete it. For this time a reader may get records that were deleted, or that
+belong to a deleted topic of the same name.
+"""
 
 _MIN_ENTRIES = 4
 """An entry takes at most this fraction of the buffer."""
@@ -20,7 +23,7 @@ _ENTRY_BYTES = 1000
 
 
 class PrefetchedBatches:
-    """What is left of a partition's part of a fetch response, perhaps nothing."""
+    """The unread records of one partition in a fetch response. There may be none."""
 
     def __init__(self, reader: BatchReader, end: int, at: float) -> None:
         """`end` is the end offset of the log at the time `at`."""
@@ -65,7 +68,7 @@ class PrefetchBuffer:
         """Approximate number of bytes in the buffer."""
 
     def take(self, positions: Positions, view: PrefetchedRead) -> dict[TopicPartition, PrefetchedBatches]:
-        """Remove and return the entries at these positions. One without records shows that its reader continues."""
+        """Remove and return the entries at these positions. An empty entry shows that its reader continues there."""
         if not self._entries:
             return {}
         oldest = self._clock() - MAX_AGE_SECONDS

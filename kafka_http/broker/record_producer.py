@@ -36,7 +36,7 @@ from kafka_http.records import (
 )
 
 _METADATA_AGE = 2.0
-"""How long deleted topics and added partitions may stay unnoticed."""
+"""Maximum age of metadata, in seconds. Deleted topics and new partitions are noticed after this time."""
 _LEADER_DELAY = 0.05
 _MAX_TIMESTAMP = 2**63 - 1
 _MAX_UNACKNOWLEDGED_BYTES = 64 << 20
@@ -62,7 +62,7 @@ class KafkaRecordProducer:
         *,
         auto_create_topics: bool = False,
     ) -> None:
-        """`settings` and `long_lived` are those of `KafkaProducer`, for the first and the second."""
+        """`settings` are the `KafkaProducer` settings of the first producer, `long_lived` those of the second."""
         # kafka-python must not create topics: this class does, and reports errors.
         self._default, self._long_lived = (
             ClientHolder(
@@ -94,11 +94,11 @@ class KafkaRecordProducer:
             holder, last = self._long_lived, max(deadline, time.monotonic() + self._delivery_seconds)
         partitions = self._check_partitions(topic, records, self._partitions(topic, deadline))
         sender = self._sender(holder, topic, len(partitions), deadline)
-        done = Event()
-        pending = KafkaPendingPublish(sender, topic, records, last, lambda _: done.set())
+        finished = Event()
+        pending = KafkaPendingPublish(sender, topic, records, last, lambda _: finished.set())
         self._append(pending, topic, records, partitions)
         sender.wakeup()
-        if not done.wait(max(0.0, deadline - time.monotonic())):
+        if not finished.wait(max(0.0, deadline - time.monotonic())):
             self._metadata.forget(topic)
         self._add_limit(pending, topic)
         outcomes = pending.results()
@@ -109,7 +109,7 @@ class KafkaRecordProducer:
                 self._add_unacknowledged(-size)
                 on_results(pending.results())
 
-            pending.when_done(partial(self._on_done, topic, finish))
+            pending.add_done_callback(partial(self._on_done, topic, finish))
         return outcomes
 
     def _add_unacknowledged(self, size: int) -> int:
@@ -127,7 +127,7 @@ class KafkaRecordProducer:
             )
 
     def start(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, done: Callable[[], None]
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
     ) -> KafkaPendingPublish | None:
         partitions = self._cached_partitions(topic)
         sender = self._default.current
@@ -136,7 +136,7 @@ class KafkaRecordProducer:
         if missing_partitions(records, len(partitions)):
             return None
         deadline = time.monotonic() + timeout
-        pending = KafkaPendingPublish(sender, topic, records, deadline, partial(self._on_done, topic, done))
+        pending = KafkaPendingPublish(sender, topic, records, deadline, partial(self._on_done, topic, on_done))
         self._append(pending, topic, records, partitions)
         return pending
 
@@ -167,13 +167,13 @@ class KafkaRecordProducer:
             self._metadata.partitions(topic)
         self._refreshing.discard(topic)
 
-    def _on_done(self, topic: str, done: Callable[[], None], pending: KafkaPendingPublish) -> None:
+    def _on_done(self, topic: str, on_done: Callable[[], None], pending: KafkaPendingPublish) -> None:
         """Called by the producer's thread when all records have results."""
         if pending.lacks_limit:
             with suppress(RuntimeError):  # already closed
-                self._background.submit(self._add_limit, pending, topic).add_done_callback(lambda _: done())
+                self._background.submit(self._add_limit, pending, topic).add_done_callback(lambda _: on_done())
                 return
-        done()
+        on_done()
 
     def _partitions(self, topic: str, deadline: float) -> list[PartitionInfo]:
         """Return the topic's partitions. A missing topic is created if the settings allow it."""

@@ -1,4 +1,4 @@
-"""Finds records near the end of a log, past what no reader sees: control records, gaps, aborted transactions."""
+"""Finds the last records of a log. Control records, gaps and aborted transactions do not count as records."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,7 +28,7 @@ class RecordSearch:
         self._fetch = fetch
 
     def ends_without_records(self, positions: Positions, isolation: Isolation) -> dict[TopicPartition, int]:
-        """Return the end of each partition that has no records from its position on; see `Log.ends_without_records`."""
+        """Return the end of each partition that has no records from its position on."""
         found: dict[TopicPartition, int] = {}
         remaining = dict(positions)
         for _ in range(_MAX_FETCHES):
@@ -48,7 +48,7 @@ class RecordSearch:
     def last_offsets(
         self, counts: Mapping[TopicPartition, int], ranges: Ranges, isolation: Isolation
     ) -> dict[TopicPartition, int]:
-        """Return the offset at which the last records of each partition begin; see `Log.last`."""
+        """Return the offset at which the last `counts` records of each partition begin."""
         searches = {tp: _BackwardSearch(count, *ranges[tp]) for tp, count in counts.items()}
         remaining = _MAX_BYTES
         while remaining > 0 and (unfinished := {tp: each for tp, each in searches.items() if not each.is_over}):

@@ -28,7 +28,7 @@ class TopicMetadata:
         self._ids: dict[str, UUID | None] = {}
 
     def check_reachable(self) -> None:
-        """Return if a broker answers. Raises `BrokerUnavailable`."""
+        """Raise `BrokerUnavailable` unless a broker answers."""
         self._ask([])
 
     def cluster_id(self) -> str:

@@ -8,7 +8,7 @@ from kafka_http.config.sources import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: `serve` takes settings alone."""
+    """Add nothing: `serve` has no flags other than the settings."""
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,6 @@
-"""Sources of settings: defaults < TOML file < environment (`KAFKA_HTTP_WORKERS=4`, `__` nests) < flags.
+"""Sources of settings: defaults < TOML file < environment < flags.
+
+A variable is named like `KAFKA_HTTP_WORKERS`. `__` separates the names of a section and its key.
 
 An unknown setting or a wrong value is a `ConfigError` that names the setting and its source.
 """
@@ -19,7 +21,7 @@ from kafka_http.config.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
 _KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
-"""Kubernetes sets such variables in every pod beside a service called kafka-http; they are not settings."""
+"""Kubernetes sets such variables in every pod if there is a service named kafka-http. They are not settings."""
 
 
 def load_config(
@@ -29,9 +31,9 @@ def load_config(
 ) -> Config:
     """Load the settings of this process.
 
-    `flags` and `defaults` map a setting to its value (a section to a mapping); they may have texts as the environment
-    does. `environ` defaults to the environment of the process. The flag `config` or KAFKA_HTTP_CONFIG names the TOML
-    file. Raises `ConfigError`.
+    `flags` and `defaults` map a setting to its value (a section to a mapping). Values may be texts, as in the
+    environment. `environ` defaults to the environment of the process. The flag `config` or KAFKA_HTTP_CONFIG names the
+    TOML file. Raises `ConfigError`.
     """
     flags = dict(flags or {})
     environ = os.environ if environ is None else environ

@@ -96,7 +96,7 @@ class AssignmentState:
         return partitions
 
     def require(self, until: float) -> Partitions | None:
-        """Like `wait`, but raise `Unavailable` if the group has not assigned partitions until then."""
+        """Wait for an assignment and return it. Raises `Unavailable` if there is none at the time `until`."""
         partitions = self.wait(until)
         if partitions is None and self.expects_assignment:
             raise Unavailable("The group has not assigned partitions to this consumer instance yet, try again.")

@@ -71,7 +71,7 @@ class ConsumerInstance:
             with self._changed:
                 self._assignment.assign(definition.partitions)
 
-    # Life
+    # Lifetime
 
     @property
     def is_closed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Reading pages for consumer instances: under a read lease, with the read path that all reads use."""
+"""Reads pages for consumer instances, under a read lease."""
 
 import time
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from kafka_http.records import Record, TopicPartition, offset_entries, offsets_o
 
 _PAUSE = 0.1
 _MISSING_TOPIC_SECONDS = 0.5
-"""The time between two looks for a missing topic, if there is no other topic to wait for."""
+"""The time between two checks for a missing topic, if there is no other topic to wait for."""
 _MIN_BYTES_SHARE = 2
 """A page is large enough for `fetch.min.bytes` if half of its limit is used: the next record may not fit."""
 _FRESH_SECONDS = 0.5
 """A lease that was acquired or renewed this recently is not checked again before its page is delivered.
 
 It is shorter than the time that a group waits for revoked partitions (`RELEASE_SECONDS`), so a rebalance cannot have
-given them away. If they were lost in another way, their records are delivered again.
+assigned them to another member yet. If they were lost without a rebalance, their records are delivered again.
 """
 
 
 class LeasedPage:
-    """Records of an instance that are on their way to its client. Call `delivered` or `lost`, once."""
+    """Records of an instance and the lease that they were read under. Call `confirm` or `discard`, once."""
 
     def __init__(self, instances: InstanceService, lease: ReadLease | None, page: Page) -> None:
         """`lease` is None if it has ended. There are no records then."""
@@ -32,13 +32,13 @@ class LeasedPage:
         self._lease = lease
         self._page = page
 
-    def delivered(self) -> None:
+    def confirm(self) -> None:
         """Release the lease. The next page starts after these records."""
         if self._lease is not None:
             ends = {each: offset + 1 for each, offset in self._page.last.items()}
             self._instances.release_lease(self._lease, offset_entries(self._page.next), offset_entries(ends))
 
-    def lost(self) -> None:
+    def discard(self) -> None:
         """Release the lease. The next page has the same records, because the client may not have received them."""
         if self._lease is not None:
             self._instances.release_lease(self._lease)

@@ -39,7 +39,7 @@ InstanceKey = tuple[str, str]
 class InstanceRegistry:
     """The `InstanceService` of the process that holds the instances: the daemon, or the server if `daemon = inline`.
 
-    Its thread starts with the first call, so after a fork, and ends with `close`. Any thread may call.
+    The first call starts its thread, and `close` ends it. Any thread may call, in one process, after the fork.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from kafka_http.records import (
 class ReadLease(Struct, frozen=True):
     """The exclusive right to read the next page of an instance.
 
-    It ends when it is released, when the connection of its owner ends, or when its time is over.
+    It ends when it is released, when the connection of its owner ends, or when it expires.
 
     settings: those of the instance.
     positions: the offset to read next of each assigned partition.
@@ -87,10 +87,13 @@ class InstanceService(Protocol):
         """
 
     def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry]) -> None:
-        """Like `seek`, to the first record at or after a time. The `offset` is in milliseconds since 1970."""
+        """Set the offsets to read next to the first records at or after a time.
+
+        The `offset` of each entry is the time in milliseconds since 1970. Waits and raises as `seek` does.
+        """
 
     def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
-        """Like `seek`, to an end of the log."""
+        """Set the offsets to read next to an end of the log. Waits and raises as `seek` does."""
 
     def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None) -> None:
         """Commit the offsets after these records, or after the delivered records (None).

@@ -30,7 +30,7 @@ class ActiveLease:
         self.repositioned = set()
 
     def valid_positions(self, entries: Iterable[OffsetEntry]) -> dict[TopicPartition, int]:
-        """Return the reported positions, without partitions that were lost or that a client has sought meanwhile."""
+        """Return the reported positions, without partitions that were lost or whose position a client has set since."""
         return {tp: at for tp, at in offsets_of(entries).items() if tp in self.partitions - self.repositioned}
 
     def valid_delivered(self, entries: Iterable[OffsetEntry]) -> dict[TopicPartition, int]:
@@ -100,7 +100,7 @@ class ReadLeaseQueue:
             self._changed.wait(left)
 
     def end_expired(self) -> None:
-        """End the lease if its time is over."""
+        """End the lease if it has expired."""
         if self.current is not None and self._clock() >= self.current.ends:
             self.end()
 

@@ -1,8 +1,8 @@
 """The daemon's process: `python -m kafka_http.node.daemon --data-dir DIR`, started by a worker (`DaemonLauncher`).
 
-It reads its order from stdin, because settings may contain secrets: `{"settings": {…}, "if_needed": …}`. It goes into
-the background and reports on stdout, as one line of JSON: `{"serves": true, "pid": …}`, `{"serves": false}` if it has
-nothing to hold and was started with `if_needed`, or `{"failed": "…"}`. Its log is its stderr.
+It reads its parameters from stdin, because settings may contain secrets: `{"settings": {…}, "if_needed": …}`. It forks
+into the background and reports on stdout, as one line of JSON: `{"serves": true, "pid": …}`, `{"failed": "…"}`, or
+`{"serves": false}` if the store has no work for it and `if_needed` is true. It logs to stderr.
 """
 
 import argparse
@@ -22,22 +22,22 @@ _SWITCH_SECONDS = 0.0005
 
 
 def main() -> None:
-    """Read the order, go into the background, and be the daemon."""
+    """Read the parameters, fork into the background, and run the daemon."""
     parser = argparse.ArgumentParser("python -m kafka_http.node.daemon", description="Started by kafka_http's workers.")
     parser.add_argument("--data-dir", type=Path, required=True)
     arguments = parser.parse_args()
-    order = json.load(sys.stdin)
-    if os.fork():  # so that no worker has to wait for its end, as a parent has
+    parameters = json.load(sys.stdin)
+    if os.fork():  # so that no worker is its parent, which would have to wait for its end
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _run(arguments.data_dir, order)
+    _run(arguments.data_dir, parameters)
 
 
-def _run(data_dir: Path, order: dict[str, Any]) -> None:
-    """Take the daemon's lock and serve. Imports everything else here, because the worker waits for the fork above."""
+def _run(data_dir: Path, parameters: dict[str, Any]) -> None:
+    """Take the daemon's lock and serve. The imports are here, because the worker waits until `main` has forked."""
     from kafka_http.errors import KafkaHttpError
     from kafka_http.node.data_directory import DataDirectory
 
@@ -51,7 +51,7 @@ def _run(data_dir: Path, order: dict[str, Any]) -> None:
         directory.create()
         with directory.lock("daemon", stop_waiting) as is_held:
             if is_held:
-                _serve(directory, order)
+                _serve(directory, parameters)
             elif time.monotonic() > deadline:
                 _report(failed=f"The previous daemon does not end; its log is in {data_dir}.")
             else:
@@ -68,12 +68,12 @@ def _is_served(directory: Any) -> bool:
     return True
 
 
-def _serve(directory: Any, order: dict[str, Any]) -> None:
+def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     from kafka_http.logs import configure_logging
     from kafka_http.node.daemon_launcher import config_from_json, settings_digest
     from kafka_http.node.store import StoredInstances, StoredKeys, StoredTasks, open_database
 
-    config = config_from_json(order["settings"])
+    config = config_from_json(parameters["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url, config.outbox_min_free)
     node_id = directory.node_id() if database.is_shared else ""
@@ -82,7 +82,7 @@ def _serve(directory: Any, order: dict[str, Any]) -> None:
         or StoredTasks(database, node_id).has_work()
         or StoredKeys(database, node_id).has_running()
     )
-    if order["if_needed"] and not is_needed:
+    if parameters["if_needed"] and not is_needed:
         _report(serves=False)
         return
 
@@ -90,7 +90,7 @@ def _serve(directory: Any, order: dict[str, Any]) -> None:
     from kafka_http.node.daemon_services import DaemonServices
 
     services = DaemonServices(config, database, node_id)
-    server = DaemonServer(directory.listen(), services.lookup, settings_digest(order["settings"]))
+    server = DaemonServer(directory.listen(), services.lookup, settings_digest(parameters["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _report(serves=True, pid=os.getpid())
     services.open(lambda: server.has_workers, server.is_connected)

@@ -48,7 +48,7 @@ _START_SECONDS = 20.0
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 
 _NOT_REPEATABLE = {"create", "delete", "cancel_task"}
-"""Calls whose second attempt returns something else if the first one succeeded and its response was lost."""
+"""Calls that are not repeated: after a success whose response was lost, the second result would differ."""
 
 _LEASE_RELEASES = {"release_lease"}
 _MAX_RELEASES = 1000
@@ -87,7 +87,7 @@ class DaemonClient:
         self._heartbeat.start()
 
     def close(self) -> None:
-        """Make no more calls. The daemon takes this process for ended."""
+        """Make no more calls. For the daemon, this process has ended."""
         self._heartbeat.close()
         self._abort_calls()
 

@@ -88,8 +88,8 @@ class DaemonLauncher:
     def connect_or_start(self, worker: str, *, if_needed: bool = False) -> Channel | None:
         """Open the heartbeat connection of a worker, and start the daemon if there is none.
 
-        With `if_needed`, a daemon that has nothing to hold is not started, and None is returned. Blocks for up to 20 s.
-        Raises `Unavailable`.
+        With `if_needed`, the daemon is not started if its store has no work for it, and None is returned. Blocks for up
+        to 20 s. Raises `Unavailable`.
         """
         with suppress(DaemonMissing):
             return self.connect(worker, is_heartbeat=True)

@@ -40,7 +40,7 @@ LINGER_SECONDS = 10.0
 """How long the daemon waits for a worker before it stops."""
 
 _RELEASES = {"release_lease", "store_response", "release_key"}
-"""Calls that end what a worker has started. They are done even if the worker has not waited for the response."""
+"""Calls that release something. They are executed even if the worker no longer waits for the response."""
 
 _GREETING_SECONDS = 5.0
 _ACCEPT_SECONDS = 0.25
@@ -125,7 +125,7 @@ class DaemonServer:
             if self._closing:
                 return Stopping(), None
             if (hello.version, hello.settings) != (VERSION, self._settings):
-                # After an upgrade this daemon makes way for the new one as soon as its own workers are gone.
+                # After an upgrade, this daemon ends with its last worker. Then the new version can start its own.
                 self._closing = not self._workers
                 return (Stopping() if self._closing else _rejection(hello)), None
             if hello.is_heartbeat:
@@ -143,7 +143,7 @@ class DaemonServer:
             return
         request = requests.decode(message)
         if type(request).__name__ not in _RELEASES and channel.is_abandoned():
-            raise EOFError("the caller has given up")  # and has told its client so
+            raise EOFError("the caller has given up")  # its client has got an error already
         response, lease = self._call(request, worker)
         try:
             channel.send(response)

@@ -1,4 +1,4 @@
-"""What the daemon serves behind its socket: consumer instances, the outbox, idempotency keys."""
+"""The services that workers call over the socket: consumer instances, the outbox, idempotency keys."""
 
 import logging
 import threading
@@ -36,7 +36,7 @@ _CLEANER_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
-    """The consumer instances of this node, and the way to those of other nodes."""
+    """The consumer instances of this node, and the `InstanceLocator` for those of other nodes."""
 
     sharing: InstanceSharing | None = None
 
@@ -74,7 +74,7 @@ class NodeIdempotencyKeys:
         return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
 
     def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
-        self._store.keep(caller, name, holder, response)
+        self._store.store_response(caller, name, holder, response)
 
     def release_key(self, caller: str, name: str, holder: str) -> None:
         self._store.release(caller, name, holder)
@@ -127,13 +127,13 @@ class DaemonServices:
         self._closing = threading.Event()
 
     def lookup(self, protocol: type) -> Any:
-        """Return the implementation of one of the daemon's Protocols. Raises as `instances` does."""
+        """Return the implementation of one of the daemon's Protocols. Raises `Unavailable`, `BrokerUnavailable`."""
         if protocol is IdempotencyKeys:
             return self.keys()
         return self._outbox if protocol is Tasks else self.instances()
 
     def keys(self) -> NodeIdempotencyKeys:
-        """Return the idempotency keys. Raises `Unavailable` if other nodes may take this node for gone."""
+        """Return the idempotency keys. Raises `Unavailable` if this node has no lease: others may claim its keys."""
         self._check_lease()
         return self._keys
 

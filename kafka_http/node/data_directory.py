@@ -47,7 +47,7 @@ class DataDirectory:
             )
 
     def listen(self) -> socket.socket:
-        """Create the socket that the daemon listens on. Its lock must be held: an existing file is a dead daemon's."""
+        """Create the socket that the daemon listens on. Its lock must be held, so an existing file is unused."""
         self.remove_socket()
         listener = socket.socket(socket.AF_UNIX)
         with self._address() as address:

@@ -17,14 +17,17 @@ log = logging.getLogger(__name__)
 
 _RENEW_INTERVAL = 1.0
 _LEASE_MARGIN = 0.5
-"""This node takes its lease for expired that many seconds before the database does."""
+"""Seconds before the end of its lease at which this node stops using it."""
 
 _ADOPT_AFTER_SECONDS = 5.0
-"""Instances of a node are adopted that long after the end of its lease, even if no client calls them."""
+"""Seconds after the end of a node's lease when others adopt its instances. A call for an instance does not wait."""
 
 
 class InstanceSharing:
-    """Any thread may call. Without a lease no instance of this node may be used: other nodes may have adopted it."""
+    """Renews the lease of this node, and adopts the instances of nodes whose lease has expired. Any thread may call.
+
+    Without a lease, no instance of this node may be used, because other nodes may have adopted it.
+    """
 
     def __init__(self, nodes: StoredNodes, registry: InstanceRegistry) -> None:
         self._nodes = nodes

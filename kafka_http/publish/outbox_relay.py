@@ -39,7 +39,7 @@ _POLL_SECONDS = 1.0
 
 
 class OutboxRelay:
-    """Publishes the tasks of a store: once if no process dies, else at least once.
+    """Publishes the tasks of a store: exactly once if no process is killed, otherwise at least once.
 
     The outbox creates it. `start` starts its thread, which starts a thread for each topic with tasks; `stop` ends them.
     Any thread may call.
@@ -80,7 +80,7 @@ class OutboxRelay:
 
     @contextlib.contextmanager
     def while_unsent(self, task_id: str) -> Iterator[bool]:
-        """Yield whether no record of a task was sent to Kafka. None is sent during the context."""
+        """Yield whether a task is unsent: Kafka has got none of its records. The `with` block keeps it unsent."""
         with self._lock:
             yield not any(task_id in each.sent for each in list(self._topics.values()))
 

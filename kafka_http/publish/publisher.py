@@ -1,4 +1,4 @@
-"""The write path: the records of a request in, one result for each record out."""
+"""Publishes the records of a request, and returns one result for each."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The read path: positions in, records and the next positions out."""
+"""Reads pages: the records from some positions on, and the positions to read next."""
 
 import random
 import threading
@@ -76,7 +76,7 @@ class PageReader:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Wait for nothing from now on. Reads in progress return within `WAIT_SLICE` seconds. Does not block."""
+        """Do not wait for records any more. Reads in progress return within `WAIT_SLICE` seconds. Does not block."""
         self._stopping.set()
 
     @property
@@ -118,7 +118,9 @@ class PageReader:
         """
         page = _PageBuilder(positions, limits)
         deadline = time.monotonic() + wait
-        active = random.sample(list(positions), len(positions))  # not always the same partition that does not fit
+        active = random.sample(
+            list(positions), len(positions)
+        )  # so that it is not always the same partition that does not fit
         while active and not page.is_full:
             left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(

@@ -67,7 +67,7 @@ RenderBatch = Callable[[StreamBatch], bytes]
 
 
 class SharedView(NamedTuple):
-    """What streams that share rendered batches have in common: the partitions and the form."""
+    """The partitions and the form that streams must have in common to share rendered batches."""
 
     partitions: frozenset[int]
     render: RenderBatch

@@ -125,7 +125,7 @@ class TopicFollower:
             return self._end, {each: self._positions[each] for each in positions}
 
     def leave(self, view: SharedView) -> None:
-        """Stop to follow with a view."""
+        """Stop following with a view."""
         with self._changed:
             self._views[view] -= 1
             if not self._views[view]:

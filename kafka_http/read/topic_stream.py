@@ -54,7 +54,7 @@ class StreamRequest(Struct, frozen=True):
     positions: the offset to read next of each partition.
     has_all: whether partitions that the topic gets later are read as well, from their start.
     reset: the end of the log to go to if a position is out of range.
-    reports_gaps: whether the client is told of offsets that retention has removed. Without `reset`, such a stream
+    reports_gaps: whether the client is notified of offsets that retention has removed. Without `reset`, such a stream
         continues at the earliest offset; other streams end with an error.
     is_resumed: whether the client has read this stream before. If not, the first positions must be in range.
     """

@@ -248,7 +248,7 @@ def _convert_fields(type_: str, fields: Mapping[str, Field], data: Mapping[str, 
 
 
 def _convert_any_content(convert: Convert, data: Mapping[str, Any], is_special: bool) -> Any:
-    """Convert the content of an Any: the JSON of a special type is in `value`, other fields are beside `@type`."""
+    """Convert the content of an Any: the JSON of a special type is in `value`, other fields are next to `@type`."""
     if not is_special:
         return convert({key: value for key, value in data.items() if key != "@type"})
     if data.keys() != {"@type", "value"}:

@@ -24,7 +24,7 @@ MAX_REFERENCES = 100
 """Other schemas that one schema may need, directly or not."""
 _MAX_ID = 2**31 - 1
 _OVERHEAD = 500
-"""Approximate bytes of a cached schema beside its text."""
+"""Approximate bytes of a cached schema without its text."""
 
 
 class Reference(Struct, frozen=True):

@@ -24,7 +24,7 @@ class PendingResponse(Protocol):
     timeout: float
     """Seconds after which the server sends a response even if Kafka has not answered."""
 
-    def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
+    def finish(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
         """Return status, headers and body. The server calls this once. Raises nothing."""
 
 
@@ -32,11 +32,11 @@ class FastPathHandler(Protocol):
     """Starts publishes without blocking. Any thread may call it."""
 
     def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, on_done: Callable[[], None]
     ) -> PendingResponse | None:
         """Start a publish without blocking, or do nothing and return None if the request needs a view.
 
-        `done` is called when Kafka has answered: by any thread, possibly before this method returns, possibly not
+        `on_done` is called when Kafka has answered: by any thread, possibly before this method returns, possibly not
         before `send` is called.
         """
 

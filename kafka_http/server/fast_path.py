@@ -51,8 +51,8 @@ class FastPath:
             return False  # only the application finds out the client's address
         connection.publish_token = token = object()
         started = time.monotonic()
-        done = partial(self._done, connection, token)
-        pending = self._handler.begin(request.method, request.target, request.headers, request.body, done)
+        on_done = partial(self._done, connection, token)
+        pending = self._handler.begin(request.method, request.target, request.headers, request.body, on_done)
         request_id.set("-")
         if pending is None:
             return False
@@ -95,7 +95,7 @@ class FastPath:
         pending, connection.pending_response, connection.publish_token = connection.pending_response, None, None
         if pending is None:
             return
-        status, headers, body = pending.answer()
+        status, headers, body = pending.finish()
         worker = self._worker
         worker.count_request()
         if self._access_log.is_on:

@@ -111,7 +111,7 @@ class _Client:
 
 
 class StreamSender:
-    """The streams of a worker. Its main loop calls `add` and `close`; the sender's own thread does all else."""
+    """The streams of a worker. Its main loop calls `add` and `close`; its own thread calls the rest."""
 
     def __init__(self, *, stall: float) -> None:
         """Start the thread. `stall`: seconds without progress after which a client is disconnected."""

@@ -4,7 +4,7 @@
 
 It extends gunicorn's threads so that slow and silent clients cannot occupy them. With gunicorn's own class, a client
 that keeps its side open after `Connection: close` stops the whole worker for 2 s, a client that connects and sends
-nothing occupies a thread for 5 s, and a client that vanishes during a request occupies a thread for ever.
+nothing occupies a thread for 5 s, and a client that vanishes during a request occupies a thread forever.
 """
 
 import errno

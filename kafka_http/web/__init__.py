@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out. The only package that imports Flask."""
+"""The HTTP API: parses requests and renders responses. Only this package imports Flask."""

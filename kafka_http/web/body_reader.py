@@ -97,7 +97,7 @@ class BodyReader:
         self._reserve(partial)
 
     def read(self, size: int = READ_SIZE) -> bytes:
-        """Wait for some bytes and return them, whatever `size` is. Makes this object a `wsgi.input` to drain."""
+        """Wait for some bytes and return them. `size` has no effect. `drain_body` needs it in a `wsgi.input`."""
         while not (piece := self.read_available()) and not self._source.has_ended:
             pass
         return piece

@@ -51,7 +51,7 @@ class BrowserGuard:
             )
 
     def allows(self, headers: Mapping[str, str]) -> bool:
-        """Whether a write with these headers (names in lower case) is surely allowed. Does not block.
+        """Whether a write with these headers (names in lower case) is certainly allowed. Does not block.
 
         For the fast path. If false, the view decides.
         """
@@ -62,7 +62,7 @@ class BrowserGuard:
         return not self._is_foreign(headers.get("sec-fetch-site"), headers.get("origin"), lambda: self._base_origin)
 
     def _is_foreign(self, site: str | None, origin: str | None, own: Callable[[], str]) -> bool:
-        """Whether a page of another origin sent the request. `own` gives this server's origin."""
+        """Whether a page of another origin sent the request. `own` returns this server's origin."""
         if origin is not None:
             origin = origin_of(origin)
             if origin in self._origins or any(_is_below(origin, *each) for each in self._subdomains):

@@ -65,11 +65,11 @@ class FastPathPublishes:
         self._max_values = min(_MAX_VALUES, config.max_records)
 
     def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, done: Callable[[], None]
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, on_done: Callable[[], None]
     ) -> "FastPathPublish | None":
         """Start a publish, which `send` sends. Does not block. Return None, with nothing done, if a view must respond.
 
-        Header names are in lower case, each once. `done` is called when all results are known: by any thread, so it
+        Header names are in lower case, each once. `on_done` is called when all results are known: by any thread, so it
         must not block, perhaps before this returns. It may never be called.
         """
         set_request_id(headers.get("x-request-id"))
@@ -83,7 +83,7 @@ class FastPathPublishes:
             reserved = self._bodies.reserve(len(body) + RECORD_BYTES * len(parsed.records))
         except Exception:  # the view will raise it again and respond
             return None
-        return self._begin(publish, parsed, reserved, done)
+        return self._begin(publish, parsed, reserved, on_done)
 
     def send(self) -> None:
         """Send what was started: called once for all requests that arrived together. Does not block."""
@@ -110,13 +110,13 @@ class FastPathPublishes:
         return V2Produce(head, route["v2"], number, self._formats, self._timeout)
 
     def _begin(
-        self, publish: PublishDialect, parsed: PublishRequest, reserved: int, done: Callable[[], None]
+        self, publish: PublishDialect, parsed: PublishRequest, reserved: int, on_done: Callable[[], None]
     ) -> "FastPathPublish | None":
         try:
-            pending = self._publish_view.start(publish, parsed, done)
+            pending = self._publish_view.start(publish, parsed, on_done)
         except Exception as error:  # Kafka may have some records, so no view may repeat it
             pending = partial(_raise, error)
-            done()
+            on_done()
         if pending is None:
             self._bodies.reserve(-reserved)
             return None
@@ -124,7 +124,7 @@ class FastPathPublishes:
 
 
 class FastPathPublish:
-    """A publish on its way to Kafka, until the client has its response. `answer` must be called once."""
+    """A publish on its way to Kafka, until the client has its response. `finish` must be called once."""
 
     def __init__(self, publish: PublishDialect, pending: ResponseFactory, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout
@@ -134,7 +134,7 @@ class FastPathPublish:
         self._release = release
         self._request_id = request_id.get()
 
-    def answer(self) -> WireResponse:
+    def finish(self) -> WireResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
         request_id.set(self._request_id)
         try:

@@ -13,7 +13,7 @@ from kafka_http.web.responses import json_response
 
 HEALTH, READY = "/health", "/ready"
 FRESH_SECONDS = 2.0
-"""How long a response of Kafka counts for `/ready`."""
+"""Seconds for which `/ready` relies on the last response of Kafka."""
 
 
 class HealthRoutes:

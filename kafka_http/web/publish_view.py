@@ -86,17 +86,17 @@ class PublishView:
         return self._publisher.publish(dialect.topic, parsed, deadlines, on_complete)
 
     def start(
-        self, dialect: PublishDialect, parsed: PublishRequest, done: Callable[[], None]
+        self, dialect: PublishDialect, parsed: PublishRequest, on_done: Callable[[], None]
     ) -> ResponseFactory | None:
         """Start a publish without blocking. Return None, with nothing done, if it would block or raise.
 
-        `done` is called when all results are known: by any thread, so it must not block, perhaps before this returns.
-        It may never be called.
+        Any thread calls `on_done` when all results are known, perhaps before this returns. It must not block. It may
+        never be called.
         """
         if dialect.respond_async is None:
-            started = self._publisher.start(dialect.topic, parsed, dialect.timeout, done)
+            started = self._publisher.start(dialect.topic, parsed, dialect.timeout, on_done)
             return None if started is None else lambda: dialect.response(started.published())
-        accepting = self._deferred.start(dialect.topic, parsed, dialect.respond_async.callback_url, done)
+        accepting = self._deferred.start(dialect.topic, parsed, dialect.respond_async.callback_url, on_done)
         return None if accepting is None else lambda: dialect.accepted_response(accepting.accepted())
 
 

@@ -71,14 +71,14 @@ def error_headers(error: KafkaHttpError) -> dict[str, str]:
 
 
 def render_error(error: KafkaHttpError, **more: Any) -> RenderedResponse:
-    """Render an error of the /messages dialect. `more` are fields beside `error`."""
+    """Render an error of the /messages dialect. `more` are further fields next to `error`."""
     return render_json({"error": error.as_object(), **more}, error.status, error_headers(error))
 
 
 def render_v2_error(
     error: KafkaHttpError, accept: str | None, headers: Mapping[str, str] | None = None, **more: Any
 ) -> RenderedResponse:
-    """Render an error of the v2 API. `more` are fields beside `error_code` and `message`."""
+    """Render an error of the v2 API. `more` are further fields."""
     message = _V2_MESSAGES.get(type(error), error.message)
     return _render_v2_error(error.code, message, accept, {**error_headers(error), **(headers or {})}, **more)
 
@@ -88,7 +88,7 @@ def _render_v2_error(
 ) -> RenderedResponse:
     try:
         content_type = v2_response_type(accept)
-    except NotAcceptable:  # an error is sent whatever the client accepts
+    except NotAcceptable:  # an error is sent even if the client does not accept its type
         content_type = V2
     body = json_bytes({"error_code": code, "message": message, **more})
     return RenderedResponse(status_of(code), headers, content_type, body)

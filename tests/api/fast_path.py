@@ -40,6 +40,6 @@ class FastPathMiddleware:
         self.taken += 1
         self._fast_path.send()
         done.wait(TIMEOUT)
-        status, response_headers, response_body = pending.answer()
+        status, response_headers, response_body = pending.finish()
         start_response(status, list(response_headers))
         return [response_body]

@@ -28,4 +28,4 @@ def test_fast_path_publishes_complete_after_send(
     assert None not in begun
     fast_path.send()
     assert all(each.wait(5) for each in done)
-    assert [each.answer()[0] for each in begun if each is not None] == [status] * 2
+    assert [each.finish()[0] for each in begun if each is not None] == [status] * 2

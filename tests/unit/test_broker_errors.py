@@ -5,7 +5,7 @@ import inspect
 import kafka.errors
 import pytest
 
-from kafka_http.broker.error_map import EXCEPTIONS, error_class, result_of, translate
+from kafka_http.broker.error_map import OVERRIDES, error_class, result_of, translate
 from kafka_http.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -30,15 +30,15 @@ CLASSES = sorted(
 def test_error_map_covers_the_errors_of_the_pinned_kafka_python() -> None:
     """The exceptions were chosen with this list of errors in view; a new kafka-python needs another look."""
     assert len(CLASSES) == 156  # 157 names: CorruptRecordException is the old name of CorruptRecordError
-    assert set(EXCEPTIONS) <= set(CLASSES)
+    assert set(OVERRIDES) <= set(CLASSES)
 
 
-@pytest.mark.parametrize("kind", sorted(EXCEPTIONS, key=lambda each: each.__name__), ids=lambda each: each.__name__)
+@pytest.mark.parametrize("kind", sorted(OVERRIDES, key=lambda each: each.__name__), ids=lambda each: each.__name__)
 def test_exception_that_repeats_the_rule_or_its_base_class_is_not_listed(kind: type[kafka.errors.KafkaError]) -> None:
-    others = {each: ours for each, ours in EXCEPTIONS.items() if each is not kind}
+    others = {each: ours for each, ours in OVERRIDES.items() if each is not kind}
     inherited = next((others[base] for base in kind.__mro__ if base in others), None)
     by_rule = RetriableBrokerError if getattr(kind, "retriable", False) else BrokerError
-    assert EXCEPTIONS[kind] is not (inherited or by_rule)
+    assert OVERRIDES[kind] is not (inherited or by_rule)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda each: each.__name__)

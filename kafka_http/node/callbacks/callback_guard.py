@@ -182,7 +182,7 @@ def kind_if_not_public(address: Address) -> str:
     """What an address is that is not public, such as `a loopback address`; empty for a public one.
 
     A NAT64 address (RFC 6052) counts as the IPv4 address in it. Addresses of a network's own NAT64, 6to4 and Teredo
-    are not public, whatever they contain: nobody offers a service there.
+    are never public, because no service is offered there.
     """
     address = _as_ipv4(address)
     if address in _NAT64:

@@ -25,7 +25,7 @@ _IDLE_SECONDS = 30.0
 _BUSY_SECONDS = 1.0
 _MIN_SECONDS = 0.02
 """Time to the next query of the store: at most `_IDLE_SECONDS`, and at least one of the others. While callbacks are in
-progress, the store takes them for due and their end wakes the sender, so the longer minimum is enough."""
+progress, the store reports them as due. Their end wakes the sender, so the longer minimum is enough."""
 
 
 class CallbackStore(Protocol):
@@ -58,7 +58,7 @@ class CallbackStore(Protocol):
 
 
 class CallbackSender:
-    """One thread queries the store for due callbacks, and each callback is made by a thread of its own.
+    """One thread queries the store for due callbacks, and a thread for each callback sends it.
 
     The outbox of the node creates, starts and stops it. All methods are safe for threads.
     """

@@ -8,7 +8,7 @@ _MAX_BLOCKED = 10_000
 
 
 class PerHostLimiter:
-    """Gives each callback a slot, and one host half of the slots. Any thread may call.
+    """Gives each callback a slot, and one host at most half of the slots. Any thread may call.
 
     A callback whose host has no free slot is blocked: `busy` lists it until `unblock`, so that the store is not asked
     for it again and again. Only its id is kept.
@@ -41,7 +41,7 @@ class PerHostLimiter:
             return True
 
     def release(self, task_id: str) -> None:
-        """Give back the slot of a callback."""
+        """Release the slot of a callback."""
         with self._changed:
             host = self._host_of.pop(task_id)
             self._running[host] -= 1

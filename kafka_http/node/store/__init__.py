@@ -1,4 +1,4 @@
-"""The node's state, in SQLite or PostgreSQL: what must outlive every process."""
+"""The persistent state of a node, in SQLite or PostgreSQL."""
 
 from kafka_http.node.store.database import Database, open_database, parse_store_url
 from kafka_http.node.store.stored_instances import StoredInstances

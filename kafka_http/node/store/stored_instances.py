@@ -19,14 +19,14 @@ from kafka_http.records import (
     TopicPartition,
 )
 
-_THIS = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
-_OURS = (*_THIS, instances.c.owner == bindparam("of_owner"))
-_FIND = select(instances.c.group_instance_id).where(*_THIS)
+_SAME_NAME = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
+_OWNED = (*_SAME_NAME, instances.c.owner == bindparam("of_owner"))
+_FIND = select(instances.c.group_instance_id).where(*_SAME_NAME)
 _DEFINITION = ("settings", "topics", "pattern", "partitions")
 _PROGRESS = ("generation", "positions", "delivered", "committed", "topic_ids")
-_DEFINE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _DEFINITION})
-_SAVE = update(instances).where(*_OURS).values({each: bindparam(each) for each in _PROGRESS})
-_DELETE = delete(instances).where(*_OURS)
+_DEFINE = update(instances).where(*_OWNED).values({each: bindparam(each) for each in _DEFINITION})
+_SAVE = update(instances).where(*_OWNED).values({each: bindparam(each) for each in _PROGRESS})
+_DELETE = delete(instances).where(*_OWNED)
 _LOAD = select(instances).where(instances.c.owner == bindparam("of_owner"))
 
 
@@ -57,59 +57,59 @@ class StoredInstances:
 
     def create(self, definition: InstanceDefinition) -> None:
         def create(connection: Connection) -> None:
-            there = connection.scalar(_FIND, _this(definition.group, definition.name))
-            if there is None:
+            member_id = connection.scalar(_FIND, _name_values(definition.group, definition.name))
+            if member_id is None:
                 connection.execute(insert(instances), _new_row(definition) | {"owner": self._node_id})
-            elif there != definition.member_id:
+            elif member_id != definition.member_id:
                 raise InstanceExists()
 
         self._database.write(create)
 
     def update(self, definition: InstanceDefinition) -> None:
-        self._execute(_DEFINE, self._ours(definition.group, definition.name) | _defined(definition))
+        self._execute(_DEFINE, self._owned(definition.group, definition.name) | _definition_values(definition))
 
     def save(self, group: str, name: str, progress: InstanceProgress, *, durable: bool = True) -> None:
-        values = self._ours(group, name) | _progressed(progress)
+        values = self._owned(group, name) | _progress_values(progress)
         self._database.write(lambda connection: connection.execute(_SAVE, values), durable=durable)
 
     def delete(self, group: str, name: str) -> None:
-        self._execute(_DELETE, self._ours(group, name))
+        self._execute(_DELETE, self._owned(group, name))
 
     def load(self) -> list[StoredInstance]:
-        ours = {"of_owner": self._node_id}
-        rows = self._database.write(lambda connection: connection.execute(_LOAD, ours).mappings().all())
+        owner = {"of_owner": self._node_id}
+        rows = self._database.write(lambda connection: connection.execute(_LOAD, owner).mappings().all())
         return [instance_from_row(row) for row in rows]
 
-    def _ours(self, group: str, name: str) -> dict[str, Any]:
-        return _this(group, name) | {"of_owner": self._node_id}
+    def _owned(self, group: str, name: str) -> dict[str, Any]:
+        return _name_values(group, name) | {"of_owner": self._node_id}
 
     def _execute(self, statement: Any, values: Mapping[str, Any]) -> None:
         self._database.write(lambda connection: connection.execute(statement, values))
 
 
 def _other_cluster(count: int, waiting: int, known: str, other: str) -> Unavailable:
-    held = f"{count} consumer instances" + (f" and {waiting} tasks" if waiting else "")
+    content = f"{count} consumer instances" + (f" and {waiting} tasks" if waiting else "")
     return Unavailable(
-        f"The state store holds {held} of the Kafka cluster {known}, but bootstrap_servers are brokers of the "
+        f"The state store holds {content} of the Kafka cluster {known}, but bootstrap_servers are brokers of the "
         f"cluster {other}. Set bootstrap_servers to their cluster, or set another data_dir or store_url."
     )
 
 
-def _this(group: str, name: str) -> dict[str, Any]:
+def _name_values(group: str, name: str) -> dict[str, Any]:
     return {"of_group": group, "of_name": name}
 
 
 def _new_row(definition: InstanceDefinition) -> dict[str, Any]:
-    whose = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
-    return whose | _defined(definition) | _progressed(InstanceProgress())
+    identity = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
+    return identity | _definition_values(definition) | _progress_values(InstanceProgress())
 
 
-def _defined(definition: InstanceDefinition) -> dict[str, Any]:
+def _definition_values(definition: InstanceDefinition) -> dict[str, Any]:
     settings, topics, partitions = map(_json, (definition.settings, definition.topics, definition.partitions))
     return dict(zip(_DEFINITION, (settings, topics, definition.pattern, partitions), strict=True))
 
 
-def _progressed(progress: InstanceProgress) -> dict[str, Any]:
+def _progress_values(progress: InstanceProgress) -> dict[str, Any]:
     parts = map(_json, (progress.positions, progress.delivered, progress.committed, progress.ids))
     return dict(zip(_PROGRESS, (progress.generation, *parts), strict=True))
 

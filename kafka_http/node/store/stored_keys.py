@@ -17,8 +17,8 @@ from kafka_http.records import KeyClaimResult, StoredResponse
 IsGone = Callable[[str], bool]
 """Returns whether a worker of this node, by its name, can no longer complete its requests. Must not block."""
 
-_THIS = (keys.c.caller == bindparam("of_caller"), keys.c.name == bindparam("of_name"))
-_HELD = (*_THIS, keys.c.holder == bindparam("of_holder"))
+_SAME_KEY = (keys.c.caller == bindparam("of_caller"), keys.c.name == bindparam("of_name"))
+_HELD = (*_SAME_KEY, keys.c.holder == bindparam("of_holder"))
 _IS_RUNNING = keys.c.status.is_(None)
 _RESPONSE_COLUMNS = ("status", "headers", "body")
 
@@ -26,7 +26,7 @@ _INSERT = text(
     "INSERT INTO idempotency_keys (caller, name, fingerprint, holder, created) "
     "VALUES (:of_caller, :of_name, :fingerprint, :holder, :created) ON CONFLICT (caller, name) DO NOTHING"
 )
-_FIND = select(keys).where(*_THIS)
+_FIND = select(keys).where(*_SAME_KEY)
 _TAKE = (
     update(keys)
     .where(*_HELD, keys.c.created == bindparam("of_created"))
@@ -59,33 +59,33 @@ class StoredKeys:
         self._retention = retention
 
     def claim(self, caller: str, name: str, fingerprint: str, holder: str, is_gone: IsGone) -> KeyClaimResult:
-        """See `IdempotencyKeys.claim_key`."""
-        ours = f"{self._node_id}/{holder}"
-        new = _this(caller, name) | {"fingerprint": fingerprint, "holder": ours, "created": time.time()}
+        """Claim a key if it is new, if its response has expired, or if the worker of its holder `is_gone`."""
+        node_holder = f"{self._node_id}/{holder}"
+        new = _key_values(caller, name) | {"fingerprint": fingerprint, "holder": node_holder, "created": time.time()}
         shortage = self._shortage()  # may run a transaction itself, so not inside the one below
 
         def claim(connection: Connection) -> KeyClaimResult:
-            if shortage is not None and connection.execute(_FIND, _this(caller, name)).first() is None:
+            if shortage is not None and connection.execute(_FIND, _key_values(caller, name)).first() is None:
                 raise shortage
             if connection.execute(_INSERT, new).rowcount:
                 return KeyClaimResult("claimed")
-            row = connection.execute(_FIND, _this(caller, name)).mappings().first()
+            row = connection.execute(_FIND, _key_values(caller, name)).mappings().first()
             if row is None:  # another node has just removed it
                 return KeyClaimResult("in_progress")
-            if row["holder"] == ours:
+            if row["holder"] == node_holder:
                 return KeyClaimResult("claimed")
             if self._is_claimable(connection, row, is_gone):
-                held = {"of_holder": row["holder"], "of_created": row["created"]}
-                taken = connection.execute(_TAKE, new | held | dict.fromkeys(_RESPONSE_COLUMNS))
+                current = {"of_holder": row["holder"], "of_created": row["created"]}
+                taken = connection.execute(_TAKE, new | current | dict.fromkeys(_RESPONSE_COLUMNS))
                 return KeyClaimResult("claimed" if taken.rowcount else "in_progress")
             return _claim_of_another(row, fingerprint)
 
         return self._database.write(claim)
 
-    def keep(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
+    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
         headers = msgspec.json.encode(response.headers).decode()
-        kept = {"status": response.status, "headers": headers, "body": response.body}
-        self._execute(_STORE_RESPONSE, self._held(caller, name, holder) | kept)
+        values = {"status": response.status, "headers": headers, "body": response.body}
+        self._execute(_STORE_RESPONSE, self._held(caller, name, holder) | values)
 
     def release(self, caller: str, name: str, holder: str) -> None:
         self._execute(_RELEASE, self._held(caller, name, holder))
@@ -129,12 +129,12 @@ class StoredKeys:
         return connection.execute(leased).first() is None
 
     def _running(self, connection: Connection) -> list[dict[str, Any]]:
-        ours = keys.c.holder.like(f"{self._node_id}/%")
-        found = connection.execute(select(keys.c.caller, keys.c.name, keys.c.holder).where(_IS_RUNNING, ours))
-        return [_this(caller, name) | {"of_holder": holder} for caller, name, holder in found]
+        of_this_node = keys.c.holder.like(f"{self._node_id}/%")
+        found = connection.execute(select(keys.c.caller, keys.c.name, keys.c.holder).where(_IS_RUNNING, of_this_node))
+        return [_key_values(caller, name) | {"of_holder": holder} for caller, name, holder in found]
 
     def _held(self, caller: str, name: str, holder: str) -> dict[str, Any]:
-        return _this(caller, name) | {"of_holder": f"{self._node_id}/{holder}"}
+        return _key_values(caller, name) | {"of_holder": f"{self._node_id}/{holder}"}
 
     def _execute(self, statement: Any, values: Mapping[str, Any]) -> None:
         self._database.write(lambda connection: connection.execute(statement, values))
@@ -150,7 +150,7 @@ def _claim_of_another(row: Mapping[Any, Any], fingerprint: str) -> KeyClaimResul
     )
 
 
-def _this(caller: str, name: str) -> dict[str, Any]:
+def _key_values(caller: str, name: str) -> dict[str, Any]:
     return {"of_caller": caller, "of_name": name}
 
 

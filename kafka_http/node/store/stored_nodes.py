@@ -59,8 +59,8 @@ class StoredNodes:
 
         def renew(connection: Connection) -> None:
             values = {"url": self._url, "leased_until": database_time(connection) + LEASE_SECONDS}
-            ours = nodes.c.node_id == self.node_id
-            if not connection.execute(update(nodes).where(ours).values(values)).rowcount:
+            own = nodes.c.node_id == self.node_id
+            if not connection.execute(update(nodes).where(own).values(values)).rowcount:
                 connection.execute(insert(nodes).values({"node_id": self.node_id} | values))
 
         self._database.write(renew)
@@ -69,8 +69,8 @@ class StoredNodes:
         """End the lease, so that other nodes can adopt this node's instances at once."""
 
         def release(connection: Connection) -> None:
-            ours = nodes.c.node_id == self.node_id
-            connection.execute(update(nodes).where(ours).values(leased_until=database_time(connection)))
+            own = nodes.c.node_id == self.node_id
+            connection.execute(update(nodes).where(own).values(leased_until=database_time(connection)))
 
         self._database.write(release)
 
@@ -105,14 +105,14 @@ class StoredNodes:
         """Take over an instance whose owner's lease has expired. Returns None if another node was faster."""
 
         def adopt(connection: Connection) -> StoredInstance | None:
-            this = (instances.c.group_id == group, instances.c.name == name)
+            same_name = (instances.c.group_id == group, instances.c.name == name)
             leased = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
             taken = connection.execute(
-                update(instances).where(*this, instances.c.owner.not_in(leased)).values(owner=self.node_id)
+                update(instances).where(*same_name, instances.c.owner.not_in(leased)).values(owner=self.node_id)
             )
             if not taken.rowcount:
                 return None
-            return instance_from_row(connection.execute(select(instances).where(*this)).mappings().one())
+            return instance_from_row(connection.execute(select(instances).where(*same_name)).mappings().one())
 
         return self._database.write(adopt)
 

@@ -156,8 +156,8 @@ class StoredTasks:
 
     def release(self, topic: str) -> None:
         if self._database.is_shared:
-            ours = (topic_owners.c.topic == topic, topic_owners.c.owner == self._node_id)
-            self._database.write(lambda connection: connection.execute(delete(topic_owners).where(*ours)))
+            owned = (topic_owners.c.topic == topic, topic_owners.c.owner == self._node_id)
+            self._database.write(lambda connection: connection.execute(delete(topic_owners).where(*owned)))
 
     def cancel(self, task_id: str) -> bool:
         def cancel(connection: Connection) -> bool:
@@ -192,14 +192,14 @@ class StoredTasks:
         """Return whether this node owns the topic. It becomes the owner if no other node with a lease is."""
         if not self._database.is_shared:
             return True
-        there = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()
-        if there is None:
-            ours = {"topic": topic, "owner": self._node_id}
-            return bool(connection.execute(postgresql.insert(topic_owners).on_conflict_do_nothing(), ours).rowcount)
-        if there.owner != self._node_id:
-            alive = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
-            this = (topic_owners.c.topic == topic, topic_owners.c.owner.not_in(alive))
-            return bool(connection.execute(update(topic_owners).where(*this).values(owner=self._node_id)).rowcount)
+        row = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()
+        if row is None:
+            new = {"topic": topic, "owner": self._node_id}
+            return bool(connection.execute(postgresql.insert(topic_owners).on_conflict_do_nothing(), new).rowcount)
+        if row.owner != self._node_id:
+            leased = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
+            expired = (topic_owners.c.topic == topic, topic_owners.c.owner.not_in(leased))
+            return bool(connection.execute(update(topic_owners).where(*expired).values(owner=self._node_id)).rowcount)
         return True
 
 

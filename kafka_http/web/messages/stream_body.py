@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 END = ";end"
 """Ends the last `id:` of a stream that has reached its end. A client that reconnects with it gets nothing more."""
 _RECONNECT_MS = (500, 2500)
-"""The range of the clients' delay before they reconnect to a server that stops, so that they do not come together."""
+"""The range of the delay before clients reconnect to a server that stops. They should not reconnect together."""
 _STOPPING_MESSAGE = "Server is stopping. Continue from next."
 _WAIT_SECONDS = 1.0
 """How long a thread waits for the next event before it checks the keepalive."""
@@ -123,7 +123,7 @@ def _record_line(formats: Formats, topic: str, decode_as: TopicFormat, record: R
 
 
 def _position_after(error: KafkaHttpError, position: PartitionOffsets, *, has_all: bool) -> str:
-    """Return where to continue after an error. A deleted topic's offsets mean nothing for its successor."""
+    """Return where to continue after an error. A deleted topic's offsets are invalid in a new topic of its name."""
     if not isinstance(error, TopicNotFound):
         return position_text(position, has_all=has_all)
     return ALL if has_all else ",".join(f"{partition}:{EARLIEST}" for partition in sorted(position))
@@ -180,11 +180,11 @@ class StreamBody:
         return data
 
     def watch(self, on_data: Callable[[], None]) -> None:
-        """Have `on_data` called when `next` may return something. Any thread calls it, so it must not block."""
+        """Call `on_data` when `next` may return something. Any thread calls it, so it must not block."""
         self._followers.watch(on_data)
 
     def close(self) -> None:
-        """End the stream. The client has received all, or is gone."""
+        """End the stream. The client has received everything, or is disconnected."""
         self._stream.close()
 
     def _next(self, wait: float) -> bytes:

@@ -177,8 +177,8 @@ class V2ConsumerRoutes:
     def records(self, group: str, name: str) -> Response:
         """GET …/records: read the next page.
 
-        The lease is acquired before the request is checked, because it has the instance's settings: so a page takes two
-        calls of the daemon, one to acquire the lease and one to release it.
+        The lease is acquired before the request is checked, because the lease has the instance's settings. A page takes
+        two calls of the daemon: one acquires the lease and one releases it.
         """
         began = time.monotonic()
         acquired = self._acquire_now(group, name)
@@ -227,7 +227,7 @@ class V2ConsumerRoutes:
                 lease = self._acquire(group, name, max(0, until - time.monotonic()))
             page = None if lease is None else self._reader.read(lease, limits, until)
         if page is not None and not page.records:
-            page.delivered()
+            page.confirm()
             return None
         return page
 
@@ -241,7 +241,7 @@ class V2ConsumerRoutes:
         try:
             return compress(request, render_v2(self._formats, format_, page.records))
         except BaseException:
-            page.lost()
+            page.discard()
             raise
 
     def _body(self) -> bytes:
@@ -265,11 +265,11 @@ class _PageBody(Iterator[bytes]):
     def __next__(self) -> bytes:
         if self._parts:
             return self._parts.pop()
-        self._finish(LeasedPage.delivered)
+        self._finish(LeasedPage.confirm)
         raise StopIteration
 
     def close(self) -> None:
-        self._finish(LeasedPage.lost)
+        self._finish(LeasedPage.discard)
 
     def _finish(self, finish: Callable[[LeasedPage], None]) -> None:
         page, self._page = self._page, None
