@@ -12,7 +12,7 @@ from kafka_http.broker.admin_client import Admin
 from kafka_http.broker.batch_codec import BatchReader, record_size
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.leader_requests import LeaderRequests, PartitionResponses, is_out_of_range
-from kafka_http.broker.prefetch_buffer import PrefetchBuffer, PrefetchedBatches, PrefetchedRead
+from kafka_http.broker.prefetch_buffer import PrefetchBuffer, PrefetchedBatches, ReadConditions
 from kafka_http.broker.record_search import RecordSearch
 from kafka_http.broker.topic_metadata import TopicMetadata
 from kafka_http.errors import KafkaHttpError, TopicRecreated
@@ -143,14 +143,14 @@ class Fetcher:
 
     def _fetch_page(self, positions: Positions, page: _PageLimits, wait: float) -> Fetched:
         """Return the prefetched records, and fetch the partitions that have none."""
-        view, prefetched = self._take_prefetched(positions, page)
+        conditions, prefetched = self._take_prefetched(positions, page)
         missing = {tp: at for tp, at in positions.items() if tp not in prefetched or not prefetched[tp].has_more}
         has_some = len(missing) < len(positions)
         responses: PartitionResponses = {}
         if not has_some or not _are_at_end(missing, prefetched):
             responses = self._fetch_missing(missing, page, 0 if has_some else wait, is_continued=bool(prefetched))
-            if (now := self._view_of(positions, page)) != view:
-                view, prefetched = now, {}  # a topic was recreated: drop the prefetched records
+            if (now := self._conditions(positions, page)) != conditions:
+                conditions, prefetched = now, {}  # a topic was recreated: drop the prefetched records
         ranges = self._offset_ranges(
             [each for each, response in responses.items() if is_out_of_range(response)], page.isolation
         )
@@ -159,31 +159,33 @@ class Fetcher:
         for tp in ranges:
             del prefetched[tp]
         records, size = _take_records({tp: prefetched[tp] for tp in positions if tp in prefetched}, page)
-        self._buffer.put(prefetched, view)
+        self._buffer.put(prefetched, conditions)
         next_positions = {tp: prefetch.reader.position for tp, prefetch in prefetched.items()}
         at_end = frozenset(tp for tp in responses if tp in prefetched and prefetched[tp].is_at_end)
         return Fetched(records, next_positions, at_end, ranges, size)
 
     def _take_prefetched(
         self, positions: Positions, page: _PageLimits
-    ) -> tuple[PrefetchedRead, dict[TopicPartition, PrefetchedBatches]]:
+    ) -> tuple[ReadConditions, dict[TopicPartition, PrefetchedBatches]]:
         """Return the prefetched records, unless a topic was recreated."""
-        view = self._view_of(positions, page)
-        prefetched = self._buffer.take(positions, view)
+        conditions = self._conditions(positions, page)
+        prefetched = self._buffer.take(positions, conditions)
         since = time.monotonic() - _SAME_TOPIC_SECONDS
-        seen = all(each in self._confirmed_at and self._confirmed_at[each] > since for each in view.topic_ids.values())
+        seen = all(
+            each in self._confirmed_at and self._confirmed_at[each] > since for each in conditions.topic_ids.values()
+        )
         if not seen and any(each.has_more for each in prefetched.values()):
             try:
-                now = self._view_of(positions, page, _SAME_TOPIC_SECONDS)
+                now = self._conditions(positions, page, _SAME_TOPIC_SECONDS)
             except KafkaHttpError as error:
                 if error.retry_after is None:
                     raise
-                return view, prefetched  # without brokers no topic is recreated
-            if now != view:
+                return conditions, prefetched  # without brokers no topic is recreated
+            if now != conditions:
                 return now, {}
-        return view, prefetched
+        return conditions, prefetched
 
-    def _view_of(self, positions: Positions, page: _PageLimits, max_age: float = float("inf")) -> PrefetchedRead:
+    def _conditions(self, positions: Positions, page: _PageLimits, max_age: float = float("inf")) -> ReadConditions:
         """Return the topic ids and the isolation. Raises `TopicRecreated` if a topic does not have its id in `page`."""
         ids = {topic: self._metadata.topic_id(topic, max_age) for topic in {each.topic for each in positions}}
         for topic, topic_id in page.ids.items():
@@ -191,7 +193,7 @@ class Fetcher:
                 ids[topic] = self._metadata.topic_id(topic, 0)  # the caller may have seen the new topic already
                 if ids[topic] != topic_id:
                     raise TopicRecreated(topic)
-        return PrefetchedRead(ids, page.isolation)
+        return ReadConditions(ids, page.isolation)
 
     def _fetch_missing(
         self, positions: Positions, page: _PageLimits, wait: float, *, is_continued: bool
@@ -218,10 +220,12 @@ class Fetcher:
         def request(partitions: Sequence[TopicPartition], wait_limit: float) -> FetchRequest:
             nonlocal sent_at
             requested = {tp: positions[tp] for tp in partitions}
-            view = self._view_of(requested, page)
+            conditions = self._conditions(requested, page)
             sent_at = time.monotonic()
-            topic_names.update({topic_id: topic for topic, topic_id in view.topic_ids.items() if topic_id is not None})
-            return _fetch_request(requested, view, share, min(size, share * len(partitions)), wait_limit)
+            topic_names.update(
+                {topic_id: topic for topic, topic_id in conditions.topic_ids.items() if topic_id is not None}
+            )
+            return _fetch_request(requested, conditions, share, min(size, share * len(partitions)), wait_limit)
 
         def by_partition(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
             for topic in response.responses:
@@ -294,12 +298,14 @@ def _take_records(
     return records, page.size - size
 
 
-def _fetch_request(positions: Positions, view: PrefetchedRead, share: int, size: int, wait: float) -> FetchRequest:
+def _fetch_request(
+    positions: Positions, conditions: ReadConditions, share: int, size: int, wait: float
+) -> FetchRequest:
     """A fetch request without a session for `share` bytes of each partition, `size` in all.
 
     It has topic ids if all are known. The versions with topic ids have no names.
     """
-    ids = view.topic_ids
+    ids = conditions.topic_ids
     topics: dict[str, list[Any]] = {each.topic: [] for each in positions}
     for tp, offset in positions.items():
         topics[tp.topic].append(
@@ -317,7 +323,7 @@ def _fetch_request(positions: Positions, view: PrefetchedRead, share: int, size:
         max_wait_ms=int(wait * 1000),
         min_bytes=1,
         max_bytes=size,
-        isolation_level=_LEVEL[view.isolation],
+        isolation_level=_LEVEL[conditions.isolation],
         session_id=0,
         session_epoch=-1,
         topics=[

@@ -124,9 +124,9 @@ class PatchedProducer(KafkaProducer):
     ) -> PendingAppend:
         """Append records for one partition; `wakeup` sends them.
 
-        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. The producer's thread
-        calls `on_done` when all results are known, perhaps before this method returns. With `is_untimed`, records without
-        a timestamp get none. Raises `IllegalStateError` if the producer is closed.
+        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. The producer's
+        thread calls `on_done` when all results are known, perhaps before this method returns. With `is_untimed`,
+        records without a timestamp get none. Raises `IllegalStateError` if the producer is closed.
         """
         append = PartitionAppend(partition, records, on_done, is_untimed=is_untimed)
         accumulator = cast("batches.PatchedAccumulator", self._accumulator)

@@ -45,8 +45,8 @@ class PrefetchedBatches:
         return self._at > time
 
 
-class PrefetchedRead(NamedTuple):
-    """What two reads must have in common to share records: the topic ids by name, and the isolation."""
+class ReadConditions(NamedTuple):
+    """Reads with equal topic ids (by topic name) and equal isolation may share prefetched records."""
 
     topic_ids: TopicIds
     isolation: Isolation
@@ -67,20 +67,20 @@ class PrefetchBuffer:
         self.size = 0
         """Approximate number of bytes in the buffer."""
 
-    def take(self, positions: Positions, view: PrefetchedRead) -> dict[TopicPartition, PrefetchedBatches]:
+    def take(self, positions: Positions, conditions: ReadConditions) -> dict[TopicPartition, PrefetchedBatches]:
         """Remove and return the entries at these positions. An empty entry shows that its reader continues there."""
         if not self._entries:
             return {}
         oldest = self._clock() - MAX_AGE_SECONDS
         with self._lock:
-            found = {tp: self._pop(_key(tp, at, view)) for tp, at in positions.items()}
+            found = {tp: self._pop(_key(tp, at, conditions)) for tp, at in positions.items()}
         return {tp: entry for tp, entry in found.items() if entry is not None and entry.is_newer_than(oldest)}
 
-    def put(self, entries: Mapping[TopicPartition, PrefetchedBatches], view: PrefetchedRead) -> None:
+    def put(self, entries: Mapping[TopicPartition, PrefetchedBatches], conditions: ReadConditions) -> None:
         """Store entries. The oldest are dropped if there is no room."""
         with self._lock:
             for tp, entry in entries.items():
-                key = _key(tp, entry.reader.position, view)
+                key = _key(tp, entry.reader.position, conditions)
                 size = entry.reader.memory + _ENTRY_BYTES
                 self._pop(key)
                 if size <= self._limit // _MIN_ENTRIES:
@@ -105,5 +105,5 @@ class PrefetchBuffer:
 _Key = tuple[TopicPartition, int, object, Isolation]
 
 
-def _key(tp: TopicPartition, offset: int, view: PrefetchedRead) -> _Key:
-    return tp, offset, view.topic_ids[tp.topic], view.isolation
+def _key(tp: TopicPartition, offset: int, conditions: ReadConditions) -> _Key:
+    return tp, offset, conditions.topic_ids[tp.topic], conditions.isolation

@@ -71,18 +71,13 @@ def _is_served(directory: Any) -> bool:
 def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     from kafka_http.logs import configure_logging
     from kafka_http.node.daemon_launcher import config_from_json, settings_digest
-    from kafka_http.node.store import StoredInstances, StoredKeys, StoredTasks, open_database
+    from kafka_http.node.store import open_database
 
     config = config_from_json(parameters["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url, config.outbox_min_free)
     node_id = directory.node_id() if database.is_shared else ""
-    is_needed = (
-        StoredInstances(database, node_id).load()
-        or StoredTasks(database, node_id).has_work()
-        or StoredKeys(database, node_id).has_running()
-    )
-    if parameters["if_needed"] and not is_needed:
+    if not _is_needed(database, node_id) and parameters["if_needed"]:
         _report(serves=False)
         return
 
@@ -100,6 +95,17 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     server.close()
     services.close()
     database.close()
+
+
+def _is_needed(database: Any, node_id: str) -> bool:
+    """Return whether the store has instances, pending tasks or callbacks, or keys in progress."""
+    from kafka_http.node.store import StoredInstances, StoredKeys, StoredTasks
+
+    return (
+        bool(StoredInstances(database, node_id).load())
+        or StoredTasks(database, node_id).has_work()
+        or StoredKeys(database, node_id).has_running()
+    )
 
 
 def _report(**report: Any) -> None:

@@ -66,8 +66,8 @@ RenderBatch = Callable[[StreamBatch], bytes]
 """Renders a batch. Must be hashable; functions that are equal have equal output."""
 
 
-class SharedView(NamedTuple):
-    """The partitions and the form that streams must have in common to share rendered batches."""
+class StreamForm(NamedTuple):
+    """The partitions and the rendering of a stream. Streams of the same form share rendered batches."""
 
     partitions: frozenset[int]
     render: RenderBatch

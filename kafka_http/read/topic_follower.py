@@ -10,7 +10,7 @@ from uuid import UUID
 
 from kafka_http.errors import KafkaHttpError
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.read.stream_batch import SharedView, StreamBatch
+from kafka_http.read.stream_batch import StreamBatch, StreamForm
 from kafka_http.records import Isolation, PartitionOffsets, TopicPartition, payload_size
 from kafka_http.topics import NEW_PARTITIONS_SECONDS
 
@@ -96,7 +96,7 @@ class TopicFollower:
         self._on_progress = on_progress
         self._changed = threading.Condition()
         self._positions: dict[int, int] = {}
-        self._views: Counter[SharedView] = Counter()
+        self._forms: Counter[StreamForm] = Counter()
         self._batches: deque[FollowedBatch] = deque()
         self._end = 0
         self._size = 0
@@ -111,8 +111,8 @@ class TopicFollower:
         """Start the thread."""
         threading.Thread(target=self._run, name=f"follower of {self._topic}", daemon=True).start()
 
-    def join(self, view: SharedView, positions: PartitionOffsets) -> tuple[int, PartitionOffsets] | None:
-        """Follow with a view. Return the number of its first batch and the offsets where that batch starts.
+    def join(self, form: StreamForm, positions: PartitionOffsets) -> tuple[int, PartitionOffsets] | None:
+        """Follow for a stream of this form. Return the number of its first batch and the offsets where it starts.
 
         A partition that is not followed yet is followed from the given position. Returns None if the follower is
         closed: use another one then.
@@ -121,15 +121,15 @@ class TopicFollower:
             if self.is_closed:
                 return None
             self._positions = {**positions, **self._positions}
-            self._views[view] += 1
+            self._forms[form] += 1
             return self._end, {each: self._positions[each] for each in positions}
 
-    def leave(self, view: SharedView) -> None:
-        """Stop following with a view."""
+    def leave(self, form: StreamForm) -> None:
+        """Stop following for a stream of this form."""
         with self._changed:
-            self._views[view] -= 1
-            if not self._views[view]:
-                del self._views[view]
+            self._forms[form] -= 1
+            if not self._forms[form]:
+                del self._forms[form]
             self._left_at = time.monotonic()
 
     def batch(self, number: int, wait: float) -> FollowedBatch | None:
@@ -176,7 +176,7 @@ class TopicFollower:
     def _close_if_unused(self) -> bool:
         """Close if no stream has followed for a while, or if the server stops."""
         with self._changed:
-            is_unused = not self._views and time.monotonic() - self._left_at > _LINGER_SECONDS
+            is_unused = not self._forms and time.monotonic() - self._left_at > _LINGER_SECONDS
             if (is_unused or self._reader.is_stopping) and not self.is_closed:
                 self._close(None)
             return self.is_closed
@@ -208,21 +208,21 @@ class TopicFollower:
             self._add(batch)
 
     def _add(self, batch: FollowedBatch) -> None:
-        """Render a batch for all views, then append it, so that streams do not wait for a format."""
-        rendered: set[SharedView] = set()
+        """Render a batch for all forms, then append it, so that streams do not wait for a format."""
+        rendered: set[StreamForm] = set()
         while not self._append(batch, rendered):
             with self._changed:
-                views = set(self._views) - rendered
-            for view in views:
-                batch.for_partitions(view.partitions).prepare(view.render)
-            rendered |= views
+                forms = set(self._forms) - rendered
+            for form in forms:
+                batch.for_partitions(form.partitions).prepare(form.render)
+            rendered |= forms
         self._on_progress()
 
-    def _append(self, batch: FollowedBatch, rendered: set[SharedView]) -> bool:
-        """Append a batch. Return False if it is not rendered for a view that has just joined."""
+    def _append(self, batch: FollowedBatch, rendered: set[StreamForm]) -> bool:
+        """Append a batch. Return False if it is not rendered for a form that has just joined."""
         with self._changed:
             batch.include(self._positions)
-            if not self._views.keys() <= rendered:  # rendering is slow, so it happens without the lock
+            if not self._forms.keys() <= rendered:  # rendering is slow, so it happens without the lock
                 return False
             batch.measure()
             self._positions = dict(batch.next)
@@ -253,12 +253,12 @@ class TopicFollowers:
         self._watchers: set[Callable[[], None]] = set()
 
     def join(
-        self, followed: FollowedTopic, view: SharedView, positions: PartitionOffsets
+        self, followed: FollowedTopic, form: StreamForm, positions: PartitionOffsets
     ) -> tuple[TopicFollower, int, PartitionOffsets]:
         """Follow a topic. Return the follower and the result of `TopicFollower.join`."""
         while True:
             follower = self._follower(followed)
-            joined = follower.join(view, positions)
+            joined = follower.join(form, positions)
             if joined is not None:
                 return follower, *joined
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import KafkaHttpError, OffsetOutOfRange, TooManyStreams
 from kafka_http.read.page_reader import Page, PageReader, ReadLimits
-from kafka_http.read.stream_batch import OffsetGap, RenderBatch, SharedView, StreamBatch
+from kafka_http.read.stream_batch import OffsetGap, RenderBatch, StreamBatch, StreamForm
 from kafka_http.read.topic_follower import (
     FollowedBatch,
     FollowedTopic,
@@ -118,6 +118,7 @@ class TopicStream:
         "_first",
         "_follower",
         "_followers",
+        "_form",
         "_gaps",
         "_is_aligned",
         "_is_open",
@@ -130,7 +131,6 @@ class TopicStream:
         "_reader",
         "_request",
         "_retries",
-        "_view",
         "is_ending",
         "position",
     )
@@ -152,7 +152,7 @@ class TopicStream:
         self._followers = followers
         self._on_close = on_close
         self._request = request
-        self._view = SharedView(frozenset(request.positions), render)
+        self._form = StreamForm(frozenset(request.positions), render)
         self._budget = _StreamBudget(request.limits)
         self._may_skip = request.reports_gaps and request.is_resumed
         self._gaps: list[OffsetGap] = []
@@ -218,7 +218,7 @@ class TopicStream:
             was_following, left = self.is_following, max(0.0, until - time.monotonic())
             batch = self._take(left, was_following=was_following)
             if batch is not None and (batch.records or batch.gaps):
-                return batch.rendered(self._view.render)
+                return batch.rendered(self._form.render)
             if time.monotonic() >= until or (self.is_following and not was_following):
                 break
         return b""
@@ -338,13 +338,13 @@ class TopicStream:
             self._leave_follower()
             self._read_until = None
             self.position = dict(sorted({**self.position, **new}.items()))
-            self._view = SharedView(frozenset(self.position), self._view.render)
+            self._form = StreamForm(frozenset(self.position), self._form.render)
 
     # Following
 
     def _join_follower(self) -> None:
         followed = FollowedTopic(self._request.topic, self._request.topic_id, self._request.isolation)
-        self._follower, self._number, start = self._followers.join(followed, self._view, self.position)
+        self._follower, self._number, start = self._followers.join(followed, self._form, self.position)
         self._is_aligned = start == self.position
         if any(at > self.position[each] for each, at in start.items()):
             self._read_until = start
@@ -362,7 +362,7 @@ class TopicStream:
 
     def _aligned(self, followed: FollowedBatch) -> StreamBatch:
         """Return the shared batch, or a part of it if the stream has read the beginning from Kafka."""
-        shared, position = followed.for_partitions(self._view.partitions), self.position
+        shared, position = followed.for_partitions(self._form.partitions), self.position
         if shared.start == position:
             return shared
         records = [each for each in shared.records if each.offset >= position[each.partition]]
@@ -372,7 +372,7 @@ class TopicStream:
 
     def _leave_follower(self) -> None:
         if self._follower is not None:
-            self._follower.leave(self._view)
+            self._follower.leave(self._form)
             self._follower = None
 
     def _limited(self, batch: StreamBatch) -> StreamBatch:

@@ -33,7 +33,7 @@ _ROUTE = re.compile(
 )
 
 _MAX_VALUES = 15_000
-"""Values in a body, at most. Parsing more would delay the main loop."""
+"""Maximum number of values in a body. Parsing more would delay the main loop."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 WireResponse = tuple[str, Sequence[tuple[str, str]], bytes]
@@ -41,7 +41,7 @@ WireResponse = tuple[str, Sequence[tuple[str, str]], bytes]
 
 
 class FastPathPublishes:
-    """Starts publishes. One per application; any thread may call."""
+    """Starts publishes. An application has one. Any thread may call it."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class FastPathPublishes:
 
 
 class FastPathPublish:
-    """A publish on its way to Kafka, until the client has its response. `finish` must be called once."""
+    """A publish that was sent to Kafka. `finish` must be called once."""
 
     def __init__(self, publish: PublishDialect, pending: ResponseFactory, release: Callable[[], object]) -> None:
         self.timeout = publish.timeout

@@ -24,7 +24,7 @@ class PublishDialect(Protocol):
     respond_async: RespondAsync | None
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
-        """Parse the body. Raises for an invalid body, and what `limits` raises."""
+        """Parse the body. Raises an error for an invalid body, and the errors of `limits`."""
 
     def response(self, published: PublishResult) -> RenderedResponse:
         """Return the response with the result of each record."""

@@ -17,7 +17,7 @@ RESPOND_ASYNC = "respond-async"
 
 
 class RespondAsync(NamedTuple):
-    """The client's wish for a response before Kafka has the messages. The result goes to `callback_url`, if given."""
+    """A request for a response before Kafka has the messages. The result is sent to `callback_url`, if given."""
 
     callback_url: str | None
 
@@ -64,7 +64,7 @@ class RequestHead(NamedTuple):
         return sent is not None and preference in [each.partition(";")[0].strip().lower() for each in sent.split(",")]
 
     def respond_async(self, callback_url: str | None) -> RespondAsync | None:
-        """Return the wish for an early response, which a callback URL implies; None without such a wish."""
+        """Return the request for an early response, which a callback URL implies; None if there is none."""
         return RespondAsync(callback_url) if callback_url is not None or self.prefers(RESPOND_ASYNC) else None
 
 

@@ -1,4 +1,4 @@
-"""Forwarded headers: the address that a client used, as told by a trusted proxy in front of this server."""
+"""Forwarded headers, in which a trusted proxy in front of this server passes on the address that a client used."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

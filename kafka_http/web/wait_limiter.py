@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 class WaitLimiter:
     """Lets at most half of a worker's threads wait. Another quarter may wait for their first group assignment.
 
-    One per process. Any thread may call.
+    A process has one. Any thread may call it.
     """
 
     def __init__(self, threads: int) -> None:
@@ -17,7 +17,7 @@ class WaitLimiter:
 
     @contextlib.contextmanager
     def acquire(self, seconds: float, *, joining: bool = False) -> Iterator[float]:
-        """Hold a slot in the context. The value is the time to wait: `seconds`, or 0 if no slot is free.
+        """Hold a slot during the `with` block. The value is the time to wait: `seconds`, or 0 if no slot is free.
 
         `joining` is for the first assignment of a subscription, which may use the additional slots.
         """

@@ -67,7 +67,7 @@ def test_last_returns_where_the_last_records_begin(cluster: Cluster, broker: Bro
     assert broker.log.last(topic, {0: 1 << 60}, "read_committed") == {0: 0}
 
 
-def test_caught_up_ends_leaves_out_partitions_with_more_records(cluster: Cluster, broker: Broker) -> None:
+def test_ends_without_records_leaves_out_partitions_with_more_records(cluster: Cluster, broker: Broker) -> None:
     topic = filled(cluster, [5, 0, 2])
     positions = {TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}
     assert broker.log.ends_without_records(positions) == {TopicPartition(topic, 1): 0, TopicPartition(topic, 2): 2}

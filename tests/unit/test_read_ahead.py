@@ -1,12 +1,12 @@
 """What is kept of a fetch for the reader who goes on: for whom, how long and how much."""
 
 from kafka_http.broker.batch_codec import BatchReader
-from kafka_http.broker.prefetch_buffer import MAX_AGE_SECONDS, PrefetchBuffer, PrefetchedBatches, PrefetchedRead
+from kafka_http.broker.prefetch_buffer import MAX_AGE_SECONDS, PrefetchBuffer, PrefetchedBatches, ReadConditions
 from kafka_http.records import TopicPartition
 from tests.record_batches import batch
 
 PLACE = TopicPartition("t", 0)
-ANYBODY = PrefetchedRead({"t": "id-1"}, "read_uncommitted")
+ANYBODY = ReadConditions({"t": "id-1"}, "read_uncommitted")
 LIMIT = 400_000
 
 
@@ -18,12 +18,12 @@ class Kept:
         self.ahead = PrefetchBuffer(limit, clock=lambda: self.now)
 
     def keep(
-        self, offset: int = 5, place: TopicPartition = PLACE, reading: PrefetchedRead = ANYBODY, size: int = 100
+        self, offset: int = 5, place: TopicPartition = PLACE, reading: ReadConditions = ANYBODY, size: int = 100
     ) -> None:
         batches = BatchReader(batch(0, [b"v" * size] * 10), place, offset)
         self.ahead.keep({place: PrefetchedBatches(batches, 10, self.now)}, reading)
 
-    def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: PrefetchedRead = ANYBODY) -> list[int]:
+    def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: ReadConditions = ANYBODY) -> list[int]:
         """The offsets in what is found there."""
         rests = self.ahead.take({place: offset}, reading)
         return [each.offset for rest in rests.values() for each in rest.reader.take(100, 1 << 30, 0)[0]]

@@ -42,7 +42,7 @@ class MessagesPublish:
         self.respond_async = head.respond_async(self._query.text("callback"))
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
-        """Raises `InvalidRequest`, `UnsupportedFormat`, and what `limits` raises."""
+        """Parse the body. Raises `InvalidRequest`, `UnsupportedFormat`, and the errors of `limits`."""
         check_formats(self._query, self._formats)
         attributes = request_attributes(self._query, self._head.all_headers)
         parsed = self._tombstone(body) if self._query.flag("tombstone") else self._parse(body, limits)

@@ -38,7 +38,7 @@ _PARAMETERS = (*SHARED_PARAMETERS, "until")
 
 
 class MessageStreams:
-    """Opens streams. One per application; the requests' threads call."""
+    """Opens streams. An application has one. Any thread may call it."""
 
     def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter) -> None:
         self._services = services
@@ -57,9 +57,8 @@ class MessageStreams:
         if last_id:
             parameters = _resume(last_id, parameters)
         encoder = STREAM_TYPES[media_type](self._services.formats, topic, decode_as, parameters.has_all)
-        topic_id = self._services.topics.id(
-            topic
-        )  # before the positions, so that these belong to this topic or a later one
+        # Before the positions, so that these belong to this topic or to a later one of its name.
+        topic_id = self._services.topics.id(topic)
         positions = self._services.resolver.resolve(topic, consumer, parameters.start, parameters.partitions, isolation)
         if parameters.is_committed:
             positions = self._services.resolver.reset(topic, positions, parameters.reset or EARLIEST)
