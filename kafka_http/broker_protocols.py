@@ -163,7 +163,7 @@ class Groups(Protocol):
     def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Commit offsets and their metadata for any topics. The group must have no live members, as for `commit`."""
 
-    def forget(self, group: str, topic: str) -> None:
+    def delete_offsets(self, group: str, topic: str) -> None:
         """Remove the group's offsets of a topic, if there are any. Raises `GroupHasMembers`."""
 
     def members(self, group: str) -> list[GroupMember]:

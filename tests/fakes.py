@@ -305,7 +305,7 @@ class FakeBroker:
     def _count(self, topic: str) -> int:
         return len(self._topics[topic].partitions) if topic in self._topics else 0
 
-    def forget(self, group: str, topic: str) -> None:
+    def delete_offsets(self, group: str, topic: str) -> None:
         self._check_up()
         offsets = self._committed.get(group, {})
         forgotten = [each for each in offsets if each[0] == topic]

@@ -131,7 +131,7 @@ class KafkaGroups:
         for topic, commits in by_topic.items():
             self._change(group, topic, partial(KafkaAdminClient.alter_group_offsets, group_id=group, offsets=commits))
 
-    def forget(self, group: str, topic: str) -> None:
+    def delete_offsets(self, group: str, topic: str) -> None:
         present = [each for each in self._list(group, None) if each.topic == topic]
         if present:
             self._change(group, topic, lambda client: client.delete_group_offsets(group, present))

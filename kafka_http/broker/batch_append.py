@@ -68,7 +68,7 @@ class PartitionAppend:
         records: Sequence[NewRecord],
         on_done: "Callable[[PartitionAppend], None]",
         *,
-        is_untimed: bool = False,
+        no_timestamps: bool = False,
     ) -> None:
         """`on_done` is called once, with this object, when all batches have a result.
 
@@ -76,7 +76,7 @@ class PartitionAppend:
         """
         self.partition = partition
         self.records = records
-        self.timestamp = NO_TIMESTAMP if is_untimed else int(time.time() * 1000)
+        self.timestamp = NO_TIMESTAMP if no_timestamps else int(time.time() * 1000)
         self._results: list[BatchResult] = []
         self._left = len(records)
         self._lock = Lock()
@@ -164,7 +164,7 @@ class PatchedBatch(ProducerBatch):
         records._builder = PatchedBatchBuilder(2, config["compression_attrs"], 0, -1, -1, -1, config["batch_size"])
         super().__init__(tp, records, now=now)  # type: ignore[no-untyped-call]
         self.slices: list[BatchSlice] = []
-        self._begins_untimed = False
+        self._begins_without_timestamp = False
 
     def fill(self, appended: PartitionAppend, start: int, stop: int) -> int:
         """Add records of an append while there is room. Return the index of the next one."""
@@ -175,11 +175,11 @@ class PatchedBatch(ProducerBatch):
         batch_slice = BatchSlice(appended, start, first)
         timestamp, position = appended.timestamp, start
         if first == 0 and start < stop:
-            self._begins_untimed = timestamp == NO_TIMESTAMP and appended.records[start].timestamp is None
+            self._begins_without_timestamp = timestamp == NO_TIMESTAMP and appended.records[start].timestamp is None
         for record in appended.records[start:stop]:
             at = timestamp if record.timestamp is None else record.timestamp
             if (
-                self._begins_untimed and at != NO_TIMESTAMP
+                self._begins_without_timestamp and at != NO_TIMESTAMP
             ):  # aiokafka would give this timestamp to the earlier ones, too
                 break
             if append(first + position - start, at, record.key, record.value, record.headers or _NO_HEADERS) is None:

@@ -52,7 +52,7 @@ class LeaderRequests:
             except _LeaderMoved as moved:
                 failure = moved.failure
                 for topic in {each.topic for each in partitions}:
-                    self._metadata.forget(topic)
+                    self._metadata.remove(topic)
         raise failure
 
     def _attempt(

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _SAME_BATCH = "Failed to append record because it was part of a batch"
 """kafka-python's text for the valid records of a batch that Kafka rejected because of another record."""
-_UNTIMED_SECONDS = 10.0
+_OMIT_TIMESTAMPS_SECONDS = 10.0
 """How long a topic's records are sent without timestamps after Kafka has rejected this server's."""
 _WARNING_INTERVAL = 60.0
 _CHECK_INTERVAL = 1.0
@@ -60,7 +60,7 @@ class PatchedProducer(KafkaProducer):
 
     def __init__(self, **settings: Any) -> None:
         self._awaited_topics: set[str] = set()
-        self._untimed_until: dict[str, float] = {}
+        self._omit_timestamps_until: dict[str, float] = {}
         self._warned_at = float("-inf")
         super().__init__(**settings)
         self._metadata.add_listener(self._forget_missing)
@@ -120,27 +120,27 @@ class PatchedProducer(KafkaProducer):
         records: Sequence[NewRecord],
         on_done: Callable[[PendingAppend], None],
         *,
-        is_untimed: bool = False,
+        no_timestamps: bool = False,
     ) -> PendingAppend:
         """Append records for one partition; `wakeup` sends them.
 
-        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. The producer's
-        thread calls `on_done` when all results are known, perhaps before this method returns. With `is_untimed`,
+        Unlike in `KafkaProducer.send`, key and value may both be null, and so may header values. The thread of the
+        producer calls `on_done` when all results are known, perhaps before this method returns. With `no_timestamps`,
         records without a timestamp get none. Raises `IllegalStateError` if the producer is closed.
         """
-        append = PartitionAppend(partition, records, on_done, is_untimed=is_untimed)
+        append = PartitionAppend(partition, records, on_done, no_timestamps=no_timestamps)
         accumulator = cast("batches.PatchedAccumulator", self._accumulator)
         accumulator.append_all(TopicPartition(topic, partition), append)
         return append
 
     def omits_timestamps(self, topic: str) -> bool:
         """Return whether records without a timestamp of their own are now written without one."""
-        return bool(self._untimed_until) and time.monotonic() < self._untimed_until.get(topic, 0.0)
+        return bool(self._omit_timestamps_until) and time.monotonic() < self._omit_timestamps_until.get(topic, 0.0)
 
     def omit_timestamps(self, topic: str) -> None:
         """Write records without timestamps for a while, because Kafka has rejected this server's."""
         now = time.monotonic()
-        self._untimed_until[topic] = now + _UNTIMED_SECONDS
+        self._omit_timestamps_until[topic] = now + _OMIT_TIMESTAMPS_SECONDS
         if now > self._warned_at + _WARNING_INTERVAL:
             self._warned_at = now
             log.warning(

@@ -42,7 +42,7 @@ class KafkaPendingPublish:
         self._callbacks = [on_done]
         self._rejected: dict[int, KafkaHttpError] = {}
         self._parts: list[_Part] = []
-        self._open = 0
+        self._unfinished = 0
         self._lock = Lock()
 
     def reject(self, index: int, error: KafkaHttpError) -> None:
@@ -55,7 +55,7 @@ class KafkaPendingPublish:
         `partitions` has the partition of each record.
         """
         with self._lock:
-            self._open = 1
+            self._unfinished = 1
         self._partitions = partitions
         self._append([each for each in range(len(self._records)) if each not in self._rejected])
         self._finish_one()
@@ -63,7 +63,7 @@ class KafkaPendingPublish:
     def add_done_callback(self, on_done: "Callable[[KafkaPendingPublish], None]") -> None:
         """Also call `on_done` when each record has a result. Call it now if each has one already."""
         with self._lock:
-            if self._open:
+            if self._unfinished:
                 self._callbacks.append(on_done)
                 return
         on_done(self)
@@ -121,17 +121,19 @@ class KafkaPendingPublish:
     def _append(self, indexes: Sequence[int]) -> None:
         for partition, selected in _by_partition(self._partitions, indexes).items():
             with self._lock:
-                self._open += 1
+                self._unfinished += 1
             self._append_to(partition, selected)
 
     def _append_to(self, partition: int, indexes: Sequence[int]) -> None:
-        part = _Part(indexes, is_untimed=self._sender.omits_timestamps(self._topic))
+        part = _Part(indexes, no_timestamps=self._sender.omits_timestamps(self._topic))
         self._parts.append(part)  # before it can have results, so that a retry of a record comes after the first try
         is_all = len(indexes) == len(self._records)
         records = self._records if is_all else [self._records[each] for each in indexes]
         try:
             on_results = partial(self._on_results, part)
-            part.appended = self._sender.append(self._topic, partition, records, on_results, is_untimed=part.is_untimed)
+            part.appended = self._sender.append(
+                self._topic, partition, records, on_results, no_timestamps=part.no_timestamps
+            )
             return
         except IllegalStateError:
             error: KafkaHttpError = BrokerUnavailable(
@@ -152,15 +154,19 @@ class KafkaPendingPublish:
         self._finish_one()
 
     def _is_retried(self, part: "_Part", index: int, result: AppendResult) -> bool:
-        if isinstance(result, InvalidTimestampError) and self._records[index].timestamp is None and not part.is_untimed:
+        if (
+            isinstance(result, InvalidTimestampError)
+            and self._records[index].timestamp is None
+            and not part.no_timestamps
+        ):
             self._sender.omit_timestamps(self._topic)
             return True
         return isinstance(result, BaseException) and failed_with_batch(result)
 
     def _finish_one(self) -> None:
         with self._lock:
-            self._open -= 1
-            if self._open:
+            self._unfinished -= 1
+            if self._unfinished:
                 return
         for callback in self._callbacks:
             callback(self)
@@ -169,11 +175,11 @@ class KafkaPendingPublish:
 class _Part:
     """Some of the records, appended together for one partition."""
 
-    __slots__ = ("appended", "indexes", "is_untimed")
+    __slots__ = ("appended", "indexes", "no_timestamps")
 
-    def __init__(self, indexes: Sequence[int], *, is_untimed: bool) -> None:
+    def __init__(self, indexes: Sequence[int], *, no_timestamps: bool) -> None:
         self.indexes = indexes
-        self.is_untimed = is_untimed
+        self.no_timestamps = no_timestamps
         self.appended: PendingAppend | None = None
 
 

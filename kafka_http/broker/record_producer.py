@@ -99,7 +99,7 @@ class KafkaRecordProducer:
         self._append(pending, topic, records, partitions)
         sender.wakeup()
         if not finished.wait(max(0.0, deadline - time.monotonic())):
-            self._metadata.forget(topic)
+            self._metadata.remove(topic)
         self._add_limit(pending, topic)
         outcomes = pending.results()
         if on_results is not None and any(isinstance(each, OutcomePending) for each in outcomes):
@@ -190,7 +190,7 @@ class KafkaRecordProducer:
                     return partitions
             except (TopicNotFound, RetriableBrokerError):
                 pass  # the broker that was asked does not know it yet
-            self._metadata.forget(topic)
+            self._metadata.remove(topic)
             time.sleep(_LEADER_DELAY)
         raise RetriableBrokerError(f"The topic {topic} was just created and is not ready yet. Retry.")
 

@@ -51,7 +51,7 @@ class TopicMetadata:
             if described.error_code:
                 raise translate(for_code(described.error_code), topic)
         except KafkaHttpError:
-            self.forget(topic)
+            self.remove(topic)
             raise
         known = sorted((_info(each) for each in described.partitions), key=lambda each: each.partition)
         self._ids[topic] = _id(described)
@@ -83,7 +83,7 @@ class TopicMetadata:
         return ids
 
     def by_leader(self, partitions: Collection[TopicPartition]) -> Mapping[int, list[TopicPartition]]:
-        """Group partitions by their leader, from the cache until `forget`. Raises `PartitionNotFound`, `NoLeader`."""
+        """Group partitions by their leader, from the cache until `remove`. Raises `PartitionNotFound`, `NoLeader`."""
         groups: dict[int, list[TopicPartition]] = {}
         for topic in dict.fromkeys(each.topic for each in partitions):
             numbers = [each.partition for each in partitions if each.topic == topic]
@@ -105,7 +105,7 @@ class TopicMetadata:
             leaders[partition] = leader
         return leaders
 
-    def forget(self, topic: str) -> None:
+    def remove(self, topic: str) -> None:
         """Remove a topic from the cache."""
         self._known.pop(topic, None)
 

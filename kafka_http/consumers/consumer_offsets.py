@@ -107,10 +107,10 @@ class ConsumerOffsets:
         self._resolver.check_range(topic, positions)
         self._groups.commit(consumer, topic, positions)
 
-    def forget(self, topic: str, consumer: str) -> None:
+    def delete_offsets(self, topic: str, consumer: str) -> None:
         """Remove the consumer's offsets on the topic."""
         self._topics.partitions(topic)
-        self._groups.forget(consumer, topic)
+        self._groups.delete_offsets(consumer, topic)
 
     def progress(self, topic: str, consumer: str) -> list[ConsumerProgress]:
         """Return the progress of a consumer in each partition of a topic."""

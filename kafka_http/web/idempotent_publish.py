@@ -57,7 +57,7 @@ class IdempotentPublish:
             result = dialect.error_response(error)
         response = _response(dialect, result)
         if isinstance(result, RenderedResponse) or result.is_complete:
-            _store_or_free(claim, response, result)
+            _store_or_release(claim, response, result)
         return response
 
 
@@ -95,8 +95,8 @@ def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishRes
     _store(claim, response)
 
 
-def _store_or_free(claim: KeyClaim, response: RenderedResponse, result: PublishResult | RenderedResponse) -> None:
-    """Store the response. Free the key if nothing was written and a retry may succeed."""
+def _store_or_release(claim: KeyClaim, response: RenderedResponse, result: PublishResult | RenderedResponse) -> None:
+    """Store the response. Release the key if nothing was written and a retry may succeed."""
     results = [] if isinstance(result, RenderedResponse) else result.results
     is_unknown = response.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in results)
     if is_unknown or (_is_final(response.status) and not _all_retriable(results)):

@@ -61,11 +61,11 @@ def test_forget_removes_the_offsets_of_a_topic(cluster: Cluster, broker: Broker,
     topic, other = cluster.topic(partitions=2), cluster.topic()
     broker.groups.commit(group, topic, {0: 1, 1: 1})
     broker.groups.commit(group, other, {0: 1})
-    broker.groups.forget(group, topic)
+    broker.groups.delete_offsets(group, topic)
     assert broker.groups.committed(group, topic, [0, 1]) == {}
     assert broker.groups.committed(group, other, [0]) == {0: 1}
-    broker.groups.forget(group, topic)
-    broker.groups.forget("never-" + group, topic)
+    broker.groups.delete_offsets(group, topic)
+    broker.groups.delete_offsets("never-" + group, topic)
 
 
 def test_commit_to_missing_topic_raises_topic_not_found(broker: Broker, group: str) -> None:
@@ -83,7 +83,7 @@ def test_commit_with_live_members_raises_group_has_members(cluster: Cluster, bro
             broker.groups.commit(group, topic, {0: 1})
         assert raised.value.fields["members"] == [{"client_id": "reader-7", "host": "127.0.0.1"}]
         with pytest.raises(GroupHasMembers, match="reader-7"):
-            broker.groups.forget(group, topic)
+            broker.groups.delete_offsets(group, topic)
     assert broker.groups.members(group) == []
     broker.groups.commit(group, topic, {0: 1})
     assert broker.groups.committed(group, topic, [0]) == {0: 1}
@@ -101,7 +101,7 @@ def test_groups_without_a_broker_raise_broker_unavailable(cluster: Cluster, grou
     with pytest.raises(BrokerUnavailable):
         broker.groups.commit(group, "t", {0: 1})
     with pytest.raises(BrokerUnavailable):
-        broker.groups.forget(group, "t")
+        broker.groups.delete_offsets(group, "t")
     with pytest.raises(BrokerUnavailable):
         broker.groups.members(group)
     assert time.monotonic() - began < scaled(5)

@@ -17,11 +17,11 @@ class Kept:
         self.now = 100.0
         self.ahead = PrefetchBuffer(limit, clock=lambda: self.now)
 
-    def keep(
+    def put(
         self, offset: int = 5, place: TopicPartition = PLACE, reading: ReadConditions = ANYBODY, size: int = 100
     ) -> None:
         batches = BatchReader(batch(0, [b"v" * size] * 10), place, offset)
-        self.ahead.keep({place: PrefetchedBatches(batches, 10, self.now)}, reading)
+        self.ahead.put({place: PrefetchedBatches(batches, 10, self.now)}, reading)
 
     def take(self, offset: int = 5, place: TopicPartition = PLACE, reading: ReadConditions = ANYBODY) -> list[int]:
         """The offsets in what is found there."""
@@ -31,7 +31,7 @@ class Kept:
 
 def test_it_is_there_for_who_goes_on_and_once() -> None:
     kept = Kept()
-    kept.keep()
+    kept.put()
     assert kept.take() == [5, 6, 7, 8, 9]
     assert kept.take() == []
     assert kept.ahead.size == 0
@@ -39,7 +39,7 @@ def test_it_is_there_for_who_goes_on_and_once() -> None:
 
 def test_it_is_for_nobody_else() -> None:
     kept = Kept()
-    kept.keep()
+    kept.put()
     assert kept.take(offset=4) == kept.take(offset=6) == []
     assert kept.take(place=TopicPartition("t", 1)) == []
     assert kept.take(reading=ANYBODY._replace(isolation="read_committed")) == []
@@ -49,18 +49,18 @@ def test_it_is_for_nobody_else() -> None:
 
 def test_it_is_not_there_for_long() -> None:
     kept = Kept()
-    kept.keep()
+    kept.put()
     kept.now += MAX_AGE_SECONDS
     assert kept.take() == []
 
 
 def test_to_be_read_on_makes_nothing_younger() -> None:
     kept = Kept()
-    kept.keep(offset=0)
+    kept.put(offset=0)
     for offset in range(5):
         rests = kept.ahead.take({PLACE: offset}, ANYBODY)
         rests[PLACE].reader.take(1, 1 << 30, 0)
-        kept.ahead.keep(rests, ANYBODY)
+        kept.ahead.put(rests, ANYBODY)
         kept.now += MAX_AGE_SECONDS / 5
     assert kept.take() == []
 
@@ -68,7 +68,7 @@ def test_to_be_read_on_makes_nothing_younger() -> None:
 def test_the_oldest_make_room() -> None:
     kept = Kept()
     for number in range(20):
-        kept.keep(place=TopicPartition("t", number), size=6000)
+        kept.put(place=TopicPartition("t", number), size=6000)
         assert kept.ahead.size <= LIMIT
     found = [bool(kept.take(place=TopicPartition("t", number))) for number in range(20)]
     assert found == sorted(found)
@@ -78,21 +78,21 @@ def test_the_oldest_make_room() -> None:
 def test_what_is_too_old_makes_room_by_itself() -> None:
     kept = Kept()
     for number in range(4):
-        kept.keep(place=TopicPartition("t", number), size=6000)
+        kept.put(place=TopicPartition("t", number), size=6000)
     kept.now += MAX_AGE_SECONDS
-    kept.keep()
+    kept.put()
     assert kept.ahead.size < 10_000
 
 
 def test_one_reader_does_not_take_all_of_it() -> None:
     kept = Kept()
-    kept.keep(place=TopicPartition("t", 1))
-    kept.keep(size=LIMIT // 20)
+    kept.put(place=TopicPartition("t", 1))
+    kept.put(size=LIMIT // 20)
     assert kept.take() == []
     assert kept.take(place=TopicPartition("t", 1))
 
 
 def test_it_can_be_turned_off() -> None:
     kept = Kept(limit=0)
-    kept.keep()
+    kept.put()
     assert kept.take() == []

@@ -35,7 +35,7 @@ class Unanswered:
         records: Sequence[NewRecord],
         done: Callable[[PendingAppend], None],
         *,
-        is_untimed: bool = False,
+        no_timestamps: bool = False,
     ) -> "Unanswered":
         return self
 

@@ -140,7 +140,7 @@ class CallbackSender:
 
     def _start(self, callback: DueCallback) -> None:
         try:
-            threading.Thread(target=self._make, args=(callback,), name="callback", daemon=True).start()
+            threading.Thread(target=self._run_callback, args=(callback,), name="callback", daemon=True).start()
         except RuntimeError:
             self._limiter.release(callback.task_id)
             raise
@@ -150,7 +150,7 @@ class CallbackSender:
         least = _BUSY_SECONDS if self._limiter.busy() else _MIN_SECONDS
         return _IDLE_SECONDS if seconds is None else min(max(seconds, least), _IDLE_SECONDS)
 
-    def _make(self, callback: DueCallback) -> None:
+    def _run_callback(self, callback: DueCallback) -> None:
         try:
             if self._store.claim(callback.task_id):
                 self._report(callback, self._attempt(callback))

@@ -189,7 +189,7 @@ class StoredTasks:
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
     def _owns_topic(self, connection: Connection, topic: str) -> bool:
-        """Return whether this node owns the topic. It becomes the owner if no other node with a lease is."""
+        """Return whether this node owns the topic. It becomes the owner if no other node that has a lease owns it."""
         if not self._database.is_shared:
             return True
         row = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()

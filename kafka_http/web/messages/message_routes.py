@@ -67,7 +67,7 @@ class MessageRoutes:
         routes: Routes = {
             "": {"GET": self.topics},
             "/<topic>": {"GET": self.describe, "PUT": self.publish, "POST": self.publish},
-            "/<topic>/<consumer>": {"GET": self.progress, "DELETE": self.forget},
+            "/<topic>/<consumer>": {"GET": self.progress, "DELETE": self.delete_offsets},
             "/<topic>/<consumer>/<offset>": {"GET": self.read, "PUT": self.seek, "DELETE": self.ack},
         }
         return new_blueprint("messages", routes, prefix="/messages", without_head=["read"])
@@ -190,9 +190,9 @@ class MessageRoutes:
         partitions = self._services.consumers.progress(topic, consumer)
         return json_response({"topic": topic, "consumer": consumer, "partitions": partitions})
 
-    def forget(self, topic: str, consumer: str) -> Response:
+    def delete_offsets(self, topic: str, consumer: str) -> Response:
         """DELETE /messages/<topic>/<consumer>: delete the consumer's committed offsets on the topic."""
         QueryParameters(request.args, ())
         check_consumer_name(consumer)
-        self._services.consumers.forget(topic, consumer)
+        self._services.consumers.delete_offsets(topic, consumer)
         return Response(status=204)
