@@ -145,7 +145,7 @@ def age(database: Database, seconds: float) -> None:
 def test_response_is_not_replayed_after_the_retention(database: Database) -> None:
     store = StoredKeys(database, "n1", retention=60)
     store.claim("", "k", "f", "w/1", lambda _: False)
-    store.keep("", "k", "w/1", RESPONSE)
+    store.store_response("", "k", "w/1", RESPONSE)
     age(database, 50)
     assert store.claim("", "k", "g", "w/2", lambda _: False) == MISMATCH
     age(database, 11)
@@ -158,7 +158,7 @@ def test_remove_old_deletes_expired_responses_in_batches(database: Database) -> 
     for name in "abcde":
         store.claim("", name, "f", "w/1", lambda _: False)
         if name != "a":
-            store.keep("", name, "w/1", RESPONSE)
+            store.store_response("", name, "w/1", RESPONSE)
     assert store.remove_expired(10) == 0
     age(database, 61)
     assert [store.remove_expired(3) for _ in range(3)] == [3, 1, 0]
