@@ -55,7 +55,8 @@ def events_of(answer: HTTPResponse, count: int, parser: EventParser | None = Non
 
 class EventSource:
     """Reconnects by itself, with the last id; what a page has to do as well, it does: where the browser gives up, it
-    opens another with the last id as the offset."""
+    opens another with the last id as the offset.
+    """
 
     def __init__(self, url: str, certificate: str | None = None) -> None:
         """`url` without a query; its last part is the offset."""

@@ -20,7 +20,8 @@ from tests.support.manual import page
 @contextmanager
 def nginx_before(services: Sequence[Service], directory: Path, without: str = "") -> Iterator[str]:
     """The URL of an nginx that asks these services in turn. Its files are in `directory`. `without`: lines that match
-    this are left out of the site."""
+    this are left out of the site.
+    """
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         if "CI" in os.environ:

@@ -141,7 +141,8 @@ def test_a_topic_that_has_grown(broker: KafkaBroker, admin: KafkaAdminClient, to
     admin.create_partitions({name: NewPartitions(3)})
     wait_for(lambda: len(broker.log.partitions(name)) == 3)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"b", partition=2)], 10)
-    assert isinstance(outcome, RecordMetadata) and outcome.partition == 2
+    assert isinstance(outcome, RecordMetadata)
+    assert outcome.partition == 2
     assert fetch(broker, name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
 
 
@@ -199,7 +200,8 @@ def test_a_topic_is_created_where_the_settings_say_so(kafka: EmbeddedKafka) -> N
     with pytest.raises(TopicNotFound):
         broker.log.partitions(name)
     (outcome,) = broker.producer.produce(name, [NewRecord(b"a")], 10)
-    assert isinstance(outcome, RecordMetadata) and outcome.offset == 0
+    assert isinstance(outcome, RecordMetadata)
+    assert outcome.offset == 0
     assert values(broker, name) == [b"a"]
     broker.close(5)
 

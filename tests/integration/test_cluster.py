@@ -1,7 +1,6 @@
 """The whole service in front of three brokers, of which one dies."""
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -18,12 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def service(kafka_cluster: EmbeddedCluster, start_service: ServiceFactory) -> Iterator[Service]:
+def service(kafka_cluster: EmbeddedCluster, start_service: ServiceFactory) -> Service:
     """With the topics `kept`, which each broker has, and `single`, of which each broker has one partition alone."""
     with closing(KafkaAdminClient(bootstrap_servers=kafka_cluster.bootstrap_servers)) as admin:
         admin.create_topics({"single": {"num_partitions": 3, "replication_factor": 1}, "kept": {"num_partitions": 3}})
         admin.wait_for_topics(["single", "kept"])
-    yield start_service(kafka_cluster.bootstrap_servers)
+    return start_service(kafka_cluster.bootstrap_servers)
 
 
 def leader(service: Service, topic: str, partition: int) -> int:

@@ -183,7 +183,7 @@ def curl_of_reading(window: Console) -> str:
 def test_a_server_that_is_killed_costs_the_page_nothing(
     console: OpenConsole, mortal: Service, topic: TopicFactory, tmp_path: Path, behind_nginx: bool
 ) -> None:
-    """nginx answers 502 meanwhile, after which an EventSource never comes back by itself."""
+    """Nginx answers 502 meanwhile, after which an EventSource never comes back by itself."""
     service, name = mortal, topic(partitions=2)
     with ExitStack() as stack:
         url = stack.enter_context(nginx_before([service], tmp_path)) if behind_nginx else service.url

@@ -70,7 +70,7 @@ def test_endless_body_is_disconnected(small_service: Service, topic: TopicFactor
     with small_service.connect() as client:
         client.sendall(head("PUT", f"/messages/{topic()}", "Transfer-Encoding: chunked"))
         began, sent = time.monotonic(), 0
-        with pytest.raises(OSError):  # a reset, or a broken pipe
+        with pytest.raises(OSError):  # noqa: PT011  a reset, or a broken pipe
             while time.monotonic() < began + 15:
                 client.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
                 sent += 65536
@@ -179,7 +179,8 @@ def test_position_of_550_partitions_fits_request_line(service: Service, topic: T
     # Kafka reports leaders of a new topic before they know about it.
     page = wait_for(lambda: (answer := service.get(f"/messages/{name}/me/earliest")).ok and answer.json())
     assert [record["value"] for record in page["records"]] == ["last"]
-    assert page["next"].startswith("0:0,1:0,") and page["next"].endswith(",549:1,*:earliest")
+    assert page["next"].startswith("0:0,1:0,")
+    assert page["next"].endswith(",549:1,*:earliest")
 
     def line(length: int) -> bytes:
         pairs = [f"{partition}:{'0' * 9}" for partition in range(550)]

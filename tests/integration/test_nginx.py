@@ -75,7 +75,7 @@ def test_an_error_comes_through(front: str) -> None:
 
 @pytest.mark.parametrize(("host", "status"), [("x", 200), ("kafka.example.org", 421)])
 def test_name_of_the_outside_must_be_in_allowed_hosts(front: str, host: str, status: int) -> None:
-    """nginx passes it on as Host, and the server listens on a loopback address."""
+    """Nginx passes it on as Host, and the server listens on a loopback address."""
     assert requests.get(f"{front}/messages", headers={"Host": host}, timeout=10).status_code == status
 
 

@@ -117,7 +117,8 @@ def test_who_publishes_as_kafka_comes_back_is_not_left_behind(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
     """kafka-python takes out the batches to send, and forgets them where it then finds one that has expired while it
-    was being retried: partition 2 would wait for a whole timeout."""
+    was being retried: partition 2 would wait for a whole timeout.
+    """
     create_topics(fresh_kafka.bootstrap_servers, {"t": 3})
     service = start_service(fresh_kafka.bootstrap_servers, workers=1, timeout=4)
     assert all(service.put(f"/messages/t?partition={partition}", "before").ok for partition in range(3))

@@ -34,7 +34,8 @@ def curl() -> None:
 
 def documented_curls() -> Iterator[str]:
     """The curl commands of the README and of the manual. Those that need a schema registry are run by the test of a
-    demo that has one, the lesson's by a test of their own."""
+    demo that has one, the lesson's by a test of their own.
+    """
     session = section(page("rest-proxy-v2"), "## A first session")
     for text in (README.replace(LESSON, ""), *map(page, RUNNABLE_PAGES), session):
         for command in curl_commands(text):

@@ -48,7 +48,8 @@ def test_translate_every_kafka_error_returns_one_clean_sentence(kind: type[kafka
     assert 400 <= ours.status < 600
     assert kind.__name__.removesuffix("Error") in ours.message
     assert ours.message.endswith(".")
-    assert "  " not in ours.message and "\n" not in ours.message
+    assert "  " not in ours.message
+    assert "\n" not in ours.message
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda each: each.__name__)

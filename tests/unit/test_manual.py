@@ -58,7 +58,8 @@ def test_readme_has_the_commands_that_start_the_demo_and_the_tests(command: str)
 
 def commands() -> Iterator[tuple[str, bool]]:
     """Each command and each text in backquotes of the README and then the pages, and whether the command that
-    activates the virtual environment came before it."""
+    activates the virtual environment came before it.
+    """
     active = False
     for path in DOCUMENTS:
         text = path.read_text()

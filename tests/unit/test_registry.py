@@ -403,5 +403,6 @@ def test_credentials_in_response_are_hidden(fake: FakeRegistry) -> None:
     fake.answer = (401, body, {})
     with pytest.raises(RegistryUnavailable) as raised:
         client(fake.url, basic_auth="user:hush-hush").by_id(1)
-    assert "hush" not in raised.value.message and sent not in raised.value.message
+    assert "hush" not in raised.value.message
+    assert sent not in raised.value.message
     assert "no (hidden), Basic (hidden), (hidden)" in raised.value.message
