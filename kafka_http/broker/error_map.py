@@ -196,6 +196,7 @@ def is_permanent_rejection(error: BaseException) -> bool:
 
 
 def unknown_outcome(reason: str, tried: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
+    """Return the error of a record that was sent but not acknowledged. `tried` has the addresses of the brokers."""
     addresses = f" Tried: {tried}." if tried else ""
     return kind(
         f"Kafka did not acknowledge the record in time; it may or may not have been written: {reason}{addresses}"

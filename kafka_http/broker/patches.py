@@ -128,6 +128,8 @@ class BoundedConnectionManager(PatchedConnectionManager):
 
 
 class SessionConnectionManager(PatchedConnectionManager):
+    """The connection manager of a `GroupSession`."""
+
     def close_idle_connections(self) -> None:
         """Do nothing: the broker does it. kafka-python's timer would keep each closed client in memory for minutes."""
 

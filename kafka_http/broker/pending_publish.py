@@ -193,4 +193,5 @@ def _by_partition(partitions: Sequence[int], indexes: Sequence[int]) -> Mapping[
 
 
 def too_large(limit: int) -> TooLarge:
+    """Return the error of a message above Kafka's limit, which is in bytes."""
     return TooLarge(f"The message is larger than Kafka's limit of {limit} bytes.", limit=limit)

@@ -11,12 +11,12 @@ import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.node.callbacks.callback_delivery import sign
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.service import Service
-from tests.postgresql import PostgreSQL
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
+from tests.support.polling import wait_for
+from tests.support.postgresql import PostgreSQL
+from tests.support.server_process import Service
 
 SECRETS = ("a secret of the tests", "the secret before it")
 

@@ -25,7 +25,7 @@ from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable
 from kafka_http.http_client import Resolve
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, DueCallback
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
 from tests.support.manual import page
 
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own

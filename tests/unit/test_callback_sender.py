@@ -12,7 +12,7 @@ import pytest
 from kafka_http.backoff import Backoff
 from kafka_http.config.sources import load_config
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, CallbackSender, DueCallback
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
 
 PATIENCE = 60.0
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own

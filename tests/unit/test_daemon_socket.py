@@ -46,7 +46,7 @@ from kafka_http.records import (
     TopicPartition,
 )
 from kafka_http.tasks import NewTask, Task, TaskCallback, Tasks
-from tests.attempts import scaled, wait_for
+from tests.support.polling import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"))
@@ -389,7 +389,7 @@ def test_connection_of_worker_without_heartbeat_is_refused(node: Node) -> None:
     assert isinstance(_greeted(node, Hello(VERSION, node.settings, "w1", False)), Stopping)
 
 
-def test_data_directory_path_longer_than_a_socket_address(tmp_path: Path) -> None:
+def test_data_directory_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     node = Node(tmp_path / ("d" * 100) / ("e" * 100))
     node.instances.settings.return_value = SETTINGS
     assert node.worker().instances.settings("g", "i") == SETTINGS

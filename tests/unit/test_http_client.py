@@ -7,7 +7,7 @@ import pytest
 
 from kafka_http import http_client
 from kafka_http.http_client import HttpRequestFailed, HttpResponseTooLarge, HttpTarget, HttpTimeout
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
 
 
 @pytest.fixture
