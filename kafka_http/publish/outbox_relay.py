@@ -159,13 +159,13 @@ class OutboxRelay:
         records = [record for each in tasks for record in each.records]
         unpublished = [at for at, (results, index) in enumerate(slots) if results[index] is None]
         try:
-            done = self._producer.produce(
+            outcomes = self._producer.produce(
                 queue.topic, [records[at] for at in unpublished], _PRODUCE_SECONDS, _ignore_late_results
             )
         except KafkaHttpError as error:
             return self._handle_failure(queue, tasks, error)
         failure = None
-        for at, result in zip(unpublished, done, strict=True):
+        for at, result in zip(unpublished, outcomes, strict=True):
             if isinstance(result, KafkaHttpError) and is_transient(result):
                 failure = result
                 queue.may_be_written = True

@@ -163,7 +163,7 @@ def test_ctrl_c_ends_the_demo_with_all_its_processes(
         os.killpg(running.process.pid, number)  # as a terminal does it
         assert running.process.wait(20) == 0
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
-    assert not [line for line in running.complaints if "Traceback" in line]
+    assert not [line for line in running.errors if "Traceback" in line]
     assert (tmp_path / "diary").read_text() == "mine"
 
 
@@ -193,7 +193,7 @@ def test_second_demo_on_same_ports_or_data_is_an_error_and_harms_nothing(kafka_p
     other_port, other_kafka_port = map(str, free_ports(2))
     with demo(tmp_path / "first") as running:
         port = running.url.rpartition(":")[2]
-        kafka_port = re.search(r"^Starting Apache Kafka .*:(\d+)$", "".join(running.said), re.MULTILINE)[1]
+        kafka_port = re.search(r"^Starting Apache Kafka .*:(\d+)$", "".join(running.lines), re.MULTILINE)[1]
         second = tmp_path / "second"
 
         said = refused(second, "--port", port, "--kafka-port", other_kafka_port)

@@ -26,7 +26,7 @@ from kafka_http.tasks import (
 _REMOVE_BATCH = 1000
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
-_THIS = tasks.c.id == bindparam("of_id")
+_SAME_ID = tasks.c.id == bindparam("of_id")
 _TASK_COLUMNS = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
@@ -35,9 +35,9 @@ _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
-_FIND = select(*_TASK_COLUMNS).where(_THIS)
+_FIND = select(*_TASK_COLUMNS).where(_SAME_ID)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
-_SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
+_SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("limit"))
 _QUEUED = (
     select(tasks.c.id, tasks.c.records, tasks.c.size, tasks.c.callback_url)
     .where(*_OF_TOPIC, tasks.c.seq <= bindparam("last"))
@@ -45,7 +45,7 @@ _QUEUED = (
 )
 _END = (
     update(tasks)
-    .where(_THIS, _PENDING)
+    .where(_SAME_ID, _PENDING)
     .values(
         status=bindparam("as_status"),
         ended=bindparam("at"),
@@ -59,16 +59,16 @@ _TOPIC_OWNER = select(topic_owners.c.owner).where(topic_owners.c.topic == bindpa
 
 _NEXT_CALLBACK = select(func.min(tasks.c.callback_due))
 _CLAIM_CALLBACK = (
-    update(tasks).where(_THIS, tasks.c.callback_due <= bindparam("now")).values(callback_due=bindparam("until"))
+    update(tasks).where(_SAME_ID, tasks.c.callback_due <= bindparam("now")).values(callback_due=bindparam("until"))
 )
 _REPORT_CALLBACK = (
     update(tasks)
-    .where(_THIS)
+    .where(_SAME_ID)
     .values(
         callback_status=bindparam("as_status"),
         callback_attempts=bindparam("as_attempts"),
         callback_due=bindparam("until"),
-        callback_reason=bindparam("why"),
+        callback_reason=bindparam("reason"),
     )
 )
 
@@ -126,7 +126,7 @@ class StoredTasks:
         def find(connection: Connection) -> Sequence[Any]:
             if not self._owns_topic(connection, topic):
                 return []
-            sizes = connection.execute(_SIZES, {"of_topic": topic, "most": limit}).all()
+            sizes = connection.execute(_SIZES, {"of_topic": topic, "limit": limit}).all()
             last = _last_within(sizes, size)
             return connection.execute(_QUEUED, {"of_topic": topic, "last": last}).all() if sizes else []
 
@@ -161,7 +161,7 @@ class StoredTasks:
 
     def cancel(self, task_id: str) -> bool:
         def cancel(connection: Connection) -> bool:
-            topic = connection.scalar(select(tasks.c.topic).where(_THIS, _PENDING), {"of_id": task_id})
+            topic = connection.scalar(select(tasks.c.topic).where(_SAME_ID, _PENDING), {"of_id": task_id})
             if topic is None or not self._owns_topic(connection, topic):
                 return False
             values = {"of_id": task_id, "as_status": "cancelled", "as_outcome": "{}", "at": time.time()}
@@ -248,7 +248,7 @@ class StoredCallbacks:
         self._report(task_id, "failed", attempts, None, reason)
 
     def _report(self, task_id: str, status: str, attempts: int, until: float | None, reason: str | None) -> None:
-        values = {"of_id": task_id, "as_status": status, "as_attempts": attempts, "until": until, "why": reason}
+        values = {"of_id": task_id, "as_status": status, "as_attempts": attempts, "until": until, "reason": reason}
         self._database.write(lambda connection: connection.execute(_REPORT_CALLBACK, values))
 
 
