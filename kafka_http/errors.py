@@ -346,7 +346,7 @@ class InvalidPayload(KafkaHttpError):
         super().__init__(f"{self.kind} {where}{problem}", **fields)
 
     def within(self, step: str) -> "InvalidPayload":
-        """Return the same problem as seen from one level up: `step` is `.name` or `[index]`."""
+        """Return this error with `step`, which is `.name` or `[index]`, before its path."""
         return type(self)(self.problem, step + self.path)
 
 

@@ -102,7 +102,7 @@ class HttpResponse:
             self._stream.deadline = Deadline(timeout)
         body = bytearray()
         with _failures_described(self._stream.deadline):
-            # In chunks, because `read()` allocates whatever Content-Length announces.
+            # In chunks, because `read()` allocates as much memory as Content-Length announces.
             while chunk := self._response.read(_CHUNK_BYTES):
                 body += chunk
         if self._stream.is_truncated:
@@ -176,7 +176,7 @@ def _connect(addresses: list[object], port: int, deadline: Deadline, longest: fl
 
 
 def _within(deadline: Deadline, call: Callable[[], T]) -> T:
-    """Call a function that has no timeout of its own. If it is late, its thread is left to end by itself."""
+    """Call a function that has no timeout of its own. At the deadline, its thread continues and ends later."""
     result: Future[T] = Future()
 
     def run() -> None:

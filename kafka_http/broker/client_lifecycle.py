@@ -17,7 +17,7 @@ from kafka_http.errors import BrokerUnavailable
 Client = TypeVar("Client")
 Settings = Mapping[str, Any]
 _CONNECT_MS = {"socket_connection_setup_timeout_ms": 3000}
-"""Neither client has a setting for it."""
+"""Timeout of a connection attempt. The producer and the admin client have no setting for it."""
 
 
 class ClientHolder(Generic[Client]):

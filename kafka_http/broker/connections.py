@@ -46,8 +46,8 @@ class ConnectionPool:
     """A pool of kafka-python's network clients, made on first use in this process. Any thread may call.
 
     Each client serves one caller at a time, because a broker answers a connection's requests in order. A client on
-    which anything fails is closed. If no broker can be reached, callers get the same error for a moment without a new
-    attempt, because an attempt may take the whole timeout.
+    which anything fails is closed. If no broker can be reached, callers get the same error for a moment, and nothing is
+    tried again, because an attempt may take the whole timeout.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:

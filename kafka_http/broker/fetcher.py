@@ -109,8 +109,8 @@ class Fetcher:
         self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         found = self._list_offsets(topic, at, isolation)
-        if beyond := [partition for partition, offset in found.items() if offset < 0]:
-            found |= self._list_offsets(topic, dict.fromkeys(beyond, LATEST), isolation)
+        if after_last := [partition for partition, offset in found.items() if offset < 0]:
+            found |= self._list_offsets(topic, dict.fromkeys(after_last, LATEST), isolation)
         return found
 
     def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:

@@ -34,7 +34,7 @@ class KafkaPendingPublish:
         The sender's thread calls it, or the caller of `begin`. It must not block. After `deadline` (monotonic clock)
         nothing is retried.
         """
-        self.limit: int | None = None  # largest size of a message, if Kafka was asked for it
+        self.limit: int | None = None  # the largest size of a message, set after Kafka has rejected a larger one
         self._sender = sender
         self._topic = topic
         self._records = records

@@ -24,7 +24,9 @@ _COMMANDS = {
 """The module of each command, and its description."""
 
 _WITH_EXTRA = ("demo", "bench")
-_EPILOG = "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags win."
+_EPILOG = (
+    "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags take precedence."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -285,7 +285,7 @@ def deprecation_warnings(config: Config) -> Iterator[str]:
 _SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))
 _SECRET_PART = re.compile(r"passw|passphrase|secret|token|credential|apikey|privatekey")
 _PUBLIC_WORDS = frozenset(("file", "path", "url", "uri", "ttl", "provider", "location", "format", "type"))
-"""Last words of names that are about a secret but do not hold one: `key_format`, `token_url`."""
+"""A name with such a last word does not contain a secret: `key_format`, `token_url`."""
 
 
 def is_secret(name: str) -> bool:

@@ -99,7 +99,7 @@ class AssignmentState:
         """Wait for an assignment and return it. Raises `Unavailable` if there is none at the time `until`."""
         partitions = self.wait(until)
         if partitions is None and self.expects_assignment:
-            raise Unavailable("The group has not assigned partitions to this consumer instance yet, try again.")
+            raise Unavailable("The group has not assigned partitions to this consumer instance yet. Retry.")
         return partitions
 
     def release_revoked(self) -> None:

@@ -43,8 +43,8 @@ class ReadLease(Struct, frozen=True):
 class InstanceService(Protocol):
     """The consumer instances of the node. All methods block, any thread may call them, and times are in seconds.
 
-    All but the first two raise `InstanceNotFound`. Each call for an instance counts as use; an instance that is not
-    used for a while is removed.
+    All except `list_instances` and `create` raise `InstanceNotFound`. Each call for an instance counts as use. An
+    instance that is not used for a while is removed.
     """
 
     def list_instances(self) -> list[InstanceDefinition]:
@@ -110,7 +110,7 @@ class InstanceService(Protocol):
 
         The lease is `joining` if there is no assignment in that time: renew or release it then. With auto-commit, this
         commits what was delivered under earlier leases, at least every 5 s. Raises `IllegalState` if the instance has
-        neither a subscription nor an assignment, `InstanceBusy` if another reader keeps the lease.
+        neither a subscription nor an assignment, `InstanceBusy` if another reader does not release it in time.
         """
 
     def renew_lease(

@@ -126,7 +126,7 @@ class OffsetCommitter:
             return
         with self._changed:
             offsets = self._uncommitted() if self._assignment.partitions is not None else {}
-            # If this commit fails, the next is due soon.
+            # If this commit fails, it is tried again soon.
             self._uncommitted_since = self._clock() - AUTO_COMMIT_SECONDS + _AUTO_COMMIT_TIMEOUT
         with self._logged_errors():
             current = self._without_deleted_topics(offsets, _AUTO_COMMIT_TIMEOUT)

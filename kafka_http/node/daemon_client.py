@@ -37,7 +37,7 @@ _KAFKA_CALLS = {
     *("seek", "seek_times", "seek_ends", "commit", "committed"),
 }
 """Calls for which the daemon sends requests to Kafka. They get more time, because the daemon has its own timeouts for
-these requests and reports what went wrong. If the daemon itself hangs, the pings find out and these calls fail too."""
+these requests and reports their errors. If the daemon itself hangs, pings detect it, and these calls fail, too."""
 
 _PING_INTERVAL = 1.0
 _PONG_SECONDS = 4.0
@@ -74,7 +74,7 @@ class DaemonClient:
 
     @property
     def worker(self) -> str:
-        """The name of this process at the daemon, for as long as the process lives."""
+        """The name of this process at the daemon, until the process ends."""
         return self._heartbeat.worker
 
     @property
@@ -129,7 +129,7 @@ class DaemonClient:
             # The daemon ignores a message that is incomplete.
             if not is_retry and (is_repeatable or not is_sent):
                 return self._exchange(message, seconds, self._open_channel(), is_retry=True)
-            raise Unavailable("The connection to the server's daemon was lost. Try again.") from None
+            raise Unavailable("The connection to the server's daemon was lost. Retry.") from None
         except BaseException:
             channel.close()  # or the next call would receive the response of this one
             raise
@@ -150,7 +150,7 @@ class DaemonClient:
             channel = self._heartbeat.connect()
             if channel is not None:
                 return channel
-        raise Unavailable("The server's daemon is stopping. Try again.")
+        raise Unavailable("The server's daemon is stopping. Retry.")
 
     def _abort_calls(self) -> None:
         """Let all calls in progress fail now."""
@@ -261,7 +261,7 @@ class _Heartbeat:
             if self._channel is not None:
                 return self._channel, worker
             if self._is_connecting:
-                raise Unavailable("The server's daemon did not start in time. Try again.")
+                raise Unavailable("The server's daemon did not start in time. Retry.")
             self._is_connecting = True
         return self._connect_heartbeat(worker, if_needed, probing), worker
 

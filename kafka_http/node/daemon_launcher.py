@@ -35,7 +35,7 @@ class NotResponding(Unavailable):
     """The daemon's process runs and does not answer."""
 
     def __init__(self) -> None:
-        super().__init__("The server's daemon does not respond. Try again.")
+        super().__init__("The server's daemon does not respond. Retry.")
 
 
 def settings_to_json(config: Config) -> Mapping[str, Any]:

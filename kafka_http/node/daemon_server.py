@@ -80,7 +80,7 @@ class DaemonServer:
                 threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop as soon as the last worker is gone."""
+        """Stop as soon as the last worker has disconnected."""
         self._linger = 0.0
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class DaemonServer:
 def _rejection(hello: Hello) -> Rejected:
     what = "version" if hello.version != VERSION else "set of settings"
     return Rejected(
-        f"The server's daemon runs with another {what} and still has workers. Try again when these workers have ended."
+        f"The server's daemon runs with another {what} and still has workers. Retry when these workers have ended."
     )
 
 
@@ -217,7 +217,7 @@ class _WorkerSession:
             log.debug("Read lease had ended already: %s", error)
 
     def end(self) -> None:
-        """Close the connections and drop the leases of a worker that is gone."""
+        """Close the connections and drop the leases of a worker that has disconnected."""
         with self._lock:
             self._has_ended = True
             leases = list(self._leases.values())

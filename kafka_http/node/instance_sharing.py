@@ -58,10 +58,10 @@ class InstanceSharing:
             return None
         if owner.is_gone:
             if not self._adopt(group, name):
-                raise Unavailable("The consumer instance is moving to another node. Try again.")
+                raise Unavailable("The consumer instance is moving to another node. Retry.")
             return None
         if secret and hmac.compare_digest(secret.encode(), self._secret.encode()):
-            raise Unavailable("The consumer instance has just moved to another node. Try again.")
+            raise Unavailable("The consumer instance has just moved to another node. Retry.")
         return RemoteNode(owner.url, self._secret, owner.timeout)
 
     def start(self, has_workers: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:

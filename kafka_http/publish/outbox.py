@@ -56,7 +56,7 @@ class Outbox:
         threading.Thread(target=self._clean, name="outbox-cleaning", daemon=True).start()
 
     def close(self, timeout: float) -> None:
-        """Start nothing more, and wait up to `timeout` seconds for records that were sent to Kafka."""
+        """Start no more calls, and wait up to `timeout` seconds for records that were sent to Kafka."""
         self._closing.set()
         self.relay.stop(timeout)
         self._callbacks.stop(timeout)

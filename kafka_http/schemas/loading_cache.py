@@ -1,4 +1,4 @@
-"""A bounded cache that loads each missing value once, however many threads ask for it."""
+"""A bounded cache that loads each missing value once, even if many threads request it."""
 
 import threading
 import time

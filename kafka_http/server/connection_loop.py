@@ -338,7 +338,7 @@ class ConnectionLoop:
     # Closing
 
     def stop_watching(self, connection: ClientConnection) -> None:
-        """Forget the connection until its response is there, or for good."""
+        """Stop waiting for the client: its response is not ready yet, or the connection ends."""
         self._unwatch(connection)
         self._sending.discard(connection)
         self.cancel_receive_timeouts(connection)

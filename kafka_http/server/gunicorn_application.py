@@ -154,7 +154,7 @@ def _check_brokers(worker: Worker) -> None:
 
 
 class _Arbiter(Arbiter):
-    """Stops on Ctrl-C and on the end of the terminal as on SIGTERM. A second Ctrl-C stops at once."""
+    """Handles Ctrl-C and the end of the terminal like SIGTERM. A second Ctrl-C does not wait for requests."""
 
     def __init__(self, app: BaseApplication, *, reloads: bool) -> None:
         self._reloads = reloads

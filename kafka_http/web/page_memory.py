@@ -35,7 +35,7 @@ class PageMemoryBudget:
             if granted < min(max_bytes, _MIN_PAGE, self._limit // _SHARE):
                 raise Unavailable(
                     f"Responses that clients have not received yet hold {self._used} bytes "
-                    f"(max_answers_in_flight: {self._limit}). Try again."
+                    f"(max_answers_in_flight: {self._limit}). Retry."
                 )
             self._used += _COPIES * granted
         reservation: PageReservation = g.setdefault("page_memory", PageReservation(self))

@@ -37,7 +37,7 @@ class PublishDialect(Protocol):
 
 
 ResponseFactory = Callable[[], RenderedResponse]
-"""Returns the response with the results that are known by then. Does not block. Raises errors of the whole request."""
+"""Returns the response with the results that are known now. Does not block. Raises errors of the whole request."""
 
 
 class PublishView:

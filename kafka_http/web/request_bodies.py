@@ -71,7 +71,7 @@ class RequestBodies:
             if size > 0 and self._in_flight > reserved and self._in_flight + size > self._limit:
                 raise TooMuchInFlight(
                     f"Requests in flight already hold {self._in_flight} bytes (max_in_flight: {self._limit}). "
-                    "Nothing was written. Try again.",
+                    "Nothing was written. Retry.",
                     limit=self._limit,
                 )
             self._in_flight += size

@@ -777,7 +777,7 @@ def test_seek_and_commit_wait_for_the_assignment_up_to_the_timeout(world: World)
     ]
     for call in calls:
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="try again"):
+        with pytest.raises(Unavailable, match="Retry"):
             call()
         assert 0.1 <= time.monotonic() - began < scaled(1)
     lease = world.acquire(timeout=0.1)

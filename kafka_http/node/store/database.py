@@ -160,7 +160,7 @@ class Database:
         if available - _size(wal) < needed and available + self.write(self._reusable_bytes) < needed:
             raise Unavailable(
                 "The disk of the server's state store is almost full (setting outbox_min_free). Nothing was stored. "
-                "Try again later."
+                "Retry later."
             )
 
     def _reusable_bytes(self, connection: Connection) -> int:

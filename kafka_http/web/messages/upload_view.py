@@ -82,7 +82,7 @@ class UploadView:
         if not self._slots.acquire(blocking=False):
             raise Unavailable(
                 f"Too many concurrent streaming publishes (limit: {self._max_uploads} per worker, an eighth of its "
-                "threads). Nothing was written. Try again."
+                "threads). Nothing was written. Retry."
             )
         resources.callback(self._slots.release)
         memory = _UploadMemory(self._bodies)
