@@ -155,9 +155,9 @@ class KafkaRecordProducer:
 
     def _cached_partitions(self, topic: str) -> list[PartitionInfo] | None:
         """Return the cached partitions of a topic, and refresh them in the background before they expire."""
-        if (partitions := self._metadata.known(topic, _METADATA_AGE / 2)) is not None:
+        if (partitions := self._metadata.cached(topic, _METADATA_AGE / 2)) is not None:
             return partitions
-        if (partitions := self._metadata.known(topic, _METADATA_AGE)) is not None and topic not in self._refreshing:
+        if (partitions := self._metadata.cached(topic, _METADATA_AGE)) is not None and topic not in self._refreshing:
             self._refreshing.add(topic)
             self._background.submit(self._refresh, topic)
         return partitions

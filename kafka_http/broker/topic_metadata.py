@@ -44,7 +44,7 @@ class TopicMetadata:
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
         """Return a topic's partitions in order, at most `max_age` seconds old. Raises `TopicNotFound`."""
-        if (known := self.known(topic, max_age)) is not None:
+        if (known := self.cached(topic, max_age)) is not None:
             return known
         try:
             described = self._ask([topic]).topics[0]
@@ -58,7 +58,7 @@ class TopicMetadata:
         self._known[topic] = (time.monotonic(), known)
         return known
 
-    def known(self, topic: str, max_age: float) -> list[PartitionInfo] | None:
+    def cached(self, topic: str, max_age: float) -> list[PartitionInfo] | None:
         """Return a topic's cached partitions, or None if they are older than `max_age`. Does not block."""
         at, known = self._known.get(topic, (float("-inf"), []))
         return known if time.monotonic() - at < max_age else None

@@ -76,9 +76,9 @@ class ConnectionLoop:
         self._poller = poller
         self._stall = stall
         self._receiver = RequestReceiver(self, policy)
-        self._fast = None if handler is None else FastPath(self, handler)
+        self._fast_path = None if handler is None else FastPath(self, handler)
         self._idle, self._sending = ConnectionTimeouts(), ConnectionTimeouts()
-        pending = () if self._fast is None else (self._fast.pending,)
+        pending = () if self._fast_path is None else (self._fast_path.pending,)
         self._all: tuple[ConnectionTimeouts, ...] = (
             self._idle,
             self._receiver.heads,
@@ -97,8 +97,8 @@ class ConnectionLoop:
 
     def end_round(self) -> None:
         """Finish one round of the main loop."""
-        if self._fast is not None:
-            self._fast.end_round()
+        if self._fast_path is not None:
+            self._fast_path.end_round()
 
     @property
     def next_deadline(self) -> float:
@@ -114,8 +114,8 @@ class ConnectionLoop:
         for connection in self._sending.pop_expired(now):
             log.info("Closed a connection after %s s without progress.", self._stall)
             self.drop(connection)
-        if self._fast is not None:
-            self._fast.expire(now)
+        if self._fast_path is not None:
+            self._fast_path.expire(now)
         if len(self._sending) > 1 and now >= self._next_unsent_check:
             self._next_unsent_check = now + _MIN_SECONDS
             self._limit_unsent()
@@ -185,14 +185,14 @@ class ConnectionLoop:
                 self._wait_for_request(connection)
             return
         may_be_fast_path = False
-        if self._fast is not None:
+        if self._fast_path is not None:
             try:
                 request = parse(connection.received)
             except NotFastPath:
                 pass
             else:
                 may_be_fast_path = request is None
-                if request is not None and self._fast.begin(connection, request):
+                if request is not None and self._fast_path.begin(connection, request):
                     return
         self._idle.discard(connection)
         if may_be_fast_path and connection not in self._receiver.heads and not connection.has_eof:
@@ -211,10 +211,10 @@ class ConnectionLoop:
 
     def begin_buffered(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Start a request that arrived in pieces on the fast path, or do nothing and return False."""
-        if self._fast is None or reader.size > _READ_BYTES:
+        if self._fast_path is None or reader.size > _READ_BYTES:
             return False
         self._receiver.release(connection)
-        if self._fast.begin_buffered(connection, reader):
+        if self._fast_path.begin_buffered(connection, reader):
             return True
         self._receiver.count(connection, reader)
         return False

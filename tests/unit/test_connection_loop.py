@@ -29,7 +29,7 @@ class FakePendingResponse:
         self.answered = 0
         self._body = body
 
-    def answer(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
+    def finish(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
         self.answered += 1
         return "200 OK", [("Content-Length", str(len(self._body)))], self._body
 
