@@ -205,4 +205,6 @@ def _out_of_range(positions: Positions, ranges: Mapping[TopicPartition, OffsetRa
     """Return the error for the partitions of one topic, the first if there are several."""
     topic = min(ranges).topic
     requested = {place.partition: offset for place, offset in positions.items() if place.topic == topic}
-    return out_of_range(topic, requested, {place.partition: at for place, at in ranges.items() if place.topic == topic})
+    at_topic = {place.partition: at for place, at in ranges.items() if place.topic == topic}
+    hint = " To start at an end of the log, add ?reset=earliest or ?reset=latest."
+    return out_of_range(topic, requested, at_topic, hint)
