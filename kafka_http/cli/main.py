@@ -5,6 +5,7 @@ module of the command that is called is imported: `demo` and `bench` need packag
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from importlib.metadata import version
 
 from kafka_http.cli.setting_flags import add_setting_flags
 from kafka_http.config import ConfigError
+from kafka_http.config.spelling import within_edits
 from kafka_http.errors import how_to_install
 from kafka_http.server import CannotServe
 
@@ -22,6 +24,9 @@ _COMMANDS = {
     "config": ("kafka_http.cli.show_config", "check the settings as `serve` does; show each, its value and its source"),
 }
 """The module of each command, and its description."""
+
+_OTHER_NAMES = {"brokers": "bootstrap-servers", "host": "bind", "port": "bind"}
+"""Flags of other servers, and the flags that do the same here. `demo` has --port itself."""
 
 _WITH_EXTRA = ("demo", "bench")
 _EPILOG = (
@@ -34,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     try:
-        parsed = _parser(name).parse_args(arguments)
+        parser = _parser(name)
+        parsed, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            parser.error(_unknown_argument(name, unknown[0], getattr(parsed, "usage", "")))
         status: int = parsed.run(parsed)
     except ConfigError as error:
         return _fail(str(error), 2)
@@ -47,6 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _unknown_argument(command: str, argument: str, usage: str) -> str:
+    """The error for an argument that a command does not have. `usage` is the command's, which has all its flags."""
+    if not usage:
+        return f"expected a command before {argument!r}: {', '.join(_COMMANDS)}."
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return f"{command} does not take the argument {argument!r}. `kafka-http {command} --help` shows what it takes."
+    known = [each.removeprefix("--") for each in re.findall(r"--[a-z-]+", usage)]
+    name = flag.lstrip("-")
+    near = _OTHER_NAMES.get(name) or within_edits(name, known, 2)
+    suggestion = f" Did you mean --{near}?" if near else ""
+    return f"{command} has no flag {flag}.{suggestion} `kafka-http {command} --help` shows all flags."
 
 
 def _fail(message: str, status: int) -> int:
@@ -65,5 +87,5 @@ def _parser(called: str) -> argparse.ArgumentParser:
             module = import_module(module_name)
             module.add_arguments(command)
             add_setting_flags(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, usage=command.format_usage())
     return parser

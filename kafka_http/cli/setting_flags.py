@@ -1,7 +1,7 @@
 """The flags for settings, which all commands have."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kafka_http.config import Config
@@ -9,6 +9,12 @@ from kafka_http.config.settings import RENAMED_SETTINGS, SETTINGS, Setting
 
 _METAVARS = {"bind": "HOST:PORT", "bootstrap_servers": "HOST:PORT,…", "data_dir": "DIR"}
 _TYPE_METAVARS = {int: "N", float: "SECONDS"}
+_EXAMPLES = {
+    "schema_registry": "url=http://registry:8081",
+    "serializers": "msgpack.strict=false",
+    "topics": "orders.value=avro",
+}
+"""An assignment in each section that does not take kafka-python's settings."""
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,8 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 def _add_flag(group: argparse._ArgumentGroup, name: str, setting: Setting, help_text: str) -> None:
     options: dict[str, Any]
     if setting.is_section:
-        options = {"metavar": "KEY=VALUE", "action": "append", "type": _assignment}
+        example = _EXAMPLES.get(name, "security_protocol=SSL")
+        options = {"metavar": "KEY=VALUE", "action": "append", "type": _assignment_like(example)}
     elif setting.type is bool:
         options = {"action": argparse.BooleanOptionalAction}
     else:
@@ -40,11 +47,14 @@ def _help_text(setting: Setting) -> str:
     return (setting.help + (f" (default: {default})" if has_default else "")).replace("%", "%%")
 
 
-def _assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as security_protocol=SSL")
-    return key, value
+def _assignment_like(example: str) -> Callable[[str], tuple[str, str]]:
+    def parse(text: str) -> tuple[str, str]:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as {example}")
+        return key, value
+
+    return parse
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -207,4 +207,6 @@ def _out_of_range(positions: Positions, ranges: Mapping[TopicPartition, OffsetRa
     """Return the error for the partitions of one topic, the first if there are several."""
     topic = min(ranges).topic
     requested = {tp.partition: offset for tp, offset in positions.items() if tp.topic == topic}
-    return out_of_range(topic, requested, {tp.partition: at for tp, at in ranges.items() if tp.topic == topic})
+    at_topic = {tp.partition: at for tp, at in ranges.items() if tp.topic == topic}
+    hint = " To start at an end of the log, add ?reset=earliest or ?reset=latest."
+    return out_of_range(topic, requested, at_topic, hint)

@@ -129,14 +129,16 @@ class PositionResolver:
         return committed | (self._log.offsets(topic, without) if without else {})
 
 
-def out_of_range(topic: str, positions: Mapping[int, int], ranges: Mapping[int, OffsetRange]) -> OffsetOutOfRange:
-    """Return the error for the partitions in `ranges`, whose logs do not have the positions."""
+def out_of_range(
+    topic: str, positions: Mapping[int, int], ranges: Mapping[int, OffsetRange], hint: str = ""
+) -> OffsetOutOfRange:
+    """Return the error for the partitions in `ranges`, whose logs do not have the positions. `hint` is its end."""
     listed = [
         {"partition": partition, "offset": positions[partition], "earliest": each.earliest, "latest": each.latest}
         for partition, each in sorted(ranges.items())
     ]
     text = "; ".join("partition {partition} has {earliest} to {latest}, not {offset}".format(**each) for each in listed)
-    return OffsetOutOfRange(f"Offset out of range in {topic}: {text}.", topic=topic, partitions=listed)
+    return OffsetOutOfRange(f"Offset out of range in {topic}: {text}.{hint}", topic=topic, partitions=listed)
 
 
 def find_offsets(

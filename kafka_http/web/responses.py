@@ -140,7 +140,10 @@ def _http_error(error: HTTPException) -> Response:
     message = error.description or error.name
     is_v2 = _V2_PATH.fullmatch(request.path)
     if isinstance(error, NotFound):
-        message = f"There is nothing at {request.path[:100]}. GET {'/topics' if is_v2 else '/messages'} lists topics."
+        topics = "/topics" if is_v2 else "/messages"
+        message = f"There is nothing at {request.path[:100]}. GET {topics} lists topics, and the manual is at /docs."
+        if request.path.rstrip("/") == "/console":  # only while it is off, or there would be a page
+            message = "The console is off. To turn it on, start the server with the setting console (--console)."
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message, headers = f"{request.method} is not allowed here. Allowed: {allowed}.", {"Allow": allowed}

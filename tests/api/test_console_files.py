@@ -20,6 +20,12 @@ def test_console_is_off_by_default(make_client: ClientFactory) -> None:
     assert make_client(console=True).get("/console").status_code == 200
 
 
+def test_address_of_a_console_that_is_off_says_how_to_turn_it_on(make_client: ClientFactory) -> None:
+    for path in ("/console", "/console/"):
+        assert "start the server with the setting console (--console)" in make_client().get(path).text
+    assert "There is nothing at /console/x" in make_client(console=True).get("/console/x").text
+
+
 @pytest.mark.parametrize("path", ["/console", "/console/", "/console/console.js", "/console/console/console.css"])
 def test_console_loads_only_its_own_files(make_client: ClientFactory, path: str) -> None:
     response = make_client(console=True).get(path)

@@ -429,6 +429,7 @@ def test_read_of_an_offset_out_of_range_returns_416(client: FlaskClient, broker:
     put(broker, "three", b"1", b"2", partition=1)
     response = client.get("/messages/three/c/1")
     assert (response.status_code, response.json["error"]["code"]) == (416, 416)
+    assert response.json["error"]["message"].endswith("add ?reset=earliest or ?reset=latest.")
     assert response.json["error"]["partitions"] == [
         {"partition": 0, "offset": 1, "earliest": 0, "latest": 0},
         {"partition": 2, "offset": 1, "earliest": 0, "latest": 0},

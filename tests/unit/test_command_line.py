@@ -184,6 +184,29 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: 
     assert "usage: kafka-http" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--worker", "1"], "serve has no flag --worker. Did you mean --workers? `kafka-http serve --help`"),
+        (["serve", "--bootstrap-server=kafka:9092"], "no flag --bootstrap-server. Did you mean --bootstrap-servers?"),
+        (["demo", "--kafkaport", "1"], "demo has no flag --kafkaport. Did you mean --kafka-port?"),
+        (["serve", "--zzz"], "serve has no flag --zzz. `kafka-http serve --help` shows all flags."),
+        (["serve", "--port", "8090"], "serve has no flag --port. Did you mean --bind?"),
+        (["--zzz", "serve"], "expected a command before '--zzz': serve, demo, bench, config."),
+        (["config", "x"], "config does not take the argument 'x'. `kafka-http config --help`"),
+        (["serve", "--topics", "orders"], "'orders' is not KEY=VALUE, such as orders.value=avro"),
+        (["serve", "--kafka", "x"], "'x' is not KEY=VALUE, such as security_protocol=SSL"),
+    ],
+)
+def test_wrong_usage_says_what_would_be_right(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
