@@ -62,7 +62,8 @@ class ConsumerOffsets:
         ranges = self._topics.offset_ranges(topic, partitions)
         too_high = {p: ranges[p] for p, offset in offsets.items() if offset >= ranges[p].latest}
         if too_high:
-            raise out_of_range(topic, offsets, too_high)
+            hint = " The last of these offsets has no message yet, so it cannot be acknowledged."
+            raise out_of_range(topic, offsets, too_high, hint)
         committed = _in_range(committed, ranges)
         positions = {p: offset + 1 for p, offset in offsets.items() if offset + 1 >= committed.get(p, 0)}
         before_end = {TopicPartition(topic, p): offset for p, offset in positions.items() if offset < ranges[p].latest}

@@ -68,6 +68,15 @@ def test_ack_of_a_position_that_is_not_an_offset_returns_400(client: FlaskClient
     assert (response.status_code, response.json["error"]["field"]) == (400, "offset")
 
 
+def test_ack_of_the_end_offset_says_why_it_is_out_of_range(client: FlaskClient) -> None:
+    """The message was "partition 0 has 0 to 10, not 10", which contradicts itself."""
+    message = client.delete("/messages/t/c/10").json["error"]["message"]
+    assert message == (
+        "Offset out of range in t: partition 0 has 0 to 10, not 10. "
+        "The last of these offsets has no message yet, so it cannot be acknowledged."
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "status"), [("t/c/10", 416), ("three/c/0:1,1:5", 416), ("t/c/0:1,1:1", 404), ("nope/c/1", 404)]
 )
