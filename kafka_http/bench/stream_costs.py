@@ -6,12 +6,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from statistics import quantiles
+from contextlib import ExitStack
 from typing import Self
 from uuid import uuid4
 
-from kafka_http.bench.bench_result import BenchError
-from kafka_http.bench.bench_server import BenchServer, temporary_topic
+from kafka_http.bench.bench_result import BenchError, percentile
+from kafka_http.bench.bench_server import BenchServer
+from kafka_http.bench.process_usage import ProcessUsage
 from kafka_http.bench.result_tables import align
 from kafka_http.bench.target_server import TargetServer
 
@@ -29,27 +30,27 @@ _EXPLANATION = (
 
 def measure_streams(server: BenchServer, counts: list[int], seconds: float) -> str:
     """The report: a row for each number of streams. The bench has started the server. Raises `BenchError`."""
-    with temporary_topic(server.started_config, 1) as topic:
-        TargetServer(server.url).publish(topic, "messages", b'"first"')
-        rows = [_row(server, topic, count, seconds) for count in counts]
+    assert server.usage  # noqa: S101  for the type checker
+    with server.temporary_topic(1) as topic:
+        server.target.publish(topic, b'"first"')
+        rows = [_row(server.target, server.usage, topic, count, seconds) for count in counts]
     return "\n".join([*align([_HEAD, *rows]), _EXPLANATION])
 
 
-def _row(server: BenchServer, topic: str, count: int, seconds: float) -> list[str]:
-    usage = server.usage
-    memory, begin = sum(usage.memory().values()), time.monotonic()
-    with _StreamClients(server.url, topic, count) as clients:
+def _row(server: TargetServer, usage: ProcessUsage, topic: str, count: int, seconds: float) -> list[str]:
+    memory, begin = usage.memory(), time.monotonic()
+    with _StreamClients(server, topic, count) as clients:
         clients.wait_until_open()
         opened = time.monotonic() - begin
         time.sleep(_SETTLE_SECONDS)  # until the memory of the setup is free again
-        memory_each = (sum(usage.memory().values()) - memory) / count / 1000
-        before, begin = usage.sample(), time.monotonic()
+        memory_each = (usage.memory() - memory) / count / 1000
+        before = usage.cpu()
         time.sleep(seconds)
-        idle = (usage.sample().since(before).server or 0.0) / (time.monotonic() - begin) * 100
-        before = usage.sample()
+        idle = (usage.cpu() - before) / seconds * 100
+        before = usage.cpu()
         delays = sorted(clients.delays(max(2, int(seconds * _MESSAGES_PER_SECOND))))
-        cpu_each = (usage.sample().since(before).server or 0.0) / len(delays) / count * 1e6
-    p50, p99 = quantiles(delays, n=100, method="inclusive")[49::49]
+        cpu_each = (usage.cpu() - before) / len(delays) / count * 1e6
+    p50, p99 = percentile(delays, 50), percentile(delays, 99)
     figures = [f"{opened:.1f}", f"{memory_each:.1f}", f"{idle:.2f}", str(len(delays)), f"{p50:.1f}", f"{p99:.1f}"]
     return [str(count), *figures, f"{cpu_each:.0f}"]
 
@@ -57,17 +58,18 @@ def _row(server: BenchServer, topic: str, count: int, seconds: float) -> list[st
 class _StreamClients:
     """Event streams from the end of a topic, and a connection that publishes. Use it as a context manager."""
 
-    def __init__(self, url: str, topic: str, count: int) -> None:
-        self._count = count
-        self._selector = selectors.DefaultSelector()
-        self._opened = 0
-        self._deliveries: Counter[str] = Counter()
-        self._address = TargetServer(url).address
+    def __init__(self, server: TargetServer, topic: str, count: int) -> None:
+        self._server = server
         self._path = f"/messages/{topic}"
-        request = self._address.request("GET", f"{self._path}/bench/latest", "Accept: text/event-stream\r\n")
+        self._count = count
+        self._opened: set[socket.socket] = set()
+        self._deliveries: Counter[str] = Counter()
+        self._sockets = ExitStack()
+        self._selector = self._sockets.enter_context(selectors.DefaultSelector())
+        request = server.request_bytes("GET", f"{self._path}/bench/latest", "Accept: text/event-stream\r\n")
         for _ in range(count):
             client = self._connect()
-            self._selector.register(client, selectors.EVENT_READ)  # with no data until its response
+            self._selector.register(client, selectors.EVENT_READ, bytearray())
             client.sendall(request)
         self._publisher = self._connect()
 
@@ -75,16 +77,13 @@ class _StreamClients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._publisher.close()
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-        self._selector.close()
+        self._sockets.close()
 
     def wait_until_open(self) -> None:
         deadline = time.monotonic() + _OPEN_SECONDS
-        while self._opened < self._count:
+        while len(self._opened) < self._count:
             if time.monotonic() > deadline:
-                raise self._open_error(f"only {self._opened} after {_OPEN_SECONDS:.0f} s")
+                raise self._open_error(f"only {len(self._opened)} were opened within {_OPEN_SECONDS:.0f} s")
             self._read()
 
     def delays(self, count: int) -> Iterator[float]:
@@ -95,7 +94,7 @@ class _StreamClients:
             message = f"{run}-{number}"
             sent = time.monotonic()
             headers = "Content-Type: application/json\r\n"
-            self._publisher.sendall(self._address.request("POST", self._path, headers, f'"{message}"'.encode()))
+            self._publisher.sendall(self._server.request_bytes("POST", self._path, headers, f'"{message}"'.encode()))
             self._wait_for_delivery(message, sent + _DELIVERY_SECONDS)
             yield (time.monotonic() - sent) * 1000
             self._publisher.recv(65536)
@@ -107,7 +106,9 @@ class _StreamClients:
             self._read()
 
     def _connect(self) -> socket.socket:
-        return socket.create_connection((self._address.host, self._address.port), _OPEN_SECONDS)
+        return self._sockets.enter_context(
+            socket.create_connection((self._server.host, self._server.port), _OPEN_SECONDS)
+        )
 
     def _open_error(self, why: str) -> BenchError:
         return BenchError(f"{self._count} streams could not be opened: {why}. See the setting max_streams.")
@@ -116,19 +117,13 @@ class _StreamClients:
         for key, _ in self._selector.select(0.2):
             client: socket.socket = key.fileobj  # type: ignore[assignment]
             data = client.recv(65536)
-            if key.data is None:
-                self._check_response(data)
-                self._selector.modify(client, selectors.EVENT_READ, bytearray(data))
-            elif data:
-                self._count_messages(data, key.data)
-            else:
-                self._selector.unregister(client)
-                client.close()
-
-    def _check_response(self, data: bytes) -> None:
-        self._opened += 1
-        if not data.startswith(b"HTTP/1.1 200 "):
-            raise self._open_error(data.partition(b"\r\n")[0].decode("latin-1") or "the connection was closed")
+            if not data:
+                raise BenchError("The server closed a stream.")
+            if client not in self._opened:
+                self._opened.add(client)
+                if not data.startswith(b"HTTP/1.1 200 "):
+                    raise self._open_error(data.partition(b"\r\n")[0].decode("latin-1"))
+            self._count_messages(data, key.data)
 
     def _count_messages(self, data: bytes, unread: bytearray) -> None:
         """Count the messages in the data of a stream. `unread` keeps what follows its last message."""

@@ -64,7 +64,7 @@ def topics_of(service: Service) -> set[str]:
         ),
     ],
 )
-def test_running_server_is_compared_with_the_clients_alone(
+def test_running_server_is_measured(
     service: Service, kafka: EmbeddedKafka, tmp_path: Path, what: str, dialect: str
 ) -> None:
     before = topics_of(service)
@@ -81,12 +81,8 @@ def test_running_server_is_compared_with_the_clients_alone(
         assert row.messages == row.requests * row.records or what == "read"
         assert row.requests < row.messages <= row.requests * row.records or row.records == 1
         assert 0 < row.p50 <= row.p90 <= row.p99
-        assert (row.server_cpu, row.broker_cpu) == (None, None)  # the bench does not know their processes
+        assert row.server_cpu is None  # the bench does not know its processes
         assert 0 < row.generator_cpu <= row.seconds
-    assert all(each.messages_per_second > 0 for each in result.baselines)
-    ways = ["one by one", "many in flight"] if what == "publish" else ["many in flight"]
-    expected = [(client, way) for client in ("kafka-python", "confluent-kafka") for way in ways]
-    assert [(each.client, each.way) for each in result.baselines] == expected
     wait_for(lambda: topics_of(service) == before)
 
 
@@ -106,7 +102,6 @@ def test_bench_without_url_starts_kafka_and_server_and_leaves_nothing(kafka_part
     (row,) = result.rows
     assert row.errors == 0
     assert row.server_cpu
-    assert row.broker_cpu
     assert result.settings == {"workers": "1"}
     assert result.machine.versions["kafka-python"]
     assert not processes_naming(tmp_path)
@@ -114,7 +109,7 @@ def test_bench_without_url_starts_kafka_and_server_and_leaves_nothing(kafka_part
 
 
 FILLED = 3_000_000
-"""More bytes than the topic is filled with before the load."""
+"""Bytes in the topic while the load runs."""
 
 
 @pytest.mark.parametrize(
@@ -127,7 +122,7 @@ FILLED = 3_000_000
 def test_bench_stopped_under_load_leaves_nothing(
     kafka_parts: None, tmp_path: Path, number: signal.Signals, published: int
 ) -> None:
-    with start("memory", "--seconds", "600", tmp=tmp_path) as process:
+    with start("publish", "--records", "100", "--seconds", "600", tmp=tmp_path) as process:
         wait_for(lambda: generators_of(process.pid) or process.poll() is not None, 60)
         wait_for(lambda: logged(tmp_path) >= published or process.poll() is not None, 60)
         os.killpg(process.pid, number)  # as a terminal does
@@ -185,7 +180,6 @@ def test_bench_with_running_kafka_starts_only_a_server(kafka: EmbeddedKafka, tmp
     (row,) = result.rows
     assert row.errors == 0
     assert row.server_cpu
-    assert row.broker_cpu is None
     assert not processes_naming(tmp_path)
 
 
@@ -196,18 +190,6 @@ def test_server_that_does_not_start_is_an_error(kafka: EmbeddedKafka, tmp_path: 
     assert status == 1
     assert "The server did not start: The setting kafka.security_protocl" in errors_printed
     assert "Did you mean security_protocol?" in errors_printed
-
-
-@pytest.mark.slow
-def test_memory_report(kafka_parts: None, tmp_path: Path) -> None:
-    status, printed, errors_printed = bench("memory", "--seconds", "3", "--workers", "1", tmp=tmp_path)
-
-    assert status == 0, errors_printed
-    assert re.search(r"^ *worker +\d+( +\d+){12}$", printed, re.MULTILINE)
-    assert "requests, 0 errors" in printed
-    assert re.search(r"one body of 50\.0 MB, 100,000 records, .* times its size$", printed, re.MULTILINE)
-    assert re.search(r"64\.0 MiB, announced but not sent: answered with 413, 0\.\d MB more$", printed, re.MULTILINE)
-    assert not processes_naming(tmp_path)
 
 
 @pytest.mark.slow
