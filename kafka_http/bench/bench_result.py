@@ -24,6 +24,12 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
+def machine() -> dict[str, Any]:
+    """Describe this machine and the installed packages."""
+    python = {"cores": available_cores(), "system": platform.platform(), "Python": platform.python_version()}
+    return python | {package: version(package) for package in _PACKAGES}
+
+
 class BenchRow(msgspec.Struct, frozen=True):
     """The figures of one combination of records per request and connections.
 
@@ -47,32 +53,13 @@ class BenchRow(msgspec.Struct, frozen=True):
     later: bool = False
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """Where a bench ran."""
-
-    cores: int
-    system: str
-    python: str
-    versions: dict[str, str]
-
-
-def this_machine() -> Machine:
-    """Describe this machine and the installed packages."""
-    versions = {package: version(package) for package in _PACKAGES}
-    return Machine(available_cores(), platform.platform(), platform.python_version(), versions)
-
-
 class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
-    """A whole run. `size` is in bytes of a value, `settings` are the given settings of the server."""
+    """A whole run. `conditions` are its machine, versions, flags, and settings of the server."""
 
     what: Literal["publish", "read"]
-    dialect: Literal["messages", "v2"]
-    size: int
     date: str
-    machine: Machine
-    options: dict[str, Any]
-    settings: dict[str, Any]
     rows: list[BenchRow]
+    conditions: dict[str, Any] = {}
 
     def write(self, file: Path) -> None:
         """Write the result as JSON."""

@@ -157,7 +157,8 @@ def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClie
     instances: list[str] = []
 
     def create(_: int) -> ConsumerClient:
-        instance = server.create_consumer(f"bench-{uuid4().hex[:12]}", settings)
+        group = f"/consumers/bench-{uuid4().hex[:12]}"
+        instance = f"{group}/instances/{server.call('POST', group, settings)['instance_id']}"
         instances.append(instance)
         server.call("POST", f"{instance}/assignments", partitions)
         server.call("POST", f"{instance}/positions/beginning", partitions)

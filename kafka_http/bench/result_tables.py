@@ -22,10 +22,10 @@ _COMPARED = ("requests/s", "messages/s", "p50 ms", "p99 ms", "errors", "server u
 
 def result_table(result: BenchResult) -> str:
     """A row for each combination, and notes on the rows that the load generator limited."""
-    machine = result.machine
+    values = result.conditions
     title = (
-        f"{result.what}, {result.dialect}: records a {'request' if result.what == 'publish' else 'page'} by "
-        f"connections, values of {result.size} bytes, {machine.cores} cores, Python {machine.python}"
+        f"{result.what}, {values['--dialect']}: records a {'request' if result.what == 'publish' else 'page'} by "
+        f"connections, values of {values['--size']} bytes, {values['cores']} cores, Python {values['Python']}"
     )
     head = ["records", "connections", *_FIGURES]
     rows = [[*_name(row), *(_number(figure(row)) for figure in _FIGURES.values())] for row in result.rows]
@@ -80,17 +80,8 @@ def _compared(figure: str, row_a: BenchRow, row_b: BenchRow) -> tuple[str, str, 
 
 
 def _differences(first: BenchResult, second: BenchResult) -> Iterator[str]:
-    """The differences between machines, versions and settings."""
-    a, b = _conditions(first), _conditions(second)
-    for name in sorted(a.keys() | b.keys()):
+    """The differences between machines, versions and settings. Results of older versions do not tell them."""
+    a, b = first.conditions, second.conditions
+    for name in sorted(a.keys() | b.keys()) if a and b else ():
         if a.get(name) != b.get(name):
             yield f"{name}: A {a.get(name, '-')}, B {b.get(name, '-')}"
-
-
-def _conditions(result: BenchResult) -> dict[str, object]:
-    machine = result.machine
-    return {
-        **{"cores": machine.cores, "system": machine.system, "Python": machine.python},
-        **machine.versions,
-        **{f"--{name}": value for name, value in (result.options | result.settings).items()},
-    }

@@ -1,12 +1,10 @@
 """The bench of streams: memory and CPU of idle streams, and the delay until all of them have a message."""
 
-import re
-import selectors
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from selectors import EVENT_READ, DefaultSelector
 from typing import Self
 from uuid import uuid4
 
@@ -20,7 +18,6 @@ _MESSAGES_PER_SECOND = 20
 _OPEN_SECONDS = 60.0
 _DELIVERY_SECONDS = 10.0
 _SETTLE_SECONDS = 1.0
-_MESSAGE = re.compile(rb'"value":"([0-9a-f]{32}-[0-9]+)"[^\n]*\n\n')
 _HEAD = ["streams", "open in s", "RSS kB each", "CPU % idle", "messages", "p50 ms", "p99 ms", "CPU us a delivery"]
 _EXPLANATION = (
     f"{_MESSAGES_PER_SECOND} messages per second. Latencies are from a publish until the last stream has the message. "
@@ -61,15 +58,12 @@ class _StreamClients:
     def __init__(self, server: TargetServer, topic: str, count: int) -> None:
         self._server = server
         self._path = f"/messages/{topic}"
-        self._count = count
-        self._opened: set[socket.socket] = set()
-        self._deliveries: Counter[str] = Counter()
-        self._sockets = ExitStack()
-        self._selector = self._sockets.enter_context(selectors.DefaultSelector())
+        self._stack = ExitStack()
+        self._selector = self._stack.enter_context(DefaultSelector())
         request = server.request_bytes("GET", f"{self._path}/bench/latest", "Accept: text/event-stream\r\n")
         for _ in range(count):
             client = self._connect()
-            self._selector.register(client, selectors.EVENT_READ, bytearray())
+            self._selector.register(client, EVENT_READ)
             client.sendall(request)
         self._publisher = self._connect()
 
@@ -77,59 +71,41 @@ class _StreamClients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sockets.close()
+        self._stack.close()
+
+    def _connect(self) -> socket.socket:
+        address = (self._server.host, self._server.port)
+        return self._stack.enter_context(socket.create_connection(address, _OPEN_SECONDS))
 
     def wait_until_open(self) -> None:
-        deadline = time.monotonic() + _OPEN_SECONDS
-        while len(self._opened) < self._count:
-            if time.monotonic() > deadline:
-                raise self._open_error(f"only {len(self._opened)} were opened within {_OPEN_SECONDS:.0f} s")
-            self._read()
+        self._receive(b"HTTP/1.1 200 ", _OPEN_SECONDS)
 
     def delays(self, count: int) -> Iterator[float]:
         """Publish messages. Yield the milliseconds from each publish until the last stream has the message."""
-        run, begin = uuid4().hex, time.monotonic()
+        begin = time.monotonic()
         for number in range(count):
             time.sleep(max(0.0, begin + number / _MESSAGES_PER_SECOND - time.monotonic()))
-            message = f"{run}-{number}"
+            message = f'"{uuid4()}"'.encode()
             sent = time.monotonic()
             headers = "Content-Type: application/json\r\n"
-            self._publisher.sendall(self._server.request_bytes("POST", self._path, headers, f'"{message}"'.encode()))
-            self._wait_for_delivery(message, sent + _DELIVERY_SECONDS)
+            self._publisher.sendall(self._server.request_bytes("POST", self._path, headers, message))
+            self._receive(message, _DELIVERY_SECONDS)
             yield (time.monotonic() - sent) * 1000
             self._publisher.recv(65536)
 
-    def _wait_for_delivery(self, message: str, deadline: float) -> None:
-        while self._deliveries[message] < self._count:
+    def _receive(self, text: bytes, seconds: float) -> None:
+        """Read until each stream has the text."""
+        received = {key.fileobj: b"" for key in self._selector.get_map().values()}
+        deadline = time.monotonic() + seconds
+        while received:
             if time.monotonic() > deadline:
-                raise BenchError(f"A message was not delivered to all streams within {_DELIVERY_SECONDS:.0f} s.")
-            self._read()
-
-    def _connect(self) -> socket.socket:
-        return self._sockets.enter_context(
-            socket.create_connection((self._server.host, self._server.port), _OPEN_SECONDS)
-        )
-
-    def _open_error(self, why: str) -> BenchError:
-        return BenchError(f"{self._count} streams could not be opened: {why}. See the setting max_streams.")
-
-    def _read(self) -> None:
-        for key, _ in self._selector.select(0.2):
-            client: socket.socket = key.fileobj  # type: ignore[assignment]
-            data = client.recv(65536)
-            if not data:
-                raise BenchError("The server closed a stream.")
-            if client not in self._opened:
-                self._opened.add(client)
-                if not data.startswith(b"HTTP/1.1 200 "):
-                    raise self._open_error(data.partition(b"\r\n")[0].decode("latin-1"))
-            self._count_messages(data, key.data)
-
-    def _count_messages(self, data: bytes, unread: bytearray) -> None:
-        """Count the messages in the data of a stream. `unread` keeps what follows its last message."""
-        unread += data
-        end = 0
-        for found in _MESSAGE.finditer(unread):
-            self._deliveries[found[1].decode()] += 1
-            end = found.end()
-        del unread[: max(end, unread.rfind(b"id: "))]
+                raise BenchError(f"{len(received)} streams did not get data within {seconds:.0f} s.")
+            for key, _ in self._selector.select(0.2):
+                data = key.fileobj.recv(65536)  # type: ignore[union-attr]  # all of them are sockets
+                if not data or (data.startswith(b"HTTP/1.1 ") and data[9:12] != b"200"):
+                    status = data.partition(b"\r\n")[0].decode("latin-1") or "the server closed a connection"
+                    raise BenchError(f"A stream failed: {status}. See the setting max_streams.")
+                if key.fileobj in received:
+                    received[key.fileobj] += data
+                    if text in received[key.fileobj]:
+                        del received[key.fileobj]

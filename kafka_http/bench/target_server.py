@@ -2,8 +2,6 @@
 
 import http.client
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +11,7 @@ V2 = "application/vnd.kafka.v2+json"
 V2_JSON = "application/vnd.kafka.json.v2+json"
 
 _TIMEOUT_SECONDS = 60.0
+_WRONG_API = "The server's response is not of this API. Check --url and --dialect."
 
 
 class TargetServer:
@@ -43,8 +42,10 @@ class TargetServer:
         if not 200 <= status < 300:
             text = response[:300].decode(errors="replace").strip()
             raise BenchError(f"{method} {path} failed with status {status}: {text}")
-        with _expecting_api():
+        try:
             return json.loads(response or b"null")
+        except ValueError:
+            raise BenchError(_WRONG_API) from None
 
     def publish(self, topic: str, body: bytes, partition: int | None = None) -> None:
         """Publish JSON: a value, or records in an envelope."""
@@ -53,19 +54,11 @@ class TargetServer:
 
     def message_counts(self, topic: str) -> list[int]:
         """The number of messages in each partition of a topic."""
-        with _expecting_api():
+        try:
             partitions = self.call("GET", f"/messages/{topic}")["partitions"]
             return [int(each["latest"]) - int(each["earliest"]) for each in partitions]
-
-    def has_pending_tasks(self, topic: str) -> bool:
-        """Whether the server has accepted messages of the topic that it has not published yet."""
-        with _expecting_api():
-            return bool(self.call("GET", f"/tasks?status=pending&topic={topic}&limit=1")["tasks"])
-
-    def create_consumer(self, group: str, settings: dict[str, str]) -> str:
-        """Create a v2 consumer instance. Return its path."""
-        with _expecting_api():
-            return f"/consumers/{group}/instances/{self.call('POST', f'/consumers/{group}', settings)['instance_id']}"
+        except (KeyError, TypeError, ValueError):
+            raise BenchError(_WRONG_API) from None
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT_SECONDS)
@@ -78,12 +71,3 @@ class TargetServer:
             raise BenchError(f"{self.url} does not answer ({why}). Start the server, or use another --url.") from None
         finally:
             connection.close()
-
-
-@contextmanager
-def _expecting_api() -> Iterator[None]:
-    """Raise `BenchError` if a response does not have the expected fields."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError):
-        raise BenchError("The server's response is not of this API. Check --url and --dialect.") from None

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from kafka_http.bench.bench_result import BenchError, BenchResult, BenchRow, percentile, this_machine
+from kafka_http.bench.bench_result import BenchError, BenchResult, BenchRow, machine, percentile
 from kafka_http.bench.bench_server import BenchServer
 from kafka_http.bench.load_generator import MAX_ERRORS, LoadCounts
 from kafka_http.bench.load_process import run_load
 from kafka_http.bench.load_requests import LoadJob, publish_body
 
+_WARMUP_SECONDS = 1.0
+_BATCH = 100
 _FILL_THREADS = 8
 _RELAY_SECONDS = 120.0
 
@@ -32,12 +34,10 @@ class BenchOptions:
     connections: list[int]
     size: int
     seconds: float
-    warmup: float
     processes: int
     partitions: int
     topic: str | None
     messages: int
-    batch: int
     later: bool
 
 
@@ -54,16 +54,9 @@ class ThroughputBench:
         """Run the bench. `settings` are those of the server to store in the result. Raises `BenchError`."""
         options = self._options
         self._bench_publish() if options.what == "publish" else self._bench_read()
-        return BenchResult(
-            what=options.what,
-            dialect=options.dialect,
-            size=options.size,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=this_machine(),
-            options=msgspec.to_builtins(options),
-            settings=settings,
-            rows=self._rows,
-        )
+        flags = {f"--{name}": value for name, value in (msgspec.to_builtins(options) | settings).items()}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        return BenchResult(options.what, date, self._rows, machine() | flags)
 
     def _bench_publish(self) -> None:
         for records, connections in product(self._options.records, self._options.connections):
@@ -93,7 +86,7 @@ class ThroughputBench:
         """Wait until all accepted messages are published, so that they do not slow down the next row."""
         _print_step("waiting for the outbox")
         deadline = time.monotonic() + _RELAY_SECONDS
-        while self._server.target.has_pending_tasks(topic):
+        while self._server.target.call("GET", f"/tasks?status=pending&topic={topic}&limit=1")["tasks"]:
             if time.monotonic() > deadline:
                 raise BenchError(f"Accepted messages were not published within {_RELAY_SECONDS:.0f} s.")
             time.sleep(0.1)
@@ -105,7 +98,7 @@ class ThroughputBench:
             LoadJob(self._server.target.url, topic, options.what, options.dialect, records, options.size, share, later)
             for share in _shares(connections, options.processes)
         ]
-        counts, server_cpu = run_load(jobs, options.warmup, options.seconds, self._server.usage)
+        counts, server_cpu = run_load(jobs, _WARMUP_SECONDS, options.seconds, self._server.usage)
         self._rows.append(_row(jobs, options.seconds, counts, server_cpu))
         errors = list(chain.from_iterable(each.first_errors for each in counts))[:MAX_ERRORS]
         self.errors += [f"{records} records, {connections} connections: {each}" for each in errors]
@@ -113,8 +106,8 @@ class ThroughputBench:
     def _fill(self, topic: str) -> None:
         """Publish the messages to read, with one request at a time for each partition."""
         _print_step("filling the topic")
-        full, rest = divmod(self._options.messages, self._options.batch)
-        batches = [self._options.batch] * full + [rest] * bool(rest)
+        full, rest = divmod(self._options.messages, _BATCH)
+        batches = [_BATCH] * full + [rest] * bool(rest)
         target, size = self._server.target, self._options.size
         partitions = len(target.message_counts(topic))
 

@@ -38,13 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", _number(int, "a number of bytes", 8, 1_000_000), "BYTES", 100, "bytes of a value (default: 100)")
     seconds = "a number of seconds"
     add("--seconds", _number(float, seconds, 0.1, 3600), "N", 10.0, "seconds that each row is measured (default: 10)")
-    add("--warmup", _number(float, seconds, 0, 3600), "N", 1.0, "seconds before that, which do not count (default: 1)")
     add("--processes", count, "N", cores, "maximum processes of the load generator (default: half the cores)")
     add("--partitions", count, "N", 3, "partitions of the topic that the bench creates (default: 3)")
     add("--topic", str, "NAME", None, "an existing topic; without it, the bench creates one and deletes it")
     messages = _number(int, "a whole number", 0, 1_000_000_000)
     add("--messages", messages, "N", 200_000, "read: messages that fill the topic first (default: 200000)")
-    add("--batch", count, "N", 100, "read: messages that are published together, as one batch (default: 100)")
     parser.add_argument(
         "--later", action="store_true", help="publish: measure each row also with Prefer: respond-async (202)"
     )

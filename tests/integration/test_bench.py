@@ -16,7 +16,7 @@ from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.service import ROOT, Service
 
-SHORT = ("--seconds", "0.5", "--warmup", "0.2", "--messages", "3000", "--size", "50")
+SHORT = ("--seconds", "0.5", "--messages", "3000", "--size", "50")
 
 
 def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
@@ -73,7 +73,7 @@ def test_running_server_is_measured(
         "--bootstrap-servers", kafka.bootstrap_servers, tmp=tmp_path,
     )  # fmt: skip
 
-    assert (result.what, result.dialect, result.size) == (what, dialect, 50)
+    assert (result.what, result.conditions["--dialect"], result.conditions["--size"]) == (what, dialect, 50)
     assert [(row.records, row.connections) for row in result.rows] == [(1, 2), (50, 2)]
     for row in result.rows:
         assert row.errors == 0
@@ -102,8 +102,8 @@ def test_bench_without_url_starts_kafka_and_server_and_leaves_nothing(kafka_part
     (row,) = result.rows
     assert row.errors == 0
     assert row.server_cpu
-    assert result.settings == {"workers": "1"}
-    assert result.machine.versions["kafka-python"]
+    assert result.conditions["--workers"] == "1"
+    assert result.conditions["kafka-python"]
     assert not processes_naming(tmp_path)
     assert not list(tmp_path.glob("kafka_http-bench-*"))
 

@@ -15,7 +15,6 @@ from kafka_http.bench.bench_result import (
     BenchError,
     BenchResult,
     BenchRow,
-    Machine,
     percentile,
     read_result,
 )
@@ -238,9 +237,9 @@ def row(records: int = 1, connections: int = 1, **other: object) -> BenchRow:
 
 
 def result(*rows: BenchRow, what: str = "publish", **settings: str) -> BenchResult:
-    machine = Machine(2, "a system", "3.11", {"kafka_http": "0.1.0"})
-    options = {"records": [1, 100]}
-    return BenchResult(what, "messages", 100, "a day", machine, options, settings, list(rows))  # type: ignore[arg-type]
+    conditions = {"cores": 2, "Python": "3.11", "kafka_http": "0.1.0", "--dialect": "messages", "--size": 100}
+    conditions |= {f"--{name}": value for name, value in settings.items()}
+    return BenchResult(what, "a day", list(rows), conditions)  # type: ignore[arg-type]
 
 
 def cells(text: str, line: int) -> str:
