@@ -28,17 +28,13 @@ _WITHOUT_BODY = (b"204", b"304")
 
 
 class LoadCounts(msgspec.Struct):
-    """What one process counted. `latencies` are those of successful requests, in seconds.
-
-    `failure` says why the process could not run.
-    """
+    """What one process counted. `latencies` are those of successful requests, in seconds."""
 
     latencies: list[float] = []
     messages: int = 0
     errors: int = 0
     first_errors: list[str] = []
     cpu: float = 0.0
-    failure: str = ""
 
     def add_error(self, message: str) -> None:
         self.errors += 1

@@ -137,7 +137,7 @@ def test_bench_stopped_under_load_leaves_nothing(
 
 def generators_of(pid: int) -> list[str]:
     listed = subprocess.run(["pgrep", "-aP", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [line for line in listed.splitlines() if "kafka_http.bench.load_process" in line]
+    return [line for line in listed.splitlines() if "multiprocessing.spawn" in line]
 
 
 def logged(directory: Path) -> int:
