@@ -1,3 +1,5 @@
+"""The build of the package; all metadata is in setup.cfg."""
+
 from setuptools import setup
 
 setup()

@@ -119,7 +119,7 @@ class NodeResources(NamedTuple):
 
 def _inline_node(config: Config, broker: Broker) -> NodeResources:
     """Hold consumer instances and idempotency keys in this process, until it ends."""
-    from kafka_http.node.inline_outbox import InlineOutbox  # workers with a daemon do not need its imports
+    from kafka_http.node.node_outbox import InlineOutbox  # workers with a daemon do not need its imports
 
     registry = InstanceRegistry(
         broker, MemoryInstanceStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
@@ -142,11 +142,11 @@ def _daemon_node(config: Config) -> NodeResources:
         daemon.instances,
         daemon.tasks,
         idempotency,
-        start=daemon.attend,
+        start=daemon.start,
         close_before_broker=lambda: None,
         close_after_broker=daemon.close,
         locator=daemon.nodes if config.store_url else None,
-        is_daemon_silent=lambda: daemon.is_silent,
+        is_daemon_silent=lambda: daemon.is_hung,
     )
 
 
@@ -230,7 +230,7 @@ def _new_services(config: Config, broker: Broker) -> Services:
 def _deferred_publisher(
     config: Config, broker: Broker, services: Services, submitter: TaskSubmitter
 ) -> DeferredPublisher:
-    check_callback = CallbackGuard.of(config).check_url
+    check_callback = CallbackGuard.from_config(config).check_url
     return DeferredPublisher(
         broker.log, services.formats, submitter, check_callback, auto_create_topics=config.auto_create_topics
     )

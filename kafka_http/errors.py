@@ -90,18 +90,26 @@ class KafkaHttpError(Exception):
 
 
 class InvalidRequest(KafkaHttpError):
+    """The request is malformed."""
+
     code = 400
 
 
 class NotAuthorized(KafkaHttpError):
+    """Kafka's ACLs reject the request."""
+
     code = 40301
 
 
 class CrossSiteRequest(KafkaHttpError):
+    """A web page of another origin sent the request."""
+
     code = 40302
 
 
 class TopicNotFound(KafkaHttpError):
+    """No topic of this name."""
+
     code = 40401
 
     def __init__(self, topic: str) -> None:
@@ -109,6 +117,8 @@ class TopicNotFound(KafkaHttpError):
 
 
 class TopicRecreated(TopicNotFound):
+    """The topic was deleted and created again."""
+
     def __init__(self, topic: str) -> None:
         KafkaHttpError.__init__(
             self, f"Topic {topic} was deleted and created again. Its offsets start at 0 again.", topic=topic
@@ -116,6 +126,8 @@ class TopicRecreated(TopicNotFound):
 
 
 class PartitionNotFound(KafkaHttpError):
+    """The topic has no such partition."""
+
     code = 40402
 
     def __init__(self, topic: str, partition: int, count: int) -> None:
@@ -129,14 +141,20 @@ class PartitionNotFound(KafkaHttpError):
 
 
 class NotAcceptable(KafkaHttpError):
+    """No type in the Accept header is available."""
+
     code = 406
 
 
 class GroupHasMembers(KafkaHttpError):
+    """The consumer group has active members."""
+
     code = 409
 
 
 class IdempotencyKeyInUse(KafkaHttpError):
+    """The first request with this key is in progress."""
+
     code = 409
     retry_after = 1
 
@@ -148,6 +166,8 @@ class IdempotencyKeyInUse(KafkaHttpError):
 
 
 class IdempotencyKeyMismatch(KafkaHttpError):
+    """The key was used for another request."""
+
     code = 422
 
     def __init__(self) -> None:
@@ -159,14 +179,20 @@ class IdempotencyKeyMismatch(KafkaHttpError):
 
 
 class TooLarge(KafkaHttpError):
+    """The body, or a message, is too large."""
+
     code = 413
 
 
 class UnsupportedFormat(KafkaHttpError):
+    """No such format."""
+
     code = 415
 
 
 class UnsupportedEncoding(KafkaHttpError):
+    """No such Content-Encoding."""
+
     code = 415
 
     def __init__(self, problem: str, codings: Sequence[str]) -> None:
@@ -177,14 +203,20 @@ class UnsupportedEncoding(KafkaHttpError):
 
 
 class OffsetOutOfRange(KafkaHttpError):
+    """The log of a partition does not have the offset."""
+
     code = 416
 
 
 class MisdirectedRequest(KafkaHttpError):
+    """The Host header names another server."""
+
     code = 421
 
 
 class InvalidValue(KafkaHttpError):
+    """A record, or a field of the v2 API, is invalid."""
+
     code = 422
 
 
@@ -193,11 +225,15 @@ class InvalidCallback(InvalidValue):
 
 
 class TooMuchInFlight(KafkaHttpError):
+    """Too many bytes are in flight."""
+
     code = 42901
     retry_after = 1
 
 
 class OutboxFull(TooMuchInFlight):
+    """Too many accepted messages wait for Kafka."""
+
     def __init__(self) -> None:
         super().__init__(
             "The outbox is full (outbox_max_bytes): too many messages wait for Kafka. Nothing was accepted. Retry."
@@ -205,20 +241,28 @@ class OutboxFull(TooMuchInFlight):
 
 
 class BrokerError(KafkaHttpError):
+    """Kafka answered with an error."""
+
     code = 50002
 
 
 class RetriableBrokerError(KafkaHttpError):
+    """Kafka answered with a transient error."""
+
     code = 50003
     retry_after = 1
 
 
 class BrokerUnavailable(KafkaHttpError):
+    """No broker answers; nothing was written."""
+
     code = 50302
     retry_after = 1
 
 
 class OutcomeUnknown(KafkaHttpError):
+    """Sent, but not acknowledged in time; it may have been written."""
+
     code = 504
 
 
@@ -227,6 +271,8 @@ class OutcomePending(OutcomeUnknown):
 
 
 class InstanceNotFound(KafkaHttpError):
+    """No such v2 consumer instance."""
+
     code = 40403
 
     def __init__(self) -> None:
@@ -234,6 +280,8 @@ class InstanceNotFound(KafkaHttpError):
 
 
 class FormatMismatch(KafkaHttpError):
+    """The v2 consumer instance has another format."""
+
     code = 40601
 
     def __init__(self) -> None:
@@ -243,6 +291,8 @@ class FormatMismatch(KafkaHttpError):
 
 
 class InstanceExists(KafkaHttpError):
+    """A v2 consumer instance of this name exists."""
+
     code = 40902
 
     def __init__(self) -> None:
@@ -250,18 +300,26 @@ class InstanceExists(KafkaHttpError):
 
 
 class IllegalState(KafkaHttpError):
+    """Not possible in this state of the v2 consumer instance."""
+
     code = 40903
 
 
 class MissingKeySchema(KafkaHttpError):
+    """The format of the keys needs a schema."""
+
     code = 42201
 
 
 class MissingValueSchema(KafkaHttpError):
+    """The format of the values needs a schema."""
+
     code = 42202
 
 
 class InvalidConsumerConfig(KafkaHttpError):
+    """The configuration of a v2 consumer instance is invalid."""
+
     code = 42204
 
 
@@ -293,6 +351,8 @@ class InvalidPayload(KafkaHttpError):
 
 
 class NotSerializable(InvalidPayload):
+    """A value matches its schema but cannot be written."""
+
     code = 42207
     kind = "Error serializing message."
 
@@ -305,6 +365,8 @@ class Unavailable(KafkaHttpError):
 
 
 class TooManyInstances(Unavailable):
+    """The limit of consumer instances is reached."""
+
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"Too many consumer instances (limit: {limit}, setting max_consumer_instances). Delete some, or wait until "
@@ -313,6 +375,8 @@ class TooManyInstances(Unavailable):
 
 
 class TooManyStreams(Unavailable):
+    """The limit of streams is reached."""
+
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"Too many streams (limit: {limit} for each worker, setting max_streams). Close some, or retry later."
@@ -320,6 +384,8 @@ class TooManyStreams(Unavailable):
 
 
 class InstanceBusy(Unavailable):
+    """Another request reads from the v2 consumer instance."""
+
     def __init__(self) -> None:
         super().__init__("Another request is reading from this consumer instance.")
 
@@ -346,10 +412,14 @@ class LeaseExpired(Unavailable):
 
 
 class TaskNotFound(KafkaHttpError):
+    """├── NotAcceptable               406    no type in the Accept header is available."""
+
     code = 404
 
 
 class TaskInProgress(KafkaHttpError):
+    """The task's messages are being sent to Kafka."""
+
     code = 409
 
     def __init__(self) -> None:
@@ -357,6 +427,8 @@ class TaskInProgress(KafkaHttpError):
 
 
 class TaskFinished(KafkaHttpError):
+    """The task is no longer pending."""
+
     code = 409
 
     def __init__(self, status: str) -> None:

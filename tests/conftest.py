@@ -1,7 +1,7 @@
-"""A real Apache Kafka and a real schema registry for whoever asks, started by the demo's own code; a real PostgreSQL.
+"""Fixtures: a real Apache Kafka and a real schema registry, started by the code of the demo; a real PostgreSQL.
 
-Where Java, Kafka's jars, the registry's files or PostgreSQL are missing, such tests are skipped; where the environment
-has CI set, they fail.
+If Java, Kafka's jars, the registry's files or PostgreSQL are missing, the tests that need them are skipped, or fail
+if the environment variable CI is set.
 """
 
 import os
@@ -20,8 +20,8 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.demo.kafka_jars import kafka_jars
 from kafka_http.demo.local_resources import DemoError, find_java, free_ports
-from tests.postgresql import PostgreSQL, PostgreSQLMissing
 from tests.support.embedded_cluster import EmbeddedCluster
+from tests.support.postgresql import PostgreSQL, PostgreSQLMissing
 
 Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
 
@@ -30,7 +30,7 @@ TopicFactory = Callable[..., str]
 
 
 def pytest_configure() -> None:
-    """What the tests start is to heed Ctrl-C though they run in the background, where that is ignored."""
+    """Restore the default handling of Ctrl-C for started processes; a background process ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,7 +49,7 @@ def kafka_parts() -> None:
 
 @pytest.fixture(scope="session")
 def kafka(kafka_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """The broker that all tests share: `kafka.bootstrap_servers`. Who stops it spoils it for the others."""
+    """The broker that all tests share: `kafka.bootstrap_servers`. Tests must not stop it."""
     yield from _running(new_kafka(tmp_path_factory.mktemp("kafka")))
 
 
@@ -96,7 +96,7 @@ def registry_parts() -> None:
 
 @pytest.fixture(scope="session")
 def registry(registry_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRegistry]:
-    """The schema registry that all tests share: `registry.url`. Who stops it spoils it for the others."""
+    """The schema registry that all tests share: `registry.url`. Tests must not stop it."""
     yield from _running(EmbeddedRegistry(tmp_path_factory.mktemp("registry")))
 
 

@@ -70,8 +70,11 @@ class PartitionAppend:
         *,
         is_untimed: bool = False,
     ) -> None:
-        """`done` is called once, with this object, when all batches have a result: by the sender's thread. It must not
-        block."""
+        """Prepare the append.
+
+        `done` is called once, with this object, when all batches have a result: by the sender's thread, which it must
+        not block.
+        """
         self.partition = partition
         self.records = records
         self.timestamp = NO_TIMESTAMP if is_untimed else int(time.time() * 1000)
@@ -134,8 +137,11 @@ class BatchSlice:
 
 
 class BatchResult(NamedTuple):
-    """The result of a slice: the base offset of its batch, the broker's timestamp (-1 if it is not used), and, if Kafka
-    rejected anything, a function from the index in the batch to the error."""
+    """The result of a slice.
+
+    It has the base offset of its batch, the broker's timestamp (-1 if it is not used), and, if Kafka rejected anything,
+    a function from the index in the batch to the error.
+    """
 
     batch_slice: BatchSlice
     base_offset: int

@@ -194,6 +194,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def unknown_outcome(reason: str, tried: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
+    """Return the error of a record that was sent but not acknowledged. `tried` has the addresses of the brokers."""
     addresses = f" Tried: {tried}." if tried else ""
     return kind(
         f"Kafka did not acknowledge the record in time; it may or may not have been written: {reason}{addresses}"

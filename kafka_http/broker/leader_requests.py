@@ -91,6 +91,7 @@ class _LeaderMoved(Exception):
 
 
 def is_out_of_range(response: Any) -> bool:
+    """Return whether a partition's response says that the requested offset does not exist."""
     return for_code(response.error_code) is OffsetOutOfRangeError
 
 

@@ -186,8 +186,10 @@ class _PatchedTransactionManager(TransactionManager):
     """kafka-python 3.0.12's state of its producer id, which fails for ever in two cases without need."""
 
     def reset_producer_id(self) -> None:
-        """Called after a batch expired that may have been written. A new id is requested only if the state says that
-        there is none."""
+        """Let a new id be requested after a batch expired that may have been written.
+
+        kafka-python requests one only if the state says that there is none.
+        """
         with self._lock:
             super().reset_producer_id()
             if self._current_state is TransactionState.READY:

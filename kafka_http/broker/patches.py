@@ -128,6 +128,8 @@ class BoundedConnectionManager(PatchedConnectionManager):
 
 
 class SessionConnectionManager(PatchedConnectionManager):
+    """The connection manager of a `GroupSession`."""
+
     def close_idle_connections(self) -> None:
         """Leave idle connections to the broker: kafka-python's timer keeps each closed client alive for minutes."""
 

@@ -29,8 +29,11 @@ class KafkaPendingPublish:
         deadline: float,
         done: "Callable[[KafkaPendingPublish], None]",
     ) -> None:
-        """`done` is called once, with this object, when each record has a result: by the sender's thread, which it must
-        not block, or by the caller of `begin`. After `deadline` (monotonic clock) nothing is retried."""
+        """Prepare a publish.
+
+        `done` is called once, with this object, when each record has a result: by the sender's thread, which it must
+        not block, or by the caller of `begin`. After `deadline` (monotonic clock) nothing is retried.
+        """
         self.limit: int | None = None  # largest size of a message, if Kafka was asked for it
         self._sender = sender
         self._topic = topic
@@ -181,4 +184,5 @@ def _by_partition(placed: Sequence[int], indexes: Sequence[int]) -> Mapping[int,
 
 
 def too_large(limit: int) -> TooLarge:
+    """Return the error of a message above Kafka's limit, which is in bytes."""
     return TooLarge(f"The message is larger than Kafka's limit of {limit} bytes.", limit=limit)

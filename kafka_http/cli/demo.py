@@ -22,8 +22,10 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics, without
 from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.demo.kafka_jars import KAFKA_VERSION
 from kafka_http.demo.local_resources import DemoError, is_free
+from kafka_http.node.data_directory import DataDirectory
 
 _DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}
+_DAEMON_STOP_SECONDS = 10.0
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _NOT_ALLOWED = {
     "bootstrap_servers": "The demo starts its own Kafka. Use --kafka-port, or `kafka-http serve` for another Kafka.",
@@ -168,6 +170,8 @@ def _running(plan: DemoPlan) -> Iterator[DemoPlan]:
             plan = replace(plan, config=use_registry(plan.config, registry.url))
         yield replace(plan, topics=_create_topics(plan))
     finally:
+        # Before Kafka: the daemon would wait for workers, and its consumer instances would log errors meanwhile.
+        DataDirectory(plan.config.data_dir).stop_daemon(_DAEMON_STOP_SECONDS)
         registry.stop()
         kafka.stop()
 

@@ -12,7 +12,7 @@ from kafka_http.config import Config
 from kafka_http.config.settings import SETTINGS, is_secret, without_passwords
 from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable
-from kafka_http.node.callbacks.callback_signature import signing_secrets
+from kafka_http.node.callbacks.callback_delivery import signing_secrets
 from kafka_http.server import check_config
 
 

@@ -85,7 +85,7 @@ class AssignmentState:
         Raises the error if the group refuses the member.
         """
         while (partitions := self.partitions) is None or (non_empty and not partitions):
-            if isinstance(self.failure, NotAuthorized):
+            if isinstance(self.failure, NotAuthorized):  # no retry will help, so do not wait
                 raise self.failure
             left = until - time.monotonic()
             if left <= 0 or (partitions is None and self.membership is None):

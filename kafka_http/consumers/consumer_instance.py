@@ -255,8 +255,9 @@ class ConsumerInstance:
                 self._used = self._clock()
                 self._offsets.record_delivery(active.valid_positions(positions), active.valid_delivered(delivered))
                 self._committer.note_delivery()
-            self._save(durable=False)  # a page: if the machine crashes now, its records are delivered again
-        self._end_lease(lease.id)
+            # No wait for the disk with each page: if the machine crashes now, its records are delivered again.
+            self._save(durable=False)
+        self._end_lease(lease.id)  # after the save, so that the saves of two readers keep their order
 
     def _end_lease(self, lease_id: str) -> None:
         with self._changed:

@@ -184,6 +184,7 @@ class OffsetCommitter:
             else:
                 self._broker.groups.commit_offsets(self._group, commits)
             with self._changed:
+                # Not the ends in `commits`: `uncommitted` compares with the delivered offsets.
                 self._offsets.mark_committed({place: at.offset for place, at in offsets.items()})
                 self._uncommitted_since = self._clock() if self._offsets.uncommitted() else None
         self._save()

@@ -67,7 +67,7 @@ class ReadLeaseQueue:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise InstanceBusy
-                self._changed.wait(min(left, 1.0))
+                self._changed.wait(min(left, 1.0))  # nothing notifies when the current lease expires
         finally:
             self._queue.remove(ticket)
             self._changed.notify_all()

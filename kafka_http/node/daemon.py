@@ -1,8 +1,8 @@
-"""The daemon's process: `python -m kafka_http.node.daemon --data-dir DIR`, started by a worker (see `launch`).
+"""The daemon's process: `python -m kafka_http.node.daemon --data-dir DIR`, started by a worker (`DaemonLauncher`).
 
-Reads its order from stdin, since settings may hold secrets: `{"settings": {…}, "if_needed": …}`. Goes into the
-background, and says on stdout how its start went, in one line of JSON: `{"serves": true, "pid": …}`, `{"serves":
-false}` where it has nothing to hold and is `if_needed`, or `{"failed": "…"}`. Its log is its stderr.
+It reads its order from stdin, because settings may contain secrets: `{"settings": {…}, "if_needed": …}`. It goes into
+the background and reports on stdout, as one line of JSON: `{"serves": true, "pid": …}`, `{"serves": false}` if it has
+nothing to hold and was started with `if_needed`, or `{"failed": "…"}`. Its log is its stderr.
 """
 
 import argparse
@@ -18,45 +18,46 @@ from typing import Any
 
 _PREDECESSOR_SECONDS = 15.0
 _SWITCH_SECONDS = 0.0005
-"""With Python's default, 5 ms, calls wait for whichever thread computes."""
+"""With Python's default of 5 ms, calls would wait too long for a thread that computes."""
 
 
 def main() -> None:
+    """Read the order, go into the background, and be the daemon."""
     parser = argparse.ArgumentParser("python -m kafka_http.node.daemon", description="Started by kafka_http's workers.")
     parser.add_argument("--data-dir", type=Path, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     order = json.load(sys.stdin)
-    if os.fork():  # so that it is no worker's child: nobody has to wait for its end
+    if os.fork():  # so that no worker has to wait for its end, as a parent has
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _run(given.data_dir, order)
+    _run(arguments.data_dir, order)
 
 
 def _run(data_dir: Path, order: dict[str, Any]) -> None:
-    """Everything else is imported from here on: the worker that waits has its answer no earlier than that."""
+    """Take the daemon's lock and serve. Imports everything else here, because the worker waits for the fork above."""
     from kafka_http.errors import KafkaHttpError
     from kafka_http.node.data_directory import DataDirectory
 
     directory = DataDirectory(data_dir)
     deadline = time.monotonic() + _PREDECESSOR_SECONDS
 
-    def in_vain() -> bool:
+    def stop_waiting() -> bool:
         return _is_served(directory) or time.monotonic() > deadline
 
     try:
-        directory.make()
-        with directory.lock("daemon", in_vain) as is_held:
+        directory.create()
+        with directory.lock("daemon", stop_waiting) as is_held:
             if is_held:
-                _hold(directory, order)
+                _serve(directory, order)
             elif time.monotonic() > deadline:
-                _answer(failed=f"The daemon before this one does not end, its log is in {data_dir}.")
+                _report(failed=f"The previous daemon does not end; its log is in {data_dir}.")
             else:
-                _answer(serves=True, pid=0)
+                _report(serves=True, pid=0)
     except KafkaHttpError as error:
-        _answer(failed=error.message)
+        _report(failed=error.message)
 
 
 def _is_served(directory: Any) -> bool:
@@ -67,49 +68,48 @@ def _is_served(directory: Any) -> bool:
     return True
 
 
-def _hold(directory: Any, order: dict[str, Any]) -> None:
-    """Be the node's daemon."""
+def _serve(directory: Any, order: dict[str, Any]) -> None:
     from kafka_http.logs import configure_logging
-    from kafka_http.node.daemon_launcher import config_of, digest
+    from kafka_http.node.daemon_launcher import config_from_json, settings_digest
     from kafka_http.node.store import StoredInstances, StoredKeys, StoredTasks, open_database
 
-    config = config_of(order["settings"])
+    config = config_from_json(order["settings"])
     configure_logging(config.log_level)
     database = open_database(config.data_dir, config.store_url, config.outbox_min_free)
     node_id = directory.node_id() if database.is_shared else ""
     is_needed = (
         StoredInstances(database, node_id).load()
         or StoredTasks(database, node_id).has_work()
-        or StoredKeys(database, node_id).are_running()
+        or StoredKeys(database, node_id).has_running()
     )
     if order["if_needed"] and not is_needed:
-        _answer(serves=False)
+        _report(serves=False)
         return
 
     from kafka_http.node.daemon_server import DaemonServer
     from kafka_http.node.daemon_services import DaemonServices
 
-    node = DaemonServices(config, database, node_id)
-    server = DaemonServer(directory.listen(), node.service, digest(order["settings"]))
+    services = DaemonServices(config, database, node_id)
+    server = DaemonServer(directory.listen(), services.lookup, settings_digest(order["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
-    _answer(serves=True, pid=os.getpid())
-    node.open(lambda: server.has_workers, server.is_there)
+    _report(serves=True, pid=os.getpid())
+    services.open(lambda: server.has_workers, server.is_connected)
     server.serve()
+    logging.getLogger("kafka_http.node.daemon").info("Daemon stopping: no workers are connected.")
     directory.remove_socket()
     server.close()
-    node.close()
+    services.close()
     database.close()
-    logging.getLogger("kafka_http.node.daemon").info("Ends: no worker is there any more")
 
 
-def _answer(**said: Any) -> None:
-    """The worker waits for the end of this stdout; if it has been killed meanwhile, there are others."""
+def _report(**report: Any) -> None:
+    """Write the report and close stdout, at whose end the worker stops waiting. The worker may have been killed."""
     with suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), json.dumps(said).encode() + b"\n")
-    nowhere = os.open(os.devnull, os.O_RDWR)
+        os.write(sys.stdout.fileno(), json.dumps(report).encode() + b"\n")
+    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
-        os.dup2(nowhere, stream)
-    os.close(nowhere)
+        os.dup2(null, stream)
+    os.close(null)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The node's daemon, as its workers have it."""
+"""The workers' client of the node's daemon."""
 
 import logging
 import os
@@ -13,61 +13,60 @@ from uuid import uuid4
 
 import msgspec
 
+from kafka_http.backoff import Backoff
 from kafka_http.config import Config
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
 from kafka_http.errors import Unavailable
-from kafka_http.logs import request_id
+from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
-from kafka_http.node.daemon_protocol import CALLS, PING, Call
-from kafka_http.node.message_channel import Channel
+from kafka_http.node.daemon_protocol import CALLS, PING, Call, Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
-"""How long a call may take beyond the wait that it asks for."""
+"""Timeout of a call, in addition to the wait that it asks for."""
 
 _WAITS = {"acquire_lease": "timeout", "renew_lease": "timeout", "find_task": "wait"}
-"""The argument of a call that says how long it may wait."""
+"""For each call that may wait at the daemon, the argument with the seconds."""
 
 _KAFKA_SECONDS = 90.0
-_ASKS_KAFKA = {
+_KAFKA_CALLS = {
     *("create", "delete", "subscribe", "unsubscribe", "assign", "acquire_lease", "renew_lease"),
     *("seek", "seek_times", "seek_ends", "commit", "committed"),
 }
-"""Calls for which the daemon asks Kafka. It has bounds of its own for that and answers with what went wrong there, so
-these calls get more time. Where the daemon itself hangs, pings tell, and these calls fail too."""
+"""Calls for which the daemon sends requests to Kafka. They get more time, because the daemon has its own timeouts for
+these requests and reports what went wrong. If the daemon itself hangs, the pings find out and these calls fail too."""
 
-_PING_EVERY = 1.0
+_PING_INTERVAL = 1.0
 _PONG_SECONDS = 4.0
 _OVERDUE_SECONDS = 2.5
-"""A call that fails for its time means that the daemon hangs where no ping was answered for so long."""
+"""If no ping was answered for this time, a call that times out means that the daemon hangs."""
 
 _START_SECONDS = 20.0
-_RETRY_SECONDS = (1.0, 30.0)
-"""Between attempts to reach a daemon: at first, and at most."""
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 
-_ONCE = {"create", "delete", "cancel_task"}
-"""What a second try would answer differently, where the first was done and its answer lost."""
+_NOT_REPEATABLE = {"create", "delete", "cancel_task"}
+"""Calls whose second attempt returns something else if the first one succeeded and its response was lost."""
 
-_LOAN_ENDINGS = {"release_lease"}
-_MOST_ENDINGS = 1000
+_LEASE_RELEASES = {"release_lease"}
+_MAX_RELEASES = 1000
 
 
 class DaemonClient:
-    """Calls the node's daemon, which is started where a call needs it.
+    """Calls the node's daemon, and starts it if a call needs it.
 
-    Connects on first use, so it can be made before a fork. `instances`, `nodes`, `tasks` and `keys` may be used by any
-    thread. While the daemon's process hangs, calls fail at once: no thread waits for it.
+    Created before the fork; connects on first use in each process. Any thread may use `instances`, `nodes`, `tasks` and
+    `keys`. While the daemon hangs, calls fail at once, so that no thread waits for it.
     """
 
     def __init__(self, config: Config) -> None:
         self._idle: deque[Channel] = deque()
         self._busy: set[Channel] = set()
-        self._endings: deque[bytes] = deque(maxlen=_MOST_ENDINGS)
-        self._presence = _Presence(DaemonLauncher(config), self._hang_up, self._send_endings)
-        calls = _Calls(self._call)
+        self._unsent_releases: deque[bytes] = deque(maxlen=_MAX_RELEASES)
+        self._heartbeat = _Heartbeat(DaemonLauncher(config), self._abort_calls, self._send_releases)
+        calls = _RemoteCalls(self._call)
         self.instances = cast("InstanceService", calls)
         self.nodes = cast("InstanceLocator", calls)
         self.tasks = cast("Tasks", calls)
@@ -75,83 +74,86 @@ class DaemonClient:
 
     @property
     def worker(self) -> str:
-        """The name by which the daemon knows this process, for as long as it lives."""
-        return self._presence.worker
+        """The name of this process at the daemon, for as long as the process lives."""
+        return self._heartbeat.worker
 
     @property
-    def is_silent(self) -> bool:
-        """Whether its process is there and does not answer, as far as is known. Does not block."""
-        return self._presence.is_silent
+    def is_hung(self) -> bool:
+        """Whether the daemon is known to run without answering. Does not block."""
+        return self._heartbeat.is_hung
 
-    def attend(self) -> None:
-        """Let the daemon know of this process, where there is one or it has instances to hold. Does not block."""
-        self._presence.attend()
+    def start(self) -> None:
+        """Connect in the background if a daemon runs or is needed to hold instances. Does not block."""
+        self._heartbeat.start()
 
     def close(self) -> None:
-        """Make no more calls: for the daemon this process has ended."""
-        self._presence.close()
-        self._hang_up()
+        """Make no more calls. The daemon takes this process for ended."""
+        self._heartbeat.close()
+        self._abort_calls()
 
     def _call(self, call: Call, *arguments: Any, **named: Any) -> Any:
-        """Raises `Unavailable` where the daemon cannot be reached, was lost on the way or does not answer in time."""
+        """Raises `Unavailable` if the daemon cannot be reached, is lost during the call, or does not answer in time."""
         request = call.request(request_id.get(), *arguments, **named)
         wait = float(getattr(request, _WAITS[call.name])) if call.name in _WAITS else 0.0
-        seconds = wait + (_KAFKA_SECONDS if call.name in _ASKS_KAFKA else _ANSWER_SECONDS)
+        seconds = wait + (_KAFKA_SECONDS if call.name in _KAFKA_CALLS else _ANSWER_SECONDS)
         message = msgspec.msgpack.encode(request)
-        was_silent = self._presence.is_silent
+        was_hung = self._heartbeat.is_hung
         try:
-            return call.result(self._exchange(message, seconds, self._idle_or_new(), once=call.name in _ONCE))
+            channel = self._acquire_channel()
+            return call.decode_result(
+                self._exchange(message, seconds, channel, is_repeatable=call.name not in _NOT_REPEATABLE)
+            )
         except NotResponding:
-            if call.name in _LOAN_ENDINGS:
-                self._endings.append(message)
-            elif call.name == "claim_key" and not was_silent:  # perhaps it has been claimed
-                self._endings.append(_freeing(request))
+            if call.name in _LEASE_RELEASES:
+                self._unsent_releases.append(message)
+            elif call.name == "claim_key" and not was_hung:  # the daemon may have claimed it
+                self._unsent_releases.append(_key_release(request))
             raise
 
     def _exchange(
-        self, message: bytes, seconds: float, channel: Channel, *, once: bool = False, again: bool = True
+        self, message: bytes, seconds: float, channel: Channel, *, is_repeatable: bool = True, is_retry: bool = False
     ) -> bytes:
-        """Send a message and receive its answer; with `again`, try twice where that is safe."""
-        sent = False
+        """Send a message and return its response. Tries a second time if the connection breaks and that is safe."""
+        is_sent = False
         self._busy.add(channel)
         try:
             channel.settimeout(seconds)
             channel.send(message)
-            sent = True
-            answer = channel.receive()
+            is_sent = True
+            response = channel.receive()
         except (OSError, EOFError) as error:
             channel.close()
             if isinstance(error, TimeoutError):
-                self._presence.suspect()
+                self._heartbeat.report_timeout()
                 raise NotResponding from None
-            # A message that broke off is not obeyed.
-            if again and not (once and sent):
-                return self._exchange(message, seconds, self._new(), once=once, again=False)
-            raise Unavailable("The server's daemon was lost, try again.") from None
+            # The daemon ignores a message that is incomplete.
+            if not is_retry and (is_repeatable or not is_sent):
+                return self._exchange(message, seconds, self._open_channel(), is_retry=True)
+            raise Unavailable("The connection to the server's daemon was lost. Try again.") from None
         except BaseException:
-            channel.close()
+            channel.close()  # or the next call would receive the response of this one
             raise
         finally:
             self._busy.discard(channel)
         self._idle.append(channel)
-        return answer
+        return response
 
-    def _idle_or_new(self) -> Channel:
-        self._presence.check()
+    def _acquire_channel(self) -> Channel:
+        self._heartbeat.check_responding()
         try:
             return self._idle.pop()
         except IndexError:
-            return self._new()
+            return self._open_channel()
 
-    def _new(self) -> Channel:
-        for _ in range(2):
-            channel = self._presence.connect()
+    def _open_channel(self) -> Channel:
+        for _ in range(2):  # the first attempt may find a daemon that is just stopping
+            channel = self._heartbeat.connect()
             if channel is not None:
                 return channel
-        raise Unavailable("The server's daemon closes down, try again.")
+        raise Unavailable("The server's daemon is stopping. Try again.")
 
-    def _hang_up(self) -> None:
-        """Let all calls that wait for the daemon fail now."""
+    def _abort_calls(self) -> None:
+        """Let all calls in progress fail now."""
         for channel in self._busy.copy():
             channel.shut()
         while self._idle:
@@ -160,45 +162,44 @@ class DaemonClient:
             except IndexError:
                 return
 
-    def _send_endings(self) -> None:
-        """Say what could not be said while the daemon hung: which instances are read no longer, and which keys were
-        claimed for requests that were answered with a 503."""
-        while self._endings:
-            message = self._endings.popleft()
+    def _send_releases(self) -> None:
+        """Send the releases that failed while the daemon hung: of read leases, and of keys whose requests got a 503."""
+        while self._unsent_releases:
+            message = self._unsent_releases.popleft()
             with suppress(Unavailable):
-                self._exchange(message, _ANSWER_SECONDS, self._idle_or_new())
+                self._exchange(message, _ANSWER_SECONDS, self._acquire_channel())
 
 
-def _freeing(claim: Any) -> bytes:
-    """The message that frees the key of a claim."""
+def _key_release(claim: Any) -> bytes:
+    """The message that releases the key of a `claim_key` request."""
     request = CALLS["release_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
     return msgspec.msgpack.encode(request)
 
 
-class _Calls:
-    """The methods of all Protocols, each of which goes over the socket."""
+class _RemoteCalls:
+    """The methods of all `PROTOCOLS`, each of which is a call over the socket."""
 
-    def __init__(self, exchange: Callable[..., Any]) -> None:
-        for name, call in CALLS.items():
-            setattr(self, name, partial(exchange, call))
+    def __init__(self, call: Callable[..., Any]) -> None:
+        for name, each in CALLS.items():
+            setattr(self, name, partial(call, each))
 
 
-class _Presence:
-    """This process's sign of life: one connection to the daemon, and a thread that pings over it.
+class _Heartbeat:
+    """One connection that tells the daemon that this process runs, and a thread that pings over it.
 
-    The thread sees when the daemon dies, and when it hangs. No lock is held while anybody waits for the daemon.
+    The thread notices when the daemon ends and when it hangs. No lock is held while a thread waits for the daemon.
     """
 
-    def __init__(self, launcher: DaemonLauncher, lost: Callable[[], None], is_there: Callable[[], None]) -> None:
-        """`lost` is called when the daemon has died or hangs, `is_there` with each sign of life of it."""
+    def __init__(self, launcher: DaemonLauncher, on_lost: Callable[[], None], on_answer: Callable[[], None]) -> None:
+        """`on_lost` is called when the daemon has ended or hangs, `on_answer` after each answered ping."""
         self._launcher = launcher
-        self._lost = lost
-        self._is_there = is_there
+        self._on_lost = on_lost
+        self._on_answer = on_answer
         self._changed = threading.Condition()
         self._channel: Channel | None = None
         self._is_connecting = False
-        self._is_silent = False
-        self._answered = float("-inf")
+        self._is_hung = False
+        self._answered_at = float("-inf")
         self._worker = ""
         self._process = 0
         self._closed = threading.Event()
@@ -206,37 +207,37 @@ class _Presence:
     @property
     def worker(self) -> str:
         with self._changed:
-            return self._own_name()
+            return self._worker_name()
 
     @property
-    def is_silent(self) -> bool:
-        return self._is_silent and self._process == os.getpid()
+    def is_hung(self) -> bool:
+        return self._is_hung and self._process == os.getpid()
 
-    def check(self) -> None:
-        """Raise `NotResponding` where the daemon hangs."""
-        if self.is_silent:
+    def check_responding(self) -> None:
+        """Raise `NotResponding` if the daemon hangs."""
+        if self.is_hung:
             raise NotResponding
 
-    def attend(self) -> None:
-        """Reach the daemon in the background, if there is any need of it."""
-        self._in_background(self._attend)
+    def start(self) -> None:
+        """Connect in the background, if a daemon runs or is needed."""
+        self._in_background(self._connect_until_done)
 
     def connect(self) -> Channel | None:
-        """A connection for calls; None where the daemon has just gone, which the next attempt will find."""
-        channel, worker = self._ensure()
+        """Open a connection for calls. Returns None if the daemon has just ended, which the next attempt notices."""
+        channel, worker = self._ensure_connected()
         try:
-            return self._launcher.connect(worker, presence=False)
+            return self._launcher.connect(worker, is_heartbeat=False)
         except DaemonMissing:
-            self._forget(channel)
+            self._disconnected(channel)
             return None
         except NotResponding:
-            self.suspect()
+            self.report_timeout()
             raise
 
-    def suspect(self) -> None:
-        """A call was not answered in time: does the daemon hang?"""
-        if time.monotonic() - self._answered > _OVERDUE_SECONDS:
-            self._fall_silent()
+    def report_timeout(self) -> None:
+        """Decide whether the daemon hangs, after a call that got no answer in time."""
+        if time.monotonic() - self._answered_at > _OVERDUE_SECONDS:
+            self._set_hung()
 
     def close(self) -> None:
         self._closed.set()
@@ -246,74 +247,124 @@ class _Presence:
         if channel is not None:
             channel.shut()
 
-    def _ensure(self, *, if_needed: bool = False, probing: bool = False) -> tuple[Channel | None, str]:
-        """One thread at a time connects, or starts the daemon; the others wait for that. `probing`: try it though the
-        daemon hangs."""
+    def _ensure_connected(self, *, if_needed: bool = False, probing: bool = False) -> tuple[Channel | None, str]:
+        """Return the connection and the worker's name. One thread at a time connects or starts the daemon.
+
+        With `probing`, try it even though the daemon hangs. With `if_needed`, see `DaemonLauncher.connect_or_start`.
+        """
         with self._changed:
-            worker = self._own_name()
-            self._changed.wait_for(lambda: not self._is_connecting or self._may_not_wait(probing), _START_SECONDS)
-            if self._closed.is_set():
-                raise Unavailable("This server is closing down.")
+            worker = self._worker_name()
+            self._changed.wait_for(lambda: self._can_continue(probing), _START_SECONDS)
+            self._check_open()
             if not probing:
-                self.check()
+                self.check_responding()
             if self._channel is not None:
                 return self._channel, worker
             if self._is_connecting:
-                raise Unavailable("The server's daemon does not start in time. Try again.")
+                raise Unavailable("The server's daemon did not start in time. Try again.")
             self._is_connecting = True
+        return self._connect_heartbeat(worker, if_needed, probing), worker
+
+    def _connect_heartbeat(self, worker: str, if_needed: bool, probing: bool) -> Channel | None:
         channel = None
         try:
-            channel = self._launcher.reach(worker, if_needed=if_needed)
+            channel = self._launcher.connect_or_start(worker, if_needed=if_needed)
         except NotResponding:
-            self._fall_silent(is_attended=probing)
+            self._set_hung(is_retried=probing)
             raise
         finally:
             with self._changed:
                 self._channel = channel
                 self._is_connecting = False
                 self._changed.notify_all()
-        self._use(channel)
-        return channel, worker
-
-    def _may_not_wait(self, probing: bool) -> bool:
-        return self._closed.is_set() or (self._is_silent and not probing)
-
-    def _use(self, channel: Channel | None) -> None:
-        """Begin with a new sign of life; None where no daemon is needed."""
-        if channel is None:
-            self._is_silent = False
-            return
+        if channel is None:  # no daemon is needed
+            self._is_hung = False
+            return None
         self._in_background(partial(self._watch, channel))
         if self._closed.is_set():
             channel.shut()
-            raise Unavailable("This server is closing down.")
-        self._note_answer()
+        self._check_open()
+        self._set_responding()
+        return channel
 
-    def _own_name(self) -> str:
-        if self._process != os.getpid():  # forked: the connection is the parent's
+    def _can_continue(self, probing: bool) -> bool:
+        return not self._is_connecting or self._closed.is_set() or (self._is_hung and not probing)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise Unavailable("This server is stopping.")
+
+    def _worker_name(self) -> str:
+        if self._process != os.getpid():  # after a fork the connection is the parent's
             self._channel, self._process = None, os.getpid()
-            self._is_connecting = self._is_silent = False
+            self._is_connecting = self._is_hung = False
             self._worker = uuid4().hex
         return self._worker
 
-    # In threads of its own
+    def _disconnected(self, channel: Channel | None) -> None:
+        with self._changed:
+            if self._channel is not channel:
+                return
+            self._channel = None
+        self._on_lost()
+        if channel is not None:
+            channel.shut()
+
+    def _set_hung(self, *, is_retried: bool = False) -> None:
+        """Let calls fail until a ping is answered, or until the thread that connects succeeds."""
+        with self._changed:
+            if self._is_hung or self._closed.is_set():
+                return
+            self._is_hung = True
+            is_retried = is_retried or self._channel is not None
+            self._changed.notify_all()
+        log.warning("Daemon does not respond. Requests that need it get a 503 until it responds.")
+        self._on_lost()
+        if not is_retried:
+            self.start()
+
+    def _set_responding(self) -> None:
+        self._answered_at = time.monotonic()
+        with self._changed:
+            was_hung, self._is_hung = self._is_hung, False
+        if was_hung:
+            log.info("Daemon responds again.")
+        self._on_answer()
+
+    # The rest runs in background threads.
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="daemon-heartbeat", daemon=True).start()
+
+    def _connect_until_done(self) -> None:
+        backoff = Backoff(_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS)
+        problem = LogOnce(log)
+        while not self._closed.is_set():
+            try:
+                self._ensure_connected(if_needed=True, probing=True)
+                return
+            except NotResponding:
+                backoff.reset()
+            except Unavailable as error:
+                problem.warning("Daemon unavailable: %s", error.message)
+            self._closed.wait(backoff.next())
 
     def _watch(self, channel: Channel) -> None:
-        """Ping for as long as the connection lasts. At its end the daemon has died: its instances need another."""
+        """Ping for as long as the connection lasts. After its end, connect again: the instances need a daemon."""
         try:
             while True:
-                channel.settimeout(_PING_EVERY)
+                channel.settimeout(_PING_INTERVAL)
                 with suppress(TimeoutError):
-                    channel.receive()  # nothing comes, but the end of the connection
+                    channel.receive()  # the daemon sends nothing here; this returns when the connection ends
                 self._ping(channel)
         except (OSError, EOFError):
             pass
         finally:
-            self._forget(channel)
+            self._disconnected(channel)
             channel.close()
         if not self._closed.is_set():
-            log.warning("The daemon has ended unexpectedly")
-            self.attend()
+            log.warning("Daemon exited unexpectedly; restarting it if needed.")
+            self.start()
 
     def _ping(self, channel: Channel) -> None:
         channel.settimeout(_PONG_SECONDS)
@@ -322,54 +373,7 @@ class _Presence:
             try:
                 channel.receive()
             except TimeoutError:
-                self._fall_silent()
+                self._set_hung()
             else:
-                self._note_answer()
+                self._set_responding()
                 return
-
-    def _fall_silent(self, *, is_attended: bool = False) -> None:
-        """Let calls fail from now on, until the thread that pings has an answer, or the one that attends."""
-        with self._changed:
-            if self._is_silent or self._closed.is_set():
-                return
-            self._is_silent = True
-            is_attended = is_attended or self._channel is not None
-            self._changed.notify_all()
-        log.warning("The daemon does not respond; its calls are answered with 503 until it does")
-        self._lost()
-        if not is_attended:
-            self.attend()
-
-    def _note_answer(self) -> None:
-        self._answered = time.monotonic()
-        with self._changed:
-            was_silent, self._is_silent = self._is_silent, False
-        if was_silent:
-            log.info("The daemon responds again")
-        self._is_there()
-
-    def _attend(self) -> None:
-        first, most = _RETRY_SECONDS
-        rest = first
-        while not self._closed.is_set():
-            try:
-                self._ensure(if_needed=True, probing=True)
-                return
-            except NotResponding:
-                rest = first
-            except Unavailable as error:
-                log.warning("No daemon for the consumer instances: %s", error.message)
-                rest = min(2 * rest, most)
-            self._closed.wait(rest)
-
-    def _forget(self, channel: Channel | None) -> None:
-        with self._changed:
-            if self._channel is not channel:
-                return
-            self._channel = None
-        self._lost()
-        if channel is not None:
-            channel.shut()
-
-    def _in_background(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name="daemon-presence", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Finding the node's daemon, and starting it where there is none: the worker's side."""
+"""Connects a worker to the node's daemon, and starts the daemon if there is none."""
 
 import hashlib
 import json
@@ -16,57 +16,60 @@ import msgspec
 
 from kafka_http.config import Config
 from kafka_http.errors import Unavailable
-from kafka_http.node.daemon_protocol import VERSION, Goodbye, Hello, Refused, Welcome, greetings
+from kafka_http.node.daemon_protocol import VERSION, Channel, Goodbye, Hello, Refused, Welcome, greetings
 from kafka_http.node.data_directory import DataDirectory
-from kafka_http.node.message_channel import Channel
 
 log = logging.getLogger(__name__)
 
 _GREETING_SECONDS = 5.0
-_LEAST_SECONDS = 0.1
+_MIN_GREETING_SECONDS = 0.1
 _START_SECONDS = 20.0
-_REST_SECONDS = 1.0
+_RESTART_DELAY = 1.0
 
 
 class DaemonMissing(Exception):
-    """There is none, or it closes down."""
+    """There is no daemon, or it is stopping."""
 
 
 class NotResponding(Unavailable):
-    """The daemon's process is there, and does not answer."""
+    """The daemon's process runs and does not answer."""
 
     def __init__(self) -> None:
         super().__init__("The server's daemon does not respond. Try again.")
 
 
-def settings_of(config: Config) -> Mapping[str, Any]:
-    """The settings as JSON values."""
+def settings_to_json(config: Config) -> Mapping[str, Any]:
+    """Return the settings as JSON values, without their sources."""
     settings: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str, str_keys=True)
     return {name: value for name, value in settings.items() if name != "sources"}
 
 
-def config_of(settings: Mapping[str, Any]) -> Config:
-    """What `settings_of` was made of, without its sources."""
+def config_from_json(settings: Mapping[str, Any]) -> Config:
+    """Return the configuration that `settings_to_json` was called with, without its sources."""
     return msgspec.convert(settings, Config, dec_hook=lambda kind, value: kind(value))
 
 
-def digest(settings: Mapping[str, Any]) -> str:
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return a digest by which workers and daemon find out whether they have the same settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 class DaemonLauncher:
-    """Connects to the daemon of a node. Any thread may call."""
+    """Connects to the daemon of a node and starts it. Each worker's `DaemonClient` has one. Any thread may call."""
 
     def __init__(self, config: Config) -> None:
         self._directory = DataDirectory(config.data_dir)
         self._has_shared_store = bool(config.store_url)
-        self._settings = settings_of(config)
-        self._digest = digest(self._settings)
+        self._settings = settings_to_json(config)
+        self._digest = settings_digest(self._settings)
         self._failed_at = float("-inf")
         self._failure = ""
 
-    def connect(self, worker: str, *, presence: bool) -> Channel:
-        """A greeted connection. Raises `DaemonMissing`, `NotResponding`; `Unavailable` if the daemon rejects it."""
+    def connect(self, worker: str, *, is_heartbeat: bool) -> Channel:
+        """Open a connection and exchange greetings.
+
+        Raises `DaemonMissing`, `NotResponding`, and `Unavailable` if the daemon rejects the connection.
+        """
         deadline = time.monotonic() + _GREETING_SECONDS
         try:
             channel = Channel(self._directory.connect(_GREETING_SECONDS))
@@ -75,23 +78,27 @@ class DaemonLauncher:
         except OSError as error:
             raise DaemonMissing(str(error)) from None
         try:
-            channel.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
-            self._greet(channel, Hello(VERSION, self._digest, worker, presence))
+            channel.settimeout(max(_MIN_GREETING_SECONDS, deadline - time.monotonic()))
+            self._greet(channel, Hello(VERSION, self._digest, worker, is_heartbeat))
         except BaseException:
             channel.close()
             raise
         return channel
 
-    def reach(self, worker: str, *, if_needed: bool = False) -> Channel | None:
-        """The sign of life of a worker, at a daemon that is started where there is none.
+    def connect_or_start(self, worker: str, *, if_needed: bool = False) -> Channel | None:
+        """Open the heartbeat connection of a worker, and start the daemon if there is none.
 
-        With `if_needed`, one that has nothing to hold is not started, and the answer is None. Raises `Unavailable`.
+        With `if_needed`, a daemon that has nothing to hold is not started, and None is returned. Blocks for up to 20 s.
+        Raises `Unavailable`.
         """
         with suppress(DaemonMissing):
-            return self.connect(worker, presence=True)
+            return self.connect(worker, is_heartbeat=True)
         if if_needed and not self._may_be_needed():
             return None
-        self._directory.make()
+        self._directory.create()
+        return self._start_and_connect(worker, if_needed)
+
+    def _start_and_connect(self, worker: str, if_needed: bool) -> Channel | None:
         deadline = time.monotonic() + _START_SECONDS
         has_waited = False
 
@@ -101,14 +108,15 @@ class DaemonLauncher:
             return time.monotonic() > deadline
 
         while time.monotonic() < deadline:
+            # One worker of the node starts the daemon, and the others wait for it.
             with self._directory.lock("start", is_late) as is_held:
                 with suppress(DaemonMissing):
-                    return self.connect(worker, presence=True)
+                    return self.connect(worker, is_heartbeat=True)
                 if has_waited and if_needed:
-                    return None  # another has just found that it is not
+                    return None  # another worker has just found that no daemon is needed
                 if is_held and not self._start(if_needed):
                     return None
-        raise Unavailable("The server's daemon does not start; its log says more.")
+        raise Unavailable("The server's daemon does not start; see its log (daemon.log in data_dir).")
 
     def _greet(self, channel: Channel, hello: Hello) -> None:
         try:
@@ -119,30 +127,30 @@ class DaemonLauncher:
         except (OSError, EOFError) as error:
             raise DaemonMissing(str(error)) from None
         if isinstance(greeting, Refused):
-            raise Unavailable(greeting.why)
+            raise Unavailable(greeting.reason)
         if isinstance(greeting, Goodbye):
-            raise DaemonMissing("it closes down")
+            raise DaemonMissing("the daemon is stopping")
         assert isinstance(greeting, Welcome)  # noqa: S101  there are no others
 
     def _may_be_needed(self) -> bool:
         return self._has_shared_store or any(self._directory.path.glob("store.*"))
 
     def _start(self, if_needed: bool) -> bool:
-        """Start the daemon and wait until it serves; False where it was not needed. Raises `Unavailable`."""
-        if time.monotonic() < self._failed_at + _REST_SECONDS:
+        """Start the daemon and wait until it serves. Returns False if it was not needed. Raises `Unavailable`."""
+        if time.monotonic() < self._failed_at + _RESTART_DELAY:
             raise Unavailable(self._failure)
-        began = time.monotonic()
-        said = self._run({"settings": self._settings, "if_needed": if_needed})
-        if "failed" in said:
-            self._failed_at, self._failure = time.monotonic(), said["failed"]
-            log.error("The daemon does not start: %s", self._failure)
+        started = time.monotonic()
+        report = self._run({"settings": self._settings, "if_needed": if_needed})
+        if "failed" in report:
+            self._failed_at, self._failure = time.monotonic(), report["failed"]
+            log.error("Daemon failed to start: %s", self._failure)
             raise Unavailable(self._failure)
-        if said.get("pid"):
-            log.info("Started the daemon (process %d) in %.1f s", said["pid"], time.monotonic() - began)
-        return bool(said["serves"])
+        if report.get("pid"):
+            log.info("Daemon started in %.1f s (process %d).", time.monotonic() - started, report["pid"])
+        return bool(report["serves"])
 
     def _run(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the daemon's program, which leaves a process behind and says how it went."""
+        """Run the daemon's program, which leaves the daemon in the background, and return its report."""
         command = [sys.executable, "-P", "-m", "kafka_http.node.daemon", "--data-dir", str(self._directory.path)]
         with self._directory.open_log() as stderr:
             process = subprocess.Popen(
@@ -153,11 +161,11 @@ class DaemonLauncher:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(each or str(Path.cwd()) for each in sys.path)},
                 start_new_session=True,
             )
-            try:
-                said, _ = process.communicate(json.dumps(order).encode(), _START_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                return {"failed": f"The server's daemon does not start within {_START_SECONDS:.0f} s."}
-        lines = said.splitlines()
-        return dict(json.loads(lines[-1])) if lines else {"failed": "The server's daemon failed; its log says more."}
+        try:
+            output, _ = process.communicate(json.dumps(order).encode(), _START_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return {"failed": f"The server's daemon does not start within {_START_SECONDS:.0f} s."}
+        lines = output.splitlines()
+        return dict(json.loads(lines[-1])) if lines else {"failed": "The server's daemon failed to start; see its log."}

@@ -1,12 +1,14 @@
-"""What goes over the socket: a greeting, then calls of the `PROTOCOLS`, one after the other.
+"""The protocol of the daemon's socket: framed messages, a handshake, then calls of the `PROTOCOLS` one after the other.
 
-An empty message is a ping, whose answer is an empty message.
-
-A call's messages are made from the Protocols themselves: a method added there is one here. msgpack, by msgspec.
+A message is its length (4 bytes, big-endian) and its content (msgpack). An empty message is a ping; its response is an
+empty message. The messages of a call are derived from the Protocols themselves: a method added there is a call here.
 """
 
 import hashlib
+import socket
+import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import reduce
 from inspect import Parameter, signature
 from operator import or_
@@ -21,48 +23,105 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.tasks import Tasks
 
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+PING = b""
+_LENGTH = struct.Struct(">I")
+_READ_BYTES = 65536
+
+
+class Channel:
+    """Sends and receives messages at one end of a connection. Used by one thread at a time; any thread may `shut` it.
+
+    Methods raise `OSError` if the connection fails or times out, and `EOFError` if the other end has closed it. After
+    an error only `close` may be called, except that `receive` may be repeated after a `TimeoutError`.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = bytearray()
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Set the timeout of each wait in `send` and `receive`."""
+        self._connection.settimeout(seconds)
+
+    def send(self, message: bytes) -> None:
+        self._connection.sendall(_LENGTH.pack(len(message)) + message)
+
+    def receive(self) -> bytes:
+        self._fill(_LENGTH.size)
+        length: int = _LENGTH.unpack_from(self._received)[0]
+        if length > MAX_MESSAGE_BYTES:
+            raise EOFError(f"a message of {length} bytes")
+        end = _LENGTH.size + length
+        self._fill(end)
+        message = bytes(self._received[_LENGTH.size : end])
+        del self._received[:end]
+        return message
+
+    def is_abandoned(self) -> bool:
+        """Return whether the other end has closed the connection. Does not block."""
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
+    def shut(self) -> None:
+        """Shut the connection down for both ends, which wakes a thread that waits at it."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _fill(self, count: int) -> None:
+        """Receive until the buffer has at least `count` bytes."""
+        while len(self._received) < count:
+            chunk = self._connection.recv(_READ_BYTES)
+            if not chunk:
+                raise EOFError("the other end has closed the connection")
+            self._received += chunk
+
 
 class Hello(Struct, frozen=True, array_like=True):
     """The first message of a connection.
 
-    `version` is that of the calls, `settings` a digest of the caller's; `worker` is the name of its sign of life,
-    which this connection is where `presence` says so.
+    `version` is the version of the protocol, `settings` a digest of the worker's settings, `worker` the name of the
+    worker. A worker has one connection with `is_heartbeat`: it counts as running for as long as this connection lasts.
     """
 
     version: str
     settings: str
     worker: str
-    presence: bool
+    is_heartbeat: bool
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
-    pass
+    """The daemon accepts the connection."""
 
 
 class Refused(Struct, frozen=True, array_like=True, tag="refused"):
-    """`why` is a sentence for the user."""
+    """The daemon rejects the connection. `reason` is a sentence for users."""
 
-    why: str
+    reason: str
 
 
 class Goodbye(Struct, frozen=True, array_like=True, tag="goodbye"):
-    """The daemon closes down in order: another may be started where one is needed, and need not be elsewhere."""
+    """The daemon stops in order. The worker may start another one if it needs it."""
 
 
 class CallFailed(Struct, frozen=True, array_like=True, tag="failed"):
-    """An error of `kafka_http.errors`, by the name of its class."""
+    """An error of `kafka_http.errors`, with the name of its class."""
 
     error: str
     message: str
     fields: Mapping[str, Any]
 
 
-PING = b""
 Greeting = Welcome | Refused | Goodbye
 
 
 class Call:
-    """One method of a Protocol: how its request and its answer are written."""
+    """One method of a Protocol: the types of its request and its response."""
 
     def __init__(self, protocol: type, method: Callable[..., Any]) -> None:
         hints = get_type_hints(method)
@@ -74,37 +133,38 @@ class Call:
             (name, kind) if defaults[name] is Parameter.empty else (name, kind, defaults[name])
             for name, kind in hints.items()
         ]
-        self.request = _message(self.name, [("request_id", str), *fields], self.name)
-        self.answer = _message(f"{self.name}_returned", [("value", returns)], "returned")
-        self._answers = msgspec.msgpack.Decoder(_one_of([self.answer, CallFailed]))
+        self.request = _message_type(self.name, [("request_id", str), *fields], self.name)
+        self.response = _message_type(f"{self.name}_returned", [("value", returns)], "returned")
+        self._responses = msgspec.msgpack.Decoder(_union([self.response, CallFailed]))
 
-    def returned(self, value: Any) -> bytes:
-        return msgspec.msgpack.encode(self.answer(value))
+    def encode_result(self, value: Any) -> bytes:
+        return msgspec.msgpack.encode(self.response(value))
 
-    def result(self, answer: bytes) -> Any:
-        """What the call returned; an error is raised."""
-        decoded: Any = self._answers.decode(answer)
+    def decode_result(self, response: bytes) -> Any:
+        """Return what the call returned, or raise the error that it raised."""
+        decoded: Any = self._responses.decode(response)
         if isinstance(decoded, CallFailed):
-            raise _error(decoded)
+            raise _error_of(decoded)
         return decoded.value
 
 
-def _message(name: str, fields: list[tuple[str, Any] | tuple[str, Any, Any]], tag: str) -> type[Struct]:
+def _message_type(name: str, fields: list[tuple[str, Any] | tuple[str, Any, Any]], tag: str) -> type[Struct]:
     return msgspec.defstruct(name, fields, frozen=True, array_like=True, tag=tag)
 
 
-def _one_of(types: Iterable[Any]) -> Any:
+def _union(types: Iterable[Any]) -> Any:
     return reduce(or_, types)
 
 
-def failed(error: KafkaHttpError) -> bytes:
+def encode_error(error: KafkaHttpError) -> bytes:
+    """Encode an error as the response of a call."""
     return msgspec.msgpack.encode(CallFailed(type(error).__name__, error.message, error.fields))
 
 
-def _error(failed: CallFailed) -> KafkaHttpError:
+def _error_of(failed: CallFailed) -> KafkaHttpError:
     kind = getattr(errors, failed.error, KafkaHttpError)
     error: KafkaHttpError = kind.__new__(kind)
-    KafkaHttpError.__init__(error, failed.message, **failed.fields)  # a class's own __init__ takes what it likes
+    KafkaHttpError.__init__(error, failed.message, **failed.fields)  # subclasses have other parameters
     return error
 
 
@@ -117,14 +177,14 @@ CALLS = {
     if callable(method) and name[0] != "_"
 }
 
-requests = msgspec.msgpack.Decoder(_one_of(each.request for each in CALLS.values()))
+requests = msgspec.msgpack.Decoder(_union(each.request for each in CALLS.values()))
 greetings = msgspec.msgpack.Decoder(Greeting)
 hellos = msgspec.msgpack.Decoder(Hello)
 
 
 def _version() -> str:
-    """Changes with whatever crosses the socket, down to the fields of an argument."""
-    types = [Hello, Greeting, CallFailed, *(kind for each in CALLS.values() for kind in (each.request, each.answer))]
+    """Return a digest of everything that crosses the socket, down to the fields of an argument."""
+    types = [Hello, Greeting, CallFailed, *(kind for each in CALLS.values() for kind in (each.request, each.response))]
     schema = msgspec.json.encode(msgspec.json.schema_components(types), order="sorted")
     return hashlib.sha256(b"with pings, " + schema).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""The daemon's side of the socket: a thread a connection, loans that end with their worker, and when to close down."""
+"""The daemon's side of the socket: one thread per connection, and read leases that end with their worker."""
 
 import logging
 import socket
@@ -18,45 +18,46 @@ from kafka_http.node.daemon_protocol import (
     CALLS,
     PING,
     VERSION,
+    Channel,
     Goodbye,
     Greeting,
     Hello,
     Refused,
     Welcome,
-    failed,
+    encode_error,
     hellos,
     requests,
 )
 from kafka_http.node.data_directory import is_same_user
-from kafka_http.node.message_channel import Channel
 
 log = logging.getLogger(__name__)
 
 
-Services = Callable[[type], Any]
-"""What answers the calls of a Protocol. Raises what its caller is to be told where it cannot be had now."""
+ServiceLookup = Callable[[type], Any]
+"""Returns the implementation of a Protocol. Raises the error for the caller if it is not available now."""
 
 LINGER_SECONDS = 10.0
-"""How long it waits for a worker when there is none."""
+"""How long the daemon waits for a worker before it stops."""
 
-_ENDINGS = {"release_lease", "store_response", "release_key"}
-"""Calls that end what a worker has begun. They are obeyed even if it has not waited for the answer."""
+_RELEASES = {"release_lease", "store_response", "release_key"}
+"""Calls that end what a worker has started. They are done even if the worker has not waited for the response."""
 
 _GREETING_SECONDS = 5.0
-_LOOK_EVERY = 0.25
+_ACCEPT_SECONDS = 0.25
 
 
 class DaemonServer:
-    """Answers the workers' calls, until there are no workers any more.
+    """Answers the calls of the workers until no worker is connected any more.
 
-    `settings` is the digest of the settings it was started with.
+    The daemon's main thread runs `serve`; any thread may call the other methods.
     """
 
-    def __init__(self, listener: socket.socket, services: Services, settings: str) -> None:
+    def __init__(self, listener: socket.socket, services: ServiceLookup, settings: str) -> None:
+        """`settings` is the digest of the settings that the daemon was started with."""
         self._listener = listener
         self._services = services
         self._settings = settings
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, _WorkerSession] = {}
         self._lock = threading.Lock()
         self._linger = LINGER_SECONDS
         self._alone_since = time.monotonic()
@@ -66,48 +67,47 @@ class DaemonServer:
     def has_workers(self) -> bool:
         return bool(self._workers)
 
-    def is_there(self, worker: str) -> bool:
-        """Whether a worker of that name runs."""
+    def is_connected(self, worker: str) -> bool:
+        """Return whether the worker of this name runs."""
         return worker in self._workers
 
     def serve(self) -> None:
-        """Return when no worker has been there for a while."""
-        self._listener.settimeout(_LOOK_EVERY)
-        while not self._is_over():
+        """Accept connections until no worker was connected for `LINGER_SECONDS`."""
+        self._listener.settimeout(_ACCEPT_SECONDS)
+        while not self._is_done():
             with suppress(TimeoutError):
                 connection, _ = self._listener.accept()
-                threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
 
     def stop(self) -> None:
-        """Do not wait for another worker when the last has gone."""
+        """Stop as soon as the last worker is gone."""
         self._linger = 0.0
 
     def close(self) -> None:
         self._listener.close()
 
-    def _is_over(self) -> bool:
+    def _is_done(self) -> bool:
         with self._lock:
             if not self._workers and time.monotonic() >= self._alone_since + self._linger:
                 self._closing = True
             return self._closing
 
-    def _attend(self, connection: socket.socket) -> None:
-        """A connection's life."""
+    def _handle(self, connection: socket.socket) -> None:
         channel = Channel(connection)
         try:
             if is_same_user(connection):
-                self._converse(channel)
+                self._serve_connection(channel)
         except (OSError, EOFError, msgspec.DecodeError) as error:
-            log.debug("A connection has ended: %s", error)
+            log.debug("Connection closed: %s", error)
         except Exception:
-            log.exception("A connection has failed")
+            log.exception("Unexpected error in a connection")
         finally:
             channel.close()
 
-    def _converse(self, channel: Channel) -> None:
+    def _serve_connection(self, channel: Channel) -> None:
         channel.settimeout(_GREETING_SECONDS)
         hello = hellos.decode(channel.receive())
-        greeting, worker = self._admit(hello, channel)
+        greeting, worker = self._accept(hello, channel)
         channel.send(msgspec.msgpack.encode(greeting))
         if worker is None:
             return
@@ -117,106 +117,111 @@ class DaemonServer:
                 self._answer(channel, worker)
         finally:
             worker.channels.discard(channel)
-            if hello.presence:
+            if hello.is_heartbeat:
                 self._end(hello.worker, worker)
 
-    def _admit(self, hello: Hello, channel: Channel) -> "tuple[Greeting, _Worker | None]":
+    def _accept(self, hello: Hello, channel: Channel) -> "tuple[Greeting, _WorkerSession | None]":
         with self._lock:
             if self._closing:
                 return Goodbye(), None
             if (hello.version, hello.settings) != (VERSION, self._settings):
-                # One that has been replaced makes way as soon as its own workers are gone.
+                # After an upgrade this daemon makes way for the new one as soon as its own workers are gone.
                 self._closing = not self._workers
-                return (Goodbye() if self._closing else Refused(_why(hello))), None
-            if hello.presence:
-                self._workers[hello.worker] = _Worker(self._services)
+                return (Goodbye() if self._closing else _refusal(hello)), None
+            if hello.is_heartbeat:
+                self._workers[hello.worker] = _WorkerSession(self._services)
             worker = self._workers.get(hello.worker)
             if worker is None:
                 return Goodbye(), None
             worker.channels.add(channel)
             return Welcome(), worker
 
-    def _answer(self, channel: Channel, worker: "_Worker") -> None:
+    def _answer(self, channel: Channel, worker: "_WorkerSession") -> None:
         message = channel.receive()
         if message == PING:
             channel.send(PING)
             return
         request = requests.decode(message)
-        if type(request).__name__ not in _ENDINGS and channel.is_abandoned():
-            raise EOFError("the caller of a call has given up")  # and has told its client so
-        answer, loan = self._result(request, worker)
+        if type(request).__name__ not in _RELEASES and channel.is_abandoned():
+            raise EOFError("the caller has given up")  # and has told its client so
+        response, lease = self._call(request, worker)
         try:
-            channel.send(answer)
+            channel.send(response)
         except OSError:
-            if loan is not None:
-                worker.drop(loan)
+            if lease is not None:
+                worker.drop(lease)
             raise
 
-    def _result(self, request: Struct, worker: "_Worker") -> tuple[bytes, ReadLease | None]:
+    def _call(self, request: Struct, worker: "_WorkerSession") -> tuple[bytes, ReadLease | None]:
+        """Return the response of a call, and the lease that the call has acquired."""
         call = CALLS[type(request).__name__]
         number, *arguments = msgspec.structs.astuple(request)
         request_id.set(number)
         try:
             value = getattr(self._services(call.protocol), call.name)(*arguments)
-            worker.note(call.name, arguments, value)
-            return call.returned(value), value if isinstance(value, ReadLease) else None
+            worker.track(call.name, arguments, value)
+            return call.encode_result(value), value if isinstance(value, ReadLease) else None
         except KafkaHttpError as error:
-            return failed(error), None
+            return encode_error(error), None
         except Exception:
-            log.exception("unforeseen error: %s", call.name)
-            return failed(KafkaHttpError("Unforeseen error; the log of the server's daemon says more.")), None
+            log.exception("Unexpected error in the call %s", call.name)
+            return encode_error(
+                KafkaHttpError("An unexpected error occurred; see the log of the server's daemon.")
+            ), None
 
-    def _end(self, name: str, worker: "_Worker") -> None:
+    def _end(self, name: str, worker: "_WorkerSession") -> None:
         with self._lock:
-            if self._workers.get(name) is worker:  # it may be back already
+            if self._workers.get(name) is worker:  # it may have connected again
                 del self._workers[name]
             self._alone_since = time.monotonic()
         worker.end()
 
 
-def _why(hello: Hello) -> str:
+def _refusal(hello: Hello) -> Refused:
     what = "version" if hello.version != VERSION else "set of settings"
-    return f"The server's daemon has another {what} and workers of its own still: try again when they are gone."
+    return Refused(
+        f"The server's daemon runs with another {what} and still has workers. Try again when these workers have ended."
+    )
 
 
-class _Worker:
-    """A worker that runs: its connections, and what it has borrowed."""
+class _WorkerSession:
+    """A connected worker: its connections and its read leases."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: ServiceLookup) -> None:
         self.channels: set[Channel] = set()
         self._services = services
-        self._loans: dict[str, ReadLease] = {}
+        self._leases: dict[str, ReadLease] = {}
         self._lock = threading.Lock()
-        self._gone = False
+        self._has_ended = False
 
-    def note(self, call: str, arguments: list[Any], value: object) -> None:
-        """Follow a call that has been done: what was borrowed by it, or given back."""
+    def track(self, call: str, arguments: list[Any], value: object) -> None:
+        """Note the lease that a call has acquired or released."""
         if isinstance(value, ReadLease):
             with self._lock:
-                self._loans[value.id] = value
-                gone = self._gone
-            if gone:
+                self._leases[value.id] = value
+                has_ended = self._has_ended
+            if has_ended:
                 self.drop(value)
         elif call == "release_lease":
             with self._lock:
-                self._loans.pop(arguments[0].id, None)
+                self._leases.pop(arguments[0].id, None)
 
-    def drop(self, loan: ReadLease) -> None:
-        """End a loan, where that has not been done."""
+    def drop(self, lease: ReadLease) -> None:
+        """Drop a lease, unless it was released already."""
         with self._lock:
-            if self._loans.pop(loan.id, None) is None:
+            if self._leases.pop(lease.id, None) is None:
                 return
         try:
-            self._services(InstanceService).release_lease(loan)
+            self._services(InstanceService).release_lease(lease)
         except KafkaHttpError as error:
-            log.debug("A loan had ended already: %s", error)
+            log.debug("Read lease had ended already: %s", error)
 
     def end(self) -> None:
-        """The worker has gone: its loans end, its connections are closed."""
+        """Close the connections and drop the leases of a worker that is gone."""
         with self._lock:
-            self._gone = True
-            loans = list(self._loans.values())
+            self._has_ended = True
+            leases = list(self._leases.values())
         for channel in tuple(self.channels):
             channel.shut()
-        for loan in loans:
-            self.drop(loan)
+        for lease in leases:
+            self.drop(lease)

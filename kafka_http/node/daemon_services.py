@@ -1,7 +1,8 @@
-"""What the daemon holds behind its socket."""
+"""What the daemon serves behind its socket: consumer instances, the outbox, idempotency keys."""
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +11,32 @@ from kafka_http.config import Config
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.errors import KafkaHttpError
-from kafka_http.node.idempotency_keys_service import NodeIdempotencyKeys
+from kafka_http.logs import LogOnce
 from kafka_http.node.instance_sharing import InstanceSharing
-from kafka_http.node.outbox_factory import make_outbox
+from kafka_http.node.node_outbox import new_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.records import InstanceDefinition
+from kafka_http.records import InstanceDefinition, KeyClaimResult, StoredResponse
 from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-_TRY_EVERY = 1.0
-_RELAY_STOP_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_OUTBOX_STOP_SECONDS = 5.0
+
+RETURN_SECONDS = 20.0
+"""How long the workers of a daemon that was killed have to connect to its successor."""
+
+CLEAN_INTERVAL = 5.0
+"""Seconds between two searches for keys of workers that are gone, and for expired responses."""
+
+_CLEAN_BATCH = 500
+_CLEAN_PAUSE = 0.05
+_CLEANER_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
-    """The instances of this node, and where those of others are."""
+    """The consumer instances of this node, and the way to those of other nodes."""
 
     sharing: InstanceSharing | None = None
 
@@ -36,8 +47,69 @@ class NodeRegistry(InstanceRegistry):
         return None if self.sharing is None else self.sharing.locate(group, name, secret)
 
 
+class NodeIdempotencyKeys:
+    """`IdempotencyKeys` in the node's store. The daemon creates it; any thread may call."""
+
+    def __init__(
+        self, store: StoredKeys, return_seconds: float = RETURN_SECONDS, clean_interval: float = CLEAN_INTERVAL
+    ) -> None:
+        self._store = store
+        self._return_seconds = return_seconds
+        self._clean_interval = clean_interval
+        self._is_connected: Callable[[str], bool] = lambda _: False
+        self._return_deadline = 0.0
+        self._known_workers: set[str] = set()
+        self._closing = threading.Event()
+        self._cleaner: threading.Thread | None = None
+
+    def start(self, is_connected: Callable[[str], bool]) -> None:
+        """Start the cleaning thread, before the first call. `is_connected` returns whether a worker runs."""
+        self._is_connected = is_connected
+        self._return_deadline = time.monotonic() + self._return_seconds
+        self._cleaner = threading.Thread(target=self._clean, name="idempotency-keys", daemon=True)
+        self._cleaner.start()
+
+    def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> KeyClaimResult:
+        self._known_workers.add(holder.partition("/")[0])
+        return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
+
+    def store_response(self, caller: str, name: str, holder: str, answer: StoredResponse) -> None:
+        self._store.keep(caller, name, holder, answer)
+
+    def release_key(self, caller: str, name: str, holder: str) -> None:
+        self._store.release(caller, name, holder)
+
+    def close(self) -> None:
+        """Stop, and release the keys that are in progress, because no worker is left to complete them."""
+        self._closing.set()
+        if self._cleaner is not None:
+            self._cleaner.join(_CLEANER_STOP_SECONDS)
+        try:
+            self._store.release_abandoned(lambda _: True)
+        except KafkaHttpError as error:
+            log.debug("Keys in progress were not released: %s", error.message)
+
+    def _is_gone(self, worker: str) -> bool:
+        may_return = worker not in self._known_workers and time.monotonic() <= self._return_deadline
+        return not self._is_connected(worker) and not may_return
+
+    def _clean(self) -> None:
+        while not self._closing.wait(self._clean_interval):
+            try:
+                self._store.release_abandoned(self._is_gone)
+                while self._store.remove_expired(_CLEAN_BATCH) == _CLEAN_BATCH and not self._closing.wait(_CLEAN_PAUSE):
+                    pass  # the pauses let others write to the store
+            except KafkaHttpError as error:
+                log.debug("Expired idempotency keys were not removed: %s", error.message)
+            except Exception:
+                log.exception("Unexpected error while expired idempotency keys were removed")
+
+
 class DaemonServices:
-    """The node's instances, once it is known that the brokers are those of their cluster, and its idempotency keys."""
+    """The services of the daemon, which creates, opens and closes them. Any thread may call.
+
+    The instances can be used once it is known that the brokers belong to the cluster of the stored instances.
+    """
 
     def __init__(self, config: Config, database: Database, node_id: str) -> None:
         self._broker = KafkaBroker(config)
@@ -48,29 +120,30 @@ class DaemonServices:
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = InstanceSharing(nodes, self._registry)
-        self._outbox = make_outbox(config, database, node_id, self._broker.producer)
+        self._outbox = new_outbox(config, database, node_id, self._broker.producer)
         self._keys = NodeIdempotencyKeys(StoredKeys(database, node_id, config.idempotency_retention))
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
 
-    def service(self, protocol: type) -> Any:
-        """What answers the workers' calls of a Protocol. Raises as `instances`."""
+    def lookup(self, protocol: type) -> Any:
+        """Return the implementation of one of the daemon's Protocols. Raises as `instances` does."""
         if protocol is IdempotencyKeys:
             return self.keys()
         return self._outbox if protocol is Tasks else self.instances()
 
     def keys(self) -> NodeIdempotencyKeys:
-        """Raises `Unavailable` where other nodes may take this one for gone."""
-        if self._registry.sharing is not None:
-            self._registry.sharing.check()
+        """Return the idempotency keys. Raises `Unavailable` if other nodes may take this node for gone."""
+        self._check_lease()
         return self._keys
 
     def instances(self) -> NodeRegistry:
-        """Raises `BrokerUnavailable`, and `Unavailable` where the store's instances are of another cluster, or other
-        nodes may have those of this one."""
-        if self._registry.sharing is not None:
-            self._registry.sharing.check()
+        """Return the instances. Asks Kafka for its cluster id on the first call.
+
+        Raises `BrokerUnavailable`, and `Unavailable` if the stored instances belong to another cluster or other nodes
+        may have adopted them.
+        """
+        self._check_lease()
         if not self._is_open:
             with self._lock:
                 if not self._is_open:
@@ -79,36 +152,41 @@ class DaemonServices:
                     self._is_open = True
         return self._registry
 
-    def open(self, is_attended: Callable[[], bool], is_there: Callable[[str], bool]) -> None:
-        """Bring back the instances of the store now, or as soon as that can be done, and keep them for as long as
-        there are workers to answer for them. `is_there` says whether a worker of that name runs. Does not block."""
+    def open(self, has_workers: Callable[[], bool], is_connected: Callable[[str], bool]) -> None:
+        """Start all services, and restore the stored instances as soon as Kafka answers. Does not block.
+
+        This node holds its lease on the instances while `has_workers` returns True. `is_connected` returns whether the
+        worker of a name runs.
+        """
         self._outbox.start()
-        self._keys.start(is_there)
+        self._keys.start(is_connected)
         if self._registry.sharing is not None:
-            self._registry.sharing.keep(is_attended, lambda: self._is_open)
-        threading.Thread(target=self._open, name="node-opening", daemon=True).start()
+            self._registry.sharing.start(has_workers, lambda: self._is_open)
+        threading.Thread(target=self._open_instances, name="open-instances", daemon=True).start()
 
     def close(self) -> None:
-        """End the instances in this process; their groups keep their places for another."""
+        """Stop all services. The instances stay members of their groups, for the next daemon."""
         self._closing.set()
         self._keys.close()
-        self._outbox.close(_RELAY_STOP_SECONDS)
+        self._outbox.close(_OUTBOX_STOP_SECONDS)
         self._registry.close()
         self._broker.close(0)
         if self._registry.sharing is not None:
             self._registry.sharing.close()
 
-    def _open(self) -> None:
-        said = ""
+    def _check_lease(self) -> None:
+        if self._registry.sharing is not None:
+            self._registry.sharing.check_lease()
+
+    def _open_instances(self) -> None:
+        problem = LogOnce(log)
         while not self._closing.is_set():
             try:
                 self.instances()
             except KafkaHttpError as error:
-                if error.message != said:
-                    said = error.message
-                    log.error("Consumer instances and tasks of the store have to wait: %s", said)
-                self._closing.wait(_TRY_EVERY)
+                problem.warning("Stored consumer instances and tasks are waiting: %s", error.message)
+                self._closing.wait(_RETRY_SECONDS)
             else:
                 self._outbox.relay.start()
-                log.info("Holds %d consumer instances", len(self._registry.names()))
+                log.info("Daemon holds %d consumer instances.", len(self._registry.names()))
                 return

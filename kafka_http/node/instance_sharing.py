@@ -1,4 +1,4 @@
-"""This node among those that share its store: the lease on its instances, and those of nodes that are gone."""
+"""The lease of a node on its consumer instances, and the adoption of instances of nodes that are gone."""
 
 import hmac
 import logging
@@ -15,16 +15,16 @@ from kafka_http.records import InstanceDefinition
 
 log = logging.getLogger(__name__)
 
-_RENEW_EVERY = 1.0
-_MARGIN = 0.5
-"""The lease is taken to be over that much earlier than the database has it."""
+_RENEW_INTERVAL = 1.0
+_LEASE_MARGIN = 0.5
+"""This node takes its lease for expired that many seconds before the database does."""
 
-_ORPHANED_SECONDS = 5.0
-"""How long after the end of its lease the instances of a node are adopted though nobody calls them."""
+_ADOPT_AFTER_SECONDS = 5.0
+"""Instances of a node are adopted that long after the end of its lease, even if no client calls them."""
 
 
 class InstanceSharing:
-    """Any thread may call. Without a lease none of this node's instances may be used: others may have them."""
+    """Any thread may call. Without a lease no instance of this node may be used: other nodes may have adopted it."""
 
     def __init__(self, nodes: StoredNodes, registry: InstanceRegistry) -> None:
         self._nodes = nodes
@@ -34,8 +34,8 @@ class InstanceSharing:
         self._lock = threading.Lock()
         self._closing = threading.Event()
 
-    def check(self) -> None:
-        """Raise `Unavailable` where this node has no lease and cannot have one."""
+    def check_lease(self) -> None:
+        """Raise `Unavailable` if this node has no lease and cannot get one."""
         if time.monotonic() < self._leased_until:
             return
         with self._lock:
@@ -43,11 +43,11 @@ class InstanceSharing:
                 self._renew()
 
     def list_instances(self) -> list[InstanceDefinition]:
-        """Those of all nodes, by group and name."""
+        """Return the instances of all nodes, by group and name."""
         return self._nodes.definitions()
 
     def locate(self, group: str, name: str, secret: str) -> RemoteNode | None:
-        """As `Nodes.locate`. Adopts the instance where its owner is gone."""
+        """See `InstanceLocator.locate`. Adopts the instance if its owner is gone."""
         if (group, name) in self._registry.names():
             return None
         owner = self._nodes.owner(group, name)
@@ -55,59 +55,59 @@ class InstanceSharing:
             return None
         if owner.is_gone:
             if not self._adopt(group, name):
-                raise Unavailable("The consumer instance is just going to another node, try again.")
+                raise Unavailable("The consumer instance is moving to another node. Try again.")
             return None
         if secret and hmac.compare_digest(secret.encode(), self._secret.encode()):
-            raise Unavailable("The consumer instance has just gone to another node, try again.")
+            raise Unavailable("The consumer instance has just moved to another node. Try again.")
         return RemoteNode(owner.url, self._secret, owner.timeout)
 
-    def keep(self, is_attended: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
-        """Hold the lease from now on, while there are workers to answer for it; adopt instances as soon as one may."""
-        threading.Thread(target=self._keep, args=(is_attended, may_adopt), name="lease", daemon=True).start()
+    def start(self, has_workers: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
+        """Hold the lease while `has_workers` returns True, and adopt instances while `may_adopt` does."""
+        threading.Thread(target=self._run, args=(has_workers, may_adopt), name="lease", daemon=True).start()
 
     def close(self) -> None:
-        """Give up the lease."""
+        """Release the lease."""
         self._closing.set()
         with self._lock:
-            self._give_up()
+            self._release()
 
-    def _keep(self, is_attended: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
-        while not self._closing.wait(_RENEW_EVERY):
+    def _run(self, has_workers: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
+        while not self._closing.wait(_RENEW_INTERVAL):
             try:
                 with self._lock:
-                    if is_attended():
+                    if has_workers():
                         self._renew()
                     else:
-                        self._give_up()
-                if is_attended() and may_adopt():
-                    for group, name in self._nodes.orphans(_ORPHANED_SECONDS):
+                        self._release()
+                if has_workers() and may_adopt():
+                    for group, name in self._nodes.expired_instances(_ADOPT_AFTER_SECONDS):
                         self._adopt(group, name)
             except KafkaHttpError as error:
-                log.debug("The lease on the consumer instances is not renewed: %s", error.message)
+                log.debug("Lease on the consumer instances was not renewed: %s", error.message)
             except Exception:
-                log.exception("Keeping the lease failed; it goes on")
+                log.exception("Unexpected error while the lease was renewed")
 
     def _renew(self) -> None:
-        began = time.monotonic()
-        held = self._registry.names()
-        self._nodes.renew()
-        if began >= self._leased_until:
+        started = time.monotonic()
+        own = self._registry.names()
+        self._nodes.renew_lease()
+        if started >= self._leased_until:  # while there was no lease, other nodes may have adopted instances
             self._secret = self._nodes.secret()
-            for group, name in self._nodes.lost(held):
-                log.warning("Another node has adopted the consumer instance %s of the group %s", name, group)
+            for group, name in self._nodes.adopted_by_others(own):
+                log.warning("Consumer instance %s of group %s was adopted by another node.", name, group)
                 self._registry.forget(group, name)
-        self._leased_until = began + LEASE_SECONDS - _MARGIN
+        self._leased_until = started + LEASE_SECONDS - _LEASE_MARGIN
 
-    def _give_up(self) -> None:
+    def _release(self) -> None:
         if self._leased_until > float("-inf"):
             self._leased_until = float("-inf")
-            self._nodes.give_up()
+            self._nodes.release_lease()
 
     def _adopt(self, group: str, name: str) -> bool:
-        """Whether no other node was quicker."""
+        """Return whether this node was the first to adopt the instance."""
         stored = self._nodes.adopt(group, name)
         if stored is None:
             return False
-        log.info("Adopts the consumer instance %s of the group %s", name, group)
+        log.info("Adopted consumer instance %s of group %s.", name, group)
         self._registry.adopt(stored)
         return True

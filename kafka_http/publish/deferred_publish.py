@@ -108,7 +108,7 @@ class _PartitionCounts:
             self._refresh(topic)
             return
         if time.monotonic() < self._unreachable_until:
-            return
+            return  # accept the records: the relay publishes them when Kafka is back
         try:
             count = self._fetch(topic)
         except TopicNotFound:

@@ -139,7 +139,7 @@ class _BackgroundCalls:
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
-            is_done = _try(call)
+            is_done = _try(call)  # without the lock: it may take seconds
             with self._changed:
                 if is_done and self._waiting:
                     self._waiting.popleft()

@@ -67,7 +67,7 @@ class Outbox:
             try:
                 self._store.add(fitting)
             except KafkaHttpError:
-                self._size = None
+                self._size = None  # the store may have the tasks or not: measure again
                 raise
             self.relay.wake({each.topic for each in fitting})
         return len(fitting)
@@ -97,7 +97,7 @@ class Outbox:
             return None
         if not is_cancelled:
             raise TaskInProgress() if task.status == "pending" else TaskFinished(task.status)
-        self._size = None
+        self._size = None  # the size of the task is not known here: measure again
         self._ended([task_id], 0, calls_back=task.callback is not None)
         return task
 

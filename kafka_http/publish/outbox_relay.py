@@ -147,7 +147,7 @@ class OutboxRelay:
                 self._stopping.wait(_LINGER_SECONDS)
 
     def _next_tasks(self, queue: "_TopicQueue") -> list[QueuedTask]:
-        with self._lock:
+        with self._lock:  # so that a task is either cancelled or marked as sent
             tasks = self._store.next_tasks(queue.topic, _MAX_TASKS, _MAX_BYTES)
             for each in tasks:
                 queue.sent.setdefault(each.id, [None] * len(each.records))

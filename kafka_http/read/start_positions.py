@@ -85,7 +85,7 @@ class PositionResolver:
         places: dict[int, StartPlace] = {}
         if start.rest is not None:
             places = dict.fromkeys(self._topics.select(topic, wanted, max_age), start.rest)
-        for partition, place in start.partitions.items():
+        for partition, place in start.partitions.items():  # these replace the place for the rest
             if partition not in places:
                 raise PartitionNotFound(topic, partition, len(places))
             places[partition] = place

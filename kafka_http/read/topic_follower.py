@@ -222,7 +222,7 @@ class TopicFollower:
         """Append a batch. Return False if it is not rendered for a view that has just joined."""
         with self._changed:
             batch.include(self._positions)
-            if not self._views.keys() <= rendered:
+            if not self._views.keys() <= rendered:  # rendering is slow, so it happens without the lock
                 return False
             batch.measure()
             self._positions = dict(batch.next)

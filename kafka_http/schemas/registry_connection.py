@@ -1,8 +1,4 @@
-"""HTTP with the schema registry: several addresses, a time-out for all of it, and nothing of credentials in an error.
-
-By urllib3, for its pool is safe in many threads, it needs no other package, and it sends nothing that it was not
-told to: no environment's proxy, no `.netrc`, and redirects are not followed.
-"""
+"""Requests to the schema registry: several addresses, retries within one timeout, and no credentials in errors."""
 
 import ssl
 import time
@@ -12,26 +8,31 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from urllib3 import BaseHTTPResponse, PoolManager, Timeout
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
 
+from kafka_http import http_client
 from kafka_http.config import ConfigError
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
+from kafka_http.http_client import HttpRequestFailed, HttpResponseTooLarge, HttpTarget
 from kafka_http.schemas.registry_settings import RegistrySettings
 
-_TYPE = "application/vnd.schemaregistry.v1+json"
+_CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 _ROUNDS = 2
 _PAUSE = 0.1
-"""Every address is tried that often, with so many seconds between the rounds."""
+"""Each address is tried `_ROUNDS` times, with `_PAUSE` seconds between the rounds."""
 _HUNG_SHARE = 0.9
-"""Of the time-out: a question that failed after so much of it was not refused but left unanswered."""
-_CHUNK = 1 << 16
-_MAY_PASS = {408, 429}
+"""A request that failed after this share of the timeout was not refused but left without an answer."""
+_HEADER_BYTES = 1 << 16
+_RETRIABLE = {408, 429}
+
+
+class _Problem(Struct):
+    error_code: int | None = None
+    message: str = ""
 
 
 class RegistryResponse(Struct, frozen=True):
-    """What the registry said: a status below 500, and the JSON of its body."""
+    """A response of the registry: a status below 500, and the JSON of its body."""
 
     status: int
     body: bytes
@@ -42,50 +43,48 @@ class RegistryResponse(Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """The registry's own words on what is wrong, or its status where it has none."""
-        return self.words or f"status {self.status}"
+        """The registry's own error message, or its status if there is none."""
+        return self.message or f"status {self.status}"
 
     @property
-    def words(self) -> str:
-        """The message of an error of the registry's API, or nothing."""
-        try:
-            return msgspec.json.decode(self.body, type=_Problem).message[:500].rstrip(".")
-        except msgspec.MsgspecError:
-            return ""
+    def message(self) -> str:
+        """The message of an error of the registry's API, or an empty text."""
+        return self._problem().message[:500].rstrip(".")
 
     @property
-    def is_of_a_registry(self) -> bool:
-        """Whether an error is one of the registry's API, and not of some other server."""
+    def is_registry_error(self) -> bool:
+        """Whether the body is an error of the registry's API, and not of some other server."""
+        return self._problem().error_code is not None
+
+    def _problem(self) -> _Problem:
         try:
-            return msgspec.json.decode(self.body, type=_Problem).error_code is not None
+            return msgspec.json.decode(self.body, type=_Problem)
         except msgspec.MsgspecError:
-            return False
+            return _Problem()
 
 
-class _Problem(Struct):
-    error_code: int | None = None
-    message: str = ""
-
-
-class _Failed(Exception):
-    """One attempt at one address has failed; the text says why."""
+class _AttemptFailed(Exception):
+    """One attempt at one address failed. The text is a predicate whose subject is the registry."""
 
 
 class RegistryConnection:
-    """Asks one address after another until one answers. Safe in many threads; connects when it is first asked.
+    """Sends each request to one address after another until one answers. Any thread may call.
 
-    After a question that was not answered in time, others fail at once but one at a time, until one is answered: a
-    registry that hangs does not keep all threads waiting.
+    After a request that got no answer in time, the other requests fail at once, except one at a time, until one is
+    answered: a registry that hangs does not keep all threads waiting.
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
-        """Raises `ConfigError` where a file of certificates cannot be read."""
+        """Raises `ConfigError` if a certificate file cannot be used."""
         self._urls = [url.rstrip("/") for url in settings.url]
         self._timeout = settings.timeout
-        self._limit = settings.max_schema_bytes
-        self._headers = {"Accept": f"{_TYPE}, application/json", "Content-Type": _TYPE, **_authorization(settings)}
-        tls = _tls(settings) if any(url.startswith("https:") for url in self._urls) else None
-        self._pool = PoolManager(num_pools=len(self._urls), maxsize=8, retries=False, ssl_context=tls)
+        self._max_schema_bytes = settings.max_schema_bytes
+        self._headers = {
+            "Accept": f"{_CONTENT_TYPE}, application/json",
+            "Content-Type": _CONTENT_TYPE,
+            **_authorization(settings),
+        }
+        self._tls = _tls_context(settings) if any(url.startswith("https:") for url in self._urls) else None
         self._first = 0
         self._is_hung = False
         self._probe = Lock()
@@ -95,99 +94,89 @@ class RegistryConnection:
 
     @property
     def name(self) -> str:
-        """The registry as an error calls it."""
+        """The registry as errors call it."""
         return f"The schema registry ({', '.join(self._urls)})"
 
     def ask(self, method: str, path: str, body: Any = None) -> RegistryResponse:
-        """Its answer, within the time-out of the settings whatever happens.
+        """Send a request and return its response, within the timeout of the settings.
 
-        Raises `RegistryUnavailable`, and `InvalidSchema` for an answer larger than a schema may be.
+        Raises `RegistryUnavailable`, and `InvalidSchema` for a response that is larger than a schema may be.
         """
         if not self._is_hung:
             return self._ask(method, path, body)
         if not self._probe.acquire(blocking=False):
-            raise self._unavailable("it does not respond")
+            raise self._unavailable("does not respond")
         try:
             return self._ask(method, path, body)
         finally:
             self._probe.release()
 
     def _ask(self, method: str, path: str, body: Any) -> RegistryResponse:
-        began = time.monotonic()
-        problem = "no answer in time"
+        started = time.monotonic()
+        problem = f"did not answer within {self._timeout:.3g} s"
         for index, seconds in self._attempts():
             try:
-                answer = self._attempt(method, self._urls[index] + path, body, seconds)
-            except _Failed as failed:
+                response = self._attempt(method, self._urls[index] + path, body, seconds)
+            except _AttemptFailed as failed:
                 problem = str(failed)
             else:
                 self._first = index
                 self._is_hung = False
-                return answer
-        self._is_hung = time.monotonic() - began > _HUNG_SHARE * self._timeout
+                return response
+        self._is_hung = time.monotonic() - started > _HUNG_SHARE * self._timeout
         raise self._unavailable(problem)
 
     def _unavailable(self, problem: str) -> RegistryUnavailable:
-        return RegistryUnavailable(f"{self.name} cannot be asked for a schema that is not cached: {problem}.")
+        return RegistryUnavailable(f"{self.name} is needed for a schema that is not cached, and {problem}.")
 
     def _attempts(self) -> Iterator[tuple[int, float]]:
-        """Which address to ask next, and for how many seconds at most: the last that answered comes first."""
+        """Yield the address to try next and its timeout in seconds. The last address that answered comes first."""
         deadline = time.monotonic() + self._timeout
         count = len(self._urls)
         first = self._first
         for number in range(_ROUNDS * count):
             if number and number % count == 0:
                 time.sleep(_PAUSE)
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 return
-            yield (first + number) % count, left / (count - number % count)
+            # An address that does not answer leaves an equal share of the time to the others of the round.
+            yield (first + number) % count, remaining / (count - number % count)
 
     def _attempt(self, method: str, url: str, body: Any, seconds: float) -> RegistryResponse:
-        deadline = time.monotonic() + seconds
         data = None if body is None else msgspec.json.encode(body)
         try:
-            response = self._pool.request(
+            with http_client.send(
                 method,
-                url,
-                body=data,
-                headers=self._headers,
-                timeout=Timeout(total=seconds),
-                redirect=False,
-                preload_content=False,
-            )
-            with response:
-                answer = RegistryResponse(response.status, self._read(response, deadline))
-                response.release_conn()
-        except HTTPError as error:
-            raise _Failed(_in_words(error, seconds)) from None
-        self._check(answer)
-        return answer
+                HttpTarget.from_url(url),
+                self._headers,
+                data,
+                timeout=seconds,
+                max_bytes=4 * self._max_schema_bytes + _HEADER_BYTES,  # JSON escapes take room
+                tls=self._tls,
+            ) as sent:
+                response = RegistryResponse(sent.status, sent.read())
+        except HttpResponseTooLarge:
+            raise InvalidSchema(f"it is larger than {self._max_schema_bytes} bytes (max_schema_bytes).") from None
+        except HttpRequestFailed as error:
+            raise _AttemptFailed(str(error)) from None
+        self._check(response)
+        return response
 
-    def _read(self, response: BaseHTTPResponse, deadline: float) -> bytes:
-        read = bytearray()
-        while chunk := response.read1(_CHUNK):
-            read += chunk
-            if len(read) > 4 * self._limit + _CHUNK:
-                raise InvalidSchema(f"it is larger than the {self._limit} bytes that a schema may have here.")
-            if time.monotonic() > deadline:
-                raise _Failed("no answer in time")
-        return bytes(read)
-
-    def _check(self, answer: RegistryResponse) -> None:
-        status = answer.status
-        words = f": {self._without_secrets(answer.words)}" if answer.words else ""
+    def _check(self, response: RegistryResponse) -> None:
+        status = response.status
+        message = f": {self._without_secrets(response.message)}" if response.message else ""
         if status in {401, 403, 407}:
-            raise _Failed(f"it refuses this server's credentials (status {status}){words}")
-        if status >= 500 or status in _MAY_PASS:
-            raise _Failed(f"it answers with status {status}{words}")
-        if status >= 300 and not answer.is_of_a_registry:
-            raise _Failed(f"it answers as no schema registry does (status {status})")
+            raise _AttemptFailed(f"rejected this server's credentials (status {status}){message}")
+        if status >= 500 or status in _RETRIABLE:
+            raise _AttemptFailed(f"answered with status {status}{message}")
+        if status >= 300 and not response.is_registry_error:
+            raise _AttemptFailed(f"did not answer like a schema registry (status {status})")
 
-    def _without_secrets(self, words: str) -> str:
+    def _without_secrets(self, message: str) -> str:
         for secret in self._secrets:
-            words = words.replace(secret, "(hidden)")
-        return words
+            message = message.replace(secret, "(hidden)")
+        return message
 
 
 def _authorization(settings: RegistrySettings) -> dict[str, str]:
@@ -198,7 +187,7 @@ def _authorization(settings: RegistrySettings) -> dict[str, str]:
     return {}
 
 
-def _tls(settings: RegistrySettings) -> ssl.SSLContext:
+def _tls_context(settings: RegistrySettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file or None)
         if settings.certificate_file:
@@ -207,13 +196,3 @@ def _tls(settings: RegistrySettings) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(f"A certificate or key of [schema_registry] cannot be used: {error.strerror}.") from None
     return context
-
-
-def _in_words(error: HTTPError, seconds: float) -> str:
-    if isinstance(error, NewConnectionError):  # to urllib3 one of the next
-        return "no connection to it can be made"
-    if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
-        return f"no answer within {seconds:.3g} s"
-    if isinstance(error, SSLError):
-        return "its certificate is not trusted, or TLS fails in another way"
-    return "the connection to it broke"

@@ -86,6 +86,7 @@ def json_text(raw: Raw) -> bytes | None:
 
 
 def not_empty(records: list[ProducerRecord], invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:
+    """Return the records. Raises `invalid` if there are none."""
     if not records:
         raise invalid("The request has no records. Send at least one.", field="records")
     return records

@@ -108,6 +108,7 @@ def kafka_format(media_type: str, formats: Formats) -> str | None:
 
 
 def kafka_types(formats: Formats) -> list[str]:
+    """Return the v2 media types of all formats."""
     return [kafka_type(name) for name in formats.names]
 
 
@@ -127,6 +128,7 @@ def _not_acceptable(*offers: str) -> NotAcceptable:
 
 
 def kafka_type(format_: str) -> str:
+    """Return the v2 media type of a format."""
     return f"application/vnd.kafka.{format_}.v2+json"
 
 

@@ -27,6 +27,8 @@ _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
 class LengthRequired(KafkaHttpError):
+    """A body without length and without chunked coding."""
+
     code = 411
 
 

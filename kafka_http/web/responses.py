@@ -49,6 +49,7 @@ def json_bytes(body: Any) -> bytes:
 
 
 def render_json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> RenderedResponse:
+    """Render a JSON response without Flask."""
     return RenderedResponse(status, headers or {}, JSON, json_bytes(body))
 
 
@@ -67,6 +68,7 @@ def render_accepted(task: NewTask, root_path: str, content_type: str) -> Rendere
 
 
 def error_headers(error: KafkaHttpError) -> dict[str, str]:
+    """Return the headers of an error's response."""
     return {**error.headers, **({} if error.retry_after is None else {"Retry-After": str(error.retry_after)})}
 
 
@@ -110,6 +112,7 @@ def common_headers() -> list[tuple[str, str]]:
 
 
 def flask_response(rendered: RenderedResponse) -> Response:
+    """Convert a rendered response for Flask."""
     return Response(rendered.body, rendered.status, rendered.headers, content_type=rendered.content_type)
 
 
@@ -158,6 +161,7 @@ def _unexpected_error(error: Exception) -> Response:
 
 
 def register_error_handlers(app: Flask) -> None:
+    """Register the handlers for our errors, for HTTP errors, and for unexpected ones."""
     app.register_error_handler(KafkaHttpError, error_response)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RequestEntityTooLarge, _body_too_large)

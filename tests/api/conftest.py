@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.api.fast_path import FastPathMiddleware
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.fast_path_app import FastPathMiddleware
 
 ClientFactory = Callable[..., FlaskClient]
 

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.environ import REQUEST_STARTED
 from tests.api.conftest import ClientFactory
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 
 def test_get_messages_lists_topics(client: FlaskClient, broker: FakeBroker) -> None:
@@ -34,7 +34,7 @@ def test_repeated_and_trailing_slashes_are_ignored(client: FlaskClient, path: st
     assert client.get("/", environ_overrides={"PATH_INFO": path}).status_code == 200
 
 
-def test_health_and_ready_while_kafka_is_up_and_down(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ready_while_kafka_is_down_returns_503_and_health_200(client: FlaskClient, broker: FakeBroker) -> None:
     broker.down = True
     assert client.get("/health").status_code == 200
     response = client.get("/ready")
@@ -58,7 +58,7 @@ def test_failed_ready_check_answers_the_requests_that_waited(client: FlaskClient
 
 
 @pytest.mark.parametrize("path", ["/topics/t/x", "/brokers/1", "/consumers/g/x"])
-def test_errors_of_v2_paths_have_the_v2_shape(client: FlaskClient, path: str) -> None:
+def test_unknown_v2_path_returns_404_in_the_v2_error_format(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert response.json["error_code"] == 404

@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import ClientFactory
-from tests.attempts import wait_for
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.polling import wait_for
 
 JSON = "application/json"
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -114,7 +114,7 @@ def test_malformed_compressed_body_returns_400(
     assert broker.records("t") == []
 
 
-def test_broken_checksum_returns_400(client: FlaskClient, broker: FakeBroker) -> None:
+def test_compressed_body_with_wrong_checksum_returns_400(client: FlaskClient, broker: FakeBroker) -> None:
     packed = bytearray(gzip.compress(BODY))
     packed[-6] ^= 1
     assert send(client, "gzip", bytes(packed)).status_code == 400
@@ -136,7 +136,7 @@ def test_unknown_coding_returns_415_with_supported_codings(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
-def test_compressed_stream_of_records_returns_415(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
+def test_compressed_streaming_upload_returns_415(client: FlaskClient, broker: FakeBroker, coding: str) -> None:
     headers = {"Content-Encoding": coding, "Accept": NDJSON}
     response = client.post("/messages/t", data=gzip.compress(b"1\n"), content_type=NDJSON, headers=headers)
     assert response.status_code == 415
@@ -181,13 +181,13 @@ def test_decompressed_body_of_max_body_bytes_is_accepted(
     assert [len(each.value or b"") for each in broker.records("t")] == [3 * MIB]
 
 
-def test_many_empty_members_return_400(client: FlaskClient, broker: FakeBroker) -> None:
+def test_many_empty_gzip_members_return_400(client: FlaskClient, broker: FakeBroker) -> None:
     response = send(client, "gzip", gzip.compress(b"") * 20_000)
     assert response.status_code == 400
     assert "members" in response.json["error"]["message"]
 
 
-def test_max_records_counts_in_the_decompressed_body(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_max_records_applies_to_the_decompressed_body(make_client: ClientFactory, broker: FakeBroker) -> None:
     response = send(make_client(max_records=999), "gzip", gzip.compress(BODY))
     assert (response.status_code, response.json["error"]["limit"]) == (413, 999)
     assert broker.records("t") == []
@@ -211,7 +211,7 @@ def test_memory_of_a_compressed_body_is_released(make_client: ClientFactory, bro
         assert first.result().status_code == 504
 
 
-def test_idempotency_key_compares_decompressed_bytes(client: FlaskClient, broker: FakeBroker) -> None:
+def test_repeat_with_idempotency_key_compares_decompressed_bytes(client: FlaskClient, broker: FakeBroker) -> None:
     def publish(coding: str, body: bytes) -> TestResponse:
         headers = {"Content-Encoding": coding, "Idempotency-Key": "k"}
         return client.post("/messages/t", data=body, content_type=JSON, headers=headers)
@@ -260,13 +260,13 @@ def test_large_response_is_compressed_if_the_client_accepts_gzip(filled: FlaskCl
     assert plain.headers["Content-Type"] == zipped.headers["Content-Type"]
 
 
-def test_page_of_a_v2_type_is_compressed(filled: FlaskClient) -> None:
+def test_page_in_v2_format_is_compressed(filled: FlaskClient) -> None:
     zipped = get(filled, PAGE, Accept=JSON_V2)
     assert is_zipped(zipped)
     assert len(json.loads(gzip.decompress(zipped.data))) == 1000
 
 
-def test_v2_records_are_compressed_and_count_as_delivered(filled: FlaskClient) -> None:
+def test_compressed_v2_records_count_as_delivered(filled: FlaskClient) -> None:
     v2 = "application/vnd.kafka.v2+json"
     body = json.dumps({"name": "i", "format": "json", "auto.offset.reset": "earliest"})
     assert filled.post("/consumers/g", data=body, content_type=v2).status_code == 200
@@ -343,7 +343,7 @@ def test_head_has_the_headers_of_get(filled: FlaskClient, broker: FakeBroker) ->
         assert head.data == b""
 
 
-def test_response_that_is_never_compressed(filled: FlaskClient) -> None:
+def test_publish_results_raw_messages_streams_and_errors_are_not_compressed(filled: FlaskClient) -> None:
     headers = {"Accept-Encoding": "gzip"}
     published = filled.post("/messages/t", data=BODY, content_type=JSON, headers=headers)
     assert len(published.data) > 1024

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
 from kafka_http.records import NewRecord
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 METHODS = st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "PATCH"])
 WORDS = st.text(min_size=1, max_size=12) | st.sampled_from(

@@ -60,7 +60,7 @@ def heading(html: str) -> str:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/", "/docs/index", "/docs/two", "/docs/two/", "/docs/docs/two"])
-def test_links_lead_to_pages_and_files(small_manual: FlaskClient, path: str) -> None:
+def test_links_of_a_page_point_to_pages_and_files(small_manual: FlaskClient, path: str) -> None:
     """Also where the address ends in a slash, which the server ignores and a browser does not."""
     links = TAG.findall(small_manual.get(path).text)
 
@@ -72,7 +72,7 @@ def test_links_lead_to_pages_and_files(small_manual: FlaskClient, path: str) -> 
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_link_of_the_manual_leads_to_a_page_and_an_anchor(client: FlaskClient, name: str) -> None:
+def test_every_link_of_the_manual_points_to_a_page_and_an_anchor(client: FlaskClient, name: str) -> None:
     for link in TAG.findall(client.get(f"/docs/{name}").text):
         target = urlsplit(urljoin(f"/docs/{name}", link))
         if target.netloc:
@@ -90,7 +90,7 @@ def test_every_page_is_in_the_navigation_of_every_page(client: FlaskClient) -> N
         assert re.findall(r'href="([^"]*)" aria-current=page', navigation) == [name]
 
 
-def test_page_may_load_its_own_files_and_nothing_else(client: FlaskClient) -> None:
+def test_manual_content_security_policy_allows_only_own_files(client: FlaskClient) -> None:
     answer = client.get("/docs/index")
 
     assert "script" not in re.findall(r"<(\w+)", answer.text)
@@ -122,7 +122,7 @@ def test_files_beside_the_pages_are_served(small_manual: FlaskClient, path: str,
     "path",
     ["/docs/nothing", "/docs/nothing/index", "/docs/..%2fapp.py", "/docs/%2e%2e/config", "/docs/%00", "/docs/.md"],
 )
-def test_unknown_page_is_404_in_the_usual_form(client: FlaskClient, path: str) -> None:
+def test_unknown_manual_page_returns_404(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
 
     assert (answer.status_code, answer.content_type) == (404, "application/json")
@@ -130,7 +130,7 @@ def test_unknown_page_is_404_in_the_usual_form(client: FlaskClient, path: str) -
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_manual_cannot_be_written(client: FlaskClient, method: str) -> None:
+def test_write_to_the_manual_returns_405(client: FlaskClient, method: str) -> None:
     assert client.open("/docs/index", method=method).status_code == 405
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from kafka_http.web.page_memory import PageMemoryBudget
 from tests.api.conftest import ClientFactory
-from tests.api.consumers import Consumer, write
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.v2_consumer import Consumer, write
 
 MIB = 1 << 20
 VALUE = b"x" * (MIB // 4)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -54,7 +54,7 @@ def test_put_stores_the_body_byte_for_byte(
         ("image/png", b""),
     ],
 )
-def test_post_of_another_type_stores_the_body_byte_for_byte(
+def test_post_of_other_content_types_stores_the_body_byte_for_byte(
     client: FlaskClient, broker: FakeBroker, content_type: str | None, body: bytes
 ) -> None:
     assert client.post("/messages/t", data=body, content_type=content_type).status_code == 200

@@ -13,8 +13,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
-from tests.attempts import scaled
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.polling import scaled
 
 NOON = 1_790_000_000_000
 
@@ -75,7 +75,7 @@ def test_read_from_committed_starts_after_the_acknowledged_message(client: Flask
 
 
 @pytest.mark.usefixtures("five")
-def test_read_from_a_committed_offset_that_retention_removed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_from_a_committed_offset_removed_by_retention_uses_reset(client: FlaskClient, broker: FakeBroker) -> None:
     client.delete("/messages/t/c/0")
     broker.delete_before("t", 0, 3)
     assert values(client.get("/messages/t/c/committed")) == [3, 4]
@@ -95,7 +95,7 @@ def test_read_from_a_committed_offset_that_retention_removed(client: FlaskClient
         ("1", ["a1", "c1"], "0:2,1:1,2:2,*:earliest"),
     ],
 )
-def test_read_of_selected_partitions(
+def test_read_of_selected_partitions_returns_their_messages(
     client: FlaskClient, broker: FakeBroker, offset: str, expected: list[str], position: str
 ) -> None:
     put(broker, "three", b"a0", b"a1", partition=0)
@@ -275,7 +275,7 @@ def test_next_link_omits_partition_and_keeps_other_parameters(client: FlaskClien
         },
     ],
 )
-def test_next_link_behind_a_proxy(make_client: Any, headers: dict[str, str]) -> None:
+def test_next_link_behind_a_proxy_uses_forwarded_headers(make_client: Any, headers: dict[str, str]) -> None:
     response = make_client().get("/messages/t/c/earliest", headers=headers)
     assert response.headers["Link"].startswith("<https://kafka.example.org/rest/messages/t/c/0:0,*:earliest>")
     strict = make_client(trusted_proxies="10.0.0.1")
@@ -562,7 +562,9 @@ def test_next_of_all_partitions_includes_partitions_added_later(client: FlaskCli
 
 
 @pytest.mark.usefixtures("five")
-def test_ack_previous_with_the_next_of_all_partitions(client: FlaskClient, broker: FakeBroker) -> None:
+def test_ack_previous_with_next_of_all_partitions_commits_added_partitions(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
     page = client.get("/messages/t/c/earliest?limit=2").json
     assert page["next"] == "0:2,*:earliest"
     broker.add_partitions("t")

@@ -13,8 +13,8 @@ from werkzeug.test import TestResponse
 
 from kafka_http.schemas.schemaless_serializers import TextSerializer
 from tests.api.conftest import ClientFactory
-from tests.attempts import wait_for
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.polling import wait_for
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -108,14 +108,14 @@ def test_malformed_list_returns_400_or_413_and_writes_nothing(
     assert written(broker) == 0
 
 
-def test_one_object_with_many_members_is_one_message(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_json_object_without_records_list_is_one_message(make_client: ClientFactory, broker: FakeBroker) -> None:
     body = json.dumps({"records": 1, **dict.fromkeys(map(str, range(50)), 1)}).encode()
     for each in (body, b'{"records": [1], "other": [1,1,1,1,1,1,1,1]}', b'{"a\\\\": [1,1,1,1,1,1,1,1,1]}'):
         assert make_client(max_records=LIMIT).post("/messages/t", data=each, content_type=JSON).status_code == 200
     assert written(broker) == 3
 
 
-def test_stream_of_lines_is_not_limited_by_max_records(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_streaming_upload_is_not_limited_by_max_records(make_client: ClientFactory, broker: FakeBroker) -> None:
     headers = {"Accept": NDJSON}
     response = make_client(max_records=LIMIT).post(
         "/messages/t", data=b"1\n" * 50, content_type=NDJSON, headers=headers
@@ -124,7 +124,7 @@ def test_stream_of_lines_is_not_limited_by_max_records(make_client: ClientFactor
     assert written(broker) == 50
 
 
-def test_stream_of_lines_with_too_many_headers_ends_with_413(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_streaming_upload_with_too_many_headers_ends_with_413(make_client: ClientFactory, broker: FakeBroker) -> None:
     body = b'{"value": 1}\n' + HEADERS["lines"][2] + b'\n{"value": 2}\n'
     response = make_client(max_records=LIMIT).post(
         "/messages/t?lines=records", data=body, content_type=NDJSON, headers={"Accept": NDJSON}
@@ -298,7 +298,9 @@ def test_records_in_malformed_bodies_and_repeated_members_are_counted(
 
 @pytest.mark.parametrize(("evasion", "what"), ALL_EVASIONS, ids=NAMES_OF_EVASIONS)
 @pytest.mark.parametrize("is_fast_path", [False])
-def test_evasion_of_max_records_takes_little_memory(make_client: ClientFactory, evasion: Evasion, what: str) -> None:
+def test_body_that_evades_the_record_count_takes_little_memory(
+    make_client: ClientFactory, evasion: Evasion, what: str
+) -> None:
     """63 MB of v2 records without the closing brace took 1.7 GB before the 400."""
     (path, content_type), status, body = evasion
     sent = body(30_000 if what == "records" else 90_000)
@@ -313,7 +315,9 @@ def test_evasion_of_max_records_takes_little_memory(make_client: ClientFactory, 
     assert peak < 4 * len(sent) + (1 << 20)
 
 
-def test_upload_whose_line_has_headers_twice_ends_with_413(make_client: ClientFactory, broker: FakeBroker) -> None:
+def test_streaming_upload_with_a_repeated_headers_member_ends_with_413(
+    make_client: ClientFactory, broker: FakeBroker
+) -> None:
     body = b'{"value": 1}\n' + HEADER_EVASIONS["line"][2](51) + b"\n"
     response = make_client(max_records=LIMIT).post(
         "/messages/t?lines=records", data=body, content_type=NDJSON, headers={"Accept": NDJSON}
@@ -327,7 +331,7 @@ def test_upload_whose_line_has_headers_twice_ends_with_413(make_client: ClientFa
 @pytest.mark.parametrize(
     "member", [b'"records":[]', b'"\\u0072ecords":[{"headers":null},{"x":[1,1,1,1,1,1]}]'], ids=["empty", "escaped"]
 )
-def test_body_that_lists_records_many_times_returns_400_or_413(
+def test_body_with_many_records_members_returns_400_or_413(
     make_client: ClientFactory, broker: FakeBroker, path: str, content_type: str, member: bytes
 ) -> None:
     body = b'{%b,"records":%b}' % (b",".join([member] * 20_000), listed(LIMIT + 1))
@@ -337,7 +341,7 @@ def test_body_that_lists_records_many_times_returns_400_or_413(
 
 
 @pytest.mark.parametrize(("path", "content_type"), [V2, MESSAGES], ids=["v2", "messages"])
-def test_members_in_values_are_not_counted(
+def test_records_and_headers_members_inside_values_are_not_counted(
     make_client: ClientFactory, broker: FakeBroker, path: str, content_type: str
 ) -> None:
     value = json.dumps({"records": [{}] * 60, "headers": [["a", "b"]] * 60, "\u00e4": "\u00e4"}).encode()
@@ -362,7 +366,7 @@ def test_counted_v2_body_has_the_usual_error_messages(make_client: ClientFactory
 
 
 @pytest.mark.parametrize("is_fast_path", [False])
-def test_many_empty_lines_take_little_memory(client: FlaskClient) -> None:
+def test_body_of_many_empty_lines_takes_little_memory(client: FlaskClient) -> None:
     body = b"\n" * 3_000_000 + b"1\n"
     assert client.post("/messages/t", data=b"1", content_type=NDJSON).status_code == 200
     tracemalloc.start()
@@ -438,7 +442,7 @@ def test_publish_with_timeout_0_is_sent_to_kafka(client: FlaskClient, broker: Fa
     assert broker.unanswered == 1
 
 
-def test_body_of_a_consumer_call_over_its_limit_returns_413(client: FlaskClient) -> None:
+def test_consumer_call_body_over_1_mib_returns_413(client: FlaskClient) -> None:
     body = b'{"a.b": [' + b"[]," * 400_000 + b"1]}"
     response = client.post("/consumers/g", data=body, content_type="application/vnd.kafka.v2+json")
     assert (response.status_code, response.json["error_code"]) == (413, 413)

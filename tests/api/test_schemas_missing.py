@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.api.conftest import ClientFactory
-from tests.api.consumers import error
+from tests.support.v2_consumer import error
 
 FORMATS = ("avro", "protobuf", "jsonschema")
 BODY = b'{"records": [{"value": 1}]}'
@@ -15,9 +15,12 @@ BODY = b'{"records": [{"value": 1}]}'
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate that the extra is not installed."""
-    for name in [each for each in sys.modules if each.startswith("kafka_http.schemas.")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("fastavro", "google.protobuf", "jsonschema_rs", "urllib3"):
+    ours = tuple(f"kafka_http.schemas.{format_}" for format_ in FORMATS)
+    packages = ("fastavro", "google.protobuf", "jsonschema_rs")
+    for name in list(sys.modules):
+        if name.startswith(ours):
+            monkeypatch.delitem(sys.modules, name)
+    for name in (*packages, *(each for each in sys.modules if each.startswith(packages))):
         monkeypatch.setitem(sys.modules, name, None)
 
 

@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 from kafka_http.records import NewRecord
 from kafka_http.schemas.avro_serializer import AvroCodec
 from tests.api.conftest import ClientFactory
-from tests.api.consumers import AVRO_V2, Consumer, error
-from tests.fake_registry import FakeRegistry, running_registry
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.fake_registry import FakeRegistry, running_registry
+from tests.support.v2_consumer import AVRO_V2, Consumer, error
 
 POINT = '{"type": "record", "name": "P", "fields": [{"name": "x", "type": ["null", "int"]}]}'
 X5 = {"x": {"int": 5}}

@@ -15,9 +15,9 @@ from werkzeug.test import TestResponse
 from kafka_http.read.topic_follower import RING_BYTES
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory
-from tests.attempts import scaled
-from tests.events import Event, EventParser
-from tests.fakes import FakeBroker
+from tests.support.event_parser import Event, EventParser
+from tests.support.fake_broker import FakeBroker
+from tests.support.polling import scaled
 
 EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -248,7 +248,9 @@ def test_stream_with_ack_previous_commits_its_position(client: FlaskClient, brok
 
 
 @pytest.mark.usefixtures("five")
-def test_stream_from_a_committed_offset_that_retention_removed(client: FlaskClient, broker: FakeBroker) -> None:
+def test_stream_from_a_committed_offset_removed_by_retention_uses_reset(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
     broker.commit("me", "t", {0: 1})
     broker.delete_before("t", 0, 3)
     with stream(client, "/messages/t/me/committed?until=end") as events:

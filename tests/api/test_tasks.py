@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.api.conftest import ClientFactory
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 ASYNC = {"Prefer": "respond-async"}
 V2 = "application/vnd.kafka.json.v2+json"
@@ -110,7 +110,7 @@ def test_pending_task_is_canceled(client: FlaskClient, paused: FakeBroker) -> No
     assert [each["value"] for each in client.get("/messages/t/c/earliest").json["records"]] == [1]
 
 
-def test_tasks_are_listed_in_pages(client: FlaskClient, paused: FakeBroker) -> None:
+def test_list_tasks_pages_and_filters(client: FlaskClient, paused: FakeBroker) -> None:
     topics = ["t", "three", "t", "t"]
     made = [client.post(f"/messages/{each}", json=1, headers=ASYNC).json["task"]["id"] for each in topics]
     listed = [each["id"] for each in client.get("/tasks?limit=3").json["tasks"]]

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import ClientFactory
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 NDJSON = "application/x-ndjson"
 HEADERS = {"Content-Type": NDJSON, "Accept": NDJSON}
@@ -63,7 +63,7 @@ def values(broker: FakeBroker, topic: str = "t") -> list[bytes | None]:
 @pytest.mark.parametrize(
     "body", [b'1\n{"a": 2}\n\n"3"\r\n', b'1\n{"a": 2}\n"3"', [b"1", b"\n{", b'"a": 2}\n\n"3', b'"']]
 )
-def test_lines_are_published_and_counted(client: FlaskClient, broker: FakeBroker, body: Any) -> None:
+def test_streaming_upload_publishes_and_counts_its_lines(client: FlaskClient, broker: FakeBroker, body: Any) -> None:
     *_, last = lines_of(upload(client, body))
     assert values(broker) == [b"1", b'{"a": 2}', b'"3"']
     assert last == {"records": 3, "partitions": {"0": 2}, "done": True}
@@ -101,7 +101,7 @@ def test_ndjson_without_accept_header_is_published_as_a_whole(client: FlaskClien
     assert len(values(broker)) == 6
 
 
-def test_upload_of_lines_as_records(client: FlaskClient, broker: FakeBroker) -> None:
+def test_upload_with_lines_records_reads_each_line_as_record(client: FlaskClient, broker: FakeBroker) -> None:
     broker_lines = [
         {"key": "k", "value": {"n": 1}, "headers": {"h": "x"}, "timestamp": 5},
         {"value": None, "key": [1], "partition": 2, "offset": 7, "topic": "other"},

@@ -12,7 +12,8 @@ from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory, changed_environ
-from tests.api.consumers import (
+from tests.support.fake_broker import FakeBroker
+from tests.support.v2_consumer import (
     AVRO_V2,
     BINARY_V2,
     JSON_V2,
@@ -26,7 +27,6 @@ from tests.api.consumers import (
     send,
     write,
 )
-from tests.fakes import FakeBroker
 
 # create
 
@@ -99,7 +99,7 @@ def test_create_with_invalid_group_returns_422(client: FlaskClient, group: str) 
     assert error(client.post(f"/consumers/{group}"))[:2] == (422, 422)
 
 
-def test_groups_are_quoted_in_base_uri(client: FlaskClient) -> None:
+def test_base_uri_quotes_the_group(client: FlaskClient) -> None:
     answer = send(client, "POST", "/consumers/my%20group", {"name": "c"}).json
     assert answer["base_uri"] == "http://localhost/consumers/my%20group/instances/c"
     assert client.delete("/consumers/my%20group/instances/c").status_code == 204
@@ -584,7 +584,9 @@ def test_assign_of_unknown_partition_returns_40402(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest"])
-def test_assignment_of_missing_topic_waits_for_it(client: FlaskClient, broker: FakeBroker, reset: str) -> None:
+def test_assignment_of_missing_topic_is_read_once_it_exists(
+    client: FlaskClient, broker: FakeBroker, reset: str
+) -> None:
     consumer = Consumer(client, **{"auto.offset.reset": reset}).assigned(("later", 1), ("t", 0))
     assert consumer.values(timeout=50) == []
     write(broker, b"0")
@@ -596,7 +598,7 @@ def test_assignment_of_missing_topic_waits_for_it(client: FlaskClient, broker: F
     assert consumer.committed(("later", 1)) == [("later", 1, 1)]
 
 
-def test_read_of_missing_topic_alone_waits_for_its_timeout(client: FlaskClient, broker: FakeBroker) -> None:
+def test_read_of_a_missing_topic_waits_until_it_exists(client: FlaskClient, broker: FakeBroker) -> None:
     consumer = Consumer(client).assigned(("later", 0))
     timer = threading.Timer(0.2, lambda: (broker.create_topic("later"), write(broker, b"1", topic="later")))
     timer.start()
@@ -608,7 +610,7 @@ def test_read_of_missing_topic_alone_waits_for_its_timeout(client: FlaskClient, 
 
 
 @pytest.mark.parametrize("how", ["subscribed", "assigned"])
-def test_seek_by_offset_and_to_both_ends(client: FlaskClient, broker: FakeBroker, how: str) -> None:
+def test_seek_to_offset_beginning_and_end_sets_the_position(client: FlaskClient, broker: FakeBroker, how: str) -> None:
     write(broker, b"0", b"1", b"2", b"3")
     consumer = getattr(Consumer(client), how)()
     consumer.done("POST", "/positions", {"offsets": [{**refer("t", 0), "offset": 2}]})
@@ -644,14 +646,18 @@ def test_seek_out_of_range_continues_at_auto_offset_reset(client: FlaskClient, b
         ("2100-01-01T00:00:00Z", []),
     ],
 )
-def test_seek_by_timestamp(client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]) -> None:
+def test_seek_by_timestamp_starts_at_the_first_record_since(
+    client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]
+) -> None:
     broker.produce("t", [NewRecord(b"%d" % each, timestamp=each * 1000) for each in range(3)], 1)
     consumer = Consumer(client).assigned()
     consumer.done("POST", "/positions", {"timestamps": [{**refer("t", 0), "timestamp": time_}]})
     assert consumer.values(timeout=50) == seen
 
 
-def test_seek_by_offset_and_timestamp_in_one_request(client: FlaskClient, broker: FakeBroker) -> None:
+def test_seek_by_offset_and_timestamp_in_one_request_sets_both_positions(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
     broker.produce("t", [NewRecord(b"%d" % each) for each in range(3)], 1)
     write(broker, b"7", b"8", topic="three", partition=1)
     consumer = Consumer(client).assigned(("t", 0), ("three", 1))
@@ -733,7 +739,7 @@ def test_commit_with_offsets_commits_them(client: FlaskClient, broker: FakeBroke
     assert Consumer(client, name="next").assigned().values() == [2], "the record after the committed one"
 
 
-def test_committed_offsets_by_query_or_body(client: FlaskClient, broker: FakeBroker) -> None:
+def test_committed_offsets_are_selected_by_query_or_body(client: FlaskClient, broker: FakeBroker) -> None:
     write(broker, b"1", topic="three", partition=1)
     consumer = Consumer(client).assigned(("three", 1))
     consumer.call("POST", "/offsets", {"offsets": [{**refer("three", 1), "offset": 0}]})

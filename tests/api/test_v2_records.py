@@ -14,9 +14,9 @@ from flask.testing import FlaskClient
 
 from kafka_http.records import NewRecord
 from tests.api.conftest import ClientFactory
-from tests.api.consumers import AVRO_V2, BINARY_V2, JSON_V2, V2, Consumer, error, write
-from tests.attempts import scaled
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
+from tests.support.polling import scaled
+from tests.support.v2_consumer import AVRO_V2, BINARY_V2, JSON_V2, V2, Consumer, error, write
 
 # records
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from kafka_http.errors import BrokerError, BrokerUnavailable, NotAuthorized, OutcomeUnknown, RetriableBrokerError
 from kafka_http.records import NewRecord, RecordMetadata
 from tests.api.conftest import ClientFactory
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 V2 = "application/vnd.kafka.v2+json"
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -46,7 +46,7 @@ def error(answer: Any) -> tuple[int, int, str]:
 # metadata
 
 
-def test_topics_lists_names(client: FlaskClient, broker: FakeBroker) -> None:
+def test_list_topics_leaves_out_internal_topics(client: FlaskClient, broker: FakeBroker) -> None:
     broker.create_topic("__consumer_offsets")
     assert client.get("/topics").json == ["t", "three"]
 
@@ -213,7 +213,9 @@ def test_unsatisfiable_accept_returns_406(client: FlaskClient, broker: FakeBroke
     "content_type",
     [JSON_V2, None, "application/json", "application/json; charset=utf-8", "application/vnd.kafka.json.v1+json"],
 )
-def test_produce_json(client: FlaskClient, broker: FakeBroker, content_type: str | None) -> None:
+def test_produce_json_stores_values_as_written(
+    client: FlaskClient, broker: FakeBroker, content_type: str | None
+) -> None:
     body = b'{"records": [{"key": "k", "value": {"n": 1.50, "big": 12345678901234567890123}}]}'
     assert produce(client, body, content_type).status_code == 200
     assert stored(broker) == [(b'"k"', b'{"n": 1.50, "big": 12345678901234567890123}')]
@@ -231,7 +233,7 @@ def test_produce_json(client: FlaskClient, broker: FakeBroker, content_type: str
         f"{V2}; charset=utf-8",
     ],
 )
-def test_produce_binary(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
+def test_produce_binary_stores_decoded_base64(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
     body = {"records": [{"key": base64.b64encode(b"\xff").decode(), "value": base64.b64encode(b"\x00").decode()}]}
     assert produce(client, body, content_type).status_code == 200
     assert stored(broker) == [(b"\xff", b"\x00")]
@@ -276,7 +278,7 @@ def test_produce_returns_offsets_and_schema_ids(client: FlaskClient) -> None:
     }
 
 
-def test_produce_to_partition_unless_record_names_another(client: FlaskClient) -> None:
+def test_produce_to_partition_applies_unless_a_record_has_its_own(client: FlaskClient) -> None:
     body = {"records": [{"value": 1}, {"value": 2, "partition": 2}, {"value": 3, "partition": None}]}
     answer = produce(client, body, path="/topics/three/partitions/1")
     assert [each["partition"] for each in answer.json["offsets"]] == [1, 2, 1]
@@ -284,7 +286,7 @@ def test_produce_to_partition_unless_record_names_another(client: FlaskClient) -
     assert [each["partition"] for each in answer.json["offsets"]] == [2]
 
 
-def test_produce_with_headers_and_timestamps(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_stores_headers_and_timestamp(client: FlaskClient, broker: FakeBroker) -> None:
     headers = [{"key": "a", "value": base64.b64encode(b"\xff").decode()}, {"key": "a", "value": None}, {"key": "b"}]
     produce(client, {"records": [{"value": 1, "headers": headers, "timestamp": 1790000000000}]})
     (record,) = broker.records("t")
@@ -293,13 +295,13 @@ def test_produce_with_headers_and_timestamps(client: FlaskClient, broker: FakeBr
 
 
 @pytest.mark.parametrize("content_type", [JSON_V2, BINARY_V2, "application/vnd.kafka.text.v2+json"])
-def test_produce_null_in_every_format(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
+def test_produce_null_stores_null_in_every_format(client: FlaskClient, broker: FakeBroker, content_type: str) -> None:
     assert produce(client, {"records": [{"key": None, "value": None}, {}]}, content_type).status_code == 200
     assert stored(broker) == [(None, None), (None, None)]
 
 
 @pytest.mark.parametrize("text", [b"0", b"false", b'""', b"[]", b"{}", b'"null"'])
-def test_produce_small_values(client: FlaskClient, broker: FakeBroker, text: bytes) -> None:
+def test_produce_of_falsy_values_stores_them_as_written(client: FlaskClient, broker: FakeBroker, text: bytes) -> None:
     produce(client, b'{"records": [{"key": %b, "value": %b}]}' % (text, text))
     assert stored(broker) == [(text, text)]
 
@@ -340,7 +342,9 @@ def test_produce_with_null_fields_ignores_them(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("records", ["x", 1, {}, True])
-def test_records_that_are_no_array_return_400(client: FlaskClient, broker: FakeBroker, records: Any) -> None:
+def test_produce_with_records_that_are_not_an_array_returns_400(
+    client: FlaskClient, broker: FakeBroker, records: Any
+) -> None:
     status, code, message = error(produce(client, {"records": records}))
     assert (status, code) == (400, 400)
     assert message.startswith("records must be ")
@@ -428,7 +432,9 @@ def test_produce_with_body_over_max_body_bytes_returns_413(make_client: ClientFa
     assert error(produce(make_client(max_body_bytes=1024), {"records": [{"value": "x" * 2000}]}))[:2] == (413, 413)
 
 
-def test_produce_record_over_message_limit_of_broker(client: FlaskClient, broker: FakeBroker) -> None:
+def test_produce_of_record_over_the_limit_of_the_broker_is_an_error_of_its_record(
+    client: FlaskClient, broker: FakeBroker
+) -> None:
     broker.message_limit = 1000
     large = {"value": "x" * 2000}
     assert error(produce(client, {"records": [large]}))[:2] == (413, 413)

@@ -12,9 +12,9 @@ from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
-from tests.fakes import FakeBroker
-from tests.freezing import frozen
-from tests.members import live_member
+from tests.support.fake_broker import FakeBroker
+from tests.support.frozen_process import frozen
+from tests.support.group_member import live_member
 
 TopicFactory = Callable[..., str]
 

@@ -20,9 +20,9 @@ from kafka_http.errors import (
     TopicNotFound,
 )
 from kafka_http.records import NewRecord, Record, RecordMetadata, RecordResult
-from tests.attempts import scaled
 from tests.contract.conftest import Cluster
-from tests.reads import fetch
+from tests.support.polling import scaled
+from tests.support.topic_fetch import fetch
 
 JAVA_MURMUR2 = {  # of Apache Kafka's UtilsTest
     b"21": -973932308,

@@ -12,14 +12,14 @@ from kafka import KafkaAdminClient
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.embedded_registry import EmbeddedRegistry
-from tests.integration.service import Service
+from tests.support.server_process import Service
 
 ServiceFactory = Callable[..., Service]
 
 
 @contextmanager
 def running(service: Service) -> Iterator[Service]:
-    """The service while it runs. At the end its log is shown, where no traceback may be."""
+    """Run the service. At the end print its log and check that it contains no traceback."""
     try:
         service.start()
         yield service
@@ -31,7 +31,7 @@ def running(service: Service) -> Iterator[Service]:
 
 @pytest.fixture
 def hang_up() -> Iterator[None]:
-    """What the tests start heeds SIGHUP, though they may run under nohup."""
+    """Restore the default handling of SIGHUP for started processes; nohup ignores it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -60,7 +60,7 @@ def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
 
 
 def starting_services(tmp_path: Path, **given: Any) -> Iterator[ServiceFactory]:
-    """What starts services, which run in sub-directories and are stopped at the end; `given`: settings of all."""
+    """Yield a function that starts services with `given` settings. All are stopped at the end."""
     started: list[Service] = []
 
     def start(bootstrap_servers: str, **settings: Any) -> Service:
@@ -81,7 +81,7 @@ def starting_services(tmp_path: Path, **given: Any) -> Iterator[ServiceFactory]:
 
 @pytest.fixture(scope="session")
 def admin(kafka: EmbeddedKafka) -> Iterator[KafkaAdminClient]:
-    """kafka-python's own view of the shared broker."""
+    """An admin client of kafka-python for the shared broker."""
     with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)) as client:
         yield client
 
@@ -95,6 +95,6 @@ class Judge(SchemaRegistryClient):
 
 @pytest.fixture(scope="session")
 def judge(registry: EmbeddedRegistry) -> Iterator[SchemaRegistryClient]:
-    """confluent-kafka's own view of the shared schema registry, which its serialisers take."""
+    """A registry client of confluent-kafka for the shared schema registry."""
     with Judge({"url": registry.url, "timeout": 30}) as client:
         yield client

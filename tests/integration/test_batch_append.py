@@ -46,7 +46,9 @@ def writing(kafka: EmbeddedKafka, **producer: Any) -> Iterator[KafkaBroker]:
 
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
-def test_what_is_acknowledged_is_what_is_there(kafka: EmbeddedKafka, topic: TopicFactory, codec: str | None) -> None:
+def test_acknowledged_records_are_stored_at_their_offsets(
+    kafka: EmbeddedKafka, topic: TopicFactory, codec: str | None
+) -> None:
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(REQUESTS, min_size=THREADS, max_size=3 * THREADS))
     def any_mixture(requests: list[list[NewRecord]]) -> None:
@@ -60,7 +62,7 @@ def test_what_is_acknowledged_is_what_is_there(kafka: EmbeddedKafka, topic: Topi
         any_mixture()
 
 
-def test_batches_that_kafka_finds_too_large_are_split(kafka: EmbeddedKafka, topic: TopicFactory) -> None:
+def test_batch_over_the_topic_limit_is_split(kafka: EmbeddedKafka, topic: TopicFactory) -> None:
     name = topic(PARTITIONS, {"max.message.bytes": "5000"})
     requests = [[NewRecord(b"%d-%d " % (n, each) + b"x" * 300) for each in range(200)] for n in range(THREADS)]
     with writing(kafka) as broker, ThreadPoolExecutor(THREADS) as pool:

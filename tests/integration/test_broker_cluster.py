@@ -11,9 +11,9 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.demo.embedded_kafka import create_topics
 from kafka_http.records import NewRecord, RecordMetadata
-from tests.attempts import eventually, scaled, wait_for
-from tests.reads import FetchedOfTopic, fetch
 from tests.support.embedded_cluster import EmbeddedCluster
+from tests.support.polling import eventually, scaled, wait_for
+from tests.support.topic_fetch import FetchedOfTopic, fetch
 
 PARTITIONS = 6
 BEGINNINGS = dict.fromkeys(range(PARTITIONS), 0)
@@ -55,7 +55,7 @@ def broker(kafka_cluster: EmbeddedCluster) -> Iterator[KafkaBroker]:
 
 
 @pytest.mark.slow
-def test_leaders_that_move(kafka_cluster: EmbeddedCluster, broker: KafkaBroker) -> None:
+def test_calls_continue_while_leaders_move(kafka_cluster: EmbeddedCluster, broker: KafkaBroker) -> None:
     assert {each.leader for each in broker.log.partitions("t")} == {1, 2, 3}
     traffic = Traffic(broker)
     traffic.write()

@@ -22,8 +22,8 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import _KAFKA_LEVELS, log_handler
 from kafka_http.records import Assignment, NewRecord, ReleaseCallback
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
+from tests.support.polling import wait_for
 
 
 @pytest.fixture
@@ -83,11 +83,14 @@ def test_job_that_fails_closes_its_client_without_an_error(config: Config, log: 
 
 
 class _Listener:
+    def __init__(self) -> None:
+        self.is_assigned = False
+
     def revoking(self, release: ReleaseCallback) -> None:
         release({})
 
     def assigned(self, assignment: Assignment) -> None:
-        pass
+        self.is_assigned = True
 
     def lost(self) -> None:
         pass
@@ -99,16 +102,16 @@ class _Listener:
         pass
 
 
-@pytest.mark.parametrize("pause", [0, 0.02, 0.2])
+@pytest.mark.parametrize("joined", [0, 1, 6])
 def test_members_closed_while_they_join_log_no_error(
-    config: Config, log: io.StringIO, topic: TopicFactory, pause: float
+    config: Config, log: io.StringIO, topic: TopicFactory, joined: int
 ) -> None:
     name = topic()
     for _ in range(3):
         broker = KafkaBroker(config)
-        groups = [uuid4().hex for _ in range(6)]
-        members = [broker.memberships.join(group, "m", [name], _Listener()) for group in groups]
-        time.sleep(pause)
+        listeners = [_Listener() for _ in range(6)]
+        members = [broker.memberships.join(uuid4().hex, "m", [name], each) for each in listeners]
+        wait_for(lambda listeners=listeners: sum(each.is_assigned for each in listeners) >= joined)
         for member in members[:3]:
             member.close()
         broker.close(5)

@@ -18,9 +18,9 @@ from kafka_http.config import Config
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomePending, OutcomeUnknown
 from kafka_http.records import NewRecord, RecordMetadata, RecordResult
-from tests.attempts import eventually, scaled, wait_for
-from tests.freezing import frozen
-from tests.reads import fetch
+from tests.support.frozen_process import frozen
+from tests.support.polling import eventually, scaled, wait_for
+from tests.support.topic_fetch import fetch
 
 QUICK = {"request_timeout_ms": 700, "delivery_timeout_ms": 1500}
 
@@ -53,7 +53,7 @@ def read_all(broker: KafkaBroker) -> list[bytes | None]:
 
 
 @pytest.mark.slow
-def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fresh_kafka: EmbeddedKafka) -> None:
+def test_publish_works_after_an_outage_longer_than_the_delivery_timeout(fresh_kafka: EmbeddedKafka) -> None:
     """kafka-python by itself never asks for a producer id again once a batch has expired that was being retried."""
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer=QUICK) as broker:
@@ -64,7 +64,7 @@ def test_publishing_goes_on_after_an_outage_longer_than_the_delivery_timeout(fre
         assert b"after" in read_all(broker)
 
 
-def test_outcome_that_stays_unknown_is_told_when_its_time_is_over(
+def test_unknown_result_is_reported_after_the_delivery_timeout(
     fresh_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks for the outcome is told later than who only waits; 120 s are 3 s here."""
@@ -117,7 +117,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.parametrize("down", [0.5, pytest.param(4, marks=pytest.mark.slow)])
-def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(fresh_kafka: EmbeddedKafka, down: float) -> None:
+def test_broker_kill_loses_and_doubles_no_acknowledged_record(fresh_kafka: EmbeddedKafka, down: float) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer={"request_timeout_ms": 1500, "delivery_timeout_ms": 3000}) as broker:
         write(broker, b"first")
@@ -157,7 +157,7 @@ CALLS: dict[str, Callable[[KafkaBroker], object]] = {
 }
 
 
-def test_a_killed_broker_is_noticed_at_once_and_so_is_its_return(fresh_kafka: EmbeddedKafka) -> None:
+def test_killed_broker_and_its_return_are_noticed_at_once(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer=QUICK) as broker:
         for call in CALLS.values():
@@ -178,7 +178,7 @@ def test_a_killed_broker_is_noticed_at_once_and_so_is_its_return(fresh_kafka: Em
 
 
 @pytest.mark.slow
-def test_a_frozen_broker_makes_nobody_wait_longer_than_the_timeout(fresh_kafka: EmbeddedKafka) -> None:
+def test_calls_to_a_frozen_broker_fail_within_the_timeout(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer=QUICK) as broker:
         for call in CALLS.values():
@@ -195,7 +195,7 @@ def test_a_frozen_broker_makes_nobody_wait_longer_than_the_timeout(fresh_kafka: 
 
 
 @pytest.mark.slow
-def test_outages_leave_no_descriptor_and_no_thread_behind(fresh_kafka: EmbeddedKafka) -> None:
+def test_outages_leak_no_descriptors_and_no_threads(fresh_kafka: EmbeddedKafka) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     with connected(fresh_kafka, producer=QUICK) as broker:
 

@@ -10,13 +10,13 @@ from uuid import uuid4
 import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from kafka_http.node.callbacks.callback_signature import sign
-from tests.attempts import wait_for
+from kafka_http.node.callbacks.callback_delivery import sign
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.service import Service
-from tests.postgresql import PostgreSQL
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
+from tests.support.polling import wait_for
+from tests.support.postgresql import PostgreSQL
+from tests.support.server_process import Service
 
 SECRETS = ("a secret of the tests", "the secret before it")
 
@@ -29,7 +29,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def calling(kafka: EmbeddedKafka, start_service: ServiceFactory) -> Service:
-    """A server that may call this machine, tries again for three seconds, and waits for one."""
+    """A server that may call 127.0.0.1, retries for three seconds, and has a timeout of one second."""
     return start_service(
         kafka.bootstrap_servers,
         callback_allow=["127.0.0.1"],
@@ -50,11 +50,13 @@ def task(service: Service, location: str) -> Any:
 
 
 def ended(service: Service, location: str) -> Any:
-    """The task, once its callback is over."""
+    """The task, after its callback was delivered or given up."""
     return wait_for(lambda: (found := task(service, location))["callback"]["status"] != "pending" and found, 30)
 
 
-def test_who_asked_for_it_is_told_by_a_signed_post(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
+def test_delivered_task_is_reported_by_signed_callback(
+    calling: Service, topic: TopicFactory, receiver: Receiver
+) -> None:
     location = publish(calling, topic(), receiver.url("/hook?a=b"))
     found = ended(calling, location)
     (received,) = receiver.received
@@ -67,7 +69,7 @@ def test_who_asked_for_it_is_told_by_a_signed_post(calling: Service, topic: Topi
     assert signature == sign(received.body, int(signature[2:].partition(",")[0]), SECRETS)
 
 
-def test_a_task_that_fails_is_told_as_well(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
+def test_failed_task_is_reported_by_callback(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
     name = topic(1, {"max.message.bytes": "1000"})
     found = ended(calling, publish(calling, name, receiver.url(), b"x" * 5000))
     assert json.loads(receiver.received[0].body)["task"]["error"]["code"] == 413
@@ -83,7 +85,7 @@ def test_a_task_that_fails_is_told_as_well(calling: Service, topic: TopicFactory
         pytest.param("/close", "", marks=pytest.mark.slow),
     ],
 )
-def test_what_cannot_be_delivered_is_said(
+def test_undeliverable_callback_fails_with_reason(
     calling: Service, topic: TopicFactory, receiver: Receiver, path: str, says: str
 ) -> None:
     name = topic()
@@ -95,13 +97,13 @@ def test_what_cannot_be_delivered_is_said(
     assert receiver.tasks.count(bad.removeprefix("/tasks/")) == callback["attempts"]
 
 
-def test_gone_ends_it_at_once(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
+def test_status_410_gives_up_at_once(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
     callback = ended(calling, publish(calling, topic(), receiver.url("/status/410")))["callback"]
     assert (callback["status"], callback["attempts"]) == ("failed", 1)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.2/", "http://169.254.169.254/x", "http://[::1]/", "ftp://example.org"])
-def test_where_it_may_not_go_is_said_at_once(calling: Service, topic: TopicFactory, url: str) -> None:
+def test_forbidden_callback_url_returns_422(calling: Service, topic: TopicFactory, url: str) -> None:
     answer = calling.put(f"/messages/{topic()}", b"x", params={"callback": url})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, 422)
     v2 = {"Content-Type": "application/vnd.kafka.json.v2+json"}
@@ -109,7 +111,7 @@ def test_where_it_may_not_go_is_said_at_once(calling: Service, topic: TopicFacto
     assert (answer.status_code, answer.json()["error_code"]) == (422, 422)
 
 
-def test_a_name_that_leads_inside_fails_with_the_reason(
+def test_callback_host_with_internal_address_fails_with_reason(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
     service = start_service(kafka.bootstrap_servers, callback_retry_for=0.0)
@@ -118,7 +120,7 @@ def test_a_name_that_leads_inside_fails_with_the_reason(
     assert "callback_allow" in callback["reason"] or "resolve" in callback["reason"]
 
 
-def test_they_outlive_the_daemon(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
+def test_callbacks_survive_a_killed_daemon(calling: Service, topic: TopicFactory, receiver: Receiver) -> None:
     name = topic()
     locations = [publish(calling, name, receiver.url("/hold")) for _ in range(4)]
     wait_for(lambda: receiver.received, 10)
@@ -128,7 +130,7 @@ def test_they_outlive_the_daemon(calling: Service, topic: TopicFactory, receiver
         assert ended(calling, each)["callback"]["status"] == "delivered"
 
 
-def test_of_several_nodes_one_calls(
+def test_callback_is_made_by_one_of_several_nodes(
     kafka: EmbeddedKafka,
     topic: TopicFactory,
     start_service: ServiceFactory,

@@ -17,12 +17,12 @@ import pytest
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
-from tests.integration.browsing import Console, chromium, missing
 from tests.integration.conftest import ServiceFactory
-from tests.integration.nginx import nginx_before
-from tests.integration.service import Service
+from tests.support.console_browser import Console, chromium, missing
+from tests.support.nginx import nginx_before
+from tests.support.polling import scaled, wait_for
+from tests.support.server_process import Service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -35,7 +35,7 @@ PHONE = {"width": 320, "height": 640}
 
 CONTROLS = "a, button, input, select, textarea, summary, pre[tabindex]"
 VISIBLE = f"""[...document.querySelectorAll("{CONTROLS}")].filter(each => each.checkVisibility() && !each.disabled)"""
-CONTRASTS = Path(__file__).with_name("contrasts.js")
+CONTRASTS = Path(__file__).parents[1] / "support" / "console_contrasts.js"
 COLLECT = """() => {
   window.seen = [];
   new MutationObserver(changes => {
@@ -94,9 +94,7 @@ def lag_of(server: Service, topic: str, consumer: str) -> int:
     return sum(each["lag"] for each in server.get(f"/messages/{topic}/{consumer}").json()["partitions"])
 
 
-def test_what_is_published_in_one_page_is_seen_in_another_within_a_second(
-    console: OpenConsole, topic: TopicFactory
-) -> None:
+def test_published_message_appears_in_another_page_within_a_second(console: OpenConsole, topic: TopicFactory) -> None:
     name = topic(partitions=3)
     writer, reader = console().open_topic(name), console().open_topic(name)
     took = []
@@ -116,7 +114,9 @@ def test_what_is_published_in_one_page_is_seen_in_another_within_a_second(
     assert statistics.median(took) < scaled(1)
 
 
-def test_the_topics_are_listed_with_what_they_hold(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_topic_list_shows_partitions_and_message_counts(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
     name = topic(partitions=3)
     publish(server, name, *[{"value": number} for number in range(7)])
     page = console().open().page
@@ -128,7 +128,7 @@ def test_the_topics_are_listed_with_what_they_hold(console: OpenConsole, server:
     page.get_by_role("heading", name=name).wait_for()
 
 
-def test_what_the_page_repeats_stays_out_of_the_access_log(
+def test_polling_of_the_console_is_left_out_of_the_access_log(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:
     name = topic()
@@ -144,7 +144,7 @@ def test_what_the_page_repeats_stays_out_of_the_access_log(
         assert server.access_log.count(f'"GET {path} HTTP') == 1
 
 
-def test_what_is_acknowledged_lets_the_lag_fall_and_a_replay_brings_it_back(
+def test_acknowledge_lowers_the_lag_and_replay_raises_it(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:
     name = topic()
@@ -180,10 +180,10 @@ def curl_of_reading(window: Console) -> str:
     "behind_nginx",
     [pytest.param(False, id="alone"), pytest.param(True, id="behind nginx", marks=pytest.mark.slow)],
 )
-def test_a_server_that_is_killed_costs_the_page_nothing(
+def test_console_loses_no_message_when_the_server_is_killed(
     console: OpenConsole, mortal: Service, topic: TopicFactory, tmp_path: Path, behind_nginx: bool
 ) -> None:
-    """nginx answers 502 meanwhile, after which an EventSource never comes back by itself."""
+    """Nginx answers 502 meanwhile, after which an EventSource never comes back by itself."""
     service, name = mortal, topic(partitions=2)
     with ExitStack() as stack:
         url = stack.enter_context(nginx_before([service], tmp_path)) if behind_nginx else service.url
@@ -230,9 +230,7 @@ def seen(window: Console) -> list[str]:
     return found
 
 
-def test_a_pause_loses_nothing_and_the_page_stays_small(
-    console: OpenConsole, server: Service, topic: TopicFactory
-) -> None:
+def test_pause_loses_nothing_and_list_stays_bounded(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic()
     window = console().open_topic(name)
     publish(server, name, {"value": "before"})
@@ -255,7 +253,7 @@ def test_a_pause_loses_nothing_and_the_page_stays_small(
     assert "10 shown of 1" in window.page.locator(".reading .title").inner_text()
 
 
-def test_pages_are_read_one_by_one(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_next_page_button_reads_page_by_page(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic()
     publish(server, name, *[{"value": f"number {number}"} for number in range(150)])
     window = console().open_topic(name)
@@ -273,7 +271,7 @@ def test_pages_are_read_one_by_one(console: OpenConsole, server: Service, topic:
     window.page.locator(".reading .outcome.bad").wait_for()
 
 
-def test_tombstones_and_what_cannot_be_read_are_seen(
+def test_tombstones_and_undecodable_values_are_shown(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:
     name = topic()
@@ -292,7 +290,7 @@ def test_tombstones_and_what_cannot_be_read_are_seen(
     assert window.rows.count() == 3
 
 
-def test_scripts_in_every_field_stay_text(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_scripts_in_every_field_are_shown_as_text(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic(configs={"max.message.bytes": "5000"})
     publish(
         server, name,
@@ -325,7 +323,7 @@ def test_scripts_in_every_field_stay_text(console: OpenConsole, server: Service,
 
 
 @pytest.mark.parametrize("dangerous", ["..", ".", "a/b"])
-def test_names_that_would_make_it_another_call_are_refused(
+def test_names_that_would_change_the_url_path_are_rejected(
     console: OpenConsole, server: Service, topic: TopicFactory, dangerous: str
 ) -> None:
     """PUT /messages/t/../earliest would publish."""
@@ -338,7 +336,7 @@ def test_names_that_would_make_it_another_call_are_refused(
     assert server.records(name) == []
 
 
-def test_publishes_for_later_are_among_the_tasks(console: OpenConsole, topic: TopicFactory) -> None:
+def test_async_publishes_appear_among_the_tasks(console: OpenConsole, topic: TopicFactory) -> None:
     name = topic(configs={"max.message.bytes": "1000"})
     window = console().open_topic(name)
     window.page.get_by_label("Later").check()
@@ -370,7 +368,7 @@ def test_consumer_instances_are_listed_and_removed(console: OpenConsole, server:
     assert server.delete(f"/consumers/{group}/instances/mine").status_code == 404
 
 
-def test_the_curl_that_is_shown_does_the_same(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_shown_curl_command_does_the_same(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     if not shutil.which("curl"):
         missing("curl")
     name = topic()
@@ -402,7 +400,7 @@ def shell(command: str) -> None:
     subprocess.run(["sh", "-c", command.replace("curl", "curl -sSf", 1)], check=True, timeout=20)
 
 
-def test_the_keyboard_reaches_everything(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_tab_key_reaches_every_control(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic(partitions=2)
     publish(server, name, {"value": 1, "partition": 0}, {"value": 2, "partition": 1})
     window = console().open_topic(name, "earliest")
@@ -420,9 +418,7 @@ def test_the_keyboard_reaches_everything(console: OpenConsole, server: Service, 
     assert page.evaluate(nameless) == []
 
 
-def test_the_keyboard_alone_publishes_and_acknowledges(
-    console: OpenConsole, server: Service, topic: TopicFactory
-) -> None:
+def test_publish_and_acknowledge_work_by_keyboard(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic()
     window = console().open_topic(name)
     keyboard = window.page.keyboard
@@ -443,7 +439,7 @@ def test_the_keyboard_alone_publishes_and_acknowledges(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_that_is_written_can_be_read(
+def test_text_and_controls_have_enough_contrast(
     console: OpenConsole, server: Service, topic: TopicFactory, scheme: str
 ) -> None:
     """WCAG 2.2 AA: 4.5 for text, 3 for the borders of controls and for the mark of focus."""
@@ -469,7 +465,7 @@ def test_all_that_is_written_can_be_read(
     assert dark == (scheme == "dark")
 
 
-def test_a_phone_is_wide_enough(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+def test_console_fits_the_width_of_a_phone(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic(partitions=3)
     wide = "x" * 400
     publish(server, name, {"key": wide, "value": wide, "headers": {wide: wide}}, {"value": {wide: wide}})
@@ -486,7 +482,9 @@ def test_a_phone_is_wide_enough(console: OpenConsole, server: Service, topic: To
 
 
 @pytest.mark.parametrize("path", ["/rest/console", "/rest/console/"])
-def test_it_works_behind_a_prefix(console: OpenConsole, server: Service, topic: TopicFactory, path: str) -> None:
+def test_console_works_behind_a_path_prefix(
+    console: OpenConsole, server: Service, topic: TopicFactory, path: str
+) -> None:
     name = topic()
     publish(server, name, {"value": "here"})
     page = console().page

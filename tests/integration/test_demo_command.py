@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from kafka_http.demo.local_resources import free_ports
-from tests.attempts import wait_for
 from tests.support.manual import curl_commands, page, section
+from tests.support.polling import wait_for
 
 
 class RunningDemo:

@@ -16,10 +16,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka_http.demo.broker_properties import BrokerNode
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from kafka_http.demo.local_resources import DemoError, free_ports
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.integration.service import Service
 from tests.support.embedded_cluster import EmbeddedCluster
+from tests.support.polling import wait_for
+from tests.support.server_process import Service
 
 
 def is_alive(pid: int) -> bool:

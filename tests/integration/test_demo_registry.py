@@ -16,8 +16,8 @@ from kafka_http.demo.local_resources import DemoError
 from kafka_http.errors import KafkaHttpError
 from kafka_http.schemas.registry import SchemaRegistry, SchemaType
 from kafka_http.schemas.registry_settings import RegistrySettings
-from tests.attempts import wait_for
 from tests.integration.test_demo_kafka import is_alive
+from tests.support.polling import wait_for
 
 _DEFAULTS = {"int": {"default": 0}}
 

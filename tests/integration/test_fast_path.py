@@ -14,13 +14,13 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
-from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
-from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory, running
-from tests.integration.service import Service, read_answers
-from tests.integration.test_publishing import SHAPES
-from tests.integration.test_wire import random_request
+from tests.integration.test_publish_bodies import SHAPES
+from tests.integration.test_random_requests import random_request
+from tests.support.frozen_process import frozen
+from tests.support.polling import scaled, wait_for
+from tests.support.server_process import Service, read_answers
 
 V2 = "application/vnd.kafka.json.v2+json"
 CASES: dict[str, tuple[str, str, dict[str, str], bytes]] = {

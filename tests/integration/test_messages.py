@@ -15,10 +15,10 @@ import requests
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.attempts import scaled
 from tests.conftest import TopicFactory
-from tests.integration.service import Service
-from tests.members import live_member
+from tests.support.group_member import live_member
+from tests.support.polling import scaled
+from tests.support.server_process import Service
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -38,7 +38,9 @@ def values(page: dict[str, Any]) -> list[Any]:
     return [record["value"] for record in page["records"]]
 
 
-def test_publish_read_acknowledge_and_resume(service: Service, topic: TopicFactory, admin: KafkaAdminClient) -> None:
+def test_read_resumes_after_the_acknowledged_message(
+    service: Service, topic: TopicFactory, admin: KafkaAdminClient
+) -> None:
     name, group = topic(), fresh_group()
     for number in range(5):
         answer = service.put(f"/messages/{name}", str(number))
@@ -61,7 +63,7 @@ def test_publish_read_acknowledge_and_resume(service: Service, topic: TopicFacto
     assert beyond.json()["error"]["partitions"] == [{"partition": 0, "offset": 5, "earliest": 0, "latest": 5}]
 
 
-def test_a_kafka_consumer_of_the_group_goes_on_where_it_was_acknowledged(
+def test_kafka_consumer_continues_at_the_acknowledged_offset(
     service: Service, topic: TopicFactory, kafka: EmbeddedKafka
 ) -> None:
     name, group = topic(), fresh_group()
@@ -75,7 +77,7 @@ def test_a_kafka_consumer_of_the_group_goes_on_where_it_was_acknowledged(
     assert values(service.get(f"/messages/{name}/{group}/committed").json()) == [8, 9]
 
 
-def test_two_consumers_do_not_know_of_each_other(service: Service, topic: TopicFactory) -> None:
+def test_consumers_have_separate_positions(service: Service, topic: TopicFactory) -> None:
     name, one, other = topic(), fresh_group(), fresh_group()
     service.post(f"/messages/{name}", json=[1, 2, 3])
     assert service.delete(f"/messages/{name}/{one}/1").status_code == 204
@@ -83,7 +85,7 @@ def test_two_consumers_do_not_know_of_each_other(service: Service, topic: TopicF
     assert values(service.get(f"/messages/{name}/{other}/committed").json()) == [1, 2, 3]
 
 
-def test_ack_previous_and_the_links_acknowledge_all_that_was_read(
+def test_following_links_with_ack_previous_commits_everything_read(
     service: Service, topic: TopicFactory, admin: KafkaAdminClient
 ) -> None:
     name, group = topic(3), fresh_group()
@@ -97,7 +99,9 @@ def test_ack_previous_and_the_links_acknowledge_all_that_was_read(
     }  # fmt: skip
 
 
-def test_seek_and_forget(service: Service, topic: TopicFactory, admin: KafkaAdminClient) -> None:
+def test_put_position_and_delete_consumer_change_offsets_in_kafka(
+    service: Service, topic: TopicFactory, admin: KafkaAdminClient
+) -> None:
     name, group = topic(2), fresh_group()
     service.post(f"/messages/{name}?partition=0", json=list(range(20)))
     answer = service.request("PUT", f"/messages/{name}/{group}/-5")
@@ -109,7 +113,7 @@ def test_seek_and_forget(service: Service, topic: TopicFactory, admin: KafkaAdmi
     assert service.delete(f"/messages/{name}/{group}").status_code == 204
 
 
-def test_a_group_with_live_members_is_not_acknowledged_for(
+def test_group_with_live_members_returns_409(
     service: Service, topic: TopicFactory, kafka: EmbeddedKafka, admin: KafkaAdminClient
 ) -> None:
     name, group = topic(), fresh_group()
@@ -126,7 +130,7 @@ def test_a_group_with_live_members_is_not_acknowledged_for(
         assert values(service.get(f"/messages/{name}/{group}/earliest").json()) == [1, 2, 3]
 
 
-def test_wait_brings_a_message_as_soon_as_it_is_there(service: Service, topic: TopicFactory) -> None:
+def test_wait_returns_as_soon_as_a_message_arrives(service: Service, topic: TopicFactory) -> None:
     name = topic(3)
     publish = threading.Timer(0.5, service.put, (f"/messages/{name}", "news"))
     began = time.monotonic()
@@ -138,7 +142,7 @@ def test_wait_brings_a_message_as_soon_as_it_is_there(service: Service, topic: T
     assert 0.4 < took < scaled(5)
 
 
-def test_wait_ends_with_an_empty_page(service: Service, topic: TopicFactory) -> None:
+def test_wait_without_messages_returns_an_empty_page(service: Service, topic: TopicFactory) -> None:
     began = time.monotonic()
     answer = service.get(f"/messages/{topic(2)}/me/latest?wait=0.7")
     assert 0.6 < time.monotonic() - began < scaled(3)
@@ -147,7 +151,7 @@ def test_wait_ends_with_an_empty_page(service: Service, topic: TopicFactory) -> 
     assert answer.json()["next"] == "0:0,1:0,*:earliest"
 
 
-def test_limit_and_max_bytes(service: Service, topic: TopicFactory) -> None:
+def test_limit_and_max_bytes_bound_a_page(service: Service, topic: TopicFactory) -> None:
     name = topic()
     service.post(f"/messages/{name}", json=["x" * 98] * 100)  # 100 bytes with the quotes
     assert len(service.get(f"/messages/{name}/me/earliest?limit=7").json()["records"]) == 7
@@ -155,7 +159,7 @@ def test_limit_and_max_bytes(service: Service, topic: TopicFactory) -> None:
     assert len(service.get(f"/messages/{name}/me/earliest?max_bytes=1").json()["records"]) == 1
 
 
-def test_a_large_record_comes_whatever_max_bytes_says(service: Service, topic: TopicFactory) -> None:
+def test_record_larger_than_max_bytes_is_delivered(service: Service, topic: TopicFactory) -> None:
     name = topic(1, {"max.message.bytes": str(10 * MIB)})
     large = os.urandom(5 * MIB)
     assert service.put(f"/messages/{name}", large).status_code == 200
@@ -168,7 +172,7 @@ def test_a_large_record_comes_whatever_max_bytes_says(service: Service, topic: T
     assert raw.headers["Kafka-Next"] == "0:1,*:earliest"
 
 
-def test_links_lead_to_the_end_of_all_partitions(service: Service, topic: TopicFactory) -> None:
+def test_next_links_lead_through_all_partitions(service: Service, topic: TopicFactory) -> None:
     name = topic(5)
     for partition in range(5):
         sent = [[partition, n] for n in range(60 + 10 * partition)]
@@ -184,7 +188,7 @@ def test_links_lead_to_the_end_of_all_partitions(service: Service, topic: TopicF
 
 
 @pytest.mark.parametrize("form", ["@{}", "iso"])
-def test_positions_by_time(service: Service, topic: TopicFactory, form: str) -> None:
+def test_time_position_starts_at_the_first_message_since(service: Service, topic: TopicFactory, form: str) -> None:
     name = topic(2)
     start = 1_700_000_000_000
     for partition in (0, 1):
@@ -198,7 +202,7 @@ def test_positions_by_time(service: Service, topic: TopicFactory, form: str) -> 
     assert service.get(f"/messages/{name}/me/@{start + 9001}").json()["next"] == "0:10,1:10,*:earliest"
 
 
-def test_one_message_byte_for_byte(service: Service, topic: TopicFactory) -> None:
+def test_octet_stream_returns_one_message_byte_for_byte(service: Service, topic: TopicFactory) -> None:
     name = topic()
     body = bytes(range(256))
     headers = {
@@ -250,7 +254,7 @@ def test_one_message_byte_for_byte(service: Service, topic: TopicFactory) -> Non
         ("PUT", "/messages/{}/me/earliest"),
     ],
 )
-def test_an_unknown_topic_is_not_found_at_once_and_not_created(
+def test_unknown_topic_returns_404_at_once_and_is_not_created(
     service: Service, admin: KafkaAdminClient, method: str, path: str
 ) -> None:
     name = f"unknown-{uuid4().hex[:12]}"
@@ -263,7 +267,9 @@ def test_an_unknown_topic_is_not_found_at_once_and_not_created(
     assert name not in admin.list_topics()
 
 
-def test_a_consumer_with_any_name(service: Service, topic: TopicFactory, admin: KafkaAdminClient) -> None:
+def test_consumer_with_special_characters_in_its_name_works(
+    service: Service, topic: TopicFactory, admin: KafkaAdminClient
+) -> None:
     name, suffix = topic(), uuid4().hex[:8]
     service.post(f"/messages/{name}", json=[1, 2])
     for group in (f"a b+ü%#?;{suffix}", f"..{suffix}", f"{'x' * 241}{suffix}"):
@@ -275,7 +281,9 @@ def test_a_consumer_with_any_name(service: Service, topic: TopicFactory, admin: 
         assert offsets_in_kafka(admin, group, name) == {0: 1}
 
 
-def test_what_retention_has_removed(service: Service, topic: TopicFactory, admin: KafkaAdminClient) -> None:
+def test_read_before_the_log_start_returns_416_or_uses_reset(
+    service: Service, topic: TopicFactory, admin: KafkaAdminClient
+) -> None:
     name, group = topic(), fresh_group()
     service.post(f"/messages/{name}", json=list(range(10)))
     service.delete(f"/messages/{name}/{group}/0:1")
@@ -288,7 +296,7 @@ def test_what_retention_has_removed(service: Service, topic: TopicFactory, admin
     assert service.get(f"/messages/{name}").json()["partitions"][0]["earliest"] == 6
 
 
-def test_a_record_that_was_read_can_be_published_as_it_is(service: Service, topic: TopicFactory) -> None:
+def test_read_records_can_be_published_again(service: Service, topic: TopicFactory) -> None:
     name, copy = topic(), topic()
     records = [
         {"key": "k", "value": {"n": 1.10}, "headers": [["A", "1"], ["A", None], ["b", {"base64": "/w=="}]]},

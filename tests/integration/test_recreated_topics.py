@@ -11,12 +11,12 @@ import pytest
 from kafka import KafkaAdminClient
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.events import EventParser
 from tests.integration.conftest import running
-from tests.integration.following import NDJSON, events_of, opened
-from tests.integration.service import Service
+from tests.support.event_parser import EventParser
+from tests.support.polling import wait_for
+from tests.support.server_process import Service
+from tests.support.stream_clients import NDJSON, events_of, opened
 
 
 def recreate(admin: KafkaAdminClient, topic: str, partitions: int = 1) -> None:
@@ -91,7 +91,7 @@ def read_from(service: Service, topic: str, last_id: str, count: int) -> list[in
         return [each.json["value"] for each in events_of(answer, count)]
 
 
-def test_stream_opened_after_recreation_does_not_follow_the_old_topic(
+def test_stream_opened_after_recreation_reads_the_new_topic(
     one_worker: Service, topic: TopicFactory, admin: KafkaAdminClient
 ) -> None:
     """Streams share one follower, which may not have noticed the recreation yet."""

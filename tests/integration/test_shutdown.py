@@ -8,15 +8,15 @@ import time
 from contextlib import ExitStack
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
-from tests.attempts import scaled, wait_for
 from tests.conftest import TopicFactory
-from tests.freezing import frozen
 from tests.integration.conftest import ServiceFactory
-from tests.integration.load import Load, check_nothing_lost_or_doubled
-from tests.integration.service import Service, read_answers
+from tests.support.frozen_process import frozen
+from tests.support.load_clients import Load, check_nothing_lost_or_doubled
+from tests.support.polling import scaled, wait_for
+from tests.support.server_process import Service, read_answers
 
 
-def test_sigterm_under_load_loses_nothing_acknowledged(
+def test_sigterm_under_load_loses_no_acknowledged_message(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
     """Each client has a publish in flight that Kafka answers during the stop."""

@@ -8,9 +8,9 @@ import pytest
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
-from tests.integration.service import Service
+from tests.support.polling import wait_for
+from tests.support.server_process import Service
 
 
 @contextmanager
@@ -35,9 +35,7 @@ def lag(service: Service, topic: str, consumer: str) -> int:
     return int(partition["lag"])
 
 
-def test_ack_of_the_last_record_before_control_records_leaves_no_lag(
-    service: Service, kafka: EmbeddedKafka, topic: TopicFactory
-) -> None:
+def test_ack_before_control_records_leaves_no_lag(service: Service, kafka: EmbeddedKafka, topic: TopicFactory) -> None:
     name = topic()
     with transactions(kafka) as producer:
         write(producer, name, range(3))
@@ -51,7 +49,7 @@ def test_ack_of_the_last_record_before_control_records_leaves_no_lag(
     assert [each["value"] for each in service.get(f"/messages/{name}/me/committed").json()["records"]] == [3]
 
 
-def test_ack_before_aborted_transactions_leaves_no_lag_for_read_committed_alone(
+def test_ack_before_aborted_records_leaves_no_lag_only_for_read_committed(
     service: Service, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
     name = topic()
@@ -75,7 +73,7 @@ def test_ack_before_aborted_transactions_leaves_no_lag_for_read_committed_alone(
         ("read_uncommitted", 6, [19, *range(20, 25)]),
     ],
 )
-def test_last_messages_of_a_transactional_topic_are_so_many(
+def test_negative_offset_counts_messages_of_a_transactional_topic(
     service: Service, transactional_topic: str, isolation: str, count: int, expected: list[int]
 ) -> None:
     page = service.get(f"/messages/{transactional_topic}/me/-{count}?isolation={isolation}").json()
@@ -93,7 +91,7 @@ def transactional_topic(kafka: EmbeddedKafka, topic: TopicFactory) -> str:
 
 
 @pytest.mark.slow
-def test_last_messages_and_ack_of_a_compacted_topic_pass_the_gaps(
+def test_negative_offset_and_ack_skip_the_gaps_of_a_compacted_topic(
     service: Service, kafka: EmbeddedKafka, topic: TopicFactory
 ) -> None:
     configs = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.0"}

@@ -14,11 +14,11 @@ import pytest
 import requests
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.attempts import wait_for
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.instances import ConsumerInstance, produce
-from tests.integration.service import Service
+from tests.support.polling import wait_for
+from tests.support.server_process import Service
+from tests.support.v2_client import ConsumerInstance, produce
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ from kafka import KafkaAdminClient
 from kafka_rest import Consumer, Producer
 
 from tests.conftest import TopicFactory
-from tests.integration.instances import JSON_TYPE
-from tests.integration.service import Service
+from tests.support.server_process import Service
+from tests.support.v2_client import JSON_TYPE
 
 
-def test_client_nlp_kafka_rest_api(
+def test_client_nlp_kafka_rest_api_works(
     service: Service, topic: TopicFactory, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library sends tasks to a topic and finds the results by key in the topic with the suffix -response."""
@@ -60,7 +60,7 @@ def mapr() -> ModuleType:
     return kafkarest
 
 
-def test_client_pymapr_kafkarest(service: Service, topic: TopicFactory, mapr: ModuleType) -> None:
+def test_client_pymapr_kafkarest_works(service: Service, topic: TopicFactory, mapr: ModuleType) -> None:
     name, group = topic(), f"group-{uuid4().hex[:8]}"
     producer = mapr.MaprKProducer(f"{service.url}/", headers={})
     producer.produce([{"key": "k", "value": {"n": 1}}], topic=name)

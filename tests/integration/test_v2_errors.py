@@ -13,7 +13,7 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.integration.service import Service
+from tests.support.server_process import Service
 
 V2 = "application/vnd.kafka.v2+json"
 JSON_V2 = "application/vnd.kafka.json.v2+json"

@@ -1,4 +1,4 @@
-"""One attempt at a callback, before receivers of all kinds; and the manual's receiver."""
+"""`CallbackDelivery` against receivers that behave well or badly, and the receiver of the manual."""
 
 import datetime
 import hmac
@@ -23,9 +23,9 @@ from werkzeug.serving import make_server
 from kafka_http.config import Config
 from kafka_http.config.sources import load_config
 from kafka_http.errors import Unavailable
+from kafka_http.http_client import Resolve
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, DueCallback
-from kafka_http.node.callbacks.callback_guard import Resolve
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
 from tests.support.manual import page
 
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
@@ -44,7 +44,7 @@ def delivery(*allow: str, timeout: float = 10.0, **others: Any) -> CallbackDeliv
 
 
 def answers(*each: str) -> Resolve:
-    """A resolver with another answer each time it is asked, the last from then on."""
+    """A resolver that returns another address on each call, and the last one from then on."""
     left = list(each)
     return lambda _host, _port: [left.pop(0) if len(left) > 1 else left[0]]
 
@@ -53,7 +53,7 @@ def callback(url: str, attempts: int = 0, body: bytes = BODY) -> DueCallback:
     return DueCallback("t1", url, body, attempts, 0.0)
 
 
-def test_the_task_is_posted_as_it_is_with_its_headers_and_a_signature(receiver: Receiver) -> None:
+def test_callback_posts_task_with_headers_and_signature(receiver: Receiver) -> None:
     url = receiver.url("/hook?a=%20b", "receiver.example")
 
     assert delivery(clock=lambda: 1790000000.9).post(callback(url, attempts=2)) == CallbackResult("delivered")
@@ -85,10 +85,10 @@ def test_the_task_is_posted_as_it_is_with_its_headers_and_a_signature(receiver: 
         ("/status/503", "failed", "status 503"),
         ("/status/304", "failed", "status 304"),
         ("/close", "failed", "closed the connection"),
-        ("/noise", "failed", "does not answer in HTTP"),
+        ("/noise", "failed", "did not answer in HTTP"),
     ],
 )
-def test_what_the_answer_makes_of_it(receiver: Receiver, path: str, status: str, reason: str) -> None:
+def test_callback_result_depends_on_response(receiver: Receiver, path: str, status: str, reason: str) -> None:
     outcome = delivery().post(callback(receiver.url(path)))
 
     assert outcome.status == status
@@ -96,11 +96,11 @@ def test_what_the_answer_makes_of_it(receiver: Receiver, path: str, status: str,
     assert len(receiver.received) == 1
 
 
-def test_an_answer_without_end_is_read_to_no_more_than_some_thousand_bytes(receiver: Receiver) -> None:
+def test_endless_response_headers_are_cut_off_and_delivered(receiver: Receiver) -> None:
     assert delivery().post(callback(receiver.url("/flood"))).status == "delivered"
 
 
-def test_the_status_counts_though_the_rest_of_the_answer_drips(receiver: Receiver) -> None:
+def test_slow_response_body_after_status_is_delivered(receiver: Receiver) -> None:
     began = time.monotonic()
 
     assert delivery(timeout=60).post(callback(receiver.url("/drip-body"))) == CallbackResult("delivered")
@@ -108,8 +108,8 @@ def test_the_status_counts_though_the_rest_of_the_answer_drips(receiver: Receive
 
 
 @pytest.mark.parametrize("path", ["/hold", "/drip", "/unread", "/sip"])
-def test_a_receiver_that_takes_too_long_has_failed(receiver: Receiver, path: str) -> None:
-    """Though each byte comes in time, or each goes."""
+def test_slow_receiver_fails_at_timeout(receiver: Receiver, path: str) -> None:
+    """The timeout is for the whole attempt: each single byte is sent or received in time."""
     large = callback(receiver.url(path), body=b"x" * 20_000_000 if path in {"/unread", "/sip"} else BODY)
     began = time.monotonic()
 
@@ -119,7 +119,7 @@ def test_a_receiver_that_takes_too_long_has_failed(receiver: Receiver, path: str
     assert time.monotonic() - began < 20  # instead of without end
 
 
-def test_a_resolver_that_takes_too_long_has_failed() -> None:
+def test_slow_resolver_fails_at_timeout() -> None:
     released = threading.Event()
 
     def resolve(_host: str, _port: int) -> Sequence[str]:
@@ -132,29 +132,29 @@ def test_a_resolver_that_takes_too_long_has_failed() -> None:
     assert outcome == CallbackResult("failed", "The receiver did not answer within 0.2 s.")
 
 
-def test_a_host_that_cannot_be_resolved_may_be_so_later() -> None:
+def test_unresolvable_host_fails() -> None:
     def resolve(_host: str, _port: int) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     outcome = delivery(resolve=resolve).post(callback("http://receiver.example/"))
 
-    assert outcome == CallbackResult("failed", "The receiver's host cannot be resolved.")
+    assert outcome == CallbackResult("failed", "The receiver has a host name that cannot be resolved.")
 
 
-def test_the_systems_resolver_is_asked_for_a_name() -> None:
+def test_host_name_is_resolved_by_the_system() -> None:
     guard = CallbackGuard(["127.0.0.0/8", "::1"])
 
     assert "127.0.0.1" in map(str, guard.addresses(guard.check_url("http://localhost/")))
 
 
-def test_no_receiver_there() -> None:
+def test_refused_connection_fails() -> None:
     with Receiver() as gone:
         url = gone.url()
 
-    assert delivery().post(callback(url)) == CallbackResult("failed", "No connection to the receiver can be made.")
+    assert delivery().post(callback(url)) == CallbackResult("failed", "The receiver cannot be connected to.")
 
 
-def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
+def test_redirect_is_not_followed(receiver: Receiver) -> None:
     with Receiver("127.0.0.2") as elsewhere:
         outcome = delivery().post(callback(receiver.url(f"/redirect?{elsewhere.url()}")))
         assert elsewhere.received == []
@@ -162,7 +162,7 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     assert outcome == CallbackResult("failed", "The receiver answered with status 307. Redirects are not followed.")
 
 
-def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_environment_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     with Receiver("127.0.0.2") as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url())
@@ -170,7 +170,7 @@ def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) 
         assert proxy.received == []
 
 
-def test_what_may_not_be_called_is_refused_without_a_connection(receiver: Receiver) -> None:
+def test_forbidden_address_is_refused_without_a_connection(receiver: Receiver) -> None:
     outcome = delivery("10.0.0.0/8").post(callback(receiver.url()))
 
     assert outcome.status == "refused"
@@ -178,7 +178,7 @@ def test_what_may_not_be_called_is_refused_without_a_connection(receiver: Receiv
     assert receiver.received == []
 
 
-def test_a_name_that_leads_inside_since_it_was_checked_is_refused(receiver: Receiver) -> None:
+def test_host_that_resolves_to_loopback_after_the_url_check_is_refused(receiver: Receiver) -> None:
     guard = CallbackGuard(resolve=answers("8.8.8.8", "127.0.0.1"))
     target = guard.check_url(receiver.url(host="receiver.example"))
     assert guard.addresses(target)
@@ -189,8 +189,8 @@ def test_a_name_that_leads_inside_since_it_was_checked_is_refused(receiver: Rece
     assert receiver.received == []
 
 
-def test_the_connection_goes_to_the_address_that_was_checked_whatever_is_answered_next(receiver: Receiver) -> None:
-    """The first answer is allowed, the next is not, and the name is one that no other resolver knows."""
+def test_connection_uses_the_checked_address_despite_changed_dns(receiver: Receiver) -> None:
+    """The first resolved address is allowed and the next is not. No other resolver knows the name."""
     with Receiver("127.0.0.2", receiver.port) as allowed:
         resolve = answers("127.0.0.2", "127.0.0.1")
         outcome = delivery("127.0.0.2", resolve=resolve).post(callback(receiver.url(host="receiver.example")))
@@ -200,7 +200,7 @@ def test_the_connection_goes_to_the_address_that_was_checked_whatever_is_answere
         assert receiver.received == []
 
 
-def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver) -> None:
+def test_next_address_is_tried_after_a_refused_connection(receiver: Receiver) -> None:
     guard = CallbackGuard(["127.0.0.0/8"], resolve=lambda _host, _port: ["127.0.0.3", "127.0.0.1"])
 
     outcome = CallbackDelivery(guard, lambda: [SECRET], 10).post(callback(receiver.url(host="receiver.example")))
@@ -208,7 +208,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver)
     assert outcome == CallbackResult("delivered")
 
 
-def test_an_address_of_ipv6_is_called_as_any() -> None:
+def test_ipv6_address_is_called() -> None:
     try:
         receiver = Receiver("::1")
     except OSError:
@@ -218,7 +218,7 @@ def test_an_address_of_ipv6_is_called_as_any() -> None:
         assert receiver.received[0].headers["Host"] == f"[::1]:{receiver.port}"
 
 
-def test_no_reason_shows_what_is_in_the_url(receiver: Receiver) -> None:
+def test_failure_reason_contains_no_part_of_the_url(receiver: Receiver) -> None:
     urls = [receiver.url(f"{path}?token=hush") for path in ("/status/500", "/close", "/noise", "/hold")]
     urls += ["http://me:hush@receiver.example/", "http://receiver.example:99999/hush", "http://10.0.0.1/hush"]
 
@@ -229,7 +229,7 @@ def test_no_reason_shows_what_is_in_the_url(receiver: Receiver) -> None:
         assert "hush" not in outcome.reason
 
 
-def test_without_a_secret_it_is_tried_later() -> None:
+def test_missing_secret_fails() -> None:
     def none_there() -> Sequence[str]:
         raise Unavailable("The secret cannot be read.")
 
@@ -239,7 +239,7 @@ def test_without_a_secret_it_is_tried_later() -> None:
 
 
 class Certificates:
-    """An authority of the test's own, and a server's certificate for one name."""
+    """A certificate authority for the test, and server certificates for one name each."""
 
     def __init__(self, directory: Path) -> None:
         self.trusting = ssl.create_default_context()
@@ -270,7 +270,7 @@ def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)
 
 
-def test_tls_is_with_the_name_though_the_connection_is_to_an_address(certificates: Certificates) -> None:
+def test_tls_uses_the_host_name_for_sni_and_certificate(certificates: Certificates) -> None:
     context = certificates.server("receiver.example")
     asked_for: list[str | None] = []
     context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
@@ -282,22 +282,22 @@ def test_tls_is_with_the_name_though_the_connection_is_to_an_address(certificate
     assert asked_for == ["receiver.example"]
 
 
-def test_a_certificate_of_another_name_is_not_trusted(certificates: Certificates) -> None:
+def test_certificate_of_another_name_is_rejected(certificates: Certificates) -> None:
     with Receiver(tls=certificates.server("other.example")) as receiver:
         outcome = delivery(tls=certificates.trusting).post(callback(receiver.url(host="receiver.example")))
         assert receiver.received == []
     assert outcome.status == "failed"
-    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+    assert outcome.reason.startswith("The receiver has a certificate that is not trusted: ")
 
 
-def test_a_certificate_of_an_unknown_authority_is_not_trusted(certificates: Certificates) -> None:
+def test_certificate_of_unknown_authority_is_rejected(certificates: Certificates) -> None:
     with Receiver(tls=certificates.server("receiver.example")) as receiver:
         outcome = delivery().post(callback(receiver.url(host="receiver.example")))
         assert receiver.received == []
-    assert outcome.reason.startswith("The receiver's certificate is not trusted: ")
+    assert outcome.reason.startswith("The receiver has a certificate that is not trusted: ")
 
 
-def test_tls_is_not_waited_for_without_end() -> None:
+def test_tls_handshake_without_answer_fails_at_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://receiver.example:{silent.getsockname()[1]}/"
 
@@ -306,13 +306,13 @@ def test_tls_is_not_waited_for_without_end() -> None:
     assert outcome == CallbackResult("failed", "The receiver did not answer within 0.5 s.")
 
 
-def test_a_delivery_as_the_settings_say(receiver: Receiver) -> None:
+def test_delivery_from_config_uses_its_settings(receiver: Receiver) -> None:
     settings = {
         "callback_allow": "127.0.0.1",
         "callback_timeout": "0.2",
         "callback_secret": "first of two secrets,and a second of them",
     }
-    made = CallbackDelivery.of(load_config(settings, {}))
+    made = CallbackDelivery.from_config(load_config(settings, {}))
 
     assert made.post(callback(receiver.url())) == CallbackResult("delivered")
     assert made.post(callback(receiver.url("/hold"))).reason == "The receiver did not answer within 0.2 s."
@@ -325,11 +325,11 @@ def documented_receiver() -> str:
     return found[1]
 
 
-def test_the_receiver_of_the_manual_has_at_most_fifteen_lines() -> None:
+def test_receiver_of_the_manual_has_at_most_fifteen_lines() -> None:
     assert len(documented_receiver().strip().splitlines()) <= 15
 
 
-def test_the_receiver_of_the_manual_checks_who_sent_a_callback(
+def test_receiver_of_the_manual_verifies_signature(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CALLBACK_SECRET", SECRET)
@@ -359,8 +359,8 @@ def test_the_receiver_of_the_manual_checks_who_sent_a_callback(
     assert capsys.readouterr().out.splitlines() == ["t1 delivered", "t1 delivered"]
 
 
-def test_by_default_no_one_of_the_node_itself_can_be_called(receiver: Receiver) -> None:
-    made = CallbackDelivery.of(Config(callback_secret=("a secret of sorts",)))
+def test_local_receiver_is_refused_by_default(receiver: Receiver) -> None:
+    made = CallbackDelivery.from_config(Config(callback_secret=("a secret of sorts",)))
 
     assert made.post(callback(receiver.url())).status == "refused"
     assert made.post(callback(receiver.url(host="localhost"))).status == "refused"

@@ -1,4 +1,4 @@
-"""Where a callback may go: URLs that are refused when they come, addresses that are refused when they are resolved."""
+"""`CallbackGuard`: URLs and resolved addresses that it allows or rejects."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def resolving_to(*addresses: str) -> "Resolver":
 
 
 class Resolver:
-    """Gives the same addresses for whatever is asked."""
+    """Returns the same addresses for each host, and records the calls."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.addresses = addresses
@@ -162,7 +162,7 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_an_address_that_is_not_public_is_refused_in_the_url(address: str) -> None:
+def test_url_with_non_public_address_is_rejected(address: str) -> None:
     url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
 
     with pytest.raises(InvalidCallback, match="URL" if "%" in address else NOT_PUBLIC[address]) as refused:
@@ -172,7 +172,7 @@ def test_an_address_that_is_not_public_is_refused_in_the_url(address: str) -> No
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_a_host_that_has_such_an_address_is_refused_and_which_it_has_is_not_said(address: str) -> None:
+def test_host_with_non_public_address_is_rejected_without_naming_the_address(address: str) -> None:
     guard = CallbackGuard(resolve=resolving_to(address))
     target = guard.check_url("http://receiver.example/")
 
@@ -183,7 +183,7 @@ def test_a_host_that_has_such_an_address_is_refused_and_which_it_has_is_not_said
 
 
 @pytest.mark.parametrize("url", TRICKS)
-def test_a_trick_is_refused_when_it_comes_and_no_credential_is_repeated(url: str) -> None:
+def test_ambiguous_url_is_rejected_without_showing_credentials(url: str) -> None:
     with pytest.raises(InvalidCallback) as refused:
         CallbackGuard(resolve=resolving_to("8.8.8.8")).check_url(url)
 
@@ -191,7 +191,7 @@ def test_a_trick_is_refused_when_it_comes_and_no_credential_is_repeated(url: str
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_allowed_in_the_url_and_of_a_name(address: str) -> None:
+def test_public_address_is_allowed_in_url_and_for_host(address: str) -> None:
     url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
     guard = CallbackGuard(resolve=resolving_to(address))
 
@@ -210,33 +210,33 @@ def test_a_public_address_is_allowed_in_the_url_and_of_a_name(address: str) -> N
         ("http://1and1.example/", "1and1.example", 80, "/"),
     ],
 )
-def test_what_a_url_asks_for(url: str, host: str, port: int, path: str) -> None:
+def test_url_is_split_into_host_port_and_path(url: str, host: str, port: int, path: str) -> None:
     target = CallbackGuard().check_url(url)
 
     assert (target.host, target.port, target.path) == (host, port, path)
 
 
-def test_a_mapped_address_is_connected_to_as_what_it_is() -> None:
+def test_ipv4_mapped_address_becomes_ipv4() -> None:
     guard = CallbackGuard(resolve=resolving_to("::ffff:8.8.8.8", "8.8.8.8"))
 
     assert [str(each) for each in guard.addresses(guard.check_url("http://a.example/"))] == ["8.8.8.8"]
 
 
-def test_one_wrong_address_among_others_refuses_the_host() -> None:
+def test_host_with_one_non_public_address_is_rejected() -> None:
     guard = CallbackGuard(resolve=resolving_to("8.8.8.8", "2606:4700::1111", "10.0.0.1"))
 
     with pytest.raises(InvalidCallback):
         guard.addresses(guard.check_url("http://a.example/"))
 
 
-def test_a_host_without_an_address_cannot_be_resolved() -> None:
+def test_host_without_address_raises_os_error() -> None:
     guard = CallbackGuard(resolve=resolving_to())
 
     with pytest.raises(OSError, match="no address"):
         guard.addresses(guard.check_url("http://a.example/"))
 
 
-def test_a_url_is_checked_without_a_question_to_the_resolver_and_an_address_needs_none() -> None:
+def test_url_check_does_not_resolve() -> None:
     resolver = resolving_to("8.8.8.8")
     guard = CallbackGuard(resolve=resolver)
 
@@ -272,7 +272,7 @@ def test_a_url_is_checked_without_a_question_to_the_resolver_and_an_address_need
         ("10.0.0.0/8,hooks.internal", "hooks.internal", "192.168.0.1", True),
     ],
 )
-def test_callback_allow_names_the_exceptions(allow: str, host: str, address: str, is_allowed: bool) -> None:
+def test_callback_allow_permits_listed_hosts(allow: str, host: str, address: str, is_allowed: bool) -> None:
     config = load_config({"callback_allow": allow}, {})
 
     assert is_open(CallbackGuard(config.callback_allow, resolve=resolving_to(address)), f"http://{host}/") is is_allowed
@@ -293,20 +293,22 @@ def test_callback_allow_names_the_exceptions(allow: str, host: str, address: str
         ("8.8.0.0/16", "", "a.example", "8.9.8.8", False),
     ],
 )
-def test_callback_hosts_are_the_only_ones(only: str, allow: str, host: str, address: str, is_allowed: bool) -> None:
+def test_callback_hosts_restricts_to_listed_hosts(
+    only: str, allow: str, host: str, address: str, is_allowed: bool
+) -> None:
     config = load_config({"callback_hosts": only, "callback_allow": allow or "[]"}, {})
     guard = CallbackGuard(config.callback_allow, config.callback_hosts, resolving_to(address))
 
     assert is_open(guard, f"http://{host}/") is is_allowed
 
 
-def test_a_host_that_callback_hosts_do_not_name_is_refused_when_it_comes() -> None:
+def test_url_with_host_not_in_callback_hosts_is_rejected() -> None:
     with pytest.raises(InvalidCallback, match="callback_hosts"):
         CallbackGuard(only=["a.example"]).check_url("http://b.example/")
 
 
-def test_the_guard_of_the_settings() -> None:
-    guard = CallbackGuard.of(
+def test_guard_from_config_uses_both_settings() -> None:
+    guard = CallbackGuard.from_config(
         load_config({"callback_hosts": "10.0.0.5,10.0.0.6,11.0.0.1", "callback_allow": "10.0.0.5"}, {})
     )
 

@@ -1,4 +1,4 @@
-"""Every callback is delivered or given up, whatever receivers, the store and the end of the process do."""
+"""`CallbackSender`: each callback is delivered or given up, despite bad receivers, store outages and a stop."""
 
 import logging
 import random
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kafka_http.backoff import Backoff
 from kafka_http.config.sources import load_config
 from kafka_http.node.callbacks import CallbackDelivery, CallbackGuard, CallbackResult, CallbackSender, DueCallback
-from tests.receivers import Receiver
+from tests.support.callback_receiver import Receiver
 
 PATIENCE = 60.0
 SECRET = "a secret of sorts"  # noqa: S105  of the tests' own
@@ -25,7 +26,7 @@ class Reported(NamedTuple):
 
 
 class FakeStore:
-    """Callbacks in memory. One that is to be tried again is due at once, and its task ended that much earlier."""
+    """A `CallbackStore` in memory. A retry is due at once; instead its task has ended earlier by the delay."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000.0
@@ -110,11 +111,17 @@ Start = Callable[..., CallbackSender]
 
 @pytest.fixture
 def start(store: FakeStore) -> Iterator[Start]:
-    """Starts a sender before `store`, which the test need not stop."""
+    """Starts senders with `store`, which are stopped after the test."""
     senders = []
 
     def start(post: Callable[[DueCallback], CallbackResult], **others: Any) -> CallbackSender:
-        settings = {"workers": 8, "retry_for": 3600.0, "clock": store.clock, "store_pauses": (0.01,), **others}
+        settings = {
+            "workers": 8,
+            "retry_for": 3600.0,
+            "clock": store.clock,
+            "store_backoff": lambda: Backoff(0.01, 0.01),
+            **others,
+        }
         sender = CallbackSender(store, post, **settings)
         senders.append(sender)
         sender.start()
@@ -126,7 +133,7 @@ def start(store: FakeStore) -> Iterator[Start]:
 
 
 class Gate:
-    """Posts that wait where their URL says so, until it is opened."""
+    """A `post` function that waits for `opened` if the host starts with `slow`."""
 
     def __init__(self) -> None:
         self.opened = threading.Event()
@@ -153,7 +160,7 @@ def fails(_callback: DueCallback) -> CallbackResult:
     return CallbackResult("failed", "The receiver answered with status 503.")
 
 
-def test_what_is_due_is_delivered_once_and_reported(store: FakeStore, start: Start) -> None:
+def test_due_callbacks_are_delivered_once_and_reported(store: FakeStore, start: Start) -> None:
     for number in range(100):
         store.add(f"t{number}", f"http://{number % 7}.example/")
     gate = Gate()
@@ -166,7 +173,7 @@ def test_what_is_due_is_delivered_once_and_reported(store: FakeStore, start: Sta
     assert gate.most["all"] <= 8
 
 
-def test_a_sender_that_has_nothing_to_do_is_woken(store: FakeStore, start: Start) -> None:
+def test_wake_makes_idle_sender_query_the_store(store: FakeStore, start: Start) -> None:
     sender = start(Gate().post)
     store.wait(lambda: store.asked > 0)
 
@@ -176,7 +183,7 @@ def test_a_sender_that_has_nothing_to_do_is_woken(store: FakeStore, start: Start
     store.wait(lambda: "t1" in store.ended)
 
 
-def test_one_slow_receiver_does_not_delay_others_however_much_is_for_it(store: FakeStore, start: Start) -> None:
+def test_slow_receiver_with_many_callbacks_does_not_delay_others(store: FakeStore, start: Start) -> None:
     gate = Gate()
     for number in range(200):
         store.add(f"slow{number}", "http://slow.example/hook")
@@ -194,9 +201,7 @@ def test_one_slow_receiver_does_not_delay_others_however_much_is_for_it(store: F
     assert gate.most["slow.example"] == 4
 
 
-def test_the_store_is_not_asked_again_and_again_while_callbacks_wait_for_their_host(
-    store: FakeStore, start: Start
-) -> None:
+def test_store_is_not_polled_while_callbacks_wait_for_their_host(store: FakeStore, start: Start) -> None:
     gate = Gate()
     for number in range(100):
         store.add(f"slow{number}", "http://slow.example/")
@@ -212,7 +217,7 @@ def test_the_store_is_not_asked_again_and_again_while_callbacks_wait_for_their_h
 
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 1), (2, 1), (3, 1), (5, 2), (8, 4)])
-def test_a_host_has_half_of_the_places(store: FakeStore, start: Start, workers: int, share: int) -> None:
+def test_host_gets_half_of_the_slots(store: FakeStore, start: Start, workers: int, share: int) -> None:
     gate = Gate()
     for number in range(20):
         store.add(f"t{number}", "http://slow.example/" if number % 2 else "http://SLOW.example/")
@@ -238,9 +243,7 @@ def _lowered(callback: DueCallback) -> DueCallback:
     return DueCallback(callback.task_id, callback.url.lower(), callback.body, callback.attempts, callback.since)
 
 
-def test_callbacks_whose_tasks_are_removed_while_they_wait_do_not_hold_up_the_rest(
-    store: FakeStore, start: Start
-) -> None:
+def test_removed_tasks_do_not_block_other_callbacks(store: FakeStore, start: Start) -> None:
     gate = Gate()
     for number in range(40):
         store.add(f"t{number}", "http://slow.example/")
@@ -255,7 +258,7 @@ def test_callbacks_whose_tasks_are_removed_while_they_wait_do_not_hold_up_the_re
     store.wait(lambda: len(store.ended) == 9)
 
 
-def test_it_is_tried_again_ever_later_until_its_time_is_over(store: FakeStore, start: Start) -> None:
+def test_failed_callback_is_retried_with_growing_delays_until_retry_for(store: FakeStore, start: Start) -> None:
     store.add("t1", "http://a.example/")
 
     start(fails, jitter=lambda: 1.0)
@@ -269,7 +272,7 @@ def test_it_is_tried_again_ever_later_until_its_time_is_over(store: FakeStore, s
     assert {each.reason for each in retries} == {end.reason}
 
 
-def test_a_delay_is_at_random_from_a_second_up(store: FakeStore, start: Start) -> None:
+def test_retry_delay_is_random_from_one_second(store: FakeStore, start: Start) -> None:
     numbers = random.Random(1)
     for number in range(50):
         store.add(f"t{number}", f"http://{number}.example/")
@@ -282,7 +285,7 @@ def test_a_delay_is_at_random_from_a_second_up(store: FakeStore, start: Start) -
     assert all(1 <= delay <= 256 for delay in delays)
 
 
-def test_without_time_for_it_nothing_is_tried_again(store: FakeStore, start: Start) -> None:
+def test_retry_for_zero_makes_one_attempt(store: FakeStore, start: Start) -> None:
     store.add("t1", "http://a.example/")
 
     start(fails, retry_for=0.0)
@@ -291,7 +294,7 @@ def test_without_time_for_it_nothing_is_tried_again(store: FakeStore, start: Sta
     assert [each.what for each in store.reports["t1"]] == ["failed"]
 
 
-def test_one_that_comes_too_late_is_tried_once(store: FakeStore, start: Start) -> None:
+def test_callback_after_retry_for_is_tried_once(store: FakeStore, start: Start) -> None:
     store.add("t1", "http://a.example/")
     store.add("t2", "http://slow.example/")
     store.now += 7200
@@ -306,7 +309,7 @@ def test_one_that_comes_too_late_is_tried_once(store: FakeStore, start: Start) -
 
 
 @pytest.mark.parametrize("status", ["gone", "refused"])
-def test_what_will_not_go_better_is_given_up_at_once(store: FakeStore, start: Start, status: Any) -> None:
+def test_permanent_failure_is_given_up_at_once(store: FakeStore, start: Start, status: Any) -> None:
     store.add("t1", "http://a.example/")
 
     start(lambda _: CallbackResult(status, "It says why."))
@@ -315,7 +318,7 @@ def test_what_will_not_go_better_is_given_up_at_once(store: FakeStore, start: St
     assert store.reports["t1"] == [Reported("failed", 1, 0.0, "It says why.")]
 
 
-def test_an_unforeseen_error_is_a_failed_attempt(
+def test_unexpected_error_counts_as_failed_attempt(
     store: FakeStore, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.add("t1", "http://a.example/")
@@ -330,14 +333,14 @@ def test_an_unforeseen_error_is_a_failed_attempt(
 
     assert [each.what for each in store.reports["t1"]] == ["retry", "delivered"]
     assert "hush" not in store.reports["t1"][0].reason
-    assert "the callback of the task t1" in caplog.text
+    assert "the callback of task t1" in caplog.text
 
 
 @pytest.mark.parametrize("broken", ["due", "next_due", "delivered", "retry", "failed"])
-def test_a_store_that_is_away_is_waited_for_and_said_once(
+def test_store_outage_is_waited_for_and_logged_once(
     store: FakeStore, start: Start, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
-    """And what has been delivered meanwhile is not delivered again."""
+    """Callbacks that were delivered during the outage are not delivered again."""
     caplog.set_level(logging.INFO, "kafka_http.node.callbacks.callback_sender")
     store.broken = lambda what: what == broken and store.refused[what] < 5
     store.add("good", "http://a.example/")
@@ -350,7 +353,7 @@ def test_a_store_that_is_away_is_waited_for_and_said_once(
 
     sender = start(post, retry_for=20.0, jitter=lambda: 1.0)
     store.wait(lambda: len(store.ended) == 2 and store.refused[broken] == 5)
-    for _ in range(2):  # the second time all that went before has been said
+    for _ in range(2):  # after the second query, everything before it has been logged
         _ask_again(sender, store)
     sender.stop(PATIENCE)
 
@@ -358,12 +361,12 @@ def test_a_store_that_is_away_is_waited_for_and_said_once(
     assert posted["bad"] == len(store.reports["bad"])
     said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
     assert said == [
-        "Callbacks wait for the store: ConnectionError: the database is away",
-        "Callbacks go on: the store can be used again",
+        "State store failed, callbacks wait for it: ConnectionError: the database is away",
+        "State store works again; callbacks continue.",
     ]
 
 
-def test_what_is_to_be_tried_again_is_so_however_long_the_store_was_away(store: FakeStore, start: Start) -> None:
+def test_retry_is_kept_after_long_store_outage(store: FakeStore, start: Start) -> None:
     def is_broken(what: str) -> bool:
         if what != "retry" or store.refused[what] == 3:
             return False
@@ -379,7 +382,7 @@ def test_what_is_to_be_tried_again_is_so_however_long_the_store_was_away(store: 
     assert [each.what for each in store.reports["t1"]] == ["retry", "failed"]
 
 
-def test_the_end_waits_for_what_is_under_way_and_begins_nothing_more(store: FakeStore, start: Start) -> None:
+def test_stop_waits_for_callbacks_in_progress_and_starts_no_more(store: FakeStore, start: Start) -> None:
     gate = Gate()
     for number in range(10):
         store.add(f"t{number}", "http://slow.example/")
@@ -393,9 +396,7 @@ def test_the_end_waits_for_what_is_under_way_and_begins_nothing_more(store: Fake
     assert gate.begun["slow.example"] == 4
 
 
-def test_the_end_does_not_wait_longer_than_it_may_and_what_is_not_reported_stays_due(
-    store: FakeStore, start: Start
-) -> None:
+def test_stop_returns_at_timeout_and_unreported_callback_stays_due(store: FakeStore, start: Start) -> None:
     gate = Gate()
     store.add("t1", "http://slow.example/")
     sender = start(gate.post)
@@ -408,10 +409,10 @@ def test_the_end_does_not_wait_longer_than_it_may_and_what_is_not_reported_stays
     gate.opened.set()
 
 
-def test_the_end_does_not_wait_for_a_store_that_is_away(store: FakeStore, start: Start) -> None:
+def test_stop_does_not_wait_for_store_outage(store: FakeStore, start: Start) -> None:
     store.add("t1", "http://a.example/")
     store.broken = lambda what: what == "delivered"
-    sender = start(Gate().post, store_pauses=(600.0,))
+    sender = start(Gate().post, store_backoff=lambda: Backoff(600.0, 600.0))
     store.wait(lambda: store.refused["delivered"] == 1)
 
     sender.stop(PATIENCE)
@@ -419,7 +420,7 @@ def test_the_end_does_not_wait_for_a_store_that_is_away(store: FakeStore, start:
     assert store.ended == {}
 
 
-def test_one_that_was_never_started_can_be_stopped(store: FakeStore) -> None:
+def test_stop_before_start_returns(store: FakeStore) -> None:
     CallbackSender(store, fails, workers=1, retry_for=1.0).stop(1.0)
 
 
@@ -428,7 +429,7 @@ BAD = ["/status/503", "/status/410", "/redirect?http://127.0.0.1:1/", "/close", 
 SLOW = {"/drip-body", "/drip", "/hold"}
 
 
-def test_every_callback_arrives_or_is_reported_whatever_receivers_do(store: FakeStore, start: Start) -> None:
+def test_each_callback_is_delivered_or_reported_with_misbehaving_receivers(store: FakeStore, start: Start) -> None:
     delivery = CallbackDelivery(CallbackGuard(["127.0.0.0/8"]), lambda: [SECRET], timeout=1.0)
     with Receiver() as one, Receiver("127.0.0.2") as two, Receiver() as gone:
         for receiver in (one, two):
@@ -450,14 +451,14 @@ def test_every_callback_arrives_or_is_reported_whatever_receivers_do(store: Fake
     assert store.ended["nowhere"].attempts == 3
 
 
-def test_one_receiver_that_holds_its_callbacks_does_not_delay_anothers(store: FakeStore) -> None:
+def test_hanging_receiver_does_not_delay_another(store: FakeStore) -> None:
     settings = {"callback_allow": "127.0.0.0/8", "callback_secret": SECRET, "callback_timeout": 60}
     with Receiver() as slow, Receiver("127.0.0.2") as quick:
         for number in range(30):
             store.add(f"slow{number}", slow.url("/hold"))
         for number in range(10):
             store.add(f"quick{number}", quick.url())
-        sender = CallbackSender.of(load_config(settings, {}), store)
+        sender = CallbackSender.from_config(load_config(settings, {}), store)
         sender.start()
         store.wait(lambda: len(store.ended) == 10)
 

@@ -1,4 +1,4 @@
-"""How a callback is signed, and the secret that is made where none is set."""
+"""The signature of callbacks, and the secret that is created if the settings have none."""
 
 import hashlib
 import hmac
@@ -11,10 +11,10 @@ import pytest
 
 from kafka_http.config import Config
 from kafka_http.errors import Unavailable
-from kafka_http.node.callbacks.callback_signature import sign, signing_secrets
+from kafka_http.node.callbacks.callback_delivery import sign, signing_secrets
 
 
-def test_a_signature_is_over_time_and_body_one_for_each_secret() -> None:
+def test_signature_covers_time_and_body_with_one_value_per_secret() -> None:
     signed = sign(b'{"task": {}}', 1790000000, ["a secret of sorts", "änother secret"])
 
     expected = [
@@ -24,14 +24,14 @@ def test_a_signature_is_over_time_and_body_one_for_each_secret() -> None:
     assert signed == f"t=1790000000,v1={expected[0]},v1={expected[1]}"
 
 
-def test_the_secrets_of_the_settings_go_first(tmp_path: Path) -> None:
+def test_secrets_of_settings_take_precedence(tmp_path: Path) -> None:
     config = Config(callback_secret=("a secret of sorts",), data_dir=tmp_path)
 
     assert list(signing_secrets(config)) == ["a secret of sorts"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_one_a_secret_is_made_once_and_kept_for_the_owner_alone(tmp_path: Path) -> None:
+def test_missing_secret_is_created_once_with_mode_0600(tmp_path: Path) -> None:
     config = Config(data_dir=tmp_path / "data")
 
     (secret,) = signing_secrets(config)
@@ -44,7 +44,7 @@ def test_without_one_a_secret_is_made_once_and_kept_for_the_owner_alone(tmp_path
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-def test_all_who_make_it_at_once_get_the_same(tmp_path: Path) -> None:
+def test_concurrent_creation_returns_the_same_secret(tmp_path: Path) -> None:
     for number in range(20):
         config = Config(data_dir=tmp_path / str(number))
         at_once = Barrier(8)
@@ -58,21 +58,21 @@ def test_all_who_make_it_at_once_get_the_same(tmp_path: Path) -> None:
         assert [file.name for file in config.data_dir.iterdir()] == ["callback-secret"]
 
 
-def test_another_data_directory_has_another(tmp_path: Path) -> None:
+def test_each_data_directory_has_its_own_secret(tmp_path: Path) -> None:
     secrets = {signing_secrets(Config(data_dir=tmp_path / name))[0] for name in ("a", "b")}
 
     assert len(secrets) == 2
 
 
 @pytest.mark.parametrize("content", ["", "\n", "short"])
-def test_a_file_without_a_secret_is_not_signed_with(tmp_path: Path, content: str) -> None:
+def test_secret_file_that_is_too_short_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "callback-secret").write_text(content)
 
-    with pytest.raises(Unavailable, match="no secret of at least 16 characters"):
+    with pytest.raises(Unavailable, match="a secret of at least 16 characters"):
         signing_secrets(Config(data_dir=tmp_path))
 
 
-def test_where_none_can_be_kept_it_says_what_to_do(tmp_path: Path) -> None:
+def test_unwritable_data_directory_error_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(Unavailable, match="callback_secret") as error:

@@ -20,7 +20,7 @@ from kafka_http.config.sources import load_config
 PLAIN = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
 
 
-def test_each_client_takes_all_of_its_settings() -> None:
+def test_client_settings_are_known_to_each_client() -> None:
     config = Config(kafka={"security_protocol": "SSL", "ssl_check_hostname": False, "retry_backoff_ms": 50})
 
     check_client_settings(config)
@@ -33,7 +33,7 @@ def test_each_client_takes_all_of_its_settings() -> None:
         assert settings["bootstrap_servers"] == ["localhost:9092"]
 
 
-def test_the_producers_settings_are_those_that_were_measured() -> None:
+def test_producer_settings_have_the_measured_defaults() -> None:
     expected = {
         "acks": "all",
         "linger_ms": 0,
@@ -51,7 +51,7 @@ def test_the_producers_settings_are_those_that_were_measured() -> None:
     assert "enable_idempotence" not in settings
 
 
-def test_the_producer_follows_our_own_settings() -> None:
+def test_producer_settings_follow_timeout_and_limits() -> None:
     settings = producer_settings(Config(timeout=2.5, max_body_bytes=3 * MIB, auto_create_topics=True))
 
     assert settings["delivery_timeout_ms"] == 2500
@@ -60,13 +60,13 @@ def test_the_producer_follows_our_own_settings() -> None:
     assert settings["allow_auto_create_topics"] is True
 
 
-def test_a_connection_can_receive_the_largest_page() -> None:
+def test_connection_settings_allow_the_largest_page() -> None:
     config = Config(max_page_bytes=500 * MIB)
 
     assert connection_settings(config)["receive_message_max_bytes"] > 500 * MIB
 
 
-def test_a_clients_own_section_goes_over_the_one_for_all() -> None:
+def test_section_of_a_client_overrides_the_kafka_section() -> None:
     config = Config(kafka={"request_timeout_ms": 4000}, admin={"request_timeout_ms": 3000})
 
     assert producer_settings(config)["request_timeout_ms"] == 4000
@@ -115,11 +115,11 @@ def test_setting_that_would_fail_or_be_ignored_later_is_an_error_at_start(sectio
         {"producer": {"linger_ms": 5, "compression_type": "zstd"}, "admin": {"client_id": "x"}},
     ],
 )
-def test_what_the_clients_take_is_taken(sections: dict[str, Any]) -> None:
+def test_valid_client_settings_are_accepted(sections: dict[str, Any]) -> None:
     check_client_settings(Config(**sections))
 
 
-def test_the_source_of_a_wrong_setting_is_named(tmp_path: Path) -> None:
+def test_invalid_client_setting_error_names_its_source(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("[producer]\nlinger = 5\n")
 
@@ -127,14 +127,14 @@ def test_the_source_of_a_wrong_setting_is_named(tmp_path: Path) -> None:
         check_client_settings(load_config({"config": str(file)}, {}))
 
 
-def test_a_password_that_is_wrong_is_not_repeated() -> None:
+def test_invalid_password_is_not_repeated_in_the_error() -> None:
     with pytest.raises(ConfigError) as error:
         check_client_settings(Config(kafka={"ssl_password": 4711}))
 
     assert "4711" not in str(error.value)
 
 
-def test_library_without_a_private_part_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_private_part_of_a_library_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one way to append records; it uses private parts of kafka-python and aiokafka."""
     monkeypatch.delattr("kafka.producer.record_accumulator.RecordAccumulator.split_and_reenqueue")
     with pytest.raises(ConfigError, match=r"RecordAccumulator\.split_and_reenqueue is missing\. Install the versions"):

@@ -1,4 +1,4 @@
-"""The daemon's socket: a server in this process, with instances that only note what is asked of them."""
+"""The daemon's socket: a `DaemonServer` in this process with mocked services, and its clients."""
 
 import inspect
 import os
@@ -22,11 +22,20 @@ from kafka_http.consumers.instance_service import InstanceLocator, InstanceServi
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
-from kafka_http.node.daemon_launcher import config_of, digest, settings_of
-from kafka_http.node.daemon_protocol import PROTOCOLS, VERSION, Goodbye, Greeting, Hello, Refused, Welcome, greetings
+from kafka_http.node.daemon_launcher import config_from_json, settings_digest, settings_to_json
+from kafka_http.node.daemon_protocol import (
+    PROTOCOLS,
+    VERSION,
+    Channel,
+    Goodbye,
+    Greeting,
+    Hello,
+    Refused,
+    Welcome,
+    greetings,
+)
 from kafka_http.node.daemon_server import DaemonServer
 from kafka_http.node.data_directory import DataDirectory
-from kafka_http.node.message_channel import Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.records import (
     InstanceDefinition,
@@ -37,7 +46,7 @@ from kafka_http.records import (
     TopicPartition,
 )
 from kafka_http.tasks import NewTask, Task, TaskCallback, Tasks
-from tests.attempts import scaled, wait_for
+from tests.support.polling import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"))
@@ -45,18 +54,18 @@ LOAN = ReadLease("l1", SETTINGS, [RecordPlace("t", 0, 5)], ids={"t": UUID(int=7)
 
 
 class Calls(InstanceService, InstanceLocator, Tasks, IdempotencyKeys, Protocol):
-    """What the workers call."""
+    """All methods that the workers call."""
 
 
 class Node:
-    """A server in this process. `instances` is a `Mock` of what it serves."""
+    """A daemon server in a thread. `instances` is a `Mock` of its services."""
 
     def __init__(self, directory: Path) -> None:
         self.config = Config(data_dir=directory)
         self.directory = DataDirectory(self.config.data_dir)
-        self.directory.make()
+        self.directory.create()
         self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("release_lease",)})
-        self.settings = digest(settings_of(self.config))
+        self.settings = settings_digest(settings_to_json(self.config))
         self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -138,7 +147,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "result"), CALLS, ids=[each[0] for each in CALLS])
-def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
+def test_call_passes_arguments_and_returns_result(
     node: Node, name: str, arguments: tuple[Any, ...], result: Any
 ) -> None:
     getattr(node.instances, name).return_value = result
@@ -146,19 +155,19 @@ def test_a_call_arrives_with_its_arguments_and_its_result_comes_back(
     getattr(node.instances, name).assert_called_once_with(*arguments)
 
 
-def test_every_call_is_tried() -> None:
+def test_each_protocol_method_is_tested() -> None:
     methods = [each for protocol in PROTOCOLS for each in vars(protocol).items()]
     asked = {name for name, each in methods if inspect.isfunction(each) and not name.startswith("_")}
     assert {each[0] for each in CALLS} == asked
 
 
-def test_an_argument_left_out_has_its_default(node: Node) -> None:
+def test_omitted_argument_gets_its_default(node: Node) -> None:
     node.instances.renew_lease.return_value = LOAN
     node.worker().instances.renew_lease(LOAN)
     node.instances.renew_lease.assert_called_once_with(LOAN, [], 0, [])
 
 
-def test_an_error_comes_back_as_what_it_is(node: Node) -> None:
+def test_error_of_the_daemon_is_raised_with_its_class(node: Node) -> None:
     calls = node.worker().instances
     for kind in vars(errors).values():
         if not (isinstance(kind, type) and issubclass(kind, KafkaHttpError)):
@@ -172,7 +181,9 @@ def test_an_error_comes_back_as_what_it_is(node: Node) -> None:
         assert (raised.value.message, raised.value.fields) == ("a sentence", {"field": "t", "number": 3})
 
 
-def test_a_defect_of_the_daemon_is_told_without_its_traceback(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_error_of_the_daemon_is_reported_without_traceback(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
     node.instances.delete.side_effect = ZeroDivisionError("secret")
     with pytest.raises(KafkaHttpError, match="log of the server's daemon") as raised:
         node.worker().instances.delete("g", "i")
@@ -180,7 +191,7 @@ def test_a_defect_of_the_daemon_is_told_without_its_traceback(node: Node, caplog
     assert "ZeroDivisionError: secret" in caplog.text
 
 
-def test_a_call_delays_no_other(node: Node) -> None:
+def test_slow_call_does_not_delay_another(node: Node) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def wait(*_: Any) -> ReadLease:
@@ -199,8 +210,8 @@ def test_a_call_delays_no_other(node: Node) -> None:
     waiting.join()
 
 
-def test_key_that_was_claimed_for_a_call_that_timed_out_is_freed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request was answered with a 503. Its key would have been in progress for as long as the worker lives."""
+def test_key_claimed_by_a_call_that_timed_out_is_released(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request got a 503, but its key stayed in progress until the worker ended."""
     monkeypatch.setattr(proxy, "_ANSWER_SECONDS", 0.5)
     leave = threading.Event()
 
@@ -216,8 +227,8 @@ def test_key_that_was_claimed_for_a_call_that_timed_out_is_freed(node: Node, mon
     node.instances.release_key.assert_called_once_with("me", "k", "w/1")
 
 
-def test_channel_knows_when_its_other_end_has_given_up() -> None:
-    """The daemon drops a call whose caller has gone, so that a 503 means that nothing was done."""
+def test_channel_is_abandoned_after_other_end_closed() -> None:
+    """The daemon ignores a call whose caller has given up, so that a 503 means that nothing was done."""
     ours, theirs = socket.socketpair()
     channel, caller = Channel(ours), Channel(theirs)
     caller.send(b"call")
@@ -230,7 +241,7 @@ def test_channel_knows_when_its_other_end_has_given_up() -> None:
     channel.close()
 
 
-def test_channel_goes_on_receiving_after_a_timeout() -> None:
+def test_channel_continues_to_receive_after_timeout() -> None:
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     channel.settimeout(0.01)
@@ -256,7 +267,7 @@ WRONG = [
 
 @pytest.mark.parametrize("greeted", [False, True])
 @pytest.mark.parametrize("sent", WRONG)
-def test_who_sends_nothing_half_or_nonsense_harms_nobody(node: Node, sent: bytes, greeted: bool) -> None:
+def test_malformed_message_does_not_affect_other_connections(node: Node, sent: bytes, greeted: bool) -> None:
     node.instances.settings.return_value = SETTINGS
     calls = node.worker().instances
     calls.settings("g", "i")
@@ -272,7 +283,7 @@ def test_who_sends_nothing_half_or_nonsense_harms_nobody(node: Node, sent: bytes
         assert time.monotonic() - began < scaled(1)
 
 
-def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> None:
+def test_more_connections_than_the_backlog_are_accepted(node: Node) -> None:
     silent = [node.connect() for _ in range(200)]
     node.instances.settings.return_value = SETTINGS
     assert node.worker().instances.settings("g", "i") == SETTINGS
@@ -280,7 +291,7 @@ def test_more_connections_at_once_than_its_backlog_has_places(node: Node) -> Non
         each.close()
 
 
-def test_loans_end_with_their_worker(node: Node) -> None:
+def test_read_leases_end_with_their_worker(node: Node) -> None:
     node.instances.acquire_lease.side_effect = lambda group, name, _: ReadLease(name, SETTINGS, [])
     first, second = node.worker(), node.worker()
     kept, given_back = (
@@ -294,7 +305,7 @@ def test_loans_end_with_their_worker(node: Node) -> None:
     assert node.instances.release_lease.call_args_list == [call(given_back, [], []), call(kept)]
 
 
-def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
+def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def lend(*_: Any) -> ReadLease:
@@ -319,19 +330,19 @@ def test_a_loan_for_a_worker_that_has_gone_meanwhile_ends(node: Node) -> None:
     node.instances.release_lease.assert_called_once_with(LOAN)
 
 
-def test_it_knows_by_their_names_who_is_there(node: Node) -> None:
+def test_is_connected_tells_running_workers_by_name(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
-    assert not node.server.is_there(first.worker)
+    assert not node.server.is_connected(first.worker)
     for each in (first, second):
         each.instances.settings("g", "i")
-        assert node.server.is_there(each.worker)
+        assert node.server.is_connected(each.worker)
     first.close()
-    wait_for(lambda: not node.server.is_there(first.worker), 5)
-    assert node.server.is_there(second.worker)
+    wait_for(lambda: not node.server.is_connected(first.worker), 5)
+    assert node.server.is_connected(second.worker)
 
 
-def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
+def test_daemon_stops_when_no_worker_is_connected(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
     for each in (first, second):
@@ -345,21 +356,21 @@ def test_it_closes_down_when_no_worker_is_there(node: Node) -> None:
     assert not list(node.directory.path.glob("*.sock"))
 
 
-def test_a_worker_of_another_version_is_refused_while_there_are_others(node: Node) -> None:
+def test_worker_of_another_version_is_refused_while_workers_are_connected(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
     worker.instances.settings("g", "i")
     channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
     channel.close()
     assert isinstance(greeting, Refused)
-    assert "another version" in greeting.why
+    assert "another version" in greeting.reason
     assert worker.instances.settings("g", "i") == SETTINGS
 
 
-def test_it_makes_way_for_a_worker_of_other_settings_when_its_own_are_gone(node: Node) -> None:
+def test_daemon_stops_for_worker_with_other_settings_when_its_own_are_gone(node: Node) -> None:
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w1", True))
     assert isinstance(greeting, Welcome)
-    other = DaemonClient(config_of({**settings_of(node.config), "consumer_idle_timeout": 5.0}))
+    other = DaemonClient(config_from_json({**settings_to_json(node.config), "consumer_idle_timeout": 5.0}))
     with pytest.raises(Unavailable, match="another set of settings"):
         other.instances.settings("g", "i")
     channel.close()
@@ -374,41 +385,41 @@ def _greeted(node: Node, hello: Hello) -> Greeting:
     return greeting
 
 
-def test_a_connection_of_a_worker_that_gave_no_sign_of_life(node: Node) -> None:
+def test_connection_of_worker_without_heartbeat_is_refused(node: Node) -> None:
     assert isinstance(_greeted(node, Hello(VERSION, node.settings, "w1", False)), Goodbye)
 
 
-def test_a_directory_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+def test_data_directory_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     node = Node(tmp_path / ("d" * 100) / ("e" * 100))
     node.instances.settings.return_value = SETTINGS
     assert node.worker().instances.settings("g", "i") == SETTINGS
     node.end()
 
 
-def test_directory_and_socket_are_for_their_owner_alone(node: Node) -> None:
+def test_data_directory_and_socket_have_owner_only_modes(node: Node) -> None:
     sockets = list(node.directory.path.glob("*.sock"))
     assert [stat.S_IMODE(each.stat().st_mode) for each in (node.directory.path, *sockets)] == [0o700, 0o600]
 
 
-def test_a_directory_that_others_may_look_into_is_refused(tmp_path: Path) -> None:
+def test_data_directory_that_others_can_read_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(Unavailable, match="chmod 700"):
-        DataDirectory(tmp_path).make()
-    DataDirectory(tmp_path / "inside").make()
+        DataDirectory(tmp_path).create()
+    DataDirectory(tmp_path / "inside").create()
 
 
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+def test_data_directory_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="cannot be used"):
-        DataDirectory(tmp_path / "file" / "data").make()
+        DataDirectory(tmp_path / "file" / "data").create()
 
 
-def test_settings_arrive_as_they_were() -> None:
+def test_settings_survive_json() -> None:
     config = Config(kafka={"sasl_plain_password": "secret"}, serializers={"x": {"a": 1}}, sources={"kafka": "file"})
-    assert config_of(msgspec.json.decode(msgspec.json.encode(settings_of(config)))) == config
+    assert config_from_json(msgspec.json.decode(msgspec.json.encode(settings_to_json(config)))) == config
 
 
-def test_a_process_forked_from_a_worker_has_connections_and_a_name_of_its_own(node: Node) -> None:
+def test_forked_process_gets_its_own_connections_and_name(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
     name = worker.worker

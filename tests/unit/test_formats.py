@@ -55,7 +55,7 @@ def encoded(formats: Formats, record: ProducerRecord) -> tuple[bytes | None, byt
         ("reversed", b'"abc"', b"cba"),
     ],
 )
-def test_encode_and_decode_by_format(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
+def test_decode_reverses_encode_for_each_format(formats: Formats, format_: str, text: bytes, stored: bytes) -> None:
     assert encoded(formats, ProducerRecord(text, text, format=format_, key_format=format_)) == (stored, stored)
     again = formats.decode("t", format_, [], stored)
     assert encoded(formats, ProducerRecord(again, format=format_)) == (None, stored)

@@ -19,12 +19,13 @@ FOR_EVERYONE = {
     "encoding",
     "logs",
     "backoff",
+    "http_client",
     "environ",
     "chunked",
     "broker_protocols",
     "topics",
 }
-"""Errors, values that all packages exchange, settings, logging; the Protocols that `broker` implements."""
+"""Errors, values that all packages exchange, settings, logging, HTTP client; the Protocols that `broker` implements."""
 
 DEPENDENCIES = {
     "__init__": {"app"},  # the public interface
@@ -156,6 +157,15 @@ def test_imports_follow_the_architecture() -> None:
     found = list(chain.from_iterable(forbidden_imports(path.read_text("utf-8"), module) for module, path in modules()))
 
     assert not found, "imports that the architecture does not allow:\n" + "\n".join(found)
+
+
+def test_callbacks_import_neither_the_daemon_nor_the_store() -> None:
+    """They send requests to servers that clients choose: a review of what they can reach reads this package alone."""
+    allowed = ("config", "errors", "tasks", "backoff", "logs", "http_client", "node.callbacks", "node")
+    for module, imported in module_imports().items():
+        if module.startswith("kafka_http.node.callbacks"):
+            names = [each.removeprefix("kafka_http.") for each in imported]
+            assert [each for each in names if not each.startswith(allowed[:-1]) and each != allowed[-1]] == []
 
 
 def test_imports_have_no_cycles() -> None:

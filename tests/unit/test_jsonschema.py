@@ -14,7 +14,7 @@ from kafka_http.schemas.jsonschema_process import CheckingProcess
 from kafka_http.schemas.jsonschema_serializer import JsonSchemaCodec, JsonSchemaSerializer
 from kafka_http.schemas.registry import SchemaRegistry
 from kafka_http.schemas.registry_settings import RegistrySettings
-from tests.attempts import scaled
+from tests.support.polling import scaled
 
 DRAFTS = {
     "4": "http://json-schema.org/draft-04/schema#",
@@ -140,7 +140,9 @@ def test_numbers_keep_their_digits(codec: Codecs, number: bytes) -> None:
         (None, {"format": "date"}, "x", False),
     ],
 )
-def test_keywords_of_each_draft(codec: Codecs, draft: str | None, schema: Any, value: Any, fits: bool) -> None:
+def test_keywords_apply_from_their_draft_on(
+    codec: Codecs, draft: str | None, schema: Any, value: Any, fits: bool
+) -> None:
     text = json.dumps(value).encode()
     made = codec(schema if draft is None else {"$schema": DRAFTS[draft], **schema})
     if fits:
@@ -246,7 +248,7 @@ def test_schema_that_refers_to_itself_accepts_all(process: CheckingProcess, sche
     assert Codecs(process, True)(schema).encode(b"1") == b"1"
 
 
-def test_references_that_form_a_cycle(process: CheckingProcess) -> None:
+def test_references_that_form_a_cycle_are_resolved(process: CheckingProcess) -> None:
     tree = ("tree", {"properties": {"forest": {"$ref": "forest"}, "n": {"type": "integer"}}})
     forest = ("forest", {"items": {"$ref": "tree"}})
     codec = Codecs(process, True)({"$ref": "tree"}, tree, forest)
@@ -376,7 +378,7 @@ def test_checking_process_is_restarted_after_it_ended() -> None:
         ({"properties": {"pattern": {"type": "string"}, "$ref": {"type": "string"}}}, 5),
     ],
 )
-def test_estimate_work(schema: Any, work: Any) -> None:
+def test_estimate_work_of_a_schema_counts_its_parts(schema: Any, work: Any) -> None:
     assert estimate_work(schema) == work
 
 
@@ -392,7 +394,9 @@ def test_estimate_work(schema: Any, work: Any) -> None:
         ({"$ref": "x#y"}, {"x": {"definitions": {"y": {"$id": "#y"}}}}, UNBOUNDED),
     ],
 )
-def test_estimate_work_with_references(schema: Any, references: dict[str, Any], work: float) -> None:
+def test_estimate_work_of_a_schema_includes_its_references(
+    schema: Any, references: dict[str, Any], work: float
+) -> None:
     assert estimate_work(schema, references) == work
 
 

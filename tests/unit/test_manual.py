@@ -9,7 +9,7 @@ import pytest
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 from tests.support.manual import (
     ACTIVATE,
     MANUAL,
@@ -29,7 +29,7 @@ NEEDS_ENVIRONMENT = re.compile(r"(?<![\w/.-])(kafka-http|pip|pytest|python|flask
 """Programs that a shell finds only in the active virtual environment, as words of a command."""
 
 
-def test_every_call_is_listed() -> None:
+def test_every_route_is_listed_in_the_manual() -> None:
     app = create_app(load_config({"console": True}, environ={}), FakeBroker())
     calls = {
         f"`{method} {rule.rule}`"
@@ -49,7 +49,7 @@ def test_readme_has_at_most_200_lines_of_120_characters() -> None:
 @pytest.mark.parametrize(
     "command", ["'.[demo]' && .venv/bin/kafka-http demo", "'.[test]' && .venv/bin/python -m pytest"]
 )
-def test_readme_has_the_commands_that_start_the_demo_and_the_tests(command: str) -> None:
+def test_readme_has_one_command_for_the_demo_and_one_for_the_tests(command: str) -> None:
     found = [each for each in shell_commands(README) if each.endswith(command)]
     assert len(found) == 1
     assert found[0].startswith("python3 -m venv .venv && .venv/bin/pip install ")
@@ -58,7 +58,8 @@ def test_readme_has_the_commands_that_start_the_demo_and_the_tests(command: str)
 
 def commands() -> Iterator[tuple[str, bool]]:
     """Each command and each text in backquotes of the README and then the pages, and whether the command that
-    activates the virtual environment came before it."""
+    activates the virtual environment came before it.
+    """
     active = False
     for path in DOCUMENTS:
         text = path.read_text()
@@ -70,18 +71,18 @@ def commands() -> Iterator[tuple[str, bool]]:
                 yield command, active
 
 
-def test_commands_work_as_printed_with_the_environment_active_or_named() -> None:
+def test_documented_commands_activate_or_name_the_environment() -> None:
     found = [(command, active) for command, active in commands() if NEEDS_ENVIRONMENT.search(command)]
     assert len(found) > 20
     assert [command for command, active in found if not active] == []
 
 
-def test_the_lesson_activates_the_environment_by_itself() -> None:
+def test_readme_lesson_activates_the_environment() -> None:
     lesson = section(README, "## A lesson: Kafka in five curls")
     assert shell_commands(lesson)[:2] == [ACTIVATE, "kafka-http demo --topic rides:3"]
 
 
-def test_every_pip_install_of_ours_is_from_the_source_directory_with_extras_that_exist() -> None:
+def test_documented_pip_installs_use_the_source_directory_and_existing_extras() -> None:
     """The distribution is on no package index."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
@@ -110,7 +111,7 @@ def links(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
+def test_links_point_to_existing_files_and_headings(path: Path) -> None:
     broken = []
     for link in links(path.read_text()):
         file, _, fragment = link.partition("#")
@@ -122,14 +123,14 @@ def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", page_files(), ids=lambda path: path.name)
-def test_pages_link_only_to_pages_and_files_of_the_manual(path: Path) -> None:
+def test_manual_pages_link_only_inside_the_manual(path: Path) -> None:
     """The server shows the pages at /docs, and a wheel has no other files."""
     targets = [(MANUAL / link.partition("#")[0]).resolve() for link in links(path.read_text())]
     assert [each.name for each in targets if not each.is_relative_to(MANUAL)] == []
 
 
 @pytest.mark.parametrize("path", page_files(), ids=lambda path: path.name)
-def test_pages_have_a_table_of_contents(path: Path) -> None:
+def test_manual_pages_have_a_table_of_contents(path: Path) -> None:
     text = path.read_text()
     title, *_ = headings(text)
     assert text.startswith(f"# {title}\n")
@@ -139,7 +140,7 @@ def test_pages_have_a_table_of_contents(path: Path) -> None:
     ]
 
 
-def test_the_index_and_the_readme_link_to_every_page() -> None:
+def test_index_and_readme_link_to_every_page() -> None:
     names = {path.name for path in page_files()}
     assert set(links(section(page("index"), "## Pages"))) == names - {"index.md"}
     assert {Path(link).name for link in links(README) if link.startswith("kafka_http/manual/")} == names

@@ -52,7 +52,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
     check_table("settings", "## All settings", rows)
 
 
-def test_every_setting_of_the_registry_is_listed_with_its_default() -> None:
+def test_every_registry_setting_is_listed_with_its_default() -> None:
     defaults = RegistrySettings()
     assert list(registry_setting_help()) == list(RegistrySettings.__struct_fields__)
     rows = ([f"`{name}`", shown(getattr(defaults, name)), text] for name, text in registry_setting_help().items())
@@ -73,7 +73,7 @@ def test_every_error_is_listed_with_its_status() -> None:
     assert all(retry in {"no", "after", "see above"} and means for retry, means in written.values())
 
 
-def test_error_tree_is_drawn() -> None:
+def test_drawn_error_tree_matches_the_classes() -> None:
     drawn = re.findall(r"[├└]── (\w+)\s+(\d+)", errors.__doc__ or "")
     ours = {(each.__name__, str(each.code)) for each in all_errors() if each.__module__ == errors.__name__}
     assert set(drawn) == ours - {("KafkaHttpError", "500")}

@@ -11,7 +11,7 @@ from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
 from kafka_http.records import NewRecord
 from kafka_http.tasks import NewTask, encode_records, new_task_id
-from tests.fakes import FakeBroker
+from tests.support.fake_broker import FakeBroker
 
 
 class Callbacks:

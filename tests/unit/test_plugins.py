@@ -11,7 +11,7 @@ from kafka_http.config import ConfigError
 from kafka_http.config.sources import load_config
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import SerializerNotLoaded, load_serializers
-from tests.plugins import install_plugin
+from tests.support.plugin_package import install_plugin
 
 GOOD = """
 class Plain:

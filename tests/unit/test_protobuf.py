@@ -128,7 +128,7 @@ def test_encode_and_decode_match_bytes_of_the_specification(field: str, value: A
         ("int32 f = 1;", None, 0),
     ],
 )
-def test_encode_alternative_spelling_of_value(field: str, value: Any, same: Any) -> None:
+def test_encode_alternative_spelling_gives_same_value(field: str, value: Any, same: Any) -> None:
     codec = fields(field)
     assert codec.decode(codec.encode({"f": value}))["f"] == same
 
@@ -166,7 +166,7 @@ enum Closed { ONE = 1; }
 """
 
 
-def test_proto2_groups_and_extensions() -> None:
+def test_proto2_groups_and_extensions_are_encoded_and_decoded() -> None:
     codec = ProtobufCodec(PROTO2)
     value = {"f": 1, "part": [{"n": 2}], "c": "ONE", "[more]": 3}
     encoded = codec.encode(value)
@@ -189,7 +189,7 @@ def test_decode_accepts_missing_required_field() -> None:
 
 
 @pytest.mark.parametrize("edition", ["2023", "2024"])
-def test_editions_features(edition: str) -> None:
+def test_features_of_editions_are_encoded_and_decoded(edition: str) -> None:
     codec = ProtobufCodec(
         f'edition = "{edition}"; message M {{ int32 f = 1; int32 i = 2 [features.field_presence = IMPLICIT]; '
         "M m = 3 [features.message_encoding = DELIMITED]; }"
@@ -362,15 +362,16 @@ def test_decode_message_nested_too_deeply_is_rejected() -> None:
 @pytest.mark.parametrize("type_", ["Struct", "Value"])
 def test_encode_rejects_struct_depth_that_decode_rejects(type_: str) -> None:
     codec = fields(f"google.protobuf.{type_} f = 1;")
-    deepest = 0
+    deepest, problem = 0, ""
     for depth in range(1, 60):
         try:
             encoded = codec.encode({"f": nested(depth, innermost={"x": None})})
         except InvalidPayload as error:
-            assert error.problem == "the value is nested too deeply"
+            problem = error.problem
             break
         assert codec.decode(encoded)["f"] == nested(depth, innermost={"x": None})
         deepest = depth
+    assert problem == "the value is nested too deeply"
     assert deepest >= 30
 
 
@@ -554,12 +555,14 @@ def test_compile_removes_temporary_files(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_large_schema_is_compiled_or_rejected_in_time(text: str) -> None:
     began = time.monotonic()
+    refusal = ""
     try:
         codec = ProtobufCodec(f'syntax = "proto3"; {text}')
         assert codec.encode({}) == b"\0"
         codec.decode(b"\0")
     except InvalidSchema as error:
-        assert "maximum size" in str(error)
+        refusal = str(error)
+    assert not refusal or "maximum size" in refusal
     assert time.monotonic() - began < 10
 
 

@@ -27,7 +27,7 @@ def test_url_accepts_several_addresses(url: object) -> None:
     assert settings(url=url).url == ("http://a:8081", "https://b/x/")
 
 
-def test_settings_from_environment_and_flags() -> None:
+def test_environment_and_flags_set_registry_settings() -> None:
     environ = {
         "KAFKA_HTTP_SCHEMA_REGISTRY__URL": "http://a",
         "KAFKA_HTTP_SCHEMA_REGISTRY__TIMEOUT": "2.5",

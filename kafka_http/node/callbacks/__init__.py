@@ -1,18 +1,16 @@
-"""Telling whoever asked for it what became of a task: a signed POST to a URL of the client's, tried again until taken.
+"""Callbacks: a signed POST to a URL of the client when a task has ended, retried until it is delivered or given up.
 
-    guard, target, addresses    where it may go, by the URL's text and by the addresses that its host has
-    connection, delivery        one attempt
-    signature                   what a receiver knows us by
-    due, turns, sender          which are due, whose turn it is, when to try again
+    callback_guard              which URLs and addresses are allowed
+    callback_delivery           one attempt, and its signature
+    callback_sender             which callbacks are due, and when to try again
+    per_host_limiter            how many run at a time
 
-Knows tasks by their ids alone: what is due, and as what body, a `CallbackStore` says.
+This package knows tasks only by their ids; a `CallbackStore` provides the callbacks that are due and their bodies.
 """
 
-from kafka_http.node.callbacks.callback_delivery import CallbackDelivery, CallbackResult
+from kafka_http.node.callbacks.callback_delivery import CallbackDelivery, CallbackResult, signing_secrets
 from kafka_http.node.callbacks.callback_guard import CallbackGuard
-from kafka_http.node.callbacks.callback_sender import CallbackSender
-from kafka_http.node.callbacks.callback_signature import signing_secrets
-from kafka_http.node.callbacks.callback_store import CallbackStore
+from kafka_http.node.callbacks.callback_sender import CallbackSender, CallbackStore
 from kafka_http.tasks import DueCallback
 
 __all__ = [

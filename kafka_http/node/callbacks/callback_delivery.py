@@ -1,47 +1,48 @@
-"""One attempt at a callback: the signed POST, and what became of it."""
+"""One attempt at a callback: a signed POST.
 
+The signature has Stripe's form: `Kafka-Http-Signature: t=<unix seconds>,v1=<hex>`, with HMAC-SHA256 over `<t>.<body>`.
+There is one `v1` for each secret, so that a receiver that knows either of them accepts it during a rotation.
+"""
+
+import hmac
+import os
+import secrets
 import ssl
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
-from functools import cached_property
-from http.client import HTTPException
-from importlib.metadata import version
-from socket import gaierror
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal, Self
 
 from msgspec import Struct
 
+from kafka_http import http_client
 from kafka_http.config import Config
 from kafka_http.errors import InvalidCallback, Unavailable
-from kafka_http.node.callbacks.callback_connection import CheckedConnection, Deadline, in_time
+from kafka_http.http_client import HttpRequestFailed
 from kafka_http.node.callbacks.callback_guard import CallbackGuard
-from kafka_http.node.callbacks.callback_signature import sign, signing_secrets
 from kafka_http.tasks import DueCallback
 
-_USER_AGENT = f"kafka_http/{version('kafka_http')}"
-_ANSWER_BYTES = 4096
-_ANSWER_SECONDS = 1.0
-_WORDS: Mapping[type[Exception], str] = {
-    gaierror: "The receiver's host cannot be resolved.",
-    ssl.SSLError: "TLS with the receiver fails.",
-    ConnectionResetError: "The receiver closed the connection.",  # to http.client also one closed without an answer
-    BrokenPipeError: "The receiver closed the connection.",
-    OSError: "No connection to the receiver can be made.",
-    HTTPException: "The receiver does not answer in HTTP.",
-}
-"""The first that fits."""
+SECRET_FILE = "callback-secret"  # noqa: S105  a name
+_MIN_SECRET_LENGTH = 16
+_MAX_RESPONSE_BYTES = 16 * 1024
+_BODY_SECONDS = 1.0
 
 
 class CallbackResult(Struct, frozen=True):
-    """`gone`: the receiver wants no more of it; `refused`: it may not go there; `failed`: it may go well next time."""
+    """The result of one attempt.
+
+    `gone`: the receiver wants no more attempts. `refused`: the guard does not allow the URL. `failed`: another attempt
+    may succeed. `reason` is a sentence for users.
+    """
 
     status: Literal["delivered", "gone", "refused", "failed"]
     reason: str = ""
 
 
 class CallbackDelivery:
-    """Makes callbacks. Any thread may call."""
+    """Posts callbacks. Any thread may call."""
 
     def __init__(
         self,
@@ -52,68 +53,111 @@ class CallbackDelivery:
         clock: Callable[[], float] = time.time,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`timeout` is for an attempt from the resolver's question to the status of the answer, in seconds."""
+        """`timeout` in seconds is for an attempt, from the resolver's query to the status of the response."""
         self._guard = guard
         self._secrets = secrets
         self._timeout = timeout
         self._clock = clock
-        self._given_tls = tls
+        self._tls = tls
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        return cls(CallbackGuard.of(config), lambda: signing_secrets(config), config.callback_timeout)
+    def from_config(cls, config: Config) -> Self:
+        return cls(CallbackGuard.from_config(config), lambda: signing_secrets(config), config.callback_timeout)
 
     def post(self, callback: DueCallback) -> CallbackResult:
-        """Blocks for the time-out at most, and a second for the rest of an answer. Raises nothing."""
+        """Make one attempt. Blocks for at most the timeout and a second for the response's body. Raises nothing."""
         try:
-            status = self._status(callback)
+            status = self._post(callback)
         except InvalidCallback as error:
             return CallbackResult("refused", error.message)
         except Unavailable as error:
             return CallbackResult("failed", error.message)
-        except (OSError, HTTPException) as error:
-            return CallbackResult("failed", self._in_words(error))
-        return _outcome(status)
+        except HttpRequestFailed as error:
+            return CallbackResult("failed", f"The receiver {error}.")
+        return _result_of(status)
 
-    def _status(self, callback: DueCallback) -> int:
+    def _post(self, callback: DueCallback) -> int:
+        """Return the status of the response."""
         headers = self._headers(callback)
-        deadline = Deadline(self._timeout)
         target = self._guard.check_url(callback.url)
-        addresses = in_time(lambda: self._guard.addresses(target), deadline)
-        with closing(CheckedConnection(target, addresses, deadline, lambda: self._tls)) as connection:
-            connection.request("POST", target.path, callback.body, headers)
-            with connection.getresponse() as answer:
-                deadline.end_within(_ANSWER_SECONDS)
-                with suppress(OSError, HTTPException):  # what it says is known, the rest is politeness
-                    answer.read(_ANSWER_BYTES)
-                return answer.status
+        with http_client.send(
+            "POST",
+            target,
+            headers,
+            callback.body,
+            timeout=self._timeout,
+            max_bytes=_MAX_RESPONSE_BYTES,
+            resolve=lambda *_: self._guard.addresses(target),
+            tls=self._tls,
+        ) as response:
+            with suppress(HttpRequestFailed):  # a receiver gets no error while it sends, but the status is known
+                response.read(_BODY_SECONDS)
+            return response.status
 
     def _headers(self, callback: DueCallback) -> dict[str, str]:
         return {
             "Content-Type": "application/json",
-            "User-Agent": _USER_AGENT,
-            "Connection": "close",
             "Kafka-Http-Task": callback.task_id,
             "Kafka-Http-Attempt": str(callback.attempts + 1),
             "Kafka-Http-Signature": sign(callback.body, int(self._clock()), self._secrets()),
         }
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return self._given_tls or ssl.create_default_context()
 
-    def _in_words(self, error: OSError | HTTPException) -> str:
-        if isinstance(error, TimeoutError):
-            return f"The receiver did not answer within {self._timeout:g} s."
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"The receiver's certificate is not trusted: {error.verify_message.rstrip('.')}."
-        return next(words for kind, words in _WORDS.items() if isinstance(error, kind))
-
-
-def _outcome(status: int) -> CallbackResult:
+def _result_of(status: int) -> CallbackResult:
     if 200 <= status < 300:
         return CallbackResult("delivered")
     if status == 410:
-        return CallbackResult("gone", "The receiver answered with status 410: it wants no more of it.")
+        return CallbackResult("gone", "The receiver answered with status 410 and wants no more attempts.")
     redirected = " Redirects are not followed." if 300 <= status < 400 else ""
     return CallbackResult("failed", f"The receiver answered with status {status}.{redirected}")
+
+
+def sign(body: bytes, timestamp: int, secrets: Sequence[str]) -> str:
+    """Return the value of the signature header. `timestamp` is in seconds since 1970."""
+    signed = b"%d.%s" % (timestamp, body)
+    signatures = [hmac.digest(secret.encode(), signed, "sha256").hex() for secret in secrets]
+    return ",".join([f"t={timestamp}", *(f"v1={signature}" for signature in signatures)])
+
+
+def signing_secrets(config: Config) -> Sequence[str]:
+    """Return the secrets of the settings, or else the secret of the data directory, which is created if it is missing.
+
+    Processes that call this at the same time get the same secret. Raises `Unavailable` if the file cannot be read or
+    created.
+    """
+    if config.callback_secret:
+        return config.callback_secret
+    try:
+        return [_read_or_create_secret(config.data_dir / SECRET_FILE)]
+    except OSError as error:
+        raise Unavailable(
+            f"The secret of the callbacks cannot be stored in the data directory: {error.strerror}. "
+            "Set the setting callback_secret instead."
+        ) from None
+
+
+def _read_or_create_secret(file: Path) -> str:
+    if not file.exists():
+        _create_secret(file)
+    secret = file.read_text("utf-8", errors="replace").strip()
+    if len(secret) < _MIN_SECRET_LENGTH:
+        raise Unavailable(
+            f"The file {SECRET_FILE} in the data directory must contain a secret of at least {_MIN_SECRET_LENGTH} "
+            "characters. Remove the file, and a new one is created."
+        )
+    return secret
+
+
+def _create_secret(file: Path) -> None:
+    """Write the file whole or not at all, and never replace one that another process may have read already."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{SECRET_FILE}.", dir=file.parent)  # with mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(f"{secrets.token_urlsafe(32)}\n")
+            opened.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+    finally:
+        Path(temporary).unlink()

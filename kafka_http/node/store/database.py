@@ -1,4 +1,4 @@
-"""One database, SQLite's file in the data directory or a PostgreSQL: opening it, its one writer at a time."""
+"""The database of the state store: opening a SQLite file or a PostgreSQL, and transactions one after the other."""
 
 import logging
 import os
@@ -28,10 +28,9 @@ Change = Callable[[Connection], Result]
 
 
 def open_database(data_dir: Path, url: str = "", min_free: int | None = None) -> "Database":
-    """The store of a node: the PostgreSQL at `url`, or without one a file in `data_dir`, which must be there.
+    """Open the store of a node, the PostgreSQL at `url` or a file in the existing `data_dir`, and upgrade its schema.
 
-    Its schema is brought up to date. `min_free` is the setting `outbox_min_free`, which counts for a file alone. Raises
-    `Unavailable`, whose sentence says what is wrong with it.
+    `min_free` is the setting `outbox_min_free`, which only applies to a file. Raises `Unavailable`.
     """
     file = data_dir / FILE_NAME
     database = Database(_postgresql(parse_store_url(url))) if url else Database(_sqlite(file), file, min_free)
@@ -44,34 +43,35 @@ def open_database(data_dir: Path, url: str = "", min_free: int | None = None) ->
 
 
 def parse_store_url(url: str) -> URL:
-    """The parts of the setting store_url. Raises `ConfigError`, which does not show the URL: it may have a password."""
+    """Parse the setting store_url. Raises `ConfigError`, whose text omits the URL because of its password."""
     try:
         parsed = make_url(url)
     except (ValueError, SQLAlchemyError):
         parsed = None
     if parsed is None or "@" in (parsed.host or ""):
         raise ConfigError(
-            "The setting store_url takes a URL such as postgresql://user:password@host:5432/name. In user and password "
-            "the characters @ : / ? # [ ] % must be percent-encoded, such as %40 for @."
+            "store_url must be a URL such as postgresql://user:password@host:5432/name. In user and password, the "
+            "characters @ : / ? # [ ] % must be percent-encoded, such as %40 for @."
         )
     return parsed
 
 
 def _sqlite(file: Path) -> Engine:
     try:
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # its -wal and -shm get the same mode
+        # SQLite gives its -wal and -shm files the same mode.
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Unavailable(f"The state store {file} cannot be opened: {error.strerror}.") from None
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
         connect_args={"check_same_thread": False, "timeout": _BUSY_SECONDS},
-        pool_reset_on_return=None,  # each transaction has its own end; a rollback after it does nothing, and takes time
+        pool_reset_on_return=None,  # each transaction is ended here; another rollback would only take time
     )
 
     @event.listens_for(engine, "connect")
-    def settle(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # else the driver begins transactions by itself, and too late
-        # Some builds fill what is deleted with zeros, which takes as much room on the disk again.
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # otherwise the driver begins transactions itself, and too late
+        # Some builds overwrite deleted content with zeros, which takes the same space on the disk again.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=FAST"):
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -107,64 +107,65 @@ def _is_durable(connection: Connection) -> bool:
 
 
 class Database:
-    """Runs changes one after the other. Changes that come while another is being written share the next commit."""
+    """Runs transactions one after the other. Changes that arrive during a commit share the next one.
+
+    The daemon opens it for its lifetime. Any thread may call; a call blocks until its commit.
+    """
 
     def __init__(self, engine: Engine, file: Path | None = None, min_free: int | None = None) -> None:
-        """`file` is SQLite's. `min_free` bytes of its disk stay free: by default 64 MiB, or 5 % of a smaller disk."""
+        """`file` is the SQLite file, if any. `min_free` bytes of its disk stay free: by default 64 MiB, at most 5 %."""
         self._engine = engine
         self._lazy_engine = engine.execution_options(is_durable=False)
         self._file = file
         self._min_free = min_free
-        self._waiting: deque[_Waiting[Any]] = deque()
-        self._writing = threading.Lock()
-        self._fault = ""
+        self._queue: deque[_Transaction[Any]] = deque()
+        self._commit_lock = threading.Lock()
+        self._problem = ""
 
     @property
     def is_shared(self) -> bool:
-        """Whether other nodes may use it too."""
+        """Whether other nodes may use it, too."""
         return self._engine.dialect.name != "sqlite"
 
     def write(self, change: Change[Result], *, durable: bool = True) -> Result:
-        """What `change` returns of its connection, once that is committed. Any thread may call.
+        """Run `change` in a transaction and return its result after the commit.
 
-        If `durable` is false, the commit survives the end of this process, but a crash of the machine (or of
-        PostgreSQL) may undo it: nothing waits for the disk. The next durable commit makes it durable, too.
+        If `durable` is false, the commit survives the end of this process, but a crash of the machine or of PostgreSQL
+        may undo it, because nothing waits for the disk. The next durable commit makes it durable, too.
 
-        A change may run twice, so its second run must do no harm. What it raises of ours undoes nothing: it should do
-        so before it writes. Raises `Unavailable` where the database fails.
+        A change may run twice, so it must be idempotent. If it raises a `KafkaHttpError`, there is no rollback, so it
+        must not have written anything before. Raises `Unavailable` if the database fails.
         """
-        mine = _Waiting(change, durable)
-        self._waiting.append(mine)
-        with self._writing:
-            if not mine.is_done:
-                self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
-        return mine.result()
+        transaction = _Transaction(change, durable)
+        self._queue.append(transaction)
+        with self._commit_lock:
+            if not transaction.is_done:
+                self._commit([self._queue.popleft() for _ in range(len(self._queue))])
+        return transaction.result()
 
-    def check_room(self, size: int = 0) -> None:
-        """Raise `Unavailable` where `size` more bytes would leave too little of the disk: what is there already needs
-        some until it is done with."""
+    def check_space(self, size: int = 0) -> None:
+        """Raise `Unavailable` if `size` more bytes would leave less than `min_free` of the disk.
+
+        The reserve is needed to record the results of what is stored already.
+        """
         if self._file is None:
             return
         disk = os.statvfs(self._file.parent)
-        least = self._min_free
-        if least is None:
-            least = min(_MIN_FREE, disk.f_blocks * disk.f_frsize // 20)
-        needed = least + 2 * size  # once in the log, once in the file
+        min_free = self._min_free
+        if min_free is None:
+            min_free = min(_MIN_FREE, disk.f_blocks * disk.f_frsize // 20)
+        needed = min_free + 2 * size  # once in the log, once in the file
         available = disk.f_bavail * disk.f_frsize
-        if available - _size(self._log) < needed and available + self.write(self._unused) < needed:
+        wal = self._file.with_name(f"{self._file.name}-wal")
+        if available - _size(wal) < needed and available + self.write(self._reusable_bytes) < needed:
             raise Unavailable(
-                "The disk of the server's state store is almost full (setting outbox_min_free): nothing was taken, try "
-                "again later."
+                "The disk of the server's state store is almost full (setting outbox_min_free). Nothing was stored. "
+                "Try again later."
             )
 
-    @property
-    def _log(self) -> Path:
-        assert self._file is not None  # noqa: S101  asked for SQLite's alone
-        return self._file.with_name(f"{self._file.name}-wal")
-
-    def _unused(self, connection: Connection) -> int:
-        """The bytes that the file has free inside, less those by which it is about to grow."""
-        assert self._file is not None  # noqa: S101  asked for SQLite's alone
+    def _reusable_bytes(self, connection: Connection) -> int:
+        """The free bytes inside the SQLite file, less the bytes by which the next checkpoint extends it."""
+        assert self._file is not None  # noqa: S101  only called for SQLite
         pages, free, size = (
             int(connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0)
             for name in ("page_count", "freelist_count", "page_size")
@@ -174,7 +175,7 @@ class Database:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _commit(self, batch: "list[_Waiting[Any]]", *, again: bool = True) -> None:
+    def _commit(self, batch: "list[_Transaction[Any]]", *, is_retry: bool = False) -> None:
         has_begun = False
         engine = self._engine if any(each.is_durable for each in batch) else self._lazy_engine
         try:
@@ -183,24 +184,25 @@ class Database:
                 for each in batch:
                     each.run(connection)
         except SQLAlchemyError as error:
-            if again and _is_full(error) and self._make_room():
-                self._commit(batch, again=False)
-            elif has_begun and len(batch) > 1:
+            if not is_retry and _is_disk_full(error) and self._restart_wal():
+                self._commit(batch, is_retry=True)
+            elif has_begun and len(batch) > 1:  # one of the changes may be the cause
                 for each in batch:
                     self._commit([each])
-            elif again and isinstance(error, DBAPIError) and error.connection_invalidated:
-                self._commit(batch, again=False)
+            elif not is_retry and isinstance(error, DBAPIError) and error.connection_invalidated:
+                # PostgreSQL has closed the pooled connection; the pool opens another one.
+                self._commit(batch, is_retry=True)
             else:
-                self._say(str(getattr(error, "orig", error)).strip().partition("\n")[0])
-                for each in batch:  # one alone, or all of them in vain
-                    each.failure = Unavailable("The server's state store does not answer; its log says why.")
+                self._log_change(str(getattr(error, "orig", error)).strip().partition("\n")[0])
+                for each in batch:
+                    each.failure = Unavailable("The server's state store does not answer; see the server's log.")
         else:
-            self._say("")
+            self._log_change("")
         for each in batch:
             each.is_done = True
 
-    def _make_room(self) -> bool:
-        """Let SQLite's log begin anew, in the room that it has already. Whether that could be done."""
+    def _restart_wal(self) -> bool:
+        """Let SQLite reuse the space of its write-ahead log. Returns whether that was possible."""
         connection = self._engine.raw_connection()
         try:
             return not connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
@@ -209,13 +211,13 @@ class Database:
         finally:
             connection.close()
 
-    def _say(self, fault: str) -> None:
-        """Log what has gone wrong when it begins, and when it is over."""
-        if fault and fault != self._fault:
-            log.error("The state store fails: %s", fault)
-        elif self._fault and not fault:
-            log.info("The state store answers again")
-        self._fault = fault
+    def _log_change(self, problem: str) -> None:
+        """Log a problem when it first occurs and when it is over."""
+        if problem and problem != self._problem:
+            log.error("State store failed: %s", problem)
+        elif self._problem and not problem:
+            log.info("State store answers again.")
+        self._problem = problem
 
 
 def _size(file: Path) -> int:
@@ -225,12 +227,12 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _is_full(error: SQLAlchemyError) -> bool:
+def _is_disk_full(error: SQLAlchemyError) -> bool:
     return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-class _Waiting(Generic[Result]):
-    """A change that a thread waits for."""
+class _Transaction(Generic[Result]):
+    """A change whose thread waits for the commit."""
 
     def __init__(self, change: Change[Result], is_durable: bool) -> None:
         self.is_durable = is_durable
@@ -242,8 +244,8 @@ class _Waiting(Generic[Result]):
     def run(self, connection: Connection) -> None:
         try:
             self._result = [self._change(connection)]
-        except KafkaHttpError as refusal:
-            self.failure = refusal
+        except KafkaHttpError as error:
+            self.failure = error
 
     def result(self) -> Result:
         if self.failure is not None:

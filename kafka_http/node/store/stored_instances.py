@@ -1,4 +1,4 @@
-"""Consumer instances in the state store: what core's `InstanceStore` asks for."""
+"""Consumer instances in the state store: the implementation of `InstanceStore`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,9 +31,9 @@ _LOAD = select(instances).where(instances.c.owner == bindparam("of_owner"))
 
 
 class StoredInstances:
-    """The instances of one of the nodes on a database. Any thread may call; a call returns once it is committed.
+    """The instances of one node in a database. Any thread may call; a call returns after its commit.
 
-    What another node has made its own is no longer changed here.
+    Instances that another node has adopted are not changed.
     """
 
     def __init__(self, database: Database, node_id: str = "") -> None:
@@ -41,7 +41,7 @@ class StoredInstances:
         self._node_id = node_id
 
     def claim_cluster(self, cluster_id: str) -> None:
-        """Say which Kafka cluster instances and tasks are of. Raises `Unavailable` where there are some of another."""
+        """Bind the store to a Kafka cluster. Raises `Unavailable` if it has instances or tasks of another cluster."""
 
         def claim(connection: Connection) -> None:
             known = read_meta(connection, "cluster_id")
@@ -78,7 +78,7 @@ class StoredInstances:
     def load(self) -> list[StoredInstance]:
         ours = {"of_owner": self._node_id}
         rows = self._database.write(lambda connection: connection.execute(_LOAD, ours).mappings().all())
-        return [stored_instance(row) for row in rows]
+        return [instance_from_row(row) for row in rows]
 
     def _ours(self, group: str, name: str) -> dict[str, Any]:
         return _this(group, name) | {"of_owner": self._node_id}
@@ -90,8 +90,8 @@ class StoredInstances:
 def _other_cluster(count: int, waiting: int, known: str, other: str) -> Unavailable:
     held = f"{count} consumer instances" + (f" and {waiting} tasks" if waiting else "")
     return Unavailable(
-        f"The state store holds {held} of the Kafka cluster {known}, and the brokers are of the "
-        f"cluster {other}: point bootstrap_servers at theirs, or choose another data_dir or store_url."
+        f"The state store holds {held} of the Kafka cluster {known}, but bootstrap_servers are brokers of the "
+        f"cluster {other}. Set bootstrap_servers to their cluster, or set another data_dir or store_url."
     )
 
 
@@ -114,8 +114,8 @@ def _progressed(progress: InstanceProgress) -> dict[str, Any]:
     return dict(zip(_PROGRESS, (progress.generation, *places), strict=True))
 
 
-def stored_instance(row: Mapping[Any, Any]) -> StoredInstance:
-    """An instance of its row."""
+def instance_from_row(row: Mapping[Any, Any]) -> StoredInstance:
+    """Decode a row of the table `instances`."""
     definition = InstanceDefinition(
         row["group_id"],
         row["name"],

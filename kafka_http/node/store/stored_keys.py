@@ -9,13 +9,13 @@ from sqlalchemy import Connection, bindparam, delete, select, text, tuple_, upda
 
 from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
-from kafka_http.node.store.stored_nodes import now_of
+from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import idempotency_keys as keys
 from kafka_http.node.store.tables import nodes
 from kafka_http.records import KeyClaimResult, StoredResponse
 
 IsGone = Callable[[str], bool]
-"""Whether a worker of this node, by its name, will not conclude any more what it has begun. Must not block."""
+"""Returns whether a worker of this node, by its name, can no longer complete its requests. Must not block."""
 
 _THIS = (keys.c.caller == bindparam("of_caller"), keys.c.name == bindparam("of_name"))
 _HELD = (*_THIS, keys.c.holder == bindparam("of_holder"))
@@ -33,10 +33,10 @@ _TAKE = (
     .values({each: bindparam(each) for each in ("fingerprint", "holder", "created", *_ANSWER)})
 )
 _KEEP = update(keys).where(*_HELD).values({each: bindparam(each) for each in _ANSWER})
-_FREE = delete(keys).where(*_HELD, _IS_RUNNING)
-_PLACE = tuple_(keys.c.caller, keys.c.name)
-_REMOVE_OLD = delete(keys).where(
-    _PLACE.in_(
+_RELEASE = delete(keys).where(*_HELD, _IS_RUNNING)
+_PRIMARY_KEY = tuple_(keys.c.caller, keys.c.name)
+_REMOVE_EXPIRED = delete(keys).where(
+    _PRIMARY_KEY.in_(
         select(keys.c.caller, keys.c.name)
         .where(keys.c.created < bindparam("before"), keys.c.status.is_not(None))
         .order_by(keys.c.created)
@@ -47,23 +47,22 @@ _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class StoredKeys:
-    """The keys on a database, as one of its nodes has them. Any thread may call; a call returns once it is committed.
+    """The idempotency keys of a database, for one of its nodes. Any thread may call; a call returns after its commit.
 
-    A holder is `worker/attempt` for a caller, and `node/worker/attempt` in the database. All raise `Unavailable`.
+    A holder is `worker/attempt` in arguments, and `node/worker/attempt` in the database. All raise `Unavailable`.
     """
 
     def __init__(self, database: Database, node_id: str = "", retention: float = 86400.0) -> None:
-        """`retention`: the seconds from its claim for which a key has its answer."""
+        """`retention` is for how many seconds after its claim a key keeps its response."""
         self._database = database
         self._node_id = node_id
         self._retention = retention
 
     def claim(self, caller: str, name: str, fingerprint: str, holder: str, is_gone: IsGone) -> KeyClaimResult:
-        """As `claim_key` of core's `IdempotencyKeys`."""
+        """See `IdempotencyKeys.claim_key`."""
         ours = f"{self._node_id}/{holder}"
         new = _this(caller, name) | {"fingerprint": fingerprint, "holder": ours, "created": time.time()}
-
-        shortage = self._shortage()
+        shortage = self._shortage()  # may run a transaction itself, so not inside the one below
 
         def claim(connection: Connection) -> KeyClaimResult:
             if shortage is not None and connection.execute(_FIND, _this(caller, name)).first() is None:
@@ -71,11 +70,11 @@ class StoredKeys:
             if connection.execute(_INSERT, new).rowcount:
                 return KeyClaimResult("claimed")
             row = connection.execute(_FIND, _this(caller, name)).mappings().first()
-            if row is None:  # gone a moment ago: another node has removed it
+            if row is None:  # another node has just removed it
                 return KeyClaimResult("in_progress")
             if row["holder"] == ours:
                 return KeyClaimResult("claimed")
-            if self._is_free(connection, row, is_gone):
+            if self._is_claimable(connection, row, is_gone):
                 held = {"of_holder": row["holder"], "of_created": row["created"]}
                 taken = connection.execute(_TAKE, new | held | dict.fromkeys(_ANSWER))
                 return KeyClaimResult("claimed" if taken.rowcount else "in_progress")
@@ -88,43 +87,45 @@ class StoredKeys:
         kept = {"status": answer.status, "headers": headers, "body": answer.body}
         self._execute(_KEEP, self._held(caller, name, holder) | kept)
 
-    def free(self, caller: str, name: str, holder: str) -> None:
-        self._execute(_FREE, self._held(caller, name, holder))
+    def release(self, caller: str, name: str, holder: str) -> None:
+        self._execute(_RELEASE, self._held(caller, name, holder))
 
-    def are_running(self) -> bool:
-        """Whether workers of this node have keys that are running."""
+    def has_running(self) -> bool:
+        """Return whether requests of this node's workers have keys in progress."""
         return bool(self._database.write(self._running))
 
-    def free_those(self, is_gone: IsGone) -> None:
-        """Free this node's running keys whose workers are gone."""
+    def release_abandoned(self, is_gone: IsGone) -> None:
+        """Release this node's keys in progress whose workers are gone."""
 
-        def free(connection: Connection) -> None:
-            if orphans := [each for each in self._running(connection) if is_gone(_worker_of(each["of_holder"]))]:
-                connection.execute(_FREE, orphans)
+        def release(connection: Connection) -> None:
+            if abandoned := [each for each in self._running(connection) if is_gone(_worker_of(each["of_holder"]))]:
+                connection.execute(_RELEASE, abandoned)
 
-        self._database.write(free)
+        self._database.write(release)
 
-    def remove_old(self, count: int) -> int:
-        """Remove so many at most of the answers that are kept no longer; how many there were."""
-        old = {"before": time.time() - self._retention, "count": count}
-        return self._database.write(lambda connection: connection.execute(_REMOVE_OLD, old).rowcount)
+    def remove_expired(self, count: int) -> int:
+        """Remove up to `count` expired responses. Returns the number removed."""
+        expired = {"before": time.time() - self._retention, "count": count}
+        return self._database.write(lambda connection: connection.execute(_REMOVE_EXPIRED, expired).rowcount)
 
     def _shortage(self) -> Unavailable | None:
-        """Why there is no room for another key, where that is so."""
+        """Return the error for a new key if the disk has no space for it."""
         try:
-            self._database.check_room()
+            self._database.check_space()
         except Unavailable as error:
             return error
         return None
 
-    def _is_free(self, connection: Connection, row: Mapping[Any, Any], is_gone: IsGone) -> bool:
-        """Whether a key is free though it is there: its answer is old, or its holder is no more."""
+    def _is_claimable(self, connection: Connection, row: Mapping[Any, Any], is_gone: IsGone) -> bool:
+        """Return whether an existing key can be claimed: its response has expired, or its holder is gone."""
         if row["status"] is not None:
             return bool(row["created"] < time.time() - self._retention)
         node_id = row["holder"].partition("/")[0]
         if node_id == self._node_id:
             return is_gone(_worker_of(row["holder"]))
-        leased = select(nodes.c.node_id).where(nodes.c.node_id == node_id, nodes.c.leased_until > now_of(connection))
+        leased = select(nodes.c.node_id).where(
+            nodes.c.node_id == node_id, nodes.c.leased_until > database_time(connection)
+        )
         return connection.execute(leased).first() is None
 
     def _running(self, connection: Connection) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The nodes that share a store: who owns which instance, by a lease on the database's clock."""
+"""The nodes that share a store: which node owns which instance, with leases by the database's clock."""
 
 import secrets
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Join, insert, literal_column, or_, select, update
 
 from kafka_http.node.store.database import Database
-from kafka_http.node.store.stored_instances import stored_instance
+from kafka_http.node.store.stored_instances import instance_from_row
 from kafka_http.node.store.tables import instances, nodes, read_meta, write_meta
 from kafka_http.records import InstanceDefinition, InstanceSettings, StoredInstance
 
@@ -23,7 +23,7 @@ Key = tuple[str, str]
 
 
 class InstanceOwner(Struct, frozen=True):
-    """The node that has an instance, and whether its lease has run out. `timeout` is the instance's, in seconds."""
+    """The node that has an instance. `is_gone`: its lease has expired. `timeout` is the instance's, in seconds."""
 
     node_id: str
     url: str
@@ -32,9 +32,9 @@ class InstanceOwner(Struct, frozen=True):
 
 
 class StoredNodes:
-    """One of the nodes on a database, and what it has to do with the others. Any thread may call.
+    """One of the nodes on a database, and its view of the others. Any thread may call; a call returns after its commit.
 
-    All raise `Unavailable` where the database cannot be reached.
+    All methods raise `Unavailable` if the database cannot be reached.
     """
 
     def __init__(self, database: Database, node_id: str, url: str) -> None:
@@ -43,7 +43,7 @@ class StoredNodes:
         self._url = url
 
     def secret(self) -> str:
-        """What the nodes know each other by."""
+        """Return the secret by which the nodes recognize each other, created by the first of them."""
 
         def read_or_make(connection: Connection) -> str:
             secret = read_meta(connection, "secret")
@@ -54,39 +54,44 @@ class StoredNodes:
 
         return self._database.write(read_or_make)
 
-    def renew(self) -> None:
-        """Answer for the instances that are this node's, for another `LEASE_SECONDS` from now."""
+    def renew_lease(self) -> None:
+        """Extend the lease on this node's instances to `LEASE_SECONDS` from now."""
 
         def renew(connection: Connection) -> None:
-            values = {"url": self._url, "leased_until": now_of(connection) + LEASE_SECONDS}
+            values = {"url": self._url, "leased_until": database_time(connection) + LEASE_SECONDS}
             ours = nodes.c.node_id == self.node_id
             if not connection.execute(update(nodes).where(ours).values(values)).rowcount:
                 connection.execute(insert(nodes).values({"node_id": self.node_id} | values))
 
         self._database.write(renew)
 
-    def give_up(self) -> None:
-        """Let others have this node's instances at once."""
+    def release_lease(self) -> None:
+        """End the lease, so that other nodes can adopt this node's instances at once."""
 
-        def give_up(connection: Connection) -> None:
+        def release(connection: Connection) -> None:
             ours = nodes.c.node_id == self.node_id
-            connection.execute(update(nodes).where(ours).values(leased_until=now_of(connection)))
+            connection.execute(update(nodes).where(ours).values(leased_until=database_time(connection)))
 
-        self._database.write(give_up)
+        self._database.write(release)
 
     def definitions(self) -> list[InstanceDefinition]:
-        """The instances of all nodes, by group and name."""
+        """Return the instances of all nodes, by group and name."""
         wanted = select(instances).order_by(instances.c.group_id, instances.c.name)
         rows = self._database.write(lambda connection: connection.execute(wanted).mappings().all())
-        return [stored_instance(row).definition for row in rows]
+        return [instance_from_row(row).definition for row in rows]
 
     def owner(self, group: str, name: str) -> InstanceOwner | None:
-        """The node that has an instance; None where there is no such instance."""
+        """Return the node that has an instance, or None if there is no such instance."""
 
         def find(connection: Connection) -> InstanceOwner | None:
             row = connection.execute(
-                select(instances.c.owner, nodes.c.url, nodes.c.leased_until - now_of(connection), instances.c.settings)
-                .select_from(_owned())
+                select(
+                    instances.c.owner,
+                    nodes.c.url,
+                    nodes.c.leased_until - database_time(connection),
+                    instances.c.settings,
+                )
+                .select_from(_instances_with_nodes())
                 .where(instances.c.group_id == group, instances.c.name == name)
             ).first()
             if row is None:
@@ -97,36 +102,36 @@ class StoredNodes:
         return self._database.write(find)
 
     def adopt(self, group: str, name: str) -> StoredInstance | None:
-        """Make an instance this node's own, where its owner's lease has run out; None where another was quicker."""
+        """Take over an instance whose owner's lease has expired. Returns None if another node was faster."""
 
         def adopt(connection: Connection) -> StoredInstance | None:
             this = (instances.c.group_id == group, instances.c.name == name)
-            leased = select(nodes.c.node_id).where(nodes.c.leased_until > now_of(connection))
+            leased = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
             taken = connection.execute(
                 update(instances).where(*this, instances.c.owner.not_in(leased)).values(owner=self.node_id)
             )
             if not taken.rowcount:
                 return None
-            return stored_instance(connection.execute(select(instances).where(*this)).mappings().one())
+            return instance_from_row(connection.execute(select(instances).where(*this)).mappings().one())
 
         return self._database.write(adopt)
 
-    def orphans(self, seconds: float) -> list[Key]:
-        """The instances whose owner's lease has run out so long ago."""
+    def expired_instances(self, seconds: float) -> list[Key]:
+        """Return the instances of other nodes whose lease expired at least `seconds` ago."""
 
         def find(connection: Connection) -> list[Key]:
-            gone = or_(nodes.c.leased_until.is_(None), nodes.c.leased_until <= now_of(connection) - seconds)
+            gone = or_(nodes.c.leased_until.is_(None), nodes.c.leased_until <= database_time(connection) - seconds)
             found = connection.execute(
                 select(instances.c.group_id, instances.c.name)
-                .select_from(_owned())
+                .select_from(_instances_with_nodes())
                 .where(gone, instances.c.owner != self.node_id)
             )
             return [(group, name) for group, name in found]
 
         return self._database.write(find)
 
-    def lost(self, keys: Collection[Key]) -> list[Key]:
-        """Which of these instances have become another node's."""
+    def adopted_by_others(self, keys: Collection[Key]) -> list[Key]:
+        """Return those of the instances that belong to another node now."""
 
         def find(connection: Connection) -> list[Key]:
             found = connection.execute(
@@ -138,10 +143,10 @@ class StoredNodes:
         return self._database.write(find) if keys else []
 
 
-def _owned() -> Join:
+def _instances_with_nodes() -> Join:
     return instances.outerjoin(nodes, nodes.c.node_id == instances.c.owner)
 
 
-def now_of(connection: Connection) -> ColumnElement[float]:
-    """The database's clock, in seconds since 1970."""
+def database_time(connection: Connection) -> ColumnElement[float]:
+    """Return the SQL of the database's clock, in seconds since 1970."""
     return literal_column(_CLOCKS[connection.dialect.name])

@@ -1,7 +1,7 @@
-"""Tasks in the state store: what core's `TaskStore` asks for, and the callbacks that are due."""
+"""Tasks and their callbacks in the state store: the implementations of `TaskStore` and `CallbackStore`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
@@ -9,15 +9,25 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
-from kafka_http.node.store.stored_nodes import now_of
+from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import lanes, nodes, tasks
-from kafka_http.tasks import NewTask, QueuedTask, Task, TaskCallback, TaskResult, TaskStatus, decode_records
+from kafka_http.tasks import (
+    DueCallback,
+    NewTask,
+    QueuedTask,
+    Task,
+    TaskCallback,
+    TaskResult,
+    TaskStatus,
+    callback_body,
+    decode_records,
+)
 
-_FORGOTTEN_AT_ONCE = 1000
+_REMOVE_BATCH = 1000
 _PENDING = tasks.c.status == "pending"
 _OF_TOPIC = (_PENDING, tasks.c.topic == bindparam("of_topic"))
 _THIS = tasks.c.id == bindparam("of_id")
-SHOWN = (
+_TASK_COLUMNS = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
 )
@@ -25,7 +35,7 @@ _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
-_FIND = select(*SHOWN).where(_THIS)
+_FIND = select(*_TASK_COLUMNS).where(_THIS)
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("most"))
 _QUEUED = (
@@ -45,14 +55,29 @@ _END = (
         callback_due=case((tasks.c.callback_url.is_(None), None), else_=bindparam("at")),
     )
 )
-_LANE = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
+_TOPIC_OWNER = select(lanes.c.owner).where(lanes.c.topic == bindparam("of_topic")).with_for_update()
+
+_NEXT_CALLBACK = select(func.min(tasks.c.callback_due))
+_CLAIM_CALLBACK = (
+    update(tasks).where(_THIS, tasks.c.callback_due <= bindparam("now")).values(callback_due=bindparam("until"))
+)
+_REPORT_CALLBACK = (
+    update(tasks)
+    .where(_THIS)
+    .values(
+        callback_status=bindparam("as_status"),
+        callback_attempts=bindparam("as_attempts"),
+        callback_due=bindparam("until"),
+        callback_reason=bindparam("why"),
+    )
+)
 
 
 class StoredTasks:
-    """The tasks of a database, for one of the nodes on it. Any thread may call; a call returns once it is committed.
+    """The tasks of a database, for one of its nodes. Any thread may call; a call returns after its commit.
 
-    Where nodes share it, a topic's tasks are published by one node at a time, so that they stay in their order: the
-    one that has its lane, for as long as its lease lasts.
+    If nodes share the database, one of them owns a topic and publishes its tasks, so that they stay in order, until it
+    releases the topic or its lease expires. The owner is in the table `lanes`.
     """
 
     def __init__(self, database: Database, node_id: str = "") -> None:
@@ -65,39 +90,41 @@ class StoredTasks:
         def add(connection: Connection) -> None:
             connection.execute(_ADD[connection.dialect.name], rows)
 
-        self._make_room(sum(each["size"] for each in rows))
+        self._check_space(sum(each["size"] for each in rows))
         self._database.write(add)
 
-    def _make_room(self, size: int) -> None:
-        """Forget tasks that have ended, as far as a disk that is almost full needs their room. Raises `Unavailable`."""
+    def _check_space(self, size: int) -> None:
+        """Remove ended tasks while the disk is almost full. Raises `Unavailable` if there are no more."""
         while True:
             try:
-                return self._database.check_room(size)
+                return self._database.check_space(size)
             except Unavailable:
-                if not self.remove(time.time(), _FORGOTTEN_AT_ONCE):
+                if not self.remove(time.time(), _REMOVE_BATCH):
                     raise
 
     def find(self, task_id: str) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
-        return None if row is None else task_of(row)
+        return None if row is None else _task_from_row(row)
 
     def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        wanted = select(*SHOWN).order_by(tasks.c.id).limit(limit)
+        wanted = select(*_TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
         for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
             wanted = wanted if value is None else wanted.where(field == value)
         wanted = wanted if after is None else wanted.where(tasks.c.id > after)
-        return [task_of(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())]
+        return [
+            _task_from_row(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())
+        ]
 
     def open_topics(self) -> list[str]:
         def find(connection: Connection) -> list[str]:
             topics = connection.execute(_TOPICS).scalars().all()
-            return [each for each in topics if self._has_lane(connection, each)]
+            return [each for each in topics if self._owns_topic(connection, each)]
 
         return self._database.write(find)
 
     def next_tasks(self, topic: str, limit: int, size: int) -> list[QueuedTask]:
         def find(connection: Connection) -> Sequence[Any]:
-            if not self._has_lane(connection, topic):
+            if not self._owns_topic(connection, topic):
                 return []
             sizes = connection.execute(_SIZES, {"of_topic": topic, "most": limit}).all()
             last = _last_within(sizes, size)
@@ -114,10 +141,10 @@ class StoredTasks:
             {"of_id": each.id, "as_status": each.status, "as_outcome": each.outcome.decode(), "at": now}
             for each in ended
         ]
-        self._write_halves(values)
+        self._end_in_parts(values)
 
-    def _write_halves(self, values: list[dict[str, Any]]) -> None:
-        """End all of these tasks, or as many at a time as a disk that is almost full has room for."""
+    def _end_in_parts(self, values: list[dict[str, Any]]) -> None:
+        """End the tasks in one transaction, or in smaller ones if the disk has no space for it."""
         try:
             self._database.write(lambda connection: connection.execute(_END, values))
         except Unavailable:
@@ -125,7 +152,7 @@ class StoredTasks:
             if not middle or self._database.is_shared:
                 raise
             for half in (values[:middle], values[middle:]):
-                self._write_halves(half)
+                self._end_in_parts(half)
 
     def release(self, topic: str) -> None:
         if self._database.is_shared:
@@ -135,7 +162,7 @@ class StoredTasks:
     def cancel(self, task_id: str) -> bool:
         def cancel(connection: Connection) -> bool:
             topic = connection.scalar(select(tasks.c.topic).where(_THIS, _PENDING), {"of_id": task_id})
-            if topic is None or not self._has_lane(connection, topic):
+            if topic is None or not self._owns_topic(connection, topic):
                 return False
             values = {"of_id": task_id, "as_status": "cancelled", "as_outcome": "{}", "at": time.time()}
             return bool(connection.execute(_END, values).rowcount)
@@ -147,7 +174,7 @@ class StoredTasks:
         return int(self._database.write(lambda connection: connection.scalar(total)) or 0)
 
     def has_work(self) -> bool:
-        """Whether there are tasks that are not over, or callbacks to send."""
+        """Return whether there are pending tasks, or callbacks to send."""
         some = select(tasks.c.seq).where(or_(_PENDING, tasks.c.callback_due.is_not(None))).limit(1)
         return self._database.write(lambda connection: connection.scalar(some)) is not None
 
@@ -161,23 +188,72 @@ class StoredTasks:
         statement = delete(tasks).where(tasks.c.seq.in_(old))
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
-    def _has_lane(self, connection: Connection, topic: str) -> bool:
-        """Whether the topic's tasks are this node's to publish. They come to be where no other node is at them."""
+    def _owns_topic(self, connection: Connection, topic: str) -> bool:
+        """Return whether this node owns the topic. It becomes the owner if no other node with a lease is."""
         if not self._database.is_shared:
             return True
-        there = connection.execute(_LANE, {"of_topic": topic}).first()
+        there = connection.execute(_TOPIC_OWNER, {"of_topic": topic}).first()
         if there is None:
             ours = {"topic": topic, "owner": self._node_id}
             return bool(connection.execute(postgresql.insert(lanes).on_conflict_do_nothing(), ours).rowcount)
         if there.owner != self._node_id:
-            alive = select(nodes.c.node_id).where(nodes.c.leased_until > now_of(connection))
+            alive = select(nodes.c.node_id).where(nodes.c.leased_until > database_time(connection))
             this = (lanes.c.topic == topic, lanes.c.owner.not_in(alive))
             return bool(connection.execute(update(lanes).where(*this).values(owner=self._node_id)).rowcount)
         return True
 
 
+class StoredCallbacks:
+    """The callbacks of a database. Any thread may call; a call returns after its commit.
+
+    If nodes share the database, a callback that one of them has claimed is not due for the others for `lease` seconds.
+    """
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._database = database
+        self._lease = lease
+
+    def due(self, limit: int, busy: Collection[str]) -> list[DueCallback]:
+        now = time.time()
+        wanted = (
+            select(*_TASK_COLUMNS)
+            .where(tasks.c.callback_due <= now, tasks.c.id.not_in(busy))
+            .order_by(tasks.c.callback_due)
+            .limit(limit)
+        )
+
+        return [
+            DueCallback(row.id, row.callback_url, callback_body(_task_from_row(row)), row.callback_attempts, row.ended)
+            for row in self._database.write(lambda connection: connection.execute(wanted).all())
+        ]
+
+    def next_due(self) -> float | None:
+        due = self._database.write(lambda connection: connection.scalar(_NEXT_CALLBACK))
+        return None if due is None else float(due) - time.time()
+
+    def claim(self, task_id: str) -> bool:
+        if not self._database.is_shared:
+            return True
+        now = time.time()
+        values = {"of_id": task_id, "now": now, "until": now + self._lease}
+        return bool(self._database.write(lambda connection: connection.execute(_CLAIM_CALLBACK, values).rowcount))
+
+    def delivered(self, task_id: str, attempts: int) -> None:
+        self._report(task_id, "delivered", attempts, None, None)
+
+    def retry(self, task_id: str, attempts: int, delay_seconds: float, reason: str) -> None:
+        self._report(task_id, "pending", attempts, time.time() + delay_seconds, reason)
+
+    def failed(self, task_id: str, attempts: int, reason: str) -> None:
+        self._report(task_id, "failed", attempts, None, reason)
+
+    def _report(self, task_id: str, status: str, attempts: int, until: float | None, reason: str | None) -> None:
+        values = {"of_id": task_id, "as_status": status, "as_attempts": attempts, "until": until, "why": reason}
+        self._database.write(lambda connection: connection.execute(_REPORT_CALLBACK, values))
+
+
 def _last_within(sizes: Sequence[Any], limit: int) -> int:
-    """The `seq` up to which there are at most so many bytes; that of the first at least."""
+    """Return the last `seq` whose tasks together have at most `limit` bytes, or else the first `seq`."""
     last, total = -1, 0
     for seq, size in sizes:
         total += size
@@ -201,8 +277,8 @@ def _row(task: NewTask) -> dict[str, Any]:
     }
 
 
-def task_of(row: Any) -> Task:
-    """A task of a row of `SHOWN`."""
+def _task_from_row(row: Any) -> Task:
+    """Decode a row of `_TASK_COLUMNS`."""
     outcome = None if row.outcome is None else row.outcome.encode()
     callback = None
     if row.callback_url is not None:

@@ -1,46 +1,46 @@
-"""The tables, and how a store of an earlier version comes to have them.
+"""The tables of the state store, and the upgrade of a store of an earlier version.
 
-A change of the schema is one more entry in `_STEPS`, in SQL that SQLite and PostgreSQL both take but for the words in
-braces (`_WORDS`); entries that are there stay as they are, since stores in the field have run them.
+To change the schema, append an entry to `_STEPS`. The SQL must work for both SQLite and PostgreSQL; words in braces are
+replaced (`_WORDS`). Never change an existing entry, because existing stores have run it.
 """
 
-from sqlalchemy import Connection, column, insert, select, table, update
+from sqlalchemy import Connection, TableClause, column, insert, select, table, update
 
 from kafka_http.errors import Unavailable
 
-meta = table("meta", column("name"), column("value"))
-"""`schema_version`; `cluster_id`, the Kafka cluster that the instances are of; `secret`, which all nodes know."""
 
-instances = table(
+def _table(name: str, columns: str) -> TableClause:
+    return table(name, *map(column, columns.split()))
+
+
+meta = _table("meta", "name value")
+"""`schema_version`; `cluster_id`, the Kafka cluster of the instances and tasks; `secret`, which the nodes share."""
+
+instances = _table(
     "instances",
-    *map(column, ("group_id", "name", "group_instance_id", "created_at")),
-    *map(column, ("settings", "topics", "pattern", "partitions")),
-    *map(column, ("generation", "positions", "delivered", "committed", "topic_ids", "owner")),
+    "group_id name group_instance_id created_at settings topics pattern partitions "
+    "generation positions delivered committed topic_ids owner",
 )
-"""What defines each consumer instance, and how far it has come. Lists, settings and ids are JSON. `owner` is a node's
-id, empty where a store is one node's alone."""
+"""The definition and the progress of each consumer instance. Lists, settings and ids are JSON. `owner` is the id of a
+node, or empty if only one node uses the store."""
 
-nodes = table("nodes", *map(column, ("node_id", "url", "leased_until")))
-"""The nodes that share the store, and until when each may answer for the instances it owns: seconds since 1970 by the
-database's clock."""
+nodes = _table("nodes", "node_id url leased_until")
+"""The nodes that share the store, and the end of each node's lease on its instances, in seconds since 1970 by the clock
+of the database."""
 
-tasks = table(
+tasks = _table(
     "tasks",
-    *map(column, ("seq", "id", "topic", "status", "created", "ended", "records", "size", "outcome")),
-    *map(column, ("callback_url", "callback_status", "callback_attempts", "callback_due", "callback_reason")),
+    "seq id topic status created ended records size outcome "
+    "callback_url callback_status callback_attempts callback_due callback_reason",
 )
-"""Publishes that were answered with a 202, in the order of `seq`. `records` and their `size` in bytes are what is to be
-published, null and 0 once it has ended; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null where
-no callback is to be sent, or not yet."""
+"""Publishes that were answered with a 202, in the order of `seq`. When a task ends, `records` becomes null and `size`
+(bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send."""
 
-lanes = table("lanes", column("topic"), column("owner"))
-"""The node that publishes the tasks of a topic, where nodes share the store."""
+lanes = _table("lanes", "topic owner")
+"""The node that publishes the tasks of a topic, if nodes share the store."""
 
-idempotency_keys = table(
-    "idempotency_keys",
-    *map(column, ("caller", "name", "fingerprint", "holder", "created", "status", "headers", "body")),
-)
-"""`status`, `headers` (JSON) and `body` are the first answer, null as long as `holder`, a worker, is at it."""
+idempotency_keys = _table("idempotency_keys", "caller name fingerprint holder created status headers body")
+"""`status`, `headers` (JSON) and `body` are the stored response, null while the request of `holder` is in progress."""
 
 _STEPS = (
     (
@@ -110,11 +110,11 @@ _WORDS = {
     "postgresql": {"serial": "BIGSERIAL PRIMARY KEY", "bytes": "BYTEA"},
 }
 _LOCK = 0x6B687474
-"""Which of PostgreSQL's advisory locks says that a node is at the schema. (`khtt`.)"""
+"""The number of PostgreSQL's advisory lock for schema upgrades (`khtt` in ASCII)."""
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the tables up to this version, step by step. Raises `Unavailable` for those of a later version."""
+    """Upgrade the tables to this version, step by step. Raises `Unavailable` if they have a later version."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
     connection.exec_driver_sql(
@@ -123,8 +123,8 @@ def upgrade(connection: Connection) -> None:
     version = int(read_meta(connection, "schema_version") or 0)
     if version > len(_STEPS):
         raise Unavailable(
-            f"The state store has schema version {version}, and this kafka_http knows those up to {len(_STEPS)}: "
-            "a newer kafka_http has used it. Install that one again, or choose another data_dir or store_url."
+            f"The state store has schema version {version}, but this kafka_http only supports versions up to "
+            f"{len(_STEPS)}: a newer kafka_http has used it. Install that one, or set another data_dir or store_url."
         )
     for step in _STEPS[version:]:
         for statement in step:
@@ -134,11 +134,13 @@ def upgrade(connection: Connection) -> None:
 
 
 def read_meta(connection: Connection, name: str) -> str | None:
+    """Return a value of the table `meta`."""
     value: str | None = connection.scalar(select(meta.c.value).where(meta.c.name == name))
     return value
 
 
 def write_meta(connection: Connection, name: str, value: str) -> None:
+    """Insert or replace a value of the table `meta`."""
     changed = connection.execute(update(meta).where(meta.c.name == name).values(value=value))
     if not changed.rowcount:
         connection.execute(insert(meta).values(name=name, value=value))

@@ -24,6 +24,8 @@ _PIECE = 1 << 16
 
 
 class Base64(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Bytes in JSON: `{"base64": "…"}`."""
+
     base64: str
 
 
@@ -53,6 +55,8 @@ class LineRecord(EnvelopeRecord, frozen=True, gc=False, forbid_unknown_fields=Tr
 
 
 class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
+    """A body with several messages: `{"records": […]}`."""
+
     records: list[EnvelopeRecord]
 
 

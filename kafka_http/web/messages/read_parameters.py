@@ -27,11 +27,13 @@ def requested_formats(formats: Formats, topic: str, query: QueryParameters, acce
 
 
 def requested_isolation(query: QueryParameters) -> Isolation:
+    """Return the parameter `isolation`. Raises `InvalidRequest`."""
     choices: tuple[Isolation, ...] = ("read_uncommitted", "read_committed")
     return query.choice("isolation", choices, "read_uncommitted")
 
 
 def acks_previous(query: QueryParameters) -> bool:
+    """Return whether `?ack=previous` is given. Raises `InvalidRequest`."""
     return query.choice("ack", ("previous", ""), "") == "previous"
 
 

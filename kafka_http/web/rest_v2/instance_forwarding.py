@@ -1,15 +1,15 @@
 """Forwards requests for a consumer instance to the node that holds it, over at most one hop."""
 
 import time
-from contextlib import closing
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from threading import Lock
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote
 
 from flask import Response, request
 
+from kafka_http import http_client
 from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
+from kafka_http.http_client import HttpRequestFailed, HttpTarget, HttpTimeout
 from kafka_http.logs import request_id
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
@@ -21,6 +21,8 @@ NODE_HEADER = "Kafka-Http-Node"
 _CONNECT_SECONDS = 2.0
 _RESPONSE_SECONDS = 5.0
 """Time that the other node has for its response, in addition to the wait that the request asks for."""
+_BODY_SECONDS = 60.0
+_MAX_RESPONSE_BYTES = 1 << 30
 _PROBE_SECONDS = 1.0
 """Interval and timeout of the probes of a node that does not respond."""
 
@@ -55,10 +57,10 @@ class InstanceForwarding:
                 query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
                 return _send(node, query, body, wait + _RESPONSE_SECONDS)
-            except TimeoutError:
+            except HttpTimeout:
                 self._unresponsive.add(node.url)
                 raise _not_responding() from None
-            except (OSError, HTTPException):
+            except HttpRequestFailed:
                 raise Unavailable("The node that holds this consumer instance cannot be reached. Retry.") from None
 
 
@@ -100,29 +102,27 @@ def _wait_seconds(default: float) -> float:
     return min(int(text) / 1000 if is_number else default, MAX_TIMEOUT)
 
 
-def _connection(url: SplitResult, seconds: float) -> HTTPConnection:
-    return (HTTPSConnection if url.scheme == "https" else HTTPConnection)(url.netloc, timeout=seconds)
-
-
 def _is_healthy(url: str) -> bool:
-    parts = urlsplit(url)
     try:
-        with closing(_connection(parts, _PROBE_SECONDS)) as connection:
-            connection.request("GET", f"{parts.path.rstrip('/')}/health")
-            return bool(connection.getresponse().status)
-    except (OSError, HTTPException):
+        target = HttpTarget.from_url(f"{url.rstrip('/')}/health")
+        with http_client.send("GET", target, {}, timeout=_PROBE_SECONDS, max_bytes=1 << 16):
+            return True
+    except HttpRequestFailed:
         return False
 
 
 def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
-    url = urlsplit(node.url)
-    with closing(_connection(url, _CONNECT_SECONDS)) as connection:
-        connection.connect()
-        connection.sock.settimeout(seconds)
-        path = f"{url.path.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
-        headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-        headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
-        connection.request(request.method, path, body or None, headers)
-        response = connection.getresponse()
+    url = f"{node.url.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
+    headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+    headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
+    with http_client.send(
+        request.method,
+        HttpTarget.from_url(url),
+        headers,
+        body or None,
+        timeout=seconds,
+        connect_timeout=_CONNECT_SECONDS,
+        max_bytes=_MAX_RESPONSE_BYTES,
+    ) as response:
         kept = {name: value for name in _RESPONSE_HEADERS if (value := response.headers.get(name)) is not None}
-        return Response(response.read(), response.status, kept)
+        return Response(response.read(_BODY_SECONDS), response.status, kept)

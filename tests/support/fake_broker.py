@@ -1,0 +1,391 @@
+"""An Apache Kafka in memory. It passes the same tests in `tests/contract` as the real one."""
+
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from uuid import UUID
+
+from kafka_http.errors import (
+    BrokerUnavailable,
+    GroupHasMembers,
+    InvalidRequest,
+    InvalidValue,
+    KafkaHttpError,
+    NotAuthorized,
+    OutcomePending,
+    PartitionNotFound,
+    TooLarge,
+    TopicNotFound,
+    TopicRecreated,
+)
+from kafka_http.records import (
+    CommittedOffset,
+    Fetched,
+    GroupMember,
+    Isolation,
+    NewRecord,
+    OffsetAt,
+    PartitionInfo,
+    PartitionOffsets,
+    Positions,
+    Record,
+    RecordResult,
+    ResultsCallback,
+    TopicIds,
+    TopicPartition,
+    payload_size,
+)
+from tests.support.fake_groups import FakeGroups
+from tests.support.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
+
+_INTERNAL = {"__consumer_offsets", "__transaction_state"}
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_NOT_YET = OutcomePending("Kafka did not acknowledge the record in time: it may have been written.")
+
+
+class FakePendingPublish:
+    def __init__(self, results: list[RecordResult]) -> None:
+        self._results = results
+
+    def results(self) -> list[RecordResult]:
+        return self._results
+
+
+class FakeBroker:
+    """A cluster of one broker without topics. It implements `Broker` and its parts, and has switches for tests:
+
+    down: nothing responds.
+    silent: a publish gets no response until `answer` is called. `unanswered` counts such requests.
+    refused: topics that ACLs do not allow.
+    message_limit: the largest message in bytes.
+    cluster: the cluster's id.
+    auto_create_topics: the setting.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.silent = False
+        self.unanswered = 0
+        self._waiting: list[tuple[ResultsCallback, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
+        self._unsent: deque[Callable[[], None]] = deque()
+        self.refused: set[str] = set()
+        self.message_limit = 1048588
+        self.auto_create_topics = False
+        self.closed = False
+        self.cluster = "fake-cluster"
+        self._topics: dict[str, FakeTopic] = {}
+        self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._groups = FakeGroups(lambda: not self.down, self.refused, self._count, self._commit)
+        self._members: dict[str, list[tuple[GroupMember, str]]] = {}
+        self._changed = threading.Condition()
+
+    @property
+    def producer(self) -> "FakeBroker":
+        return self
+
+    @property
+    def log(self) -> "FakeBroker":
+        return self
+
+    @property
+    def groups(self) -> "FakeBroker":
+        return self
+
+    @property
+    def memberships(self) -> FakeGroups:
+        return self._groups
+
+    def close(self, timeout: float) -> None:
+        self.closed = True
+
+    # For tests
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        limit: int | None = None,
+        compacted: bool = False,
+        append_time: bool = False,
+    ) -> None:
+        """Create a topic. `limit` is its own max.message.bytes, if any."""
+        with self._changed:
+            self._topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
+
+    def add_partitions(self, name: str, count: int = 1) -> None:
+        with self._changed:
+            self._topics[name].partitions += [FakePartition() for _ in range(count)]
+
+    def delete_topic(self, name: str) -> None:
+        with self._changed:
+            del self._topics[name]
+            self._changed.notify_all()
+
+    def records(self, topic: str) -> list[Record]:
+        """Return all records of a topic, by partition and offset."""
+        with self._changed:
+            return [each for log in self._topics[topic].partitions for each in log.records]
+
+    def answer(self, refusal: KafkaHttpError | None = None) -> None:
+        """Respond to the unanswered publishes: write their records, or refuse them with this error. End `silent`."""
+        self.silent = False
+        unanswered, self._waiting = self._waiting, []
+        for on_results, topic, places, records in unanswered:
+            on_results(self._write_all(topic, places, records) if refusal is None else [refusal] * len(records))
+
+    def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
+        """Add offsets without records to a log, like transaction markers and compaction."""
+        with self._changed:
+            self._topics[topic].partitions[partition].latest += count
+            self._changed.notify_all()
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Remove the records before an offset, like retention."""
+        with self._changed:
+            log = self._topics[topic].partitions[partition]
+            log.earliest, log.records = offset, log.after(offset)
+
+    def lose_leader(self, topic: str, partition: int) -> None:
+        self._topics[topic].leaderless.add(partition)
+
+    def join(self, group: str, topic: str, client_id: str = "someone", host: str = "127.0.0.1") -> None:
+        """Add a consumer to the group that subscribes to the topic."""
+        member = GroupMember(f"{client_id}-{len(self._members.get(group, []))}", client_id, host)
+        self._members.setdefault(group, []).append((member, topic))
+
+    def leave(self, group: str) -> None:
+        """Remove all consumers of the group."""
+        self._members.pop(group, None)
+
+    # Producer
+
+    def produce(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
+    ) -> list[RecordResult]:
+        with self._changed:
+            found = self._to_write(topic)
+            shared = random.randrange(len(found.partitions))
+            places = [place(found, each, shared) for each in records]
+            if not self.silent:
+                return self._write_all(found, places, records)
+        self.unanswered += 1
+        threading.Event().wait(timeout)
+        if on_results is not None:
+            self._waiting.append((on_results, found, places, records))
+        return [_NOT_YET] * len(records)
+
+    def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[RecordResult]:
+        with self._changed:
+            results = [self._write(topic, *each) for each in zip(places, records, strict=True)]
+            self._changed.notify_all()
+            return results
+
+    def start(
+        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
+    ) -> "FakePendingPublish | None":
+        if self.silent:
+            self.unanswered += 1
+            return FakePendingPublish([_NOT_YET] * len(records))
+        try:
+            pending = FakePendingPublish(self.produce(topic, records, timeout))
+        except KafkaHttpError:
+            return None
+        self._unsent.append(on_done)
+        return pending
+
+    def send(self) -> None:
+        while self._unsent:
+            self._unsent.popleft()()
+
+    # Log
+
+    def topics(self) -> list[str]:
+        self._check_up()
+        return sorted(set(self._topics) - _INTERNAL)
+
+    def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
+        self._check_up()
+        return {each: self.topic_id(each) for each in topics if each in self._topics}
+
+    def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
+        return self._found(topic).id
+
+    def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
+        found = self._found(topic)
+        return [
+            PartitionInfo(each, None if each in found.leaderless else 1, (1,), () if each in found.leaderless else (1,))
+            for each in range(len(found.partitions))
+        ]
+
+    def configs(self, topic: str) -> dict[str, str]:
+        found = self._found(topic)
+        policy = "compact" if found.compacted else "delete"
+        return {"cleanup.policy": policy, "max.message.bytes": str(found.limit or self.message_limit)}
+
+    def brokers(self) -> list[int]:
+        self._check_up()
+        return [1]
+
+    def alive(self) -> None:
+        self._check_up()
+
+    def cluster_id(self) -> str:
+        self._check_up()
+        return self.cluster
+
+    def offsets(
+        self, topic: str, at: Mapping[int, OffsetAt], isolation: Isolation = "read_uncommitted"
+    ) -> dict[int, int]:
+        with self._changed:
+            return {partition: offset_at(self._log(topic, partition), each) for partition, each in at.items()}
+
+    def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
+        with self._changed:
+            return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
+
+    def caught_up_ends(
+        self, positions: Positions, isolation: Isolation = "read_uncommitted"
+    ) -> dict[TopicPartition, int]:
+        with self._changed:
+            logs = {at: self._log(*at) for at, position in positions.items() if not self._log(*at).after(position)}
+            return {at: log.latest for at, log in logs.items() if log.earliest <= positions[at] <= log.latest}
+
+    def fetch(
+        self,
+        positions: Positions,
+        *,
+        max_records: int,
+        max_bytes: int,
+        wait: float = 0,
+        isolation: Isolation = "read_uncommitted",
+        ids: TopicIds | None = None,
+    ) -> Fetched:
+        until = time.monotonic() + wait
+        with self._changed:
+            while True:
+                for topic, topic_id in (ids or {}).items():
+                    if self.topic_id(topic) != topic_id:
+                        raise TopicRecreated(topic)
+                fetched = self._fetched(positions, max_records, max_bytes)
+                left = until - time.monotonic()
+                if left <= 0 or fetched.out_of_range or any(fetched.records.values()):
+                    return fetched
+                self._changed.wait(left)
+
+    # Groups
+
+    def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        found = self.committed_offsets(group, [TopicPartition(topic, each) for each in partitions])
+        return {place.partition: at.offset for place, at in found.items()}
+
+    def commit(self, group: str, topic: str, offsets: PartitionOffsets) -> None:
+        self.commit_offsets(group, {TopicPartition(topic, each): CommittedOffset(at) for each, at in offsets.items()})
+
+    def committed_offsets(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        self._check_up()
+        offsets = self._committed.get(group, {})
+        return {each: offsets[each] for each in partitions if each in offsets}
+
+    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        for each in offsets:
+            self._found(each.topic)
+        if self.members(group):
+            raise self._has_members(group)
+        self._commit(group, offsets)
+
+    def _commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        self._committed.setdefault(group, {}).update(offsets)
+
+    def _count(self, topic: str) -> int:
+        return len(self._topics[topic].partitions) if topic in self._topics else 0
+
+    def forget(self, group: str, topic: str) -> None:
+        self._check_up()
+        offsets = self._committed.get(group, {})
+        forgotten = [each for each in offsets if each[0] == topic]
+        if forgotten and any(subscribed == topic for _, subscribed in self._members.get(group, [])):
+            raise self._has_members(group)
+        for each in forgotten:
+            del offsets[each]
+
+    def members(self, group: str) -> list[GroupMember]:
+        self._check_up()
+        static = [GroupMember(each, "kafka_http", "127.0.0.1") for each in self._groups.member_ids(group)]
+        return [member for member, _ in self._members.get(group, [])] + static
+
+    # Helpers
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise BrokerUnavailable("No Kafka broker answers: connection refused (KafkaConnection).")
+
+    def _found(self, topic: str) -> FakeTopic:
+        self._check_up()
+        if topic in (".", "..") or not _NAME.fullmatch(topic):
+            raise InvalidRequest(f"Kafka does not take {topic} as the name of a topic.")
+        if topic in self.refused:
+            raise NotAuthorized("Kafka's ACLs do not allow this (TopicAuthorizationFailed).")
+        if topic not in self._topics:
+            raise TopicNotFound(topic)
+        return self._topics[topic]
+
+    def _log(self, topic: str, partition: int) -> FakePartition:
+        partitions = self._found(topic).partitions
+        if not 0 <= partition < len(partitions):
+            raise PartitionNotFound(topic, partition, len(partitions))
+        return partitions[partition]
+
+    def _to_write(self, topic: str) -> FakeTopic:
+        try:
+            return self._found(topic)
+        except TopicNotFound:
+            if not self.auto_create_topics:
+                raise
+        self.create_topic(topic)
+        return self._topics[topic]
+
+    def _write(self, topic: FakeTopic, partition: int, record: NewRecord) -> RecordResult:
+        if (refusal := self._refusal(topic, record)) is not None:
+            return refusal
+        given = None if topic.append_time else record.timestamp
+        now = int(time.time() * 1000)
+        return topic.partitions[partition].append(topic.name, partition, record, now if given is None else given)
+
+    def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:
+        limit = topic.limit or self.message_limit
+        if payload_size([record]) + sum(len(name) for name, _ in record.headers) > limit:
+            return TooLarge(f"The message is larger than the {limit} bytes that Kafka takes here.", limit=limit)
+        if topic.compacted and record.key is None:
+            return InvalidValue("Kafka refuses the record: a compacted topic's records need keys (InvalidRecord).")
+        return None
+
+    def _fetched(self, positions: Positions, max_records: int, max_bytes: int) -> Fetched:
+        records: dict[TopicPartition, Sequence[Record]] = {}
+        following: dict[TopicPartition, int] = {}
+        out_of_range: dict[TopicPartition, tuple[int, int]] = {}
+        size = 0
+        for left, (at, position) in zip(range(len(positions), 0, -1), positions.items(), strict=True):
+            log = self._log(*at)
+            if not log.earliest <= position <= log.latest:
+                out_of_range[at] = (log.earliest, log.latest)
+                continue
+            rest = log.after(position)
+            bytes_left = max_bytes - size
+            first = bytes_left if any(records.values()) else None
+            records[at] = taken = within(rest, -(-max_records // left), bytes_left // left, first)
+            following[at] = log.latest if len(taken) == len(rest) else taken[-1].offset + 1 if taken else position
+            max_records -= len(taken)
+            size += payload_size(taken)
+        ended = frozenset(each for each, offset in following.items() if offset >= self._log(*each).latest)
+        return Fetched(records, following, ended, out_of_range, size)
+
+    def _has_members(self, group: str) -> GroupHasMembers:
+        members = [{"client_id": each.client_id, "host": each.host} for each in self.members(group)]
+        named = ", ".join(each["client_id"] for each in members)
+        return GroupHasMembers(f"The consumer {group} has live members of its own: {named}.", members=members)

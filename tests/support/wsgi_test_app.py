@@ -1,0 +1,99 @@
+"""A small WSGI application for tests of the server: `python -m tests.support.wsgi_test_app` serves it.
+
+/            responds "ok" and does not read a body
+/sleep/S     responds after S seconds
+/large       responds with 20 MB, and prints "closed /large" afterwards
+/until-stop  responds when the server stops
+
+It prints its events on stdout: "at /sleep/1", "stopping", "closed", and "returned" when `run` returns.
+"""
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from kafka_http.config.sources import load_config
+from kafka_http.logs import request_id
+from kafka_http.server import CannotServe, run
+from kafka_http.server.app_interface import DefaultRequestPolicy
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+def tell(what: str) -> None:
+    """Print a line with one write, because the workers share the file."""
+    os.write(sys.stdout.fileno(), f"{what}\n".encode())
+
+
+class Large:
+    """A response body of 20 MB."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"x" * 20_000_000
+
+    def close(self) -> None:
+        tell("closed /large")
+
+
+class Tiny:
+    """The application."""
+
+    request_policy = DefaultRequestPolicy()
+    fast_path = None
+
+    def __init__(self) -> None:
+        self._stopping = Event()
+        self.extensions = {"kafka_http": self}
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+        path = environ["PATH_INFO"]
+        if path != "/":
+            tell(f"at {path}")
+        if path.startswith("/sleep/"):
+            time.sleep(float(path.removeprefix("/sleep/")))
+        if path == "/large":
+            start_response("200 OK", [("Content-Length", "20000000"), ("Content-Type", "text/plain")])
+            return Large()
+        if path == "/until-stop":
+            self._stopping.wait(30)
+        start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    def start(self) -> None:
+        pass
+
+    def check_brokers(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self._stopping.set()
+        tell("stopping")
+
+    def close(self, timeout: float) -> None:
+        tell("closed")
+
+
+def make(_: Any = None) -> Tiny:
+    return Tiny()
+
+
+def main() -> None:
+    atexit.register(tell, "at exit")
+    try:
+        run(load_config(), lambda: tell("ready"), make)
+    except CannotServe as error:
+        sys.exit(str(error))
+    finally:
+        tell("returned")
+
+
+app = make()
+
+if __name__ == "__main__":
+    main()
