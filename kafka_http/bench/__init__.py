@@ -1,1 +1,1 @@
-"""The load generator of `kafka-http bench`: throughput, memory and CPU of a server, and of Kafka's clients alone."""
+"""The load generator of `kafka-http bench`: throughput and CPU of a server, and the costs of its streams."""

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +10,7 @@ import msgspec
 
 from kafka_http.config.settings import available_cores
 
-_PACKAGES = (
-    *("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn", "gunicorn_h1c"),
-    "confluent-kafka",
-)
-
-ONE_BY_ONE = "one by one"
-MANY = "many in flight"
+_PACKAGES = ("kafka_http", "kafka-python", "aiokafka", "msgspec", "flask", "gunicorn")
 
 
 class BenchError(Exception):
@@ -30,13 +24,18 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
+def machine() -> dict[str, Any]:
+    """Describe this machine and the installed packages."""
+    python = {"cores": available_cores(), "system": platform.platform(), "Python": platform.python_version()}
+    return python | {package: version(package) for package in _PACKAGES}
+
+
 class BenchRow(msgspec.Struct, frozen=True):
     """The figures of one combination of records per request and connections.
 
-    `seconds` and CPU times are in seconds, latencies in milliseconds. `server_busiest` is the share of the workers'
-    CPU time that the busiest of several workers used, `generator_busiest` the largest part of a core that a process of
-    the load generator used, `machine_busy` the share of all cores that was not idle. A figure that is not known is
-    None. `later` is for publishes that are answered with a 202, before Kafka has the records.
+    `seconds` and CPU times are in seconds, latencies in milliseconds. `generator_busiest` is the largest part of a core
+    that a process of the load generator used. `server_cpu` is None if it is not known. `later` is for publishes that
+    are answered with a 202, before Kafka has the records.
     """
 
     records: int
@@ -49,71 +48,18 @@ class BenchRow(msgspec.Struct, frozen=True):
     p90: float
     p99: float
     server_cpu: float | None
-    server_busiest: float | None
-    broker_cpu: float | None
     generator_cpu: float
     generator_busiest: float
-    machine_busy: float
     later: bool = False
-
-    @property
-    def messages_per_second(self) -> float:
-        return self.messages / self.seconds
-
-    @property
-    def server_us_per_message(self) -> float | None:
-        if self.server_cpu is None or not self.messages:
-            return None
-        return self.server_cpu / self.messages * 1e6
-
-
-class Baseline(msgspec.Struct, frozen=True):
-    """The throughput of a client library without HTTP. `way` is `one by one` or `many in flight`."""
-
-    client: str
-    way: str
-    messages_per_second: float
-    p50: float | None = None
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """Where a bench ran."""
-
-    cores: int
-    system: str
-    python: str
-    versions: dict[str, str]
-
-
-def this_machine() -> Machine:
-    """Describe this machine and the installed packages."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return Machine(available_cores(), platform.platform(), platform.python_version(), versions)
 
 
 class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
-    """A whole run. `size` is in bytes of a value, `settings` are the given settings of the server."""
+    """A whole run. `conditions` are its machine, versions, flags, and settings of the server."""
 
     what: Literal["publish", "read"]
-    dialect: Literal["messages", "v2"]
-    size: int
     date: str
-    machine: Machine
-    options: dict[str, Any]
-    settings: dict[str, Any]
     rows: list[BenchRow]
-    baselines: list[Baseline]
-
-    def baseline_of(self, row: BenchRow, client: str) -> Baseline | None:
-        """The baseline to compare a row with: one by one if the row publishes one message after the other."""
-        is_single = self.what == "publish" and row.records == row.connections == 1
-        way = ONE_BY_ONE if is_single else MANY
-        return next((each for each in self.baselines if (each.client, each.way) == (client, way)), None)
+    conditions: dict[str, Any] = {}
 
     def write(self, file: Path) -> None:
         """Write the result as JSON."""
@@ -121,9 +67,9 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http
 
 
 def read_result(file: Path) -> BenchResult:
-    """Read a file that `BenchResult.write` wrote. Raises `BenchError`."""
+    """Read a file that `BenchResult.write` wrote, also in an older version. Raises `BenchError`."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=BenchResult)
+        return msgspec.json.decode(file.read_bytes(), type=BenchResult)  # ignores fields that older versions had
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror}.") from None
     except msgspec.MsgspecError:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka, without_connection_set
 from kafka_http.demo.guarded_process import GuardedProcess
 from kafka_http.demo.local_resources import LOOPBACK, free_ports
 
+_PREFIX = "kafka_http-bench-"
 _CREATE_MS = 30_000
 _BOOTSTRAP_MS = 5000
 _TOPIC_CONFIGS = {"file.delete.delay.ms": "1000"}  # frees the disk soon after the topic is deleted
@@ -35,27 +36,46 @@ _DAEMON_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class BenchServer:
-    """A server that answers at `url`.
+    """A server that answers. `config` says how to reach its Kafka; None if that is not known."""
 
-    `config` says how to reach its Kafka; None if that is not known. For a server that the bench started, it has all
-    settings.
-    """
-
-    url: str
-    usage: ProcessUsage
+    target: TargetServer
+    usage: ProcessUsage | None
     config: Config | None
 
-    @property
-    def started_config(self) -> Config:
-        """The settings of a server that the bench started."""
-        assert self.config is not None  # noqa: S101  for the type checker
-        return self.config
+    @contextmanager
+    def temporary_topic(self, partitions: int) -> Iterator[str]:
+        """Create a topic, yield its name, and delete it afterwards. Raises `BenchError`.
+
+        If it is not known how to reach Kafka, the server creates the topic, and the topic stays.
+        """
+        name = f"bench-{uuid4().hex[:12]}"
+        if self.config is None:
+            self._create_by_publish(name)
+            yield name
+            return
+        with _admin_client(self.config) as admin:
+            try:
+                _create_topic(admin, name, partitions)
+                yield name
+            finally:
+                with suppress(KafkaError):
+                    admin.delete_topics([name])
+
+    def _create_by_publish(self, topic: str) -> None:
+        try:
+            self.target.publish(topic, b'"first"')
+        except BenchError as error:
+            raise BenchError(
+                "The server did not create a topic. Name an existing one with --topic, or use --bootstrap-servers, so "
+                f"that the bench can create one. {error}"
+            ) from None
 
 
 def running_server(url: str, config: Config) -> BenchServer:
     """Connect to a running server. Raises `BenchError` if it does not answer."""
-    TargetServer(url).status_of("/")
-    return BenchServer(url, ProcessUsage(), config if "bootstrap_servers" in config.sources else None)
+    target = TargetServer(url)
+    target.status_of("/")
+    return BenchServer(target, None, config if "bootstrap_servers" in config.sources else None)
 
 
 @contextmanager
@@ -64,32 +84,22 @@ def started_server(config: Config) -> Iterator[BenchServer]:
 
     Raises `BenchError`, `DemoError`.
     """
-    with TemporaryDirectory(prefix="kafka_http-bench-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)))
         if config.sources.get("bootstrap_servers") == "command line":
-            _check_kafka(config)
-            with _server(config, directory, None) as server:
-                yield server
+            with _admin_client(config):
+                pass  # raises if no broker answers
         else:
-            with _kafka(directory) as kafka:
-                config = replace(without_connection_settings(config), bootstrap_servers=(kafka.bootstrap_servers,))
-                with _server(config, directory, kafka.pid) as server:
-                    yield server
+            port, controller_port = free_ports(2)
+            kafka = EmbeddedKafka(BrokerNode(directory / "kafka", port, controller_port))
+            stack.callback(kafka.stop)
+            kafka.start()
+            config = replace(without_connection_settings(config), bootstrap_servers=(kafka.bootstrap_servers,))
+        yield stack.enter_context(_server(config, directory))
 
 
 @contextmanager
-def _kafka(directory: Path) -> Iterator[EmbeddedKafka]:
-    port, controller_port = free_ports(2)
-    kafka = EmbeddedKafka(BrokerNode(directory / "kafka", port, controller_port))
-    try:
-        kafka.start()
-        yield kafka
-    finally:
-        kafka.stop()
-
-
-@contextmanager
-def _server(config: Config, directory: Path, broker: int | None) -> Iterator[BenchServer]:
+def _server(config: Config, directory: Path) -> Iterator[BenchServer]:
     config = replace(config, bind=f"{LOOPBACK}:{free_ports(1)[0]}", data_dir=directory / "server")
     settings = directory / "settings.toml"
     settings.touch(mode=0o600)  # it may hold passwords
@@ -98,14 +108,18 @@ def _server(config: Config, directory: Path, broker: int | None) -> Iterator[Ben
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     process = GuardedProcess("The server", directory / "serve.log")
     process.start((sys.executable, "-m", "kafka_http", "serve", "--config", settings), environment)
-    usage = ProcessUsage(process.pid, config.data_dir, broker)
+    usage = ProcessUsage(process.pid or 0, config.data_dir)
     try:
-        url = f"http://{config.bind}"
-        _wait_until_ready(url, process)
-        yield BenchServer(url, usage, config)
+        target = TargetServer(f"http://{config.bind}")
+        _wait_until_ready(target, process)
+        yield BenchServer(target, usage, config)
     finally:
         process.stop()
-        _stop_processes(list(usage.daemons()))  # the daemon would run 10 s longer than the server
+        daemons = list(usage.daemons())  # they would run 10 s longer than the server
+        for daemon in daemons:
+            with suppress(psutil.NoSuchProcess):
+                daemon.terminate()
+        psutil.wait_procs(daemons, _DAEMON_SECONDS)
 
 
 def to_toml(config: Config) -> str:
@@ -123,11 +137,11 @@ def _toml_value(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-def _wait_until_ready(url: str, process: GuardedProcess) -> None:
+def _wait_until_ready(target: TargetServer, process: GuardedProcess) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         with suppress(BenchError):
-            if TargetServer(url).status_of("/ready") == 200:
+            if target.status_of("/ready") == 200:
                 return
         if not process.is_running or time.monotonic() > deadline:
             output = process.output().strip().splitlines() or ["no output"]
@@ -135,50 +149,19 @@ def _wait_until_ready(url: str, process: GuardedProcess) -> None:
         time.sleep(0.05)
 
 
-def _stop_processes(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    for process in psutil.wait_procs(processes, _DAEMON_SECONDS)[1]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def new_topic_name() -> str:
-    """A name that no topic has."""
-    return f"bench-{uuid4().hex[:12]}"
-
-
-@contextmanager
-def temporary_topic(config: Config, partitions: int) -> Iterator[str]:
-    """Create a topic and delete it afterwards. Yields its name. Raises `BenchError`."""
-    name = new_topic_name()
-    with _admin_client(config) as admin:
-        try:
-            _create_topic(admin, name, partitions)
-            yield name
-        finally:
-            with suppress(KafkaError):
-                admin.delete_topics([name])
-
-
-def _check_kafka(config: Config) -> None:
-    """Connect to Kafka once. Raises `BenchError` if no broker answers."""
-    with _admin_client(config):
-        pass
-
-
 @contextmanager
 def _admin_client(config: Config) -> Iterator[KafkaAdminClient]:
-    timeouts = {"request_timeout_ms": _CREATE_MS, "bootstrap_timeout_ms": _BOOTSTRAP_MS}
+    given = {**config.kafka, **config.admin}
+    settings = {name: value for name, value in given.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+    if "api_version" in settings:
+        settings["api_version"] = tuple(settings["api_version"])
+    settings = {"request_timeout_ms": _CREATE_MS, "bootstrap_timeout_ms": _BOOTSTRAP_MS, **settings}
     try:
-        admin = KafkaAdminClient(**timeouts | client_settings(config, "admin", KafkaAdminClient.DEFAULT_CONFIG))
+        admin = KafkaAdminClient(bootstrap_servers=list(config.bootstrap_servers), **settings)
     except KafkaError as error:
         raise BenchError(f"Kafka at {','.join(config.bootstrap_servers)} does not answer: {error}") from None
-    try:
+    with closing(admin):
         yield admin
-    finally:
-        admin.close()
 
 
 def _create_topic(admin: KafkaAdminClient, name: str, partitions: int) -> None:
@@ -187,12 +170,3 @@ def _create_topic(admin: KafkaAdminClient, name: str, partitions: int) -> None:
         admin.wait_for_topics([name], _CREATE_MS)
     except KafkaError as error:
         raise BenchError(f"Kafka did not create a topic for the bench: {error}.") from None
-
-
-def client_settings(config: Config, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The server's settings for a client of kafka-python, without those that are not `known` to the client."""
-    given = {**config.kafka, **getattr(config, section)}
-    settings = {name: value for name, value in given.items() if name in known}
-    if "api_version" in settings:
-        settings["api_version"] = tuple(settings["api_version"])
-    return {"bootstrap_servers": list(config.bootstrap_servers), **settings}

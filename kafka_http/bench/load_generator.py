@@ -4,13 +4,13 @@ import re
 import socket
 import time
 from collections.abc import Sequence
-from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from selectors import EVENT_READ, DefaultSelector
 
 import msgspec
 
 from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.load_requests import LoadClient, ResponseError
-from kafka_http.bench.target_server import ServerAddress
+from kafka_http.bench.target_server import TargetServer
 
 _READ_BYTES = 65536
 _CONNECT_SECONDS = 10.0
@@ -45,10 +45,10 @@ class LoadCounts(msgspec.Struct):
 class LoadGenerator:
     """Connections to one server. Times are those of `time.monotonic`, which is the same in all processes."""
 
-    def __init__(self, address: ServerAddress, clients: Sequence[LoadClient]) -> None:
+    def __init__(self, server: TargetServer, clients: Sequence[LoadClient]) -> None:
         self.counts = LoadCounts()
         self.selector = DefaultSelector()
-        self.address = (address.host, address.port)
+        self.address = (server.host, server.port)
         self.begin = self.end = 0.0
         self._clients = clients
 
@@ -73,7 +73,7 @@ class LoadGenerator:
 
     def _connect(self, client: LoadClient) -> None:
         try:
-            _Connection(self, client).send_request()
+            _Connection(self, client)
         except OSError as error:
             host, port = self.address
             raise BenchError(f"{host}:{port} does not accept connections: {error.strerror or error}.") from None
@@ -82,60 +82,38 @@ class LoadGenerator:
         """Handle events until the deadline, or until all connections are closed."""
         select, registered = self.selector.select, self.selector.get_map()
         while registered and (left := deadline - time.monotonic()) > 0:
-            for key, events in select(left):
-                key.data(events)
+            for key, _ in select(left):
+                key.data()
 
 
 class _Connection:
-    """A socket with one request at a time."""
+    """A blocking socket with one request at a time. It is read only when it has data."""
 
     def __init__(self, generator: LoadGenerator, client: LoadClient) -> None:
         self._generator = generator
         self._client = client
         self._connect()
 
-    def send_request(self) -> None:
-        self._received = bytearray()
-        self._body_start = self._end = 0
-        self._sent_at = time.monotonic()
-        self._send(self._client.request)
-
     def _connect(self) -> None:
         self._socket = socket.create_connection(self._generator.address, _CONNECT_SECONDS)
         # Nagle's algorithm would delay the last packet of a request and add to its latency.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-        self._generator.selector.register(self._socket, EVENT_READ, self._on_event)
+        self._socket.settimeout(None)
+        self._generator.selector.register(self._socket, EVENT_READ, self._on_readable)
+        self._send_request()
 
-    def _close(self) -> None:
-        if self._socket.fileno() != -1:
-            self._generator.selector.unregister(self._socket)
-            self._socket.close()
-
-    def _send(self, data: bytes | memoryview) -> None:
+    def _send_request(self) -> None:
+        self._received = bytearray()
+        self._body_start = self._end = 0
+        self._sent_at = time.monotonic()
         try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
+            self._socket.sendall(self._client.request)
         except OSError:
-            sent = len(data)  # the next read reports the error
-        self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
-        if self._unsent:
-            self._generator.selector.modify(self._socket, EVENT_READ | EVENT_WRITE, self._on_event)
+            return  # the next read reports the error, or has the response that the server sent before it closed
 
-    def _on_event(self, events: int) -> None:
-        if events & EVENT_READ:
-            self._receive()
-        elif self._unsent:
-            self._send(self._unsent)
-        else:
-            self._generator.selector.modify(self._socket, EVENT_READ, self._on_event)
-
-    def _receive(self) -> None:
+    def _on_readable(self) -> None:
         try:
             data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
         except OSError as error:
             self._on_lost(error.strerror or str(error))
             return
@@ -174,19 +152,14 @@ class _Connection:
             if is_counted and messages is not None:
                 counts.latencies.append(now - self._sent_at)
                 counts.messages += messages
-        if self._must_close or self._unsent:
+        if self._must_close or now >= self._generator.end:
             self._reconnect(now)
-        elif now < self._generator.end:
-            self.send_request()
         else:
-            self._close()
+            self._send_request()
 
     def _messages_in(self, body: bytes) -> int | None:
-        """The number of messages in a response; None if it is not counted. Raises `ResponseError`.
-
-        A response before the request was sent completely is a failure, too.
-        """
-        if self._unsent or not self._status.startswith(b"2") or self._status == b"207":
+        """The number of messages in a response; None if it is not counted. Raises `ResponseError`."""
+        if not self._status.startswith(b"2") or self._status == b"207":
             raise ResponseError(f"{self._status.decode()} {body[:300].decode(errors='replace').strip()}")
         return self._client.handle_response(body)
 
@@ -197,12 +170,11 @@ class _Connection:
         self._reconnect(now)
 
     def _reconnect(self, now: float) -> None:
-        self._close()
-        if now >= self._generator.end:
-            return
-        try:
-            self._connect()
-        except OSError as error:
-            self._generator.counts.add_error(f"A connection could not be opened again: {error.strerror or error}")
-        else:
-            self.send_request()
+        """Close the connection. Open it again if the time is not over."""
+        self._generator.selector.unregister(self._socket)
+        self._socket.close()
+        if now < self._generator.end:
+            try:
+                self._connect()
+            except OSError as error:
+                self._generator.counts.add_error(f"A connection could not be opened again: {error.strerror or error}")

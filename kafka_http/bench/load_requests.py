@@ -3,18 +3,17 @@
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Literal, Protocol
-from urllib.parse import quote
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
 
 from kafka_http.bench.bench_result import BenchError
-from kafka_http.bench.target_server import V2, V2_JSON, ServerAddress, TargetServer
+from kafka_http.bench.target_server import V2, V2_JSON, TargetServer
 
 _OFFSET = b'"offset":'
 _NEXT = re.compile(rb'"next": ?"([^"]+)"')
@@ -29,15 +28,6 @@ class ResponseError(Exception):
     """A response says that a request or one of its records failed."""
 
 
-class LoadClient(Protocol):
-    """A client on one connection. `request` is its next request."""
-
-    request: bytes
-
-    def handle_response(self, body: bytes) -> int | None:
-        """The number of messages in the body of a 2xx response; None if it is not counted. Raises `ResponseError`."""
-
-
 class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does. `later` publishes with `Prefer: respond-async`."""
 
@@ -49,21 +39,6 @@ class LoadJob(msgspec.Struct, frozen=True):
     size: int
     connections: int
     later: bool = False
-
-
-@contextmanager
-def load_clients(job: LoadJob) -> Iterator[list[LoadClient]]:
-    """Yield a client for each connection. Raises `BenchError`."""
-    server = TargetServer(job.url)
-    if job.what == "publish":
-        client = PublishClient(server.address, job.topic, job.dialect, job.records, job.size, later=job.later)
-        yield [client] * job.connections
-    elif job.dialect == "messages":
-        messages = server.message_count(job.topic, job.dialect)
-        yield [ReadClient(server.address, job.topic, "bench", job.records, messages) for _ in range(job.connections)]
-    else:
-        with _consumers(server, job) as consumers:
-            yield list(consumers)
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -86,7 +61,7 @@ class PublishClient:
     """
 
     def __init__(
-        self, address: ServerAddress, topic: str, dialect: str, records: int, size: int, *, later: bool = False
+        self, server: TargetServer, topic: str, dialect: str, records: int, size: int, *, later: bool = False
     ) -> None:
         self._is_v2 = dialect == "v2"
         self._records = records
@@ -95,7 +70,7 @@ class PublishClient:
         headers += "Prefer: respond-async\r\n" if later else ""
         is_bare = records == 1 and not self._is_v2
         body = json_values(1, size)[0].encode() if is_bare else publish_body(records, size)
-        self.request = address.request("POST", path, headers, body)
+        self.request = server.request_bytes("POST", path, headers, body)
 
     def handle_response(self, body: bytes) -> int:
         if self._is_v2 and _FAILED.search(body):
@@ -106,9 +81,9 @@ class PublishClient:
 class ReadClient:
     """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
 
-    def __init__(self, address: ServerAddress, topic: str, consumer: str, limit: int, messages: int) -> None:
-        path = f"/messages/{topic}/{quote(consumer, safe='')}/"
-        self._before, self._after = address.request("GET", f"{path}\0?limit={limit}").split(b"\0")
+    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int) -> None:
+        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}")
+        self._before, self._after = request.split(b"\0")
         self._messages = messages
         self._rewind()
 
@@ -134,9 +109,11 @@ class ConsumerClient:
     `instance` is the path of an instance at the beginning of its partitions. `partitions` is the body of the seek.
     """
 
-    def __init__(self, address: ServerAddress, instance: str, partitions: bytes, messages: int) -> None:
-        self._read = address.request("GET", f"{instance}/records?timeout=1000", f"Accept: {V2_JSON}\r\n")
-        self._seek = address.request("POST", f"{instance}/positions/beginning", f"Content-Type: {V2}\r\n", partitions)
+    def __init__(self, server: TargetServer, instance: str, partitions: bytes, messages: int) -> None:
+        self._read = server.request_bytes("GET", f"{instance}/records?timeout=1000", f"Accept: {V2_JSON}\r\n")
+        self._seek = server.request_bytes(
+            "POST", f"{instance}/positions/beginning", f"Content-Type: {V2}\r\n", partitions
+        )
         self._messages = self._left = messages
         self.request = self._read
 
@@ -152,21 +129,40 @@ class ConsumerClient:
         return count
 
 
+LoadClient = PublishClient | ReadClient | ConsumerClient
+"""A client on one connection: `request` is its next request, `handle_response` counts the messages of a response."""
+
+
+@contextmanager
+def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
+    """Yield a client for each connection. Raises `BenchError`."""
+    server = TargetServer(job.url)
+    if job.what == "publish":
+        client = PublishClient(server, job.topic, job.dialect, job.records, job.size, later=job.later)
+        yield [client] * job.connections
+    elif job.dialect == "messages":
+        messages = sum(server.message_counts(job.topic))
+        yield [ReadClient(server, job.topic, job.records, messages) for _ in range(job.connections)]
+    else:
+        with _consumers(server, job) as consumers:
+            yield consumers
+
+
 @contextmanager
 def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClient]]:
     """Create v2 instances that have their partitions, each in its own group. Delete them afterwards."""
-    messages = server.message_count(job.topic, "v2")
-    numbers = server.partitions(job.topic, "v2")
-    partitions = {"partitions": [{"topic": job.topic, "partition": number} for number in numbers]}
+    counts = server.message_counts(job.topic)
+    partitions = {"partitions": [{"topic": job.topic, "partition": number} for number in range(len(counts))]}
+    settings = {"format": "json", "auto.commit.enable": "false", "max.poll.records": str(job.records)}
     instances: list[str] = []
 
     def create(_: int) -> ConsumerClient:
-        instance = server.create_consumer(f"bench-{uuid4().hex[:12]}", _consumer_settings(job.records))
+        group = f"/consumers/bench-{uuid4().hex[:12]}"
+        instance = f"{group}/instances/{server.call('POST', group, settings)['instance_id']}"
         instances.append(instance)
-        server.call("POST", f"{instance}/subscription", {"topics": [job.topic]})
-        _wait_for_assignment(server, instance)
+        server.call("POST", f"{instance}/assignments", partitions)
         server.call("POST", f"{instance}/positions/beginning", partitions)
-        return ConsumerClient(server.address, instance, json.dumps(partitions).encode(), messages)
+        return ConsumerClient(server, instance, json.dumps(partitions).encode(), sum(counts))
 
     def delete(instance: str) -> None:
         with suppress(BenchError):
@@ -177,15 +173,3 @@ def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClie
             yield list(pool.map(create, range(job.connections)))
         finally:
             list(pool.map(delete, instances))
-
-
-def _consumer_settings(records: int) -> dict[str, str]:
-    settings = {"format": "json", "auto.offset.reset": "earliest", "auto.commit.enable": "false"}
-    return settings | {"max.poll.records": str(records)}
-
-
-def _wait_for_assignment(server: TargetServer, instance: str) -> None:
-    for _ in range(30):
-        if server.call("GET", f"{instance}/records?timeout=2000", accept=V2_JSON):
-            return
-    raise BenchError("A consumer instance did not get messages within a minute.")

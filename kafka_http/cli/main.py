@@ -20,7 +20,7 @@ from kafka_http.server import CannotServe
 _COMMANDS = {
     "serve": ("kafka_http.cli.serve", "serve HTTP in front of the brokers"),
     "demo": ("kafka_http.cli.demo", "start an Apache Kafka and serve HTTP in front of it"),
-    "bench": ("kafka_http.cli.bench", "measure the throughput and compare it with Kafka's clients without HTTP"),
+    "bench": ("kafka_http.cli.bench", "measure the throughput of a server, and compare results"),
     "config": ("kafka_http.cli.show_config", "check the settings as `serve` does; show each, its value and its source"),
 }
 """The module of each command, and its description."""
