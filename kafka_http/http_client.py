@@ -9,16 +9,17 @@ byte may take; HTTP libraries only have timeouts for a single read.
 import io
 import socket
 import ssl
+import string
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from importlib.metadata import version
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
@@ -66,7 +67,8 @@ class HttpTarget(Struct, frozen=True):
         except ValueError:
             raise HttpRequestFailed("has a URL with an invalid port") from None
         query = f"?{parts.query}" if parts.query else ""
-        return cls(parts.scheme, parts.hostname or "", port, f"{parts.path or '/'}{query}")
+        path = quote(parts.path or "/", safe=string.punctuation)  # `http.client` takes ASCII only
+        return cls(parts.scheme, parts.hostname or "", port, f"{path}{query}")
 
 
 class Deadline:
@@ -101,13 +103,16 @@ class HttpResponse:
         if timeout is not None:
             self._stream.deadline = Deadline(timeout)
         body = bytearray()
-        with _failures_described(self._stream.deadline):
+        is_complete = False
+        # `http.client` raises `IncompleteRead` for a chunked body only.
+        with _failures_described(self._stream.deadline), suppress(IncompleteRead):
             # In chunks, because `read()` allocates as much memory as Content-Length announces.
             while chunk := self._response.read(_CHUNK_BYTES):
                 body += chunk
+            is_complete = not self._response.length  # of the bytes that Content-Length announced
         if self._stream.is_truncated:
             raise HttpResponseTooLarge("sent a response that is too large")
-        if self._response.length:  # of the bytes that Content-Length announced
+        if not is_complete:
             raise HttpRequestFailed("closed the connection before the end of its response")
         return bytes(body)
 

@@ -133,8 +133,8 @@ def _check_name(given: _SourceValue) -> None:
 
 
 def _check_same_name(first: _SourceValue, second: _SourceValue) -> None:
-    """Reject a setting that is given under its old and its new name."""
-    if first.path[0] != second.path[0]:
+    """Reject a setting that one source gives under its old and its new name."""
+    if first.path[0] != second.path[0] and first.source.split()[0] == second.source.split()[0]:
         raise ConfigError(
             f"The settings {first.path[0]} ({first.source}) and {second.path[0]} ({second.source}) are the same "
             f"setting. Keep only {first.setting_name}."

@@ -19,8 +19,9 @@ class Receiver:
 
     `/status/503` answers with this status, `/redirect?http://…` redirects. `/hold` does not answer until `released` is
     set; `/drip` sends single bytes of a header, `/drip-body` a complete header and then single bytes. `/close` closes
-    the connection, `/noise` sends something other than HTTP, `/flood` sends headers without end. `/unread` does not
-    read the body, `/sip` reads it slowly. All other paths return a 204.
+    the connection, `/noise` sends something other than HTTP, `/flood` sends headers without end,
+    `/chunks/N` sends N chunks of 1,000 bytes and not the last chunk. `/unread` does not read the body, `/sip` reads it
+    slowly. All other paths return a 204.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -123,6 +124,14 @@ def _drip(handler: _Handler, _rest: str) -> None:
     handler.drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000)
 
 
+def _chunks(handler: _Handler, rest: str) -> None:
+    """`/chunks/N`: N chunks of 1,000 bytes, and no last chunk."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(int(rest)):
+        handler.wfile.write(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+    handler.close_connection = True
+
+
 def _drip_body(handler: _Handler, _rest: str) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
     handler.drip(b"x")
@@ -147,6 +156,7 @@ _ANSWERS: dict[str, Callable[[Any, str], None]] = {
     "redirect": _redirect,
     "hold": _hold,
     "drip": _drip,
+    "chunks": _chunks,
     "drip-body": _drip_body,
     "close": _close,
     "noise": _noise,

@@ -309,16 +309,23 @@ def test_new_name_of_fast_path_gives_no_warning() -> None:
     assert list(deprecation_warnings(load(fast_path=False))) == []
 
 
-def test_old_and_new_name_of_a_setting_together_are_an_error(settings_file: Path) -> None:
-    settings_file.write_text("threadless_publish = true\n")
+def test_old_and_new_name_in_one_source_is_an_error(settings_file: Path) -> None:
+    settings_file.write_text("threadless_publish = true\nfast_path = false\n")
 
     with pytest.raises(ConfigError) as error:
-        load({"KAFKA_HTTP_FAST_PATH": "true"}, config=str(settings_file))
+        load(config=str(settings_file))
 
     assert str(error.value) == (
-        f"The settings threadless_publish ({settings_file}) and fast_path (environment KAFKA_HTTP_FAST_PATH) are the "
-        "same setting. Keep only fast_path."
+        f"The settings threadless_publish ({settings_file}) and fast_path ({settings_file}) are the same setting. "
+        "Keep only fast_path."
     )
+
+
+def test_new_name_in_a_later_source_overrides_the_old_name(settings_file: Path) -> None:
+    """An old file must not stop an upgrade that sets the new name."""
+    settings_file.write_text("threadless_publish = true\n")
+
+    assert load({"KAFKA_HTTP_FAST_PATH": "false"}, config=str(settings_file)).fast_path is False
 
 
 def test_wrong_value_of_old_name_names_the_old_name() -> None:

@@ -27,6 +27,7 @@ def post(url: str, *, read_timeout: float | None = None, **options: Any) -> tupl
     [
         ("http://a.example", HttpTarget("http", "a.example", 80, "/")),
         ("https://a.example/b%20c?d=e", HttpTarget("https", "a.example", 443, "/b%20c?d=e")),
+        ("http://a.example/ä%C3", HttpTarget("http", "a.example", 80, "/%C3%A4%C3")),
         ("http://[::1]:8083/b/", HttpTarget("http", "::1", 8083, "/b/")),
     ],
 )
@@ -46,6 +47,17 @@ def test_status_and_body_are_returned(receiver: Receiver) -> None:
 def test_response_larger_than_max_bytes_fails(receiver: Receiver) -> None:
     with pytest.raises(HttpResponseTooLarge):
         post(receiver.url("/flood"), max_bytes=4096)
+
+
+def test_chunked_response_larger_than_max_bytes_fails(receiver: Receiver) -> None:
+    """This was "did not answer in HTTP", and a 503 in place of a 422 for a schema that is too large."""
+    with pytest.raises(HttpResponseTooLarge):
+        post(receiver.url("/chunks/20"), max_bytes=4096)
+
+
+def test_chunked_response_without_last_chunk_fails(receiver: Receiver) -> None:
+    with pytest.raises(HttpRequestFailed, match="closed the connection before the end of its response"):
+        post(receiver.url("/chunks/2"))
 
 
 def test_slow_body_fails_at_read_timeout(receiver: Receiver) -> None:
