@@ -164,8 +164,8 @@ TEXTS: dict[SchemaType, str] = {
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ("JSON", r"refuses it for the subject 'AVRO-JSON': .*Incompatible artifact"),  # a 409
-        ("PROTOBUF", r"it answers with status 500: \w.*\.$"),
+        ("JSON", r"rejects it for the subject 'AVRO-JSON': .*Incompatible artifact"),  # a 409
+        ("PROTOBUF", r"answered with status 500: \w.*\.$"),
     ],
 )
 def test_rejected_second_schema_type_of_subject_has_message_of_registry(
