@@ -64,9 +64,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     tests. `app.extensions["kafka_http"]` is the `AppLifecycle`, which the server calls. Raises `ConfigError`.
     """
     _check_settings(config)
-    is_inline = (
-        config.daemon == "inline" or broker is not None
-    )  # a daemon is another process and cannot use this object
+    # A daemon is another process, which cannot use the broker object of a test
+    is_inline = config.daemon == "inline" or broker is not None
     broker = broker or KafkaBroker(config)
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
     services = _new_services(config, broker)
