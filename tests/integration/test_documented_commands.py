@@ -197,9 +197,9 @@ def test_second_demo_on_same_ports_or_data_is_an_error_and_harms_nothing(kafka_p
         second = tmp_path / "second"
 
         said = refused(second, "--port", port, "--kafka-port", other_kafka_port)
-        assert re.fullmatch(rf"kafka-http demo: Port {port} is in use: .*\n", said)
+        assert re.fullmatch(rf"kafka-http demo: Port {port} is in use\. .*\n", said)
         said = refused(second, "--port", other_port, "--kafka-port", kafka_port)
-        assert re.fullmatch(rf"kafka-http demo: Kafka's port {kafka_port} is in use: .*\n", said)
+        assert re.fullmatch(rf"kafka-http demo: Port {kafka_port}, which Kafka needs, is in use\. .*\n", said)
         said = refused(tmp_path / "first", "--port", other_port, "--kafka-port", other_kafka_port)
         assert re.fullmatch(r"kafka-http demo: The directory .* is in use by another Kafka.*\n", said)
 
