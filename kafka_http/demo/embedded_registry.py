@@ -151,8 +151,9 @@ class EmbeddedRegistry:
 
 
 def _failure_in_log(log: str) -> str:
-    found = re.search(r" ERROR \[[^]]*\] \([^)]*\) (.+?)\.?$", log, re.MULTILINE)
-    return found[1] if found else failure_in_log(log)
+    errors = re.findall(r" ERROR \[[^]]*\] \([^)]*\) (.+?)\.?$", log, re.MULTILINE)
+    # A port in use ends other parts too, and their errors may come first
+    return next((each for each in errors if "in use" in each), errors[0] if errors else failure_in_log(log))
 
 
 def _java_flags(port: int) -> list[str]:
