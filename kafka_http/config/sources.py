@@ -8,7 +8,7 @@ An unknown setting or a wrong value is a `ConfigError` that names the setting an
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,9 +40,9 @@ def load_config(
     file = flags.pop("config", None) or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     values = [*_from_mapping(defaults or {}, "default", parse_text=True)]
     if file:
-        values += _from_file(Path(file))
-    values += _from_environment(environ)
-    values += _from_mapping(flags, "command line", parse_text=True)
+        values += _without_two_names(_from_file(Path(file)))
+    values += _without_two_names(_from_environment(environ))
+    values += _without_two_names(_from_mapping(flags, "command line", parse_text=True))
     return _combine(values)
 
 
@@ -111,10 +111,8 @@ def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool
 def _combine(given: list[_SourceValue]) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    first: dict[str, _SourceValue] = {}
     for each in given:
         _check_name(each)
-        _check_same_name(first.setdefault(each.setting_name, each), each)
         if each.setting.is_section:
             _insert(values.setdefault(each.setting_name, {}), each)
         else:
@@ -132,13 +130,17 @@ def _check_name(given: _SourceValue) -> None:
         raise _invalid(given)
 
 
-def _check_same_name(first: _SourceValue, second: _SourceValue) -> None:
-    """Reject a setting that one source gives under its old and its new name."""
-    if first.path[0] != second.path[0] and first.source.split()[0] == second.source.split()[0]:
-        raise ConfigError(
-            f"The settings {first.path[0]} ({first.source}) and {second.path[0]} ({second.source}) are the same "
-            f"setting. Keep only {first.setting_name}."
-        )
+def _without_two_names(given: Iterable[_SourceValue]) -> Iterator[_SourceValue]:
+    """Yield the values of one source. Reject a setting that it gives under its old and its new name."""
+    seen: dict[str, _SourceValue] = {}
+    for each in given:
+        first = seen.setdefault(each.setting_name, each)
+        if first.path[0] != each.path[0]:
+            raise ConfigError(
+                f"The settings {first.path[0]} ({first.source}) and {each.path[0]} ({each.source}) are the same "
+                f"setting. Keep only {first.setting_name}."
+            )
+        yield each
 
 
 def _insert(section: dict[str, Any], given: _SourceValue) -> None:

@@ -321,6 +321,15 @@ def test_old_and_new_name_in_one_source_is_an_error(settings_file: Path) -> None
     )
 
 
+def test_old_and_new_name_in_the_environment_is_an_error_after_a_file(settings_file: Path) -> None:
+    """The check compared with the first value of all sources, here the file's."""
+    settings_file.write_text("threadless_publish = true\n")
+    environ = {"KAFKA_HTTP_FAST_PATH": "false", "KAFKA_HTTP_THREADLESS_PUBLISH": "true"}
+
+    with pytest.raises(ConfigError, match="are the same setting"):
+        load(environ, config=str(settings_file))
+
+
 def test_new_name_in_a_later_source_overrides_the_old_name(settings_file: Path) -> None:
     """An old file must not stop an upgrade that sets the new name."""
     settings_file.write_text("threadless_publish = true\n")
