@@ -45,11 +45,12 @@ class LeaderRequests:
         failure: KafkaHttpError = NoLeader("The leader of the partition is moving. Retry.")
         backoff, delay = Backoff(0.05, 1.0), 0.0  # an election takes about a second
         while time.monotonic() + delay <= until:
-            time.sleep(delay)
-            delay = backoff.next()
+            if delay:  # even a sleep of 0 gives other threads the interpreter
+                time.sleep(delay)
             try:
                 return self._attempt(partitions, request, by_partition, wait)
             except _LeaderMoved as moved:
+                delay = backoff.next()
                 failure = moved.failure
                 for topic in {each.topic for each in partitions}:
                     self._metadata.remove(topic)

@@ -118,9 +118,8 @@ class PageReader:
         """
         page = _PageBuilder(positions, limits)
         deadline = time.monotonic() + wait
-        active = random.sample(
-            list(positions), len(positions)
-        )  # so that it is not always the same partition that does not fit
+        # In random order, so that it is not always the same partition that does not fit
+        active = random.sample(list(positions), len(positions))
         while active and not page.is_full:
             left = 0 if page.has_records or self._stopping.is_set() else max(0, deadline - time.monotonic())
             fetched = self._log.fetch(
