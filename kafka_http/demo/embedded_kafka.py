@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, NoError, RetriableError, TopicAlreadyExists
 
 from kafka_http.config import Config
 from kafka_http.demo.broker_properties import JAVA_FLAGS, LOG4J_PROPERTIES, BrokerNode, server_properties
-from kafka_http.demo.guarded_process import GuardedProcess
+from kafka_http.demo.guarded_process import GuardedProcess, GuardedServer
 from kafka_http.demo.kafka_jars import KAFKA_VERSION, kafka_jars
 from kafka_http.demo.local_resources import (
     LOOPBACK,
@@ -38,7 +38,7 @@ _LOCALE = {"LC_ALL": "C.UTF-8"}
 """In the locale C, Java cannot open files whose names are not ASCII."""
 
 
-class EmbeddedKafka:
+class EmbeddedKafka(GuardedServer):
     """One broker with its files in one directory, which survive stops, kills and starts.
 
     The broker ends when this process ends, even by kill -9. With `announce`, a message on stderr says if the broker
@@ -46,31 +46,16 @@ class EmbeddedKafka:
     """
 
     def __init__(self, node: BrokerNode, *, cluster_id: str | None = None, announce: bool = False) -> None:
+        super().__init__(GuardedProcess("Kafka", node.log_file))
         self.node = node
         self.bootstrap_servers = f"{LOOPBACK}:{node.port}"
         self._cluster_id = cluster_id or new_cluster_id()
         self._announce = announce
-        self._process = GuardedProcess("Kafka", node.log_file)
 
     @property
     def sasl_bootstrap_servers(self) -> str:
         """The address of the listener that requires SASL/PLAIN."""
         return f"{LOOPBACK}:{self.node.sasl_port}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the broker's process runs."""
-        return self._process.is_running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of Kafka itself, from a start until a stop."""
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start the broker and wait until it is ready."""
-        self.launch()
-        self.wait_until_ready()
 
     def launch(self) -> None:
         """Start the broker without waiting. Downloads Kafka and formats the directory if that was not done before."""
@@ -97,14 +82,6 @@ class EmbeddedKafka:
             time.sleep(0.05)
         if self._announce:
             self._process.announce_end()
-
-    def stop(self) -> None:
-        """Stop the broker gracefully and wait for its end. No effect if it does not run."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """End the broker as kill -9 does and wait for its end. `start` starts it again."""
-        self._process.kill()
 
     def _check_ports(self) -> None:
         for port in self.node.ports:

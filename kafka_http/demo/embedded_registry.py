@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from platformdirs import user_cache_path
 
 from kafka_http.demo.embedded_kafka import failure_in_log
-from kafka_http.demo.guarded_process import GuardedProcess
+from kafka_http.demo.guarded_process import GuardedProcess, GuardedServer
 from kafka_http.demo.local_resources import LOOPBACK, DemoError, find_java, lock_directory
 from kafka_http.demo.maven import Artifact, download
 
@@ -35,7 +35,7 @@ _REGISTRY_VARIABLES = ("QUARKUS_", "APICURIO_", "REGISTRY_")
 """Prefixes of environment variables that configure other registries, and would configure this one, too."""
 
 
-class EmbeddedRegistry:
+class EmbeddedRegistry(GuardedServer):
     """A registry on the loopback interface with its files in one directory, which survive stops, kills and starts.
 
     It keeps the port of its first start as long as this object lives. New schemas must be able to read data of old
@@ -45,10 +45,10 @@ class EmbeddedRegistry:
 
     def __init__(self, directory: Path, *, announce: bool = False) -> None:
         self.log_file = directory / "registry.log"
+        super().__init__(GuardedProcess("The schema registry", self.log_file))
         self._directory = directory
         self._announce = announce
         self._port = 0
-        self._process = GuardedProcess("The schema registry", self.log_file)
 
     @staticmethod
     def parts() -> tuple[Path, Path]:
@@ -59,21 +59,6 @@ class EmbeddedRegistry:
     def url(self) -> str:
         """The base URL of Confluent's API, after the start."""
         return f"http://{LOOPBACK}:{self._port}{_CONFLUENT_API}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the registry's process runs."""
-        return self._process.is_running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the registry itself, from a start until a stop."""
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start the registry and wait until it is ready."""
-        self.launch()
-        self.wait_until_ready()
 
     def launch(self) -> None:
         """Start the registry without waiting. Downloads it if that was not done before."""
@@ -100,14 +85,6 @@ class EmbeddedRegistry:
             time.sleep(0.05)
         if self._announce:
             self._process.announce_end()
-
-    def stop(self) -> None:
-        """Stop the registry gracefully and wait for its end. No effect if it does not run."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """End the registry as kill -9 does and wait for its end. `start` starts it again."""
-        self._process.kill()
 
     def _is_ready(self) -> bool:
         listening = _LISTENING.search(self._process.output())

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -86,3 +87,41 @@ class GuardedProcess:
         if self._guard and self._guard.stdin:
             with suppress(BrokenPipeError):
                 self._guard.stdin.write(order)
+
+
+class GuardedServer(ABC):
+    """A server in a `GuardedProcess`: what the demo's Kafka and its registry have in common."""
+
+    def __init__(self, process: GuardedProcess) -> None:
+        self._process = process
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process.is_running
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server itself, from a start until a stop."""
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
+        self.launch()
+        self.wait_until_ready()
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Start the server without waiting."""
+
+    @abstractmethod
+    def wait_until_ready(self) -> None:
+        """Wait until the server answers. If it fails, stop it."""
+
+    def stop(self) -> None:
+        """Stop the server gracefully and wait for its end. No effect if it does not run."""
+        self._process.stop()
+
+    def kill(self) -> None:
+        """End the server as kill -9 does and wait for its end. `start` starts it again."""
+        self._process.kill()
