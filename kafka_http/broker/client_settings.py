@@ -22,7 +22,7 @@ DELIVERY_SECONDS = 120.0
 
 _PRODUCER_DEFAULTS: Mapping[str, Any] = {
     "compression_type": None,
-    "batch_size": 262144,
+    "batch_size": 1_000_000,  # a little less than the brokers' default of max.message.bytes
     "linger_ms": 0,
     "delivery_timeout_ms": 10_000,
     "retry_backoff_ms": 20,

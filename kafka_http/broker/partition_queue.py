@@ -24,7 +24,7 @@ from kafka_http.broker.pending_publish import UNKNOWN_OFFSET, PartitionAppend, S
 from kafka_http.broker.produce_requests import PartitionResponse, topic_field
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import LogOnce
-from kafka_http.records import BareValues
+from kafka_http.records import BareValues, payload_size
 
 if TYPE_CHECKING:
     from kafka_http.broker.produce_connection import ProduceConnection
@@ -37,6 +37,8 @@ NO_TIMESTAMP = -1
 _MAX_SEQUENCE = 0x7FFFFFFF
 _MAGIC = 2
 _NO_LIMIT = 1 << 30
+_RECORD_OVERHEAD = 16
+"""Bytes of a record in a batch in addition to its key and value."""
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _MAX_RETRY_DOUBLINGS = 6
 _MAX_RETRY_SECONDS = 1.0
@@ -261,7 +263,10 @@ class PartitionQueue:
         taken: list[BatchSlice] = []
         count, limit = 0, 1 if self._single_records else _NO_LIMIT
         while waiting and count < limit:
-            append, start, stop = waiting.popleft()
+            append, start, stop = waiting[0]
+            if count and stop - start > 1 and builder.size() + _size(append, start, stop) > self._batch_size:
+                break  # the records of a request stay together
+            waiting.popleft()
             own_time = NO_TIMESTAMP if without_time else append.pending.created_ms
             end = _append_records(builder, append, start, min(stop, start + limit), count, own_time, has_time)
             if end > start:
@@ -450,6 +455,13 @@ def _append_records(
         if add(index, timestamp, each.key, each.value, list(each.headers) if each.headers else _NO_HEADERS) is None:
             return start + index - first
     return stop
+
+
+def _size(append: PartitionAppend, start: int, stop: int) -> int:
+    """Return the size of records in a batch, or a little more. It does not count headers."""
+    records: Any = append.records[start:stop]
+    size = sum(map(len, filter(None, records))) if isinstance(append.records, BareValues) else payload_size(records)
+    return size + _RECORD_OVERHEAD * (stop - start)
 
 
 def _has_timestamp(append: PartitionAppend, index: int) -> bool:
