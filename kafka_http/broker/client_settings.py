@@ -11,6 +11,7 @@ from kafka import KafkaAdminClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl import SASL_MECHANISMS
 
+from kafka_http.broker.patches import check_libraries
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import MIB
 from kafka_http.config.spelling import nearest
@@ -32,8 +33,14 @@ _CONNECTION_DEFAULTS: Mapping[str, Any] = {
     "socket_connection_setup_timeout_ms": 3000,
 }
 
+
+def _without_in_flight(settings: Mapping[str, Any]) -> Settings:
+    """Remove the limit of requests in flight: the producer has one batch of a partition in flight, to keep the order."""
+    return {name: value for name, value in settings.items() if name != "max_in_flight_requests_per_connection"}
+
+
 _CLIENTS: Mapping[str, Mapping[str, Any]] = {
-    "producer": {**KafkaConnectionManager.DEFAULT_CONFIG, **_PRODUCER_DEFAULTS},
+    "producer": {**_without_in_flight(KafkaConnectionManager.DEFAULT_CONFIG), **_PRODUCER_DEFAULTS},
     "consumer": KafkaConnectionManager.DEFAULT_CONFIG,
     "admin": KafkaAdminClient.DEFAULT_CONFIG,
 }
@@ -79,7 +86,7 @@ def producer_settings(config: Config) -> Settings:
         config,
         "producer",
         {
-            **_CONNECTION_DEFAULTS,
+            **_without_in_flight(_CONNECTION_DEFAULTS),
             **_PRODUCER_DEFAULTS,
             "request_timeout_ms": min(5000, timeout_ms),
             "delivery_timeout_ms": timeout_ms,
@@ -112,6 +119,7 @@ def admin_settings(config: Config) -> Settings:
 
 def check_client_settings(config: Config) -> None:
     """Raise `ConfigError` for settings that kafka-python would reject or ignore later, and for unusable versions."""
+    check_libraries()
     known = {key for each in _CLIENTS.values() for key in each}
     _check_section(config, "kafka", known)
     for section, defaults in _CLIENTS.items():
@@ -142,7 +150,8 @@ def _check_section(config: Config, section: str, known: set[str]) -> None:
         if why is not None:
             raise ConfigError(f"{where} cannot be set: {why}.")
         if key not in known:
-            raise ConfigError(f"{where} is not a setting of this kafka-python client.{_suggestion(key, known)}")
+            client = "the producer" if section == "producer" else "this kafka-python client"
+            raise ConfigError(f"{where} is not a setting of {client}.{_suggestion(key, known)}")
         expected = _expected(key, value)
         if expected is not None:
             raise ConfigError(f"{where} must be {expected}.")
@@ -200,5 +209,3 @@ def _check_times(config: Config) -> None:
             f"The producer's request_timeout_ms ({request}) plus linger_ms ({merged['linger_ms']}) must be at most its "
             f"delivery_timeout_ms ({delivery}; by default from the setting timeout)."
         )
-    if merged.get("max_in_flight_requests_per_connection", 5) > 5:
-        raise ConfigError("The producer's max_in_flight_requests_per_connection must be at most 5.")

@@ -480,7 +480,13 @@ class IdempotentProducer:
         protocol = ProduceProtocol(opened.version, self._settings["client_id"], int(self._request_seconds * 1000))
         assert self._loop is not None  # noqa: S101  it makes this call
         connection = ProduceConnection(
-            self._loop, node, opened.taken.sock, protocol, opened.taken.lifetime, self._on_response, self._on_lost
+            self._loop,
+            node,
+            opened.taken.sock,
+            protocol,
+            lifetime=opened.taken.lifetime,
+            on_response=self._on_response,
+            on_lost=self._on_lost,
         )
         self._connections[node] = connection
         if before is not None:

@@ -268,7 +268,8 @@ class PartitionQueue:
                 break  # the records of a request stay together
             waiting.popleft()
             own_time = NO_TIMESTAMP if without_time else append.pending.created_ms
-            end = _append_records(builder, append, start, min(stop, start + limit), count, own_time, has_time)
+            fitting = BatchSlice(append, start, min(stop, start + limit))
+            end = _append_records(builder, fitting, count, own_time, has_time)
             if end > start:
                 taken.append(BatchSlice(append, start, end))
                 count += end - start
@@ -285,10 +286,10 @@ class PartitionQueue:
         """Build a batch again under the present identity."""
         builder = self._builder(_NO_LIMIT)
         count = 0
-        for append, start, stop in batch.slices:
-            own_time = NO_TIMESTAMP if batch.without_time else append.pending.created_ms
-            _append_records(builder, append, start, stop, count, own_time)
-            count += stop - start
+        for each in batch.slices:
+            own_time = NO_TIMESTAMP if batch.without_time else each.append.pending.created_ms
+            _append_records(builder, each, count, own_time)
+            count += each.stop - each.start
         self._take_numbers(batch)
         batch.data = builder.build()
 
@@ -426,13 +427,7 @@ class PartitionQueue:
 
 
 def _append_records(
-    builder: Any,
-    append: PartitionAppend,
-    start: int,
-    stop: int,
-    first: int,
-    own_time: int,
-    has_timestamp: bool | None = None,
+    builder: Any, batch_slice: BatchSlice, first: int, own_time: int, has_timestamp: bool | None = None
 ) -> int:
     """Append records while there is room, the first one at index `first` of the batch. Return where it stopped.
 
@@ -440,6 +435,7 @@ def _append_records(
     stops at a record that has a timestamp of its own or not, unlike this: aiokafka's builder takes a batch's first
     `NO_TIMESTAMP` for a time that is still to come.
     """
+    append, start, stop = batch_slice
     records = append.records if stop - start == len(append.records) else append.records[start:stop]
     add = builder.append
     if isinstance(append.records, BareValues):

@@ -8,6 +8,7 @@ import selectors
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from kafka.consumer.subscription_state import SubscriptionState
@@ -15,12 +16,15 @@ from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import Cancelled, FencedInstanceIdError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.broker.error_map import Unreachable, connection_problem
+from kafka_http.config import ConfigError
 
 _COORDINATOR_TIMEOUT = 15.0
 """Seconds without a coordinator after which the brokers' addresses are looked up again."""
@@ -148,10 +152,21 @@ class TakenSocket(NamedTuple):
     lifetime: float
 
 
+def check_libraries() -> None:
+    """Raise `ConfigError` if kafka-python lacks a private part that `take_socket` uses."""
+    used = ((KafkaTCPTransport(None, None), ("_sock", "_net")), (KafkaConnection(None), ("_reauth", "transport")))
+    missing = [f"{type(part).__name__}.{name}" for part, names in used for name in names if not hasattr(part, name)]
+    if missing:
+        raise ConfigError(
+            f"The installed kafka-python {version('kafka-python')} cannot be used: {', '.join(missing)} is missing. "
+            "Install the version that kafka_http asks for: kafka-python 3.0.12."
+        )
+
+
 async def take_socket(manager: KafkaConnectionManager, node: int, api_key: int) -> TakenSocket:
     """Connect to a broker, log in, and take the socket from kafka-python.
 
-    kafka-python's own loop takes ten times the time for a request. Uses `KafkaConnection._reauth`, `_initialize`'s
+    kafka-python's own loop takes ten times the time for a request. Uses `KafkaConnection._reauth`,
     `broker_version_data.api_versions`, and the transport's `_sock` and `_net`.
     """
     connection = await manager.get_connection(node)

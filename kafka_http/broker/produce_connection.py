@@ -40,6 +40,7 @@ class ProduceConnection:
         node: int,
         sock: Any,
         protocol: ProduceProtocol,
+        *,
         lifetime: float,
         on_response: OnResponse,
         on_lost: OnLost,
