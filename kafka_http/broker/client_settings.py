@@ -35,7 +35,7 @@ _CONNECTION_DEFAULTS: Mapping[str, Any] = {
 
 
 def _without_in_flight(settings: Mapping[str, Any]) -> Settings:
-    """Remove the limit of requests in flight: the producer has one batch of a partition in flight, to keep the order."""
+    """Remove the limit of requests in flight: one batch of a partition is in flight, which keeps the order."""
     return {name: value for name, value in settings.items() if name != "max_in_flight_requests_per_connection"}
 
 

@@ -1,79 +1,40 @@
 """The producer: an event loop takes records, sends them to the partitions' leaders and reads the responses.
 
-The design and its measurements: the loop that takes a request also writes it to Kafka, so no thread is woken. What
-blocks (metadata, connecting, producer ids) runs in helper threads, see `producer_calls`. The rules that keep records in
-order and write each once are in `partition_queue`.
+The loop that takes a request also writes it to Kafka, so no other thread is woken: this takes a third of the time of a
+producer with a thread. What blocks (metadata, connecting, producer ids) runs in helper threads, see `producer_calls`.
+The rules that keep records in order and write each once are in `partition_queue`.
 """
 
 import logging
-import random
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import Event, Lock, get_ident
 from typing import Any
 
-from kafka.partitioner.default import murmur2
-
-from kafka_http.backoff import Backoff
+from kafka_http.broker.leader_connections import LeaderConnections
 from kafka_http.broker.partition_queue import Batch, PartitionQueue, ProducerIdentity, TopicClock
-from kafka_http.broker.pending_publish import KafkaPendingPublish, PartitionAppend, too_large
+from kafka_http.broker.pending_publish import KafkaPendingPublish
 from kafka_http.broker.produce_connection import ProduceConnection
-from kafka_http.broker.produce_requests import PartitionResponse, ProduceProtocol
-from kafka_http.broker.producer_calls import OpenedConnection, ProducerCalls
-from kafka_http.errors import (
-    BrokerUnavailable,
-    InvalidValue,
-    KafkaHttpError,
-    PartitionNotFound,
-    TooMuchInFlight,
-)
+from kafka_http.broker.produce_requests import PartitionResponse
+from kafka_http.broker.producer_calls import ProducerCalls
+from kafka_http.broker.topic_queues import METADATA_AGE, TopicQueues
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound, TooMuchInFlight
 from kafka_http.event_loop import EventLoop, LoopThread
-from kafka_http.records import BareValues, NewRecord, PartitionInfo, missing_partitions, payload_size
+from kafka_http.records import BareValues, NewRecord, PartitionInfo, payload_size
 
 log = logging.getLogger(__name__)
 
-_METADATA_AGE = 2.0
-"""Seconds. A record with a key waits for newer metadata than this, so that it goes to the right partition."""
 _REFRESH_AGE = 1.0
-"""Age of a topic's metadata from which on a publish refreshes it in the background."""
+"""Age in seconds of a topic's metadata from which on a publish refreshes it in the background."""
 _TICK_SECONDS = 0.05
 """Time between two checks of what is late or to be retried."""
-_STICKY_SECONDS = 0.02
-"""Seconds for which records with neither key nor partition go to the same one, so that requests share a batch."""
-_MISSING_SECONDS = 2.0
-"""Time that a partition must be missing before its records fail. New partitions reach brokers at different times."""
-_MAX_TIMESTAMP = 2**63 - 1
 _MAX_UNACKNOWLEDGED_BYTES = 64 << 20
-"""Keys and values of publishes that keep trying after their clients got a response."""
+"""Bytes of keys and values in publishes that keep trying."""
 _CODECS = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _JOIN_SECONDS = 1.0
-
-
-class TopicState:
-    """What the producer knows of a topic, and the queues of its partitions."""
-
-    def __init__(self, name: str) -> None:
-        self.clock = TopicClock(name)
-        self.partitions: Sequence[PartitionInfo] = ()
-        self.queues: dict[int, PartitionQueue] = {}
-        self.read_at = float("-inf")
-        """When the metadata was read, on the monotonic clock."""
-        self.is_reading = False
-        self.read_after = 0.0
-        """Earliest time of the next reading."""
-        self.waiting: deque[KafkaPendingPublish] = deque()
-        """Publishes that wait for metadata."""
-        self.sticky_partition = 0
-        self.sticky_until = 0.0
-        self.missing_since: dict[int, float] = {}
-        """When partitions with records were first missing from the metadata."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection to the leader of any partition."""
-        return any(each.connection is not None and each.connection.is_open for each in self.queues.values())
+_NEVER = float("inf")
 
 
 class IdempotentProducer:
@@ -84,36 +45,41 @@ class IdempotentProducer:
 
     def __init__(self, settings: Mapping[str, Any], calls: ProducerCalls) -> None:
         """`settings` are those of `client_settings.producer_settings`."""
-        self._settings = settings
         self._calls = calls
         self._max_size: int = settings["max_request_size"]
         self._delivery_seconds = settings["delivery_timeout_ms"] / 1000
         self._long_seconds = settings["long_delivery_timeout_ms"] / 1000
-        self._request_seconds = settings["request_timeout_ms"] / 1000
         self._retry_backoff = settings["retry_backoff_ms"] / 1000
         self._linger = settings["linger_ms"] / 1000
+        self._batch_size: int = settings["batch_size"]
+        self._codec = _CODECS[settings.get("compression_type")]
+        self._connections = LeaderConnections(
+            settings,
+            calls,
+            on_response=self._on_response,
+            on_lost=self._on_lost,
+            on_opened=self._on_opened,
+            on_failed=self._on_failed,
+        )
+        self.addresses_tried = self._connections.addresses_tried
         self._loop: EventLoop | None = None
         self._own_loop: LoopThread | None = None
         self._loop_thread = 0
-        self._starting = Lock()
         self._is_closed = False
+        self._lock = Lock()
+        """For the start of a loop, and the unacknowledged bytes."""
+        self._unacknowledged_bytes = 0
         self._identity: ProducerIdentity | None = None
         self._first_epoch = 0
-        """The epoch of new queues. Queues of an earlier topic of the same name have used all before it."""
-        self._topics: dict[str, TopicState] = {}
-        self._connections: dict[int, ProduceConnection] = {}
-        self._connecting: set[int] = set()
-        self._connect_after: dict[int, tuple[float, Backoff]] = {}
-        self._problems: dict[int, str] = {}
-        """Why brokers cannot be reached."""
+        """The epoch of new queues. Queues of forgotten topics have used those before it."""
+        self._is_renewing_identity = False
+        self._topics: dict[str, TopicQueues] = {}
         self._busy: set[PartitionQueue] = set()
         self._scheduled: list[PartitionQueue] = []
-        self._waiting_topics: set[str] = set()
-        self._next_tick = float("inf")
-        self._is_renewing = False
-        self._idle_event: Event | None = None
-        self._unacknowledged_bytes = 0
-        self._lock = Lock()
+        self._waiting_topics: set[TopicQueues] = set()
+        """Topics with publishes that wait for metadata."""
+        self._next_tick = _NEVER
+        self._on_idle: Callable[[], None] | None = None
 
     # Any thread
 
@@ -123,6 +89,7 @@ class IdempotentProducer:
         now = time.monotonic()
         seconds = self._long_seconds if keeps_trying else self._delivery_seconds
         pending = KafkaPendingPublish(topic, records, now + timeout, now + max(timeout, seconds), self.addresses_tried)
+        pending.on_complete = self._on_results
         if keeps_trying:
             self._count_unacknowledged(pending)
         if get_ident() == self._loop_thread:
@@ -131,21 +98,19 @@ class IdempotentProducer:
             (self._loop or self._start_loop()).call_soon(self._begin, pending)
         return pending
 
-    def addresses_tried(self) -> str:
-        """Return the addresses of the brokers, each with the reason if it cannot be reached."""
-        problems, addresses = self._problems, self._calls.addresses.items()
-        return ", ".join(f"{each} ({problems[node]})" if node in problems else each for node, each in addresses)
-
-    def attach(self, loop: EventLoop) -> None:
-        self._loop = loop
-        self._loop_thread = get_ident()
-
     def _start_loop(self) -> EventLoop:
-        with self._starting:
+        with self._lock:
             if self._loop is None:
-                self._own_loop = self._loop = LoopThread(self, "producer")
-                self._loop_thread = self._own_loop.thread.ident or 0
+                self._use_thread()
+            assert self._loop is not None  # noqa: S101  set just now
             return self._loop
+
+    def _use_thread(self) -> LoopThread:
+        self._own_loop = loop = LoopThread(self, "producer")
+        self._loop_thread = loop.thread.ident or 0
+        loop.call_soon(self._connections.use, loop)
+        self._loop = loop
+        return loop
 
     def _count_unacknowledged(self, pending: KafkaPendingPublish) -> None:
         """Count the bytes of a publish until it ends. Raises `TooMuchInFlight`."""
@@ -164,46 +129,40 @@ class IdempotentProducer:
         with self._lock:
             self._unacknowledged_bytes -= size
 
+    # Start and end
+
+    def attach(self, loop: EventLoop) -> None:
+        self._loop_thread = get_ident()
+        self._connections.use(loop)
+        self._loop = loop
+
     def close(self, timeout: float) -> None:
         """Send what waits, for up to `timeout` seconds, and close all connections.
 
-        A loop of `attach` must have ended: a thread takes over.
+        The loop of `attach` must have ended: a thread takes its place.
         """
-        deadline = time.monotonic() + timeout
-        if self._loop is not None and self._own_loop is None:
-            self._own_loop = loop = LoopThread(self, "producer")
-            self._loop, self._loop_thread = loop, loop.thread.ident or 0
-            loop.call_soon(self._move_connections, loop)
-        if self._own_loop is not None:
+        if self._loop is not None:
+            loop = self._own_loop or self._use_thread()
             is_idle = Event()
-            self._own_loop.call_soon(self._when_idle, is_idle)
-            is_idle.wait(max(0.0, deadline - time.monotonic()))
-            self._own_loop.call_soon(self._close_connections)
-            self._own_loop.stop(_JOIN_SECONDS)
+            loop.call_soon(self._notify_idle, is_idle.set)
+            is_idle.wait(timeout)
+            loop.call_soon(self._end)
+            loop.stop(_JOIN_SECONDS)
         self._calls.close()
 
-    def _move_connections(self, loop: EventLoop) -> None:
-        for each in self._connections.values():
-            each.move(loop)
+    def _notify_idle(self, on_idle: Callable[[], None]) -> None:
+        """Call a function in the next check that finds no waiting records."""
+        self._on_idle = on_idle
+        self._next_tick = 0.0
 
-    def _when_idle(self, is_idle: Event) -> None:
-        """Set the event when no record waits any more."""
-        waiting = len(self._busy) + sum(len(self._topics[each].waiting) for each in self._waiting_topics)
-        if not waiting:
-            is_idle.set()
-        elif self._own_loop is not None:
-            self._next_tick = min(self._next_tick, time.monotonic() + _TICK_SECONDS)
-            self._idle_event = is_idle
-
-    def _close_connections(self) -> None:
+    def _end(self) -> None:
+        """Close the connections, and end all publishes: those in flight are unknown."""
         self._is_closed = True
+        self._connections.close()
         error = BrokerUnavailable("This server is shutting down.")
-        for connection in list(self._connections.values()):
-            connection.close("shutdown")
         for topic in self._topics.values():
             self._fail_queues(topic, error)
-            for pending in topic.waiting:
-                pending.fail(error)
+            self._fail_waiting(topic, error)
 
     # A round of the loop
 
@@ -214,7 +173,7 @@ class IdempotentProducer:
     def end_round(self) -> None:
         if self._scheduled:
             self._send_scheduled()
-        if self._next_tick != float("inf") and (now := time.monotonic()) >= self._next_tick:
+        if self._next_tick != _NEVER and (now := time.monotonic()) >= self._next_tick:
             self._tick(now)
 
     def _send_scheduled(self) -> None:
@@ -224,13 +183,11 @@ class IdempotentProducer:
         requests: dict[ProduceConnection, list[Batch]] = {}
         for queue in scheduled:
             queue.is_scheduled = False
-            connection = queue.connection
-            if connection is None or not connection.is_usable(now):
-                self._find_leader(queue)
-                continue
-            if now >= connection.renew_at:
-                self._connect(connection.node)
-            if connection.can_send(now) and not self._lingers(queue, now):
+            connection = self._connections.get(queue.leader, now)
+            if connection is None:
+                if queue.leader is None:
+                    self._read_metadata(self._topics[queue.topic])
+            elif connection.can_send(now) and not self._lingers(queue, now):
                 if (batch := queue.next_batch(now)) is not None:
                     requests.setdefault(connection, []).append(batch)
                 elif queue.needs_identity:
@@ -239,8 +196,10 @@ class IdempotentProducer:
             for part in self._within_request_size(batches):
                 connection.send(part)
 
-    def _within_request_size(self, batches: list[Batch]) -> list[list[Batch]]:
-        """Split batches into requests of at most the largest size."""
+    def _within_request_size(self, batches: list[Batch]) -> Iterable[list[Batch]]:
+        """Split the batches for a broker into requests of at most the largest size."""
+        if len(batches) == 1:
+            return (batches,)
         parts: list[list[Batch]] = [[]]
         size = 0
         for each in batches:
@@ -256,41 +215,37 @@ class IdempotentProducer:
         if not self._linger or queue.has_batch:
             return False
         due = queue.waiting_since + self._linger
-        if now >= due or queue.waiting_bytes_reach(self._settings["batch_size"]):
+        if now >= due or queue.has_full_batch:
             return False
         self._next_tick = min(self._next_tick, due)
         return True
 
     def _schedule(self, queue: PartitionQueue) -> None:
+        """Look at a queue at the end of this round, or forget it if it is empty."""
+        if not queue.is_busy:
+            self._busy.discard(queue)
+            return
         if not queue.is_scheduled:
             queue.is_scheduled = True
             self._scheduled.append(queue)
         self._busy.add(queue)
-        if self._next_tick == float("inf"):
+        if self._next_tick == _NEVER:
             self._next_tick = time.monotonic() + _TICK_SECONDS
 
     def _tick(self, now: float) -> None:
         """Give up what is late, and look at all records that wait."""
         self._next_tick = now + _TICK_SECONDS
-        for connection in list(self._connections.values()):
-            connection.close_if_late(now, self._request_seconds)
+        self._connections.close_late(now)
         for queue in list(self._busy):
             queue.give_up_overdue(now)
-            self._reschedule(queue)
-        for name in list(self._waiting_topics):
-            self._check_waiting(name, now)
+            self._schedule(queue)
+        for topic in list(self._waiting_topics):
+            self._check_waiting(topic, now)
         self._send_scheduled()
         if not self._busy and not self._waiting_topics:
-            self._next_tick = float("inf")
-            if self._idle_event is not None:
-                self._idle_event.set()
-
-    def _reschedule(self, queue: PartitionQueue) -> None:
-        """Look at a queue again at the end of the round, or forget it if it is empty."""
-        if queue.is_busy:
-            self._schedule(queue)
-        else:
-            self._busy.discard(queue)
+            self._next_tick = _NEVER
+            if self._on_idle is not None:
+                self._on_idle()
 
     # Publishing
 
@@ -302,113 +257,50 @@ class IdempotentProducer:
             pending.fail(KafkaHttpError("Internal server error. The server's log has details."))
 
     def _place_or_wait(self, pending: KafkaPendingPublish) -> None:
-        now = time.monotonic()
+        """Put the records into their queues, or let the publish wait for metadata."""
+        if self._is_closed or not pending.records:
+            self._end_at_once(pending)
+            return
         topic = self._topics.get(pending.topic)
         if topic is None:
-            topic = self._topics[pending.topic] = TopicState(pending.topic)
-        age = now - topic.read_at
+            topic = self._topics[pending.topic] = TopicQueues(pending.topic, self._new_queue, self._max_size)
+        now = time.monotonic()
+        if topic.waiting or self._needs_metadata(topic, pending, now):
+            topic.waiting.append(pending)
+            self._waiting_topics.add(topic)
+            self._next_tick = min(self._next_tick, now + _TICK_SECONDS)
+            self._read_metadata(topic)
+            return
+        for queue in topic.place(pending):
+            self._schedule(queue)
+        if topic.age(now) > _REFRESH_AGE:
+            self._read_metadata(topic)
+
+    def _end_at_once(self, pending: KafkaPendingPublish) -> None:
         if self._is_closed:
             pending.fail(BrokerUnavailable("This server is shutting down."))
-        elif self._identity is None or topic.waiting or self._needs_metadata(topic, pending.records, age):
-            topic.waiting.append(pending)
-            self._waiting_topics.add(pending.topic)
-            self._read_topic(pending.topic, topic)
         else:
-            self._place(topic, pending)
-        if age >= _REFRESH_AGE:
-            self._read_topic(pending.topic, topic)
+            pending.complete()
 
-    def _needs_metadata(self, topic: TopicState, records: Sequence[NewRecord] | BareValues, age: float) -> bool:
-        if not topic.partitions:
-            return True
-        if age < _METADATA_AGE:
-            return bool(missing_partitions(records, len(topic.partitions)))
-        if not topic.is_connected:
-            return True
-        return not isinstance(records, BareValues) and any(
-            each.key is not None or each.partition is not None for each in records
+    def _needs_metadata(self, topic: TopicQueues, pending: KafkaPendingPublish, now: float) -> bool:
+        is_connected = topic.age(now) < METADATA_AGE or any(
+            self._connections.get(each.leader, now) is not None for each in topic.queues.values()
         )
+        return topic.needs_metadata(pending.records, now, is_connected=is_connected)
 
-    def _place(self, topic: TopicState, pending: KafkaPendingPublish) -> None:
-        """Add the records to the queues of their partitions."""
-        records = pending.records
-        if not records:
-            pending.complete()
-            return
-        for partition in missing_partitions(records, len(topic.partitions)):
-            pending.fail(PartitionNotFound(pending.topic, partition, len(topic.partitions)))
-            return
-        if isinstance(records, BareValues):
-            shared = self._sticky_partition(topic)
-            self._enqueue(topic, pending.append(shared, None, has_timestamps=False))
-            return
-        partitions, has_timestamps = self._partitions_of(topic, pending, records)
-        rejected = pending.rejected
-        if rejected is None and partitions.count(partitions[0]) == len(partitions):
-            self._enqueue(topic, pending.append(partitions[0], None, has_timestamps=has_timestamps))
-            return
-        indexes: dict[int, list[int]] = {}
-        for index, partition in enumerate(partitions):
-            if rejected is None or index not in rejected:
-                indexes.setdefault(partition, []).append(index)
-        # All appends first: the first one's result must not end the publish
-        appends = [pending.append(each, some, has_timestamps=has_timestamps) for each, some in indexes.items()]
-        for append in appends:
-            self._enqueue(topic, append)
-        if not appends:
-            pending.complete()
-
-    def _partitions_of(
-        self, topic: TopicState, pending: KafkaPendingPublish, records: Sequence[NewRecord]
-    ) -> tuple[list[int], bool]:
-        """Return the partition of each record, and whether any has a timestamp. Reject records that Kafka would."""
-        count, max_size, shared, has_timestamps = len(topic.partitions), self._max_size, -1, False
-        partitions: list[int] = []
-        for index, each in enumerate(records):
-            key = each.key
-            size = len(each.value or b"") + len(key or b"")
-            if size > max_size or each.timestamp is not None or each.headers:
-                has_timestamps |= each.timestamp is not None
-                if (error := self._rejection(each, size)) is not None:
-                    pending.rejected = pending.rejected or {}
-                    pending.rejected[index] = error
-            if each.partition is not None:
-                partitions.append(each.partition)
-            elif key is not None:
-                partitions.append((murmur2(key) & 0x7FFFFFFF) % count)
-            else:
-                shared = shared if shared >= 0 else self._sticky_partition(topic)
-                partitions.append(shared)
-        return partitions, has_timestamps
-
-    def _sticky_partition(self, topic: TopicState) -> int:
-        """Return the partition of records with neither key nor partition."""
-        now = time.monotonic()
-        if now < topic.sticky_until and topic.sticky_partition < len(topic.partitions):
-            return topic.sticky_partition
-        with_leader = [each.partition for each in topic.partitions if each.leader is not None]
-        all_partitions = [each.partition for each in topic.partitions]
-        topic.sticky_partition = random.choice(with_leader or all_partitions)  # noqa: S311  balance, not secrecy
-        topic.sticky_until = now + _STICKY_SECONDS
-        return topic.sticky_partition
-
-    def _rejection(self, record: NewRecord, size: int) -> KafkaHttpError | None:
-        """Return the error of a record that would make its whole batch fail. `size` is that of key and value."""
-        if record.timestamp is not None and not 0 <= record.timestamp <= _MAX_TIMESTAMP:
-            return InvalidValue("The timestamp must be milliseconds since 1970, 0 or more.")
-        try:
-            size += sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
-        except UnicodeEncodeError:
-            return InvalidValue("The name of a header must be valid Unicode.")
-        return too_large(self._max_size) if size > self._max_size else None
-
-    def _enqueue(self, topic: TopicState, append: PartitionAppend) -> None:
-        append.pending.on_complete = self._on_results
-        queue = topic.queues[append.partition]
-        if self._linger and not queue.waiting:
-            queue.waiting_since = time.monotonic()
-        queue.add(append)
-        self._schedule(queue)
+    def _new_queue(self, topic: str, partition: int, clock: TopicClock) -> PartitionQueue:
+        assert self._identity is not None  # noqa: S101  it is read before the first metadata
+        identity = ProducerIdentity(self._identity.producer_id, max(self._identity.epoch, self._first_epoch))
+        return PartitionQueue(
+            topic,
+            partition,
+            identity,
+            clock,
+            batch_size=self._batch_size,
+            compression=self._codec,
+            retry_backoff=self._retry_backoff,
+            addresses_tried=self.addresses_tried,
+        )
 
     def _on_results(self, pending: KafkaPendingPublish) -> None:
         """Complete a publish. Look up the size limit first, which Kafka does not name, if a record is over it."""
@@ -422,217 +314,126 @@ class IdempotentProducer:
 
         self._calls.submit(self._calls.message_limit, pending.topic, then=complete)
 
-    # Responses
+    # Responses and connections
 
     def _on_response(self, batch: Batch, response: PartitionResponse) -> None:
         queue = batch.queue
-        if queue.on_response(response):
-            self._read_topic(queue.topic, self._topics[queue.topic], delay=True)
-        self._reschedule(queue)
+        if queue.on_response(response) and queue.topic in self._topics:
+            self._read_metadata(self._topics[queue.topic])
+        self._schedule(queue)
 
-    def _on_lost(self, connection: ProduceConnection, batches: Sequence[Batch], reason: str) -> None:
-        if self._connections.get(connection.node) is connection:
-            del self._connections[connection.node]
-            self._problems[connection.node] = reason
+    def _on_lost(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             batch.queue.on_connection_lost()
             self._schedule(batch.queue)
 
-    # Leaders and connections
-
-    def _find_leader(self, queue: PartitionQueue) -> None:
-        """Get the connection to a partition's leader."""
-        node = queue.leader
-        connection = None if node is None else self._connections.get(node)
-        if connection is not None and connection.is_usable(time.monotonic()):
-            queue.connection = connection
-            self._schedule(queue)
-        elif node is None:
-            self._read_topic(queue.topic, self._topics[queue.topic], delay=True)
-        else:
-            self._connect(node)
-
-    def _connect(self, node: int) -> None:
-        """Connect to a broker in a helper thread, unless this failed a moment ago."""
-        not_before, _ = self._connect_after.get(node, (0.0, None))
-        if node in self._connecting or time.monotonic() < not_before or self._is_closed:
-            return
-        self._connecting.add(node)
-        then = partial(self._in_loop, self._on_connected, node)
-        self._calls.submit(self._calls.connect, node, then=then)
-
-    def _in_loop(self, call: Any, key: Any, result: Any, error: KafkaHttpError | None) -> None:
-        """Pass the result of a blocking call to the loop."""
-        if self._loop is not None:
-            self._loop.call_soon(call, key, result, error)
-
-    def _on_connected(self, node: int, opened: OpenedConnection | None, error: KafkaHttpError | None) -> None:
-        self._connecting.discard(node)
-        if opened is None:
-            self._on_connect_failed(node, error)
-            return
-        if self._is_closed:
-            opened.taken.sock.close()
-            return
-        self._connect_after.pop(node, None)
-        self._problems.pop(node, None)
-        before = self._connections.get(node)
-        protocol = ProduceProtocol(opened.version, self._settings["client_id"], int(self._request_seconds * 1000))
-        assert self._loop is not None  # noqa: S101  it makes this call
-        connection = ProduceConnection(
-            self._loop,
-            node,
-            opened.taken.sock,
-            protocol,
-            lifetime=opened.taken.lifetime,
-            on_response=self._on_response,
-            on_lost=self._on_lost,
-        )
-        self._connections[node] = connection
-        if before is not None:
-            before.retire()
-        for topic in self._topics.values():
-            for queue in topic.queues.values():
-                if queue.leader == node:
-                    queue.connection = connection
-                    if queue.is_busy:
-                        self._schedule(queue)
-
-    def _on_connect_failed(self, node: int, error: KafkaHttpError | None) -> None:
-        _, backoff = self._connect_after.get(node, (0.0, Backoff(self._retry_backoff, 1.0)))
-        self._connect_after[node] = time.monotonic() + backoff.next(), backoff
-        self._problems[node] = _problem(error)
-        log.debug("Broker %s cannot be reached: %s", node, error)
-        for queue in self._busy:
+    def _on_opened(self, node: int) -> None:
+        for queue in list(self._busy):
             if queue.leader == node:
-                self._read_topic(queue.topic, self._topics[queue.topic], delay=True)
+                self._schedule(queue)
+
+    def _on_failed(self, node: int) -> None:
+        """Look for another leader of the partitions whose leader cannot be reached."""
+        for queue in self._busy:
+            if queue.leader == node and queue.topic in self._topics:
+                self._read_metadata(self._topics[queue.topic])
 
     # Metadata and producer ids
 
-    def _read_topic(self, name: str, topic: TopicState, *, delay: bool = False) -> None:
-        """Read a topic's metadata in a helper thread, and get a producer id if there is none.
-
-        With `delay`, not more often than the retry backoff.
-        """
+    def _read_metadata(self, topic: TopicQueues) -> None:
+        """Read a topic's metadata in a helper thread, and get a producer id if there is none."""
         now = time.monotonic()
-        if topic.is_reading or self._is_closed or (now < topic.read_after and delay):
-            return
-        topic.is_reading = True
-        topic.read_after = now + self._retry_backoff
-        then = partial(self._in_loop, self._on_topic, name)
-        self._calls.submit(self._read_blocking, name, self._identity is None, then=then)
+        if not topic.is_reading and not self._is_closed and now >= topic.read_after:
+            topic.is_reading = True
+            topic.read_after = now + self._retry_backoff
+            then = partial(self._pass_to_loop, self._on_metadata, topic)
+            self._calls.submit(self._read, topic.name, then=then)
 
-    def _read_blocking(self, name: str, needs_identity: bool) -> tuple[list[PartitionInfo], ProducerIdentity | None]:
-        partitions = self._calls.partitions(name)
-        return partitions, self._calls.new_identity() if needs_identity else None
+    def _read(self, topic: str) -> tuple[list[PartitionInfo], ProducerIdentity | None]:
+        partitions = self._calls.partitions(topic)
+        return partitions, self._calls.new_identity() if self._identity is None else None
 
-    def _on_topic(
+    def _pass_to_loop(self, call: Callable[..., None], *args: Any) -> None:
+        assert self._loop is not None  # noqa: S101  it asked for the result
+        self._loop.call_soon(call, *args)
+
+    def _on_metadata(
         self,
-        name: str,
+        topic: TopicQueues,
         found: tuple[list[PartitionInfo], ProducerIdentity | None] | None,
         error: KafkaHttpError | None,
     ) -> None:
-        topic = self._topics[name]
         topic.is_reading = False
         if found is None:
-            self._on_topic_failed(name, topic, error or BrokerUnavailable("No Kafka broker answers."))
+            self._on_metadata_failed(topic, error or BrokerUnavailable("No Kafka broker answers."))
             return
         partitions, identity = found
-        if self._identity is None and identity is not None:
-            self._identity = identity
-        topic.partitions, topic.read_at = partitions, time.monotonic()
-        self._update_queues(name, topic)
+        self._identity = self._identity or identity
+        topic.update(partitions)
+        for queue in topic.missing_for_long():
+            queue.fail(PartitionNotFound(topic.name, queue.partition, len(partitions)))
         waiting, topic.waiting = topic.waiting, deque()
-        self._waiting_topics.discard(name)
+        self._waiting_topics.discard(topic)
         for pending in waiting:
-            self._place(topic, pending)
+            topic.place(pending)
+        for queue in topic.queues.values():
+            self._schedule(queue)
 
-    def _update_queues(self, name: str, topic: TopicState) -> None:
-        """Create queues for new partitions, and note the leaders."""
-        for each in topic.partitions:
-            queue = topic.queues.get(each.partition)
-            if queue is None:
-                queue = topic.queues[each.partition] = self._new_queue(name, topic, each.partition)
-            if each.leader is not None and each.leader != queue.leader:
-                queue.leader = each.leader
-                queue.connection = self._connections.get(each.leader)
-            if queue.is_busy:
-                self._schedule(queue)
-        self._fail_missing(name, topic)
-
-    def _new_queue(self, name: str, topic: TopicState, partition: int) -> PartitionQueue:
-        assert self._identity is not None  # noqa: S101  it is read together with the metadata
-        identity = ProducerIdentity(self._identity.producer_id, max(self._identity.epoch, self._first_epoch))
-        return PartitionQueue(
-            name,
-            partition,
-            identity,
-            topic.clock,
-            batch_size=self._settings["batch_size"],
-            compression=_CODECS[self._settings.get("compression_type")],
-            retry_backoff=self._retry_backoff,
-            addresses_tried=self.addresses_tried,
-        )
-
-    def _fail_missing(self, name: str, topic: TopicState) -> None:
-        """Fail the records for partitions that a topic, created again with fewer, has not had for some seconds."""
-        now, count = time.monotonic(), len(topic.partitions)
-        missing = [each for each, queue in topic.queues.items() if each >= count and queue.is_busy]
-        topic.missing_since = {each: topic.missing_since.get(each, now) for each in missing}
-        for partition, since in topic.missing_since.items():
-            if now > since + _MISSING_SECONDS:
-                topic.queues[partition].fail(PartitionNotFound(name, partition, count))
-                self._reschedule(topic.queues[partition])
-
-    def _on_topic_failed(self, name: str, topic: TopicState, error: KafkaHttpError) -> None:
-        """Handle an error of a topic's metadata: that it is missing, or that no broker answers."""
-        is_known = time.monotonic() < topic.read_at + _METADATA_AGE
-        if isinstance(error, BrokerUnavailable) and is_known and self._identity is not None:
+    def _on_metadata_failed(self, topic: TopicQueues, error: KafkaHttpError) -> None:
+        is_recent = topic.age(time.monotonic()) < METADATA_AGE
+        if isinstance(error, BrokerUnavailable) and is_recent:
             return  # a short outage: the publishes wait until their deadline
-        waiting, topic.waiting = topic.waiting, deque()
-        self._waiting_topics.discard(name)
-        for pending in waiting:
-            pending.fail(error)
+        self._fail_waiting(topic, error)
         if error.retry_after is None:
             self._fail_queues(topic, error)
-            self._forget(name, topic)
+            self._forget(topic)
 
-    def _fail_queues(self, topic: TopicState, error: KafkaHttpError) -> None:
+    def _fail_waiting(self, topic: TopicQueues, error: KafkaHttpError) -> None:
+        """Fail the publishes that wait for metadata."""
+        waiting, topic.waiting = topic.waiting, deque()
+        self._waiting_topics.discard(topic)
+        for pending in waiting:
+            pending.fail(error)
+
+    def _fail_queues(self, topic: TopicQueues, error: KafkaHttpError) -> None:
         """Fail the records of a topic that are not in flight."""
         for queue in topic.queues.values():
-            if queue.is_busy:
-                queue.fail(error)
-                self._reschedule(queue)
+            queue.fail(error)
+            self._schedule(queue)
 
-    def _forget(self, name: str, topic: TopicState) -> None:
-        """Forget a deleted topic. A new one of this name must not use its sequence numbers again."""
-        if any(each.is_busy for each in topic.queues.values()):
-            return
-        self._first_epoch = max([self._first_epoch, *(each.epoch + 1 for each in topic.queues.values())])
-        del self._topics[name]
+    def _forget(self, topic: TopicQueues) -> None:
+        """Forget a missing topic, unless a batch is in flight.
 
-    def _check_waiting(self, name: str, now: float) -> None:
+        Later queues begin with another epoch: the topic may be there after all, and have the sequence numbers.
+        """
+        queues = topic.queues.values()
+        if not any(each.is_busy for each in queues) and self._topics.get(topic.name) is topic:
+            self._first_epoch = max([self._first_epoch, *(each.epoch + 1 for each in queues)])
+            del self._topics[topic.name]
+
+    def _check_waiting(self, topic: TopicQueues, now: float) -> None:
         """Read the metadata again for the publishes that wait for it, and end those that are late."""
-        topic = self._topics[name]
         late = [each for each in topic.waiting if each.deadline <= now]
         topic.waiting = deque(each for each in topic.waiting if each.deadline > now)
+        error = BrokerUnavailable(
+            f"Kafka did not return the metadata of the topic {topic.name} in time. Tried: {self.addresses_tried()}."
+        )
         for pending in late:
-            reason = f"Kafka did not return the metadata of the topic {name} in time. Tried: {self.addresses_tried()}."
-            pending.fail(BrokerUnavailable(reason))
+            pending.fail(error)
         if topic.waiting:
-            self._read_topic(name, topic, delay=True)
+            self._read_metadata(topic)
         else:
-            self._waiting_topics.discard(name)
+            self._waiting_topics.discard(topic)
 
     def _renew_identity(self) -> None:
         """Get another producer id, because a partition has used up its epochs."""
-        if not self._is_renewing:
-            self._is_renewing = True
-            then = partial(self._in_loop, self._on_identity, None)
+        if not self._is_renewing_identity:
+            self._is_renewing_identity = True
+            then = partial(self._pass_to_loop, self._on_identity)
             self._calls.submit(self._calls.new_identity, then=then)
 
-    def _on_identity(self, _: None, identity: ProducerIdentity | None, error: KafkaHttpError | None) -> None:
-        self._is_renewing = False
+    def _on_identity(self, identity: ProducerIdentity | None, error: KafkaHttpError | None) -> None:
+        self._is_renewing_identity = False
         if identity is None:
             log.warning("Kafka gave no producer id; retrying: %s", error)
             return
@@ -641,10 +442,4 @@ class IdempotentProducer:
             for queue in topic.queues.values():
                 if queue.needs_identity:
                     queue.set_identity(identity)
-                    self._reschedule(queue)
-
-
-def _problem(error: KafkaHttpError | None) -> str:
-    """Return the reason from an error that names it after an address, in parentheses."""
-    text = "" if error is None else error.message
-    return text[text.rfind("(") + 1 : text.rfind(")")] or "cannot be reached"
+                    self._schedule(queue)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import errors as kafka
@@ -25,9 +25,6 @@ from kafka_http.broker.produce_requests import PartitionResponse, topic_field
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import LogOnce
 from kafka_http.records import BareValues, payload_size
-
-if TYPE_CHECKING:
-    from kafka_http.broker.produce_connection import ProduceConnection
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +177,11 @@ class PartitionQueue:
         self.partition = partition
         self.topic_field = topic_field(topic)
         self.leader: int | None = None
-        self.connection: ProduceConnection | None = None
         self.waiting: deque[BatchSlice] = deque()
         self.is_scheduled = False
         """Whether the producer looks at it at the end of this round."""
         self.waiting_since = 0.0
-        """When the first waiting record arrived, if there is a linger time."""
+        """When the first waiting record arrived."""
         self._batch: Batch | None = None
         self._is_in_flight = False
         self._retry_at = 0.0
@@ -225,16 +221,14 @@ class PartitionQueue:
 
     def add(self, append: PartitionAppend) -> None:
         """Take the records of a request."""
+        if not self.waiting:
+            self.waiting_since = time.monotonic()
         self.waiting.append(BatchSlice(append, 0, len(append.records)))
 
-    def waiting_bytes_reach(self, size: int) -> bool:
-        """Whether the waiting values have at least `size` bytes."""
-        for append, start, stop in self.waiting:
-            for each in append.records[start:stop]:
-                size -= len((each if isinstance(each, bytes) else each and each.value) or b"")
-            if size <= 0:
-                return True
-        return False
+    @property
+    def has_full_batch(self) -> bool:
+        """Whether the waiting records fill a batch."""
+        return sum(_size(*each) for each in self.waiting) >= self._batch_size
 
     # Sending
 

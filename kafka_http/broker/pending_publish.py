@@ -1,5 +1,6 @@
 """A publish that was handed to the producer: the records of one request and their results."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from itertools import repeat
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 from kafka_http.broker.error_map import unknown_outcome
 from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge
 from kafka_http.records import AppendedRecords, BareValues, NewRecord, RecordMetadata, RecordResult
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_OFFSET = -1
 """The offset of a record that Kafka has, but whose offset it no longer knows."""
@@ -127,7 +130,10 @@ class KafkaPendingPublish:
                 callback = self._callbacks.pop()
             except IndexError:
                 return
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("A callback of a publish failed.")
 
     # Results
 
