@@ -61,6 +61,7 @@ class ProducerCalls:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._connections.close()
 
     @property
     def addresses(self) -> dict[int, str]:
