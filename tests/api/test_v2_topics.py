@@ -74,7 +74,7 @@ def test_partitions_lists_replicas(client: FlaskClient) -> None:
 
 
 def test_offsets_returns_beginning_and_end(client: FlaskClient, broker: FakeBroker) -> None:
-    broker.produce("three", [NewRecord(b"x", partition=1)] * 3, 1)
+    broker.publish("three", [NewRecord(b"x", partition=1)] * 3, 1).result()
     broker.delete_before("three", 1, 2)
     answer = client.get("/topics/three/partitions/1/offsets")
     assert answer.json == {"beginning_offset": 2, "end_offset": 3}
