@@ -128,8 +128,10 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
-def payload_size(records: Iterable[NewRecord | Record]) -> int:
+def payload_size(records: Iterable[NewRecord | Record] | BareValues) -> int:
     """Return the size of all keys and values in bytes."""
+    if isinstance(records, BareValues):
+        return sum([len(each or b"") for each in records])
     return sum([len(each.value or b"") + len(each.key or b"") for each in records])
 
 
