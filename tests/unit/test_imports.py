@@ -23,6 +23,7 @@ FOR_EVERYONE = {
     "environ",
     "chunked",
     "broker_protocols",
+    "event_loop",
     "topics",
 }
 """Errors, values that all packages exchange, settings, logging, HTTP client; the Protocols that `broker` implements."""
