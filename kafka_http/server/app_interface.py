@@ -148,6 +148,32 @@ class ServerHooks(Protocol):
         """
 
 
-def hooks_of(app: Any) -> ServerHooks | None:
-    """Return the hooks of a WSGI application, or None if it has none or could not be loaded."""
-    return cast("ServerHooks | None", getattr(app, "extensions", {}).get("kafka_http"))
+class DefaultHooks:
+    """The `ServerHooks` for an application that has none."""
+
+    request_policy: RequestPolicy = DefaultRequestPolicy()
+    fast_path: FastPathHandler | None = None
+    next_deadline = math.inf
+
+    def start(self) -> None:
+        pass
+
+    def attach(self, loop: EventLoop) -> None:
+        pass
+
+    def end_round(self) -> None:
+        pass
+
+    def check_brokers(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+def hooks_of(app: Any) -> ServerHooks:
+    """Return the hooks of a WSGI application, which may have none or could not be loaded."""
+    return cast("ServerHooks", getattr(app, "extensions", {}).get("kafka_http") or DefaultHooks())
