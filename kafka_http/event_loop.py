@@ -1,6 +1,7 @@
 """An event loop: one thread that waits for sockets and calls what belongs to them.
 
-A worker's main loop is one. `LoopThread` is one for processes without such a loop: the node's daemon, other WSGI servers.
+A worker's main loop is one. `LoopThread` is one for processes without such a loop: the node's daemon, other WSGI
+servers.
 """
 
 import logging

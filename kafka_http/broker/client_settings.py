@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl import SASL_MECHANISMS
 
-from kafka_http.broker.batch_append import check_libraries
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import MIB
 from kafka_http.config.spelling import nearest
@@ -21,12 +20,24 @@ Settings = dict[str, Any]
 DELIVERY_SECONDS = 120.0
 """Delivery timeout of records with an Idempotency-Key, and of records from the outbox."""
 
+_PRODUCER_DEFAULTS: Mapping[str, Any] = {
+    "compression_type": None,
+    "batch_size": 262144,
+    "linger_ms": 0,
+    "delivery_timeout_ms": 10_000,
+    "retry_backoff_ms": 20,
+}
+_CONNECTION_DEFAULTS: Mapping[str, Any] = {
+    "max_in_flight_requests_per_connection": 1000,
+    "socket_connection_setup_timeout_ms": 3000,
+}
+
 _CLIENTS: Mapping[str, Mapping[str, Any]] = {
-    "producer": KafkaProducer.DEFAULT_CONFIG,
+    "producer": {**KafkaConnectionManager.DEFAULT_CONFIG, **_PRODUCER_DEFAULTS},
     "consumer": KafkaConnectionManager.DEFAULT_CONFIG,
     "admin": KafkaAdminClient.DEFAULT_CONFIG,
 }
-"""The settings that the client of each section takes. Reads use bare connections."""
+"""The settings that the client of each section takes. Publishes and reads use bare connections."""
 
 _REPLACED = {
     "bootstrap_servers": "use the setting bootstrap_servers",
@@ -58,27 +69,25 @@ _FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
 
 
 def producer_settings(config: Config) -> Settings:
-    """Return the settings of `KafkaProducer`. A record is acknowledged or fails within `timeout`."""
+    """Return the settings of the producer and of its connections.
+
+    A record is acknowledged or fails within `delivery_timeout_ms`, by default the setting `timeout`.
+    `long_delivery_timeout_ms` is for publishes that keep trying.
+    """
     timeout_ms = int(config.timeout * 1000)
-    defaults = {
-        "acks": "all",
-        "linger_ms": 0,
-        "batch_size": 262144,
-        "max_request_size": config.max_body_bytes + MIB,  # and the key, headers and framing
-        "allow_auto_create_topics": config.auto_create_topics,
-        "max_block_ms": min(5000, timeout_ms),
-        "bootstrap_timeout_ms": min(5000, timeout_ms),
-        "request_timeout_ms": min(5000, timeout_ms),
-        "delivery_timeout_ms": timeout_ms,
-        "metrics_enabled": False,
-    }
-    return _merged(config, "producer", defaults)
-
-
-def long_lived_settings(config: Config) -> Settings:
-    """Return the settings of the `KafkaProducer` whose records have the delivery timeout `DELIVERY_SECONDS`."""
-    settings = producer_settings(config)
-    return settings | {"delivery_timeout_ms": max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))}
+    settings = _merged(
+        config,
+        "producer",
+        {
+            **_CONNECTION_DEFAULTS,
+            **_PRODUCER_DEFAULTS,
+            "request_timeout_ms": min(5000, timeout_ms),
+            "delivery_timeout_ms": timeout_ms,
+        },
+    )
+    long_ms = max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))
+    largest = config.max_body_bytes + MIB  # and the key, headers and framing
+    return settings | {"long_delivery_timeout_ms": long_ms, "max_request_size": largest}
 
 
 def connection_settings(config: Config) -> Settings:
@@ -86,8 +95,7 @@ def connection_settings(config: Config) -> Settings:
     defaults = {
         "request_timeout_ms": 5000,
         "receive_message_max_bytes": max(100_000_000, config.max_page_bytes + config.max_body_bytes),
-        "max_in_flight_requests_per_connection": 1000,
-        "socket_connection_setup_timeout_ms": 3000,
+        **_CONNECTION_DEFAULTS,
     }
     return _merged(config, "consumer", defaults)
 
@@ -104,7 +112,6 @@ def admin_settings(config: Config) -> Settings:
 
 def check_client_settings(config: Config) -> None:
     """Raise `ConfigError` for settings that kafka-python would reject or ignore later, and for unusable versions."""
-    check_libraries()
     known = {key for each in _CLIENTS.values() for key in each}
     _check_section(config, "kafka", known)
     for section, defaults in _CLIENTS.items():
