@@ -7,7 +7,6 @@ from datetime import timedelta
 from functools import lru_cache
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any
 
 from gunicorn import SERVER
 from gunicorn.glogging import Logger
