@@ -185,18 +185,18 @@ class AppLifecycle:
         self._node.start()
 
     def attach(self, loop: EventLoop) -> None:
-        """Let the server's main loop drive the producer. Its thread calls this after `start`, once."""
+        """Let a main loop drive the producer. Its thread calls this before the first request."""
         self._broker.producer.attach(loop)
+
+    def end_round(self) -> None:
+        """Send what was published in this round of the main loop. Does not block."""
+        self._broker.producer.end_round()
+        self._submitter.send()
 
     @property
     def next_deadline(self) -> float:
         """When `end_round` must be called at the latest, on the monotonic clock."""
         return self._broker.producer.next_deadline
-
-    def end_round(self) -> None:
-        """Send what was published in this round of the main loop."""
-        self._broker.producer.end_round()
-        self._submitter.send()
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.
