@@ -73,6 +73,8 @@ def appended_entries(appended: AppendedRecords, fields: str) -> str:
     >>> appended_entries(AppendedRecords(0, 7, 2, None), ',"error":null')
     '{"partition":0,"offset":7,"error":null},{"partition":0,"offset":8,"error":null}'
     """
+    if len(appended) == 1:
+        return f'{{"partition":{appended.partition},"offset":{appended.base_offset}{fields}}}'
     end, entries = fields + "}", []
     offsets = range(appended.base_offset, appended.base_offset + len(appended))
     while offsets:
