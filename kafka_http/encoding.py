@@ -1,10 +1,12 @@
 """Check JSON, and convert base64."""
 
 import binascii
+from collections.abc import Sequence
 
 import msgspec
+from msgspec import Raw
 
-_raw = msgspec.json.Decoder(msgspec.Raw)
+_raw = msgspec.json.Decoder(Raw)
 
 
 def check_json(data: bytes) -> None:
@@ -17,6 +19,19 @@ def check_json(data: bytes) -> None:
         raise ValueError(str(error)) from None
     if not data.isascii():
         str(data, "utf-8")  # Raw skips strings without decoding them
+
+
+def json_texts(data: Sequence[bytes | None]) -> list[Raw | None] | None:
+    """Return JSON texts to encode with others, None for None. Return None if `check_json` would reject one of them."""
+    try:
+        for each in data:
+            if each is not None:
+                _raw.decode(each)
+                if not each.isascii():
+                    str(each, "utf-8")
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return [None if each is None else Raw(each) for each in data]  # what `decode` returns has no surrounding spaces
 
 
 def has_more_values(data: bytes, limit: int) -> bool:

@@ -3,7 +3,7 @@
 `aiokafka.record` parses them, in C if its wheel has the extension.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, dropwhile, islice
 from struct import Struct
@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record, TopicPartition, count_within, payload_size
+from kafka_http.records import RecordColumns, TopicPartition, count_within
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, first offset) of each aborted transaction in the range of a fetch."""
@@ -60,7 +60,7 @@ class BatchReader:
         self._batch: Iterator[Any] | None = None
         self._end: int | None = None
         self._is_compressed = False
-        self._decoded: list[Record] = []
+        self._decoded = RecordColumns(tp)
         self._is_exhausted = False
 
     @property
@@ -73,42 +73,42 @@ class BatchReader:
         """Approximate memory in bytes."""
         return 0 if self.is_over else self._size + self._decompressed + _RECORD_BYTES * len(self._decoded)
 
-    def take(self, max_records: int, size: int, first: int) -> tuple[list[Record], int]:
+    def take(self, max_records: int, size: int, first: int) -> tuple[RecordColumns, int]:
         """Return the next records, at most `max_records`, and the size of their keys and values, at most `size` bytes.
 
         A first record of at most `first` bytes is returned even if it is larger than `size`. Raises `CorruptBatch` if
         no record can be read. A corrupt batch after readable ones ends the reader; the next fetch raises.
         """
-        records_taken: list[Record] = []
+        taken = RecordColumns(self._place)
         used = 0
-        while len(records_taken) < max_records and (
-            records := self._decoded or self._decode(min(max_records - len(records_taken), _DECODE_RECORDS))
+        while len(taken) < max_records and (
+            records := self._decoded or self._decode(min(max_records - len(taken), _DECODE_RECORDS))
         ):
-            selected = records[: max_records - len(records_taken)]
-            more = payload_size(selected)
+            selected = records[: max_records - len(taken)]
+            more = selected.size
             if used + more > size:
                 count = count_within(selected, size - used)
-                selected = selected[: count or int(not records_taken and payload_size(selected[:1]) <= first)]
-                more = payload_size(selected)
-            records_taken += selected
+                selected = selected[: count or int(not taken and selected[:1].size <= first)]
+                more = selected.size
+            taken = taken + selected if taken else selected
             used += more
             self._decoded = records[len(selected) :]
             if self._decoded:
                 break
-        if records_taken or not self._decoded:
-            self.position = records_taken[-1].offset + 1 if self._decoded else self._decoded_to
-        return records_taken, used
+        if taken or not self._decoded:
+            self.position = taken.offsets[-1] + 1 if self._decoded else self._decoded_to
+        return taken, used
 
-    def _decode(self, max_records: int) -> list[Record]:
+    def _decode(self, max_records: int) -> RecordColumns:
         """Decode up to `max_records` records; of a compressed batch all."""
-        records: list[Record] = []
+        records: list[Any] = []
+        is_compressed = False
         try:
             while len(records) < max_records and (batch := self._batch or self._open()) is not None:
                 self._batch = None
-                records += _records(batch, self._place, None if self._is_compressed else max_records - len(records))
-                if self._is_compressed:
-                    self._decompressed = payload_size(records)
-                elif len(records) == max_records:
+                is_compressed |= self._is_compressed
+                records += list(islice(batch, None if self._is_compressed else max_records - len(records)))
+                if not self._is_compressed and len(records) == max_records:
                     self._batch = batch
                     self._decoded_to = records[-1].offset + 1
                     break
@@ -117,7 +117,10 @@ class BatchReader:
             self._is_exhausted = True
             if not records and self._decoded_to == self._offset:
                 raise _corrupt(self._place, self._offset, error) from error
-        return records
+        columns = _columns(records, self._place)
+        if is_compressed:
+            self._decompressed = columns.size
+        return columns
 
     def _open(self) -> Iterator[Any] | None:
         """Return the records of the next visible batch; None at the end."""
@@ -190,21 +193,18 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _records(batch: Iterator[Any], tp: TopicPartition, max_records: int | None) -> list[Record]:
-    """Return the next records of a batch, at most `max_records`, or all."""
-    topic, partition = tp
-    return [
-        Record(
-            topic,
-            partition,
-            each.offset,
-            None if (at := each.timestamp) == -1 else at,
-            each.key,
-            each.value,
-            tuple(headers) if (headers := each.headers) else (),
-        )
-        for each in islice(batch, max_records)
-    ]
+def _columns(records: Sequence[Any], tp: TopicPartition) -> RecordColumns:
+    """Return parsed records by column. An access of their fields takes as long as parsing them: one for each."""
+    timestamps = [each.timestamp for each in records]
+    headers = [each.headers for each in records]
+    return RecordColumns(
+        tp,
+        [each.offset for each in records],
+        [None if each == -1 else each for each in timestamps] if -1 in timestamps else timestamps,
+        [each.key for each in records],
+        [each.value for each in records],
+        list(map(tuple, headers)) if any(headers) else [()] * len(headers),
+    )
 
 
 def _corrupt(tp: TopicPartition, offset: int, error: Exception) -> CorruptBatch:
