@@ -3,7 +3,7 @@
 `aiokafka.record` parses them, in C if its wheel has the extension.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, dropwhile, islice
 from struct import Struct
@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import RecordColumns, TopicPartition, count_within
+from kafka_http.records import Headers, RecordColumns, TopicPartition, count_within
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, first offset) of each aborted transaction in the range of a fetch."""
@@ -24,6 +24,9 @@ _LENGTH_FROM = 12
 _LEAST_LENGTH = {0: 14, 1: 22, 2: 49}
 _DECODE_RECORDS = 1000
 """Records that are decoded at a time."""
+_PARSE_RECORDS = 100
+"""Parsed records that exist at a time. The garbage collector would run after 350, and visit all objects at times."""
+_ALL = 1 << 31
 _RECORD_BYTES = 300
 """Approximate memory of a decoded record without its key and value."""
 
@@ -101,26 +104,27 @@ class BatchReader:
 
     def _decode(self, max_records: int) -> RecordColumns:
         """Decode up to `max_records` records; of a compressed batch all."""
-        records: list[Any] = []
-        is_compressed = False
+        columns = _Columns()
+        offsets, is_compressed, count = columns.offsets, False, 0
         try:
-            while len(records) < max_records and (batch := self._batch or self._open()) is not None:
+            while (count := len(offsets)) < max_records and (batch := self._batch or self._open()) is not None:
                 self._batch = None
                 is_compressed |= self._is_compressed
-                records += list(islice(batch, None if self._is_compressed else max_records - len(records)))
-                if not self._is_compressed and len(records) == max_records:
+                columns.add(batch, _ALL if self._is_compressed else max_records - count)
+                if not self._is_compressed and len(offsets) == max_records:
                     self._batch = batch
-                    self._decoded_to = records[-1].offset + 1
+                    self._decoded_to = offsets[-1] + 1
                     break
-                self._decoded_to = self._end or (records[-1].offset + 1 if records else self._decoded_to)
+                self._decoded_to = self._end or (offsets[-1] + 1 if offsets else self._decoded_to)
         except Exception as error:  # the parser raises anything on corrupt bytes
             self._is_exhausted = True
-            if not records and self._decoded_to == self._offset:
+            if not count and self._decoded_to == self._offset:
                 raise _corrupt(self._place, self._offset, error) from error
-        columns = _columns(records, self._place)
+            columns.truncate(count)
+        records = columns.build(self._place)
         if is_compressed:
-            self._decompressed = columns.size
-        return columns
+            self._decompressed = records.size
+        return records
 
     def _open(self) -> Iterator[Any] | None:
         """Return the records of the next visible batch; None at the end."""
@@ -193,18 +197,37 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _columns(records: Sequence[Any], tp: TopicPartition) -> RecordColumns:
-    """Return parsed records by column. An access of their fields takes as long as parsing them: one for each."""
-    timestamps = [each.timestamp for each in records]
-    headers = [each.headers for each in records]
-    return RecordColumns(
-        tp,
-        [each.offset for each in records],
-        [None if each == -1 else each for each in timestamps] if -1 in timestamps else timestamps,
-        [each.key for each in records],
-        [each.value for each in records],
-        list(map(tuple, headers)) if any(headers) else [()] * len(headers),
-    )
+class _Columns:
+    """Collects parsed records by column. An access of their fields takes as long as parsing them: one for each."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self._timestamps: list[int | None] = []
+        self._keys: list[bytes | None] = []
+        self._values: list[bytes | None] = []
+        self._headers: list[Headers] = []
+
+    def add(self, batch: Iterator[Any], max_records: int) -> None:
+        """Add the next records of a batch, at most `max_records`."""
+        while records := list(islice(batch, min(max_records, _PARSE_RECORDS))):
+            max_records -= len(records)
+            timestamps = [each.timestamp for each in records]
+            headers = [each.headers for each in records]
+            self.offsets += [each.offset for each in records]
+            self._timestamps += (
+                [None if each == -1 else each for each in timestamps] if -1 in timestamps else timestamps
+            )
+            self._keys += [each.key for each in records]
+            self._values += [each.value for each in records]
+            self._headers += map(tuple, headers) if any(headers) else [()] * len(headers)
+
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` records."""
+        for column in (self.offsets, self._timestamps, self._keys, self._values, self._headers):
+            del column[count:]
+
+    def build(self, tp: TopicPartition) -> RecordColumns:
+        return RecordColumns(tp, self.offsets, self._timestamps, self._keys, self._values, self._headers)
 
 
 def _corrupt(tp: TopicPartition, offset: int, error: Exception) -> CorruptBatch:
