@@ -128,6 +128,8 @@ class RecordColumns(Sequence[Record]):
 
     def slices(self, count: int) -> Iterator[Self]:
         """Yield the records in parts of up to `count`."""
+        if len(self) <= count:
+            return iter((self,))
         return (self[start : start + count] for start in range(0, len(self), count))
 
     def __len__(self) -> int:

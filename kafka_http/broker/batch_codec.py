@@ -87,7 +87,7 @@ class BatchReader:
         while len(taken) < max_records and (
             records := self._decoded or self._decode(min(max_records - len(taken), _DECODE_RECORDS))
         ):
-            selected = records[: max_records - len(taken)]
+            selected = records if len(records) <= max_records - len(taken) else records[: max_records - len(taken)]
             more = selected.size
             if used + more > size:
                 count = count_within(selected, size - used)
@@ -95,7 +95,7 @@ class BatchReader:
                 more = selected.size
             taken = taken + selected if taken else selected
             used += more
-            self._decoded = records[len(selected) :]
+            self._decoded = RecordColumns(self._place) if selected is records else records[len(selected) :]
             if self._decoded:
                 break
         if taken or not self._decoded:

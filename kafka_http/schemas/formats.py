@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Literal
 
 import msgspec
@@ -165,11 +166,11 @@ class Formats:
         except InvalidValue as error:
             return error
 
-    def detect_all(self, data: Sequence[bytes | None]) -> tuple[Sequence[str | None], Sequence[Raw | None]]:
+    def detect_all(self, data: Sequence[bytes | None]) -> tuple[Iterable[str | None], Sequence[Raw | None]]:
         """Return the formats of many values and their JSON texts, as `detect` does. Both are None for None."""
         texts = json_texts(data)
         if texts is not None and b"null" not in map(bytes.strip, filter(None, data)):
-            return [None if each is None else "json" for each in data], texts
+            return repeat("json") if all(data) else [None if each is None else "json" for each in data], texts
         detected = [(None, None) if each is None else self.detect(each) for each in data]
         return [name for name, _ in detected], [None if text is None else Raw(text) for _, text in detected]
 

@@ -105,6 +105,8 @@ def _shown_keys(
     formats: Formats, topic: str, format_: str | None, records: RecordColumns
 ) -> tuple[Iterable[Raw | str | None], Iterable[str | UnsetType]]:
     """Return the columns `key` and `key_format`."""
+    if records.keys.count(None) == len(records):
+        return repeat(None), repeat(UNSET)
     decoded: Sequence[Raw | InvalidValue | None] = [None] * len(records)
     if format_ is not None:
         decoded = formats.decode_all(topic, format_, records.headers, records.keys)

@@ -1,6 +1,6 @@
 """Records in the JSON of the REST Proxy v2 API: parses produce requests and renders the records of reads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -139,24 +139,16 @@ def _messages(formats: Formats, format_: str, key_format: str | None, records: R
     key_format = key_format or formats.topic_format(topic).key or format_
     keys = formats.decode_all(topic, key_format, headers, records.keys)
     values = formats.decode_all(topic, format_, headers, records.values)
-    columns = (
-        repeat(topic),
-        _or_base64(keys, records.keys),
-        _or_base64(values, records.values),
-        repeat(records.partition),
-        records.offsets,
-        records.timestamps,
-        map(_headers, headers) if any(headers) else repeat(UNSET),
-        map(_error, keys, values) if InvalidValue in {*map(type, keys), *map(type, values)} else repeat(UNSET),
-    )
-    return list(map(V2Message, *columns))
+    fields: tuple[Iterable[Any], ...] = keys, values, repeat(UNSET)
+    if InvalidValue in {*map(type, keys), *map(type, values)}:
+        fields = map(_or_base64, keys, records.keys), map(_or_base64, values, records.values), map(_error, keys, values)
+    shown_headers = map(_headers, headers) if any(headers) else repeat(UNSET)
+    columns = (*fields[:2], repeat(records.partition), records.offsets, records.timestamps, shown_headers, fields[2])
+    return list(map(V2Message, repeat(topic), *columns))
 
 
-def _or_base64(
-    decoded: Iterable[Raw | InvalidValue | None], stored: Iterable[bytes | None]
-) -> Iterator[Raw | str | None]:
-    for text, data in zip(decoded, stored, strict=True):
-        yield encode_base64(data or b"") if isinstance(text, InvalidValue) else text
+def _or_base64(text: Raw | InvalidValue | None, data: bytes | None) -> Raw | str | None:
+    return encode_base64(data or b"") if isinstance(text, InvalidValue) else text
 
 
 def _error(key: Raw | InvalidValue | None, value: Raw | InvalidValue | None) -> dict[str, Any] | UnsetType:
