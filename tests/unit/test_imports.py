@@ -213,7 +213,10 @@ def test_forbidden_import_is_found(module: str, source: str) -> None:
     [
         ("kafka_http.web.health", "from kafka_http.read.page_reader import PageReader\nimport flask"),
         ("kafka_http.web.health", "from .responses import render\nfrom kafka_http.logs import request_id"),
-        ("kafka_http.broker.__init__", "from kafka_http.broker.idempotent_producer import IdempotentProducer\nimport kafka"),
+        (
+            "kafka_http.broker.__init__",
+            "from kafka_http.broker.idempotent_producer import IdempotentProducer\nimport kafka",
+        ),
         ("kafka_http.demo.embedded_kafka", "from kafka.admin import KafkaAdminClient"),
         ("kafka_http.records", "from kafka_http.errors import KafkaHttpError"),
         ("kafka_http.app", "from kafka_http.broker import KafkaBroker\nfrom flask import Flask"),
