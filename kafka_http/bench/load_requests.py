@@ -22,6 +22,8 @@ _NEXT_BYTES = 16384
 
 _FAILED = re.compile(rb'"error_code": ?[1-9]')
 _PARALLEL_SETUPS = 16
+DEFAULT_PAGE_BYTES = 4 << 20
+"""What the server takes for a page if a request does not say."""
 
 
 class ResponseError(Exception):
@@ -29,7 +31,10 @@ class ResponseError(Exception):
 
 
 class LoadJob(msgspec.Struct, frozen=True):
-    """What one process of the load generator does. `later` publishes with `Prefer: respond-async`."""
+    """What one process of the load generator does. `later` publishes with `Prefer: respond-async`.
+
+    `max_bytes` is the maximum size of a page of `/messages`.
+    """
 
     url: str
     topic: str
@@ -39,6 +44,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     size: int
     connections: int
     later: bool = False
+    max_bytes: int = DEFAULT_PAGE_BYTES
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -81,8 +87,8 @@ class PublishClient:
 class ReadClient:
     """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
 
-    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int) -> None:
-        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}")
+    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int, max_bytes: int) -> None:
+        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}&max_bytes={max_bytes}")
         self._before, self._after = request.split(b"\0")
         self._messages = messages
         self._rewind()
@@ -142,7 +148,7 @@ def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
         yield [client] * job.connections
     elif job.dialect == "messages":
         messages = sum(server.message_counts(job.topic))
-        yield [ReadClient(server, job.topic, job.records, messages) for _ in range(job.connections)]
+        yield [ReadClient(server, job.topic, job.records, messages, job.max_bytes) for _ in range(job.connections)]
     else:
         with _consumers(server, job) as consumers:
             yield consumers

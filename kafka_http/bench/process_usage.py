@@ -19,7 +19,7 @@ class ProcessUsage:
     def cpu(self) -> float:
         """The CPU seconds since the start of the processes."""
         total = 0.0
-        for process in self._processes():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 total += times.user + times.system
@@ -28,12 +28,13 @@ class ProcessUsage:
     def memory(self) -> int:
         """The resident bytes."""
         total = 0
-        for process in self._processes():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 total += process.memory_info().rss
         return total
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """The processes: the main process first, the daemon last."""
         main = psutil.Process(self._pid)
         return [main, *main.children(recursive=True), *self.daemons()]
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from kafka_http.bench.bench_result import BenchError, read_result
 from kafka_http.bench.bench_server import running_server, started_server
+from kafka_http.bench.memory_load import measure_memory
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.stream_costs import measure_streams
 from kafka_http.bench.throughput import BenchOptions, ThroughputBench
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     count = _number(int, "a whole number", 1, 100_000)
     cores = max(1, available_cores() // 2)
-    parser.add_argument("what", nargs="?", choices=("publish", "read", "streams"), help="what to measure")
+    parser.add_argument("what", nargs="?", choices=("publish", "read", "streams", "memory"), help="what to measure")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="compare two results")
     add("--url", _url, "URL", None, "a running server; without it, the bench starts Kafka and a server")
     parser.add_argument("--dialect", choices=("messages", "v2"), default="messages", help="API (default: messages)")
@@ -60,6 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.what == "streams":
             with started_server(load_config(given_settings(arguments))) as server:
                 print(measure_streams(server, arguments.connections, arguments.seconds))
+        elif arguments.what == "memory":
+            with started_server(load_config(given_settings(arguments))) as server:
+                print(measure_memory(server, arguments.seconds))
         else:
             _measure_throughput(arguments, load_config(given_settings(arguments)))
     except (BenchError, DemoError) as error:
@@ -70,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.compare is None and arguments.what is None:
-        arguments.usage_error("choose what to measure (publish, read or streams), or use --compare")
-    if arguments.what == "streams" and (arguments.url is not None or arguments.json is not None):
-        arguments.usage_error("--url and --json cannot be used with streams")
+        arguments.usage_error("choose what to measure (publish, read, streams or memory), or use --compare")
+    if arguments.what in {"streams", "memory"} and (arguments.url is not None or arguments.json is not None):
+        arguments.usage_error("--url and --json cannot be used with streams and memory")
 
 
 def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
