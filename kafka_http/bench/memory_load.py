@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -20,7 +20,7 @@ from kafka_http.bench.result_tables import align
 from kafka_http.bench.target_server import TargetServer
 
 _MIB = 1 << 20
-_LARGE_VALUE = 1_000_000
+_SMALL_VALUE, _LARGE_VALUE = 100, 1_000_000
 _LARGE_PAGE = 64 * _MIB
 _FILL_SMALL, _FILL_LARGE = 50, 100
 """Requests of 1000 small values, and of one large value, before the load."""
@@ -52,7 +52,7 @@ def measure_memory(server: BenchServer, seconds: float) -> str:
     with server.temporary_topic(3) as small, server.temporary_topic(1) as large:
         _fill(server.target, small, large)
         start = resident(server.usage)
-        mix = _mix(server.target.url, small, large)
+        mix = _mix(server.target, small, large)
         with _running_load(server.target, mix) as results, _open_connections(server.target, small):
             samples = list(_samples(server.usage, seconds))
         afterwards = list(_samples(server.usage, _REST_SECONDS))
@@ -71,22 +71,40 @@ def resident(usage: ProcessUsage) -> Sample:
     return found
 
 
-def _mix(url: str, small: str, large: str) -> list[_Part]:
+def _mix(target: TargetServer, small: str, large: str) -> list[_Part]:
+    counts = {topic: target.message_counts(topic) for topic in (small, large)}
+
+    def part(
+        what: Literal["publish", "read"],
+        dialect: Literal["messages", "v2"],
+        topic: str,
+        records: int,
+        clients: int,
+        pause: float,
+    ) -> _Part:
+        size = _SMALL_VALUE if topic == small else _LARGE_VALUE
+        return _Part(
+            LoadJob(
+                target.url, topic, what, dialect, records, size, clients, counts=counts[topic], max_bytes=_LARGE_PAGE
+            ),
+            pause,
+        )
+
     return [
-        _Part(LoadJob(url, small, "publish", "messages", 1, 100, 8), 0),
-        _Part(LoadJob(url, small, "publish", "v2", 100, 100, 2), 0.01),
-        _Part(LoadJob(url, large, "publish", "messages", 1, _LARGE_VALUE, 4), 1),
-        _Part(LoadJob(url, small, "read", "messages", 100, 100, 2), 0.02),
-        _Part(LoadJob(url, small, "read", "messages", 100_000, 100, 2, max_bytes=_LARGE_PAGE), 1),
-        _Part(LoadJob(url, large, "read", "messages", 1000, _LARGE_VALUE, 2, max_bytes=_LARGE_PAGE), 1),
-        _Part(LoadJob(url, small, "read", "v2", 500, 100, 2), 0.02),
-        _Part(LoadJob(url, large, "read", "v2", 10, _LARGE_VALUE, 1), 1),
+        part("publish", "messages", small, 1, 8, 0),
+        part("publish", "v2", small, 100, 2, 0.01),
+        part("publish", "messages", large, 1, 4, 1),
+        part("read", "messages", small, 100, 2, 0.02),
+        part("read", "messages", small, 100_000, 2, 1),
+        part("read", "messages", large, 1000, 2, 1),
+        part("read", "v2", small, 500, 2, 0.02),
+        part("read", "v2", large, 10, 1, 1),
     ]
 
 
 def _fill(target: TargetServer, small: str, large: str) -> None:
     for _ in range(_FILL_SMALL):
-        target.publish(small, publish_body(1000, 100))
+        target.publish(small, publish_body(1000, _SMALL_VALUE))
     for _ in range(_FILL_LARGE):
         target.publish(large, publish_body(1, _LARGE_VALUE))
 
