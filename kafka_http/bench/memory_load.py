@@ -4,7 +4,7 @@ import http.client
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
@@ -39,10 +39,26 @@ Sample = dict[str, int]
 
 
 class _Part(NamedTuple):
-    """A part of the load: clients that wait `pause` seconds after each response."""
+    """A part of the load: clients that wait `pause` seconds after each response. `records`: of a request or page."""
 
-    job: LoadJob
+    what: Literal["publish", "read"]
+    dialect: Literal["messages", "v2"]
+    size: int
+    records: int
+    clients: int
     pause: float
+
+
+_MIX = (
+    _Part("publish", "messages", _SMALL_VALUE, records=1, clients=8, pause=0),
+    _Part("publish", "v2", _SMALL_VALUE, records=100, clients=2, pause=0.01),
+    _Part("publish", "messages", _LARGE_VALUE, records=1, clients=4, pause=1),
+    _Part("read", "messages", _SMALL_VALUE, records=100, clients=2, pause=0.02),
+    _Part("read", "messages", _SMALL_VALUE, records=100_000, clients=2, pause=1),
+    _Part("read", "messages", _LARGE_VALUE, records=1000, clients=2, pause=1),
+    _Part("read", "v2", _SMALL_VALUE, records=500, clients=2, pause=0.02),
+    _Part("read", "v2", _LARGE_VALUE, records=10, clients=1, pause=1),
+)
 
 
 def measure_memory(server: BenchServer, seconds: float) -> str:
@@ -52,8 +68,8 @@ def measure_memory(server: BenchServer, seconds: float) -> str:
     with server.temporary_topic(3) as small, server.temporary_topic(1) as large:
         _fill(server.target, small, large)
         start = resident(server.usage)
-        mix = _mix(server.target, small, large)
-        with _running_load(server.target, mix) as results, _open_connections(server.target, small):
+        topics = {_SMALL_VALUE: small, _LARGE_VALUE: large}
+        with _running_load(server.target, topics) as results, _open_connections(server.target, small):
             samples = list(_samples(server.usage, seconds))
         afterwards = list(_samples(server.usage, _REST_SECONDS))
     return "\n".join([*_table(start, samples, afterwards), _EXPLANATION, *_counts(results)])
@@ -71,35 +87,9 @@ def resident(usage: ProcessUsage) -> Sample:
     return found
 
 
-def _mix(target: TargetServer, small: str, large: str) -> list[_Part]:
-    counts = {topic: target.message_counts(topic) for topic in (small, large)}
-
-    def part(
-        what: Literal["publish", "read"],
-        dialect: Literal["messages", "v2"],
-        topic: str,
-        records: int,
-        clients: int,
-        pause: float,
-    ) -> _Part:
-        size = _SMALL_VALUE if topic == small else _LARGE_VALUE
-        return _Part(
-            LoadJob(
-                target.url, topic, what, dialect, records, size, clients, counts=counts[topic], max_bytes=_LARGE_PAGE
-            ),
-            pause,
-        )
-
-    return [
-        part("publish", "messages", small, 1, 8, 0),
-        part("publish", "v2", small, 100, 2, 0.01),
-        part("publish", "messages", large, 1, 4, 1),
-        part("read", "messages", small, 100, 2, 0.02),
-        part("read", "messages", small, 100_000, 2, 1),
-        part("read", "messages", large, 1000, 2, 1),
-        part("read", "v2", small, 500, 2, 0.02),
-        part("read", "v2", large, 10, 1, 1),
-    ]
+def _job(target: TargetServer, topic: str, part: _Part) -> LoadJob:
+    counts, (what, dialect, size, records, clients, _) = target.message_counts(topic), part
+    return LoadJob(target.url, topic, what, dialect, records, size, clients, counts=counts, max_bytes=_LARGE_PAGE)
 
 
 def _fill(target: TargetServer, small: str, large: str) -> None:
@@ -110,12 +100,16 @@ def _fill(target: TargetServer, small: str, large: str) -> None:
 
 
 @contextmanager
-def _running_load(target: TargetServer, parts: list[_Part]) -> Iterator[Counter[str]]:
-    """Run the clients, each in a thread, until the block ends. Yield the number of each of their results."""
+def _running_load(target: TargetServer, topics: Mapping[int, str]) -> Iterator[Counter[str]]:
+    """Run all clients, each in a thread, until the block ends. Yield the number of each of their results.
+
+    `topics` are those for values of each size.
+    """
     results: Counter[str] = Counter()
     stop = Event()
     with ExitStack() as stack:
-        clients = [(each, part.pause) for part in parts for each in stack.enter_context(load_clients(part.job))]
+        jobs = [(_job(target, topics[part.size], part), part.pause) for part in _MIX]
+        clients = [(each, pause) for job, pause in jobs for each in stack.enter_context(load_clients(job))]
         pool = stack.enter_context(ThreadPoolExecutor(len(clients)))
         stack.callback(stop.set)
         running = [pool.submit(_run_client, target, client, pause, stop, results) for client, pause in clients]
