@@ -21,7 +21,7 @@ from kafka_http.demo.embedded_kafka import create_topics
 from tests.integration.conftest import ServiceFactory
 from tests.support import forward_proxies
 from tests.support.forward_proxies import ConnectProxy, ForwardProxy, Socks5Proxy, forward_proxy
-from tests.support.kafka_reader import read_topic
+from tests.support.kafka_reader import read_messages, read_topic
 from tests.support.polling import scaled, wait_for
 from tests.support.publish_load import PublishLoad, check_exactly_once, check_statuses
 from tests.support.secured_kafka import MECHANISMS, USER, SecuredKafka, secured_kafka
@@ -91,7 +91,7 @@ def test_compressed_publish_over_tls(secured: SecuredKafka, start_service: Servi
     lines = b"\n".join(b'"%s"' % each for each in values[1:])
     headers = {"Content-Type": "application/x-ndjson"}
     assert service.post(f"/messages/{topic}?format=text", lines, headers=headers).status_code == 200
-    assert [each.value for each in read_topic(secured.bootstrap_servers, topic, 1)] == values
+    assert [each.value() for each in read_messages(secured.bootstrap_servers, topic)] == values
 
 
 @pytest.mark.parametrize(("count", "suffix"), [(1, ""), (20, "x" * 5000)])

@@ -16,12 +16,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
 
+from tests.support.kafka_reader import read_messages
 from tests.support.server_process import Service
 
 PER_CONNECTION = 10_000_000
@@ -271,23 +271,11 @@ Log = Mapping[int, Sequence[tuple[int, int]]]
 
 
 def read_log(bootstrap_servers: str, topic: str) -> Log:
-    """Read a whole topic with librdkafka, which is fast enough for millions of records."""
-    settings = {"bootstrap.servers": bootstrap_servers, "group.id": "account", "enable.auto.commit": False}
-    with closing(Consumer(settings | {"log_level": 0, "fetch.wait.max.ms": 50})) as consumer:
-        partitions = sorted(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
-        marks = {each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=30) for each in partitions}
-        consumer.assign([TopicPartition(topic, each, marks[each][0]) for each in partitions])
-        missing = {each: high for each, (low, high) in marks.items() if high > low}
-        log: dict[int, list[tuple[int, int]]] = {each: [] for each in partitions}
-        limit = time.monotonic() + 120
-        while missing:
-            assert time.monotonic() < limit, f"partitions could not be read to their end: {missing}"
-            for message in consumer.consume(10_000, 1.0):
-                if message.error() is None:
-                    number = int(re.match(rb'"?(\d+)', message.value())[1])  # type: ignore[index]
-                    log[message.partition()].append((message.offset(), number))
-                    if message.offset() + 1 >= missing.get(message.partition(), 0):
-                        missing.pop(message.partition(), None)
+    log: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for message in read_messages(bootstrap_servers, topic):
+        number = re.match(rb'"?(\d+)', message.value() or b"")
+        assert number is not None, message.value()
+        log[message.partition()].append((message.offset(), int(number[1])))
     return log
 
 
