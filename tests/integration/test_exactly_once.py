@@ -180,6 +180,23 @@ def test_leader_killed_of_three_under_full_load(small_quorum: EmbeddedCluster, s
     check(load, small_quorum.bootstrap_servers)
 
 
+@pytest.mark.slow
+def test_leader_frozen_of_three_under_full_load(small_quorum: EmbeddedCluster, start_service: ServiceFactory) -> None:
+    """It wakes up with requests in its sockets, and for a moment believes that it is still the leader."""
+    service = start_service(small_quorum.bootstrap_servers, access_log=False)
+    load = PublishLoad(service, "t", count=10)
+    with load.running():
+        wait_for(lambda: load.successes(0) > 300, 20)
+        for number in (2, 3):
+            with frozen(small_quorum.brokers[number]):
+                wait_for(lambda: in_sync(small_quorum) == 2, 40)
+                wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+            wait_for(lambda: in_sync(small_quorum) == 3, 40)
+        wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+    check_statuses(load.published, UNAVAILABLE)
+    check(load, small_quorum.bootstrap_servers)
+
+
 def test_too_few_in_sync_replicas_under_full_load(small_quorum: EmbeddedCluster, start_service: ServiceFactory) -> None:
     """NOT_ENOUGH_REPLICAS of the one broker that is left, until another is back."""
     service = start_service(small_quorum.bootstrap_servers, access_log=False, timeout=3)
