@@ -46,10 +46,9 @@ def freeze_for(kafka: EmbeddedKafka, seconds: float) -> None:
     kafka.wait_until_ready()
 
 
-def wait_until_well(load: PublishLoad, since: float, requests: int = 200) -> None:
-    """Wait for so many successes that began at `since` or later; nothing that began then may fail."""
-    wait_for(lambda: load.successes(since) >= requests, TIMEOUT + 20)
-    check_statuses(load.since(since), {200})
+def wait_until_well(load: PublishLoad, requests: int = 200) -> None:
+    """Wait until everything is acknowledged; it must be soon after this call."""
+    load.wait_until_well(time.monotonic(), RECOVERY_SECONDS, requests)
 
 
 def check(load: PublishLoad, bootstrap_servers: str, timeout: float = TIMEOUT, since: float = 0) -> None:
@@ -81,9 +80,9 @@ def test_broker_outage_under_full_load(
     service = start_service(fresh_kafka.bootstrap_servers, access_log=False, timeout=outage.timeout)
     load = PublishLoad(service, "t", count=count)
     with load.running():
-        wait_for(lambda: load.successes(0) > 500, 20)
+        wait_for(lambda: load.successes() > 500, 20)
         outage.run(fresh_kafka, outage.seconds)
-        wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+        wait_until_well(load)
     check_statuses(load.published, UNAVAILABLE)
     check(load, fresh_kafka.bootstrap_servers, outage.timeout)
 
@@ -97,10 +96,10 @@ def test_topic_deleted_and_made_again_under_full_load(
     load = PublishLoad(service, "t", count=10)
     with load.running(), closing(KafkaAdminClient(bootstrap_servers=fresh_kafka.bootstrap_servers)) as admin:
         for _ in range(3):
-            wait_for(lambda: load.successes(0) > 300, 20)
+            wait_for(lambda: load.successes() > 300, 20)
             recreate(admin, "t", 3)
             made = time.monotonic()
-            wait_until_well(load, made + scaled(RECOVERY_SECONDS))
+            wait_until_well(load)
     check_statuses(load.published, UNAVAILABLE | {207, 404})
     check(load, fresh_kafka.bootstrap_servers, since=made)
 
@@ -115,7 +114,7 @@ def test_partitions_added_under_full_load(fresh_kafka: EmbeddedKafka, start_serv
             wait_for(lambda there=there: load.acknowledged > there + 500, 20)
             admin.create_partitions({"t": NewPartitions(partitions)})
         wait_for(lambda: service.put("/messages/t?partition=11", b"0").ok, 10)
-        wait_until_well(load, time.monotonic())
+        wait_until_well(load)
     check_statuses(load.published, {200})
     account = check_exactly_once(load, fresh_kafka.bootstrap_servers)
     assert account.unknown == account.not_written == 0
@@ -133,7 +132,7 @@ def test_worker_killed_under_full_load(
             before = service.workers
             os.kill(min(before), signal.SIGKILL)
             wait_for(lambda before=before: len(service.workers) == 2 and service.workers != before)
-        wait_until_well(load, time.monotonic())
+        wait_until_well(load)
     check_statuses(load.published, {200, None})
     check(load, kafka.bootstrap_servers)
 
@@ -167,15 +166,15 @@ def test_leader_killed_of_three_under_full_load(small_quorum: EmbeddedCluster, s
     service = start_service(small_quorum.bootstrap_servers, access_log=False)
     load = PublishLoad(service, "t", count=10)
     with load.running():
-        wait_for(lambda: load.successes(0) > 300, 20)
+        wait_for(lambda: load.successes() > 300, 20)
         for number in (2, 3):
             small_quorum.brokers[number].kill()
             wait_for(lambda: in_sync(small_quorum) == 2, 20)
-            wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+            wait_until_well(load)
             small_quorum.brokers[number].launch()
             small_quorum.brokers[number].wait_until_ready(brokers=3)
             wait_for(lambda: in_sync(small_quorum) == 3, 30)
-        wait_until_well(load, time.monotonic())
+        wait_until_well(load)
     check_statuses(load.published, UNAVAILABLE)
     check(load, small_quorum.bootstrap_servers)
 
@@ -186,13 +185,13 @@ def test_leader_frozen_of_three_under_full_load(small_quorum: EmbeddedCluster, s
     service = start_service(small_quorum.bootstrap_servers, access_log=False)
     load = PublishLoad(service, "t", count=10)
     with load.running():
-        wait_for(lambda: load.successes(0) > 300, 20)
+        wait_for(lambda: load.successes() > 300, 20)
         for number in (2, 3):
             with frozen(small_quorum.brokers[number]):
                 wait_for(lambda: in_sync(small_quorum) == 2, 40)
-                wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+                wait_until_well(load)
             wait_for(lambda: in_sync(small_quorum) == 3, 40)
-        wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS))
+        wait_until_well(load)
     check_statuses(load.published, UNAVAILABLE)
     check(load, small_quorum.bootstrap_servers)
 
@@ -202,7 +201,7 @@ def test_too_few_in_sync_replicas_under_full_load(small_quorum: EmbeddedCluster,
     service = start_service(small_quorum.bootstrap_servers, access_log=False, timeout=3)
     load = PublishLoad(service, "t", count=10)
     with load.running():
-        wait_for(lambda: load.successes(0) > 300, 20)
+        wait_for(lambda: load.successes() > 300, 20)
         for number in (2, 3):
             small_quorum.brokers[number].kill()
         wait_for(lambda: in_sync(small_quorum) == 1, 20)
@@ -212,7 +211,7 @@ def test_too_few_in_sync_replicas_under_full_load(small_quorum: EmbeddedCluster,
         small_quorum.brokers[2].wait_until_ready(brokers=2)
         wait_for(lambda: in_sync(small_quorum) >= 2, 30)
         back = time.monotonic()
-        wait_until_well(load, back + scaled(RECOVERY_SECONDS))
+        wait_until_well(load)
     refused = [each for each in load.since(alone) if each.ended < back and each.status != 200]
     assert refused
     check_statuses(load.published, UNAVAILABLE | {500})
@@ -224,7 +223,7 @@ def test_sigterm_under_full_load(kafka: EmbeddedKafka, topic: TopicFactory, star
     service, name = start_service(kafka.bootstrap_servers, access_log=False), topic(PARTITIONS)
     load = PublishLoad(service, name, count=100)
     with load.running():
-        wait_for(lambda: load.successes(0) > 500, 20)
+        wait_for(lambda: load.successes() > 500, 20)
         began = time.monotonic()
         service.terminate()
         service.wait_for_end(scaled(8))
@@ -242,7 +241,7 @@ def test_sigterm_while_kafka_is_frozen_under_full_load(
     service = start_service(fresh_kafka.bootstrap_servers, access_log=False, timeout=3)
     load = PublishLoad(service, "t", count=10)
     with load.running():
-        wait_for(lambda: load.successes(0) > 500, 20)
+        wait_for(lambda: load.successes() > 500, 20)
         with frozen(fresh_kafka):
             service.terminate()
             service.wait_for_end(scaled(3 + 10))
@@ -266,7 +265,7 @@ def test_million_values_through_kills_and_freezes(fresh_kafka: EmbeddedKafka, st
             there = load.acknowledged
             wait_for(lambda there=there: load.acknowledged > there + 80_000, 60)
             outage(fresh_kafka, seconds)
-            wait_until_well(load, time.monotonic() + scaled(RECOVERY_SECONDS), requests=50)
+            wait_until_well(load, requests=50)
         wait_for(lambda: load.acknowledged > MILLION, 240)
     print(f"{load.acknowledged} values acknowledged in {time.monotonic() - began:.0f} s")
     check_statuses(load.published, UNAVAILABLE)

@@ -14,6 +14,7 @@ import selectors
 import socket
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tests.support.kafka_reader import read_messages
+from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
 
 PER_CONNECTION = 10_000_000
@@ -181,11 +183,27 @@ class PublishLoad:
 
     def since(self, moment: float) -> list[Published]:
         """The requests that were sent then or later."""
-        return [each for each in list(self.published) if each.began >= moment]
+        published = self.published
+        first = bisect_left(published, moment, hi=len(published), key=lambda each: each.ended)
+        return [each for each in published[first:] if each.began >= moment]
 
-    def successes(self, since: float) -> int:
+    def successes(self, since: float = 0) -> int:
         """The number of requests that were sent then or later and acknowledged."""
         return sum(each.status == 200 for each in self.since(since))
+
+    def wait_until_well(self, back: float, recovery: float, requests: int = 200) -> None:
+        """Wait for so many successes in a row of requests that were sent since `back`, when the outage ended.
+
+        Requests that were sent more than `recovery` seconds later must not fail.
+        """
+
+        def failed_last() -> float:
+            return max((each.began for each in self.since(back) if each.status != 200), default=back)
+
+        wait_for(lambda: self.successes(failed_last()) >= requests, 30)
+        last = failed_last()
+        check_statuses(self.since(back + max(recovery, scaled(recovery))), {200})
+        print(f"{last - back:.2f} s from the end of the outage to the last failure")
 
     def _run(self) -> None:
         clients: list[_Client | float] = [0.0] * self._connections
