@@ -4,12 +4,13 @@ Offsets are Kafka's. Timestamps are in milliseconds since 1970 (UTC). Keys and v
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from typing import Any, Literal, NamedTuple, Self, overload
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from kafka_http.errors import KafkaHttpError
 
@@ -61,8 +62,14 @@ class ProducerRecord(NewRecord, frozen=True, gc=False, array_like=True):
     key_format: str | None = None
 
 
-def missing_partitions(records: Sequence[NewRecord], count: int) -> set[int]:
+class BareValues(list[bytes | None]):
+    """The values of records that have nothing else: no key, partition, timestamp or headers."""
+
+
+def missing_partitions(records: Sequence[NewRecord] | BareValues, count: int) -> set[int]:
     """Return the partitions that records name but a topic of `count` partitions does not have."""
+    if isinstance(records, BareValues):
+        return set()
     return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
@@ -75,6 +82,36 @@ class RecordMetadata(Struct, frozen=True, gc=False):
     partition: int
     offset: int
     timestamp: int | None
+
+
+class AppendedRecords(Sequence[RecordMetadata]):
+    """Records that were stored together: consecutive offsets of one partition, and one timestamp.
+
+    A sequence of `RecordMetadata`, which are made when they are read. `len` is the number of records.
+    """
+
+    __slots__ = ("_count", "base_offset", "partition", "timestamp")
+
+    def __init__(self, partition: int, base_offset: int, count: int, timestamp: int | None) -> None:
+        self.partition = partition
+        self.base_offset = base_offset
+        self._count = count
+        self.timestamp = timestamp
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> RecordMetadata: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordMetadata]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordMetadata | list[RecordMetadata]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self._count))]
+        offset = range(self.base_offset, self.base_offset + self._count)[index]
+        return RecordMetadata(self.partition, offset, self.timestamp)
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -92,8 +129,70 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
-def payload_size(records: Iterable[NewRecord | Record]) -> int:
+class RecordColumns(Sequence[Record]):
+    """Records of one partition in offset order, by column. As a sequence, it makes each `Record` when it is used.
+
+    Pages have thousands of records. What is done with a whole column runs in C.
+    """
+
+    __slots__ = ("_columns", "headers", "keys", "offsets", "partition", "timestamps", "topic", "values")
+
+    offsets: Sequence[int]
+    timestamps: Sequence[int | None]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers]
+
+    def __init__(self, tp: TopicPartition, *columns: Sequence[Any]) -> None:
+        """`columns` are the offsets, timestamps, keys, values and headers, of equal lengths; none if it is empty."""
+        self.topic, self.partition = tp
+        self._columns = columns or ((), (), (), (), ())
+        self.offsets, self.timestamps, self.keys, self.values, self.headers = self._columns
+
+    @classmethod
+    def from_records(cls, records: Sequence[Record]) -> Self:
+        """Return records of one partition, of which there is at least one, by column."""
+        if isinstance(records, cls):
+            return records
+        _, _, *columns = zip(*map(astuple, records), strict=True)
+        return cls(TopicPartition(records[0].topic, records[0].partition), *columns)
+
+    @property
+    def size(self) -> int:
+        """The size of all keys and values in bytes."""
+        return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
+
+    def slices(self, count: int) -> Iterator[Self]:
+        """Yield the records in parts of up to `count`."""
+        if len(self) <= count:
+            return iter((self,))
+        return (self[start : start + count] for start in range(0, len(self), count))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record, repeat(self.topic), repeat(self.partition), *self._columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Record | Self:
+        if isinstance(index, slice):
+            tp = TopicPartition(self.topic, self.partition)
+            return type(self)(tp, *[column[index] for column in self._columns])
+        return Record(self.topic, self.partition, *[column[index] for column in self._columns])
+
+    def __add__(self, other: "RecordColumns") -> Self:
+        both = zip(self._columns, other._columns, strict=True)
+        return type(self)(TopicPartition(self.topic, self.partition), *[[*mine, *more] for mine, more in both])
+
+
+def payload_size(records: Iterable[NewRecord | Record] | BareValues) -> int:
     """Return the size of all keys and values in bytes."""
+    if isinstance(records, BareValues):
+        return sum([len(each) for each in records if each])
     return sum([len(each.value or b"") + len(each.key or b"") for each in records])
 
 

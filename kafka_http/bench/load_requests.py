@@ -23,6 +23,8 @@ _NEXT_BYTES = 16384
 
 _FAILED = re.compile(rb'"error_code": ?[1-9]')
 _PARALLEL_SETUPS = 16
+DEFAULT_PAGE_BYTES = 4 << 20
+"""The size of a page if a request does not limit it."""
 
 
 class ResponseError(Exception):
@@ -33,7 +35,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does.
 
     `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
-    messages in the partitions of a topic that is read.
+    messages in the partitions of a topic that is read, `max_bytes` the maximum size of a page of `/messages`.
     """
 
     url: str
@@ -46,6 +48,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     later: bool = False
     key: bool = False
     counts: list[int] = []
+    max_bytes: int = DEFAULT_PAGE_BYTES
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -106,8 +109,8 @@ class KeyClient(PublishClient):
 class ReadClient:
     """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
 
-    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int) -> None:
-        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}")
+    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int, max_bytes: int) -> None:
+        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}&max_bytes={max_bytes}")
         self._before, self._after = request.split(b"\0")
         self._messages = messages
         self._rewind()
@@ -168,7 +171,8 @@ def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
     elif job.what == "publish":
         yield [PublishClient(*publish, headers="Prefer: respond-async\r\n" if job.later else "")] * job.connections
     elif job.dialect == "messages":
-        yield [ReadClient(server, job.topic, job.records, sum(job.counts)) for _ in range(job.connections)]
+        page = (job.records, sum(job.counts), job.max_bytes)
+        yield [ReadClient(server, job.topic, *page) for _ in range(job.connections)]
     else:
         with _consumers(server, job) as consumers:
             yield consumers

@@ -17,12 +17,13 @@ class ProcessUsage:
     """Measures the processes that `find` returns. It looks for them again at each measurement."""
 
     def __init__(self, find: Callable[[], Iterable[psutil.Process]]) -> None:
-        self._find = find
+        self.processes = find
+        """Finds the processes: the main process first, the daemon last."""
 
     def cpu(self) -> float:
         """The CPU seconds since the start of the processes."""
         total = 0.0
-        for process in self._find():
+        for process in self.processes():
             with suppress(psutil.Error):
                 times = process.cpu_times()
                 total += times.user + times.system
@@ -31,7 +32,7 @@ class ProcessUsage:
     def memory(self) -> int:
         """The resident bytes."""
         total = 0
-        for process in self._find():
+        for process in self.processes():
             with suppress(psutil.Error):
                 total += process.memory_info().rss
         return total

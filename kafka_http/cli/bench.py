@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from kafka_http.bench.bench_result import BenchError, read_result
 from kafka_http.bench.bench_server import BenchServer, running_server, started_server
+from kafka_http.bench.memory_load import measure_memory
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.stream_costs import measure_streams
@@ -26,6 +27,7 @@ from kafka_http.demo.local_resources import DemoError
 _THROUGHPUT = ("publish", "read")
 _REPORTS: Mapping[str, Callable[[BenchServer, argparse.Namespace], str]] = {
     "streams": lambda server, flags: measure_streams(server, flags.connections, flags.seconds, flags.rate),
+    "memory": lambda server, flags: measure_memory(server, flags.seconds),
 }
 """What else the bench measures, always with a server of its own: each makes a report as text."""
 

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from kafka_http.encoding import check_json, has_more_values
+from kafka_http.encoding import check_json, has_more_values, json_texts
 from kafka_http.errors import (
     InvalidPayload,
     InvalidRequest,
@@ -21,8 +22,9 @@ from kafka_http.errors import (
     Unavailable,
     UnsupportedFormat,
 )
-from kafka_http.records import Headers, NewRecord, ProducerRecord
+from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord
 from kafka_http.schemas.loading_cache import WouldBlock
+from kafka_http.schemas.schemaless_serializers import JsonSerializer
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats
 
@@ -59,10 +61,10 @@ NO_SCHEMAS = Schemas()
 _NO_CHOICE = SchemaChoice()
 
 
-class Encoded(Struct, frozen=True):
+class Encoded(NamedTuple):
     """The serialized records of a request, and the ids of the schemas in use."""
 
-    records: Sequence[NewRecord]
+    records: Sequence[NewRecord] | BareValues
     schema_ids: Mapping[Role, int]
 
 
@@ -100,14 +102,14 @@ class Formats:
         """Return whether a request may name a schema for a format."""
         return hasattr(self._serializers[name], "for_request")
 
-    def are_immediate(self, records: Sequence[ProducerRecord]) -> bool:
-        """Return whether `encode` with `blocking=False` never blocks for these records."""
-        return _formats(records) <= self._immediate
+    def is_verbatim(self, name: str | None) -> bool:
+        """Return whether a format, or None, stores the texts of values as they are."""
+        return name in self._verbatim
 
     def encode(
         self,
         topic: str,
-        records: Sequence[ProducerRecord],
+        records: Sequence[ProducerRecord] | BareValues,
         schemas: Schemas = NO_SCHEMAS,
         *,
         blocking: bool = True,
@@ -120,9 +122,14 @@ class Formats:
         its index and field. With `blocking=False` raises `WouldBlock` instead of waiting; after `deadline` (monotonic
         clock) raises `PublishTimeout`.
         """
-        # The common case, JSON texts and bytes: nothing is called for each record.
-        if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
+        if isinstance(records, BareValues):
             return Encoded(records, {})
+        formats = {each.format for each in records} | {each.key_format for each in records}
+        # The common case, JSON texts and bytes: nothing is called for each record.
+        if schemas.key == schemas.value == _NO_CHOICE and formats <= self._verbatim:
+            return Encoded(records, {})
+        if not (blocking or formats <= self._immediate):
+            raise WouldBlock
         return _RequestEncoder(self, topic, schemas, blocking, deadline).encode(records, first)
 
     def serializer(self, name: str) -> Any:
@@ -144,6 +151,34 @@ class Formats:
         except Exception as error:
             raise InvalidValue(f"format {name!r} cannot read it: {error}") from error
 
+    def decode_all(
+        self, topic: str, name: str, headers: Sequence[Headers], data: Sequence[bytes | None]
+    ) -> Sequence[Raw | InvalidValue | None]:
+        """Return the JSON text of the stored bytes of each record, or the error if the format cannot read them.
+
+        Raises `Unavailable` if the schema registry is needed and does not answer.
+        """
+        if isinstance(self._serializers[name], JsonSerializer) and (texts := json_texts(data)) is not None:
+            return texts
+        return [
+            None if each is None else self._decode_or_error(topic, name, of_each, each)
+            for of_each, each in zip(headers, data, strict=True)
+        ]
+
+    def _decode_or_error(self, topic: str, name: str, headers: Headers, data: bytes) -> Raw | InvalidValue:
+        try:
+            return Raw(self.decode(topic, name, headers, data))
+        except InvalidValue as error:
+            return error
+
+    def detect_all(self, data: Sequence[bytes | None]) -> tuple[Iterable[str | None], Sequence[Raw | None]]:
+        """Return the formats of many values and their JSON texts, as `detect` does. Both are None for None."""
+        texts = json_texts(data)
+        if texts is not None and b"null" not in map(bytes.strip, filter(None, data)):
+            return repeat("json") if all(data) else [None if each is None else "json" for each in data], texts
+        detected = [(None, None) if each is None else self.detect(each) for each in data]
+        return [name for name, _ in detected], [None if text is None else Raw(text) for _, text in detected]
+
     def detect(self, data: bytes) -> tuple[str, bytes]:
         """Return the first of `json`, `text` and `binary` that can read these bytes, and their JSON text.
 
@@ -159,10 +194,6 @@ class Formats:
             return "text", msgspec.json.encode(str(data, "utf-8"))
         except UnicodeDecodeError:
             return "binary", self.decode("", "binary", [], data)
-
-
-def _formats(records: Sequence[ProducerRecord]) -> set[str | None]:
-    return {each.format for each in records} | {each.key_format for each in records}
 
 
 class _Writer(Struct, frozen=True):
