@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -59,7 +59,7 @@ NO_SCHEMAS = Schemas()
 _NO_CHOICE = SchemaChoice()
 
 
-class Encoded(NamedTuple):
+class Encoded(Struct, frozen=True, gc=False):
     """The serialized records of a request, and the ids of the schemas in use."""
 
     records: Sequence[NewRecord] | BareValues
