@@ -210,6 +210,25 @@ def test_stop_waits_for_pending_publishes(fresh_kafka: EmbeddedKafka, start_serv
     service.wait_for_end()
 
 
+@pytest.mark.slow
+def test_stop_completes_publish_of_disconnected_client(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    """The main loop drives the producer, also when no connection is left."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    assert service.put("/messages/t", b"first").ok
+    with frozen(fresh_kafka):
+        with service.connect() as client:
+            client.sendall(raw("PUT", "/messages/t", {}, b"second", None))
+            assert service.get("/health").ok  # the publish was started before
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        service.begin_stop()
+    service.wait_for_end()
+    other = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    assert [each["value"] for each in other.records("t")] == ["first", "second"]
+
+
 def test_disconnected_clients_do_not_affect_others(servers: Servers, topic: TopicFactory) -> None:
     name = topic()
     assert servers.fast_path.put(f"/messages/{name}", b"first").ok
