@@ -3,7 +3,7 @@
 All methods block unless their docstring says otherwise, and any thread may call them. Times are in seconds.
 
 Methods raise errors of `kafka_http.errors` only: `BrokerUnavailable` if no broker can be reached, `TopicNotFound`,
-`PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`. Only `Producer.produce` creates topics, if
+`PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`. Only `Producer.publish` creates topics, if
 the setting `auto_create_topics` is on.
 """
 
@@ -11,7 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
+    BareValues,
     Commits,
     CommittedOffset,
     Fetched,
@@ -24,51 +26,61 @@ from kafka_http.records import (
     PartitionOffsets,
     Positions,
     RecordResult,
-    ResultsCallback,
     TopicIds,
     TopicPartition,
 )
 
 
-class Producer(Protocol):
-    """Publishes records."""
-
-    def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
-    ) -> list[RecordResult]:
-        """Publish the records of one request and wait up to `timeout` for Kafka's acknowledgements.
-
-        Returns one result for each record, in their order: `OutcomePending` if there is no acknowledgement yet. Records
-        with neither key nor partition go to one partition together. Raises `TopicNotFound`, `PartitionNotFound`,
-        `BrokerUnavailable`; no record was written then.
-
-        With `on_results`, the producer keeps trying for at least 120 s, for any `timeout`, and writes no record twice.
-        If a result is `OutcomePending`, `on_results` is called once, when all results are final: by any thread, perhaps
-        before this returns. It must not block. Raises `TooMuchInFlight` if too many such requests wait.
-        """
-
-    def start(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
-    ) -> "PendingPublish | None":
-        """Publish the records of one request. Does not block.
-
-        Returns None, with nothing written, if this would block or fail: call `produce` then. The records may wait until
-        `send` is called. `on_done` is called when all results are known: by any thread, perhaps before this returns,
-        after `timeout`, or never. It must not block.
-        """
-
-    def send(self) -> None:
-        """Send the records of earlier calls of `start`. Does not block.
-
-        Requests that are sent together share batches.
-        """
-
-
 class PendingPublish(Protocol):
-    """The records of a request that were handed to Kafka."""
+    """The records of one request on their way to Kafka: a future. Any thread may call."""
 
-    def results(self) -> list[RecordResult]:
-        """Return one result for each record: `OutcomePending` if there is none yet. Does not block."""
+    @property
+    def is_done(self) -> bool:
+        """Whether all results are final."""
+
+    def result(self, timeout: float | None = None) -> Sequence[RecordResult]:
+        """Wait up to `timeout` seconds and return one result for each record, in their order.
+
+        `timeout=None` waits until the publish's own timeout, and 0 does not block. A record without a result yet has
+        `OutcomePending`. Raises an error of the whole request, after which no record is written: `TopicNotFound`,
+        `PartitionNotFound`, `NotAuthorized`, `InvalidRequest`, `BrokerUnavailable`, `RetriableBrokerError`.
+        """
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when all results are final, or now if they are.
+
+        The producer's loop calls it, or the caller of this method. It must not block.
+        """
+
+
+class Producer(Protocol):
+    """Publishes records.
+
+    An event loop drives it: the one of `attach`, or a thread of its own.
+    """
+
+    def publish(
+        self, topic: str, records: Sequence[NewRecord] | BareValues, timeout: float, *, keeps_trying: bool = False
+    ) -> PendingPublish:
+        """Hand the records of one request to Kafka. Never blocks: what goes wrong is in the result.
+
+        Records with neither key nor partition go to one partition together. After `timeout` seconds nothing is retried.
+        With `keeps_trying` the producer tries for at least 120 s, for any `timeout`. It writes no record twice. Raises
+        `TooMuchInFlight` if too many requests with `keeps_trying` wait.
+        """
+
+    def attach(self, loop: EventLoop) -> None:
+        """Be driven by this loop. Its thread calls this before the first publish, and then `end_round`."""
+
+    @property
+    def next_deadline(self) -> float:
+        """When `end_round` must be called at the latest, on the monotonic clock. Infinity if nothing waits."""
+
+    def end_round(self) -> None:
+        """Send what was published in this round of the loop, and give up what is overdue.
+
+        Requests of one round share batches. Only the loop's thread calls this.
+        """
 
 
 class Log(Protocol):

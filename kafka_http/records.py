@@ -62,8 +62,14 @@ class ProducerRecord(NewRecord, frozen=True, gc=False, array_like=True):
     key_format: str | None = None
 
 
-def missing_partitions(records: Sequence[NewRecord], count: int) -> set[int]:
+class BareValues(list[bytes | None]):
+    """The values of records that have nothing else: no key, partition, timestamp or headers."""
+
+
+def missing_partitions(records: Sequence[NewRecord] | BareValues, count: int) -> set[int]:
     """Return the partitions that records name but a topic of `count` partitions does not have."""
+    if isinstance(records, BareValues):
+        return set()
     return {each.partition for each in records if each.partition is not None and not 0 <= each.partition < count}
 
 
@@ -76,6 +82,36 @@ class RecordMetadata(Struct, frozen=True, gc=False):
     partition: int
     offset: int
     timestamp: int | None
+
+
+class AppendedRecords(Sequence[RecordMetadata]):
+    """Records that were stored together: consecutive offsets of one partition, and one timestamp.
+
+    A sequence of `RecordMetadata`, which are made when they are read. `len` is the number of records.
+    """
+
+    __slots__ = ("_count", "base_offset", "partition", "timestamp")
+
+    def __init__(self, partition: int, base_offset: int, count: int, timestamp: int | None) -> None:
+        self.partition = partition
+        self.base_offset = base_offset
+        self._count = count
+        self.timestamp = timestamp
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> RecordMetadata: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordMetadata]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordMetadata | list[RecordMetadata]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self._count))]
+        offset = range(self.base_offset, self.base_offset + self._count)[index]
+        return RecordMetadata(self.partition, offset, self.timestamp)
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -153,8 +189,10 @@ class RecordColumns(Sequence[Record]):
         return type(self)(TopicPartition(self.topic, self.partition), *[[*mine, *more] for mine, more in both])
 
 
-def payload_size(records: Iterable[NewRecord | Record]) -> int:
+def payload_size(records: Iterable[NewRecord | Record] | BareValues) -> int:
     """Return the size of all keys and values in bytes."""
+    if isinstance(records, BareValues):
+        return sum([len(each) for each in records if each])
     return sum([len(each.value or b"") + len(each.key or b"") for each in records])
 
 

@@ -7,11 +7,11 @@ from operator import itemgetter
 
 from flask import Request
 
-from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooMuchInFlight
+from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomePending, OutcomeUnknown, TooMuchInFlight
 from kafka_http.publish.idempotency_keys import IdempotencyService, KeyClaim, fingerprint
-from kafka_http.publish.publisher import PublishResult
 from kafka_http.records import RecordMetadata, RecordResult, StoredResponse
-from kafka_http.web.publish_view import PublishDialect, PublishView
+from kafka_http.tasks import NewTask
+from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
 from kafka_http.web.responses import RenderedResponse
 
@@ -37,7 +37,8 @@ class IdempotentPublish:
         """
         header = request.headers.get(KEY_HEADER)
         if header is None:
-            return _response(dialect, self._publish_view.publish(dialect, body))
+            with self._publish_view.start(dialect, body) as pending:
+                return pending.result()
         claim = self._idempotency.claim(_NO_CALLER, parse_key(header), request_fingerprint(request, body))
         if isinstance(claim, StoredResponse):
             return _replay(claim)
@@ -48,16 +49,20 @@ class IdempotentPublish:
             raise
 
     def _publish(self, claim: KeyClaim, dialect: PublishDialect, body: bytes) -> RenderedResponse:
-        def on_complete(published: PublishResult) -> None:
-            claim.defer(partial(_store_final, claim, dialect, published))
-
+        results: Sequence[RecordResult] = ()
         try:
-            result = self._publish_view.publish(dialect, body, on_complete)
+            with self._publish_view.start(dialect, body, keeps_trying=True) as pending:
+                result = pending.pending.result()
+                response = pending.render(result)
         except KafkaHttpError as error:
-            result = dialect.error_response(error)
-        response = _response(dialect, result)
-        if isinstance(result, RenderedResponse) or result.is_complete:
-            _store_or_release(claim, response, result)
+            response = dialect.error_response(error)
+        else:
+            results = () if isinstance(result, NewTask) else result
+            if any(isinstance(each, OutcomePending) for each in results):
+                store = partial(_store_final, claim, dialect, pending)
+                pending.add_done_callback(lambda: claim.defer(store))
+                return response
+        _store_or_release(claim, response, results)
         return response
 
 
@@ -84,10 +89,15 @@ def request_fingerprint(request: Request, body: bytes) -> str:
     return fingerprint([*(each.encode() for each in texts), request.query_string, body])
 
 
-def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishResult) -> None:
+def _store_final(claim: KeyClaim, dialect: PublishDialect, pending: PendingPublishResponse) -> None:
     """Store the final results, after the client got a 504. The key keeps a response in any case."""
-    response = dialect.response(published)
-    is_known = _is_final(response.status) and not _all_retriable(published.results)
+    results: Sequence[RecordResult] = ()
+    try:
+        results = pending.pending.result(0)
+        response = pending.render(results)
+    except KafkaHttpError as error:
+        response = dialect.error_response(error)
+    is_known = _is_final(response.status) and not _all_retriable(results)
     if not is_known and response.status != OutcomeUnknown.code:
         response = dialect.error_response(
             OutcomeUnknown("Kafka did not acknowledge the records in time. They may or may not have been written.")
@@ -95,9 +105,8 @@ def _store_final(claim: KeyClaim, dialect: PublishDialect, published: PublishRes
     _store(claim, response)
 
 
-def _store_or_release(claim: KeyClaim, response: RenderedResponse, result: PublishResult | RenderedResponse) -> None:
+def _store_or_release(claim: KeyClaim, response: RenderedResponse, results: Sequence[RecordResult]) -> None:
     """Store the response. Release the key if nothing was written and a retry may succeed."""
-    results = [] if isinstance(result, RenderedResponse) else result.results
     is_unknown = response.status == OutcomeUnknown.code or any(isinstance(each, OutcomeUnknown) for each in results)
     if is_unknown or (_is_final(response.status) and not _all_retriable(results)):
         _store(claim, response)
@@ -117,10 +126,6 @@ def _is_final(status: int) -> bool:
 def _all_retriable(results: Sequence[RecordResult]) -> bool:
     """Whether all records failed and a retry may succeed. The v2 API may say so with a 200."""
     return bool(results) and not any(isinstance(each, RecordMetadata) or _is_final(each.status) for each in results)
-
-
-def _response(dialect: PublishDialect, result: PublishResult | RenderedResponse) -> RenderedResponse:
-    return result if isinstance(result, RenderedResponse) else dialect.response(result)
 
 
 def _replay(stored: StoredResponse) -> RenderedResponse:
