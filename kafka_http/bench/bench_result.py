@@ -125,3 +125,12 @@ def figure(name: str, rows: Sequence[BenchRow]) -> float | None:
     values = [value for row in rows if (value := FIGURES[name](row)) is not None]
     combine = sum if name == "errors" else median
     return combine(values) if values else None
+
+
+def format_number(value: float | None) -> str:
+    """Format with three significant digits and separators of thousands."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 1 else f"{value:.2f}"

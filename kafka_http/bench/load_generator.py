@@ -11,6 +11,7 @@ import msgspec
 from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.load_requests import LoadClient, ResponseError
 from kafka_http.bench.target_server import TargetServer
+from kafka_http.chunked import ChunkedDecoder
 
 _READ_BYTES = 65536
 """More would make each read as slow as a system call for memory: 25 us of CPU a request in place of 12."""
@@ -25,6 +26,7 @@ MAX_ERRORS = 3
 """How many different errors are reported."""
 
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
+_CHUNKED = re.compile(rb"\r\n[Tt]ransfer-[Ee]ncoding: *chunked")
 _WITHOUT_BODY = (b"204", b"304")
 
 
@@ -96,7 +98,17 @@ class LoadGenerator:
 class _Connection:
     """A blocking socket with one request at a time. It is read only when it has data."""
 
-    __slots__ = ("_client", "_generator", "_missing", "_must_close", "_parts", "_sent_at", "_socket", "_status")
+    __slots__ = (
+        "_client",
+        "_decoder",
+        "_generator",
+        "_missing",
+        "_must_close",
+        "_parts",
+        "_sent_at",
+        "_socket",
+        "_status",
+    )
 
     def __init__(self, generator: LoadGenerator, client: LoadClient) -> None:
         self._generator = generator
@@ -119,6 +131,7 @@ class _Connection:
     def _send_request(self) -> None:
         self._parts: list[bytes] = []
         self._missing = -1
+        self._decoder: ChunkedDecoder | None = None
         self._sent_at = time.monotonic()
         try:
             self._socket.sendall(self._client.request)
@@ -133,6 +146,8 @@ class _Connection:
             return
         if not data:
             self._on_lost("the server closed it during a request")
+        elif self._decoder is not None:
+            self._on_chunks(self._decoder, data)
         elif self._missing < 0:
             self._on_head(b"".join((*self._parts, data)))
         else:
@@ -149,16 +164,27 @@ class _Connection:
             return
         self._status = received[9:12]
         self._must_close = received.find(b"close", 0, head_end) >= 0
-        length = _LENGTH.search(received, 0, head_end)
-        if length is None and self._status not in _WITHOUT_BODY:
-            self._on_lost("a response has no Content-Length, which the bench needs")
-            return
         body = received[head_end + 4 :]
-        self._missing = (int(length[1]) if length else 0) - len(body)
-        if self._missing > 0:
-            self._parts = [body]
+        length = _LENGTH.search(received, 0, head_end)
+        if length is None and _CHUNKED.search(received, 0, head_end):
+            self._decoder = ChunkedDecoder()
+            self._parts = []
+            self._on_chunks(self._decoder, body)
+        elif length is None and self._status not in _WITHOUT_BODY:
+            self._on_lost("a response has no Content-Length, which the bench needs")
         else:
-            self._on_response(body)
+            self._missing = (int(length[1]) if length else 0) - len(body)
+            self._parts = [body]
+            if self._missing <= 0:
+                self._on_response(body)
+
+    def _on_chunks(self, decoder: ChunkedDecoder, data: bytes) -> None:
+        """Decode a body without a length, which other servers send: Go's if it is over 2 KiB."""
+        self._parts.append(decoder.feed(data))
+        if decoder.has_ended:
+            self._on_response(b"".join(self._parts))
+        elif decoder.error is not None:
+            self._on_lost(f"the chunked body is wrong: {decoder.error}")
 
     def _on_response(self, body: bytes) -> None:
         now = time.monotonic()

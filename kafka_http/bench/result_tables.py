@@ -1,8 +1,8 @@
 """Results as text: the table of one run, and two runs side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from kafka_http.bench.bench_result import FIGURES, BenchError, BenchResult, BenchRow, RowName, figure
+from kafka_http.bench.bench_result import FIGURES, BenchError, BenchResult, BenchRow, RowName, figure, format_number
 
 _BUSY_CORE = 0.9
 _COMPARED = ("requests/s", "messages/s", "p50 ms", "p99 ms", "errors", "server us/message")
@@ -18,30 +18,32 @@ def result_table(result: BenchResult) -> str:
         f"{result.what}, {values['--dialect']}: records a {'request' if result.what == 'publish' else 'page'} by "
         f"connections, values of {values['--size']} bytes, {values['cores']} cores, Python {values['Python']}{rounds}"
     )
-    table = [["records", "connections", *FIGURES]]
-    table += [[*_name(name), *(_number(figure(each, rows[name])) for each in FIGURES)] for name in rows]
-    columns = [*_server_columns(rows), *_range_columns(rows)]
-    return "\n".join(
-        [title, *align([[*cells, *more] for cells, *more in zip(table, *columns, strict=True)]), *_notes(rows)]
-    )
+    several = len({name.server for name in rows}) > 1
+    table = [_head(FIGURES, several)]
+    table += [[*_name(name, several), *(format_number(figure(each, rows[name])) for each in FIGURES)] for name in rows]
+    columns = [*_ratio_columns(rows), *_range_columns(rows)]
+    lines = align([[*cells, *more] for cells, *more in zip(table, *columns, strict=True)])
+    return "\n".join([title, *lines, *_notes(rows)])
 
 
-def _server_columns(rows: Rows) -> Iterator[list[str]]:
-    """The names of the servers, and the ratios of their requests/s to those of the first; nothing for one server."""
+def _head(figures: Iterable[str], several_servers: bool) -> list[str]:
+    return ["records", "connections", *["server"] * several_servers, *figures]
+
+
+def _ratio_columns(rows: Rows) -> Iterator[list[str]]:
+    """The ratios of the servers' requests/s to those of the first; nothing for one server."""
     servers = list(dict.fromkeys(name.server for name in rows))
     if len(servers) > 1:
-        yield ["server", *(name.server for name in rows)]
-        yield [
-            f"x {servers[0]}",
-            *(_ratio("requests/s", rows[name._replace(server=servers[0])], rows[name]) for name in rows),
-        ]
+        firsts = (rows[name._replace(server=servers[0])] for name in rows)
+        ratios = (_ratio("requests/s", a, b) for a, b in zip(firsts, rows.values(), strict=True))
+        yield [f"x {servers[0]}", *ratios]
 
 
 def _range_columns(rows: Rows) -> Iterator[list[str]]:
     """The lowest and the highest requests/s of all rounds; nothing for one round."""
     if max(map(len, rows.values())) > 1:
         rates = ([row.requests / row.seconds for row in each] for each in rows.values())
-        yield ["range", *(f"{_number(min(each))}-{_number(max(each))}" for each in rates)]
+        yield ["range", *(f"{format_number(min(each))}-{format_number(max(each))}" for each in rates)]
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -50,17 +52,8 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _name(name: RowName) -> tuple[str, str]:
-    return f"{name.records} {name.way}".rstrip(), str(name.connections)
-
-
-def _number(value: float | None) -> str:
-    """Format with three significant digits and separators of thousands."""
-    if value is None:
-        return "-"
-    if isinstance(value, int) or value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 1 else f"{value:.2f}"
+def _name(name: RowName, with_server: bool) -> list[str]:
+    return [f"{name.records} {name.way}".rstrip(), str(name.connections), *[name.server] * with_server]
 
 
 def _ratio(name: str, a: Sequence[BenchRow], b: Sequence[BenchRow]) -> str:
@@ -72,7 +65,7 @@ def _notes(rows: Rows) -> Iterator[str]:
     for name, rounds in rows.items():
         busiest = max(row.generator_busiest for row in rounds)
         if busiest > _BUSY_CORE:
-            records, connections = _name(name)
+            records, connections = _name(name, with_server=False)
             yield (
                 f"{records} records, {connections} connections: The load generator was the limit: one of its processes "
                 f"used {busiest:.0%} of a core. Increase --processes, or use a larger machine."
@@ -87,16 +80,17 @@ def comparison_table(first: BenchResult, second: BenchResult) -> str:
     common = [name for name in rows_a if name in rows_b]
     if not common:
         raise BenchError("A and B have no row in common. Run both with the same --records and --connections.")
-    head = ["records", "connections", *(cell for name in _COMPARED for cell in (f"{name} A", "B", "B/A"))]
+    several = any(name.server for name in common)
+    head = _head((cell for name in _COMPARED for cell in (f"{name} A", "B", "B/A")), several)
     pairs = [(name, rows_a[name], rows_b[name]) for name in common]
-    rows = [[*_name(name), *(cell for each in _COMPARED for cell in _compared(each, a, b))] for name, a, b in pairs]
-    servers = [name.server for name in common]
-    lines = [[*cells, server] for cells, server in zip([head, *rows], ["server", *servers], strict=True)]
-    return "\n".join([*align(lines if any(servers) else [head, *rows]), *_differences(first, second)])
+    rows = [
+        [*_name(name, several), *(cell for each in _COMPARED for cell in _compared(each, a, b))] for name, a, b in pairs
+    ]
+    return "\n".join([*align([head, *rows]), *_differences(first, second)])
 
 
 def _compared(name: str, a: Sequence[BenchRow], b: Sequence[BenchRow]) -> tuple[str, str, str]:
-    return _number(figure(name, a)), _number(figure(name, b)), _ratio(name, a, b)
+    return format_number(figure(name, a)), format_number(figure(name, b)), _ratio(name, a, b)
 
 
 def _differences(first: BenchResult, second: BenchResult) -> Iterator[str]:
