@@ -7,8 +7,7 @@ feature of the views are left to the views, which give the same responses.
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,8 +35,8 @@ _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate"))
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class FastPathResponse(NamedTuple):
-    """A response. `headers` are those without Content-Type, Content-Length and what every response has."""
+class IdentifiedResponse(NamedTuple):
+    """A response with its request's id. `headers` are those that not every response has."""
 
     status: int
     headers: Mapping[str, str]
@@ -109,15 +108,14 @@ class PreparedPublish:
         if len(body) > self._max_body_bytes:
             return None
         sent_id = self._request_id or new_request_id()
-        with _logged_as(sent_id):
-            pending: PendingPublishResponse | _FailedStart
-            try:
-                pending = self._publish_view.start(self._dialect, body, blocking=False)
-            except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
-                return None
-            except Exception as error:  # Kafka may have some records, so no view may repeat it
-                log.exception("Unexpected error: publish to %s", self._dialect.topic)
-                pending = _FailedStart(error)
+        request_id.set(sent_id)  # for log lines; the server resets it
+        pending: PendingPublishResponse | _FailedStart
+        try:
+            pending = self._publish_view.start(self._dialect, body, blocking=False)
+        except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
+            return None
+        except Exception as error:  # Kafka may have some records, so no view may repeat it
+            pending = _FailedStart(error)
         return FastPathPublish(self._dialect, pending, sent_id)
 
 
@@ -134,7 +132,7 @@ class FastPathPublish:
         self._pending = pending
         self._request_id = sent_id
 
-    def finish(self) -> FastPathResponse:
+    def finish(self) -> IdentifiedResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
         try:
             status, headers, content_type, body = self._pending.result(0)
@@ -142,14 +140,14 @@ class FastPathPublish:
             status, headers, content_type, body = self._error_response(error)
         finally:
             self._pending.release()
-        return FastPathResponse(status, headers, content_type, self._request_id, body)
+        return IdentifiedResponse(status, headers, content_type, self._request_id, body)
 
     def _error_response(self, error: Exception) -> RenderedResponse:
         if isinstance(error, KafkaHttpError):
             return self._dialect.error_response(error)
-        with _logged_as(self._request_id):
-            log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
-            return self._dialect.error_response(internal_error())
+        request_id.set(self._request_id)
+        log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
+        return self._dialect.error_response(internal_error())
 
 
 class _FailedStart:
@@ -166,13 +164,3 @@ class _FailedStart:
 
     def release(self) -> None:
         """Release nothing."""
-
-
-@contextmanager
-def _logged_as(sent_id: str) -> Iterator[None]:
-    """Set the request's id for log lines: in the main loop, no other request has it."""
-    token = request_id.set(sent_id)
-    try:
-        yield
-    finally:
-        request_id.reset(token)
