@@ -33,7 +33,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does.
 
     `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
-    messages in the partitions of a topic that is read, `max_bytes` the maximum size of a page of `/messages`.
+    messages in the partitions of a topic that is read, `max_bytes` the size of its pages.
     """
 
     url: str
