@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
 
 from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.load_generator import LoadCounts, LoadGenerator
@@ -20,9 +21,9 @@ _START_SECONDS = 0.05
 
 
 def run_load(
-    jobs: Sequence[LoadJob], warmup: float, seconds: float, usage: ProcessUsage | None
-) -> tuple[list[LoadCounts], float | None]:
-    """Run a process for each job. Return their counts and the CPU seconds of the server. Raises `BenchError`."""
+    jobs: Sequence[LoadJob], warmup: float, seconds: float, usages: Sequence[ProcessUsage | None]
+) -> tuple[list[LoadCounts], list[float | None]]:
+    """Run a process for each job. Return their counts, and the CPU seconds of each usage. Raises `BenchError`."""
     with ExitStack() as stack:
         pipes = [stack.enter_context(_process(job)) for job in jobs]
         for each in pipes:
@@ -31,9 +32,9 @@ def run_load(
         for each in pipes:
             each.send((begin, begin + seconds))
         time.sleep(max(0.0, begin - time.monotonic()))
-        before = usage.cpu() if usage else 0.0
+        before = [usage.cpu() if usage else 0.0 for usage in usages]
         time.sleep(max(0.0, begin + seconds - time.monotonic()))
-        used = usage.cpu() - before if usage else None
+        used = [usage.cpu() - was if usage else None for usage, was in zip(usages, before, strict=True)]
         return [_receive(each) for each in pipes], used
 
 
@@ -42,6 +43,7 @@ def _process(job: LoadJob) -> Iterator[Connection]:
     """Start a process, yield the pipe to it, and wait for its end. An exception ends the process."""
     context = get_context("spawn")
     pipe, its_pipe = context.Pipe()
+    ensure_running()  # of multiprocessing: to start it unblocks SIGINT, which would reach the child while it starts
     process = context.Process(target=_run, args=(job, its_pipe))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent; a child inherits it
     try:
