@@ -197,7 +197,7 @@ class Worker(ThreadWorker):
     def murder_pending(self) -> None:
         """Close connections whose lingering close is over. gunicorn calls this at least once per second."""
         super().murder_pending()
-        self.memory.check(partial(self.run_in_thread, reserved=True))
+        self.memory.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
