@@ -45,8 +45,8 @@ MAX_ACCEPTS = 16
 """Connections accepted in one round of the main loop. With 1, the last of a thousand clients waits for seconds."""
 _SWITCH_SECONDS = 0.0005
 """Time that a thread keeps the interpreter while the main loop waits for it, in workers with a fast path. The loop
-gives the interpreter up with each socket call. With Python's 5 ms, publishes beside threads that render large pages took
-2.5 times as long. Without a fast path, 0.5 ms only costs: 15 % more CPU time for a publish."""
+gives the interpreter up with each socket call. With Python's 5 ms, publishes beside threads that render large pages
+took 2.5 times as long. Without a fast path, 0.5 ms only costs: 15 % more CPU time for a publish."""
 _ACCEPT_PAUSE_SECONDS = 0.5
 _LOG_SECONDS = 60.0
 _NO_CONNECTION = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINTR))
