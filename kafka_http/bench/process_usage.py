@@ -5,6 +5,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -77,13 +78,24 @@ def _is_local(host: str) -> bool:
 
 
 def _listener(port: int) -> int | None:
-    """The process that listens on a port: the oldest one, because workers inherit the socket from the main process."""
+    """The main process of the server that listens on a port. Workers have inherited the socket from it."""
     with suppress(psutil.Error):
-        pids = {
-            each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr[1:] == (port,)
-        }
-        return min((pid for pid in pids if pid), key=lambda pid: psutil.Process(pid).create_time(), default=None)
+        pids = {each.pid for each in psutil.net_connections("tcp") if _is_listening(each, port) and each.pid}
+        main = next(map(psutil.Process, sorted(pids)), None)  # of processes that share a socket psutil names one
+        while main is not None and (parent := main.parent()) is not None and _listens(parent, port):
+            main = parent
+        return None if main is None else main.pid
     return None
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    with suppress(psutil.Error):
+        return any(_is_listening(each, port) for each in process.net_connections("tcp"))
+    return False
+
+
+def _is_listening(connection: Any, port: int) -> bool:
+    return bool(connection.status == "LISTEN" and connection.laddr[1:] == (port,))
 
 
 def _data_dir(pid: int, port: int) -> Path:

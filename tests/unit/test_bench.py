@@ -1,5 +1,6 @@
 """The bench without Kafka: its arguments, requests, load loop and tables."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -36,10 +37,11 @@ from kafka_http.bench.process_usage import local_usage
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import TargetServer
+from kafka_http.cli.bench import add_arguments
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
 from kafka_http.demo.local_resources import free_ports
-from tests.support.manual import ROOT
+from tests.support.manual import ROOT, page, table
 from tests.support.polling import wait_for
 
 
@@ -454,6 +456,15 @@ def test_wrong_usage_is_status_2(arguments: list[str], said: str, capsys: pytest
 
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_every_flag_of_the_bench_is_listed_in_the_manual() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    shown = {each for action in parser._actions if action.help != argparse.SUPPRESS for each in action.option_strings}
+    listed = {re.match("`(--[a-z-]+)", row[0]) for row in table(page("performance"), "## Flags")}
+
+    assert {each[1] for each in listed if each} == shown - {"-h", "--help", "--url", "--compare"}
 
 
 def test_wrong_setting_of_server_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
