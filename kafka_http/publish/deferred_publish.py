@@ -66,9 +66,9 @@ class DeferredPublisher:
         `Unavailable`; with `blocking=False` also `WouldBlock`, and the task may wait until `TaskSubmitter.send`.
         """
         check_publishable(topic)
-        records, _ = self._formats.encode(
+        records = self._formats.encode(
             topic, messages.records, messages.schemas, blocking=blocking, deadline=deadline
-        )
+        ).records
         if not self._partitions.are_known(topic, records):
             if not blocking:
                 raise WouldBlock

@@ -8,9 +8,9 @@ feature of the views are left to the views, which give the same responses.
 import logging
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
@@ -35,7 +35,7 @@ _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate"))
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class IdentifiedResponse(NamedTuple):
+class IdentifiedResponse(Struct, frozen=True, gc=False):
     """A response with its request's id. `headers` are those that not every response has."""
 
     status: int
@@ -135,12 +135,14 @@ class FastPathPublish:
     def finish(self) -> IdentifiedResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
         try:
-            status, headers, content_type, body = self._pending.result(0)
+            response = self._pending.result(0)
         except Exception as error:
-            status, headers, content_type, body = self._error_response(error)
+            response = self._error_response(error)
         finally:
             self._pending.release()
-        return IdentifiedResponse(status, headers, content_type, self._request_id, body)
+        return IdentifiedResponse(
+            response.status, response.headers, response.content_type, self._request_id, response.body
+        )
 
     def _error_response(self, error: Exception) -> RenderedResponse:
         if isinstance(error, KafkaHttpError):
