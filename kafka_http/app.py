@@ -21,6 +21,7 @@ from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
 from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
@@ -78,8 +79,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
     idempotent_publish = IdempotentPublish(node.idempotency, publish_view)
-    senders = (broker.producer.send, submitter.send)
-    fast_path = FastPathPublishes(publish_view, services.formats, config, bodies, senders, guard=guard)
+    fast_path = FastPathPublishes(publish_view, services.formats, config, guard=guard)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.request_policy = ReceivePolicy(config, bodies)
@@ -183,6 +183,20 @@ class AppLifecycle:
             log.warning("%s", error.message)
         gc.freeze()  # garbage collections then skip all objects that exist now
         self._node.start()
+
+    def attach(self, loop: EventLoop) -> None:
+        """Let the server's main loop drive the producer. Its thread calls this after `start`, once."""
+        self._broker.producer.attach(loop)
+
+    @property
+    def next_deadline(self) -> float:
+        """When `end_round` must be called at the latest, on the monotonic clock."""
+        return self._broker.producer.next_deadline
+
+    def end_round(self) -> None:
+        """Send what was published in this round of the main loop."""
+        self._broker.producer.end_round()
+        self._submitter.send()
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.

@@ -1,6 +1,7 @@
 """An event loop: one thread that waits for sockets and calls what belongs to them.
 
-A worker's main loop is one. `LoopThread` is one for processes without such a loop: the node's daemon, other WSGI servers.
+A worker's main loop is one. `LoopThread` is one for processes without such a loop: the node's daemon, other WSGI
+servers.
 """
 
 import logging
@@ -92,9 +93,9 @@ class LoopThread:
         while not self._is_stopped:
             wait = self._driven.next_deadline - time.monotonic()
             for key, _ in self._selector.select(min(max(wait, 0.0), 60.0)):
-                key.data(key.fileobj)
+                _guarded(key.data, key.fileobj)
             self._run_calls()
-            self._driven.end_round()
+            _guarded(self._driven.end_round)
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -103,7 +104,12 @@ class LoopThread:
         self._is_woken = False  # before the calls are taken: later ones wake it again
         for _ in range(len(self._calls)):
             call, args = self._calls.popleft()
-            try:
-                call(*args)
-            except Exception:
-                log.exception("A call of the loop failed.")
+            _guarded(call, *args)
+
+
+def _guarded(call: Callable[..., None], *args: Any) -> None:
+    """Make a call. An unexpected error must not end the loop."""
+    try:
+        call(*args)
+    except Exception:
+        log.exception("A call of the loop failed.")

@@ -86,19 +86,19 @@ class RecordMetadata(Struct, frozen=True, gc=False):
 class AppendedRecords(Sequence[RecordMetadata]):
     """Records that were stored together: consecutive offsets of one partition, and one timestamp.
 
-    A sequence of `RecordMetadata`, which are made when they are read.
+    A sequence of `RecordMetadata`, which are made when they are read. `len` is the number of records.
     """
 
-    __slots__ = ("base_offset", "count", "partition", "timestamp")
+    __slots__ = ("_count", "base_offset", "partition", "timestamp")
 
     def __init__(self, partition: int, base_offset: int, count: int, timestamp: int | None) -> None:
         self.partition = partition
         self.base_offset = base_offset
-        self.count = count
+        self._count = count
         self.timestamp = timestamp
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> RecordMetadata: ...
@@ -108,8 +108,8 @@ class AppendedRecords(Sequence[RecordMetadata]):
 
     def __getitem__(self, index: int | slice) -> RecordMetadata | list[RecordMetadata]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self.count))]
-        offset = range(self.base_offset, self.base_offset + self.count)[index]
+            return [self[each] for each in range(*index.indices(self._count))]
+        offset = range(self.base_offset, self.base_offset + self._count)[index]
         return RecordMetadata(self.partition, offset, self.timestamp)
 
 
@@ -128,8 +128,10 @@ class Record(Struct, frozen=True, gc=False):
     headers: Headers
 
 
-def payload_size(records: Iterable[NewRecord | Record]) -> int:
+def payload_size(records: Iterable[NewRecord | Record] | BareValues) -> int:
     """Return the size of all keys and values in bytes."""
+    if isinstance(records, BareValues):
+        return sum([len(each) for each in records if each])
     return sum([len(each.value or b"") + len(each.key or b"") for each in records])
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import NewRecord, RecordResult
+from kafka_http.records import BareValues, NewRecord, RecordResult
 
 TaskStatus = Literal["pending", "delivered", "failed", "cancelled"]
 TASK_STATUSES: tuple[TaskStatus, ...] = ("pending", "delivered", "failed", "cancelled")
@@ -156,9 +156,9 @@ def creation_time(task_id: str) -> float | None:
     return int(task_id[:_TIME_DIGITS], 16) / 1e6
 
 
-def encode_records(records: Sequence[NewRecord]) -> bytes:
+def encode_records(records: Sequence[NewRecord] | BareValues) -> bytes:
     """Encode serialized records for the store (MessagePack)."""
-    return msgspec.msgpack.encode(records)
+    return msgspec.msgpack.encode([(each,) for each in records] if isinstance(records, BareValues) else records)
 
 
 _decoder = msgspec.msgpack.Decoder(list[NewRecord])

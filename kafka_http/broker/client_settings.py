@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl import SASL_MECHANISMS
 
-from kafka_http.broker.batch_append import check_libraries
+from kafka_http.broker.patches import check_libraries
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import MIB
 from kafka_http.config.spelling import nearest
@@ -21,12 +21,30 @@ Settings = dict[str, Any]
 DELIVERY_SECONDS = 120.0
 """Delivery timeout of records with an Idempotency-Key, and of records from the outbox."""
 
+_PRODUCER_DEFAULTS: Mapping[str, Any] = {
+    "compression_type": None,
+    "batch_size": 1_000_000,  # a little less than the brokers' default of max.message.bytes
+    "linger_ms": 0,
+    "delivery_timeout_ms": 10_000,
+    "retry_backoff_ms": 20,
+}
+_CONNECTION_DEFAULTS: Mapping[str, Any] = {
+    "max_in_flight_requests_per_connection": 1000,
+    "socket_connection_setup_timeout_ms": 3000,
+}
+
+
+def _without_in_flight(settings: Mapping[str, Any]) -> Settings:
+    """Remove the limit of requests in flight: one batch of a partition is in flight, which keeps the order."""
+    return {name: value for name, value in settings.items() if name != "max_in_flight_requests_per_connection"}
+
+
 _CLIENTS: Mapping[str, Mapping[str, Any]] = {
-    "producer": KafkaProducer.DEFAULT_CONFIG,
+    "producer": {**_without_in_flight(KafkaConnectionManager.DEFAULT_CONFIG), **_PRODUCER_DEFAULTS},
     "consumer": KafkaConnectionManager.DEFAULT_CONFIG,
     "admin": KafkaAdminClient.DEFAULT_CONFIG,
 }
-"""The settings that the client of each section takes. Reads use bare connections."""
+"""The settings that the client of each section takes. Publishes and reads use bare connections."""
 
 _REPLACED = {
     "bootstrap_servers": "use the setting bootstrap_servers",
@@ -58,27 +76,25 @@ _FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
 
 
 def producer_settings(config: Config) -> Settings:
-    """Return the settings of `KafkaProducer`. A record is acknowledged or fails within `timeout`."""
+    """Return the settings of the producer and of its connections.
+
+    A record is acknowledged or fails within `delivery_timeout_ms`, by default the setting `timeout`.
+    `long_delivery_timeout_ms` is for publishes that keep trying.
+    """
     timeout_ms = int(config.timeout * 1000)
-    defaults = {
-        "acks": "all",
-        "linger_ms": 0,
-        "batch_size": 262144,
-        "max_request_size": config.max_body_bytes + MIB,  # and the key, headers and framing
-        "allow_auto_create_topics": config.auto_create_topics,
-        "max_block_ms": min(5000, timeout_ms),
-        "bootstrap_timeout_ms": min(5000, timeout_ms),
-        "request_timeout_ms": min(5000, timeout_ms),
-        "delivery_timeout_ms": timeout_ms,
-        "metrics_enabled": False,
-    }
-    return _merged(config, "producer", defaults)
-
-
-def long_lived_settings(config: Config) -> Settings:
-    """Return the settings of the `KafkaProducer` whose records have the delivery timeout `DELIVERY_SECONDS`."""
-    settings = producer_settings(config)
-    return settings | {"delivery_timeout_ms": max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))}
+    settings = _merged(
+        config,
+        "producer",
+        {
+            **_without_in_flight(_CONNECTION_DEFAULTS),
+            **_PRODUCER_DEFAULTS,
+            "request_timeout_ms": min(5000, timeout_ms),
+            "delivery_timeout_ms": timeout_ms,
+        },
+    )
+    long_ms = max(settings["delivery_timeout_ms"], int(DELIVERY_SECONDS * 1000))
+    largest = config.max_body_bytes + MIB  # and the key, headers and framing
+    return settings | {"long_delivery_timeout_ms": long_ms, "max_request_size": largest}
 
 
 def connection_settings(config: Config) -> Settings:
@@ -86,8 +102,7 @@ def connection_settings(config: Config) -> Settings:
     defaults = {
         "request_timeout_ms": 5000,
         "receive_message_max_bytes": max(100_000_000, config.max_page_bytes + config.max_body_bytes),
-        "max_in_flight_requests_per_connection": 1000,
-        "socket_connection_setup_timeout_ms": 3000,
+        **_CONNECTION_DEFAULTS,
     }
     return _merged(config, "consumer", defaults)
 
@@ -135,7 +150,8 @@ def _check_section(config: Config, section: str, known: set[str]) -> None:
         if why is not None:
             raise ConfigError(f"{where} cannot be set: {why}.")
         if key not in known:
-            raise ConfigError(f"{where} is not a setting of this kafka-python client.{_suggestion(key, known)}")
+            client = "the producer" if section == "producer" else "this kafka-python client"
+            raise ConfigError(f"{where} is not a setting of {client}.{_suggestion(key, known)}")
         expected = _expected(key, value)
         if expected is not None:
             raise ConfigError(f"{where} must be {expected}.")
@@ -193,5 +209,3 @@ def _check_times(config: Config) -> None:
             f"The producer's request_timeout_ms ({request}) plus linger_ms ({merged['linger_ms']}) must be at most its "
             f"delivery_timeout_ms ({delivery}; by default from the setting timeout)."
         )
-    if merged.get("max_in_flight_requests_per_connection", 5) > 5:
-        raise ConfigError("The producer's max_in_flight_requests_per_connection must be at most 5.")

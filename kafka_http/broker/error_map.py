@@ -195,6 +195,11 @@ def is_permanent_rejection(error: BaseException) -> bool:
     return issubclass(error_class(type(error)), _NOT_WRITTEN)
 
 
+def is_transient(kind: type[BaseException]) -> bool:
+    """Return whether a broker names an error that may be over soon, and has written nothing."""
+    return error_class(kind) in (RetriableBrokerError, BrokerUnavailable)
+
+
 def unknown_outcome(reason: str, tried: str, kind: type[OutcomeUnknown] = OutcomeUnknown) -> OutcomeUnknown:
     """Return the error of a record that was sent but not acknowledged. `tried` has the addresses of the brokers."""
     addresses = f" Tried: {tried}." if tried else ""

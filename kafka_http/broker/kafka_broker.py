@@ -4,14 +4,14 @@ from kafka_http.broker.admin_client import Admin, KafkaGroups
 from kafka_http.broker.client_settings import (
     admin_settings,
     connection_settings,
-    long_lived_settings,
     producer_settings,
 )
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.fetcher import Fetcher
 from kafka_http.broker.group_membership import KafkaMemberships
+from kafka_http.broker.idempotent_producer import IdempotentProducer
 from kafka_http.broker.prefetch_buffer import PrefetchBuffer
-from kafka_http.broker.record_producer import KafkaRecordProducer
+from kafka_http.broker.producer_calls import ProducerCalls
 from kafka_http.broker.topic_metadata import TopicMetadata
 from kafka_http.config import Config
 
@@ -28,19 +28,17 @@ class KafkaBroker:
         connections = ConnectionPool(connection_settings(config))
         metadata = TopicMetadata(connections)
         admin = Admin(admin_settings(config), _TIMEOUT, metadata.check_reachable)
-        self._producer = KafkaRecordProducer(
-            producer_settings(config),
-            long_lived_settings(config),
-            metadata,
-            admin,
-            auto_create_topics=config.auto_create_topics,
+        settings = producer_settings(config)
+        calls = ProducerCalls(
+            ConnectionPool(settings), metadata, admin, _TIMEOUT, auto_create_topics=config.auto_create_topics
         )
+        self._producer = IdempotentProducer(settings, calls)
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, PrefetchBuffer(config.max_read_ahead))
         self._groups = KafkaGroups(admin)
         self._memberships = KafkaMemberships(connection_settings(config), admin)
 
     @property
-    def producer(self) -> KafkaRecordProducer:
+    def producer(self) -> IdempotentProducer:
         return self._producer
 
     @property

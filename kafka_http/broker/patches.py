@@ -1,24 +1,30 @@
-"""Fixes to kafka-python 3.0.12: its connection manager, its sockets, and its group coordinator.
+"""Uses of private parts of kafka-python 3.0.12: its connection manager, its sockets, and its group coordinator.
 
-Each class names the private parts that it uses and why. Look at all of them before you raise the pinned version. The
-patches of the producer are in `patched_producer` and `batch_append`.
+Each class and function names the private parts that it uses and why. Look at all of them before you raise the pinned
+version.
 """
 
+import selectors
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import Cancelled, FencedInstanceIdError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.broker.error_map import Unreachable, connection_problem
+from kafka_http.config import ConfigError
 
 _COORDINATOR_TIMEOUT = 15.0
 """Seconds without a coordinator after which the brokers' addresses are looked up again."""
@@ -132,6 +138,46 @@ class SessionConnectionManager(PatchedConnectionManager):
 
     def close_idle_connections(self) -> None:
         """Do nothing: the broker does it. kafka-python's timer would keep each closed client in memory for minutes."""
+
+
+class TakenSocket(NamedTuple):
+    """A socket that kafka-python has connected and logged in.
+
+    `versions` has the lowest and the highest version of the requested API. `lifetime` is that of the login in seconds,
+    0 if it is not limited.
+    """
+
+    sock: Any
+    versions: tuple[int, int]
+    lifetime: float
+
+
+def check_libraries() -> None:
+    """Raise `ConfigError` if kafka-python lacks a private part that `take_socket` uses."""
+    used = ((KafkaTCPTransport(None, None), ("_sock", "_net")), (KafkaConnection(None), ("_reauth", "transport")))
+    missing = [f"{type(part).__name__}.{name}" for part, names in used for name in names if not hasattr(part, name)]
+    if missing:
+        raise ConfigError(
+            f"The installed kafka-python {version('kafka-python')} cannot be used: {', '.join(missing)} is missing. "
+            "Install the version that kafka_http asks for: kafka-python 3.0.12."
+        )
+
+
+async def take_socket(manager: KafkaConnectionManager, node: int, api_key: int) -> TakenSocket:
+    """Connect to a broker, log in, and take the socket from kafka-python.
+
+    kafka-python's own loop takes ten times the time for a request. Uses `KafkaConnection._reauth`,
+    `broker_version_data.api_versions`, and the transport's `_sock` and `_net`.
+    """
+    connection = await manager.get_connection(node)
+    versions = connection.broker_version_data.api_versions[api_key]
+    lifetime = connection._reauth.session_lifetime_ms / 1000
+    transport = connection.transport
+    sock, transport._sock = transport._sock, None
+    with suppress(KeyError, ValueError):
+        transport._net.unregister_event(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+    connection.close()
+    return TakenSocket(sock, tuple(versions), lifetime)
 
 
 class PatchedCoordinator(ConsumerCoordinator):

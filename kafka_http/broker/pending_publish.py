@@ -1,195 +1,219 @@
-"""A publish that was handed to kafka-python and waits for Kafka's results."""
+"""A publish that was handed to the producer: the records of one request and their results."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from threading import Lock
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from threading import Event
+from typing import Any, NamedTuple
 
-from kafka.errors import IllegalStateError, InvalidTimestampError, KafkaError
+from kafka_http.broker.error_map import unknown_outcome
+from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge
+from kafka_http.records import AppendedRecords, BareValues, NewRecord, RecordMetadata, RecordResult
 
-from kafka_http.broker.batch_append import AppendResult
-from kafka_http.broker.error_map import result_of, unknown_outcome
-from kafka_http.broker.patched_producer import PatchedProducer, PendingAppend, failed_with_batch
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomePending, TooLarge
-from kafka_http.records import NewRecord, RecordMetadata, RecordResult
+log = logging.getLogger(__name__)
+
+UNKNOWN_OFFSET = -1
+"""The offset of a record that Kafka has, but whose offset it no longer knows."""
+
+
+class SliceResult(NamedTuple):
+    """Kafka's result for the records `start` to `stop` of a `PartitionAppend`.
+
+    `timestamp` is that of records without their own. `append_time` is the broker's for all records, or -1.
+    """
+
+    start: int
+    stop: int
+    base_offset: int
+    timestamp: int | None
+    append_time: int
+    error: KafkaHttpError | None
 
 
 class KafkaPendingPublish:
-    """The records of one request, from `begin` until each has a result. Any thread may call.
+    """The records of one request on their way to Kafka: a `PendingPublish`.
 
-    Two kinds of failed records are appended again: those that failed only because of others in their batch, and those
-    that Kafka rejected for a timestamp of this server.
+    The producer creates it. The producer's loop sets the results, and any thread waits for them.
     """
+
+    __slots__ = (
+        "_addresses_tried", "_callbacks", "_left", "_response_deadline", "appends", "created_ms", "deadline", "error",
+        "is_done", "limit", "on_complete", "records", "rejected", "topic",
+    )  # fmt: skip
 
     def __init__(
         self,
-        sender: PatchedProducer,
         topic: str,
-        records: Sequence[NewRecord],
+        records: Sequence[NewRecord] | BareValues,
+        response_deadline: float,
         deadline: float,
-        on_done: "Callable[[KafkaPendingPublish], None]",
+        addresses_tried: Callable[[], str],
     ) -> None:
-        """`on_done` is called once, with this object, when each record has a result.
+        """Times are on the monotonic clock: `result` waits until the first, the producer tries until the second."""
+        self.topic = topic
+        self.records = records
+        self.deadline = deadline
+        self.created_ms = int(time.time() * 1000)
+        """The timestamp of records that have none, in milliseconds."""
+        self.appends: list[PartitionAppend] = []
+        self.rejected: dict[int, KafkaHttpError] | None = None
+        """The errors of records that are not sent, by their index."""
+        self.error: KafkaHttpError | None = None
+        """The error of the whole request."""
+        self.limit: int | None = None
+        """The largest message in bytes, looked up after Kafka has rejected a larger one."""
+        self.is_done = False
+        self.on_complete: Callable[[KafkaPendingPublish], None] | None = None
+        """Called when all results are there, in place of `complete`. It calls `complete` later."""
+        self._response_deadline = response_deadline
+        self._addresses_tried = addresses_tried
+        self._left = 0
+        self._callbacks: list[Callable[[], None]] = []
 
-        The sender's thread calls it, or the caller of `begin`. It must not block. After `deadline` (monotonic clock)
-        nothing is retried.
-        """
-        self.limit: int | None = None  # the largest size of a message, set after Kafka has rejected a larger one
-        self._sender = sender
-        self._topic = topic
-        self._records = records
-        self._deadline = deadline
-        self._callbacks = [on_done]
-        self._rejected: dict[int, KafkaHttpError] = {}
-        self._parts: list[_Part] = []
-        self._unfinished = 0
-        self._lock = Lock()
+    # Any thread
 
-    def reject(self, index: int, error: KafkaHttpError) -> None:
-        """Do not append this record. Its result is `error`."""
-        self._rejected[index] = error
+    def result(self, timeout: float | None = None) -> Sequence[RecordResult]:
+        """Return one result for each record, as `PendingPublish.result` says."""
+        if not self.is_done and timeout != 0:
+            done = Event()
+            self.add_done_callback(done.set)
+            done.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
+        if self.error is not None:
+            raise self.error
+        return self._results()
 
-    def begin(self, partitions: Sequence[int]) -> None:
-        """Append all records except the rejected ones. The sender's `wakeup` sends them.
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+        if self.is_done:
+            self._run_callbacks()
 
-        `partitions` has the partition of each record.
-        """
-        with self._lock:
-            self._unfinished = 1
-        self._partitions = partitions
-        self._append([each for each in range(len(self._records)) if each not in self._rejected])
-        self._finish_one()
+    # The producer's loop
 
-    def add_done_callback(self, on_done: "Callable[[KafkaPendingPublish], None]") -> None:
-        """Also call `on_done` when each record has a result. Call it now if each has one already."""
-        with self._lock:
-            if self._unfinished:
-                self._callbacks.append(on_done)
-                return
-        on_done(self)
+    def append(self, partition: int, indexes: Sequence[int] | None, *, has_timestamps: bool) -> "PartitionAppend":
+        """Return the append of some of the records, or of all if `indexes` is None."""
+        selected: Any = self.records if indexes is None else [self.records[each] for each in indexes]
+        append = PartitionAppend(self, partition, selected, indexes, has_timestamps)
+        self.appends.append(append)
+        self._left += len(selected)
+        return append
 
-    @property
-    def is_delivered(self) -> bool:
-        """Whether all records were written."""
-        return not self._rejected and all(
-            each.appended is not None and each.appended.is_delivered for each in self._parts
-        )
+    def fail(self, error: KafkaHttpError) -> None:
+        """End the whole request with an error. Nothing was written."""
+        self.error = error
+        self.complete()
 
-    def results(self) -> list[RecordResult]:
-        """Return the results of the records, in order, as far as they are known."""
-        results: list[AppendResult] = [None] * len(self._records)
-        for part in list(self._parts):
-            if part.appended is None:
-                continue
-            if len(part.indexes) == len(results):
-                results = part.appended.results()
-                continue
-            for index, result in zip(part.indexes, part.appended.results(), strict=True):
-                results[index] = result
-        for index, error in list(self._rejected.items()):
-            results[index] = error
-        errors: dict[int, KafkaHttpError] = {}  # one for all records that failed for the same reason
-        return [each if isinstance(each, RecordMetadata) else self._shared_error(each, errors) for each in results]
+    def count_results(self, count: int) -> None:
+        """Note that `count` more records have a result."""
+        self._left -= count
+        if not self._left:
+            if self.on_complete is None:
+                self.complete()
+            else:
+                self.on_complete(self)
 
     @property
     def lacks_limit(self) -> bool:
         """Whether Kafka has rejected a record for its size; it does not name the limit."""
-        if self.is_delivered:
-            return False
-        return any(isinstance(each, TooLarge) and "limit" not in each.fields for each in self.results())
+        errors = (each.error for append in self.appends for each in append.results)
+        return self.limit is None and any(isinstance(each, TooLarge) for each in errors)
 
-    def _shared_error(self, result: BaseException | None, errors: dict[int, KafkaHttpError]) -> KafkaHttpError:
-        error = errors.get(id(result))
-        if error is None:
-            error = errors[id(result)] = self._error_of(result)
+    def complete(self) -> None:
+        """Make the results final, and call the callbacks."""
+        self.is_done = True
+        self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        # Two threads may be here: `pop` gives each callback to one of them
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop()
+            except IndexError:
+                return
+            try:
+                callback()
+            except Exception:
+                log.exception("A callback of a publish failed.")
+
+    # Results
+
+    def _results(self) -> Sequence[RecordResult]:
+        if len(self.appends) == 1 and self.appends[0].indexes is None:
+            return self._with_limit(self.appends[0].record_results(self._pending))
+        results: list[RecordResult | None] = [None] * len(self.records)
+        for append in self.appends:
+            for index, result in zip(append.indexes or (), append.record_results(self._pending), strict=True):
+                results[index] = result
+        for index, error in (self.rejected or {}).items():
+            results[index] = error
+        pending = self._pending() if None in results else None  # not placed yet
+        return self._with_limit([each if each is not None else pending for each in results])  # type: ignore[misc]
+
+    def _pending(self) -> OutcomePending:
+        error = unknown_outcome("no response within the request's timeout.", self._addresses_tried(), OutcomePending)
+        assert isinstance(error, OutcomePending)  # noqa: S101  its type was passed
         return error
 
-    def _error_of(self, result: BaseException | None) -> KafkaHttpError:
-        """Return the error of a record that was not written, or not yet."""
-        if result is None:
-            return unknown_outcome(
-                "no response within the request's timeout.", self._sender.addresses_tried, OutcomePending
-            )
-        error = (
-            result
-            if isinstance(result, KafkaHttpError)
-            else result_of(result, self._topic, self._sender.addresses_tried)
-        )
-        is_too_large = self.limit is not None and isinstance(error, TooLarge) and "limit" not in error.fields
-        return too_large(self.limit or 0) if is_too_large else error
-
-    def _append(self, indexes: Sequence[int]) -> None:
-        for partition, selected in _by_partition(self._partitions, indexes).items():
-            with self._lock:
-                self._unfinished += 1
-            self._append_to(partition, selected)
-
-    def _append_to(self, partition: int, indexes: Sequence[int]) -> None:
-        part = _Part(indexes, no_timestamps=self._sender.omits_timestamps(self._topic))
-        self._parts.append(part)  # before it can have results, so that a retry of a record comes after the first try
-        is_all = len(indexes) == len(self._records)
-        records = self._records if is_all else [self._records[each] for each in indexes]
-        try:
-            on_results = partial(self._on_results, part)
-            part.appended = self._sender.append(
-                self._topic, partition, records, on_results, no_timestamps=part.no_timestamps
-            )
-            return
-        except IllegalStateError:
-            error: KafkaHttpError = BrokerUnavailable(
-                "The connection to Kafka was lost before the record was sent. Nothing was written."
-            )
-        except KafkaError as rejected:
-            error = result_of(rejected, self._topic)
-        self._rejected |= dict.fromkeys(indexes, error)
-        self._finish_one()
-
-    def _on_results(self, part: "_Part", append: PendingAppend) -> None:
-        """Called by the sender's thread."""
-        part.appended = append
-        if not append.is_delivered and time.monotonic() < self._deadline:
-            results = zip(part.indexes, append.results(), strict=True)
-            if retried := [index for index, result in results if self._is_retried(part, index, result)]:
-                self._append(retried)  # the calling thread sends them right after this
-        self._finish_one()
-
-    def _is_retried(self, part: "_Part", index: int, result: AppendResult) -> bool:
-        if (
-            isinstance(result, InvalidTimestampError)
-            and self._records[index].timestamp is None
-            and not part.no_timestamps
-        ):
-            self._sender.omit_timestamps(self._topic)
-            return True
-        return isinstance(result, BaseException) and failed_with_batch(result)
-
-    def _finish_one(self) -> None:
-        with self._lock:
-            self._unfinished -= 1
-            if self._unfinished:
-                return
-        for callback in self._callbacks:
-            callback(self)
+    def _with_limit(self, results: Sequence[RecordResult]) -> Sequence[RecordResult]:
+        """Name the limit in the errors of records that are too large."""
+        if self.limit is None:
+            return results
+        named = too_large(self.limit)
+        return [named if isinstance(each, TooLarge) and "limit" not in each.fields else each for each in results]
 
 
-class _Part:
-    """Some of the records, appended together for one partition."""
+class PartitionAppend:
+    """A request's records for one partition, in their order. They may be in several batches."""
 
-    __slots__ = ("appended", "indexes", "no_timestamps")
+    __slots__ = ("has_timestamps", "indexes", "partition", "pending", "records", "results")
 
-    def __init__(self, indexes: Sequence[int], *, no_timestamps: bool) -> None:
+    def __init__(
+        self,
+        pending: KafkaPendingPublish,
+        partition: int,
+        records: Sequence[NewRecord] | BareValues,
+        indexes: Sequence[int] | None,
+        has_timestamps: bool,
+    ) -> None:
+        self.pending = pending
+        self.partition = partition
+        self.records = records
         self.indexes = indexes
-        self.no_timestamps = no_timestamps
-        self.appended: PendingAppend | None = None
+        """The indexes of the records in the request; None if they are all of them."""
+        self.has_timestamps = has_timestamps
+        """Whether any record has a timestamp of its own."""
+        self.results: list[SliceResult] = []
 
+    def add_result(self, result: SliceResult) -> None:
+        self.results.append(result)
+        self.pending.count_results(result.stop - result.start)
 
-def _by_partition(partitions: Sequence[int], indexes: Sequence[int]) -> Mapping[int, Sequence[int]]:
-    if len(set(partitions)) == 1:
-        return {partitions[0]: indexes} if indexes else {}
-    by_partition: dict[int, list[int]] = {}
-    for index in indexes:
-        by_partition.setdefault(partitions[index], []).append(index)
-    return by_partition
+    def record_results(self, pending: Callable[[], OutcomePending]) -> Sequence[RecordResult]:
+        """Return one result for each record. `pending` returns the error of records without a result."""
+        results = self.results
+        if len(results) == 1 and results[0].stop - results[0].start == len(self.records):
+            return self._results_of(results[0])
+        found: list[RecordResult | None] = [None] * len(self.records)
+        for each in list(results):
+            found[each.start : each.stop] = self._results_of(each)
+        if None not in found:
+            return found  # type: ignore[return-value]
+        error = pending()
+        return [error if each is None else each for each in found]
+
+    def _results_of(self, result: SliceResult) -> Sequence[RecordResult]:
+        start, stop, base_offset, timestamp, append_time, error = result
+        count = stop - start
+        if error is not None:
+            return [error] * count
+        if append_time != -1:
+            timestamp = append_time
+        if base_offset == UNKNOWN_OFFSET:
+            return [RecordMetadata(self.partition, UNKNOWN_OFFSET, timestamp)] * count
+        if append_time != -1 or not self.has_timestamps:
+            return AppendedRecords(self.partition, base_offset, count, timestamp)
+        times = [timestamp if each.timestamp is None else each.timestamp for each in self.records[start:stop]]  # type: ignore[union-attr]
+        return list(map(RecordMetadata, repeat(self.partition), range(base_offset, base_offset + count), times))
 
 
 def too_large(limit: int) -> TooLarge:

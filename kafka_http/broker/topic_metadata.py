@@ -11,6 +11,7 @@ from kafka.protocol.metadata import MetadataRequest
 
 from kafka_http.broker.connections import ConnectionPool, ask_any
 from kafka_http.broker.error_map import translate
+from kafka_http.broker.patches import address_of
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound
 from kafka_http.records import PartitionInfo, TopicPartition
 
@@ -23,6 +24,8 @@ class TopicMetadata:
     """Topics and their partitions. Never creates a topic. Any thread may call; most methods block."""
 
     def __init__(self, connections: ConnectionPool) -> None:
+        self.addresses: dict[int, str] = {}
+        """The brokers' addresses by node id, as last seen."""
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
         self._ids: dict[str, UUID | None] = {}
@@ -113,6 +116,7 @@ class TopicMetadata:
         async def ask(manager: KafkaConnectionManager) -> Any:
             requested = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
             response = await ask_any(manager, MetadataRequest(topics=requested, allow_auto_topic_creation=False))
+            self.addresses = {each.node_id: address_of(each) for each in response.brokers}
             if {each.node_id for each in response.brokers} != {each.node_id for each in manager.cluster.brokers()}:
                 manager.cluster.update_metadata(response)
             return response

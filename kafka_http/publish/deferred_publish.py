@@ -16,7 +16,7 @@ from kafka_http.errors import (
     Unavailable,
 )
 from kafka_http.publish.publisher import PublishRequest
-from kafka_http.records import NewRecord, missing_partitions
+from kafka_http.records import BareValues, NewRecord, missing_partitions
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.tasks import NewTask, Tasks, encode_records, new_task_id
@@ -51,39 +51,36 @@ class DeferredPublisher:
         self._check_callback = check_callback
         self._partitions = _PartitionCounts(log, auto_create_topics=auto_create_topics)
 
-    def accept(self, topic: str, messages: PublishRequest, callback_url: str | None, deadline: float) -> NewTask:
-        """Accept the records of a request, and return once they are on disk.
+    def accept(
+        self,
+        topic: str,
+        messages: PublishRequest,
+        callback_url: str | None,
+        deadline: float,
+        *,
+        blocking: bool = True,
+    ) -> "PendingTask":
+        """Hand the records of a request to the outbox, as a task.
 
-        Raises the errors of `Publisher.publish` that do not need Kafka, `OutboxFull`, `Unavailable`.
+        Raises the errors of `Publisher.publish` that do not need Kafka, `TopicNotFound`, `PartitionNotFound`,
+        `Unavailable`; with `blocking=False` also `WouldBlock`, and the task may wait until `TaskSubmitter.send`.
         """
         check_publishable(topic)
-        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadline)
-        self._partitions.check(topic, encoded.records)
-        return self._submitter.accept(self._task(topic, encoded.records, callback_url))
-
-    def start(
-        self, topic: str, messages: PublishRequest, callback_url: str | None, on_done: Callable[[], None]
-    ) -> "TaskSubmission | None":
-        """Accept the records of a request. Does not block.
-
-        Returns None, with nothing done, if this would block or fail: call `accept` then. A thread that must not be
-        blocked calls `on_done`.
-        """
-        if not self._formats.are_immediate(messages.records):
-            return None
-        try:
-            check_publishable(topic)
-            encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
-            if not self._partitions.are_known(topic, encoded.records):
-                return None
-            return self._submitter.start(self._task(topic, encoded.records, callback_url), on_done)
-        except (KafkaHttpError, WouldBlock):
-            return None
-
-    def _task(self, topic: str, records: Sequence[NewRecord], callback_url: str | None) -> NewTask:
+        records, _ = self._formats.encode(
+            topic, messages.records, messages.schemas, blocking=blocking, deadline=deadline
+        )
+        if not self._partitions.are_known(topic, records):
+            if not blocking:
+                raise WouldBlock
+            self._partitions.check(topic, records)
         if callback_url is not None:
             self._check_callback(callback_url)
-        return NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
+        pending = self._submitter.submit(
+            NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
+        )
+        if blocking:
+            self._submitter.send()
+        return pending
 
 
 class _PartitionCounts:
@@ -96,14 +93,12 @@ class _PartitionCounts:
         self._refreshing: set[str] = set()
         self._unreachable_until = float("-inf")
 
-    def are_known(self, topic: str, records: Sequence[NewRecord]) -> bool:
+    def are_known(self, topic: str, records: Sequence[NewRecord] | BareValues) -> bool:
         """Whether recent metadata has the topic and all partitions of the records. Does not block."""
         return self._is_cached(topic, records, _FRESH_SECONDS)
 
-    def check(self, topic: str, records: Sequence[NewRecord]) -> None:
+    def check(self, topic: str, records: Sequence[NewRecord] | BareValues) -> None:
         """Raise `TopicNotFound` or `PartitionNotFound` if Kafka says so. Return if Kafka is unreachable."""
-        if self.are_known(topic, records):
-            return
         if self._is_cached(topic, records, _STALE_SECONDS):
             self._refresh(topic)
             return
@@ -120,7 +115,7 @@ class _PartitionCounts:
             for partition in missing_partitions(records, count):
                 raise PartitionNotFound(topic, partition, count)
 
-    def _is_cached(self, topic: str, records: Sequence[NewRecord], max_age: float) -> bool:
+    def _is_cached(self, topic: str, records: Sequence[NewRecord] | BareValues, max_age: float) -> bool:
         count, at = self._counts.get(topic, (0, float("-inf")))
         return time.monotonic() < at + max_age and not missing_partitions(records, count)
 
@@ -152,29 +147,49 @@ class _PartitionCounts:
         return count
 
 
-class TaskSubmission:
-    """A task that was handed to the `TaskSubmitter`."""
+class PendingTask:
+    """A task on its way to the outbox: a future. Any thread may call."""
 
-    def __init__(self, task: NewTask, on_done: Callable[[], None]) -> None:
+    def __init__(self, task: NewTask) -> None:
         self.task = task
-        self._on_done = on_done
+        self.is_done = False
         self._error: KafkaHttpError | None = OutcomeUnknown(
             "The server's outbox did not answer in time. The messages may or may not be published."
         )
+        self._callbacks: deque[Callable[[], None]] = deque()
+
+    def result(self, timeout: float | None = None) -> NewTask:
+        """Wait up to `timeout` seconds, or until there is a result, and return the task if it is on disk.
+
+        `timeout=0` does not block. Raises `OutboxFull`, `Unavailable`, or `OutcomeUnknown` if there is no result yet.
+        """
+        if not self.is_done and timeout != 0:
+            done = threading.Event()
+            self.add_done_callback(done.set)
+            done.wait(timeout)
+        if self._error is not None:
+            raise self._error
+        return self.task
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when there is a result, or now if there is. It must not block."""
+        self._callbacks.append(callback)
+        if self.is_done:
+            self._run_callbacks()
 
     def end(self, error: KafkaHttpError | None) -> None:
         """Set the result: None if the task is on disk."""
         self._error = error
-        self._on_done()
+        self.is_done = True
+        self._run_callbacks()
 
-    def accepted(self) -> NewTask:
-        """Return the task if it is on disk. Does not block.
-
-        Raises `OutboxFull`, `Unavailable`, or `OutcomeUnknown` if there is no result yet.
-        """
-        if self._error is not None:
-            raise self._error
-        return self.task
+    def _run_callbacks(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            callback()
 
 
 class TaskSubmitter:
@@ -186,39 +201,28 @@ class TaskSubmitter:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._waiting: deque[TaskSubmission] = deque()
+        self._waiting: deque[PendingTask] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def start(self, task: NewTask, on_done: Callable[[], None]) -> TaskSubmission:
-        """Take a task. Does not block. The task may wait until `send` is called.
-
-        A thread that must not be blocked calls `on_done` when the result is known. Raises `Unavailable` after `close`.
-        """
-        submission = TaskSubmission(task, on_done)
+    def submit(self, task: NewTask) -> PendingTask:
+        """Take a task, which may wait until `send` is called. Does not block. Raises `Unavailable` after `close`."""
+        pending = PendingTask(task)
         with self._changed:
             if self._is_closed:
                 raise Unavailable("The server is shutting down.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="task-submitter", daemon=True)
                 self._thread.start()
-            self._waiting.append(submission)
-        return submission
+            self._waiting.append(pending)
+        return pending
 
     def send(self) -> None:
-        """Send the tasks of earlier calls of `start`. Does not block."""
+        """Send the submitted tasks. Does not block. A main loop calls this once for all tasks of a round."""
         if self._waiting:
             with self._changed:
                 self._changed.notify()
-
-    def accept(self, task: NewTask) -> NewTask:
-        """Return once the task is on disk. Raises `OutboxFull`, `Unavailable`."""
-        done = threading.Event()
-        submission = self.start(task, done.set)
-        self.send()
-        done.wait()
-        return submission.accepted()
 
     def close(self) -> None:
         """Send the waiting tasks, and take no more."""
@@ -241,11 +245,11 @@ class TaskSubmitter:
                 _end(batch[:accepted], None)
                 _end(batch[accepted:], OutboxFull())
 
-    def _next_batch(self) -> list[TaskSubmission]:
+    def _next_batch(self) -> list[PendingTask]:
         """Wait for tasks and return them, up to a size. Return none after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            batch: list[TaskSubmission] = []
+            batch: list[PendingTask] = []
             size = 0
             while self._waiting and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_TASKS:
                 batch.append(self._waiting.popleft())
@@ -253,6 +257,6 @@ class TaskSubmitter:
             return batch
 
 
-def _end(batch: Sequence[TaskSubmission], error: KafkaHttpError | None) -> None:
+def _end(batch: Sequence[PendingTask], error: KafkaHttpError | None) -> None:
     for each in batch:
         each.end(error)

@@ -24,8 +24,8 @@ _MAX_BYTES = 200_000
 
 They are smaller than a batch, so that the second of two records for a partition is not written without the first.
 """
-_PRODUCE_SECONDS = 180.0
-"""The timeout of the producer's call. It is longer than the producer's delivery timeout."""
+_PUBLISH_SECONDS = 180.0
+"""How long a call of the producer may take. It is longer than the producer keeps trying."""
 _MISSING_SECONDS = 10.0
 """Tasks fail if their topic is missing or not authorized for this long. A cluster may report this as it starts."""
 _MAYBE_TRANSIENT = (TopicNotFound, NotAuthorized)
@@ -159,9 +159,10 @@ class OutboxRelay:
         records = [record for each in tasks for record in each.records]
         unpublished = [at for at, (results, index) in enumerate(slots) if results[index] is None]
         try:
-            outcomes = self._producer.produce(
-                queue.topic, [records[at] for at in unpublished], _PRODUCE_SECONDS, _ignore_late_results
+            pending = self._producer.publish(
+                queue.topic, [records[at] for at in unpublished], _PUBLISH_SECONDS, keeps_trying=True
             )
+            outcomes = pending.result()  # a later one is ignored: the records are published again then
         except KafkaHttpError as error:
             return self._handle_failure(queue, tasks, error)
         failure = None
@@ -249,10 +250,6 @@ class _TopicQueue:
         if self._missing_since is None:
             self._missing_since = now
         return now >= self._missing_since + _MISSING_SECONDS
-
-
-def _ignore_late_results(_: Sequence[RecordResult]) -> None:
-    """Ignore results that arrive after `_PRODUCE_SECONDS`: the records are published again then."""
 
 
 def is_transient(error: KafkaHttpError) -> bool:

@@ -1,16 +1,15 @@
-"""Publishes the records of a request, and returns one result for each."""
+"""Serializes the records of a request and hands them to Kafka."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 from msgspec import Struct
 
 from kafka_http.broker_protocols import PendingPublish, Producer
-from kafka_http.errors import KafkaHttpError, OutcomePending, PublishTimeout
-from kafka_http.records import ProducerRecord, RecordResult
+from kafka_http.errors import PublishTimeout
+from kafka_http.records import BareValues, ProducerRecord
 from kafka_http.schemas.formats import NO_SCHEMAS, Formats, Role, Schemas
-from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.topics import check_publishable
 
 MIN_SERIALIZING_SECONDS = 1.0
@@ -18,9 +17,12 @@ MIN_SERIALIZING_SECONDS = 1.0
 
 
 class PublishRequest(Struct, frozen=True):
-    """The records of a request, and the schemas that it names."""
+    """The records of a request, and the schemas that it names.
 
-    records: Sequence[ProducerRecord]
+    `BareValues` are the bytes to store: their format stores them verbatim, and the request names no schema.
+    """
+
+    records: Sequence[ProducerRecord] | BareValues
     schemas: Schemas = NO_SCHEMAS
 
 
@@ -37,29 +39,6 @@ class Deadlines(NamedTuple):
         return cls(now + max(timeout, MIN_SERIALIZING_SECONDS), now + timeout)
 
 
-class PublishResult(Struct, frozen=True):
-    """One result for each record, in their order, and the ids of the schemas that serialized them, if any."""
-
-    results: Sequence[RecordResult]
-    schema_ids: Mapping[Role, int]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all results are final."""
-        return not any(isinstance(each, OutcomePending) for each in self.results)
-
-
-class StartedPublish(Struct, frozen=True):
-    """A publish that was sent to Kafka without waiting for its results."""
-
-    pending: PendingPublish
-    schema_ids: Mapping[Role, int]
-
-    def published(self) -> PublishResult:
-        """Return the results that are known now, and `OutcomePending` for the others. Does not block."""
-        return PublishResult(self.pending.results(), self.schema_ids)
-
-
 class Publisher:
     """Serializes and publishes records. The composition root creates one for each process. Any thread may call."""
 
@@ -72,41 +51,23 @@ class Publisher:
         topic: str,
         messages: PublishRequest,
         deadlines: Deadlines,
-        on_complete: Callable[[PublishResult], None] | None = None,
-    ) -> PublishResult:
-        """Publish the records of a request and wait until `deadlines.response` for Kafka's acknowledgements.
+        *,
+        blocking: bool = True,
+        keeps_trying: bool = False,
+    ) -> tuple[PendingPublish, Mapping[Role, int]]:
+        """Serialize the records of a request and hand them to Kafka.
 
-        The failure of one record is its result. A failure of the request is raised, and then no record was written: an
-        invalid topic name, an unknown format or schema, a value that cannot be serialized, an unknown topic or
-        partition, or no connection to Kafka or the registry. Raises `PublishTimeout` after `deadlines.send`.
-
-        If the returned result is not complete, `on_complete` is called once with the complete result, by the rules for
-        `on_results` of `Producer.produce`.
+        Returns their future, which fails after `deadlines.response`, and the ids of the schemas that serialized them.
+        `keeps_trying` is that of `Producer.publish`. Nothing was handed to Kafka if this raises: for an invalid topic
+        name, an unknown format or schema, a value that cannot be serialized, a registry that does not answer;
+        `PublishTimeout` after `deadlines.send`, `TooMuchInFlight`; with `blocking=False` also `WouldBlock`.
         """
         check_publishable(topic)
-        encoded = self._formats.encode(topic, messages.records, messages.schemas, deadline=deadlines.send)
+        records, schema_ids = self._formats.encode(
+            topic, messages.records, messages.schemas, blocking=blocking, deadline=deadlines.send
+        )
         now = time.monotonic()
         if now > deadlines.send:
             raise PublishTimeout
         timeout = max(0.0, deadlines.response - now)
-        ids = encoded.schema_ids
-        on_results = None if on_complete is None else lambda results: on_complete(PublishResult(results, ids))
-        return PublishResult(self._producer.produce(topic, encoded.records, timeout, on_results), ids)
-
-    def start(
-        self, topic: str, messages: PublishRequest, timeout: float, on_done: Callable[[], None]
-    ) -> StartedPublish | None:
-        """Publish the records of a request. Does not block.
-
-        Returns None, with nothing written, if this would block or fail: call `publish` then. `Producer.send` sends the
-        records. `on_done` is called by the rules of `Producer.start`.
-        """
-        if not self._formats.are_immediate(messages.records):
-            return None
-        try:
-            check_publishable(topic)
-            encoded = self._formats.encode(topic, messages.records, messages.schemas, blocking=False)
-        except (KafkaHttpError, WouldBlock):
-            return None
-        pending = self._producer.start(topic, encoded.records, timeout, on_done)
-        return None if pending is None else StartedPublish(pending, encoded.schema_ids)
+        return self._producer.publish(topic, records, timeout, keeps_trying=keeps_trying), schema_ids

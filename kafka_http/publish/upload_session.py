@@ -3,14 +3,23 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from math import inf
 from threading import Event
 
-from kafka_http.broker_protocols import PendingPublish, Producer
-from kafka_http.errors import KafkaHttpError, OutcomeUnknown, PartitionNotFound, Unavailable
-from kafka_http.records import NewRecord, ProducerRecord, RecordMetadata, RecordResult, payload_size
+from kafka_http.broker_protocols import Log, PendingPublish, Producer
+from kafka_http.errors import KafkaHttpError, OutcomeUnknown, PartitionNotFound, TopicNotFound, Unavailable
+from kafka_http.records import (
+    BareValues,
+    NewRecord,
+    ProducerRecord,
+    RecordMetadata,
+    RecordResult,
+    missing_partitions,
+    payload_size,
+)
 from kafka_http.schemas.formats import Encoded, Formats, Schemas
 from kafka_http.topics import check_publishable
 
@@ -19,13 +28,16 @@ MAX_BYTES = 4 << 20
 """Limits of one upload's records that Kafka has not acknowledged yet. At a limit, the upload waits."""
 
 STOP_SECONDS = 10
+_METADATA_AGE = 2.0
+"""Maximum age of the partitions that records name, in seconds."""
 
 
 class UploadPublisher:
     """Opens uploads. The composition root creates one for each process. Any thread may call."""
 
-    def __init__(self, producer: Producer, formats: Formats) -> None:
+    def __init__(self, producer: Producer, log: Log, formats: Formats) -> None:
         self._producer = producer
+        self._log = log
         self._formats = formats
         self._stopping = Event()
 
@@ -40,7 +52,7 @@ class UploadPublisher:
         """
         check_publishable(topic)
         encode = partial(self._formats.encode, topic, schemas=schemas)
-        return UploadSession(self._producer, encode, topic, timeout, self._stopping)
+        return UploadSession(self._producer, self._log, encode, topic, timeout, stopping=self._stopping)
 
 
 class UploadSession:
@@ -50,7 +62,14 @@ class UploadSession:
     """
 
     def __init__(
-        self, producer: Producer, encode: Callable[..., Encoded], topic: str, timeout: float, stopping: Event
+        self,
+        producer: Producer,
+        log: Log,
+        encode: Callable[..., Encoded],
+        topic: str,
+        timeout: float,
+        *,
+        stopping: Event,
     ) -> None:
         self.sent = 0
         """The number of records that were sent to Kafka."""
@@ -59,8 +78,10 @@ class UploadSession:
         self.last_offsets: dict[int, int] = {}
         """The last offset of the acknowledged records, by partition."""
         self._producer = producer
+        self._log = log
         self._encode = encode
         self._topic = topic
+        self._partitions = 0
         self._timeout = timeout
         self._stopping = stopping
         self._batches: deque[_UploadBatch] = deque()
@@ -80,32 +101,38 @@ class UploadSession:
     def send(self, records: Sequence[ProducerRecord]) -> None:
         """Serialize records and send them to Kafka.
 
-        Blocks as long as the serializer does, and up to the timeout if the producer needs metadata. Raises the error of
-        the first invalid record with its index, after the records before it were sent.
+        Blocks as long as the serializer does, and for metadata if a record names a partition. Raises the error of the
+        first invalid record with its index, after the records before it were sent.
         """
         try:
             self._send(records)
         except KafkaHttpError as error:
-            if valid := self._valid_before(error, records):
+            if valid := int(error.fields.get("record", self.sent)) - self.sent:
                 self._send(records[:valid])
             raise
 
     def _send(self, records: Sequence[ProducerRecord]) -> None:
         encoded = self._encode(records, first=self.sent).records
-        batch = _UploadBatch(self.sent, encoded, self._timeout, self._changed)
-        batch.pending = self._producer.start(self._topic, encoded, self._timeout, batch.end)
-        self._producer.send()
-        if batch.pending is None:
-            batch.set_results(self._producer.produce(self._topic, encoded, self._timeout))
-        self._batches.append(batch)
+        self._check_partitions(encoded)
+        pending = self._producer.publish(self._topic, encoded, self._timeout)
+        self._batches.append(_UploadBatch(self.sent, encoded, pending, self._timeout))
+        pending.add_done_callback(self._changed.set)
         self.sent += len(encoded)
 
-    def _valid_before(self, error: KafkaHttpError, records: Sequence[ProducerRecord]) -> int:
-        """Return the number of records before the invalid one. Add its index to the error."""
-        if isinstance(error, PartitionNotFound):
-            index = [each.partition for each in records].index(error.fields["partition"])
-            error.fields = {**error.fields, "record": self.sent + index}
-        return int(error.fields.get("record", self.sent)) - self.sent
+    def _check_partitions(self, records: Sequence[NewRecord] | BareValues) -> None:
+        """Raise `PartitionNotFound`, with its index, for the first record whose partition does not exist.
+
+        The producer finds it only when later records have been sent.
+        """
+        if isinstance(records, BareValues) or not missing_partitions(records, self._partitions):
+            return
+        with suppress(TopicNotFound):  # the producer may create it
+            self._partitions = len(self._log.partitions(self._topic, _METADATA_AGE))
+            for index, each in enumerate(records, self.sent):
+                for partition in missing_partitions([each], self._partitions):
+                    error = PartitionNotFound(self._topic, partition, self._partitions)
+                    error.fields = {**error.fields, "record": index}
+                    raise error
 
     def wait(self, seconds: float) -> None:
         """Wait for results, up to a time."""
@@ -173,31 +200,28 @@ def _state(result: RecordResult) -> str | None:
 class _UploadBatch:
     """Records of an upload that were sent together."""
 
-    def __init__(self, first: int, records: Sequence[NewRecord], timeout: float, changed: Event) -> None:
+    def __init__(
+        self, first: int, records: Sequence[NewRecord] | BareValues, pending: PendingPublish, timeout: float
+    ) -> None:
         self.count = len(records)
         self.size = payload_size(records)
-        self.pending: PendingPublish | None = None
         self.results: Sequence[RecordResult] | None = None
         self.failure: KafkaHttpError | None = None
         self._first = first
+        self._pending = pending
         self._deadline = time.monotonic() + timeout
-        self._has_ended = False
-        self._changed = changed
-
-    def end(self) -> None:
-        """Note that the results are known. Any thread calls this, perhaps before `pending` is set."""
-        self._has_ended = True
-        self._changed.set()
 
     def check(self, latest: float = inf) -> None:
         """Set the results if they are known, if their timeout is over, or if it is `latest` (monotonic clock)."""
-        if self.pending is None or self.results is not None:
+        is_over = self._pending.is_done or time.monotonic() >= min(self._deadline, latest)
+        if self.results is not None or not is_over:
             return
-        if self._has_ended or time.monotonic() >= min(self._deadline, latest):
-            self.set_results(self.pending.results())
-
-    def set_results(self, results: Sequence[RecordResult]) -> None:
-        self.results = results
+        try:
+            self.results = self._pending.result(0)
+        except KafkaHttpError as error:  # nothing was written
+            self.failure = error
+            self.results = [error] * self.count
+            return
         for index, result in self.numbered():
             if isinstance(result, KafkaHttpError):
                 result.fields = {"record": index, **result.fields}

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +21,7 @@ from kafka_http.errors import (
     Unavailable,
     UnsupportedFormat,
 )
-from kafka_http.records import Headers, NewRecord, ProducerRecord
+from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord
 from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats
@@ -59,10 +59,10 @@ NO_SCHEMAS = Schemas()
 _NO_CHOICE = SchemaChoice()
 
 
-class Encoded(Struct, frozen=True):
+class Encoded(NamedTuple):
     """The serialized records of a request, and the ids of the schemas in use."""
 
-    records: Sequence[NewRecord]
+    records: Sequence[NewRecord] | BareValues
     schema_ids: Mapping[Role, int]
 
 
@@ -100,14 +100,14 @@ class Formats:
         """Return whether a request may name a schema for a format."""
         return hasattr(self._serializers[name], "for_request")
 
-    def are_immediate(self, records: Sequence[ProducerRecord]) -> bool:
-        """Return whether `encode` with `blocking=False` never blocks for these records."""
-        return _formats(records) <= self._immediate
+    def is_verbatim(self, name: str | None) -> bool:
+        """Return whether a format, or None, stores the texts of values as they are."""
+        return name in self._verbatim
 
     def encode(
         self,
         topic: str,
-        records: Sequence[ProducerRecord],
+        records: Sequence[ProducerRecord] | BareValues,
         schemas: Schemas = NO_SCHEMAS,
         *,
         blocking: bool = True,
@@ -120,9 +120,14 @@ class Formats:
         its index and field. With `blocking=False` raises `WouldBlock` instead of waiting; after `deadline` (monotonic
         clock) raises `PublishTimeout`.
         """
-        # The common case, JSON texts and bytes: nothing is called for each record.
-        if schemas == NO_SCHEMAS and _formats(records) <= self._verbatim:
+        if isinstance(records, BareValues):
             return Encoded(records, {})
+        formats = {each.format for each in records} | {each.key_format for each in records}
+        # The common case, JSON texts and bytes: nothing is called for each record.
+        if schemas.key == schemas.value == _NO_CHOICE and formats <= self._verbatim:
+            return Encoded(records, {})
+        if not (blocking or formats <= self._immediate):
+            raise WouldBlock
         return _RequestEncoder(self, topic, schemas, blocking, deadline).encode(records, first)
 
     def serializer(self, name: str) -> Any:
@@ -159,10 +164,6 @@ class Formats:
             return "text", msgspec.json.encode(str(data, "utf-8"))
         except UnicodeDecodeError:
             return "binary", self.decode("", "binary", [], data)
-
-
-def _formats(records: Sequence[ProducerRecord]) -> set[str | None]:
-    return {each.format for each in records} | {each.key_format for each in records}
 
 
 class _Writer(Struct, frozen=True):

@@ -1,13 +1,15 @@
 """The fast path: publishes of both dialects that do not occupy a thread while they wait for Kafka.
 
-The worker's main loop starts a publish here and sends the response when Kafka has answered. Requests that are invalid,
-that would block or that need a feature of the views are left to the views, which give the same responses.
+The worker's main loop starts a publish here and sends the response when Kafka has answered. What the head of a request
+says is prepared once for all requests with the same head. Requests that are invalid, that would block or that need a
+feature of the views are left to the views, which give the same responses.
 """
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from werkzeug.datastructures import MultiDict
@@ -15,15 +17,13 @@ from werkzeug.datastructures import MultiDict
 from kafka_http.config import Config
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
-from kafka_http.publish.publisher import PublishRequest
 from kafka_http.schemas.formats import Formats
+from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.messages.message_publish import MessagesPublish
-from kafka_http.web.publish_limits import NO_LIMITS, RECORD_BYTES
-from kafka_http.web.publish_view import PublishDialect, PublishView, ResponseFactory
-from kafka_http.web.request_bodies import RequestBodies
+from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
-from kafka_http.web.responses import STATUS_LINES, RenderedResponse, common_headers, internal_error, set_request_id
+from kafka_http.web.responses import RenderedResponse, internal_error, new_request_id, valid_request_id
 from kafka_http.web.rest_v2.produce_view import V2Produce
 
 log = logging.getLogger(__name__)
@@ -31,68 +31,46 @@ log = logging.getLogger(__name__)
 _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
-
-_MAX_VALUES = 15_000
-"""Maximum number of values in a body. Parsing more would delay the main loop."""
+_OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate"))
+"""Headers that differ in each request: it is useless to remember a head with them, or wrong."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
-WireResponse = tuple[str, Sequence[tuple[str, str]], bytes]
-"""The status line without the protocol, the headers, the body."""
+
+class FastPathResponse(NamedTuple):
+    """A response. `headers` are those without Content-Type, Content-Length and what every response has."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+    request_id: str
+    body: bytes
 
 
 class FastPathPublishes:
-    """Starts publishes. An application has one. Any thread may call it."""
+    """Prepares publishes. An application has one, and its main loop calls it."""
 
-    def __init__(
-        self,
-        publish_view: PublishView,
-        formats: Formats,
-        config: Config,
-        bodies: RequestBodies,
-        senders: Sequence[Callable[[], None]],
-        *,
-        guard: BrowserGuard,
-    ) -> None:
-        """`senders` send what `publish_view` has started."""
+    def __init__(self, publish_view: PublishView, formats: Formats, config: Config, *, guard: BrowserGuard) -> None:
         self._publish_view = publish_view
-        self._senders = senders
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
-        self._bodies = bodies
         self._guard = guard
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
-        self._max_values = min(_MAX_VALUES, config.max_records)
 
-    def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, on_done: Callable[[], None]
-    ) -> "FastPathPublish | None":
-        """Start a publish, which `send` sends. Does not block. Return None, with nothing done, if a view must respond.
+    def prepare(self, method: str, target: str, headers: Mapping[str, str]) -> "PreparedPublish | None":
+        """Return what starts publishes with this head, or None if a view must respond. Does not block.
 
-        Header names are in lower case, each once. `on_done` is called when all results are known: by any thread, so it
-        must not block, perhaps before this returns. It may never be called.
+        Header names are in lower case, each once.
         """
-        set_request_id(headers.get("x-request-id"))
         try:
-            publish = self._parse(method, target, headers)
-            if publish is None or publish.timeout != self._timeout or self._is_large(body):
-                return None
-            if publish.respond_async is not None and "x-forwarded-prefix" in headers:  # the Location header contains it
-                return None
-            parsed = publish.parse(body, NO_LIMITS)  # `_is_large` limits the records
-            reserved = self._bodies.reserve(len(body) + RECORD_BYTES * len(parsed.records))
+            dialect = self._parse(method, target, headers)
         except Exception:  # the view will raise it again and respond
             return None
-        return self._begin(publish, parsed, reserved, on_done)
-
-    def send(self) -> None:
-        """Send what was started: called once for all requests that arrived together. Does not block."""
-        for send in self._senders:
-            send()
-
-    def _is_large(self, body: bytes) -> bool:
-        """Whether a body is over the limit, or has so many values that parsing it would delay the main loop."""
-        return len(body) > self._max_body_bytes or body.count(b",") + body.count(b"\n") >= self._max_values
+        if dialect is None or dialect.timeout != self._timeout:
+            return None
+        if dialect.respond_async is not None and "x-forwarded-prefix" in headers:  # the Location header contains it
+            return None
+        return PreparedPublish(self._publish_view, dialect, headers, self._max_body_bytes)
 
     def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> PublishDialect | None:
         path, _, query = target.partition("?")
@@ -109,55 +87,92 @@ class FastPathPublishes:
         number = None if partition is None else int(partition)
         return V2Produce(head, route["v2"], number, self._formats, self._timeout)
 
-    def _begin(
-        self, publish: PublishDialect, parsed: PublishRequest, reserved: int, on_done: Callable[[], None]
-    ) -> "FastPathPublish | None":
-        try:
-            pending = self._publish_view.start(publish, parsed, on_done)
-        except Exception as error:  # Kafka may have some records, so no view may repeat it
-            pending = partial(_raise, error)
-            on_done()
-        if pending is None:
-            self._bodies.reserve(-reserved)
+
+class PreparedPublish:
+    """The head of a publish, for any number of bodies. The main loop calls it."""
+
+    def __init__(
+        self, publish_view: PublishView, dialect: PublishDialect, headers: Mapping[str, str], max_body_bytes: int
+    ) -> None:
+        self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
+        """Whether the head has nothing that only one request has."""
+        self._publish_view = publish_view
+        self._dialect = dialect
+        self._request_id = valid_request_id(headers.get("x-request-id"))
+        self._max_body_bytes = max_body_bytes
+
+    def start(self, body: bytes) -> "FastPathPublish | None":
+        """Start a publish, which the loop's `end_round` sends. Does not block.
+
+        Returns None, with nothing done, if a view must respond.
+        """
+        if len(body) > self._max_body_bytes:
             return None
-        return FastPathPublish(publish, pending, partial(self._bodies.reserve, -reserved))
+        sent_id = self._request_id or new_request_id()
+        with _logged_as(sent_id):
+            pending: PendingPublishResponse | _FailedStart
+            try:
+                pending = self._publish_view.start(self._dialect, body, blocking=False)
+            except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
+                return None
+            except Exception as error:  # Kafka may have some records, so no view may repeat it
+                log.exception("Unexpected error: publish to %s", self._dialect.topic)
+                pending = _FailedStart(error)
+        return FastPathPublish(self._dialect, pending, sent_id)
 
 
 class FastPathPublish:
-    """A publish that was sent to Kafka. `finish` must be called once."""
+    """A publish that was handed to Kafka. `finish` must be called once."""
 
-    def __init__(self, publish: PublishDialect, pending: ResponseFactory, release: Callable[[], object]) -> None:
-        self.timeout = publish.timeout
+    __slots__ = ("_dialect", "_pending", "_request_id", "add_done_callback", "timeout")
+
+    def __init__(self, dialect: PublishDialect, pending: "PendingPublishResponse | _FailedStart", sent_id: str) -> None:
+        self.timeout = dialect.timeout
         """Seconds after which the response must be sent at the latest."""
-        self._publish = publish
+        self.add_done_callback = pending.add_done_callback
+        self._dialect = dialect
         self._pending = pending
-        self._release = release
-        self._request_id = request_id.get()
+        self._request_id = sent_id
 
-    def finish(self) -> WireResponse:
+    def finish(self) -> FastPathResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
-        request_id.set(self._request_id)
         try:
-            response = self._pending()
-        except KafkaHttpError as error:
-            response = self._publish.error_response(error)
-        except Exception:
-            log.exception("Unexpected error: publish to %s", self._publish.topic)
-            response = self._publish.error_response(internal_error())
+            status, headers, content_type, body = self._pending.result(0)
+        except Exception as error:
+            status, headers, content_type, body = self._error_response(error)
         finally:
-            self._release()
-        return _wire_response(response)
+            self._pending.release()
+        return FastPathResponse(status, headers, content_type, self._request_id, body)
+
+    def _error_response(self, error: Exception) -> RenderedResponse:
+        if isinstance(error, KafkaHttpError):
+            return self._dialect.error_response(error)
+        with _logged_as(self._request_id):
+            log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
+            return self._dialect.error_response(internal_error())
 
 
-def _raise(error: Exception) -> RenderedResponse:
-    raise error
+class _FailedStart:
+    """The `PendingPublishResponse` of a publish that failed as it started."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        callback()
+
+    def result(self, timeout: float | None = None) -> RenderedResponse:
+        raise self._error
+
+    def release(self) -> None:
+        """Release nothing."""
 
 
-def _wire_response(response: RenderedResponse) -> WireResponse:
-    headers = [
-        *response.headers.items(),
-        ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.body))),
-        *common_headers(),
-    ]
-    return STATUS_LINES[response.status], headers, response.body
+@contextmanager
+def _logged_as(sent_id: str) -> Iterator[None]:
+    """Set the request's id for log lines: in the main loop, no other request has it."""
+    token = request_id.set(sent_id)
+    try:
+        yield
+    finally:
+        request_id.reset(token)

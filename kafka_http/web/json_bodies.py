@@ -5,17 +5,19 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, Struct
 from msgspec import inspect as types
 
 from kafka_http.encoding import check_json, decode_base64
 from kafka_http.errors import InvalidRequest, KafkaHttpError
-from kafka_http.records import ProducerRecord
+from kafka_http.records import BareValues, ProducerRecord
+from kafka_http.web.publish_limits import PublishLimits
 from kafka_http.web.query_parameters import MAX_INT32, MAX_INT64, known_names
 
 Partition = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 Timestamp = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Decoded = TypeVar("Decoded")
+Records = TypeVar("Records", list[ProducerRecord], BareValues)
 
 _TYPE_MISMATCH = re.compile(r"Expected (?P<type>\w+(?: \| \w+)*)(?P<bound>.*?)(?:, got (?P<got>\w+))?")
 _UNKNOWN_FIELD = re.compile("Object contains unknown field (.*)", re.DOTALL)
@@ -85,7 +87,42 @@ def json_text(raw: Raw) -> bytes | None:
     return None if not text or text == b"null" else text
 
 
-def not_empty(records: list[ProducerRecord], invalid: type[KafkaHttpError] = InvalidRequest) -> list[ProducerRecord]:
+def bare_values(texts: Iterable[Raw]) -> BareValues:
+    """Return the JSON texts of values; None for null. The texts must not be empty."""
+    values = BareValues(map(bytes, texts))
+    return BareValues(None if each == b"null" else each for each in values) if b"null" in values else values
+
+
+class _BareRecord(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    value: Raw
+
+
+class _BareRecords(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    records: list[_BareRecord]
+
+
+_bare_records = msgspec.json.Decoder(_BareRecords)
+
+
+def parse_bare_records(body: bytes, limits: PublishLimits) -> BareValues | None:
+    """Parse `{"records": [{"value": …}, …]}`, which both dialects have, several times as fast as with other fields.
+
+    Returns None for every other body, also for an invalid or a too large one. Raises the errors of `limits`.
+    """
+    if limits.may_exceed_records(body):
+        return None
+    try:
+        records = _bare_records.decode(body).records
+        check_utf8(body)
+    except (msgspec.MsgspecError, InvalidRequest, RecursionError):
+        return None
+    if not records:
+        return None
+    limits.reserve_records(len(records))
+    return bare_values([each.value for each in records])
+
+
+def not_empty(records: Records, invalid: type[KafkaHttpError] = InvalidRequest) -> Records:
     """Return the records. Raises `invalid` if there are none."""
     if not records:
         raise invalid("The request has no records. Send at least one.", field="records")

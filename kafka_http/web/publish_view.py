@@ -1,22 +1,30 @@
-"""Publishing for both dialects: from a parsed request to the records in Kafka, or to a task for later."""
+"""Publishing for both dialects: from a request's body to its response, once Kafka or the outbox has the records."""
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from kafka_http.errors import KafkaHttpError, TooLarge
 from kafka_http.publish.deferred_publish import DeferredPublisher
-from kafka_http.publish.publisher import Deadlines, Publisher, PublishRequest, PublishResult
+from kafka_http.publish.publisher import Deadlines, Publisher, PublishRequest
+from kafka_http.records import RecordResult
+from kafka_http.schemas.formats import Role
+from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.tasks import NewTask
-from kafka_http.web.publish_limits import PublishLimits
+from kafka_http.web.publish_limits import NO_LIMITS, RECORD_BYTES, PublishLimits
 from kafka_http.web.request_head import RespondAsync
 from kafka_http.web.responses import RenderedResponse
 
 MAX_RECORDS_WITH_KEY = 100_000
 """Messages of a request with an idempotency key, whose response is stored."""
+_MAX_VALUES = 15_000
+"""Maximum number of values in a body that a main loop parses. More would delay its other requests."""
 
 
 class PublishDialect(Protocol):
-    """A request that publishes, in the parsing and rendering of its dialect. Its constructor checks the head."""
+    """The head of a request that publishes, in the parsing and rendering of its dialect. It may serve many bodies.
+
+    Its constructor checks the head.
+    """
 
     topic: str
     timeout: float
@@ -24,9 +32,9 @@ class PublishDialect(Protocol):
     respond_async: RespondAsync | None
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
-        """Parse the body. Raises an error for an invalid body, and the errors of `limits`."""
+        """Parse a body. Raises an error for an invalid body, and the errors of `limits`."""
 
-    def response(self, published: PublishResult) -> RenderedResponse:
+    def response(self, results: Sequence[RecordResult], schema_ids: Mapping[Role, int]) -> RenderedResponse:
         """Return the response with the result of each record."""
 
     def accepted_response(self, task: NewTask) -> RenderedResponse:
@@ -36,8 +44,45 @@ class PublishDialect(Protocol):
         """Return the response for an error of the whole request."""
 
 
-ResponseFactory = Callable[[], RenderedResponse]
-"""Returns the response with the results that are known now. Does not block. Raises errors of the whole request."""
+class PendingRecords(Protocol):
+    """A `PendingPublish`, or a `PendingTask`."""
+
+    def result(self, timeout: float | None = None) -> Any: ...
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None: ...
+
+
+class PendingPublishResponse:
+    """The response to a publish that was handed to Kafka or to the outbox: a future. Any thread may call.
+
+    Use it as a context manager, or call `release` at the end.
+    """
+
+    __slots__ = ("add_done_callback", "pending", "release", "render")
+
+    def __init__(
+        self, pending: PendingRecords, render: Callable[[Any], RenderedResponse], release: Callable[[], object]
+    ) -> None:
+        self.pending = pending
+        """Its result is one result for each record, or the task that the outbox has stored."""
+        self.render = render
+        """Renders such a result."""
+        self.release = release
+        """Releases the memory that the request has reserved. Call it once."""
+        self.add_done_callback = pending.add_done_callback
+
+    def result(self, timeout: float | None = None) -> RenderedResponse:
+        """Wait up to `timeout` seconds, by default the request's own, and return the response with what is known then.
+
+        `timeout=0` does not block. Raises an error of the whole request.
+        """
+        return self.render(self.pending.result(timeout))
+
+    def __enter__(self) -> "PendingPublishResponse":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class PublishView:
@@ -50,54 +95,73 @@ class PublishView:
         self._publisher = publisher
         self._deferred = deferred
         self._max_records = max_records
+        self._max_values = min(_MAX_VALUES, max_records)
         self._reserve = reserve
 
-    def publish(
-        self, dialect: PublishDialect, body: bytes, on_complete: Callable[[PublishResult], None] | None = None
-    ) -> PublishResult | RenderedResponse:
-        """Publish and wait for Kafka, or store the messages for later. Raises an error of the whole request.
+    def start(
+        self, dialect: PublishDialect, body: bytes, *, blocking: bool = True, keeps_trying: bool = False
+    ) -> PendingPublishResponse:
+        """Parse a body and hand its records to Kafka, or to the outbox.
 
-        `on_complete` is called later if not all results are known on return, as `Publisher.publish` says.
+        A thread's caller has reserved the memory of the body. With `blocking=False`, for a main loop, this reserves it,
+        and the records may wait until the loop's `end_round`. `keeps_trying` is that of `Producer.publish`.
+
+        Nothing was published if this raises: an error of the whole request, or `WouldBlock` if `blocking=False` and a
+        thread must do it.
         """
         deadlines = Deadlines.from_timeout(dialect.timeout)
-        limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
+        if blocking:
+            limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
+            release: Callable[[], object] = limits.release
+        else:
+            limits, release = NO_LIMITS, _nothing
+            self._check_size(body)
         try:
-            return self._publish(dialect, dialect.parse(body, limits), deadlines, on_complete)
-        finally:
-            limits.release()
+            parsed = dialect.parse(body, limits)
+            if not blocking:
+                release = self._reserve_all(body, parsed)
+            return self._start(dialect, parsed, deadlines, release, blocking=blocking, keeps_trying=keeps_trying)
+        except BaseException:
+            release()
+            raise
 
-    def _publish(
+    def _check_size(self, body: bytes) -> None:
+        """Raise `WouldBlock` for a body whose parsing would delay a main loop."""
+        if body.count(b",") + body.count(b"\n") >= self._max_values:
+            raise WouldBlock
+
+    def _reserve_all(self, body: bytes, parsed: PublishRequest) -> Callable[[], object]:
+        size = self._reserve(len(body) + RECORD_BYTES * len(parsed.records), 0)
+        return lambda: self._reserve(-size, 0)
+
+    def _start(
         self,
         dialect: PublishDialect,
         parsed: PublishRequest,
         deadlines: Deadlines,
-        on_complete: Callable[[PublishResult], None] | None,
-    ) -> PublishResult | RenderedResponse:
+        release: Callable[[], object],
+        *,
+        blocking: bool,
+        keeps_trying: bool,
+    ) -> PendingPublishResponse:
         if dialect.respond_async is not None:
-            callback_url = dialect.respond_async.callback_url
-            task = self._deferred.accept(dialect.topic, parsed, callback_url, deadlines.send)
-            return dialect.accepted_response(task)
-        if on_complete is not None and len(parsed.records) > MAX_RECORDS_WITH_KEY:
+            url = dialect.respond_async.callback_url
+            accepted = self._deferred.accept(dialect.topic, parsed, url, deadlines.send, blocking=blocking)
+            return PendingPublishResponse(accepted, dialect.accepted_response, release)
+        if keeps_trying and len(parsed.records) > MAX_RECORDS_WITH_KEY:
             raise TooLarge(
                 f"A request with an Idempotency-Key may have at most {MAX_RECORDS_WITH_KEY} messages. Nothing was "
                 "written.",
                 limit=MAX_RECORDS_WITH_KEY,
             )
-        return self._publisher.publish(dialect.topic, parsed, deadlines, on_complete)
+        pending, schema_ids = self._publisher.publish(
+            dialect.topic, parsed, deadlines, blocking=blocking, keeps_trying=keeps_trying
+        )
+        return PendingPublishResponse(pending, lambda results: dialect.response(results, schema_ids), release)
 
-    def start(
-        self, dialect: PublishDialect, parsed: PublishRequest, on_done: Callable[[], None]
-    ) -> ResponseFactory | None:
-        """Start a publish without blocking. Return None, with nothing done, if it would block or raise.
 
-        Any thread calls `on_done` when all results are known, perhaps before this returns. It must not block. It may
-        never be called.
-        """
-        if dialect.respond_async is None:
-            started = self._publisher.start(dialect.topic, parsed, dialect.timeout, on_done)
-            return None if started is None else lambda: dialect.response(started.published())
-        accepting = self._deferred.start(dialect.topic, parsed, dialect.respond_async.callback_url, on_done)
-        return None if accepting is None else lambda: dialect.accepted_response(accepting.accepted())
+def _nothing() -> None:
+    """Release nothing."""
 
 
 def distinct_errors(errors: Iterable[KafkaHttpError]) -> Iterable[KafkaHttpError]:

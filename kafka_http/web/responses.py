@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TooLarge, TopicNotFound, status_of
 from kafka_http.logs import request_id
+from kafka_http.records import AppendedRecords
 from kafka_http.tasks import NewTask, Task, task_to_dict
 from kafka_http.web.negotiation import JSON, V2, v2_response_type
 
@@ -42,6 +44,9 @@ class RenderedResponse(NamedTuple):
     body: bytes
 
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
 def json_bytes(body: Any) -> bytes:
     """Encode a response body as JSON with a newline at its end. Bytes must be JSON already."""
     encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -58,6 +63,17 @@ def render_v2_json(
 ) -> RenderedResponse:
     """Render a response of the v2 API. `accept` is the request's Accept header. Raises `NotAcceptable`."""
     return RenderedResponse(status, headers or {}, v2_response_type(accept), json_bytes(body))
+
+
+def appended_entries(appended: AppendedRecords, fields: str) -> str:
+    """Return the objects of a JSON array, each with partition, offset and further `fields`, from a template.
+
+    >>> appended_entries(AppendedRecords(0, 7, 2, None), ',"error":null')
+    '{"partition":0,"offset":7,"error":null},{"partition":0,"offset":8,"error":null}'
+    """
+    start, end = f'{{"partition":{appended.partition},"offset":', fields + "}"
+    offsets = range(appended.base_offset, appended.base_offset + len(appended))
+    return f"{start}{f'{end},{start}'.join(map(str, offsets))}{end}"
 
 
 def render_accepted(task: NewTask, root_path: str, content_type: str) -> RenderedResponse:
@@ -101,9 +117,19 @@ def internal_error() -> KafkaHttpError:
     return KafkaHttpError(f"Internal server error. The server's log has details under request id {request_id.get()}.")
 
 
+def valid_request_id(sent: str | None) -> str | None:
+    """Return the id that a client gave its request, or None if it has none or an invalid one."""
+    return sent if sent and _REQUEST_ID.fullmatch(sent) else None
+
+
+def new_request_id() -> str:
+    """Return a random id."""
+    return os.urandom(16).hex()
+
+
 def set_request_id(sent: str | None) -> None:
     """Set the request id, which log lines and the response carry: the client's, or a random one."""
-    request_id.set(sent if sent and _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex())
+    request_id.set(valid_request_id(sent) or new_request_id())
 
 
 def common_headers() -> list[tuple[str, str]]:

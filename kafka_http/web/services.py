@@ -32,7 +32,7 @@ class Services:
         self.resolver = PositionResolver(broker.log, broker.groups, self.topics)
         self.consumers = ConsumerOffsets(broker.log, broker.groups, self.topics, self.resolver)
         self.publisher = Publisher(broker.producer, self.formats)
-        self.uploader = UploadPublisher(broker.producer, self.formats)
+        self.uploader = UploadPublisher(broker.producer, broker.log, self.formats)
         self.reader = PageReader(broker.log)
         self.followers = TopicFollowers(self.reader)
         self.streams = TopicStreams(broker.log, self.reader, self.followers, max_streams)

@@ -13,9 +13,9 @@ from tests.support.fake_broker import FakeBroker
 @pytest.fixture(autouse=True)
 def records(broker: FakeBroker) -> None:
     """Offsets 0 to 9 in `t`, and 0 to 4 in each partition of `three`."""
-    broker.producer.produce("t", [NewRecord(b"x")] * 10, 1)
+    broker.producer.publish("t", [NewRecord(b"x")] * 10, 1).result()
     for partition in range(3):
-        broker.producer.produce("three", [NewRecord(b"x", partition=partition)] * 5, 1)
+        broker.producer.publish("three", [NewRecord(b"x", partition=partition)] * 5, 1).result()
 
 
 def committed(client: FlaskClient, topic: str = "t", consumer: str = "c") -> list[int | None]:
@@ -198,7 +198,7 @@ def test_committed_offset_of_a_concurrent_reader_is_kept(client: FlaskClient, br
     look = broker.committed_offsets
 
     def grow_and_look(group: str, partitions: Collection[TopicPartition]) -> Any:
-        broker.produce("t", [NewRecord(b"x")], 1)
+        broker.publish("t", [NewRecord(b"x")], 1).result()
         broker.commit("c", "t", {0: broker.offsets("t", {0: "latest"})[0]})
         return look(group, partitions)
 

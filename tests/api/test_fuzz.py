@@ -191,7 +191,9 @@ def client_of_a_filled_broker() -> FlaskClient:
     broker.create_topic("t")
     broker.create_topic("three", partitions=3)
     for topic in ("t", "three"):
-        broker.producer.produce(topic, [NewRecord(value, key=value) for value in (b"1", b"\xff", None, b"text")], 1)
+        broker.producer.publish(
+            topic, [NewRecord(value, key=value) for value in (b"1", b"\xff", None, b"text")], 1
+        ).result()
     app = create_app(load_config({"max_body_bytes": 1024}, environ={}), broker)
     app.testing = False
     return app.test_client()

@@ -14,6 +14,7 @@ from kafka_http.records import RecordResult
 from kafka_http.web.publish_view import MAX_RECORDS_WITH_KEY
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
+from tests.support.fake_pending import completed
 from tests.support.polling import wait_for
 
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -242,7 +243,7 @@ def test_unexpected_error_frees_the_key(
     client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(broker, "produce", lambda *_: 1 / 0)
+        patched.setattr(broker, "publish", lambda *_, **__: 1 / 0)
         assert MESSAGES.publish(client, method=method).status_code == 500
     response = MESSAGES.publish(client, method=method)
     assert (response.status_code, is_replay(response)) == (200, False)
@@ -329,7 +330,7 @@ def test_response_504_without_later_result_is_stored(
     outcomes = [*others, OutcomeUnknown("Nobody will know.")]
     body = f'{{"records":[{",".join(["""{"value":1}"""] * len(outcomes))}]}}'
     with monkeypatch.context() as patched:
-        patched.setattr(broker, "produce", lambda *_: outcomes)
+        patched.setattr(broker, "publish", lambda *_, **__: completed(outcomes))
         first = dialect.publish(client, data=body)
     again = dialect.publish(client, data=body)
     assert first.status_code == (200 if others and dialect is V2 else 504)

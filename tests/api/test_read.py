@@ -20,7 +20,7 @@ NOON = 1_790_000_000_000
 
 
 def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 0, **more: Any) -> None:
-    broker.producer.produce(topic, [NewRecord(value, partition=partition, **more) for value in values], 1)
+    broker.producer.publish(topic, [NewRecord(value, partition=partition, **more) for value in values], 1).result()
 
 
 def values(response: Any) -> list[Any]:

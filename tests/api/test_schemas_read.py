@@ -34,7 +34,7 @@ def avro(registry: FakeRegistry, schema: str, data: Any) -> bytes:
 
 
 def write(broker: FakeBroker, value: bytes | None, key: bytes | None = None) -> None:
-    broker.produce("t", [NewRecord(value, key)], 1)
+    broker.publish("t", [NewRecord(value, key)], 1).result()
 
 
 def read(client: FlaskClient, **query: str) -> Any:

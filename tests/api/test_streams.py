@@ -24,7 +24,7 @@ NDJSON = "application/x-ndjson"
 
 
 def put(broker: FakeBroker, topic: str, *values: bytes | None, partition: int = 0, **more: Any) -> None:
-    broker.producer.produce(topic, [NewRecord(value, partition=partition, **more) for value in values], 1)
+    broker.producer.publish(topic, [NewRecord(value, partition=partition, **more) for value in values], 1).result()
 
 
 class Open:

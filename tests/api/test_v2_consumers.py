@@ -649,7 +649,7 @@ def test_seek_out_of_range_continues_at_auto_offset_reset(client: FlaskClient, b
 def test_seek_by_timestamp_starts_at_the_first_record_since(
     client: FlaskClient, broker: FakeBroker, time_: str, seen: list[int]
 ) -> None:
-    broker.produce("t", [NewRecord(b"%d" % each, timestamp=each * 1000) for each in range(3)], 1)
+    broker.publish("t", [NewRecord(b"%d" % each, timestamp=each * 1000) for each in range(3)], 1).result()
     consumer = Consumer(client).assigned()
     consumer.done("POST", "/positions", {"timestamps": [{**refer("t", 0), "timestamp": time_}]})
     assert consumer.values(timeout=50) == seen
@@ -658,7 +658,7 @@ def test_seek_by_timestamp_starts_at_the_first_record_since(
 def test_seek_by_offset_and_timestamp_in_one_request_sets_both_positions(
     client: FlaskClient, broker: FakeBroker
 ) -> None:
-    broker.produce("t", [NewRecord(b"%d" % each) for each in range(3)], 1)
+    broker.publish("t", [NewRecord(b"%d" % each) for each in range(3)], 1).result()
     write(broker, b"7", b"8", topic="three", partition=1)
     consumer = Consumer(client).assigned(("t", 0), ("three", 1))
     body = {

@@ -23,7 +23,7 @@ from tests.support.v2_consumer import AVRO_V2, BINARY_V2, JSON_V2, V2, Consumer,
 
 def test_read_returns_page_of_records(client: FlaskClient, broker: FakeBroker) -> None:
     headers: list[tuple[str, bytes | None]] = [("a", b"\xff"), ("b", None)]
-    broker.produce("t", [NewRecord(b'{"n": 1.50}', b'"k"', 0, 1790000000000, headers), NewRecord(None)], 1)
+    broker.publish("t", [NewRecord(b'{"n": 1.50}', b'"k"', 0, 1790000000000, headers), NewRecord(None)], 1).result()
     consumer = Consumer(client).subscribed()
     answer = consumer.call("GET", "/records")
     assert (answer.status_code, answer.content_type) == (200, JSON_V2)
@@ -185,7 +185,7 @@ def test_key_or_value_that_cannot_be_decoded_is_base64_with_error(
     """A key such as a-17 (from a Java string serializer) hid a value that could be decoded."""
     bad = b"a-17"
     record = {"key": b'"k"', "value": b"1", **dict.fromkeys(parts, bad)}
-    broker.produce("t", [NewRecord(b"0"), NewRecord(**record), NewRecord(b"2")], 1)
+    broker.publish("t", [NewRecord(b"0"), NewRecord(**record), NewRecord(b"2")], 1).result()
     first, poison, last = Consumer(client).assigned().records()
     assert (first["value"], last["value"]) == (0, 2)
     assert "error" not in first

@@ -13,6 +13,7 @@ from kafka_http.errors import BrokerError, BrokerUnavailable, NotAuthorized, Out
 from kafka_http.records import NewRecord, RecordMetadata
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
+from tests.support.fake_pending import completed
 
 V2 = "application/vnd.kafka.v2+json"
 JSON_V2 = "application/vnd.kafka.json.v2+json"
@@ -74,7 +75,7 @@ def test_partitions_lists_replicas(client: FlaskClient) -> None:
 
 
 def test_offsets_returns_beginning_and_end(client: FlaskClient, broker: FakeBroker) -> None:
-    broker.produce("three", [NewRecord(b"x", partition=1)] * 3, 1)
+    broker.publish("three", [NewRecord(b"x", partition=1)] * 3, 1).result()
     broker.delete_before("three", 1, 2)
     answer = client.get("/topics/three/partitions/1/offsets")
     assert answer.json == {"beginning_offset": 2, "end_offset": 3}
@@ -476,9 +477,7 @@ class Outcomes:
         self._monkeypatch = monkeypatch
 
     def are(self, *outcomes: Any) -> Any:
-        self._monkeypatch.setattr(
-            self._broker, "produce", lambda topic, records, timeout, on_results=None: list(outcomes)
-        )
+        self._monkeypatch.setattr(self._broker, "publish", lambda *_, **__: completed(outcomes))
         return {"records": [{"value": 1}] * len(outcomes)}
 
 

@@ -23,7 +23,7 @@ def filled(cluster: Cluster, counts: list[int]) -> str:
     for partition, count in enumerate(counts):
         records = [NewRecord(b"%d" % each, partition=partition) for each in range(count)]
         if records:
-            cluster.broker.producer.produce(topic, records, 10)
+            cluster.broker.producer.publish(topic, records, 10).result()
     return topic
 
 
@@ -55,7 +55,7 @@ def test_offsets_of_earliest_and_latest_are_the_log_bounds(cluster: Cluster, bro
 def test_offsets_at_a_timestamp_are_of_the_first_record_since(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
     begin = int(time.time() * 1000) - 60_000
-    broker.producer.produce(topic, [NewRecord(b"a", timestamp=begin + 1000 * each) for each in range(3)], 10)
+    broker.producer.publish(topic, [NewRecord(b"a", timestamp=begin + 1000 * each) for each in range(3)], 10).result()
     for at, offset in ((begin, 0), (begin + 1, 1), (begin + 2000, 2), (begin + 2001, 3), (0, 0)):
         assert broker.log.offsets(topic, {0: at}) == {0: offset}
 
@@ -121,7 +121,7 @@ def test_fetch_returns_at_most_max_bytes(
     topic = cluster.topic(partitions=2)
     for partition in (0, 1):
         sizes = (10, 10, 10, 50, 10)
-        broker.producer.produce(topic, [NewRecord(b"x" * (size - 1), b"k", partition) for size in sizes], 10)
+        broker.producer.publish(topic, [NewRecord(b"x" * (size - 1), b"k", partition) for size in sizes], 10).result()
     fetched = fetch(broker, topic, {0: 0, 1: 0}, max_records=9, max_bytes=max_bytes)
     assert offsets_in(fetched) == offsets
     assert fetched.next == {each: len(offsets[each]) for each in (0, 1)}
@@ -144,7 +144,7 @@ def test_fetch_reports_positions_out_of_range(cluster: Cluster, broker: Broker) 
 
 def test_fetch_returns_one_record_of_any_size(cluster: Cluster, broker: Broker) -> None:
     topic = cluster.topic()
-    broker.producer.produce(topic, [NewRecord(b"x" * 50_000)], 10)
+    broker.producer.publish(topic, [NewRecord(b"x" * 50_000)], 10).result()
     fetched = fetch(broker, topic, {0: 0}, max_records=10, max_bytes=1)
     assert offsets_in(fetched) == {0: [0]}
 
@@ -153,7 +153,7 @@ def test_fetch_in_small_pages_reads_the_whole_log(cluster: Cluster, broker: Brok
     topic = cluster.topic(partitions=2)
     for batch in range(6):
         records = [NewRecord(b"x" * 100, partition=each) for each in (0, 1, 1)]
-        broker.producer.produce(topic, records[batch % 2 :], 10)
+        broker.producer.publish(topic, records[batch % 2 :], 10).result()
     positions: Mapping[int, int] = {0: 0, 1: 0}
     read: dict[int, list[int]] = {0: [], 1: []}
     for _ in range(100):
@@ -172,7 +172,7 @@ def test_fetch_wait_ends_when_a_record_arrives(cluster: Cluster, broker: Broker)
 
     def produce() -> None:
         produced_at.append(time.monotonic())
-        broker.producer.produce(topic, [NewRecord(b"new", partition=1)], 10)
+        broker.producer.publish(topic, [NewRecord(b"new", partition=1)], 10).result()
 
     timer = threading.Timer(0.3, produce)
     timer.start()

@@ -54,7 +54,7 @@ def test_acknowledged_records_are_stored_at_their_offsets(
     def any_mixture(requests: list[list[NewRecord]]) -> None:
         name = topic(PARTITIONS)
         with ThreadPoolExecutor(THREADS) as pool:
-            answers = pool.map(lambda records: broker.producer.produce(name, records, 20), requests)
+            answers = pool.map(lambda records: broker.producer.publish(name, records, 20).result(), requests)
             acknowledged = [each for pairs in zip(requests, answers, strict=True) for each in zip(*pairs, strict=True)]
         assert asyncio.run(read(kafka, name, len(acknowledged))) == placed(acknowledged)
 
@@ -66,7 +66,7 @@ def test_batch_over_the_topic_limit_is_split(kafka: EmbeddedKafka, topic: TopicF
     name = topic(PARTITIONS, {"max.message.bytes": "5000"})
     requests = [[NewRecord(b"%d-%d " % (n, each) + b"x" * 300) for each in range(200)] for n in range(THREADS)]
     with writing(kafka) as broker, ThreadPoolExecutor(THREADS) as pool:
-        answers = list(pool.map(lambda records: broker.producer.produce(name, records, 20), requests))
+        answers = list(pool.map(lambda records: broker.producer.publish(name, records, 20).result(), requests))
     acknowledged = [each for pairs in zip(requests, answers, strict=True) for each in zip(*pairs, strict=True)]
     assert asyncio.run(read(kafka, name, len(acknowledged))) == placed(acknowledged)
     for answer in answers:  # those of a request stay in their order

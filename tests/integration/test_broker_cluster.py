@@ -29,7 +29,7 @@ class Traffic:
     def write(self) -> None:
         values = [b"%d" % (len(self._written) + each) for each in range(10 * PARTITIONS)]
         records = [NewRecord(value, partition=number % PARTITIONS) for number, value in enumerate(values)]
-        outcomes = self._broker.producer.produce("t", records, 10)
+        outcomes = self._broker.producer.publish("t", records, 10).result()
         assert all(isinstance(each, RecordMetadata) for each in outcomes), outcomes
         self._written += values
 
@@ -87,7 +87,7 @@ def waiting_over_several_leaders(broker: KafkaBroker) -> None:
     assert values_of(fetched) == []
 
     new = NewRecord(b"new", partition=4)
-    timer = threading.Timer(0.3, lambda: broker.producer.produce("waited-for", [new], 10))
+    timer = threading.Timer(0.3, lambda: broker.producer.publish("waited-for", [new], 10).result())
     timer.start()
     fetched = fetch(broker, "waited-for", BEGINNINGS, max_records=1, max_bytes=1000, wait=10)
     timer.join()

@@ -128,7 +128,7 @@ def test_calls_in_progress_as_the_broker_closes_fail_with_our_errors(
         def call(broker: KafkaBroker = broker, begun: Event = begun) -> None:
             while True:
                 broker.groups.committed("g", name, [0])
-                broker.producer.produce(name, [NewRecord(b"x")], 5)
+                broker.producer.publish(name, [NewRecord(b"x")], 5).result()
                 begun.set()
 
         with ThreadPoolExecutor(4) as pool:

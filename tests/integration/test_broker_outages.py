@@ -35,7 +35,7 @@ def connected(kafka: EmbeddedKafka, **settings: Any) -> Iterator[KafkaBroker]:
 
 
 def write(broker: KafkaBroker, value: bytes = b"x", timeout: float = 5) -> RecordMetadata:
-    (outcome,) = broker.producer.produce("t", [NewRecord(value)], timeout)
+    (outcome,) = broker.producer.publish("t", [NewRecord(value)], timeout).result()
     if isinstance(outcome, KafkaHttpError):
         raise outcome
     return outcome
@@ -70,19 +70,22 @@ def test_unknown_result_is_reported_after_the_delivery_timeout(
     """Who asks for the outcome is told later than who only waits; 120 s are 3 s here."""
     monkeypatch.setattr("kafka_http.broker.client_settings.DELIVERY_SECONDS", 3.0)
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
-    heard: list[list[RecordResult]] = []
+    calls: list[None] = []
     with connected(fresh_kafka, producer=QUICK) as broker:
-        assert isinstance(broker.producer.produce("t", [NewRecord(b"x")], 5, heard.append)[0], RecordMetadata)
+        (outcome,) = broker.producer.publish("t", [NewRecord(b"x")], 5, keeps_trying=True).result()
+        assert isinstance(outcome, RecordMetadata)
         with frozen(fresh_kafka):
             began = time.monotonic()
-            (outcome,) = broker.producer.produce("t", [NewRecord(b"maybe")], 1, heard.append)
-            assert isinstance(outcome, OutcomePending)
-            ((outcome,),) = wait_for(lambda: heard, 20)
+            pending = broker.producer.publish("t", [NewRecord(b"maybe")], 1, keeps_trying=True)
+            pending.add_done_callback(lambda: calls.append(None))
+            assert isinstance(pending.result()[0], OutcomePending)
+            wait_for(lambda: calls, 20)
+            (outcome,) = pending.result(0)
             assert time.monotonic() - began > 2.5
         assert isinstance(outcome, OutcomeUnknown)
         assert not isinstance(outcome, OutcomePending)
-        eventually(lambda: broker.producer.produce("t", [NewRecord(b"y")], 5, heard.append), within=20)
-        assert len(heard) == 1
+        eventually(lambda: broker.producer.publish("t", [NewRecord(b"y")], 5, keeps_trying=True).result(), within=20)
+        assert len(calls) == 1
 
 
 class Writer(threading.Thread):
@@ -104,7 +107,7 @@ class Writer(threading.Thread):
             number += 10
             began = time.monotonic()
             try:
-                outcomes = self._broker.producer.produce("t", [NewRecord(each) for each in values], 3)
+                outcomes = self._broker.producer.publish("t", [NewRecord(each) for each in values], 3).result()
             except KafkaHttpError as error:
                 outcomes = [error] * len(values)
                 self.stopping.wait(0.05)

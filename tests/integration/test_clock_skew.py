@@ -30,7 +30,7 @@ def broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
 def test_publish_with_a_clock_behind_is_written_without_timestamp(broker: KafkaBroker, topic: TopicFactory) -> None:
     name = topic(2, LATE)
     records = [NewRecord(b"%d" % each, partition=each % 2) for each in range(100)]
-    outcomes = [outcome for _ in range(20) for outcome in broker.producer.produce(name, records, 10)]
+    outcomes = [outcome for _ in range(20) for outcome in broker.producer.publish(name, records, 10).result()]
     assert [each for each in outcomes if not isinstance(each, RecordMetadata)] == []
     assert None in [each.timestamp for each in outcomes if isinstance(each, RecordMetadata)]
     stored = fetch(broker, name, {0: 0, 1: 0}, max_records=10_000, max_bytes=1 << 20)
@@ -49,9 +49,9 @@ def test_publish_with_a_clock_ahead_is_written_without_timestamp(
     try:
         named = int(time.time() * 1000) - 5000
         records = [NewRecord(b"a"), NewRecord(b"b", timestamp=named), NewRecord(b"c")]
-        outcomes = broker.producer.produce(name, records, 10)
+        outcomes = broker.producer.publish(name, records, 10).result()
         assert [each.timestamp for each in outcomes if isinstance(each, RecordMetadata)] == [None, named, None]
-        assert isinstance(broker.producer.produce(name, [NewRecord(b"d")], 10)[0], RecordMetadata)
+        assert isinstance(broker.producer.publish(name, [NewRecord(b"d")], 10).result()[0], RecordMetadata)
         stored = fetch(broker, name, {0: 0}, max_records=10, max_bytes=1 << 20).records[0]
         assert {each.value: each.timestamp for each in stored} == {b"a": None, b"b": named, b"c": None, b"d": None}
         assert caplog.text.count("the clock of this server or a broker is wrong") == 1
@@ -63,7 +63,7 @@ def test_publish_with_timestamp_that_kafka_rejects_fails_alone(broker: KafkaBrok
     name = topic()
     future = int(time.time() * 1000) + 2 * 3600 * 1000
     records = [NewRecord(b"a"), NewRecord(b"b", timestamp=future), NewRecord(b"c", timestamp=future), NewRecord(b"d")]
-    first, second, third, fourth = broker.producer.produce(name, records, 10)
+    first, second, third, fourth = broker.producer.publish(name, records, 10).result()
     assert isinstance(second, InvalidValue)
     assert isinstance(third, InvalidValue)
     assert [isinstance(each, RecordMetadata) and each.timestamp is not None for each in (first, fourth)] == [True, True]

@@ -53,7 +53,7 @@ def group() -> str:
 
 def write(holder: Holder, topic: str, values: list[bytes], partitions: int = 1) -> None:
     records = [NewRecord(value, partition=index % partitions) for index, value in enumerate(values)]
-    outcomes = holder.broker.producer.produce(topic, records, 10)
+    outcomes = holder.broker.producer.publish(topic, records, 10).result()
     assert all(isinstance(each, RecordMetadata) for each in outcomes), outcomes
 
 

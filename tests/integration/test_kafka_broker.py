@@ -54,7 +54,7 @@ def values(broker: KafkaBroker, topic: str, isolation: Isolation = "read_uncommi
 def test_records_in_compressed_logs_are_read(broker: KafkaBroker, topic: TopicFactory, codec: str) -> None:
     name = topic(configs={"compression.type": codec})
     written = [b"value %d " % each * 20 for each in range(1000)]
-    outcomes = broker.producer.produce(name, [NewRecord(each) for each in written], 10)
+    outcomes = broker.producer.publish(name, [NewRecord(each) for each in written], 10).result()
     assert all(isinstance(each, RecordMetadata) for each in outcomes)
     assert values(broker, name) == written
 
@@ -86,7 +86,7 @@ def test_fetch_of_deleted_records_reports_out_of_range(
     broker: KafkaBroker, admin: KafkaAdminClient, topic: TopicFactory
 ) -> None:
     name = topic()
-    broker.producer.produce(name, [NewRecord(b"%d" % each) for each in range(5)], 10)
+    broker.producer.publish(name, [NewRecord(b"%d" % each) for each in range(5)], 10).result()
     admin.delete_records({TopicPartition(name, 0): 3})
     assert broker.log.offsets(name, {0: "earliest"}) == {0: 3}
     assert fetch(broker, name, {0: 2}, max_records=9, max_bytes=99999).out_of_range == {0: (3, 5)}
@@ -95,7 +95,7 @@ def test_fetch_of_deleted_records_reports_out_of_range(
 def test_produce_and_fetch_with_60_partitions(broker: KafkaBroker, topic: TopicFactory) -> None:
     name = topic(partitions=60)
     records = [NewRecord(b"%d" % each, partition=each % 60) for each in range(600)]
-    outcomes = broker.producer.produce(name, records, 10)
+    outcomes = broker.producer.publish(name, records, 10).result()
     assert [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)] == [
         (each % 60, each // 60) for each in range(600)
     ]
@@ -111,7 +111,7 @@ def test_concurrent_threads_get_their_own_results(broker: KafkaBroker, topic: To
     def work(number: int) -> list[tuple[int, int]]:
         places = []
         for _ in range(10):
-            outcomes = broker.producer.produce(name, [NewRecord(b"%d" % number)] * 5, 10)
+            outcomes = broker.producer.publish(name, [NewRecord(b"%d" % number)] * 5, 10).result()
             places += [(each.partition, each.offset) for each in outcomes if isinstance(each, RecordMetadata)]
             partition, offset = places[-1]
             fetched = fetch(broker, name, {partition: offset}, max_records=1, max_bytes=1000)
@@ -134,7 +134,7 @@ def test_waiting_fetch_does_not_block_other_calls(broker: KafkaBroker, topic: To
         assert broker.log.offsets(name, {0: "latest"}) == {0: 0}
         assert time.monotonic() - began < scaled(1)
     assert waiting.is_alive()
-    broker.producer.produce(name, [NewRecord(b"wake up")], 10)
+    broker.producer.publish(name, [NewRecord(b"wake up")], 10).result()
     waiting.join(5)
     assert not waiting.is_alive()
 
@@ -143,10 +143,10 @@ def test_added_partitions_are_written_and_read(
     broker: KafkaBroker, admin: KafkaAdminClient, topic: TopicFactory
 ) -> None:
     name = topic(partitions=1)
-    broker.producer.produce(name, [NewRecord(b"a", partition=0)], 10)
+    broker.producer.publish(name, [NewRecord(b"a", partition=0)], 10).result()
     admin.create_partitions({name: NewPartitions(3)})
     wait_for(lambda: len(broker.log.partitions(name)) == 3)
-    (outcome,) = broker.producer.produce(name, [NewRecord(b"b", partition=2)], 10)
+    (outcome,) = broker.producer.publish(name, [NewRecord(b"b", partition=2)], 10).result()
     assert isinstance(outcome, RecordMetadata)
     assert outcome.partition == 2
     assert fetch(broker, name, {2: 0}, max_records=1, max_bytes=1000).records[2][0].value == b"b"
@@ -156,13 +156,13 @@ def test_deleted_topic_raises_topic_not_found(
     broker: KafkaBroker, admin: KafkaAdminClient, topic: TopicFactory
 ) -> None:
     name = topic()
-    broker.producer.produce(name, [NewRecord(b"a")], 10)
+    broker.producer.publish(name, [NewRecord(b"a")], 10).result()
     admin.delete_topics([name])
     wait_for(lambda: name not in broker.log.topics())
     with pytest.raises(TopicNotFound):
         fetch(broker, name, {0: 0}, max_records=1, max_bytes=1000)
     with pytest.raises(TopicNotFound):
-        broker.producer.produce(name, [NewRecord(b"b")], 10)
+        broker.producer.publish(name, [NewRecord(b"b")], 10).result()
 
 
 def test_deleted_topic_is_not_requested_repeatedly(
@@ -170,7 +170,7 @@ def test_deleted_topic_is_not_requested_repeatedly(
 ) -> None:
     name = topic()
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,), producer={"metadata_max_age_ms": 300}))
-    broker.producer.produce(name, [NewRecord(b"a")], 10)
+    broker.producer.publish(name, [NewRecord(b"a")], 10).result()
     admin.delete_topics([name])
     wait_for(lambda: f"Topic {name} not found" in caplog.text)
     threading.Event().wait(1.5)
@@ -184,12 +184,12 @@ def test_deleted_topic_does_not_keep_the_sender_thread_busy(
     name, other = topic(), topic()
     before = set(threading.enumerate())
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,), producer={"metadata_max_age_ms": 300}))
-    broker.producer.produce(name, [NewRecord(b"a")], 10)
+    broker.producer.publish(name, [NewRecord(b"a")], 10).result()
     (sender,) = set(threading.enumerate()) - before
     admin.delete_topics([name])
     wait_for(lambda: name not in broker.log.topics())
     threading.Event().wait(1)  # until the producer has heard of it
-    broker.producer.produce(other, [NewRecord(b"b")], 10)
+    broker.producer.publish(other, [NewRecord(b"b")], 10).result()
     began = cpu_of(sender)
     threading.Event().wait(2)
     assert cpu_of(sender) - began < 0.3
@@ -207,7 +207,7 @@ def test_auto_create_topics_creates_a_topic_on_produce_only(kafka: EmbeddedKafka
     name = f"created-{uuid4().hex}"
     with pytest.raises(TopicNotFound):
         broker.log.partitions(name)
-    (outcome,) = broker.producer.produce(name, [NewRecord(b"a")], 10)
+    (outcome,) = broker.producer.publish(name, [NewRecord(b"a")], 10).result()
     assert isinstance(outcome, RecordMetadata)
     assert outcome.offset == 0
     assert values(broker, name) == [b"a"]
@@ -218,14 +218,14 @@ def test_close_sends_pending_records_and_ends_all_threads(kafka: EmbeddedKafka, 
     name = topic()
     before = set(threading.enumerate())
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
-    broker.producer.produce(name, [NewRecord(b"a")], 10)
+    broker.producer.publish(name, [NewRecord(b"a")], 10).result()
     broker.groups.commit(uuid4().hex, name, {0: 1})
     assert broker.log.offsets(name, {0: "latest"}) == {0: 1}
     assert set(threading.enumerate()) > before
     broker.close(5)
     assert set(threading.enumerate()) <= before
     with pytest.raises(BrokerUnavailable):
-        broker.producer.produce(name, [NewRecord(b"b")], 10)
+        broker.producer.publish(name, [NewRecord(b"b")], 10).result()
     with pytest.raises(BrokerUnavailable):
         broker.groups.committed("g", name, [0])
     with pytest.raises(BrokerUnavailable):
@@ -243,7 +243,7 @@ def test_sasl_login_works_and_wrong_password_fails(kafka_parts: None, tmp_path: 
         login = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "alice"}
         servers = (kafka.sasl_bootstrap_servers,)
         broker = KafkaBroker(Config(bootstrap_servers=servers, kafka=login | {"sasl_plain_password": "wonder"}))
-        (outcome,) = broker.producer.produce("t", [NewRecord(b"a")], 10)
+        (outcome,) = broker.producer.publish("t", [NewRecord(b"a")], 10).result()
         assert isinstance(outcome, RecordMetadata)
         assert values(broker, "t") == [b"a"]
         broker.groups.commit("g", "t", {0: 1})
@@ -251,7 +251,7 @@ def test_sasl_login_works_and_wrong_password_fails(kafka_parts: None, tmp_path: 
 
         stranger = KafkaBroker(Config(bootstrap_servers=servers, kafka=login | {"sasl_plain_password": "wrong"}))
         began = time.monotonic()
-        for ask in (stranger.log.topics, lambda: stranger.producer.produce("t", [NewRecord(b"a")], 5)):
+        for ask in (stranger.log.topics, lambda: stranger.producer.publish("t", [NewRecord(b"a")], 5).result()):
             with pytest.raises(BrokerUnavailable, match="credentials"):
                 ask()
         assert time.monotonic() - began < 10

@@ -32,7 +32,7 @@ def broker(kafka: EmbeddedKafka) -> Iterator[KafkaBroker]:
 
 
 def write(broker: KafkaBroker, topic: str, numbers: range, partition: int = 0) -> None:
-    broker.producer.produce(topic, [NewRecord(b"%d" % each, partition=partition) for each in numbers], 10)
+    broker.producer.publish(topic, [NewRecord(b"%d" % each, partition=partition) for each in numbers], 10).result()
 
 
 def read_one(broker: KafkaBroker, topic: str, offset: int, isolation: Isolation = "read_uncommitted") -> bytes | None:

@@ -4,8 +4,9 @@ import random
 import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
+from typing import NamedTuple
 from uuid import UUID
 
 from kafka_http.errors import (
@@ -15,13 +16,16 @@ from kafka_http.errors import (
     InvalidValue,
     KafkaHttpError,
     NotAuthorized,
-    OutcomePending,
+    OutcomeUnknown,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
     TopicRecreated,
 )
+from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
+    AppendedRecords,
+    BareValues,
     CommittedOffset,
     Fetched,
     GroupMember,
@@ -32,26 +36,39 @@ from kafka_http.records import (
     PartitionOffsets,
     Positions,
     Record,
+    RecordMetadata,
     RecordResult,
-    ResultsCallback,
     TopicIds,
     TopicPartition,
     payload_size,
 )
 from tests.support.fake_groups import FakeGroups
+from tests.support.fake_pending import FakePendingPublish
 from tests.support.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_NOT_YET = OutcomePending("Kafka did not acknowledge the record in time: it may have been written.")
+_UNKNOWN = OutcomeUnknown("Kafka did not acknowledge the record in time: it may have been written.")
 
 
-class FakePendingPublish:
-    def __init__(self, results: list[RecordResult]) -> None:
-        self._results = results
+class _FakePublish(NamedTuple):
+    """A publish whose records are not yet written."""
 
-    def results(self) -> list[RecordResult]:
-        return self._results
+    pending: FakePendingPublish
+    topic: FakeTopic
+    places: Sequence[int]
+    records: Sequence[NewRecord]
+    until: float
+
+
+def _together(results: Sequence[RecordResult]) -> Sequence[RecordResult]:
+    """Return the results as `AppendedRecords` if they are."""
+    first = results[0] if results else None
+    if isinstance(first, RecordMetadata):
+        appended = AppendedRecords(first.partition, first.offset, len(results), first.timestamp)
+        if list(appended) == list(results):
+            return appended
+    return results
 
 
 class FakeBroker:
@@ -69,8 +86,9 @@ class FakeBroker:
         self.down = False
         self.silent = False
         self.unanswered = 0
-        self._waiting: list[tuple[ResultsCallback, FakeTopic, Sequence[int], Sequence[NewRecord]]] = []
-        self._unsent: deque[Callable[[], None]] = deque()
+        self._unanswered: list[_FakePublish] = []
+        self._unsent: list[_FakePublish] = []
+        self._loop_thread: int | None = None
         self.refused: set[str] = set()
         self.message_limit = 1048588
         self.auto_create_topics = False
@@ -133,9 +151,14 @@ class FakeBroker:
     def answer(self, refusal: KafkaHttpError | None = None) -> None:
         """Respond to the unanswered publishes: write their records, or refuse them with this error. End `silent`."""
         self.silent = False
-        unanswered, self._waiting = self._waiting, []
-        for on_results, topic, places, records in unanswered:
-            on_results(self._write_all(topic, places, records) if refusal is None else [refusal] * len(records))
+        unanswered, self._unanswered = self._unanswered, []
+        for each in unanswered:
+            if each.until <= time.monotonic():
+                each.pending.complete([_UNKNOWN] * len(each.records))
+            elif refusal is not None:
+                each.pending.complete([refusal] * len(each.records))
+            else:
+                self._complete(each)
 
     def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
         """Add offsets without records to a log, like transaction markers and compaction."""
@@ -163,43 +186,58 @@ class FakeBroker:
 
     # Producer
 
-    def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
-    ) -> list[RecordResult]:
+    def publish(
+        self, topic: str, records: Sequence[NewRecord] | BareValues, timeout: float, *, keeps_trying: bool = False
+    ) -> FakePendingPublish:
+        pending = FakePendingPublish(len(records), timeout)
+        try:
+            publish = self._placed(pending, topic, records, keeps_trying)
+        except KafkaHttpError as error:
+            pending.fail(error)
+            return pending
+        if self.silent:
+            self._unanswered.append(publish)
+            self.unanswered += 1
+        elif self._loop_thread == threading.get_ident():
+            self._unsent.append(publish)
+        else:
+            self._complete(publish)
+        return pending
+
+    def attach(self, loop: EventLoop) -> None:
+        self._loop_thread = threading.get_ident()
+
+    @property
+    def next_deadline(self) -> float:
+        return inf
+
+    def end_round(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for each in unsent:
+            self._complete(each)
+
+    def _placed(
+        self,
+        pending: FakePendingPublish,
+        topic: str,
+        records: Sequence[NewRecord] | BareValues,
+        keeps_trying: bool,
+    ) -> "_FakePublish":
+        """Choose the partitions of the records."""
         with self._changed:
             found = self._to_write(topic)
             shared = random.randrange(len(found.partitions))
-            places = [place(found, each, shared) for each in records]
-            if not self.silent:
-                return self._write_all(found, places, records)
-        self.unanswered += 1
-        threading.Event().wait(timeout)
-        if on_results is not None:
-            self._waiting.append((on_results, found, places, records))
-        return [_NOT_YET] * len(records)
+            written = [NewRecord(each) for each in records] if isinstance(records, BareValues) else records
+            places = [place(found, each, shared) for each in written]
+        return _FakePublish(pending, found, places, written, inf if keeps_trying else pending.deadline)
 
-    def _write_all(self, topic: FakeTopic, places: Sequence[int], records: Sequence[NewRecord]) -> list[RecordResult]:
+    def _complete(self, publish: "_FakePublish") -> None:
+        now = int(time.time() * 1000)
         with self._changed:
-            results = [self._write(topic, *each) for each in zip(places, records, strict=True)]
+            placed = zip(publish.places, publish.records, strict=True)
+            results = [self._write(publish.topic, *each, now) for each in placed]
             self._changed.notify_all()
-            return results
-
-    def start(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, on_done: Callable[[], None]
-    ) -> "FakePendingPublish | None":
-        if self.silent:
-            self.unanswered += 1
-            return FakePendingPublish([_NOT_YET] * len(records))
-        try:
-            pending = FakePendingPublish(self.produce(topic, records, timeout))
-        except KafkaHttpError:
-            return None
-        self._unsent.append(on_done)
-        return pending
-
-    def send(self) -> None:
-        while self._unsent:
-            self._unsent.popleft()()
+        publish.pending.complete(_together(results))
 
     # Log
 
@@ -350,11 +388,10 @@ class FakeBroker:
         self.create_topic(topic)
         return self._topics[topic]
 
-    def _write(self, topic: FakeTopic, partition: int, record: NewRecord) -> RecordResult:
+    def _write(self, topic: FakeTopic, partition: int, record: NewRecord, now: int) -> RecordResult:
         if (refusal := self._refusal(topic, record)) is not None:
             return refusal
         given = None if topic.append_time else record.timestamp
-        now = int(time.time() * 1000)
         return topic.partitions[partition].append(topic.name, partition, record, now if given is None else given)
 
     def _refusal(self, topic: FakeTopic, record: NewRecord) -> KafkaHttpError | None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
+from kafka_http.web.fast_path_publish import FastPathResponse, PreparedPublish
+from kafka_http.web.responses import STATUS_LINES
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -19,7 +22,8 @@ class FastPathMiddleware:
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
-        self._fast_path = app.extensions["kafka_http"].fast_path
+        self._hooks = app.extensions["kafka_http"]
+        self._prepared: dict[tuple[object, ...], PreparedPublish] = {}
         self.taken = 0
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -32,14 +36,36 @@ class FastPathMiddleware:
         environ["wsgi.input"] = BytesIO(body)
         if len(body) != int(environ["CONTENT_LENGTH"]):
             return self._views(environ, start_response)
-        done = Event()
-        target = environ["REQUEST_URI"]
-        pending = self._fast_path.begin(environ["REQUEST_METHOD"], target, headers, body, done.set)
+        prepared = self._prepare(environ["REQUEST_METHOD"], environ["REQUEST_URI"], headers)
+        pending = None if prepared is None else prepared.start(body)
         if pending is None:
             return self._views(environ, start_response)
         self.taken += 1
-        self._fast_path.send()
+        done = Event()
+        pending.add_done_callback(done.set)
+        self._hooks.end_round()
         done.wait(TIMEOUT)
-        status, response_headers, response_body = pending.finish()
-        start_response(status, list(response_headers))
-        return [response_body]
+        response = pending.finish()
+        start_response(STATUS_LINES[response.status], headers_of(response))
+        return [response.body]
+
+    def _prepare(self, method: str, target: str, headers: dict[str, str]) -> PreparedPublish | None:
+        """Prepare a publish, or return what is remembered of the same head, as the server does."""
+        key = (method, target, *headers.items())
+        if key in self._prepared:
+            return self._prepared[key]
+        prepared = self._hooks.fast_path.prepare(method, target, headers)
+        if prepared is not None and prepared.is_reusable:
+            self._prepared[key] = prepared
+        return prepared
+
+
+def headers_of(response: FastPathResponse) -> list[tuple[str, str]]:
+    """Return all headers, as the server sends them."""
+    return [
+        *response.headers.items(),
+        ("Content-Type", response.content_type),
+        ("Content-Length", str(len(response.body))),
+        ("X-Request-Id", response.request_id),
+        ("Cache-Control", "no-store"),
+    ]

@@ -76,4 +76,4 @@ def refer(topic: str, partition: int) -> dict[str, Any]:
 
 
 def write(broker: FakeBroker, *values: bytes | None, topic: str = "t", partition: int = 0) -> None:
-    broker.produce(topic, [NewRecord(each, partition=partition) for each in values], 1)
+    broker.publish(topic, [NewRecord(each, partition=partition) for each in values], 1).result()

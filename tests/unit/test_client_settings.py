@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.net.manager import KafkaConnectionManager
 
 from kafka_http.broker.client_settings import (
@@ -25,7 +25,6 @@ def test_client_settings_are_known_to_each_client() -> None:
 
     check_client_settings(config)
 
-    assert set(producer_settings(config)) <= set(KafkaProducer.DEFAULT_CONFIG)
     assert set(admin_settings(config)) <= set(KafkaAdminClient.DEFAULT_CONFIG)
     assert set(connection_settings(config)) <= set(KafkaConnectionManager.DEFAULT_CONFIG)
     for settings in (producer_settings(config), admin_settings(config), connection_settings(config)):
@@ -35,29 +34,26 @@ def test_client_settings_are_known_to_each_client() -> None:
 
 def test_producer_settings_have_the_measured_defaults() -> None:
     expected = {
-        "acks": "all",
+        "compression_type": None,
         "linger_ms": 0,
-        "batch_size": 262144,
-        "max_block_ms": 5000,
+        "batch_size": 1_000_000,
         "request_timeout_ms": 5000,
         "delivery_timeout_ms": 10000,
+        "long_delivery_timeout_ms": 120_000,
+        "retry_backoff_ms": 20,
         "reconnect_backoff_max_ms": 1000,
-        "metrics_enabled": False,
-        "allow_auto_create_topics": False,
     }
     settings = producer_settings(Config())
 
     assert {name: settings[name] for name in expected} == expected
-    assert "enable_idempotence" not in settings
 
 
 def test_producer_settings_follow_timeout_and_limits() -> None:
-    settings = producer_settings(Config(timeout=2.5, max_body_bytes=3 * MIB, auto_create_topics=True))
+    settings = producer_settings(Config(timeout=2.5, max_body_bytes=3 * MIB))
 
     assert settings["delivery_timeout_ms"] == 2500
     assert settings["request_timeout_ms"] <= 2500
     assert settings["max_request_size"] > 3 * MIB
-    assert settings["allow_auto_create_topics"] is True
 
 
 def test_connection_settings_allow_the_largest_page() -> None:
@@ -88,7 +84,8 @@ def test_section_of_a_client_overrides_the_kafka_section() -> None:
         ({"kafka": {"api_version": "3.7"}}, "a list of integers"),
         ({"kafka": {"ssl_ciphers": "HIGH"}}, "ignores it"),
         ({"kafka": {"bootstrap_servers": "a:1"}}, "use the setting bootstrap_servers"),
-        ({"kafka": {"max_in_flight_requests_per_connection": 6}}, "at most 5"),
+        ({"producer": {"max_in_flight_requests_per_connection": 6}}, "not a setting of the producer"),
+        ({"producer": {"buffer_memory": 1000}}, "not a setting of the producer"),
         ({"producer": {"acks": 1}}, "lost nor duplicated"),
         ({"producer": {"enable_idempotence": False}}, "lost nor duplicated"),
         ({"producer": {"linger_ms": "5"}}, "an integer"),
@@ -135,7 +132,7 @@ def test_invalid_password_is_not_repeated_in_the_error() -> None:
 
 
 def test_missing_private_part_of_a_library_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is one way to append records; it uses private parts of kafka-python and aiokafka."""
-    monkeypatch.delattr("kafka.producer.record_accumulator.RecordAccumulator.split_and_reenqueue")
-    with pytest.raises(ConfigError, match=r"RecordAccumulator\.split_and_reenqueue is missing\. Install the versions"):
+    """The producer takes sockets from kafka-python, through private parts."""
+    monkeypatch.setattr("kafka_http.broker.patches.KafkaTCPTransport", lambda net, sock: object())
+    with pytest.raises(ConfigError, match=r"object\._sock, object\._net is missing\. Install the version"):
         check_client_settings(Config())

@@ -105,7 +105,7 @@ class World:
             self.registry.subscribe(G, name, topics, None)
 
     def write(self, topic: str, *values: str, partition: int = 0) -> None:
-        self.broker.produce(topic, [NewRecord(each.encode(), partition=partition) for each in values], 5)
+        self.broker.publish(topic, [NewRecord(each.encode(), partition=partition) for each in values], 5).result()
 
     def read(self, name: str = A, timeout: float = 5, limit: int = 1000) -> list[str]:
         """Read a page like GET …/records, and return its values."""

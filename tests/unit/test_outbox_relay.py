@@ -5,14 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from kafka_http.broker_protocols import Producer
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, OutcomeUnknown, PartitionNotFound, TooLarge
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox_relay import OutboxRelay
-from kafka_http.records import NewRecord, RecordMetadata, RecordResult, ResultsCallback
+from kafka_http.records import BareValues, NewRecord, RecordMetadata, RecordResult
 from kafka_http.tasks import NewTask, QueuedTask, Task, encode_records, new_task_id
+from tests.support.fake_pending import FakePendingPublish, completed
 
 Answer = Callable[[Sequence[bytes | None]], list[RecordResult] | KafkaHttpError]
 
@@ -28,22 +31,14 @@ class Kafka:
         self.calls: list[tuple[str, list[bytes | None]]] = []
         self.answers: dict[str, list[Answer]] = {}
 
-    def produce(
-        self, topic: str, records: Sequence[NewRecord], timeout: float, on_results: ResultsCallback | None = None
-    ) -> list[RecordResult]:
-        values = [each.value for each in records]
+    def publish(
+        self, topic: str, records: Sequence[NewRecord] | BareValues, timeout: float, *, keeps_trying: bool = False
+    ) -> FakePendingPublish:
+        assert keeps_trying
+        values = [each.value for each in cast("Sequence[NewRecord]", records)]
         self.calls.append((topic, values))
         answers = self.answers.get(topic)
-        answer = (answers.pop(0) if answers else delivered)(values)
-        if isinstance(answer, KafkaHttpError):
-            raise answer
-        return answer
-
-    def start(self, *_: object) -> None:
-        raise NotImplementedError
-
-    def send(self) -> None:
-        raise NotImplementedError
+        return completed((answers.pop(0) if answers else delivered)(values))
 
 
 class Outbox:
@@ -54,7 +49,7 @@ class Outbox:
         self.freed = 0
         self._store = store
         self._ended: dict[str, threading.Event] = {}
-        self.relay = OutboxRelay(store, self.kafka, self._end)
+        self.relay = OutboxRelay(store, cast("Producer", self.kafka), self._end)
 
     def add(self, *values: bytes, topic: str = "t") -> str:
         task = NewTask(new_task_id(), topic, time.time(), encode_records([NewRecord(each) for each in values]))

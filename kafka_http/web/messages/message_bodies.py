@@ -6,17 +6,19 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kafka_http.errors import InvalidRequest
-from kafka_http.records import Headers, ProducerRecord
+from kafka_http.records import BareValues, Headers, ProducerRecord
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.json_bodies import (
     Partition,
     Timestamp,
+    bare_values,
     check_utf8,
     decode,
     decode_header,
     decode_value,
     json_text,
     not_empty,
+    parse_bare_records,
 )
 from kafka_http.web.publish_limits import NO_LIMITS, PublishLimits
 
@@ -71,15 +73,20 @@ _line = msgspec.json.Decoder(LineRecord)
 _string = msgspec.json.Decoder(str)
 
 
-def parse_json(body: bytes, default: TopicFormat, limits: PublishLimits) -> list[ProducerRecord]:
+def parse_json(
+    body: bytes, default: TopicFormat, limits: PublishLimits, *, bare: bool = False
+) -> list[ProducerRecord] | BareValues:
     """Parse an `application/json` body: an envelope, an array of values, or any other value as one message.
 
     `default` has the formats of records that name none. Its None means `json` for values, and for keys the envelope's
-    own rules. Raises `InvalidRequest`, and what `limits` raises.
+    own rules. `bare`: the format of values stores their texts verbatim, so records without anything else may be
+    returned as `BareValues`. Raises `InvalidRequest`, and what `limits` raises.
     """
     first = body.lstrip()[:1]
     if first == b"[":
-        return _parse_array(body, default, limits)
+        return _parse_array(body, default, limits, bare)
+    if first == b"{" and b'"records"' in body and bare and (values := parse_bare_records(body, limits)) is not None:
+        return values
     if first == b"{" and (envelope := _parse_envelope(body, limits)) is not None:
         check_utf8(body)
         limits.reserve_records(len(envelope.records))
@@ -89,14 +96,18 @@ def parse_json(body: bytes, default: TopicFormat, limits: PublishLimits) -> list
         return not_empty(parsed)
     decode_value("Body", body)
     limits.reserve_records(1)
-    return [ProducerRecord(body, format=default.value)]
+    return BareValues([body]) if bare else [ProducerRecord(body, format=default.value)]
 
 
-def _parse_array(body: bytes, default: TopicFormat, limits: PublishLimits) -> list[ProducerRecord]:
+def _parse_array(
+    body: bytes, default: TopicFormat, limits: PublishLimits, bare: bool
+) -> list[ProducerRecord] | BareValues:
     limits.check_array(body)
     elements = decode(_array, body)
     check_utf8(body)
     limits.reserve_records(len(elements))
+    if bare:
+        return not_empty(bare_values(elements))
     format_ = default.value or "json"
     parsed: list[ProducerRecord] = []
     for _, some in limits.slices(elements):
@@ -128,9 +139,15 @@ def _has_record_array(body: bytes) -> bool:
     return bytes(memoryview(records)[:1]) == b"["
 
 
-def parse_lines(body: bytes, format_: str | None, limits: PublishLimits) -> list[ProducerRecord]:
-    """Parse NDJSON whose lines are values. Each line that is not empty is a message, byte for byte."""
-    return _collect_lines(body, values_of(lines_of(body), format_), limits)
+def parse_lines(
+    body: bytes, format_: str | None, limits: PublishLimits, *, bare: bool = False
+) -> list[ProducerRecord] | BareValues:
+    """Parse NDJSON whose lines are values. Each line that is not empty is a message, byte for byte.
+
+    `bare` is that of `parse_json`.
+    """
+    records = _collect_lines(body, values_of(lines_of(body), format_), limits)
+    return BareValues(each.value for each in records) if bare else records
 
 
 def parse_record_lines(

@@ -1,6 +1,6 @@
 """Produce in the REST Proxy v2 API: parses the request and renders the results of its records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,8 +12,8 @@ from kafka_http.errors import (
     OutcomeUnknown,
     TooLarge,
 )
-from kafka_http.publish.publisher import PublishRequest, PublishResult
-from kafka_http.records import ProducerRecord, RecordMetadata
+from kafka_http.publish.publisher import PublishRequest
+from kafka_http.records import AppendedRecords, BareValues, ProducerRecord, RecordMetadata, RecordResult
 from kafka_http.schemas.formats import Formats, Role
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.tasks import NewTask
@@ -21,14 +21,22 @@ from kafka_http.web.negotiation import produce_format, v2_response_type
 from kafka_http.web.publish_limits import PublishLimits
 from kafka_http.web.publish_view import distinct_errors
 from kafka_http.web.request_head import RequestHead
-from kafka_http.web.responses import RenderedResponse, render_accepted, render_v2_error, render_v2_json
+from kafka_http.web.responses import (
+    NO_HEADERS,
+    RenderedResponse,
+    appended_entries,
+    render_accepted,
+    render_v2_error,
+    render_v2_json,
+)
 from kafka_http.web.rest_v2.v2_records import parse_v2
 
 KAFKA_ERROR = 50002
 KAFKA_RETRIABLE_ERROR = 50003
 _REQUEST_ERRORS = (TooLarge, OutcomeUnknown, BrokerUnavailable)
 """Errors that fail the request if all records have them."""
-ROLES: tuple[Role, ...] = ("key", "value")
+_ROLES: tuple[Role, ...] = ("key", "value")
+_STRICT = {"Preference-Applied": "strict"}
 
 
 class V2Offset(msgspec.Struct, frozen=True, gc=False):
@@ -47,28 +55,35 @@ class V2Produce:
         """Check the headers. `partition` is the one in the path. Raises `NotAcceptable`, `UnsupportedFormat`."""
         self.topic = topic
         self.timeout = timeout
+        self.respond_async = head.respond_async(head.args.get("callback") if head.args else None)
         self._partition = partition
+        self._root_path = head.root_path
         self._accept = head.headers.get("accept")
-        self._head = head
-        self.respond_async = head.respond_async(head.args.get("callback"))
-        v2_response_type(self._accept)
+        self._response_type = v2_response_type(self._accept)
+        self._is_strict = head.prefers("strict")
         format_ = produce_format(head.headers.get("content-type"), formats)
         self._formats = TopicFormat(formats.topic_format(topic).key or format_, format_)
+        self._is_bare = partition is None and formats.is_verbatim(format_)
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
         """Parse the body. Raises `InvalidRequest`, `InvalidValue`, and the errors of `limits`."""
-        messages = parse_v2(body, self._formats, limits, InvalidValue, required=True)
-        if self._partition is None:
+        messages = parse_v2(body, self._formats, limits, InvalidValue, required=True, bare=self._is_bare)
+        if self._partition is None or isinstance(messages.records, BareValues):
             return messages
         return PublishRequest([_with_partition(each, self._partition) for each in messages.records], messages.schemas)
 
-    def response(self, published: PublishResult) -> RenderedResponse:
+    def response(self, results: Sequence[RecordResult], schema_ids: Mapping[Role, int]) -> RenderedResponse:
         """Render the results.
 
         The status is 200 even if single records failed, unless the error concerns the whole request or the client
         sent `Prefer: strict`.
         """
-        results = published.results
+        headers = _STRICT if self._is_strict else NO_HEADERS
+        if isinstance(results, AppendedRecords):
+            entries = appended_entries(results, ',"error_code":null,"error":null')
+            ids = msgspec.json.encode(_schema_ids(schema_ids)).decode().strip("{}")
+            text = f'{{"offsets":[{entries}],{ids}}}\n'
+            return RenderedResponse(200, headers, self._response_type, text.encode())
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
         if (request_error := _request_error(failures, len(results))) is not None:
             return render_v2_error(request_error, self._accept)
@@ -77,21 +92,21 @@ class V2Produce:
             V2Offset(each.partition, each.offset) if isinstance(each, RecordMetadata) else errors[id(each)]
             for each in results
         ]
-        ids = {f"{role}_schema_id": published.schema_ids.get(role) for role in ROLES}
-        body = {"offsets": offsets, **ids}
-        if not self._head.prefers("strict"):
-            return render_v2_json(body, self._accept)
-        applied = {"Preference-Applied": "strict"}
-        if failures and len(failures) == len(results):
+        if self._is_strict and failures and len(failures) == len(results):
             more = {"offsets": offsets} if len(failures) > 1 else {}
-            return render_v2_error(failures[0], self._accept, applied, **more)
-        return render_v2_json(body, self._accept, 207 if failures else 200, applied)
+            return render_v2_error(failures[0], self._accept, headers, **more)
+        body = {"offsets": offsets, **_schema_ids(schema_ids)}
+        return render_v2_json(body, self._accept, 207 if self._is_strict and failures else 200, headers)
 
     def accepted_response(self, task: NewTask) -> RenderedResponse:
-        return render_accepted(task, self._head.root_path, v2_response_type(self._accept))
+        return render_accepted(task, self._root_path, self._response_type)
 
     def error_response(self, error: KafkaHttpError) -> RenderedResponse:
         return render_v2_error(error, self._accept)
+
+
+def _schema_ids(ids: Mapping[Role, int]) -> dict[str, int | None]:
+    return {f"{role}_schema_id": ids.get(role) for role in _ROLES}
 
 
 def _with_partition(record: ProducerRecord, partition: int) -> ProducerRecord:

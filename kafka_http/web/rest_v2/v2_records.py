@@ -13,7 +13,16 @@ from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import Headers, ProducerRecord, Record
 from kafka_http.schemas.formats import Formats, SchemaChoice, Schemas
 from kafka_http.schemas.topic_formats import TopicFormat
-from kafka_http.web.json_bodies import Partition, Timestamp, check_utf8, decode, decode_header, json_text, not_empty
+from kafka_http.web.json_bodies import (
+    Partition,
+    Timestamp,
+    check_utf8,
+    decode,
+    decode_header,
+    json_text,
+    not_empty,
+    parse_bare_records,
+)
 from kafka_http.web.publish_limits import PublishLimits
 
 CANNOT_DESERIALIZE = 40801
@@ -60,13 +69,17 @@ def parse_v2(
     invalid: type[KafkaHttpError] = InvalidRequest,
     *,
     required: bool = False,
+    bare: bool = False,
 ) -> PublishRequest:
     """Parse a produce request, whose keys and values have these formats.
 
-    `required` tells whether formats with schemas need one in the request. `limits` limits the number of records.
-    Raises `InvalidRequest` if the body is not a JSON object or a header is not base64, an error of class `invalid` if
-    a field is not valid, and the errors of `limits`.
+    `bare`: the format of values stores their texts verbatim, so the records may be `BareValues`. `required` tells
+    whether formats with schemas need one in the request. `limits` limits the number of records. Raises `InvalidRequest`
+    if the body is not a JSON object or a header is not base64, an error of class `invalid` if a field is not valid, and
+    the errors of `limits`.
     """
+    if bare and (values := parse_bare_records(body, limits)) is not None:
+        return PublishRequest(values)
     if limits.may_exceed_records(body):
         limits.check_records(body)
     try:
