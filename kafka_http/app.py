@@ -78,11 +78,12 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     submitter = TaskSubmitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
-    idempotent_publish = IdempotentPublish(node.idempotency, publish_view)
-    fast_path = FastPathPublishes(publish_view, services.formats, config, guard=guard)
+    idempotent_publish = IdempotentPublish(node.idempotency, publish_view, bodies.reserve, config.threads)
+    fast_path = FastPathPublishes(publish_view, idempotent_publish, services.formats, config, guard=guard)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.request_policy = ReceivePolicy(config, bodies)
+    lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
     consumers = V2ConsumerRoutes(
@@ -158,6 +159,7 @@ class AppLifecycle:
     """
 
     request_policy: ReceivePolicy
+    idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
 
@@ -185,18 +187,20 @@ class AppLifecycle:
         self._node.start()
 
     def attach(self, loop: EventLoop) -> None:
-        """Let the server's main loop drive the producer. Its thread calls this after `start`, once."""
+        """Let a main loop drive the publishes. Its thread calls this before the first request."""
         self._broker.producer.attach(loop)
+        self.idempotent_publish.attach(loop)
+
+    def end_round(self) -> None:
+        """Send what was published in this round of the main loop. Does not block."""
+        self._broker.producer.end_round()
+        self.idempotent_publish.end_round()
+        self._submitter.send()
 
     @property
     def next_deadline(self) -> float:
         """When `end_round` must be called at the latest, on the monotonic clock."""
         return self._broker.producer.next_deadline
-
-    def end_round(self) -> None:
-        """Send what was published in this round of the main loop."""
-        self._broker.producer.end_round()
-        self._submitter.send()
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.

@@ -198,7 +198,7 @@ class Config:
     kafka: Annotated[Section, "kafka-python's settings for all clients: security_protocol, sasl_…, ssl_…"] = field(
         default_factory=dict, repr=False
     )
-    producer: Annotated[Section, "kafka-python's settings for the producer; they override kafka"] = field(
+    producer: Annotated[Section, "settings of the producer and of its connections; they override kafka"] = field(
         default_factory=dict, repr=False
     )
     consumer: Annotated[Section, "kafka-python's settings for reading; they override kafka"] = field(

@@ -1,10 +1,11 @@
 """The interface between the server and the application, apart from WSGI itself."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from kafka_http.config import Config
+from kafka_http.event_loop import EventLoop
 
 FLUSH_SECONDS = 5
 """Time that the application has, after the last request, to send its pending messages to Kafka."""
@@ -18,30 +19,53 @@ def stop_seconds(config: Config) -> int:
     return math.ceil(config.timeout) + _STOP_SECONDS
 
 
+class FastPathResponse(NamedTuple):
+    """The response to a request on the fast path. The server adds Content-Length and the headers of every response."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Without Content-Type, Content-Length, X-Request-Id and Cache-Control."""
+    content_type: str
+    request_id: str
+    body: bytes
+
+
 class PendingResponse(Protocol):
-    """The response to a publish that was handed to Kafka."""
+    """The response to a publish that was handed to Kafka. `PreparedRequest.start` creates it for one request."""
 
     timeout: float
-    """Seconds after which the server sends a response even if Kafka has not answered."""
+    """Seconds after which the server calls `finish` even if Kafka has not answered."""
 
-    def finish(self) -> tuple[str, Sequence[tuple[str, str]], bytes]:
-        """Return status, headers and body. The server calls this once. Raises nothing."""
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the response is known: in any thread, at once if it is known now."""
+
+    def finish(self) -> FastPathResponse:
+        """Return the response with what is known now, and release what the request held.
+
+        The server calls this exactly once, in its main loop, also if the client has disconnected. Raises nothing.
+        """
+
+
+class PreparedRequest(Protocol):
+    """What the head of a request asks for. `start` may be called for many bodies, by the main loop only."""
+
+    is_reusable: bool
+    """Whether other requests with the same head may use this object. False if it holds what belongs to one request,
+    such as its id or its idempotency key."""
+
+    def start(self, body: bytes) -> PendingResponse | None:
+        """Start a publish without blocking. Return None, with nothing done, if a view must respond. Raises nothing."""
 
 
 class FastPathHandler(Protocol):
-    """Starts publishes without blocking. Any thread may call it."""
+    """The requests that the application can answer without a thread."""
 
-    def begin(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, on_done: Callable[[], None]
-    ) -> PendingResponse | None:
-        """Start a publish without blocking, or do nothing and return None if the request needs a view.
+    def prepare(self, method: str, target: str, headers: Mapping[str, str]) -> PreparedRequest | None:
+        """Check a head without blocking. Return None if the request needs a view. Raises nothing.
 
-        `on_done` is called when Kafka has answered: by any thread, possibly before this method returns, possibly not
-        before `send` is called.
+        Header names are in lower case, each once. Content-Length is not among them, because the server uses a reusable
+        result for all bodies.
         """
-
-    def send(self) -> None:
-        """Send all publishes that were started. Does not block."""
 
 
 Runner = Literal["loop", "reserved", "pool"]
@@ -101,6 +125,16 @@ class ServerHooks(Protocol):
     def start(self) -> None:
         """Start serving in this process. Must not block."""
 
+    def attach(self, loop: EventLoop) -> None:
+        """Use this loop for Kafka's sockets. Called once after `start`, by the thread of the loop, the main thread."""
+
+    def end_round(self) -> None:
+        """Send what was published in this round of the loop, and give up what is overdue. Must not block."""
+
+    @property
+    def next_deadline(self) -> float:
+        """When `end_round` must be called again at the latest, on the monotonic clock. Infinity if nothing waits."""
+
     def check_brokers(self) -> None:
         """Log whether Kafka answers. `kafka-http serve` calls it in its first worker. Must not block."""
 
@@ -108,9 +142,38 @@ class ServerHooks(Protocol):
         """End requests that wait for new messages: no new requests arrive. Must not block."""
 
     def close(self, timeout: float) -> None:
-        """Flush pending messages for up to `timeout` seconds, then close. No request is in flight."""
+        """Flush pending messages for up to `timeout` seconds, then close. No request is in flight.
+
+        The server has driven the loop until `next_deadline` was infinite, or for as long as a stop may take.
+        """
 
 
-def hooks_of(app: Any) -> ServerHooks | None:
-    """Return the hooks of a WSGI application, or None if it has none or could not be loaded."""
-    return cast("ServerHooks | None", getattr(app, "extensions", {}).get("kafka_http"))
+class DefaultHooks:
+    """The `ServerHooks` for an application that has none."""
+
+    request_policy: RequestPolicy = DefaultRequestPolicy()
+    fast_path: FastPathHandler | None = None
+    next_deadline = math.inf
+
+    def start(self) -> None:
+        pass
+
+    def attach(self, loop: EventLoop) -> None:
+        pass
+
+    def end_round(self) -> None:
+        pass
+
+    def check_brokers(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+def hooks_of(app: Any) -> ServerHooks:
+    """Return the hooks of a WSGI application, which may have none or could not be loaded."""
+    return cast("ServerHooks", getattr(app, "extensions", {}).get("kafka_http") or DefaultHooks())

@@ -9,7 +9,7 @@ from contextvars import Context
 from gunicorn.workers.gthread import TConn
 
 from kafka_http.server.app_interface import PendingResponse
-from kafka_http.server.fast_path_parser import FastPathRequest
+from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.request_reader import RequestReader
 
 
@@ -79,8 +79,8 @@ class ClientConnection:
 
     __slots__ = (
         "body_bytes_checked", "closes_after_response", "conn", "context", "counted_bytes", "has_eof", "is_closed",
-        "is_watched", "pending_response", "publish_token", "reader", "received", "request", "response_steps",
-        "send_buffer", "started",
+        "is_watched", "logged_request", "pending_response", "reader", "received", "response_steps", "send_buffer",
+        "started",
     )  # fmt: skip
 
     def __init__(self, conn: TConn) -> None:
@@ -89,16 +89,14 @@ class ClientConnection:
         self.received = b""
         """Received data that no reader has taken."""
         self.reader: RequestReader | None = None
-        """Reads the current request, unless the fast path parses it in one piece."""
+        """Reads the current request, unless it has arrived in one piece and is on the fast path."""
         self.body_bytes_checked = 0
         """Size of the body at the last check of its rate; negative before the first check."""
         self.counted_bytes = 0
         """Bytes of the body that count toward `max_in_flight`."""
         self.pending_response: PendingResponse | None = None
-        self.publish_token: object = None
-        """Identifies the current publish, so that a late answer from Kafka is not taken for the next one's."""
-        self.request: FastPathRequest | None = None
-        """The request that `pending_response` belongs to."""
+        self.logged_request: tuple[FastPathHead, int] | None = None
+        """For the access log: the head that `pending_response` belongs to, and the size of its body."""
         self.started = 0.0
         """When the first byte of the request arrived, or the connection became idle, on the monotonic clock."""
         self.response_steps: Generator[None, None, bool] | None = None
@@ -111,6 +109,10 @@ class ClientConnection:
         """Whether the client has closed its side. It may still wait for a response."""
         self.closes_after_response = False
         self.is_closed = False
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor, so that an event loop can watch the connection."""
+        return int(self.conn.sock.fileno())
 
 
 class ConnectionTimeouts:

@@ -7,34 +7,67 @@ has answered.
 
 import logging
 import os
-import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
-from typing import TYPE_CHECKING, Any
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any, Protocol
 
 from gunicorn.workers.gthread import TConn
 
+from kafka_http.event_loop import EventLoop
 from kafka_http.server.app_interface import FastPathHandler, RequestPolicy
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
-from kafka_http.server.fast_path import FastPath
-from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD, NotFastPath, parse
+from kafka_http.server.fast_path import FastPath, FastPathWorker
+from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD
+from kafka_http.server.prepared_heads import FindHead
 from kafka_http.server.request_reader import RequestReader, without_blank_lines
 from kafka_http.server.request_receiver import SMALL_BYTES, RequestReceiver
 from kafka_http.server.stream_sender import StreamDetached
 
-if TYPE_CHECKING:
-    from kafka_http.server.worker import Worker
-
 log = logging.getLogger(__name__)
 
-_READ_BYTES = MAX_BODY + MAX_HEAD
+_READ_BYTES = 1 << 16
+_MAX_READ_BYTES = MAX_BODY + MAX_HEAD
+"""For a body whose length is known."""
 _CHUNKED_READ_BYTES = 1 << 15
 """Smaller, because a chunk of one byte costs as much time as a large one, and the loop has other clients."""
+_MAX_PIPELINED_BYTES = 1 << 18
+"""Size of pipelined requests after which the loop stops receiving until the response before them is sent."""
 _MIN_SECONDS = 1.0
 """Minimum age of a connection before it is closed to make room for another one."""
+
+
+class LoopWorker(FastPathWorker, Protocol):
+    """What the connection loop needs of the worker."""
+
+    cfg: Any
+    max_keepalived: int
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time after which an idle connection is closed."""
+
+    def respond(
+        self, connection: ClientConnection, reader: RequestReader, is_streamed: bool
+    ) -> Generator[None, None, bool]:
+        """Respond to a request. Yields when unsent data must be sent before it continues."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Respond to invalid HTTP."""
+
+    def run_in_thread(self, work: Callable[[], None], *, reserved: bool = False) -> None:
+        """Run `work` in the thread pool, or in the reserved thread."""
+
+    def stream(self, conn: TConn, detached: StreamDetached) -> None:
+        """Pass a connection to the thread that sends streams."""
+
+    def close_connection(self, conn: TConn) -> None:
+        """Close a connection at once."""
+
+    def close_lingering(self, conn: TConn) -> None:
+        """Close a connection after its last response."""
 
 
 def can_receive_requests(cfg: Any) -> bool:
@@ -59,10 +92,10 @@ class ConnectionLoop:
 
     def __init__(
         self,
-        worker: "Worker",
+        worker: LoopWorker,
         policy: RequestPolicy,
         handler: FastPathHandler | None,
-        poller: BaseSelector,
+        main_loop: EventLoop,
         *,
         stall: float,
     ) -> None:
@@ -71,12 +104,14 @@ class ConnectionLoop:
         `handler` is None if there is no fast path. `stall`: seconds without progress after which a client that does
         not accept its response is disconnected.
         """
-        self.worker = worker
+        self._worker = worker
         self._policy = policy
-        self._poller = poller
+        self._main_loop = main_loop
         self._stall = stall
         self._receiver = RequestReceiver(self, policy)
-        self._fast_path = None if handler is None else FastPath(self, handler)
+        self._fast_path = (
+            None if handler is None else FastPath(worker, handler, main_loop.call_soon, self.send_response)
+        )
         self._idle, self._sending = ConnectionTimeouts(), ConnectionTimeouts()
         pending = () if self._fast_path is None else (self._fast_path.pending,)
         self._all: tuple[ConnectionTimeouts, ...] = (
@@ -94,11 +129,6 @@ class ConnectionLoop:
         conn.sock.setblocking(False)
         self._watch(connection)
         self._wait_for_request(connection)
-
-    def end_round(self) -> None:
-        """Finish one round of the main loop."""
-        if self._fast_path is not None:
-            self._fast_path.end_round()
 
     @property
     def next_deadline(self) -> float:
@@ -144,19 +174,19 @@ class ConnectionLoop:
 
     def _watch(self, connection: ClientConnection) -> None:
         connection.is_watched = True
-        self._poller.register(connection.conn.sock, EVENT_READ, partial(self._on_readable, connection))
+        self._main_loop.register(connection, EVENT_READ, self._on_readable)
 
     def _unwatch(self, connection: ClientConnection) -> None:
         if connection.is_watched:
             connection.is_watched = False
-            self._poller.unregister(connection.conn.sock)
+            self._main_loop.unregister(connection)
 
-    def _on_readable(self, connection: ClientConnection, client: socket.socket) -> None:
+    def _on_readable(self, connection: ClientConnection) -> None:
         if not connection.is_watched or connection.send_buffer.unsent:
             return  # its state has changed during this round
         reader = connection.reader
         try:
-            data = client.recv(_CHUNKED_READ_BYTES if reader is not None and reader.is_chunked else _READ_BYTES)
+            data = connection.conn.sock.recv(_READ_BYTES if reader is None else _read_size(reader))
         except BlockingIOError:
             return
         except OSError:
@@ -168,56 +198,71 @@ class ConnectionLoop:
         if reader is not None:
             self._receiver.receive(connection, reader, data)
             return
-        connection.received += data
+        connection.received = connection.received + data if connection.received else data
         if connection.pending_response is None:
             self._handle_received(connection)
-        elif len(connection.received) > _READ_BYTES:  # enough pipelined requests
+        elif len(connection.received) > _MAX_PIPELINED_BYTES:
             self._unwatch(connection)
 
     def _handle_received(self, connection: ClientConnection) -> None:
         """Start the request at the start of the received data, or wait for one."""
-        if connection.received[:1] == b"\r":
-            connection.received = without_blank_lines(connection.received)
-        if not connection.received or connection.received == b"\r":
+        data = connection.received
+        if data.startswith(b"\r"):
+            data = connection.received = without_blank_lines(data)
+        if not data or data == b"\r":
             if connection.has_eof:
                 self.drop(connection)
             elif connection not in self._idle:
                 self._wait_for_request(connection)
             return
-        may_be_fast_path = False
-        if self._fast_path is not None:
-            try:
-                request = parse(connection.received)
-            except NotFastPath:
-                pass
-            else:
-                may_be_fast_path = request is None
-                if request is not None and self._fast_path.begin(connection, request):
-                    return
         self._idle.discard(connection)
-        if may_be_fast_path and connection not in self._receiver.heads and not connection.has_eof:
-            self._receiver.start(connection)  # many clients send head and body separately
-        else:
-            self.read_request(connection, may_be_fast_path=may_be_fast_path)
+        end = data.find(b"\r\n\r\n") + 4
+        if self._fast_path is None or not self._start_on_fast_path(connection, self._fast_path, data, end):
+            has_head = end > 3
+            connection.received = b""
+            find_head = None if self._fast_path is None or has_head else self._fast_path.find_head
+            self._receiver.start(connection, self._new_reader(connection, find_head), data)
 
-    def read_request(self, connection: ClientConnection, *, may_be_fast_path: bool) -> None:
-        """Receive a request with a `RequestReader`."""
-        data, connection.received = connection.received, b""
-        reader = RequestReader(self.worker.cfg, connection.conn.client, may_be_fast_path)
-        connection.reader = reader
-        if connection not in self._receiver.heads:
-            self._receiver.start(connection)
-        self._receiver.receive(connection, reader, data)
+    def _start_on_fast_path(self, connection: ClientConnection, fast_path: FastPath, data: bytes, end: int) -> bool:
+        """Start the request with the head `data[:end]`, or wait for the rest of its body.
 
-    def begin_buffered(self, connection: ClientConnection, reader: RequestReader) -> bool:
+        Return False, with nothing done, if a view must respond or the head is incomplete.
+        """
+        found = fast_path.find_head(data, end) if end > 3 else None
+        if found is None:
+            return False
+        head, size = found
+        stop = end + size
+        if len(data) < stop:
+            connection.received = b""
+            reader = self._new_reader(connection, None)
+            reader.start_body(data[:end], found, data[end:])
+            self._receiver.start_body(connection, reader)
+            return True
+        connection.received = data[stop:]
+        if fast_path.start(connection, head, data[end:stop]):
+            return True
+        connection.received = data
+        return False
+
+    def _new_reader(self, connection: ClientConnection, find_head: FindHead | None) -> RequestReader:
+        return RequestReader(self._worker.cfg, connection.conn.client, find_head)
+
+    def start_prepared(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Start a request that arrived in pieces on the fast path, or do nothing and return False."""
-        if self._fast_path is None or reader.size > _READ_BYTES:
+        if self._fast_path is None or reader.prepared is None:
             return False
         self._receiver.release(connection)
-        if self._fast_path.begin_buffered(connection, reader):
-            return True
-        self._receiver.count(connection, reader)
-        return False
+        if not self._fast_path.start(connection, reader.prepared, reader.whole_body()):
+            self._receiver.count(connection, reader)
+            return False
+        connection.reader, connection.received = None, reader.rest
+        self._receiver.discard(connection)
+        return True
+
+    def handle_error(self, request: Any, connection: ClientConnection, error: Exception) -> None:
+        """Write the response to a request that is not valid HTTP."""
+        self._worker.handle_error(request, connection.send_buffer, connection.conn.client, error)
 
     # Requests for threads
 
@@ -228,18 +273,18 @@ class ConnectionLoop:
         connection.received = reader.rest
         connection.closes_after_response = not reader.is_complete
         connection.send_buffer.reset()
-        self.worker.count_request()
+        self._worker.count_request()
         connection.context = copy_context()
-        connection.response_steps = self.worker.respond(connection, reader, is_streamed)
+        connection.response_steps = self._worker.respond(connection, reader, is_streamed)
         runner = "pool" if is_streamed else self._policy.runner(reader.request.path)
         if runner == "loop":
-            self._on_step_done(connection, self._run_step(connection))
+            self._main_loop.call_soon(self._on_step_done, connection, self._run_step(connection))
         else:
-            self.worker.run_in_thread(partial(self._run_in_thread, connection), reserved=runner == "reserved")
+            self._worker.run_in_thread(partial(self._run_in_thread, connection), reserved=runner == "reserved")
 
     def _run_in_thread(self, connection: ClientConnection) -> None:
         result = self._run_step(connection)
-        self.worker.method_queue.defer(self._on_step_done, connection, result)
+        self._main_loop.call_soon(self._on_step_done, connection, result)
 
     @staticmethod
     def _run_step(connection: ClientConnection) -> bool | StreamDetached | None:
@@ -266,7 +311,7 @@ class ConnectionLoop:
         self._receiver.release(connection)
         if isinstance(result, StreamDetached):
             connection.is_closed = True
-            self.worker.stream(connection.conn, result)
+            self._worker.stream(connection.conn, result)
             return
         if result is not None:
             connection.response_steps = connection.context = None
@@ -275,19 +320,28 @@ class ConnectionLoop:
 
     # Sending
 
+    def send_response(self, connection: ClientConnection, data: bytes) -> None:
+        """Send a whole response, then wait for the next request or close the connection."""
+        try:
+            connection.send_buffer.sendall(data)
+        except OSError:
+            self.drop(connection)
+            return
+        self.continue_response(connection)
+
     def continue_response(self, connection: ClientConnection) -> None:
         """Wait until unsent data is sent, then run the next step of the response or end it."""
         if connection.send_buffer.unsent:
             self._unwatch(connection)
             connection.is_watched = True
-            self._poller.register(connection.conn.sock, EVENT_WRITE, partial(self._on_writable, connection))
+            self._main_loop.register(connection, EVENT_WRITE, self._on_writable)
             self._sending.add(connection, self._stall)
         elif connection.response_steps is not None:
-            self.worker.run_in_thread(partial(self._run_in_thread, connection))
+            self._worker.run_in_thread(partial(self._run_in_thread, connection))
         else:
             self._end_response(connection)
 
-    def _on_writable(self, connection: ClientConnection, _: socket.socket) -> None:
+    def _on_writable(self, connection: ClientConnection) -> None:
         if connection not in self._sending:
             return
         try:
@@ -322,7 +376,7 @@ class ConnectionLoop:
         connection.send_buffer.reset()
         if connection.closes_after_response:
             self.stop_watching(connection)
-            self.worker.close_lingering(connection.conn)
+            self._worker.close_lingering(connection.conn)
             return
         if not connection.is_watched and not connection.has_eof:
             self._watch(connection)
@@ -331,8 +385,8 @@ class ConnectionLoop:
     def _wait_for_request(self, connection: ClientConnection) -> None:
         """Wait for the next request. If too many connections are idle, close the one that has waited longest."""
         connection.started = time.monotonic()
-        self._idle.add(connection, self.worker.idle_seconds)
-        if len(self._idle) > self.worker.max_keepalived:
+        self._idle.add(connection, self._worker.idle_seconds)
+        if len(self._idle) > self._worker.max_keepalived:
             self.drop(self._idle.oldest)
 
     # Closing
@@ -341,9 +395,6 @@ class ConnectionLoop:
         """Stop waiting for the client: its response is not ready yet, or the connection ends."""
         self._unwatch(connection)
         self._sending.discard(connection)
-        self.cancel_receive_timeouts(connection)
-
-    def cancel_receive_timeouts(self, connection: ClientConnection) -> None:
         self._idle.discard(connection)
         self._receiver.discard(connection)
 
@@ -357,8 +408,13 @@ class ConnectionLoop:
         connection.reader = None
         steps, context = connection.response_steps, connection.context
         if steps is not None and context is not None:
-            self.worker.run_in_thread(partial(_abort, steps, context))
-        self.worker.close_connection(connection.conn)
+            self._worker.run_in_thread(partial(_abort, steps, context))
+        self._worker.close_connection(connection.conn)
+
+
+def _read_size(reader: RequestReader) -> int:
+    """Return how many bytes to receive at once for a request that is incomplete."""
+    return _CHUNKED_READ_BYTES if reader.is_chunked else min(max(reader.missing, _READ_BYTES), _MAX_READ_BYTES)
 
 
 def _abort(steps: Generator[None, None, bool], context: Context) -> None:

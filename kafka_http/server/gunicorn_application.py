@@ -148,9 +148,8 @@ class _Application(BaseApplication):
 
 def _check_brokers(worker: Worker) -> None:
     """Check the brokers once, in the first worker: all workers would inherit a connection of the arbiter."""
-    hooks = hooks_of(worker.wsgi)
-    if worker.age == 1 and hooks is not None:
-        hooks.check_brokers()
+    if worker.age == 1:
+        hooks_of(worker.wsgi).check_brokers()
 
 
 class _Arbiter(Arbiter):

@@ -2,63 +2,93 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import lru_cache
+from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any
 
 from gunicorn import SERVER
 from gunicorn.glogging import Logger
 from gunicorn.util import http_date
 
+from kafka_http.logs import request_id
+from kafka_http.server.app_interface import FastPathResponse
 from kafka_http.server.client_connection import ClientConnection
 
-Headers = Sequence[tuple[str, str]]
+_STATUS_LINES: Mapping[int, bytes] = {
+    **{each.value: b"%d %b" % (each.value, each.phrase.encode()) for each in HTTPStatus},
+    **{207: b"207 Multi Status", 413: b"413 Request Entity Too Large", 422: b"422 Unprocessable Entity"},
+}
+"""The reasons are those of the views: Werkzeug's, which do not depend on Python's version."""
+_RESPONSE = (
+    f"HTTP/1.1 %b\r\nServer: {SERVER}\r\nDate: %b\r\nConnection: %b\r\n%bContent-Type: %b\r\n"
+    "Content-Length: %d\r\nX-Request-Id: %b\r\nCache-Control: no-store\r\n\r\n%b"
+).encode()
 
 
-def render(status: str, headers: Headers, body: bytes, *, is_last: bool) -> bytes:
+def render(response: FastPathResponse, *, is_last: bool) -> bytes:
     """Return a whole response. If `is_last`, it announces that the connection is closed."""
-    lines = [
-        f"HTTP/1.1 {status}",
-        f"Server: {SERVER}",
-        f"Date: {_date(int(time.time()))}",
-        f"Connection: {'close' if is_last else 'keep-alive'}",
-        *[f"{name}: {value}" for name, value in headers],
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+    status, headers, content_type, sent_id, body = response
+    return _RESPONSE % (
+        _STATUS_LINES[status],
+        _date(int(time.time())),
+        b"close" if is_last else b"keep-alive",
+        "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1") if headers else b"",
+        content_type.encode("latin-1"),
+        len(body),
+        sent_id.encode("latin-1"),
+        body,
+    )
 
 
 @lru_cache(1)
-def _date(second: int) -> str:
-    return http_date(second)
+def _date(second: int) -> bytes:
+    return http_date(second).encode()
 
 
 class AccessLog:
     """Writes gunicorn's access log for requests on the fast path."""
 
     def __init__(self, log: Logger) -> None:
-        self._access: Any = log.access
-        self.is_on = log.access_log_enabled or type(log).access is not Logger.access
+        self._access: Callable[..., None] = log.access
+        self.is_on = bool(log.access_log_enabled or type(log).access is not Logger.access)
 
-    def write(self, connection: ClientConnection, status: str, headers: Headers, body: bytes) -> None:
-        request = connection.request
-        if request is None:
+    def write(self, connection: ClientConnection, sent: FastPathResponse) -> None:
+        """Write a line about the request in `connection.logged_request`, if there is one."""
+        if connection.logged_request is None:
             return
+        (method, target, headers, _), size = connection.logged_request
+        connection.logged_request = None
         client = connection.conn.client
-        path, _, query = request.target.partition("?")
+        path, _, query = target.partition("?")
+        headers = {**headers, "content-length": str(size)}
         environ = {
             "REMOTE_ADDR": client[0] if isinstance(client, tuple) else client,
-            "REQUEST_METHOD": request.method,
-            "RAW_URI": request.target,
+            "REQUEST_METHOD": method,
+            "RAW_URI": target,
             "PATH_INFO": path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": "HTTP/1.1",
-            **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in request.headers.items()},
+            **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
         }
         # gunicorn's log uses only these attributes of a response
-        response = SimpleNamespace(status=status, headers=headers, sent=len(body))
-        self._access(response, request.headers, environ, timedelta(seconds=time.monotonic() - connection.started))
+        response = SimpleNamespace(
+            status=_STATUS_LINES[sent.status].decode(), headers=_header_pairs(sent), sent=len(sent.body)
+        )
+        request_id.set(sent.request_id)
+        self._access(response, headers, environ, timedelta(seconds=time.monotonic() - connection.started))
+        request_id.set("-")
+
+
+def _header_pairs(sent: FastPathResponse) -> list[tuple[str, str]]:
+    return [
+        *sent.headers.items(),
+        ("Content-Type", sent.content_type),
+        ("Content-Length", str(len(sent.body))),
+        ("X-Request-Id", sent.request_id),
+        ("Cache-Control", "no-store"),
+    ]
 
 
 class ErrorPage:

@@ -10,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from selectors import EVENT_READ, BaseSelector
+from selectors import EVENT_READ
 
 from gunicorn.workers.gthread import TConn
+
+from kafka_http.event_loop import EventLoop
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
@@ -22,9 +24,9 @@ _READ_BYTES = 1 << 16
 class LingeringConnections:
     """The connections of a worker after their last response. The main loop calls all methods."""
 
-    def __init__(self, poller: BaseSelector, close: Callable[[TConn], None]) -> None:
+    def __init__(self, loop: EventLoop, close: Callable[[TConn], None]) -> None:
         """Create it without connections. `close` closes one."""
-        self._poller = poller
+        self._loop = loop
         self._close = close
         self._connections: deque[_LingeringConnection] = deque()
 
@@ -38,7 +40,7 @@ class LingeringConnections:
         lingering = _LingeringConnection(conn)
         self._connections.append(lingering)
         conn.sock.setblocking(False)
-        self._poller.register(conn.sock, EVENT_READ, partial(self._on_readable, lingering))
+        self._loop.register(conn.sock, EVENT_READ, partial(self._on_readable, lingering))
 
     def expire(self) -> None:
         while self._connections and self._connections[0].deadline <= time.monotonic():
@@ -57,7 +59,7 @@ class LingeringConnections:
 
     def _end(self, lingering: "_LingeringConnection") -> None:
         self._connections.remove(lingering)
-        self._poller.unregister(lingering.conn.sock)
+        self._loop.unregister(lingering.conn.sock)
         self._close(lingering.conn)
 
 

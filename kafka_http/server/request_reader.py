@@ -15,6 +15,7 @@ from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
 from kafka_http.chunked import ChunkedDecoder
+from kafka_http.server.prepared_heads import FindHead, PreparedHead
 
 _MAX_HEAD = 1 << 20
 """Maximum size of a head, even if gunicorn's settings allow more."""
@@ -29,23 +30,25 @@ def without_blank_lines(data: bytes) -> bytes:
 
 
 class RequestReader:
-    """Assembles a request: first its head, which gunicorn's parser parses when it is complete, then its body.
+    """Assembles a request: first its head, then its body.
 
-    The main loop creates it with the first bytes of a request that the fast path has not started, and feeds it. When
-    `is_complete`, or when the request is to be rejected, the loop hands it to a thread.
+    The main loop creates it for a request that it has not started on the fast path at once, and feeds it. The head is
+    one for the fast path, or gunicorn's parser parses it. When `is_complete`, or when the request is to be rejected,
+    the loop starts the request.
     """
 
-    def __init__(self, cfg: Any, client: Any, may_be_fast_path: bool) -> None:
-        """Create a reader. `may_be_fast_path`: the complete request may be one for the fast path."""
+    def __init__(self, cfg: Any, client: Any, find_head: FindHead | None) -> None:
+        """Create a reader. `find_head` finds heads for the fast path; None: the request needs a view."""
+        self.prepared: PreparedHead | None = None
+        """The head, if the complete request may be started on the fast path."""
         self.request: Any = None
-        """gunicorn's `Request`, when the head is complete."""
+        """gunicorn's `Request`: when the head is complete, but for the fast path only after `parse_head`."""
         self.error: Exception | None = None
         """The error in the head."""
         self.body_error: Exception | None = None
         """The application's error for this body. The application raises it when it reads the body."""
         self.is_too_large = False
         """Whether the body is over the limit, even if most of it has not arrived."""
-        self.may_be_fast_path = may_be_fast_path
         self.head = b""
         self.is_complete = False
         self.rest = b""
@@ -54,11 +57,22 @@ class RequestReader:
         self.content_length = 0
         """The Content-Length; 0 without one."""
         self._cfg = cfg
+        self._find_head = find_head
         self._client = client
         self._received = bytearray()
         self._body_parts: list[bytes] = []
         self._chunks: ChunkedDecoder | None = None
         self._after_head = b""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head is complete and valid."""
+        return self.request is not None or self.prepared is not None
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the body with a Content-Length that have not arrived."""
+        return self.content_length - self.body_size
 
     @property
     def size(self) -> int:
@@ -81,28 +95,37 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Add received data. Sets `error` if the head is invalid."""
-        if self.request is not None:
+        if self.has_head:
             self._feed_body(data)
             return
         searched = max(0, len(self._received) - 3)
         self._received += data
         end = self._received.find(b"\r\n\r\n", searched)
         if end >= 0:
-            self._parse_head(end + 4)
+            self._end_head(end + 4)
         elif self._is_head_invalid(searched):
-            self._parse_head(len(self._received))
+            self._end_head(len(self._received))
 
     def all_received(self) -> bytes:
         """Return everything that was received, for a thread that reads on from the socket. Call it after the head."""
         return self.head + self._after_head
 
-    def raw(self) -> bytes:
-        """Return all bytes of a request with a Content-Length, and the data after it."""
-        return b"".join([self.head, *self._body_parts, self.rest])
+    def start_body(self, head: bytes, found: tuple[PreparedHead, int], data: bytes) -> None:
+        """Begin with a head for the fast path, which was found already, and the data after it."""
+        self.head = head
+        self.prepared, self.content_length = found
+        self._feed_body(data)
+
+    def whole_body(self) -> bytes:
+        """Return the received body. The reader keeps it."""
+        if len(self._body_parts) > 1:
+            self._body_parts = [b"".join(self._body_parts)]
+        return self._body_parts[0] if self._body_parts else b""
 
     def body(self) -> "ReceivedBody":
         """Return the body for the application. Call it once: the reader releases the body's memory."""
-        data, self._body_parts, self._after_head = b"".join(self._body_parts), [], b""
+        data = self.whole_body()
+        self._body_parts, self._after_head = [], b""
         is_malformed = self.is_chunked and not (self.is_complete or self.is_too_large)
         return ReceivedBody(data, is_malformed)
 
@@ -117,9 +140,21 @@ class RequestReader:
         limit = (line or _MAX_HEAD) + (fields if 0 < fields <= MAX_HEADERS else MAX_HEADERS) * ((field or 8190) + 2)
         return len(received) > min(limit, _MAX_HEAD)
 
-    def _parse_head(self, end: int) -> None:
-        self.head, rest = bytes(self._received[:end]), bytes(self._received[end:])
+    def _end_head(self, end: int) -> None:
+        head, rest = bytes(self._received[:end]), bytes(self._received[end:])
         self._received = bytearray()
+        found = None if self._find_head is None else self._find_head(head, end)
+        if found is not None:
+            self.start_body(head, found, rest)
+            return
+        self.head = head
+        self.parse_head()
+        if self.error is None:
+            self._after_head = rest
+            self._feed_body(rest)
+
+    def parse_head(self) -> None:
+        """Parse the head with gunicorn's parser. Sets `request` or `error`."""
         try:
             request: Any = Request(self._cfg, IterUnreader([self.head]), self._client)
             _check_transfer_codings(request)
@@ -136,8 +171,6 @@ class RequestReader:
             self._chunks = ChunkedDecoder()
         else:
             self.content_length = reader.length
-        self._after_head = rest
-        self._feed_body(rest)
 
     def _feed_body(self, data: bytes) -> None:
         if self._chunks is not None:
@@ -145,7 +178,7 @@ class RequestReader:
             self.is_complete = self._chunks.has_ended
             self.rest = self._chunks.rest if self.is_complete else b""
         else:
-            missing = self.content_length - self.body_size
+            missing = self.missing
             part, self.rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
             self.is_complete = missing <= len(data)
         if part:

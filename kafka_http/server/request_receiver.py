@@ -2,15 +2,12 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kafka_http.server.app_interface import RequestPolicy
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.gunicorn_responses import render_error
 from kafka_http.server.request_reader import RequestReader
-
-if TYPE_CHECKING:
-    from kafka_http.server.connection_loop import ConnectionLoop
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +19,53 @@ SMALL_BYTES = 1 << 16
 """Requests and responses up to this size are not closed to free memory."""
 
 
+class ReceiverOwner(Protocol):
+    """What a `RequestReceiver` needs of the connection loop."""
+
+    def start_prepared(self, connection: ClientConnection, reader: RequestReader) -> bool:
+        """Start a complete request on the fast path, or do nothing and return False."""
+
+    def dispatch(self, connection: ClientConnection, reader: RequestReader, is_streamed: bool = False) -> None:
+        """Run a request where the policy says."""
+
+    def stop_watching(self, connection: ClientConnection) -> None:
+        """Stop waiting for the client."""
+
+    def continue_response(self, connection: ClientConnection) -> None:
+        """Send unsent data, then end the response."""
+
+    def drop(self, connection: ClientConnection) -> None:
+        """Close a connection."""
+
+    def handle_error(self, request: Any, connection: ClientConnection, error: Exception) -> None:
+        """Write the response to a request that is not valid HTTP."""
+
+
 class RequestReceiver:
     """The incomplete requests of a main loop.
 
-    The loop passes received data to `receive`. It gets each request back through `dispatch` when the request is
-    complete or to be rejected.
+    The loop passes received data to `receive`. It gets each request back through `start_prepared` or `dispatch` when
+    the request is complete or to be rejected.
     """
 
-    def __init__(self, loop: "ConnectionLoop", policy: RequestPolicy) -> None:
+    def __init__(self, loop: ReceiverOwner, policy: RequestPolicy) -> None:
         self.heads, self.bodies = ConnectionTimeouts(), ConnectionTimeouts()
         self._loop = loop
         self._policy = policy
         self._is_stopping = False
 
-    def start(self, connection: ClientConnection) -> None:
-        """Wait for the rest of a head whose first byte has arrived."""
+    def start(self, connection: ClientConnection, reader: RequestReader, data: bytes) -> None:
+        """Begin with a request whose first bytes are `data`."""
         connection.started = time.monotonic()
+        connection.reader = reader
         self.heads.add(connection, HEAD_SECONDS)
+        self.receive(connection, reader, data)
+
+    def start_body(self, connection: ClientConnection, reader: RequestReader) -> None:
+        """Begin with a request whose head and a part of whose body have arrived."""
+        connection.started = time.monotonic()
+        connection.reader = reader
+        self._receive_body(connection, reader, is_first=True)
 
     def discard(self, connection: ClientConnection) -> None:
         self.heads.discard(connection)
@@ -47,7 +74,7 @@ class RequestReceiver:
     def expire(self, now: float) -> None:
         """Respond with 408 to requests that take too long."""
         for connection in self.heads.pop_expired(now):
-            self._on_head_timeout(connection)
+            self._time_out(connection, f"The request's headers did not arrive within {HEAD_SECONDS:g} s.")
         for connection in self.bodies.pop_expired(now):
             self._check_rate(connection)
 
@@ -58,17 +85,16 @@ class RequestReceiver:
         self.bodies.limit(time.monotonic() + RATE_SECONDS)
 
     def receive(self, connection: ClientConnection, reader: RequestReader, data: bytes) -> None:
-        is_first = reader.request is None
+        is_first = not reader.has_head
         reader.feed(data)
-        request = reader.request
         if reader.error is not None:
-            self._reject(connection, reader.error)
-        elif request is None:
+            self._reject(connection, reader, reader.error)
+        elif not reader.has_head:
             if connection.has_eof:
                 self._loop.drop(connection)
             elif reader.size > SMALL_BYTES:
                 self._limit_memory()
-        elif is_first and self._is_streamed(request):
+        elif is_first and self._is_streamed(reader.request):
             self._loop.dispatch(connection, reader, is_streamed=True)
         else:
             self._receive_body(connection, reader, is_first)
@@ -77,8 +103,8 @@ class RequestReceiver:
         self.count(connection, reader)
         is_failed = reader.body_error is not None or reader.is_too_large or reader.is_malformed or connection.has_eof
         if reader.is_complete or is_failed:
-            if not (reader.is_complete and reader.may_be_fast_path and self._loop.begin_buffered(connection, reader)):
-                self._loop.dispatch(connection, reader)
+            if not (reader.is_complete and reader.prepared and self._loop.start_prepared(connection, reader)):
+                self._dispatch(connection, reader)
             return
         if is_first:
             self.heads.discard(connection)
@@ -89,8 +115,16 @@ class RequestReceiver:
         if reader.size > SMALL_BYTES:
             self._limit_memory()
 
+    def _dispatch(self, connection: ClientConnection, reader: RequestReader) -> None:
+        if reader.request is None:  # the fast path did not take it
+            reader.parse_head()
+        if reader.error is not None:
+            self._reject(connection, reader, reader.error)
+        else:
+            self._loop.dispatch(connection, reader)
+
     def _is_streamed(self, request: Any) -> bool:
-        if request.method != "POST":
+        if request is None or request.method != "POST":  # the fast path has no streaming uploads
             return False
         headers = {name.lower(): value for name, value in request.headers}
         return self._policy.is_streamed(request.method, request.path, headers)
@@ -130,12 +164,6 @@ class RequestReceiver:
             slowest, _ = min(large, key=lambda pair: pair[1].size / (now - pair[0].started + 0.001))
             self._time_out(slowest, "Incomplete requests use too much memory. This request was the slowest. Retry.")
 
-    def _on_head_timeout(self, connection: ClientConnection) -> None:
-        if connection.reader is None:
-            self._loop.read_request(connection, may_be_fast_path=True)
-        if connection.reader is not None and connection.reader.request is None:
-            self._time_out(connection, f"The request's headers did not arrive within {HEAD_SECONDS:g} s.")
-
     def _check_rate(self, connection: ClientConnection) -> None:
         """End a body that is slower than `min_body_rate`. The first seconds of a body are exempt."""
         if self._is_stopping:
@@ -157,10 +185,8 @@ class RequestReceiver:
         log.info("Closed a connection before its request was complete: %s", message)
         self._send_last(connection, render_error(status, reason, message))
 
-    def _reject(self, connection: ClientConnection, error: Exception) -> None:
-        reader = connection.reader
-        request = None if reader is None else reader.request
-        self._loop.worker.handle_error(request, connection.send_buffer, connection.conn.client, error)
+    def _reject(self, connection: ClientConnection, reader: RequestReader, error: Exception) -> None:
+        self._loop.handle_error(reader.request, connection, error)
         self._send_last(connection, b"")
 
     def _send_last(self, connection: ClientConnection, data: bytes) -> None:

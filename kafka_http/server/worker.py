@@ -9,6 +9,7 @@ nothing occupies a thread for 5 s, and a client that vanishes during a request o
 
 import errno
 import logging
+import math
 import signal
 import socket
 import struct
@@ -18,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from selectors import EVENT_READ, BaseSelector
+from selectors import EVENT_READ
 from typing import Any, cast
 
 from gunicorn.http import wsgi
@@ -27,11 +28,12 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.environ import BODY_ERROR, DETACH_STREAM, HEADER_PAIRS, RECEIVED_BYTES, REQUEST_STARTED
 from kafka_http.logs import LogOnce
-from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultRequestPolicy, ServerHooks, hooks_of
+from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, hooks_of
 from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
 from kafka_http.server.gunicorn_responses import ErrorPage
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
+from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
@@ -55,12 +57,12 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._loop: ConnectionLoop | None = None
+        self._connections: ConnectionLoop | None = None
         """None if gunicorn's own code reads the requests."""
         self._streams: StreamSender | None = None
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
-        self._hooks: ServerHooks | None = None
+        self._hooks: ServerHooks = DefaultHooks()
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -78,17 +80,17 @@ class Worker(ThreadWorker):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
-        self._lingering = LingeringConnections(self._poller, self.close_connection)
+        loop = self._replace_poller()
+        self._lingering = LingeringConnections(loop, self.close_connection)
         hooks = self._hooks = hooks_of(self.wsgi)
-        if hooks is not None:
-            hooks.start()
+        hooks.start()
+        hooks.attach(loop)
         self.wsgi = with_header_pairs(self.wsgi)
         if can_receive_requests(self.cfg):
-            policy = DefaultRequestPolicy() if hooks is None else hooks.request_policy
-            handler = hooks.fast_path if hooks is not None and can_use_fast_path(self.cfg) else None
-            self._loop = ConnectionLoop(self, policy, handler, self._poller, stall=STALL_SECONDS)
+            handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
+            self._connections = ConnectionLoop(self, hooks.request_policy, handler, loop, stall=STALL_SECONDS)
             self._reserved_thread = ThreadPoolExecutor(1, thread_name_prefix="reserved")
-        if hooks is not None and can_send_streams(self.cfg):
+        if can_send_streams(self.cfg):
             self._streams = StreamSender(stall=STALL_SECONDS)
         try:
             super().run()
@@ -98,6 +100,13 @@ class Worker(ThreadWorker):
             if self._reserved_thread is not None:
                 self._reserved_thread.shutdown(wait=False)
             self._close_app()
+
+    def _replace_poller(self) -> MainLoop:
+        worker: Any = self
+        worker.poller.close()
+        worker.method_queue.close()
+        worker.poller = worker.method_queue = self._main_loop = MainLoop()
+        return self._main_loop
 
     # Connections
 
@@ -121,8 +130,8 @@ class Worker(ThreadWorker):
 
     def enqueue_req(self, conn: TConn) -> None:
         """Add a connection to the main loop. Without one, a thread gets it when its client has sent something."""
-        if self._loop is not None:
-            self._loop.add(conn)
+        if self._connections is not None:
+            self._connections.add(conn)
         elif conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
         else:
@@ -130,7 +139,7 @@ class Worker(ThreadWorker):
             conn.timeout = time.monotonic() + (self.cfg.keepalive or LINGER_SECONDS)
             self.pending_conns.append(conn)
             conn.sock.setblocking(False)
-            self._poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+            self._main_loop.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """Close or keep a connection whose request gunicorn's own code has read."""
@@ -140,23 +149,42 @@ class Worker(ThreadWorker):
             super().finish_request(conn, fs)
 
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
-        now = time.monotonic()
-        deadline = now + timeout if timeout is not None else float("inf")
-        if self._loop is not None:
-            deadline = min(deadline, self._loop.next_deadline)
+        """Run rounds of the main loop for `timeout` seconds, or until gunicorn has something to do.
+
+        gunicorn does its work for the arbiter and for idle connections after each call, which costs as much as a
+        request. While the worker stops, each call is one round.
+        """
+        end = time.monotonic() + (1.0 if timeout is None else timeout)
+        while True:
+            self._run_round(end)
+            if not self._can_continue or time.monotonic() >= end:
+                return
+
+    @property
+    def _can_continue(self) -> bool:
+        """Whether gunicorn has nothing to do between two rounds: no stop, and no change of whether it accepts."""
+        has_room = self.nr_conns <= self.worker_connections - MAX_ACCEPTS
+        return has_room and self.alive and bool(self._accepting)  # type: ignore[attr-defined]  # stubs of an older gunicorn
+
+    def _run_round(self, deadline: float) -> None:
+        """Run a round that waits until `deadline` at the latest."""
+        hooks, connections, now = self._hooks, self._connections, time.monotonic()
+        deadline = min(deadline, hooks.next_deadline)
+        if connections is not None:
+            deadline = min(deadline, connections.next_deadline)
         if now < self._accepts_from:
             deadline = min(deadline, self._accepts_from)
-        super().wait_for_and_dispatch_events(max(0.0, deadline - now))
-        if self._loop is not None:
-            self._loop.end_round()
+        self._main_loop.run_round(max(0.0, deadline - now), hooks.end_round)
+        if connections is not None and connections.next_deadline <= time.monotonic():
+            connections.expire()
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close idle connections. gunicorn calls this after each round, and with `force` at the end."""
         super().murder_keepalived(force)  # type: ignore[call-arg]  # its stubs are of an older gunicorn
-        if self._loop is not None:
-            self._loop.expire()
+        if self._connections is not None:
+            self._connections.expire()
             if force:
-                self._loop.close()
+                self._connections.close()
             elif self.alive:
                 self._make_room(self.worker_connections - MAX_ACCEPTS)
 
@@ -181,11 +209,6 @@ class Worker(ThreadWorker):
         """Close a connection after its last response."""
         self._lingering.add(conn)
 
-    @property
-    def _poller(self) -> BaseSelector:
-        assert self.poller is not None  # noqa: S101  made in init_process
-        return self.poller
-
     def _pause_accepting(self, error: OSError) -> None:
         """Stop accepting for a moment: the system is out of file descriptors or memory, or the network is down."""
         self._warnings.warning(
@@ -198,7 +221,7 @@ class Worker(ThreadWorker):
     def _make_room(self, limit: int) -> None:
         """Close the least active connections until at most `limit` are left."""
         while self.nr_conns > max(0, limit):
-            if not self._lingering.close_oldest() and (self._loop is None or not self._loop.make_room()):
+            if not self._lingering.close_oldest() and (self._connections is None or not self._connections.make_room()):
                 return
 
     # Called by the main loop
@@ -340,16 +363,17 @@ class Worker(ThreadWorker):
         deadline = time.monotonic() + LINGER_SECONDS
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout or deadline, deadline)
-        if self._loop is not None:
-            self._loop.begin_stop(deadline)
-        if self._hooks is not None:
-            self._hooks.stop()
+        if self._connections is not None:
+            self._connections.begin_stop(deadline)
+        self._hooks.stop()
 
     def _close_app(self) -> None:
-        if self._hooks is None:
-            return
+        """Drive the loop until Kafka has answered all publishes, also those of disconnected clients, then close."""
+        deadline = time.monotonic() + FLUSH_SECONDS
         try:
-            self._hooks.close(FLUSH_SECONDS)
+            while self._hooks.next_deadline < math.inf and time.monotonic() < deadline:
+                self._run_round(deadline)
+            self._hooks.close(max(0.0, deadline - time.monotonic()))
         except Exception:
             self.log.exception("Closing the application failed.")
 

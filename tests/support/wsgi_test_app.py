@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kafka_http.config.sources import load_config
 from kafka_http.logs import request_id
 from kafka_http.server import CannotServe, run
-from kafka_http.server.app_interface import DefaultRequestPolicy
+from kafka_http.server.app_interface import DefaultHooks
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -40,11 +40,8 @@ class Large:
         tell("closed /large")
 
 
-class Tiny:
+class Tiny(DefaultHooks):
     """The application."""
-
-    request_policy = DefaultRequestPolicy()
-    fast_path = None
 
     def __init__(self) -> None:
         self._stopping = Event()
@@ -64,12 +61,6 @@ class Tiny:
             self._stopping.wait(30)
         start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
         return [b"ok"]
-
-    def start(self) -> None:
-        pass
-
-    def check_brokers(self) -> None:
-        pass
 
     def stop(self) -> None:
         self._stopping.set()

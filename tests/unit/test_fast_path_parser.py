@@ -2,21 +2,33 @@
 
 import pytest
 
-from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD, FastPathRequest, NotFastPath, parse
+from kafka_http.server.fast_path_parser import (
+    MAX_BODY,
+    MAX_FIELDS,
+    MAX_HEAD,
+    FastPathHead,
+    parse_head,
+    without_length,
+)
 
 HEAD = b"POST /messages/t HTTP/1.1\r\nHost: h\r\n"
 
 
-def request(*headers: bytes, start: bytes = b"POST /messages/t HTTP/1.1", body: bytes = b"body") -> bytes:
-    lines = [start, b"Host: h", *headers, b"Content-Length: %d" % len(body), b"", b""]
-    return b"\r\n".join(lines) + body
+def request(*headers: bytes, start: bytes = b"POST /messages/t HTTP/1.1", length: int = 4) -> bytes:
+    return b"\r\n".join([start, b"Host: h", *headers, b"Content-Length: %d" % length, b"", b""])
 
 
-def test_parse_fast_path_request() -> None:
-    data = request(b"Content-Type:application/json ", b"X-A: b: c\t") + b"PUT /next"
-    headers = {"host": "h", "content-type": "application/json", "x-a": "b: c", "content-length": "4"}
-    size = len(data) - len(b"PUT /next")
-    assert parse(data) == FastPathRequest("POST", "/messages/t", headers, b"body", size, is_last=False)
+def parse(data: bytes) -> FastPathHead | None:
+    """Parse a head as the fast path does."""
+    end = data.find(b"\r\n\r\n") + 4
+    split = without_length(data, end) if end > 3 else None
+    return None if split is None else parse_head(split[0])
+
+
+def test_parse_fast_path_head() -> None:
+    data = request(b"Content-Type:application/json ", b"X-A: b: c\t") + b"body" + b"PUT /next"
+    headers = {"host": "h", "content-type": "application/json", "x-a": "b: c"}
+    assert parse(data) == FastPathHead("POST", "/messages/t", headers, is_last=False)
 
 
 @pytest.mark.parametrize("target", [b"/topics/t", b"/topics/t/partitions/3", b"/messages/a?key=%20&timeout=3"])
@@ -33,21 +45,32 @@ def test_connection_header_sets_is_last(value: bytes, is_last: bool) -> None:
     assert found.is_last is is_last
 
 
-def test_parse_of_incomplete_request_returns_none() -> None:
-    data = request(b"Content-Type: application/json")
-    assert [parse(data[:length]) for length in range(1, len(data))] == [None] * (len(data) - 1)
+@pytest.mark.parametrize("line", [b"Content-Length: 12", b"content-length:12", b"CONTENT-LENGTH:\t 12 "])
+def test_length_is_cut_out_of_head(line: bytes) -> None:
+    for data in (HEAD + line + b"\r\nX: y\r\n\r\n", HEAD + b"X: y\r\n" + line + b"\r\n\r\n"):
+        assert without_length(data + b"Content-Length: 1\r\n\r\n", len(data)) == (HEAD + b"X: y\r\n\r\n", 12)
 
 
-def test_parse_accepts_requests_up_to_limits() -> None:
-    found = parse(request(body=b"x" * MAX_BODY))
-    assert found is not None
-    assert len(found.body) == MAX_BODY
-    with pytest.raises(NotFastPath):
-        parse(request(body=b"x" * (MAX_BODY + 1)))
-    with pytest.raises(NotFastPath):
-        parse(b"POST /messages/t HTTP/1.1\r\nHost: h\r\nX: " + b"x" * MAX_HEAD)
-    with pytest.raises(NotFastPath):
-        parse(request(*[b"X-%d: y" % each for each in range(MAX_FIELDS)]))
+def test_second_length_stays_in_head_and_is_rejected() -> None:
+    data = HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n"
+    assert without_length(data, len(data)) == (HEAD + b"Content-Length: 2\r\n\r\n", 1)
+    assert parse(data) is None
+
+
+def test_length_in_body_is_not_one_of_the_head() -> None:
+    data = HEAD + b"\r\nContent-Length: 4\r\n\r\n"
+    assert without_length(data, len(HEAD) + 2) is None
+
+
+def test_parse_accepts_heads_up_to_limits() -> None:
+    data = request(length=MAX_BODY)
+    assert without_length(data, len(data)) is not None
+    data = request(length=MAX_BODY + 1)
+    assert without_length(data, len(data)) is None
+    assert parse(request(b"X: " + b"x" * (MAX_HEAD - 60))) is not None
+    assert parse(request(b"X: " + b"x" * MAX_HEAD)) is None
+    assert parse(request(*[b"X-%d: y" % each for each in range(MAX_FIELDS - 2)])) is not None
+    assert parse(request(*[b"X-%d: y" % each for each in range(MAX_FIELDS - 1)])) is None
 
 
 @pytest.mark.parametrize(
@@ -87,11 +110,15 @@ def test_parse_accepts_requests_up_to_limits() -> None:
         HEAD + b"Content-Length: 4,4\r\n\r\nbody",
         HEAD + b"Content-Length: 0x4\r\n\r\nbody",
         HEAD + b"Content-Length:\r\n\r\nbody",
+        HEAD + b"Content-Length: 4\r\n 5\r\n\r\nbody",
+        HEAD + b"X: a\rContent-Length: 4\r\n\r\nbody",
+        HEAD + b"X: a\nContent-Length: 4\r\n\r\nbody",
+        b"Content-Length: 4\r\n" + HEAD + b"\r\nbody",
+        b"\r\nContent-Length: 4\r\n" + HEAD + b"\r\nbody",
         HEAD + b"\r\nbody",
         b"POST /messages/t HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody",
         b"\x16\x03\x01\x02\x00\x01",
     ],
 )
 def test_parse_rejects_other_requests(data: bytes) -> None:
-    with pytest.raises(NotFastPath):
-        parse(data)
+    assert parse(data) is None
