@@ -94,7 +94,7 @@ class DaemonClient:
 
     def _call(self, call: Call, *arguments: Any, **named: Any) -> Any:
         """Raises `Unavailable` if the daemon cannot be reached, is lost during the call, or does not answer in time."""
-        request = call.request(request_id.get(), *arguments, **named)
+        request: Any = call.request(request_id.get(), *arguments, **named)
         wait = float(getattr(request, _WAITS[call.name])) if call.name in _WAITS else 0.0
         seconds = wait + (_KAFKA_SECONDS if call.name in _KAFKA_CALLS else _ANSWER_SECONDS)
         message = msgspec.msgpack.encode(request)
