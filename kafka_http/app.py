@@ -139,7 +139,7 @@ def _inline_node(config: Config, broker: Broker) -> NodeResources:
 def _daemon_node(config: Config) -> NodeResources:
     """Use the daemon's consumer instances, tasks and idempotency keys."""
     daemon = DaemonClient(config)
-    idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker)
+    idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker, is_responding=False)
     return NodeResources(
         daemon.instances,
         daemon.tasks,

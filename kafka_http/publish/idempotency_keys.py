@@ -51,8 +51,13 @@ class IdempotencyService:
     The claims, stored responses and releases of many requests share a call to the store.
     """
 
-    def __init__(self, keys: IdempotencyKeys, worker: Callable[[], str]) -> None:
-        """`worker` returns the name of this process. Its claims become invalid when the process ends."""
+    def __init__(self, keys: IdempotencyKeys, worker: Callable[[], str], *, is_responding: bool = True) -> None:
+        """`worker` returns the name of this process. Its claims become invalid when the process ends.
+
+        `is_responding` is false if the first call may take seconds, because it starts the daemon.
+        """
+        self.is_responding = is_responding
+        """Whether the last call was successful. If not, a claim may wait long for an error."""
         self._keys = keys
         self._worker = worker
         self._submitter: _Submitter = BatchSubmitter(self._update, "idempotency-keys", _size)
@@ -91,7 +96,9 @@ class IdempotencyService:
             results = self._keys.update_keys(claims, ends)
             while len(results) < len(claims):
                 results += self._keys.update_keys(claims[len(results) :], ())
+            self.is_responding = True
         except KafkaHttpError as error:
+            self.is_responding = False
             log.warning("Idempotency keys not updated: %s", error.message)
             for each in ends:
                 self._retries.submit(each)

@@ -36,7 +36,7 @@ _ROUTE = re.compile(
 _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER))
 """Headers that differ in each request: it is useless to remember a head with them, or wrong."""
 _MIN_TIMEOUT_WITH_KEY = 1.0
-"""Seconds. With less, a thread handles a key, because here the time to claim it is part of the timeout."""
+"""Seconds. With less, a thread handles a key: here the time to claim it is part of the timeout."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
@@ -88,7 +88,7 @@ class FastPathPublishes:
             return None
         start: StartPublish = partial(self._publish_view.start, dialect, blocking=False)
         if KEY_HEADER in headers:
-            if dialect.timeout < _MIN_TIMEOUT_WITH_KEY:
+            if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
                 return None
             start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
         return PreparedPublish(start, dialect, headers, self._max_body_bytes)

@@ -64,6 +64,11 @@ class IdempotentPublish:
         """Send what the main loop has submitted to the store of keys in a round. Does not block."""
         self._idempotency.end_round()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the store of keys responds, as far as is known. If not, only threads should wait for it."""
+        return self._idempotency.is_responding
+
     def publish(self, request: Request, dialect: PublishDialect, body: bytes) -> RenderedResponse:
         """Return the response to a publish, or the stored response to the first request with its key. Blocks.
 

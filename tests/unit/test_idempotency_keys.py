@@ -18,6 +18,7 @@ from kafka_http.node.daemon_services import NodeIdempotencyKeys
 from kafka_http.node.store import Database, StoredKeys, StoredNodes, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS
 from kafka_http.node.store.tables import idempotency_keys, nodes
+from kafka_http.publish.batch_submitter import PendingItem
 from kafka_http.publish.idempotency_keys import (
     IdempotencyKeys,
     IdempotencyService,
@@ -367,6 +368,7 @@ def test_claim_while_store_is_down_raises_unavailable(
     stub.error = DOWN
     with pytest.raises(Unavailable, match=r"The server's state store.*does not respond. Nothing was written") as raised:
         idempotency.claim("", "k", "f").result(5)
+    assert not idempotency.is_responding
     assert "secret" not in raised.value.message
     assert "secret" in caplog.text
 
@@ -384,7 +386,7 @@ def test_calls_that_arrive_during_a_call_share_the_next_one(stub: Keys, idempote
     stub.leave.clear()
     first = idempotency.claim("", "first", "f")
     assert stub.entered.wait(5)
-    pending = [idempotency.claim("", name, "f") for name in "cd"]
+    pending: list[PendingItem[Any, Any]] = [idempotency.claim("", name, "f") for name in "cd"]
     pending += [open_claims[0].complete(RESPONSE), open_claims[1].release(), idempotency.claim("", "e", "f")]
     assert not any(each.is_done for each in (first, *pending))
     stub.leave.set()
