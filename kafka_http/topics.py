@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -30,6 +31,7 @@ def check_topic_name(topic: str) -> None:
         )
 
 
+@lru_cache(4096)
 def check_publishable(topic: str) -> None:
     """Raise `InvalidRequest` if clients cannot publish to a topic."""
     check_topic_name(topic)

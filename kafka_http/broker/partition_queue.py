@@ -22,7 +22,7 @@ from kafka.errors import for_code
 from kafka_http.broker.error_map import STALE_METADATA, is_transient, result_of, unknown_outcome
 from kafka_http.broker.pending_publish import UNKNOWN_OFFSET, PartitionAppend, SliceResult
 from kafka_http.broker.produce_requests import PartitionResponse, topic_field
-from kafka_http.errors import KafkaHttpError
+from kafka_http.errors import KafkaHttpError, OutcomeUnknown
 from kafka_http.logs import LogOnce
 from kafka_http.records import BareValues, payload_size
 
@@ -33,6 +33,8 @@ NO_TIMESTAMP = -1
 """Kafka always accepts this value: the record has no timestamp."""
 _MAX_SEQUENCE = 0x7FFFFFFF
 _MAGIC = 2
+_MAX_TIMESTAMP_FIELD = slice(35, 43)
+"""The place of the largest timestamp in a batch."""
 _NO_LIMIT = 1 << 30
 _RECORD_OVERHEAD = 16
 """Bytes of a record in a batch in addition to its key and value."""
@@ -62,10 +64,10 @@ class Reaction(Enum):
 _REACTIONS: Mapping[type[kafka.KafkaError], Reaction] = {
     kafka.NoError: Reaction.COMPLETE,
     kafka.DuplicateSequenceNumberError: Reaction.COMPLETE,
+    kafka.NotEnoughReplicasError: Reaction.RETRY,
+    kafka.CorruptRecordError: Reaction.RETRY,
+    kafka.UnknownTopicOrPartitionError: Reaction.RETRY,  # after the append, only if the log was deleted with the topic
     kafka.UnknownError: Reaction.RETRY_UNSURE,
-    kafka.RequestTimedOutError: Reaction.RETRY_UNSURE,
-    kafka.NotEnoughReplicasAfterAppendError: Reaction.RETRY_UNSURE,
-    kafka.NetworkExceptionError: Reaction.RETRY_UNSURE,
     kafka.OutOfOrderSequenceNumberError: Reaction.RENUMBER,
     kafka.InvalidProducerEpochError: Reaction.RENUMBER,
     kafka.UnknownProducerIdError: Reaction.RENUMBER,
@@ -73,16 +75,18 @@ _REACTIONS: Mapping[type[kafka.KafkaError], Reaction] = {
     kafka.RecordListTooLargeError: Reaction.SPLIT,
     kafka.InvalidRecordError: Reaction.REJECT_RECORDS,
     kafka.InvalidTimestampError: Reaction.REJECT_RECORDS,
-    kafka.CorruptRecordError: Reaction.RETRY,
 }
 
 
 @cache
 def reaction_to(kind: type[kafka.KafkaError]) -> Reaction:
-    """Return what to do after an error that a broker names."""
+    """Return what to do after an error that a broker names.
+
+    A leader may name most transient errors after the append, while it waits for its replicas: "not leader", too.
+    """
     if kind in _REACTIONS:
         return _REACTIONS[kind]
-    return Reaction.RETRY if is_transient(kind) else Reaction.REJECT
+    return Reaction.RETRY_UNSURE if is_transient(kind) else Reaction.REJECT
 
 
 class ProducerIdentity(NamedTuple):
@@ -144,6 +148,11 @@ class Batch:
     @property
     def deadline(self) -> float:
         return max(each.append.pending.deadline for each in self.slices)
+
+    @property
+    def max_timestamp(self) -> int:
+        """The largest timestamp of the records."""
+        return int.from_bytes(self.data[_MAX_TIMESTAMP_FIELD], signed=True)
 
     def end(self, base_offset: int, append_time: int, error: KafkaHttpError | None = None) -> None:
         """Pass the result to the appends."""
@@ -302,8 +311,7 @@ class PartitionQueue:
         kind = for_code(response.error_code)
         reaction = Reaction.COMPLETE if not response.error_code else reaction_to(kind)
         if reaction is Reaction.COMPLETE:
-            self._batch = None
-            batch.end(response.base_offset, response.append_time)
+            self._complete(batch, response)
         elif reaction in (Reaction.RETRY, Reaction.RETRY_UNSURE):
             batch.is_unsure |= reaction is Reaction.RETRY_UNSURE
             self._retry_later(batch)
@@ -321,6 +329,13 @@ class PartitionQueue:
         else:
             self._reject(batch, result_of(kind(), self.topic))
         return False
+
+    def _complete(self, batch: Batch, response: PartitionResponse) -> None:
+        self._batch = None
+        append_time = response.append_time
+        if batch.is_unsure and append_time == batch.max_timestamp:
+            append_time = -1  # Kafka returns this time for a batch that it already has, whatever the topic's setting
+        batch.end(response.base_offset, append_time)
 
     def on_connection_lost(self) -> None:
         """Handle the loss of the connection with a batch in flight: it may have been written or not."""
@@ -343,6 +358,7 @@ class PartitionQueue:
         batch.end(UNKNOWN_OFFSET, -1, unknown_outcome(reason, self._addresses_tried()))
 
     def _reject(self, batch: Batch, error: KafkaHttpError) -> None:
+        batch.is_unsure |= isinstance(error, OutcomeUnknown)
         self._drop(batch)
         batch.end(UNKNOWN_OFFSET, -1, error)
 
@@ -351,7 +367,7 @@ class PartitionQueue:
         self._batch = None
         if batch.is_unsure:
             self._begin_epoch()
-        else:
+        elif batch.identity == self._identity:
             self._sequence = batch.sequence
 
     def _begin_epoch(self) -> None:
@@ -361,15 +377,18 @@ class PartitionQueue:
 
     def _reject_records(self, batch: Batch, kind: type[kafka.KafkaError], named: Sequence[int]) -> None:
         """Fail the records that Kafka rejects. The others wait again."""
-        rejected = set(named) if named else set(range(batch.count))
-        if issubclass(kind, kafka.InvalidTimestampError):
-            retried = set() if batch.without_time else _without_timestamps(batch) & rejected
-            if retried:
-                self._clock.omit()
+        all_indexes = set(range(batch.count))
+        rejected = all_indexes.intersection(named)
+        retried: set[int] = set()
+        if issubclass(kind, kafka.InvalidTimestampError) and not batch.without_time:
+            retried = _without_timestamps(batch) & (rejected or all_indexes)
+        if retried:
+            self._clock.omit()
             rejected -= retried
-        elif not named and batch.count > 1:  # brokers before Kafka 2.4 do not name them
+        elif not rejected and batch.count > 1:  # brokers before Kafka 2.4 do not name them
             self._single_records += batch.count
-            rejected = set()
+        else:
+            rejected = rejected or all_indexes
         self._wait_again(batch, rejected, result_of(kind(), self.topic))
 
     def _wait_again(

@@ -61,6 +61,7 @@ class ProduceConnection:
         self._received = bytearray()
         self._unsent: deque[memoryview] = deque()
         self._throttled_until = 0.0
+        self._send_needs, self._receive_needs = EVENT_WRITE, EVENT_READ
         self._watched = EVENT_READ
         self._is_retired = False
         loop.register(sock, EVENT_READ, self._on_event)
@@ -86,6 +87,9 @@ class ProduceConnection:
 
     def send(self, batches: Sequence[Batch]) -> None:
         """Send one request. Each partition occurs once."""
+        if not self.is_open:  # another request of this round has closed it
+            self._on_lost(self, batches, "connection closed")
+            return
         self._correlation_id = number = (self._correlation_id + 1) & 0x7FFFFFFF
         if len(batches) == 1:
             queue = batches[0].queue
@@ -115,11 +119,12 @@ class ProduceConnection:
         log.debug("Closed the connection to broker %s: %s", self.node, reason)
         batches = [each for _, _, sent in self._in_flight for each in sent]
         self._in_flight.clear()
+        self._unsent.clear()
         self._on_lost(self, batches, reason)
 
     @property
     def _events(self) -> int:
-        return EVENT_READ | EVENT_WRITE if self._unsent else EVENT_READ
+        return self._receive_needs | self._send_needs if self._unsent else self._receive_needs
 
     def _flush(self) -> None:
         """Send what the kernel takes now. Wait for the socket if something is left."""
@@ -127,7 +132,8 @@ class ProduceConnection:
             data = self._unsent[0]
             try:
                 sent = self._sock.send(data)
-            except _WOULD_BLOCK:
+            except _WOULD_BLOCK as wait:
+                self._send_needs = _needed_event(wait, EVENT_WRITE)
                 break
             except OSError as error:
                 self.close(error.strerror or str(error))
@@ -136,6 +142,9 @@ class ProduceConnection:
                 self._unsent[0] = data[sent:]
             else:
                 self._unsent.popleft()
+        self._watch()
+
+    def _watch(self) -> None:
         events = self._events
         if events != self._watched:
             self._watched = events
@@ -147,7 +156,9 @@ class ProduceConnection:
         while self.is_open:
             try:
                 data = self._sock.recv(_RECEIVE_BYTES)
-            except _WOULD_BLOCK:
+            except _WOULD_BLOCK as wait:
+                self._receive_needs = _needed_event(wait, EVENT_READ)
+                self._watch()
                 return
             except OSError as error:
                 self.close(error.strerror or str(error))
@@ -203,3 +214,10 @@ def _renewal(lifetime: float) -> tuple[float, float]:
         return float("inf"), float("inf")
     now = time.monotonic()
     return now + _RENEW_SHARE * lifetime, now + _EXPIRE_SHARE * lifetime
+
+
+def _needed_event(wait: OSError, usual: int) -> int:
+    """Return the event after which to try again: TLS may have to read before it sends, and the other way round."""
+    if isinstance(wait, ssl.SSLWantReadError):
+        return EVENT_READ
+    return EVENT_WRITE if isinstance(wait, ssl.SSLWantWriteError) else usual

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 from msgspec import Struct
 
@@ -26,7 +26,7 @@ class PublishRequest(Struct, frozen=True):
     schemas: Schemas = NO_SCHEMAS
 
 
-class Deadlines(NamedTuple):
+class Deadlines(Struct, frozen=True, gc=False):
     """The times by which a publish is sent to Kafka and by which it is answered, on the monotonic clock."""
 
     send: float

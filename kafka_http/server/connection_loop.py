@@ -133,7 +133,7 @@ class ConnectionLoop:
     @property
     def next_deadline(self) -> float:
         """When `expire` must be called next, on the monotonic clock."""
-        return min(each.next_deadline for each in self._all)
+        return min([each.next_deadline for each in self._all])
 
     def expire(self) -> None:
         """Close idle and stalled connections, and respond to publishes that Kafka has not answered in time."""

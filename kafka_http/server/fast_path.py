@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from kafka_http.logs import request_id
 from kafka_http.server.app_interface import FastPathHandler, PendingResponse, PreparedRequest
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.fast_path_parser import FastPathHead
@@ -52,7 +51,6 @@ class FastPath:
         """Start a publish, or do nothing and return False if it needs a view."""
         connection.started = time.monotonic()
         pending = head.prepared.start(body)
-        request_id.set("-")
         if pending is None:
             return False
         connection.pending_response = pending
@@ -71,9 +69,7 @@ class FastPath:
     def _prepare(self, head: FastPathHead) -> PreparedRequest | None:
         if self._access_log.is_on and not _FORWARDED.isdisjoint(head.headers):
             return None  # only the application finds out the client's address
-        prepared = self._handler.prepare(head.method, head.target, head.headers)
-        request_id.set("-")
-        return prepared
+        return self._handler.prepare(head.method, head.target, head.headers)
 
     def _on_done(self, connection: ClientConnection, pending: PendingResponse) -> None:
         if connection.pending_response is pending:  # otherwise its timeout was over before Kafka answered
@@ -86,7 +82,6 @@ class FastPath:
         if pending is None:
             return
         response = pending.finish()
-        request_id.set("-")
         worker = self._worker
         worker.count_request()
         if connection.logged_request is not None:

@@ -169,13 +169,12 @@ class Worker(ThreadWorker):
     def _run_round(self, deadline: float) -> None:
         """Run a round that waits until `deadline` at the latest."""
         hooks, connections, now = self._hooks, self._connections, time.monotonic()
-        deadline = min(deadline, hooks.next_deadline)
-        if connections is not None:
-            deadline = min(deadline, connections.next_deadline)
+        expires = math.inf if connections is None else connections.next_deadline
+        deadline = min(deadline, expires, hooks.next_deadline)
         if now < self._accepts_from:
             deadline = min(deadline, self._accepts_from)
         self._main_loop.run_round(max(0.0, deadline - now), hooks.end_round)
-        if connections is not None and connections.next_deadline <= time.monotonic():
+        if connections is not None and time.monotonic() >= expires:
             connections.expire()
 
     def murder_keepalived(self, force: bool = False) -> None:

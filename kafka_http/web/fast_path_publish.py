@@ -7,8 +7,7 @@ feature of the views are left to the views, which give the same responses.
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -40,8 +39,8 @@ _MIN_TIMEOUT_WITH_KEY = 1.0
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class FastPathResponse(NamedTuple):
-    """A response. `headers` are those without Content-Type, Content-Length and what every response has."""
+class IdentifiedResponse(NamedTuple):
+    """A response with its request's id. `headers` are those that not every response has."""
 
     status: int
     headers: Mapping[str, str]
@@ -128,15 +127,14 @@ class PreparedPublish:
         if len(body) > self._max_body_bytes:
             return None
         sent_id = self._request_id or new_request_id()
-        with _logged_as(sent_id):
-            pending: _Pending
-            try:
-                pending = self._start(body)
-            except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
-                return None
-            except Exception as error:  # Kafka may have some records, so no view may repeat it
-                log.exception("Unexpected error: publish to %s", self._dialect.topic)
-                pending = _FailedStart(error)
+        request_id.set(sent_id)  # for log lines; the server resets it
+        pending: _Pending
+        try:
+            pending = self._start(body)
+        except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
+            return None
+        except Exception as error:  # Kafka may have some records, so no view may repeat it
+            pending = _FailedStart(error)
         return FastPathPublish(self._dialect, pending, sent_id)
 
 
@@ -153,7 +151,7 @@ class FastPathPublish:
         self._pending = pending
         self._request_id = sent_id
 
-    def finish(self) -> FastPathResponse:
+    def finish(self) -> IdentifiedResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
         try:
             status, headers, content_type, body = self._pending.result(0)
@@ -161,14 +159,14 @@ class FastPathPublish:
             status, headers, content_type, body = self._error_response(error)
         finally:
             self._pending.release()
-        return FastPathResponse(status, headers, content_type, self._request_id, body)
+        return IdentifiedResponse(status, headers, content_type, self._request_id, body)
 
     def _error_response(self, error: Exception) -> RenderedResponse:
         if isinstance(error, KafkaHttpError):
             return self._dialect.error_response(error)
-        with _logged_as(self._request_id):
-            log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
-            return self._dialect.error_response(internal_error())
+        request_id.set(self._request_id)
+        log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
+        return self._dialect.error_response(internal_error())
 
 
 class _FailedStart:
@@ -189,13 +187,3 @@ class _FailedStart:
 
 _Pending = PendingPublishResponse | KeyedPublish | _FailedStart
 StartPublish = Callable[[bytes], PendingPublishResponse | KeyedPublish]
-
-
-@contextmanager
-def _logged_as(sent_id: str) -> Iterator[None]:
-    """Set the request's id for log lines: in the main loop, no other request has it."""
-    token = request_id.set(sent_id)
-    try:
-        yield
-    finally:
-        request_id.reset(token)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kafka_http.errors import InvalidRequest, PublishTimeout, TooLarge
+from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.web.negotiation import NDJSON
 
 RECORD_BYTES = 800
@@ -73,6 +74,9 @@ class PublishLimits:
         self._headers_left = HEADERS_PER_RECORD * max_records
         self.min_checked_line = _MIN_ELEMENT * HEADERS_PER_RECORD * max_records
         """Bytes. Longer lines must be checked with `check_headers`."""
+
+    def check_separators(self, body: bytes, separator: bytes) -> None:
+        """Raise `WouldBlock` if a main loop parses a body with too many separators for it. Cheap."""
 
     def check_array(self, body: bytes) -> None:
         """Check the number of elements of a JSON array without decoding them. Raises `TooLarge`, `PublishTimeout`."""
@@ -246,6 +250,36 @@ class PublishLimits:
             "max_records allows.",
             limit=limit,
         )
+
+
+class LoopLimits(PublishLimits):
+    """The limits of a request that a main loop parses. A body with too many values for it raises `WouldBlock`.
+
+    The loop reserves the memory of the body and its records itself.
+    """
+
+    def __init__(self, max_values: int) -> None:
+        super().__init__(max_values)
+        self.min_checked_line = _MIN_ELEMENT * max_values
+        self._headers_left = self._max_values = max_values
+
+    def check_separators(self, body: bytes, separator: bytes) -> None:
+        if len(body) >= _MIN_ELEMENT * self._max_values and body.count(separator) >= self._max_values:
+            raise WouldBlock
+
+    def check_array(self, body: bytes) -> None:
+        self.check_separators(body, b",")
+
+    def may_exceed_records(self, body: bytes) -> bool:
+        self.check_separators(body, b",")
+        return False
+
+    def check_headers(self, record: bytes) -> None:
+        self.check_separators(record, b",")
+
+    def count_lines(self, text: bytes) -> int:
+        self.check_separators(text, b"\n")
+        return super().count_lines(text)
 
 
 NO_LIMITS = PublishLimits(1 << 62)

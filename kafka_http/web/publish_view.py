@@ -8,9 +8,8 @@ from kafka_http.publish.deferred_publish import DeferredPublisher
 from kafka_http.publish.publisher import Deadlines, Publisher, PublishRequest
 from kafka_http.records import RecordResult
 from kafka_http.schemas.formats import Role
-from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.tasks import NewTask
-from kafka_http.web.publish_limits import NO_LIMITS, RECORD_BYTES, PublishLimits
+from kafka_http.web.publish_limits import RECORD_BYTES, LoopLimits, PublishLimits
 from kafka_http.web.request_head import RespondAsync
 from kafka_http.web.responses import RenderedResponse
 
@@ -117,8 +116,7 @@ class PublishView:
             limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
             release: Callable[[], object] = limits.release
         else:
-            limits, release = NO_LIMITS, _nothing
-            self._check_size(body)
+            limits, release = LoopLimits(self._max_values), _nothing
         try:
             parsed = dialect.parse(body, limits)
             if not blocking:
@@ -127,11 +125,6 @@ class PublishView:
         except BaseException:
             release()
             raise
-
-    def _check_size(self, body: bytes) -> None:
-        """Raise `WouldBlock` for a body whose parsing would delay a main loop."""
-        if body.count(b",") + body.count(b"\n") >= self._max_values:
-            raise WouldBlock
 
     def _reserve_all(self, body: bytes, parsed: PublishRequest) -> Callable[[], object]:
         size = self._reserve(len(body) + RECORD_BYTES * len(parsed.records), 0)

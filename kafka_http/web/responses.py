@@ -44,6 +44,8 @@ class RenderedResponse(NamedTuple):
     body: bytes
 
 
+_LAST_DIGITS = [f"{each:03}" for each in range(1000)]
+"""The last three digits of offsets: to join them is several times as fast as to format each offset."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -71,9 +73,17 @@ def appended_entries(appended: AppendedRecords, fields: str) -> str:
     >>> appended_entries(AppendedRecords(0, 7, 2, None), ',"error":null')
     '{"partition":0,"offset":7,"error":null},{"partition":0,"offset":8,"error":null}'
     """
-    start, end = f'{{"partition":{appended.partition},"offset":', fields + "}"
+    if len(appended) == 1:
+        return f'{{"partition":{appended.partition},"offset":{appended.base_offset}{fields}}}'
+    end, entries = fields + "}", []
     offsets = range(appended.base_offset, appended.base_offset + len(appended))
-    return f"{start}{f'{end},{start}'.join(map(str, offsets))}{end}"
+    while offsets:
+        thousands, first = divmod(offsets[0], 1000)
+        start = f'{{"partition":{appended.partition},"offset":{thousands or ""}'
+        digits = _LAST_DIGITS[first : first + len(offsets)] if thousands else [*map(str, offsets[: 1000 - first])]
+        entries.append(f"{start}{f'{end},{start}'.join(digits)}{end}")
+        offsets = offsets[len(digits) :]
+    return ",".join(entries)
 
 
 def render_accepted(task: NewTask, root_path: str, content_type: str) -> RenderedResponse:

@@ -44,7 +44,7 @@ def test_publish_with_a_clock_ahead_is_written_without_timestamp(
 ) -> None:
     name = topic()
     ahead = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
-    monkeypatch.setattr("kafka_http.broker.batch_append.time", ahead)
+    monkeypatch.setattr("kafka_http.broker.pending_publish.time", ahead)
     broker = KafkaBroker(Config(bootstrap_servers=(kafka.bootstrap_servers,)))
     try:
         named = int(time.time() * 1000) - 5000

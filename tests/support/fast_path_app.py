@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
-from kafka_http.web.fast_path_publish import FastPathResponse, PreparedPublish
+from kafka_http.web.fast_path_publish import IdentifiedResponse, PreparedPublish
 from kafka_http.web.responses import STATUS_LINES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class FastPathMiddleware:
         return prepared
 
 
-def headers_of(response: FastPathResponse) -> list[tuple[str, str]]:
+def headers_of(response: IdentifiedResponse) -> list[tuple[str, str]]:
     """Return all headers, as the server sends them."""
     return [
         *response.headers.items(),

@@ -78,8 +78,9 @@ def node(
 
 def claim(keys: Any, caller: str, name: str, fingerprint: str, holder: str) -> KeyClaimResult:
     """Claim one key."""
-    (result,) = keys.update_keys([ClaimRequest(caller, name, fingerprint, holder)], [])
-    return result
+    results: list[KeyClaimResult] = keys.update_keys([ClaimRequest(caller, name, fingerprint, holder)], [])
+    assert len(results) == 1
+    return results[0]
 
 
 def end(keys: Any, caller: str, name: str, holder: str, response: StoredResponse | None = None) -> None:

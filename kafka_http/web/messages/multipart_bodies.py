@@ -72,6 +72,7 @@ def parse_multipart(body: bytes, boundary: str | None, limits: PublishLimits) ->
             f"Multipart boundary must have at most {_MAX_BOUNDARY} ASCII characters, got {len(boundary)}.",
             field="Content-Type",
         )
+    limits.check_separators(body, b"\n")
     parts = _parse(body, boundary, limits)
     limits.reserve_records(len(parts))
     return not_empty(limits.collect(_record(index, part) for index, part in enumerate(parts)))

@@ -36,6 +36,7 @@ KAFKA_RETRIABLE_ERROR = 50003
 _REQUEST_ERRORS = (TooLarge, OutcomeUnknown, BrokerUnavailable)
 """Errors that fail the request if all records have them."""
 _ROLES: tuple[Role, ...] = ("key", "value")
+_NO_SCHEMA_IDS = '"key_schema_id":null,"value_schema_id":null}'
 _STRICT = {"Preference-Applied": "strict"}
 
 
@@ -81,8 +82,8 @@ class V2Produce:
         headers = _STRICT if self._is_strict else NO_HEADERS
         if isinstance(results, AppendedRecords):
             entries = appended_entries(results, ',"error_code":null,"error":null')
-            ids = msgspec.json.encode(_schema_ids(schema_ids)).decode().strip("{}")
-            text = f'{{"offsets":[{entries}],{ids}}}\n'
+            ids = msgspec.json.encode(_schema_ids(schema_ids))[1:].decode() if schema_ids else _NO_SCHEMA_IDS
+            text = f'{{"offsets":[{entries}],{ids}\n'
             return RenderedResponse(200, headers, self._response_type, text.encode())
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
         if (request_error := _request_error(failures, len(results))) is not None:

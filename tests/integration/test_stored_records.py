@@ -1,4 +1,4 @@
-"""One append for a request's records: what was acknowledged is what another library reads, at those offsets."""
+"""Publishes of many threads: what was acknowledged is what another library reads, at those offsets."""
 
 import asyncio
 from collections.abc import Callable, Iterator
