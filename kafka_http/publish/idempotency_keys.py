@@ -92,6 +92,7 @@ class IdempotencyService:
         """Make one call for claims and ends. Ends are repeated in the background if the store does not respond."""
         claims = [each for each in items if isinstance(each, ClaimRequest)]
         ends = [each for each in items if isinstance(each, ClaimEnd)]
+        results: list[KeyClaimResult] = []
         try:
             results = self._keys.update_keys(claims, ends)
             while len(results) < len(claims):
@@ -100,11 +101,12 @@ class IdempotencyService:
         except KafkaHttpError as error:
             self.is_responding = False
             log.warning("Idempotency keys not updated: %s", error.message)
-            for each in ends:
-                self._retries.submit(each)
+            claimed = claims[len(results) :] if results else []  # perhaps: by the call that was successful
+            for end in (*ends, *(ClaimEnd(each.caller, each.name, each.holder, None) for each in claimed)):
+                self._retries.submit(end)
             if not isinstance(error, Unavailable):
                 raise
-            results = [KeyClaimResult("unavailable")] * len(claims)
+            results += [KeyClaimResult("unavailable")] * (len(claims) - len(results))
         of_claims = iter(results)
         return [self._claim_result(each, next(of_claims)) if isinstance(each, ClaimRequest) else None for each in items]
 
@@ -125,6 +127,7 @@ class IdempotencyService:
         while not self._closing.wait(_RETRY_SECONDS):
             try:
                 self._keys.update_keys((), ends)
+                self.is_responding = True
                 break
             except Unavailable as error:
                 log.warning("Idempotency keys not updated; retrying: %s", error.message)

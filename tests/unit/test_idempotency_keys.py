@@ -426,6 +426,28 @@ def test_each_request_of_a_failed_batch_gets_its_response(stub: Keys, idempotenc
     assert stub.calls == [((), [ClaimEnd("", "1", ANY, RESPONSE), ClaimEnd("", "2", ANY, None)])]
 
 
+def test_claims_of_a_call_whose_repetition_failed_are_released(stub: Keys, idempotency: IdempotencyService) -> None:
+    """The store has claimed all keys, but has returned the results of the first only."""
+    idempotency.attach()
+    update, calls = stub.update_keys, 0
+
+    def update_once(claims: Sequence[ClaimRequest], ends: Sequence[ClaimEnd]) -> list[KeyClaimResult]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise DOWN
+        return update(claims, ends)[:1]
+
+    stub.update_keys = update_once  # type: ignore[method-assign]
+    first, second = (idempotency.claim("", name, "f") for name in "ab")
+    idempotency.end_round()
+    assert isinstance(first.result(5), KeyClaim)
+    with pytest.raises(Unavailable):
+        second.result(5)
+    wait_for(lambda: stub.ends, 5)
+    assert stub.ends == [ClaimEnd("", "b", ANY, None)]
+
+
 def test_complete_and_release_are_retried_until_the_store_responds(stub: Keys, idempotency: IdempotencyService) -> None:
     first, second = claimed(idempotency, "1"), claimed(idempotency, "2")
     stub.error = DOWN
