@@ -1,10 +1,15 @@
 """Check JSON, and convert base64."""
 
 import binascii
+from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
 
 import msgspec
+from msgspec import Raw
 
-_raw = msgspec.json.Decoder(msgspec.Raw)
+_raw = msgspec.json.Decoder(Raw)
 
 
 def check_json(data: bytes) -> None:
@@ -17,6 +22,19 @@ def check_json(data: bytes) -> None:
         raise ValueError(str(error)) from None
     if not data.isascii():
         str(data, "utf-8")  # Raw skips strings without decoding them
+
+
+def json_texts(data: Sequence[bytes | None]) -> list[Raw | None] | None:
+    """Return JSON texts to encode with others, None for None. Return None if `check_json` would reject one of them."""
+    present: Sequence[Any] = data if all(data) else [each for each in data if each is not None]
+    try:
+        deque(map(_raw.decode, present), maxlen=0)
+        if not all(map(bytes.isascii, present)):
+            deque(map(str, present, repeat("utf-8")), maxlen=0)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    # Not what `decode` returns, which has no surrounding spaces
+    return list(map(Raw, present)) if present is data else [None if each is None else Raw(each) for each in data]
 
 
 def has_more_values(data: bytes, limit: int) -> bool:

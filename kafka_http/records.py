@@ -4,12 +4,13 @@ Offsets are Kafka's. Timestamps are in milliseconds since 1970 (UTC). Keys and v
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from typing import Any, Literal, NamedTuple, Self, overload
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from kafka_http.errors import KafkaHttpError
 
@@ -126,6 +127,66 @@ class Record(Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+class RecordColumns(Sequence[Record]):
+    """Records of one partition in offset order, by column. As a sequence, it makes each `Record` when it is used.
+
+    Pages have thousands of records. What is done with a whole column runs in C.
+    """
+
+    __slots__ = ("_columns", "headers", "keys", "offsets", "partition", "timestamps", "topic", "values")
+
+    offsets: Sequence[int]
+    timestamps: Sequence[int | None]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers]
+
+    def __init__(self, tp: TopicPartition, *columns: Sequence[Any]) -> None:
+        """`columns` are the offsets, timestamps, keys, values and headers, of equal lengths; none if it is empty."""
+        self.topic, self.partition = tp
+        self._columns = columns or ((), (), (), (), ())
+        self.offsets, self.timestamps, self.keys, self.values, self.headers = self._columns
+
+    @classmethod
+    def from_records(cls, records: Sequence[Record]) -> Self:
+        """Return records of one partition, of which there is at least one, by column."""
+        if isinstance(records, cls):
+            return records
+        _, _, *columns = zip(*map(astuple, records), strict=True)
+        return cls(TopicPartition(records[0].topic, records[0].partition), *columns)
+
+    @property
+    def size(self) -> int:
+        """The size of all keys and values in bytes."""
+        return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
+
+    def slices(self, count: int) -> Iterator[Self]:
+        """Yield the records in parts of up to `count`."""
+        if len(self) <= count:
+            return iter((self,))
+        return (self[start : start + count] for start in range(0, len(self), count))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record, repeat(self.topic), repeat(self.partition), *self._columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Record | Self:
+        if isinstance(index, slice):
+            tp = TopicPartition(self.topic, self.partition)
+            return type(self)(tp, *[column[index] for column in self._columns])
+        return Record(self.topic, self.partition, *[column[index] for column in self._columns])
+
+    def __add__(self, other: "RecordColumns") -> Self:
+        both = zip(self._columns, other._columns, strict=True)
+        return type(self)(TopicPartition(self.topic, self.partition), *[[*mine, *more] for mine, more in both])
 
 
 def payload_size(records: Iterable[NewRecord | Record] | BareValues) -> int:

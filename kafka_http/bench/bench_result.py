@@ -1,10 +1,11 @@
 """The result of a bench of publishing or reading, and its JSON file."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -30,12 +31,22 @@ def machine() -> dict[str, Any]:
     return python | {package: version(package) for package in _PACKAGES}
 
 
+class RowName(NamedTuple):
+    """What rows of several rounds have in common."""
+
+    records: int
+    connections: int
+    way: str
+    server: str
+
+
 class BenchRow(msgspec.Struct, frozen=True):
-    """The figures of one combination of records per request and connections.
+    """The figures of one combination of records per request and connections, in one round.
 
     `seconds` and CPU times are in seconds, latencies in milliseconds. `generator_busiest` is the largest part of a core
-    that a process of the load generator used. `server_cpu` is None if it is not known. `later` is for publishes that
-    are answered with a 202, before Kafka has the records.
+    that a process of the load generator used. `server_cpu` and `kafka_cpu` are None if they are not known. `later` is
+    for publishes that are answered with a 202, before Kafka has the records; `key` for publishes with a new
+    Idempotency-Key each. `server` is empty if the bench measures only one.
     """
 
     records: int
@@ -51,6 +62,14 @@ class BenchRow(msgspec.Struct, frozen=True):
     generator_cpu: float
     generator_busiest: float
     later: bool = False
+    key: bool = False
+    kafka_cpu: float | None = None
+    server: str = ""
+
+    @property
+    def name(self) -> RowName:
+        way = "later" if self.later else "key" if self.key else ""
+        return RowName(self.records, self.connections, way, self.server)
 
 
 class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
@@ -60,6 +79,13 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http
     date: str
     rows: list[BenchRow]
     conditions: dict[str, Any] = {}
+
+    def by_name(self) -> dict[RowName, list[BenchRow]]:
+        """The rows of all rounds of each combination."""
+        found: dict[RowName, list[BenchRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.name, []).append(row)
+        return found
 
     def write(self, file: Path) -> None:
         """Write the result as JSON."""
@@ -74,3 +100,37 @@ def read_result(file: Path) -> BenchResult:
         raise BenchError(f"{file} cannot be read: {error.strerror}.") from None
     except msgspec.MsgspecError:
         raise BenchError(f"{file} is not a result of a bench. Use a file that --json wrote.") from None
+
+
+def _per_request(cpu: float | None, row: BenchRow) -> float | None:
+    return None if cpu is None else cpu / max(row.requests, 1) * 1e6
+
+
+FIGURES: dict[str, Callable[[BenchRow], float | None]] = {
+    "requests/s": lambda row: row.requests / row.seconds,
+    "messages/s": lambda row: row.messages / row.seconds,
+    "p50 ms": lambda row: row.p50,
+    "p99 ms": lambda row: row.p99,
+    "errors": lambda row: row.errors,
+    "server us/request": lambda row: _per_request(row.server_cpu, row),
+    "server us/message": lambda row: row.server_cpu and row.server_cpu / max(row.messages, 1) * 1e6,
+    "Kafka us/request": lambda row: _per_request(row.kafka_cpu, row),
+    "load us/request": lambda row: _per_request(row.generator_cpu, row),
+}
+"""What results show of a row. us: microseconds of CPU time."""
+
+
+def figure(name: str, rows: Sequence[BenchRow]) -> float | None:
+    """The median of a figure over rounds, the sum of errors; None if it is not known."""
+    values = [value for row in rows if (value := FIGURES[name](row)) is not None]
+    combine = sum if name == "errors" else median
+    return combine(values) if values else None
+
+
+def format_number(value: float | None) -> str:
+    """Format with three significant digits and separators of thousands."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 1 else f"{value:.2f}"

@@ -17,8 +17,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from kafka_http.bench.bench_result import BenchError
-from kafka_http.bench.process_usage import ProcessUsage
-from kafka_http.bench.target_server import TargetServer
+from kafka_http.bench.process_usage import ProcessUsage, daemons, local_usage, server_processes
+from kafka_http.bench.target_server import V2_JSON, TargetServer
 from kafka_http.config import Config
 from kafka_http.config.settings import SETTINGS
 from kafka_http.demo.broker_properties import BrokerNode
@@ -36,11 +36,22 @@ _DAEMON_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class BenchServer:
-    """A server that answers. `config` says how to reach its Kafka; None if that is not known."""
+    """A server that answers. `config` says how to reach its Kafka; None if that is not known.
+
+    `usage` is None if the server runs on another machine or for another user. `name` is empty if it is the only server.
+    """
 
     target: TargetServer
     usage: ProcessUsage | None
     config: Config | None
+    name: str = ""
+
+    def kafka_usage(self) -> ProcessUsage | None:
+        """The usage of the first broker; None if it is not known, or does not run here."""
+        if self.config is None:
+            return None
+        host, _, port = self.config.bootstrap_servers[0].rpartition(":")
+        return local_usage(host, int(port))
 
     @contextmanager
     def temporary_topic(self, partitions: int) -> Iterator[str]:
@@ -62,8 +73,9 @@ class BenchServer:
                     admin.delete_topics([name])
 
     def _create_by_publish(self, topic: str) -> None:
+        """Publish with the v2 API, which other servers have, too."""
         try:
-            self.target.publish(topic, b'"first"')
+            self.target.call("POST", f"/topics/{topic}", {"records": [{"value": "first"}]}, content_type=V2_JSON)
         except BenchError as error:
             raise BenchError(
                 "The server did not create a topic. Name an existing one with --topic, or use --bootstrap-servers, so "
@@ -71,11 +83,12 @@ class BenchServer:
             ) from None
 
 
-def running_server(url: str, config: Config) -> BenchServer:
+def running_server(url: str, config: Config, name: str = "") -> BenchServer:
     """Connect to a running server. Raises `BenchError` if it does not answer."""
     target = TargetServer(url)
     target.status_of("/")
-    return BenchServer(target, None, config if "bootstrap_servers" in config.sources else None)
+    known = config if "bootstrap_servers" in config.sources else None
+    return BenchServer(target, local_usage(target.host, target.port), known, name)
 
 
 @contextmanager
@@ -108,18 +121,18 @@ def _server(config: Config, directory: Path) -> Iterator[BenchServer]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     process = GuardedProcess("The server", directory / "serve.log")
     process.start((sys.executable, "-m", "kafka_http", "serve", "--config", settings), environment)
-    usage = ProcessUsage(process.pid or 0, config.data_dir)
+    usage = ProcessUsage(lambda: server_processes(process.pid or 0, config.data_dir))
     try:
         target = TargetServer(f"http://{config.bind}")
         _wait_until_ready(target, process)
         yield BenchServer(target, usage, config)
     finally:
         process.stop()
-        daemons = list(usage.daemons())  # they would run 10 s longer than the server
-        for daemon in daemons:
+        running = list(daemons(config.data_dir))  # they would run 10 s longer than the server
+        for daemon in running:
             with suppress(psutil.NoSuchProcess):
                 daemon.terminate()
-        psutil.wait_procs(daemons, _DAEMON_SECONDS)
+        psutil.wait_procs(running, _DAEMON_SECONDS)
 
 
 def to_toml(config: Config) -> str:

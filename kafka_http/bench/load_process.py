@@ -20,9 +20,9 @@ _START_SECONDS = 0.05
 
 
 def run_load(
-    jobs: Sequence[LoadJob], warmup: float, seconds: float, usage: ProcessUsage | None
-) -> tuple[list[LoadCounts], float | None]:
-    """Run a process for each job. Return their counts and the CPU seconds of the server. Raises `BenchError`."""
+    jobs: Sequence[LoadJob], warmup: float, seconds: float, usages: Sequence[ProcessUsage | None]
+) -> tuple[list[LoadCounts], list[float | None]]:
+    """Run a process for each job. Return their counts, and the CPU seconds of each usage. Raises `BenchError`."""
     with ExitStack() as stack:
         pipes = [stack.enter_context(_process(job)) for job in jobs]
         for each in pipes:
@@ -31,9 +31,9 @@ def run_load(
         for each in pipes:
             each.send((begin, begin + seconds))
         time.sleep(max(0.0, begin - time.monotonic()))
-        before = usage.cpu() if usage else 0.0
+        before = [usage.cpu() if usage else 0.0 for usage in usages]
         time.sleep(max(0.0, begin + seconds - time.monotonic()))
-        used = usage.cpu() - before if usage else None
+        used = [usage.cpu() - was if usage else None for usage, was in zip(usages, before, strict=True)]
         return [_receive(each) for each in pipes], used
 
 

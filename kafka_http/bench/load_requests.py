@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import count
 from typing import Literal
 from uuid import uuid4
 
@@ -22,6 +23,8 @@ _NEXT_BYTES = 16384
 
 _FAILED = re.compile(rb'"error_code": ?[1-9]')
 _PARALLEL_SETUPS = 16
+DEFAULT_PAGE_BYTES = 4 << 20
+"""The size of a page if a request does not limit it."""
 
 
 class ResponseError(Exception):
@@ -29,7 +32,11 @@ class ResponseError(Exception):
 
 
 class LoadJob(msgspec.Struct, frozen=True):
-    """What one process of the load generator does. `later` publishes with `Prefer: respond-async`."""
+    """What one process of the load generator does.
+
+    `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
+    messages in the partitions of a topic that is read, `max_bytes` the maximum size of a page of `/messages`.
+    """
 
     url: str
     topic: str
@@ -39,6 +46,9 @@ class LoadJob(msgspec.Struct, frozen=True):
     size: int
     connections: int
     later: bool = False
+    key: bool = False
+    counts: list[int] = []
+    max_bytes: int = DEFAULT_PAGE_BYTES
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -61,13 +71,13 @@ class PublishClient:
     """
 
     def __init__(
-        self, server: TargetServer, topic: str, dialect: str, records: int, size: int, *, later: bool = False
+        self, server: TargetServer, topic: str, dialect: str, records: int, size: int, *, headers: str = ""
     ) -> None:
+        """`headers` are further lines that end with CRLF."""
         self._is_v2 = dialect == "v2"
         self._records = records
         path = f"/topics/{topic}" if self._is_v2 else f"/messages/{topic}"
-        headers = f"Content-Type: {V2_JSON if self._is_v2 else 'application/json'}\r\n"
-        headers += "Prefer: respond-async\r\n" if later else ""
+        headers += f"Content-Type: {V2_JSON if self._is_v2 else 'application/json'}\r\n"
         is_bare = records == 1 and not self._is_v2
         body = json_values(1, size)[0].encode() if is_bare else publish_body(records, size)
         self.request = server.request_bytes("POST", path, headers, body)
@@ -78,11 +88,29 @@ class PublishClient:
         return self._records
 
 
+class KeyClient(PublishClient):
+    """Publishes with a new Idempotency-Key each, so that no two connections can share it."""
+
+    def __init__(self, server: TargetServer, topic: str, dialect: str, records: int, size: int) -> None:
+        super().__init__(server, topic, dialect, records, size, headers='Idempotency-Key: "\0"\r\n')
+        self._before, self._after = self.request.split(b"\0", 1)
+        self._before += uuid4().hex.encode() + b"-"
+        self._keys = count()
+        self._next()
+
+    def _next(self) -> None:
+        self.request = b"%b%d%b" % (self._before, next(self._keys), self._after)
+
+    def handle_response(self, body: bytes) -> int:
+        self._next()
+        return super().handle_response(body)
+
+
 class ReadClient:
     """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
 
-    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int) -> None:
-        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}")
+    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int, max_bytes: int) -> None:
+        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}&max_bytes={max_bytes}")
         self._before, self._after = request.split(b"\0")
         self._messages = messages
         self._rewind()
@@ -92,15 +120,15 @@ class ReadClient:
         self.request = self._before + b"earliest" + self._after
 
     def handle_response(self, body: bytes) -> int:
-        count = body.count(_OFFSET)
-        self._left -= count
+        found = body.count(_OFFSET)
+        self._left -= found
         # A search in the last bytes is much faster than to parse the page as JSON.
         following = _NEXT.search(body, max(0, len(body) - _NEXT_BYTES))
-        if not count or self._left <= 0 or following is None:
+        if not found or self._left <= 0 or following is None:
             self._rewind()
         else:
             self.request = self._before + following[1] + self._after
-        return count
+        return found
 
 
 class ConsumerClient:
@@ -121,12 +149,12 @@ class ConsumerClient:
         if self.request is self._seek:
             self.request = self._read
             return None
-        count = body.count(_OFFSET)
-        self._left -= count
-        if not count or self._left <= 0:
+        found = body.count(_OFFSET)
+        self._left -= found
+        if not found or self._left <= 0:
             self._left = self._messages
             self.request = self._seek
-        return count
+        return found
 
 
 LoadClient = PublishClient | ReadClient | ConsumerClient
@@ -137,12 +165,14 @@ LoadClient = PublishClient | ReadClient | ConsumerClient
 def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
     """Yield a client for each connection. Raises `BenchError`."""
     server = TargetServer(job.url)
-    if job.what == "publish":
-        client = PublishClient(server, job.topic, job.dialect, job.records, job.size, later=job.later)
-        yield [client] * job.connections
+    publish = (server, job.topic, job.dialect, job.records, job.size)
+    if job.key:
+        yield [KeyClient(*publish) for _ in range(job.connections)]
+    elif job.what == "publish":
+        yield [PublishClient(*publish, headers="Prefer: respond-async\r\n" if job.later else "")] * job.connections
     elif job.dialect == "messages":
-        messages = sum(server.message_counts(job.topic))
-        yield [ReadClient(server, job.topic, job.records, messages) for _ in range(job.connections)]
+        page = (job.records, sum(job.counts), job.max_bytes)
+        yield [ReadClient(server, job.topic, *page) for _ in range(job.connections)]
     else:
         with _consumers(server, job) as consumers:
             yield consumers
@@ -151,8 +181,7 @@ def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
 @contextmanager
 def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClient]]:
     """Create v2 instances that have their partitions, each in its own group. Delete them afterwards."""
-    counts = server.message_counts(job.topic)
-    partitions = {"partitions": [{"topic": job.topic, "partition": number} for number in range(len(counts))]}
+    partitions = {"partitions": [{"topic": job.topic, "partition": number} for number in range(len(job.counts))]}
     settings = {"format": "json", "auto.commit.enable": "false", "max.poll.records": str(job.records)}
     instances: list[str] = []
 
@@ -162,7 +191,7 @@ def _consumers(server: TargetServer, job: LoadJob) -> Iterator[list[ConsumerClie
         instances.append(instance)
         server.call("POST", f"{instance}/assignments", partitions)
         server.call("POST", f"{instance}/positions/beginning", partitions)
-        return ConsumerClient(server, instance, json.dumps(partitions).encode(), sum(counts))
+        return ConsumerClient(server, instance, json.dumps(partitions).encode(), sum(job.counts))
 
     def delete(instance: str) -> None:
         with suppress(BenchError):

@@ -1,26 +1,30 @@
-"""CPU time and memory of the server."""
+"""CPU time and memory of a server or a Kafka on this machine."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
+
+from kafka_http.config import Config
 
 _DAEMON = "kafka_http.node.daemon"
 
 
 class ProcessUsage:
-    """Measures all processes of a server: the main process `pid`, the workers, and the node's daemon."""
+    """Measures the processes that `find` returns. It looks for them again at each measurement."""
 
-    def __init__(self, pid: int, data_dir: Path) -> None:
-        self._pid = pid
-        self._data_dir = data_dir
+    def __init__(self, find: Callable[[], Iterable[psutil.Process]]) -> None:
+        self.processes = find
+        """Finds the processes: the main process first, the daemon last."""
 
     def cpu(self) -> float:
         """The CPU seconds since the start of the processes."""
         total = 0.0
-        for process in self._processes():
-            with suppress(psutil.NoSuchProcess):
+        for process in self.processes():
+            with suppress(psutil.Error):
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
@@ -28,19 +32,63 @@ class ProcessUsage:
     def memory(self) -> int:
         """The resident bytes."""
         total = 0
-        for process in self._processes():
-            with suppress(psutil.NoSuchProcess):
+        for process in self.processes():
+            with suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
 
-    def _processes(self) -> list[psutil.Process]:
-        main = psutil.Process(self._pid)
-        return [main, *main.children(recursive=True), *self.daemons()]
 
-    def daemons(self) -> Iterator[psutil.Process]:
-        """The node's daemon, if it runs."""
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                command = process.cmdline()
-                if _DAEMON in command and str(self._data_dir) in command:
-                    yield process
+def server_processes(pid: int, data_dir: Path) -> list[psutil.Process]:
+    """The processes of a server of kafka_http: the main process `pid`, the workers, and the node's daemon."""
+    return [*process_tree(pid), *daemons(data_dir)]
+
+
+def process_tree(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants."""
+    main = psutil.Process(pid)
+    return [main, *main.children(recursive=True)]
+
+
+def daemons(data_dir: Path) -> Iterator[psutil.Process]:
+    """The node's daemon, if it runs."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if _DAEMON in command and str(data_dir) in command:
+                yield process
+
+
+def local_usage(host: str, port: int) -> ProcessUsage | None:
+    """The usage of the program that listens on a port of this machine; None if there is none that this user can see.
+
+    The daemon of a kafka_http is found if its data directory is the default or the flag --data-dir.
+    """
+    pid = _listener(port) if _is_local(host) else None
+    if pid is None:
+        return None
+    data_dir = _data_dir(pid, port)
+    return ProcessUsage(lambda: server_processes(pid, data_dir))
+
+
+def _is_local(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _listener(port: int) -> int | None:
+    """The process that listens on a port: the oldest one, because workers inherit the socket from the main process."""
+    with suppress(psutil.Error):
+        pids = {
+            each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr[1:] == (port,)
+        }
+        return min((pid for pid in pids if pid), key=lambda pid: psutil.Process(pid).create_time(), default=None)
+    return None
+
+
+def _data_dir(pid: int, port: int) -> Path:
+    with suppress(psutil.Error):
+        for flag, value in pairwise(psutil.Process(pid).cmdline()):
+            if flag == "--data-dir":
+                return Path(value)
+    return Config(bind=f"127.0.0.1:{port}").data_dir

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, product
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -24,54 +24,86 @@ _FILL_THREADS = 8
 _RELAY_SECONDS = 120.0
 
 
+class Shape(NamedTuple):
+    """A combination of records per request and connections."""
+
+    records: int
+    connections: int
+
+    def __str__(self) -> str:
+        return f"{self.records}x{self.connections}"
+
+
 @dataclass(frozen=True)
 class BenchOptions:
     """What to measure. The names are those of the flags."""
 
     what: Literal["publish", "read"]
     dialect: Literal["messages", "v2"]
-    records: list[int]
-    connections: list[int]
+    shapes: list[Shape]
     size: int
     seconds: float
+    rounds: int
     processes: int
     partitions: int
     topic: str | None
     messages: int
-    later: bool
+    idempotency_key: bool
+    respond_async: bool
+
+    def flags(self) -> dict[str, Any]:
+        values = msgspec.to_builtins(self) | {"shapes": ",".join(map(str, self.shapes))}
+        return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
 
 class ThroughputBench:
-    """Measures a server once. `errors` has the first errors of each row."""
+    """Measures servers that share a Kafka, in turn: A B A B. `errors` has the first errors of each row.
 
-    def __init__(self, options: BenchOptions, server: BenchServer) -> None:
+    The first server creates topics without `--bootstrap-servers`, and fills the topic that is read.
+    """
+
+    def __init__(self, options: BenchOptions, servers: Sequence[BenchServer]) -> None:
         self.errors: list[str] = []
         self._options = options
-        self._server = server
+        self._servers = servers
+        self._kafka_usage = servers[0].kafka_usage()
         self._rows: list[BenchRow] = []
 
     def run(self, settings: dict[str, Any]) -> BenchResult:
         """Run the bench. `settings` are those of the server to store in the result. Raises `BenchError`."""
         options = self._options
         self._bench_publish() if options.what == "publish" else self._bench_read()
-        flags = {f"--{name}": value for name, value in (msgspec.to_builtins(options) | settings).items()}
+        flags = options.flags() | {f"--{name}": value for name, value in settings.items()}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return BenchResult(options.what, date, self._rows, machine() | flags)
 
     def _bench_publish(self) -> None:
-        for records, connections in product(self._options.records, self._options.connections):
-            with self._topic() as topic:
-                self._run_row(topic, records, connections)
-            if self._options.later:  # in a new topic, because its tasks end after the row
-                with self._topic() as topic:
-                    self._run_row(topic, records, connections, later=True)
-                    self._wait_for_relay(topic)
+        """Use a new topic in each round, because the tasks of a 202 end after the row."""
+        for shape in self._options.shapes:
+            for key, later in self._ways():
+                for _ in range(self._options.rounds):
+                    with self._topic() as topic:
+                        for server in self._servers:
+                            self._run_row(server, self._job(shape, topic, key=key, later=later))
+                            if later:
+                                self._wait_for_relay(server, topic)
+
+    def _ways(self) -> Iterator[tuple[bool, bool]]:
+        """Whether a row has keys, and whether it publishes later."""
+        yield False, False
+        if self._options.idempotency_key:
+            yield True, False
+        if self._options.respond_async:
+            yield False, True
 
     def _bench_read(self) -> None:
         with self._topic() as topic:
             self._fill(topic)
-            for records, connections in product(self._options.records, self._options.connections):
-                self._run_row(topic, records, connections)
+            counts = self._servers[0].target.message_counts(topic)
+            for shape in self._options.shapes:
+                for _ in range(self._options.rounds):
+                    for server in self._servers:
+                        self._run_row(server, self._job(shape, topic, counts=counts))
 
     @contextmanager
     def _topic(self) -> Iterator[str]:
@@ -79,36 +111,44 @@ class ThroughputBench:
         if self._options.topic is not None:
             yield self._options.topic
         else:
-            with self._server.temporary_topic(self._options.partitions) as name:
+            with self._servers[0].temporary_topic(self._options.partitions) as name:
                 yield name
 
-    def _wait_for_relay(self, topic: str) -> None:
+    def _wait_for_relay(self, server: BenchServer, topic: str) -> None:
         """Wait until all accepted messages are published, so that they do not slow down the next row."""
         _print_step("waiting for the outbox")
         deadline = time.monotonic() + _RELAY_SECONDS
-        while self._server.target.call("GET", f"/tasks?status=pending&topic={topic}&limit=1")["tasks"]:
+        while server.target.call("GET", f"/tasks?status=pending&topic={topic}&limit=1")["tasks"]:
             if time.monotonic() > deadline:
                 raise BenchError(f"Accepted messages were not published within {_RELAY_SECONDS:.0f} s.")
             time.sleep(0.1)
 
-    def _run_row(self, topic: str, records: int, connections: int, *, later: bool = False) -> None:
+    def _job(self, shape: Shape, topic: str, **other: Any) -> LoadJob:
+        """The job of all connections together. `other` are further fields."""
         options = self._options
-        _print_step(f"{options.what}{' later' * later}, {records} records, {connections} connections")
-        jobs = [
-            LoadJob(self._server.target.url, topic, options.what, options.dialect, records, options.size, share, later)
-            for share in _shares(connections, options.processes)
-        ]
-        counts, server_cpu = run_load(jobs, _WARMUP_SECONDS, options.seconds, self._server.usage)
-        self._rows.append(_row(jobs, options.seconds, counts, server_cpu))
+        return LoadJob(
+            "", topic, options.what, options.dialect, shape.records, options.size, shape.connections, **other
+        )
+
+    def _run_row(self, server: BenchServer, whole: LoadJob) -> None:
+        """Measure one row. Each process gets a share of the connections of the `whole` job."""
+        options = self._options
+        name = f"{whole.records} records, {whole.connections} connections"
+        name = f"{server.name}: {name}" if server.name else name
+        _print_step(f"{options.what}{' with keys' * whole.key}{' later' * whole.later}, {name}")
+        shares = _shares(whole.connections, options.processes)
+        jobs = [msgspec.structs.replace(whole, url=server.target.url, connections=share) for share in shares]
+        counts, cpu = run_load(jobs, _WARMUP_SECONDS, options.seconds, [server.usage, self._kafka_usage])
+        self._rows.append(_row(whole, server.name, options.seconds, counts, cpu))
         errors = list(chain.from_iterable(each.first_errors for each in counts))[:MAX_ERRORS]
-        self.errors += [f"{records} records, {connections} connections: {each}" for each in errors]
+        self.errors += [f"{name}: {each}" for each in errors]
 
     def _fill(self, topic: str) -> None:
         """Publish the messages to read, with one request at a time for each partition."""
         _print_step("filling the topic")
         full, rest = divmod(self._options.messages, _BATCH)
         batches = [_BATCH] * full + [rest] * bool(rest)
-        target, size = self._server.target, self._options.size
+        target, size = self._servers[0].target, self._options.size
         partitions = len(target.message_counts(topic))
 
         def fill_partition(number: int) -> None:
@@ -130,12 +170,17 @@ def _shares(connections: int, processes: int) -> list[int]:
     return [connections // count + (number < connections % count) for number in range(count)]
 
 
-def _row(jobs: Sequence[LoadJob], seconds: float, counts: Sequence[LoadCounts], server_cpu: float | None) -> BenchRow:
+def _row(
+    job: LoadJob, server: str, seconds: float, counts: Sequence[LoadCounts], cpu: Sequence[float | None]
+) -> BenchRow:
+    """`cpu`: of the server and of Kafka."""
     latencies = sorted(chain.from_iterable(each.latencies for each in counts))
     return BenchRow(
-        records=jobs[0].records,
-        connections=sum(each.connections for each in jobs),
-        later=jobs[0].later,
+        records=job.records,
+        connections=job.connections,
+        later=job.later,
+        key=job.key,
+        server=server,
         seconds=seconds,
         requests=len(latencies),
         messages=sum(each.messages for each in counts),
@@ -143,7 +188,8 @@ def _row(jobs: Sequence[LoadJob], seconds: float, counts: Sequence[LoadCounts], 
         p50=percentile(latencies, 50) * 1000,
         p90=percentile(latencies, 90) * 1000,
         p99=percentile(latencies, 99) * 1000,
-        server_cpu=server_cpu,
+        server_cpu=cpu[0],
+        kafka_cpu=cpu[1],
         generator_cpu=sum(each.cpu for each in counts),
         generator_busiest=max(each.cpu for each in counts) / seconds,
     )

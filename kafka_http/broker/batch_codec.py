@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka.record.memory_records import MemoryRecords
 
 from kafka_http.errors import BrokerError
-from kafka_http.records import Record, TopicPartition, count_within, payload_size
+from kafka_http.records import Headers, RecordColumns, TopicPartition, count_within
 
 Aborted = Iterable[tuple[int, int]]
 """(producer id, first offset) of each aborted transaction in the range of a fetch."""
@@ -24,6 +24,9 @@ _LENGTH_FROM = 12
 _LEAST_LENGTH = {0: 14, 1: 22, 2: 49}
 _DECODE_RECORDS = 1000
 """Records that are decoded at a time."""
+_PARSE_RECORDS = 100
+"""Parsed records that exist at a time. The garbage collector would run after 350, and visit all objects at times."""
+_ALL = 1 << 31
 _RECORD_BYTES = 300
 """Approximate memory of a decoded record without its key and value."""
 
@@ -60,7 +63,7 @@ class BatchReader:
         self._batch: Iterator[Any] | None = None
         self._end: int | None = None
         self._is_compressed = False
-        self._decoded: list[Record] = []
+        self._decoded = RecordColumns(tp)
         self._is_exhausted = False
 
     @property
@@ -73,50 +76,54 @@ class BatchReader:
         """Approximate memory in bytes."""
         return 0 if self.is_over else self._size + self._decompressed + _RECORD_BYTES * len(self._decoded)
 
-    def take(self, max_records: int, size: int, first: int) -> tuple[list[Record], int]:
+    def take(self, max_records: int, size: int, first: int) -> tuple[RecordColumns, int]:
         """Return the next records, at most `max_records`, and the size of their keys and values, at most `size` bytes.
 
         A first record of at most `first` bytes is returned even if it is larger than `size`. Raises `CorruptBatch` if
         no record can be read. A corrupt batch after readable ones ends the reader; the next fetch raises.
         """
-        records_taken: list[Record] = []
+        taken = RecordColumns(self._place)
         used = 0
-        while len(records_taken) < max_records and (
-            records := self._decoded or self._decode(min(max_records - len(records_taken), _DECODE_RECORDS))
+        while len(taken) < max_records and (
+            records := self._decoded or self._decode(min(max_records - len(taken), _DECODE_RECORDS))
         ):
-            selected = records[: max_records - len(records_taken)]
-            more = payload_size(selected)
+            selected = records if len(records) <= max_records - len(taken) else records[: max_records - len(taken)]
+            more = selected.size
             if used + more > size:
                 count = count_within(selected, size - used)
-                selected = selected[: count or int(not records_taken and payload_size(selected[:1]) <= first)]
-                more = payload_size(selected)
-            records_taken += selected
+                selected = selected[: count or int(not taken and selected[:1].size <= first)]
+                more = selected.size
+            taken = taken + selected if taken else selected
             used += more
-            self._decoded = records[len(selected) :]
+            self._decoded = RecordColumns(self._place) if selected is records else records[len(selected) :]
             if self._decoded:
                 break
-        if records_taken or not self._decoded:
-            self.position = records_taken[-1].offset + 1 if self._decoded else self._decoded_to
-        return records_taken, used
+        if taken or not self._decoded:
+            self.position = taken.offsets[-1] + 1 if self._decoded else self._decoded_to
+        return taken, used
 
-    def _decode(self, max_records: int) -> list[Record]:
+    def _decode(self, max_records: int) -> RecordColumns:
         """Decode up to `max_records` records; of a compressed batch all."""
-        records: list[Record] = []
+        columns = _Columns()
+        offsets, is_compressed, count = columns.offsets, False, 0
         try:
-            while len(records) < max_records and (batch := self._batch or self._open()) is not None:
+            while (count := len(offsets)) < max_records and (batch := self._batch or self._open()) is not None:
                 self._batch = None
-                records += _records(batch, self._place, None if self._is_compressed else max_records - len(records))
-                if self._is_compressed:
-                    self._decompressed = payload_size(records)
-                elif len(records) == max_records:
+                is_compressed |= self._is_compressed
+                columns.add(batch, _ALL if self._is_compressed else max_records - count)
+                if not self._is_compressed and len(offsets) == max_records:
                     self._batch = batch
-                    self._decoded_to = records[-1].offset + 1
+                    self._decoded_to = offsets[-1] + 1
                     break
-                self._decoded_to = self._end or (records[-1].offset + 1 if records else self._decoded_to)
+                self._decoded_to = self._end or (offsets[-1] + 1 if offsets else self._decoded_to)
         except Exception as error:  # the parser raises anything on corrupt bytes
             self._is_exhausted = True
-            if not records and self._decoded_to == self._offset:
+            if not count and self._decoded_to == self._offset:
                 raise _corrupt(self._place, self._offset, error) from error
+            columns.truncate(count)
+        records = columns.build(self._place)
+        if is_compressed:
+            self._decompressed = records.size
         return records
 
     def _open(self) -> Iterator[Any] | None:
@@ -190,21 +197,37 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
         raise ValueError(f"a batch from {base} to {end} where {position} comes next")
 
 
-def _records(batch: Iterator[Any], tp: TopicPartition, max_records: int | None) -> list[Record]:
-    """Return the next records of a batch, at most `max_records`, or all."""
-    topic, partition = tp
-    return [
-        Record(
-            topic,
-            partition,
-            each.offset,
-            None if (at := each.timestamp) == -1 else at,
-            each.key,
-            each.value,
-            tuple(headers) if (headers := each.headers) else (),
-        )
-        for each in islice(batch, max_records)
-    ]
+class _Columns:
+    """Collects parsed records by column. An access of their fields takes as long as parsing them: one for each."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self._timestamps: list[int | None] = []
+        self._keys: list[bytes | None] = []
+        self._values: list[bytes | None] = []
+        self._headers: list[Headers] = []
+
+    def add(self, batch: Iterator[Any], max_records: int) -> None:
+        """Add the next records of a batch, at most `max_records`."""
+        while records := list(islice(batch, min(max_records, _PARSE_RECORDS))):
+            max_records -= len(records)
+            timestamps = [each.timestamp for each in records]
+            headers = [each.headers for each in records]
+            self.offsets += [each.offset for each in records]
+            self._timestamps += (
+                [None if each == -1 else each for each in timestamps] if -1 in timestamps else timestamps
+            )
+            self._keys += [each.key for each in records]
+            self._values += [each.value for each in records]
+            self._headers += map(tuple, headers) if any(headers) else [()] * len(headers)
+
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` records."""
+        for column in (self.offsets, self._timestamps, self._keys, self._values, self._headers):
+            del column[count:]
+
+    def build(self, tp: TopicPartition) -> RecordColumns:
+        return RecordColumns(tp, self.offsets, self._timestamps, self._keys, self._values, self._headers)
 
 
 def _corrupt(tp: TopicPartition, offset: int, error: Exception) -> CorruptBatch:

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -27,17 +28,25 @@ from kafka_http.broker.error_map import (
     note_addresses,
     translate,
 )
-from kafka_http.broker.patches import PatchedConnectionManager, PooledConnectionManager, address_of, net_settings
+from kafka_http.broker.patches import (
+    PatchedConnectionManager,
+    PooledConnectionManager,
+    address_of,
+    exchange_directly,
+    net_settings,
+)
 from kafka_http.errors import BrokerUnavailable
 
 Result = TypeVar("Result")
 Exchange = Callable[[KafkaConnectionManager], Awaitable[Result]]
 """A coroutine function that sends requests and awaits their responses."""
+ClientExchange = Callable[[KafkaNetClient, float], Result]
+"""Uses a client until a deadline (monotonic clock)."""
 
 _RECONNECT_DELAY = 0.3
 _LOGIN = "the connection was closed during login, as brokers do when they reject the credentials"
-_IDLE_CHECK = 1.0
-"""Seconds of idle time after which a client checks, before its next use, which connections the brokers have closed."""
+_POLL_SECONDS = 1.0
+"""Time after which a client's loop runs before its next use: brokers close connections, and sessions are renewed."""
 _ONE_BROKER_MS = 2000
 """Timeout of a request that any broker can answer, so that there is time to ask another one."""
 
@@ -65,6 +74,13 @@ class ConnectionPool:
 
         It is retried once on a new connection if the connection was lost. Raises errors of `kafka_http.errors`.
         """
+        return self._retried(partial(_run_until, exchange), timeout)
+
+    def ask_nodes(self, requests: Mapping[int, Any], timeout: float) -> list[Any]:
+        """Send a request to each of these nodes at the same time. Return the responses in this order. As `run`."""
+        return self._retried(partial(_ask_nodes, requests), timeout)
+
+    def _retried(self, exchange: ClientExchange[Result], timeout: float | None) -> Result:
         deadline = time.monotonic() + (timeout or self._timeout)
         try:
             try:
@@ -81,35 +97,36 @@ class ConnectionPool:
             with suppress(IndexError):
                 self._idle.pop()[0].close()
 
-    def _attempt(self, exchange: Exchange[Result], deadline: float, *, fresh: bool) -> Result:
-        client = self._acquire(deadline, fresh=fresh)
+    def _attempt(self, exchange: ClientExchange[Result], deadline: float, *, fresh: bool) -> Result:
+        client, polled_at = self._acquire(deadline, fresh=fresh)
         try:
-            result = _run_until(deadline, client, exchange)
+            result = exchange(client, deadline)
         except BaseException as error:
             if isinstance(error, KafkaError):
                 note_addresses(error, cast("PatchedConnectionManager", client._manager).addresses_tried())
             _abort(client)
             raise
-        self._release(client)
+        self._release(client, polled_at)
         return result
 
-    def _acquire(self, deadline: float, *, fresh: bool) -> KafkaNetClient:
-        """Return an idle client; with `fresh`, or if there is none, a new one."""
+    def _acquire(self, deadline: float, *, fresh: bool) -> tuple[KafkaNetClient, float]:
+        """Return an idle client; with `fresh`, or if there is none, a new one. Also return when its loop last ran."""
         if not fresh and (idle := self._take_idle()) is not None:
             return idle
         if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise RequestTimedOutError()
         try:
-            return self._connect(deadline)
+            return self._connect(deadline), time.monotonic()
         finally:
             self._connecting.release()
 
-    def _take_idle(self) -> KafkaNetClient | None:
+    def _take_idle(self) -> tuple[KafkaNetClient, float] | None:
         with suppress(IndexError):
-            client, since = self._idle.pop()
-            if time.monotonic() > since + _IDLE_CHECK:
+            client, polled_at = self._idle.pop()
+            if (now := time.monotonic()) > polled_at + _POLL_SECONDS:
                 client.poll(timeout_ms=0)
-            return client
+                polled_at = now
+            return client, polled_at
         return None
 
     def _connect(self, deadline: float) -> KafkaNetClient:
@@ -121,7 +138,7 @@ class ConnectionPool:
         client = KafkaNetClient(net=net, manager=PooledConnectionManager(net, **self._settings))
         bootstrap = _Bootstrap()
         try:
-            _run_until(min(deadline, time.monotonic() + self._timeout), client, bootstrap)
+            _run_until(bootstrap, client, min(deadline, time.monotonic() + self._timeout))
         except KafkaError as error:
             _abort(client)
             self._failure, self._failed_until = bootstrap.failure(error), time.monotonic() + _RECONNECT_DELAY
@@ -132,11 +149,11 @@ class ConnectionPool:
         self._failure = None
         return client
 
-    def _release(self, client: KafkaNetClient) -> None:
+    def _release(self, client: KafkaNetClient, polled_at: float) -> None:
         if self._closed:
             client.close()
         else:
-            self._idle.append((client, time.monotonic()))
+            self._idle.append((client, polled_at))
 
 
 async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
@@ -152,7 +169,17 @@ async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:
     raise failure
 
 
-def _run_until(deadline: float, client: KafkaNetClient, exchange: Exchange[Result]) -> Result:
+def _ask_nodes(requests: Mapping[int, Any], client: KafkaNetClient, deadline: float) -> list[Any]:
+    async def ask(manager: KafkaConnectionManager) -> list[Any]:
+        timeout_ms = int((deadline - time.monotonic()) * 1000)
+        sent = [manager.send(request, node, timeout_ms) for node, request in requests.items()]
+        return [await each for each in sent]
+
+    responses = exchange_directly(client._manager, requests, deadline)
+    return _run_until(ask, client, deadline) if responses is None else responses
+
+
+def _run_until(exchange: Exchange[Result], client: KafkaNetClient, deadline: float) -> Result:
     """Run an exchange on this thread to its end or the deadline."""
     manager = client._manager
     left_ms = max(1, int((deadline - time.monotonic()) * 1000))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
-from kafka.net.manager import KafkaConnectionManager
 
 from kafka_http.backoff import Backoff
 from kafka_http.broker.connections import ConnectionPool
@@ -67,21 +66,12 @@ class LeaderRequests:
         wait_limit = wait if len(leaders) == 1 else min(wait, _MULTI_NODE_WAIT)
         requests = {node: request(partitions, wait_limit) for node, partitions in leaders.items()}
         try:
-            nodes = self._send(requests, wait_limit + self._timeout)
+            nodes = self._connections.ask_nodes(requests, wait_limit + self._timeout)
         except BrokerUnavailable as error:
             raise _LeaderMoved(error) from error
         responses = {tp: response for node in nodes for tp, response in by_partition(node)}
         _check(responses)
         return responses
-
-    def _send(self, requests: dict[int, Any], timeout: float) -> list[Any]:
-        """Send one request to each of these nodes, all at the same time."""
-
-        async def ask(manager: KafkaConnectionManager) -> list[Any]:
-            sent = [manager.send(request, node, int(timeout * 1000)) for node, request in requests.items()]
-            return [await each for each in sent]
-
-        return self._connections.run(ask, timeout)
 
 
 class _LeaderMoved(Exception):

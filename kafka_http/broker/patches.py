@@ -5,15 +5,24 @@ version.
 """
 
 import selectors
+import socket
+import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.errors import Cancelled, FencedInstanceIdError, KafkaTimeoutError
+from kafka.errors import (
+    Cancelled,
+    FencedInstanceIdError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    RequestTimedOutError,
+)
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
@@ -26,6 +35,8 @@ from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka_http.broker.error_map import Unreachable, connection_problem
 from kafka_http.config import ConfigError
 
+_FIRST_RECEIVE, _NEXT_RECEIVES = 1 << 12, 1 << 18
+_NOTHING_RECEIVED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _COORDINATOR_TIMEOUT = 15.0
 """Seconds without a coordinator after which the brokers' addresses are looked up again."""
 
@@ -56,11 +67,120 @@ def address_of(node: Any) -> str:
     return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
 
 
+def _receive(sock: socket.socket) -> tuple[bytes, KafkaConnectionError | None]:
+    """Return all that a non-blocking socket has received, and the error if the connection is lost.
+
+    Most responses are small. After a full first part the rest of a fetch comes in large ones.
+    """
+    parts: list[bytes] = []
+    size = _FIRST_RECEIVE
+    try:
+        while part := sock.recv(size):
+            parts.append(part)
+            if len(part) == size:
+                size = _NEXT_RECEIVES
+        error = KafkaConnectionError("socket disconnected")
+    except _NOTHING_RECEIVED:
+        return b"".join(parts), None
+    except OSError as problem:
+        error = KafkaConnectionError(problem)
+    return b"".join(parts), error
+
+
+class _Frame:
+    """A response as kafka-python's decoder reads it. `KafkaBytes` copies it twice, and once more for each part."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    def read(self, size: int | None = None) -> memoryview:
+        start = self._position
+        self._position = len(self._data) if size is None else start + size
+        return self._data[start : self._position]
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def exchange_directly(
+    manager: KafkaConnectionManager, requests: Mapping[int, Any], deadline: float
+) -> list[Any] | None:
+    """Send a request to each of these nodes, wait for all responses, and return them in this order.
+
+    Returns None if kafka-python's loop must do it, because a connection is not open, logged in and idle. The calling
+    thread waits on the sockets: the loop takes about 0.5 ms for a request, and copies a response six times. Raises
+    `KafkaConnectionError` and `RequestTimedOutError`. The client must be closed then.
+
+    Uses `_conns`, the connections' `parser`, `transport` and `_reauth`, and what belongs to them.
+    """
+    connections = [manager._conns.get(node) for node in requests]
+    if not all(map(_is_ready, connections)):
+        return None
+    try:
+        for connection, request in zip(connections, requests.values(), strict=True):
+            _send_request(connection, request, deadline)
+        return [_receive_response(connection, deadline) for connection in connections]
+    except TimeoutError:
+        raise RequestTimedOutError from None
+    except OSError as problem:
+        raise KafkaConnectionError(problem) from problem
+
+
+def _is_ready(connection: Any) -> bool:
+    """Return whether a connection is logged in and has nothing in flight."""
+    if connection is None or not connection.connected or connection.initializing or connection.paused:
+        return False
+    is_busy = connection.in_flight_requests or connection._request_buffer or connection.transport._write_buffer
+    return not is_busy and not connection._reauth.is_reauthenticating
+
+
+def _send_request(connection: Any, request: Any, deadline: float) -> None:
+    if request.API_VERSION is None:
+        request.API_VERSION = connection.broker_version_data.api_version(request)
+    connection.parser.send_request(request)
+    sock = connection.transport._sock
+    sock.settimeout(_seconds_until(deadline))
+    sock.sendall(connection.parser.send_bytes())
+
+
+def _receive_response(connection: Any, deadline: float) -> Any:
+    transport, parser = connection.transport, connection.parser
+    size = int.from_bytes(_receive_exactly(transport._sock, 4, deadline))
+    parser._validate_frame_size(size)
+    frame = _receive_exactly(transport._sock, size, deadline)
+    transport._sock.setblocking(False)
+    transport.last_read = transport.last_write = time.monotonic()  # else it is closed as idle
+    _, response = parser._process_response(_Frame(frame))
+    connection._maybe_throttle(response)
+    return response
+
+
+def _receive_exactly(sock: socket.socket, size: int, deadline: float) -> bytearray:
+    data = bytearray(size)
+    left = memoryview(data)
+    while left:
+        sock.settimeout(_seconds_until(deadline))
+        count = sock.recv_into(left)
+        if not count:
+            raise KafkaConnectionError("socket disconnected")
+        left = left[count:]
+    return data
+
+
+def _seconds_until(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
 class PatchedConnectionManager(KafkaConnectionManager):
     """A connection manager that raises `Cancelled` when this process closes it.
 
-    kafka-python reports calls that its own `close` interrupts as broker failures, and logs errors. Uses `_conns`,
-    `_net`, `_build_transport`, `_do_bootstrap`, and the transports' `_write_buffer`.
+    kafka-python reports calls that its own `close` interrupts as broker failures, and logs errors. Its transports
+    receive 4 KiB at a time, which takes a third of the CPU time of a fetch. Uses `_conns`, `_net`, `_build_transport`,
+    `_do_bootstrap`, and the transports' `_write_buffer`, `_sock` and `_sock_recv`.
     """
 
     def __init__(self, net: NetworkSelector, **settings: Any) -> None:
@@ -80,6 +200,7 @@ class PatchedConnectionManager(KafkaConnectionManager):
             self._problems[address] = problem = connection_problem(error)
             raise Unreachable(f"{address} ({problem})") from error
         self._problems.pop(address, None)
+        transport._sock_recv = partial(_receive, transport._sock)
         return transport
 
     def send(self, *args: Any, **kwargs: Any) -> Any:

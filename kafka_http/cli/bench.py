@@ -3,22 +3,33 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from itertools import product, starmap
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kafka_http.bench.bench_result import BenchError, read_result
-from kafka_http.bench.bench_server import running_server, started_server
+from kafka_http.bench.bench_server import BenchServer, running_server, started_server
+from kafka_http.bench.memory_load import measure_memory
+from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.stream_costs import measure_streams
-from kafka_http.bench.throughput import BenchOptions, ThroughputBench
+from kafka_http.bench.throughput import BenchOptions, Shape, ThroughputBench
 from kafka_http.cli.setting_flags import given_settings
 from kafka_http.config import Config
 from kafka_http.config.settings import SETTINGS, available_cores
 from kafka_http.config.sources import load_config
 from kafka_http.demo.local_resources import DemoError
+
+_THROUGHPUT = ("publish", "read")
+_REPORTS: Mapping[str, Callable[[BenchServer, argparse.Namespace], str]] = {
+    "streams": lambda server, flags: measure_streams(server, flags.connections, flags.seconds, flags.rate),
+    "memory": lambda server, flags: measure_memory(server, flags.seconds),
+}
+"""What else the bench measures, always with a server of its own: each makes a report as text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,24 +40,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     count = _number(int, "a whole number", 1, 100_000)
     cores = max(1, available_cores() // 2)
-    parser.add_argument("what", nargs="?", choices=("publish", "read", "streams"), help="what to measure")
+    parser.add_argument("what", nargs="?", choices=(*_THROUGHPUT, *_REPORTS), help="what to measure")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="compare two results")
-    add("--url", _url, "URL", None, "a running server; without it, the bench starts Kafka and a server")
+    parser.add_argument(
+        "--url",
+        type=_server,
+        action="append",
+        metavar="[NAME=]URL",
+        help="a running server; repeat it to measure several in turn; without it, the bench starts Kafka and a server",
+    )
     parser.add_argument("--dialect", choices=("messages", "v2"), default="messages", help="API (default: messages)")
     add("--records", _counts, "N,…", [1, 100, 1000], "records per request or page (default: 1,100,1000)")
     add("--connections", _counts, "N,…", [1, 16, 64], "connections at the same time (default: 1,16,64)")
+    add(
+        "--shapes",
+        _shapes,
+        "NxN,…",
+        None,
+        "records by connections, in place of --records and --connections: 1x64,100x16",
+    )
     add("--size", _number(int, "a number of bytes", 8, 1_000_000), "BYTES", 100, "bytes of a value (default: 100)")
     seconds = "a number of seconds"
     add("--seconds", _number(float, seconds, 0.1, 3600), "N", 10.0, "seconds that each row is measured (default: 10)")
+    add(
+        "--rounds",
+        _number(int, "a whole number", 1, 100),
+        "N",
+        1,
+        "measure each row N times, show medians (default: 1)",
+    )
     add("--processes", count, "N", cores, "maximum processes of the load generator (default: half the cores)")
     add("--partitions", count, "N", 3, "partitions of the topic that the bench creates (default: 3)")
     add("--topic", str, "NAME", None, "an existing topic; without it, the bench creates one and deletes it")
     messages = _number(int, "a whole number", 0, 1_000_000_000)
     add("--messages", messages, "N", 200_000, "read: messages that fill the topic first (default: 200000)")
+    parser.add_argument("--idempotency-key", action="store_true", help="publish: measure each row also with new keys")
     parser.add_argument(
-        "--later", action="store_true", help="publish: measure each row also with Prefer: respond-async (202)"
+        "--respond-async", action="store_true", help="publish: measure each row also with Prefer: respond-async (202)"
     )
+    parser.add_argument("--later", dest="respond_async", action="store_true", help=argparse.SUPPRESS)  # the name in 1.0
+    add("--rate", count, "N", 20, "streams: messages per second (default: 20)")
     add("--json", Path, "FILE", None, "also write the result to a file, for --compare")
+    add("--plot", Path, "FILE.svg", None, "also draw the result as a bar chart")
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -57,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.compare is not None:
             print(comparison_table(*map(read_result, arguments.compare)))
-        elif arguments.what == "streams":
+        elif arguments.what in _REPORTS:
             with started_server(load_config(given_settings(arguments))) as server:
-                print(measure_streams(server, arguments.connections, arguments.seconds))
+                print(_REPORTS[arguments.what](server, arguments))
         else:
             _measure_throughput(arguments, load_config(given_settings(arguments)))
     except (BenchError, DemoError) as error:
@@ -69,23 +104,42 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
-    if arguments.compare is None and arguments.what is None:
-        arguments.usage_error("choose what to measure (publish, read or streams), or use --compare")
-    if arguments.what == "streams" and (arguments.url is not None or arguments.json is not None):
-        arguments.usage_error("--url and --json cannot be used with streams")
+    what = arguments.what
+    if arguments.compare is None and what is None:
+        *others, last = (*_THROUGHPUT, *_REPORTS)
+        arguments.usage_error(f"choose what to measure ({', '.join(others)} or {last}), or use --compare")
+    if what in _REPORTS and (arguments.url or arguments.json or arguments.plot):
+        arguments.usage_error(f"--url, --json and --plot cannot be used with {what}")
+    names = [server.name for server in arguments.url or ()]
+    if len(set(names)) < len(names):
+        arguments.usage_error("several servers need different names: --url a=http://… --url b=http://…")
 
 
 def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
     _check_writable(arguments.json)
+    _check_writable(arguments.plot)
+    if arguments.shapes is None:
+        arguments.shapes = list(starmap(Shape, product(arguments.records, arguments.connections)))
     options = BenchOptions(**{field.name: getattr(arguments, field.name) for field in fields(BenchOptions)})
-    with nullcontext(running_server(arguments.url, config)) if arguments.url else started_server(config) as server:
-        bench = ThroughputBench(options, server)
+    with _servers(arguments, config) as servers:
+        bench = ThroughputBench(options, servers)
         result = bench.run(_given_values(config))
     if arguments.json:
         result.write(arguments.json)
+    if arguments.plot:
+        arguments.plot.write_text(result_svg(result), "utf-8")
     print(result_table(result))
     for error in bench.errors:
         print(f"error: {error}")
+
+
+@contextmanager
+def _servers(arguments: argparse.Namespace, config: Config) -> Iterator[list[BenchServer]]:
+    if arguments.url:
+        yield [running_server(server.url, config, server.name) for server in arguments.url]
+    else:
+        with started_server(config) as server:
+            yield [server]
 
 
 def _check_writable(file: Path | None) -> None:
@@ -122,8 +176,27 @@ def _counts(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, such as 1,16,64") from None
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
+def _shapes(text: str) -> list[Shape]:
+    parse = _number(int, "a whole number", 1, 100_000)
+    try:
+        pairs = [each.split("x") for each in text.split(",")]
+        return [Shape(int(parse(records)), int(parse(connections))) for records, connections in pairs]
+    except (argparse.ArgumentTypeError, ValueError):
+        message = f"{text!r} is not a list of records by connections, such as 1x64,100x16"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+class _RunningServer(NamedTuple):
+    """A server that the user named: `NAME=URL`, or only the URL."""
+
+    name: str
+    url: str
+
+
+def _server(text: str) -> _RunningServer:
+    before, equals, after = text.partition("=")
+    name, url = (before, after) if equals and "/" not in before else ("", text)
+    parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as http://127.0.0.1:8082; https is not supported")
-    return text.rstrip("/")
+    return _RunningServer(name, url.rstrip("/"))

@@ -5,7 +5,9 @@ module of the command that is called is imported: `demo` and `bench` need packag
 """
 
 import argparse
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(_unknown_argument(name, unknown[0], getattr(parsed, "usage", "")))
         status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as `kafka-http bench … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 128 + int(signal.SIGPIPE)
     except ConfigError as error:
         return _fail(str(error), 2)
     except CannotServe as error:

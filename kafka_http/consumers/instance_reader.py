@@ -1,13 +1,12 @@
 """Reads pages for consumer instances, under a read lease."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
-from kafka_http.records import Record, TopicPartition, offset_entries, offsets_of, payload_size
+from kafka_http.records import TopicPartition, offset_entries, offsets_of
 
 _PAUSE = 0.1
 _MISSING_TOPIC_SECONDS = 0.5
@@ -27,7 +26,7 @@ class LeasedPage:
 
     def __init__(self, instances: InstanceService, lease: ReadLease | None, page: Page) -> None:
         """`lease` is None if it has ended. There are no records then."""
-        self.records: Sequence[Record] = page.records
+        self.parts = page.parts
         self._instances = instances
         self._lease = lease
         self._page = page
@@ -83,9 +82,9 @@ class InstanceReader:
             elif lease.joining:
                 lease = self._instances.renew_lease(lease, (), min(WAIT_SLICE, left))
             else:
-                if page.records or not lease.positions:  # no fetch would wait for more
+                if page.parts or not lease.positions:  # no fetch would wait for more
                     self._reader.pause(min(_PAUSE, left))
-                lease = self._instances.renew_lease(lease, () if page.records else offset_entries(page.next))
+                lease = self._instances.renew_lease(lease, () if page.parts else offset_entries(page.next))
             granted = time.monotonic()
 
     def _records_still_assigned(self, lease: ReadLease, page: Page) -> Page:
@@ -93,7 +92,7 @@ class InstanceReader:
 
         Raises `LeaseExpired`, also if the daemon was restarted.
         """
-        if not page.records:
+        if not page.parts:
             return page
         renewed = self._instances.renew_lease(lease)
         assigned = {
@@ -103,12 +102,12 @@ class InstanceReader:
         }
         if assigned >= page.next.keys():
             return page
-        records = [each for each in page.records if TopicPartition(each.topic, each.partition) in assigned]
+        parts = [each for each in page.parts if TopicPartition(each.topic, each.partition) in assigned]
         following, last = (
             {each: offset for each, offset in positions.items() if each in assigned}
             for positions in (page.next, page.last)
         )
-        return Page(records, following, last)
+        return Page(parts, following, last, page.size)
 
     def _read_once(self, lease: ReadLease, limits: ReadLimits, seconds: float) -> tuple[Page, set[str]]:
         """Read once. Missing topics have no records, and do not prevent the read of others.
@@ -129,7 +128,7 @@ class InstanceReader:
                     reset=lease.settings.reset,
                     ids={topic: topic_id for topic, topic_id in lease.ids.items() if topic in topics},
                 )
-                return Page(page.records, {**missing, **page.next}, page.last), recreated
+                return Page(page.parts, {**missing, **page.next}, page.last, page.size), recreated
             except TopicNotFound as error:
                 if isinstance(error, TopicRecreated):
                     recreated.add(error.fields["topic"])
@@ -145,5 +144,4 @@ class InstanceReader:
 def _is_enough(page: Page, lease: ReadLease, limits: ReadLimits) -> bool:
     """Whether a page has enough records for `fetch.min.bytes`, or is full."""
     min_bytes = min(lease.settings.min_bytes, limits.size // _MIN_BYTES_SHARE)
-    is_full = payload_size(page.records) >= min_bytes or len(page.records) >= limits.records
-    return bool(page.records) and is_full
+    return bool(page.parts) and (page.size >= min_bytes or page.count >= limits.records)

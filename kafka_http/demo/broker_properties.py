@@ -18,6 +18,7 @@ class BrokerNode:
 
     `voters` maps the node ids of all nodes of the cluster to their controller ports; it is empty for a single broker.
     `sasl_port` adds a listener that requires SASL/PLAIN. `users` maps names to passwords (letters and digits).
+    `properties` are added to `server.properties` and override what is there.
     """
 
     directory: Path
@@ -27,6 +28,7 @@ class BrokerNode:
     voters: Mapping[int, int] = field(default_factory=dict)
     sasl_port: int | None = None
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    properties: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def ports(self) -> list[int]:
@@ -54,6 +56,7 @@ def server_properties(node: BrokerNode) -> str:
     properties = _addresses(node) | _replication(node) | _light_settings()
     if node.sasl_port is not None:
         properties |= _sasl(node.users)
+    properties |= node.properties
     return "".join(f"{name}={_escaped(str(value))}\n" for name, value in properties.items())
 
 

@@ -20,6 +20,7 @@ from kafka_http.records import (
     PartitionOffsets,
     Positions,
     Record,
+    RecordColumns,
     TopicIds,
     TopicPartition,
 )
@@ -32,14 +33,26 @@ WAIT_SLICE = 1.0
 class Page(Struct, frozen=True):
     """The result of a read.
 
-    records: the records, one partition after the other.
+    parts: the records, in order of their partitions. A part has at least one record, and all are of one partition.
     next: the offset to read next of each requested partition.
     last: the offset of the last record of each partition that has records.
+    size: the size of all keys and values in bytes.
     """
 
-    records: Sequence[Record]
+    parts: Sequence[RecordColumns]
     next: Positions
     last: Positions = {}
+    size: int = 0
+
+    @property
+    def records(self) -> list[Record]:
+        """The records. This makes an object for each: use `parts` if there may be many."""
+        return list(chain.from_iterable(self.parts))
+
+    @property
+    def count(self) -> int:
+        """The number of records."""
+        return sum(map(len, self.parts))
 
 
 class PageMemory(Protocol):
@@ -151,7 +164,8 @@ class _PageBuilder:
     def __init__(self, positions: Positions, limits: ReadLimits) -> None:
         self.next = dict(positions)
         self.records_left = limits.records
-        self._records: dict[TopicPartition, list[Record]] = {tp: [] for tp in positions}
+        self._parts: dict[TopicPartition, list[RecordColumns]] = {tp: [] for tp in positions}
+        self._size = 0
         self._set_size(limits)
 
     def _set_size(self, limits: ReadLimits) -> None:
@@ -160,7 +174,7 @@ class _PageBuilder:
 
     @property
     def has_records(self) -> bool:
-        return any(self._records.values())
+        return any(self._parts.values())
 
     @property
     def is_full(self) -> bool:
@@ -170,7 +184,7 @@ class _PageBuilder:
         """Read more partitions."""
         self.next = {**positions, **self.next}
         for tp in positions:
-            self._records.setdefault(tp, [])
+            self._parts.setdefault(tp, [])
 
     def wait(self, limits: ReadLimits) -> None:
         """Reduce the reserved memory while there are no records."""
@@ -191,15 +205,17 @@ class _PageBuilder:
             self.bytes_left = 0  # this is one record, which comes first on the next page
             return
         for tp, records in fetched.records.items():
-            self._records[tp] += records
+            if records:
+                self._parts[tp].append(RecordColumns.from_records(records))
             self.records_left -= len(records)
         self.bytes_left -= fetched.size
+        self._size += fetched.size
         self.next.update(fetched.next)
 
     def build(self) -> Page:
-        lists = [self._records[tp] for tp in sorted(self._records)]
-        last = {tp: records[-1].offset for tp, records in self._records.items() if records}
-        return Page(list(chain.from_iterable(lists)), self.next, last)
+        parts = [part for tp in sorted(self._parts) for part in self._parts[tp]]
+        last = {tp: parts[-1].offsets[-1] for tp, parts in self._parts.items() if parts}
+        return Page(parts, self.next, last, self._size)
 
 
 def _out_of_range(positions: Positions, ranges: Mapping[TopicPartition, OffsetRange]) -> OffsetOutOfRange:

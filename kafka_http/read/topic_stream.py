@@ -264,7 +264,7 @@ class TopicStream:
         self._retries.reset()
         batch = self._batch_of(page)
         self._check_end(batch)
-        if not page.records and self._read_until is None:
+        if not page.parts and self._read_until is None:
             self.position = batch.next
             self._join_follower()
         elif batch.next == self.position and not self.is_ending:

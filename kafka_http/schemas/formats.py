@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from kafka_http.encoding import check_json, has_more_values
+from kafka_http.encoding import check_json, has_more_values, json_texts
 from kafka_http.errors import (
     InvalidPayload,
     InvalidRequest,
@@ -23,6 +24,7 @@ from kafka_http.errors import (
 )
 from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord
 from kafka_http.schemas.loading_cache import WouldBlock
+from kafka_http.schemas.schemaless_serializers import JsonSerializer
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats
 
@@ -148,6 +150,34 @@ class Formats:
             raise
         except Exception as error:
             raise InvalidValue(f"format {name!r} cannot read it: {error}") from error
+
+    def decode_all(
+        self, topic: str, name: str, headers: Sequence[Headers], data: Sequence[bytes | None]
+    ) -> Sequence[Raw | InvalidValue | None]:
+        """Return the JSON text of the stored bytes of each record, or the error if the format cannot read them.
+
+        Raises `Unavailable` if the schema registry is needed and does not answer.
+        """
+        if isinstance(self._serializers[name], JsonSerializer) and (texts := json_texts(data)) is not None:
+            return texts
+        return [
+            None if each is None else self._decode_or_error(topic, name, of_each, each)
+            for of_each, each in zip(headers, data, strict=True)
+        ]
+
+    def _decode_or_error(self, topic: str, name: str, headers: Headers, data: bytes) -> Raw | InvalidValue:
+        try:
+            return Raw(self.decode(topic, name, headers, data))
+        except InvalidValue as error:
+            return error
+
+    def detect_all(self, data: Sequence[bytes | None]) -> tuple[Iterable[str | None], Sequence[Raw | None]]:
+        """Return the formats of many values and their JSON texts, as `detect` does. Both are None for None."""
+        texts = json_texts(data)
+        if texts is not None and b"null" not in map(bytes.strip, filter(None, data)):
+            return repeat("json") if all(data) else [None if each is None else "json" for each in data], texts
+        detected = [(None, None) if each is None else self.detect(each) for each in data]
+        return [name for name, _ in detected], [None if text is None else Raw(text) for _, text in detected]
 
     def detect(self, data: bytes) -> tuple[str, bytes]:
         """Return the first of `json`, `text` and `binary` that can read these bytes, and their JSON text.

@@ -1,9 +1,11 @@
 """Returns freed memory to the operating system.
 
-glibc keeps freed memory for a thread's next allocation: after a few large pages a worker kept hundreds of MB.
+glibc keeps freed memory for a thread's next allocation: after a few large pages a worker kept hundreds of MB. Python's
+garbage collector runs after a number of allocations, so an idle worker keeps what is in reference cycles forever.
 """
 
 import ctypes
+import gc
 import logging
 import resource
 import time
@@ -24,16 +26,22 @@ _CHANGE_BYTES = 1 << 24
 _CHECK_SECONDS = 5.0
 _TRIMS = 6
 """Number of trims after a change. Memory that is freed within the heap does not show in the size of the process."""
+_IDLE_SHARE = 0.2
+"""Share of a core that an idle process uses at most. A busy one would feel a full garbage collection."""
 
 
 class MemoryTrimmer:
     """Configures glibc's allocator and trims it after the process has grown or shrunk by 16 MiB or more.
 
-    The main loop creates and calls it. It has no effect with other allocators.
+    An idle process collects garbage first, and calls `release` for memory that is kept for requests that have not
+    come. The main loop creates and calls it. Only glibc's allocator is trimmed.
     """
 
-    def __init__(self) -> None:
-        self._next_check = 0.0
+    def __init__(self, release: Callable[[], None] = lambda: None) -> None:
+        self._release = release
+        self._next_check = self._checked_at = 0.0
+        self._cpu_seconds = 0.0
+        """CPU time of the process at the last check."""
         self._trims_left = 0
         self._trimmed_size = 0
         """Bytes of the process after the last trim."""
@@ -50,13 +58,26 @@ class MemoryTrimmer:
     def check(self, run: Callable[[Callable[[], None]], None]) -> None:
         """Trim the allocator if necessary. `run` runs the trim, which takes some milliseconds, in another thread."""
         now = time.monotonic()
-        if now >= self._next_check and self._malloc_trim is not None:
-            self._next_check = now + _CHECK_SECONDS
-            if abs(_resident_bytes() - self._trimmed_size) > _CHANGE_BYTES:
-                self._trims_left = _TRIMS
-            if self._trims_left:
-                self._trims_left -= 1
-                run(self._trim)
+        if now < self._next_check:
+            return
+        self._next_check = now + _CHECK_SECONDS
+        is_idle = self._is_idle(now)
+        if abs(_resident_bytes() - self._trimmed_size) > _CHANGE_BYTES:
+            self._trims_left = _TRIMS
+        if self._trims_left:
+            self._trims_left -= is_idle
+            run(self._trim_idle if is_idle else self._trim)
+
+    def _is_idle(self, now: float) -> bool:
+        """Return whether the process has used little CPU time since the last check."""
+        seconds, used = now - self._checked_at, time.process_time() - self._cpu_seconds
+        self._checked_at, self._cpu_seconds = now, self._cpu_seconds + used
+        return used < seconds * _IDLE_SHARE
+
+    def _trim_idle(self) -> None:
+        self._release()
+        gc.collect()
+        self._trim()
 
     def _trim(self) -> None:
         if self._malloc_trim is not None:

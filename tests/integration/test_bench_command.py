@@ -81,9 +81,28 @@ def test_running_server_is_measured(
         assert row.messages == row.requests * row.records or what == "read"
         assert row.requests < row.messages <= row.requests * row.records or row.records == 1
         assert 0 < row.p50 <= row.p90 <= row.p99
-        assert row.server_cpu is None  # the bench does not know its processes
+        assert row.server_cpu  # the bench finds the processes of a server on this machine
+        assert row.kafka_cpu
         assert 0 < row.generator_cpu <= row.seconds
     wait_for(lambda: topics_of(service) == before)
+
+
+@pytest.mark.slow
+def test_several_servers_are_measured_in_turn(service: Service, kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    result = measured(
+        "publish", "--dialect", "v2", "--shapes", "1x2,50x1", "--rounds", "2", "--idempotency-key", "--respond-async",
+        "--url", f"a={service.url}", "--url", f"b={service.url}", "--bootstrap-servers", kafka.bootstrap_servers,
+        "--plot", str(plot), tmp=tmp_path,
+    )  # fmt: skip
+
+    assert [row.server for row in result.rows] == ["a", "b"] * 2 * 3 * 2
+    assert [(row.records, row.key, row.later) for row in result.rows[::4]] == [
+        (records, *way) for records in (1, 50) for way in ((False, False), (True, False), (False, True))
+    ]
+    assert {row.errors for row in result.rows} == {0}
+    assert all(row.requests > 0 for row in result.rows)
+    assert plot.read_text().startswith("<svg ")
 
 
 def measured(*arguments: str, tmp: Path) -> BenchResult:
@@ -201,7 +220,17 @@ def test_bench_streams_prints_its_report(kafka_parts: None, tmp_path: Path) -> N
     number = r" +-?\d+\.\d+"
     for count in (5, 20):
         assert re.search(rf"^ *{count}({number}){{3}} +20({number}){{2}} +\d+$", printed, re.MULTILINE)
+    assert "20 messages per second" in printed
     assert not processes_naming(tmp_path)
+
+
+@pytest.mark.slow
+def test_bench_streams_publishes_at_the_rate(kafka_parts: None, tmp_path: Path) -> None:
+    arguments = ("--connections", "2", "--seconds", "1", "--rate", "300", "--workers", "1")
+    status, printed, errors_printed = bench("streams", *arguments, tmp=tmp_path)
+
+    assert status == 0, errors_printed
+    assert re.search(r"^ *2 .* 300 ", printed, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """The bench without Kafka: its arguments, requests, load loop and tables."""
 
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from threading import Thread
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +19,7 @@ from kafka_http.bench.bench_result import (
     BenchError,
     BenchResult,
     BenchRow,
+    figure,
     percentile,
     read_result,
 )
@@ -22,15 +27,20 @@ from kafka_http.bench.bench_server import to_toml
 from kafka_http.bench.load_generator import LoadCounts, LoadGenerator
 from kafka_http.bench.load_requests import (
     ConsumerClient,
+    KeyClient,
     PublishClient,
     ReadClient,
     ResponseError,
 )
+from kafka_http.bench.process_usage import local_usage
+from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import TargetServer
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
 from kafka_http.demo.local_resources import free_ports
+from tests.support.manual import ROOT
+from tests.support.polling import wait_for
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Behavior:
     delay: float = 0.0
     closes: bool = False
     has_length: bool = True
+    is_chunked: bool = False
     bodies: list[bytes] = field(default_factory=list)
 
 
@@ -63,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(behavior.status)
         if behavior.has_length:
             self.send_header("Content-Length", str(len(behavior.body)))
+        if behavior.is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         if behavior.closes:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -149,6 +162,27 @@ def test_connection_that_server_closes_is_opened_again(fake_server: FakeServer) 
     assert len(counts.latencies) > 1
 
 
+def test_chunked_response_is_decoded(fake_server: FakeServer) -> None:
+    """The Go server sends responses over 2 KiB so."""
+    fake_server.behavior.has_length, fake_server.behavior.is_chunked = False, True
+    fake_server.behavior.body = b"1f40\r\n" + b"x" * 8000 + b"\r\n1\r\ny\r\n0\r\n\r\n"
+
+    counts = load(fake_server)
+
+    assert counts.errors == 0
+    assert len(counts.latencies) > 1
+
+
+def test_wrong_chunked_response_is_an_error(fake_server: FakeServer) -> None:
+    fake_server.behavior.has_length, fake_server.behavior.is_chunked = False, True
+    fake_server.behavior.body = b"no chunk\r\n"
+
+    counts = load(fake_server, connections=1)
+
+    assert not counts.latencies
+    assert "the chunked body is wrong" in counts.first_errors[0]
+
+
 def test_response_without_content_length_is_an_error(fake_server: FakeServer) -> None:
     fake_server.behavior.has_length = False
 
@@ -185,6 +219,18 @@ def test_values_are_json_of_the_requested_size(size: int) -> None:
     assert [len(each) for each in records] == [3, 1]
     values = [each["value"] for each in chain.from_iterable(records)]
     assert {len(json.dumps(value, separators=(",", ":"))) for value in values} == {size}
+
+
+def test_each_publish_of_each_connection_has_its_own_key() -> None:
+    clients = [KeyClient(TargetServer("http://host:1"), "t", "v2", 1, 100) for _ in range(2)]
+    sent = []
+    for client in clients * 3:
+        sent.append(client.request)
+        assert client.handle_response(b"{}") == 1
+
+    keys = [re.search(rb'\r\nIdempotency-Key: "([^"]+)"\r\n', each) for each in sent]
+    assert len({key[1] for key in keys if key}) == 6
+    assert {parts(each) for each in sent} == {parts(sent[0])}
 
 
 def test_failed_record_in_200_response_of_v2_is_an_error() -> None:
@@ -236,7 +282,7 @@ def row(records: int = 1, connections: int = 1, **other: object) -> BenchRow:
     return BenchRow(records=records, connections=connections, **figures | other)  # type: ignore[arg-type]
 
 
-def result(*rows: BenchRow, what: str = "publish", **settings: str) -> BenchResult:
+def result(*rows: BenchRow, what: str = "publish", **settings: object) -> BenchResult:
     conditions = {"cores": 2, "Python": "3.11", "kafka_http": "0.1.0", "--dialect": "messages", "--size": 100}
     conditions |= {f"--{name}": value for name, value in settings.items()}
     return BenchResult(what, "a day", list(rows), conditions)  # type: ignore[arg-type]
@@ -249,11 +295,70 @@ def cells(text: str, line: int) -> str:
 def test_table_has_row_for_each_combination() -> None:
     shown = result_table(result(row(), row(100, 16, errors=3), row(100, 64, server_cpu=None), row(later=True)))
 
-    assert cells(shown, 2) == "1 1 2,000 2,000 1 2 3 0 5 1 250"
-    assert cells(shown, 3) == "100 16 2,000 200,000 1 2 3 3 5 1 2.5"
-    assert cells(shown, 4).endswith(" - 1 -")
+    assert cells(shown, 2) == "1 1 2,000 2,000 1 3 0 250 250 - 50"
+    assert cells(shown, 3) == "100 16 2,000 200,000 1 3 3 250 2.5 - 50"
+    assert cells(shown, 4).endswith(" - - - 50")
     assert cells(shown, 5).startswith("1 later 1 ")
     assert len(shown.splitlines()) == 6
+
+
+def test_table_of_several_servers_shows_medians_and_ratios_to_the_first() -> None:
+    rows = [row(server=name, requests=each) for each in (10_000, 30_000, 20_000) for name in ("ours", "other")]
+    rows = [*rows[:-1], row(server="other", requests=45_000, kafka_cpu=9.0)]
+
+    shown = result_table(result(*rows, rounds=3))
+
+    assert "medians of 3 rounds" in shown.splitlines()[0]
+    assert cells(shown, 1).split()[:4] == ["records", "connections", "server", "requests/s"]
+    assert cells(shown, 2).split()[2:4] == ["ours", "2,000"]
+    assert cells(shown, 2).split()[-2:] == ["1.00", "1,000-3,000"]
+    assert cells(shown, 3).split()[2:4] == ["other", "3,000"]
+    assert cells(shown, 3).split()[-2:] == ["1.50", "1,000-4,500"]
+    assert len(shown.splitlines()) == 4
+
+
+def test_errors_of_all_rounds_are_added() -> None:
+    assert figure("errors", [row(errors=0), row(errors=0), row(errors=7)]) == 7
+
+
+def bars(svg: str) -> tuple[list[str], list[float]]:
+    """The texts of a chart, and the lengths of its bars."""
+    root = ElementTree.fromstring(svg)  # noqa: S314
+    texts = [each.text or "" for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    return texts, [float(each.attrib["width"]) for each in root.iter("{http://www.w3.org/2000/svg}rect")]
+
+
+def test_plot_of_several_servers_has_a_group_for_each_shape() -> None:
+    servers = {"ours": 20_000, "<other>": 10_000}
+    rows = [row(*shape, server=name, requests=each) for shape in ((1, 1), (100, 16)) for name, each in servers.items()]
+
+    texts, lengths = bars(result_svg(result(*rows)))
+
+    assert texts[:3] == ["1 record, 1 connection: requests/s", "ours", "2,000 (p50 1, p99 3 ms)"]
+    assert texts[3:5] == ["<other>", "1,000 (p50 1, p99 3 ms)"]
+    assert texts[5] == "100 records, 16 connections: requests/s"
+    assert lengths == [lengths[0], lengths[0] / 2] * 2
+
+
+def test_plot_of_one_server_compares_its_shapes() -> None:
+    texts, lengths = bars(result_svg(result(row(), row(2, 64), row(key=True), row(later=True), row(requests=0))))
+
+    assert texts[0] == "messages/s"
+    assert texts[1::2] == [
+        "1 record, 1 connection",
+        "2 records, 64 connections",
+        "1 record, 1 connection, with keys",
+        "1 record, 1 connection, 202",
+    ]
+    assert lengths[1] > lengths[0]
+
+
+def test_plot_has_colors_for_dark_pages_and_no_script() -> None:
+    svg = result_svg(result(row(), what="read"))
+
+    assert "@media (prefers-color-scheme:dark)" in svg
+    assert "<script" not in svg
+    assert "pages of 1, 1 reader" in svg
 
 
 def test_table_has_note_on_row_that_load_generator_limited() -> None:
@@ -323,7 +428,13 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "said"),
     [
         ([], "publish, read or streams"),
-        (["streams", "--url", "http://host"], "--url and --json cannot be used with streams"),
+        (["streams", "--url", "http://host"], "--url, --json and --plot cannot be used with streams"),
+        (["publish", "--shapes", "1"], "'1' is not a list of records by connections"),
+        (["publish", "--shapes", "1x2x3"], "'1x2x3' is not a list of records by connections"),
+        (["publish", "--shapes", "0x2"], "'0x2' is not a list of records by connections"),
+        (["publish", "--rounds", "0"], "'0' is not a whole number from 1"),
+        (["publish", "--url", "http://a", "--url", "http://b"], "several servers need different names"),
+        (["publish", "--url", "a=http://a", "--url", "a=http://b"], "several servers need different names"),
         (["memory"], "invalid choice: 'memory'"),
         (["read", "--records", "1,,2"], "'1,,2' is not a list of whole numbers"),
         (["read", "--connections", "0"], "'0' is not a list of whole numbers"),
@@ -378,6 +489,32 @@ def test_kafka_that_does_not_answer_is_an_error(capsys: pytest.CaptureFixture[st
 
     assert main(["bench", "publish", "--bootstrap-servers", f"127.0.0.1:{port}"]) == 1
     assert f"kafka-http bench: Kafka at 127.0.0.1:{port} does not answer: " in capsys.readouterr().err
+
+
+def test_usage_of_local_port_is_that_of_the_listening_process(fake_server: FakeServer) -> None:
+    usage = local_usage("127.0.0.1", fake_server.server_port)
+
+    assert usage is not None
+    assert usage.memory() > 1_000_000
+    before = usage.cpu()
+    wait_for(lambda: sum(range(100_000)) and usage.cpu() > before)
+
+
+def test_usage_of_other_machine_or_unused_port_is_unknown(fake_server: FakeServer) -> None:
+    assert local_usage("192.0.2.1", fake_server.server_port) is None
+    assert local_usage("kafka.example", fake_server.server_port) is None
+    assert local_usage("localhost", free_ports(1)[0]) is None
+
+
+def test_output_to_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    """`kafka-http bench … | head -1` printed a traceback of BrokenPipeError."""
+    file = tmp_path / "a.json"
+    result(*(row(records) for records in range(1, 2000))).write(file)
+    command = f"{sys.executable} -m kafka_http bench --compare {file} {file} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_started_server_gets_the_same_settings(tmp_path: Path) -> None:

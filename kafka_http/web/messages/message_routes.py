@@ -120,7 +120,7 @@ class MessageRoutes:
         elif media_type == OCTETS:
             response = add_positions(raw_response(page), page, next_position)
         else:
-            body = render_v2(formats, str(decode_as.value), page.records, decode_as.key)
+            body = render_v2(formats, str(decode_as.value), page.parts, decode_as.key)
             response = add_positions(Response(body, content_type=media_type), page, next_position)
         response.headers["Link"] = self._next_link(topic, consumer, next_position)
         return response

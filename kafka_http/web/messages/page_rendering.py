@@ -1,90 +1,135 @@
 """Rendering of messages: a page as JSON, a record as JSON, one message byte for byte."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from itertools import groupby, repeat
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 from flask import Response
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.read.page_reader import Page
-from kafka_http.records import Headers, Record
+from kafka_http.records import Headers, Record, RecordColumns
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.messages.position_syntax import page_position
 
-_RECORD = b'{"partition":%d,"offset":%d,"timestamp":%d,"key":%b,"%b":%b,"format":%b,"headers":%b}'
-_RECORD_WITHOUT_TIMESTAMP = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
-_json = lru_cache(msgspec.json.encode)
-"""Caches the JSON of the names of formats."""
+_SLICE = 500
+"""Records that are rendered at a time. Nothing else runs for some hundred microseconds meanwhile."""
+_encode = msgspec.json.Encoder().encode
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class _Message(Struct, gc=False):
+    """The JSON of a record. UNSET fields are left out."""
+
+    partition: int
+    offset: int
+    timestamp: int | None
+    key: Raw | str | None
+    key_format: str | UnsetType
+    value: Raw | UnsetType | None
+    error: Mapping[str, Any] | UnsetType
+    format: str | None
+    headers: Sequence[tuple[str, str | dict[str, str] | None]]
+
+
+_ShownKey = tuple[Raw | str | None, str | UnsetType]
+_ShownValue = tuple[Raw | UnsetType | None, Mapping[str, Any] | UnsetType, str | None]
+"""The fields `value`, `error` and `format`."""
 
 
 def render_page(
     formats: Formats, topic: str, consumer: str, decode_as: TopicFormat, page: Page, *, next_position: str
 ) -> bytes:
     """Render a page as JSON. Without a format in `decode_as`, the format of each value is detected."""
-    ack = page_position(page.last)
-    texts = [render_record(formats, topic, decode_as, record) for record in page.records] or [b""]
+    slices = (each for part in page.parts for each in part.slices(_SLICE))
+    texts = [_encode(_messages(formats, topic, decode_as, each))[1:-1] for each in slices] or [b""]
     # Extend the first and the last text, not the joined one: that would copy a large page once more.
-    begin = b'{"topic":%b,"consumer":%b,"records":[' % (msgspec.json.encode(topic), msgspec.json.encode(consumer))
+    begin = b'{"topic":%b,"consumer":%b,"records":[' % (_encode(topic), _encode(consumer))
     texts[0] = begin + texts[0]
-    texts[-1] += b'],"next":"%b","ack":%b}\n' % (next_position.encode(), msgspec.json.encode(ack or None))
+    texts[-1] += b'],"next":"%b","ack":%b}\n' % (next_position.encode(), _encode(page_position(page.last) or None))
     return b",".join(texts)
 
 
-def render_record(formats: Formats, topic: str, decode_as: TopicFormat, record: Record) -> bytes:
-    """Render a record as JSON on one or more lines.
+def render_records(formats: Formats, topic: str, decode_as: TopicFormat, records: Sequence[Record]) -> list[bytes]:
+    """Render records of any partitions as JSON, each on one or more lines."""
+    parts = [RecordColumns.from_records(list(part)) for _, part in groupby(records, attrgetter("partition"))]
+    return [_encode(each) for part in parts for each in _messages(formats, topic, decode_as, part)]
+
+
+def _messages(formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns) -> list[_Message]:
+    """Return what is shown of records.
 
     `"value": null` is always a tombstone. For a value that cannot be decoded an error is shown, for a key its text.
     """
-    timestamp, key, value, headers = record.timestamp, record.key, record.value, record.headers
-    field, name = b"value", decode_as.value
-    if value is None:
-        name, text = None, b"null"
-    elif name is None:
-        name, text = formats.detect(value)
-    else:
-        field, name, text = _decode_value(formats, topic, name, headers, value)
-    return (_RECORD_WITHOUT_TIMESTAMP if timestamp is None else _RECORD) % (
-        record.partition,
-        record.offset,
-        b"null" if timestamp is None else timestamp,
-        b"null" if key is None else _render_key(formats, topic, decode_as.key, headers, key),
-        field,
-        text,
-        _json(name),
-        _headers(headers) if headers else b"[]",
+    columns = (
+        repeat(records.partition),
+        records.offsets,
+        records.timestamps,
+        *_shown_keys(formats, topic, decode_as.key, records),
+        *_shown_values(formats, topic, decode_as.value, records),
+        map(_shown_headers, records.headers) if any(records.headers) else repeat(()),
     )
+    return list(map(_Message, *columns))
 
 
-def _decode_value(
-    formats: Formats, topic: str, format_: str, headers: Headers, value: bytes
-) -> tuple[bytes, str, bytes]:
-    """Return the name of the field, the format and the JSON that show a value."""
-    try:
-        text = formats.decode(topic, format_, headers, value)
-    except InvalidValue as error:
-        return b"error", format_, msgspec.json.encode(error.as_object())
-    return b"value", *((format_, text) if text.strip() != b"null" else formats.detect(text))
+def _shown_values(
+    formats: Formats, topic: str, format_: str | None, records: RecordColumns
+) -> tuple[Iterable[Raw | UnsetType | None], Iterable[Mapping[str, Any] | UnsetType], Iterable[str | None]]:
+    """Return the columns `value`, `error` and `format`."""
+    if format_ is None:
+        names, texts = formats.detect_all(records.values)
+        return texts, repeat(UNSET), names
+    decoded = formats.decode_all(topic, format_, records.headers, records.values)
+    values, errors, names = zip(*[_shown_value(formats, format_, each) for each in decoded], strict=True)
+    return values, errors, names
 
 
-def _render_key(formats: Formats, topic: str, format_: str | None, headers: Headers, key: bytes) -> bytes:
+def _shown_value(formats: Formats, format_: str, decoded: Raw | InvalidValue | None) -> _ShownValue:
+    if decoded is None:
+        return None, UNSET, None
+    if isinstance(decoded, InvalidValue):
+        return UNSET, decoded.as_object(), format_
+    if (text := bytes(decoded)).strip() == b"null":
+        format_, text = formats.detect(text)
+    return Raw(text), UNSET, format_
+
+
+def _shown_keys(
+    formats: Formats, topic: str, format_: str | None, records: RecordColumns
+) -> tuple[Iterable[Raw | str | None], Iterable[str | UnsetType]]:
+    """Return the columns `key` and `key_format`."""
+    if records.keys.count(None) == len(records):
+        return repeat(None), repeat(UNSET)
+    decoded: Sequence[Raw | InvalidValue | None] = [None] * len(records)
     if format_ is not None:
-        with suppress(InvalidValue):
-            text = formats.decode(topic, format_, headers, key)
-            if text.strip() != b"null":  # null is a missing key
-                return b'%b,"key_format":"%b"' % (text, format_.encode())
+        decoded = formats.decode_all(topic, format_, records.headers, records.keys)
+    else:
+        with suppress(UnicodeDecodeError):
+            return [None if each is None else str(each, "utf-8") for each in records.keys], repeat(UNSET)
+    keys, key_formats = zip(*map(_shown_key, repeat(format_), records.keys, decoded), strict=False)
+    return keys, key_formats
+
+
+def _shown_key(format_: str | None, key: bytes | None, decoded: Raw | InvalidValue | None) -> _ShownKey:
+    if key is None:
+        return None, UNSET
+    if format_ is not None and isinstance(decoded, Raw) and bytes(decoded).strip() != b"null":  # null is a missing key
+        return decoded, format_
     try:
-        return msgspec.json.encode(str(key, "utf-8"))
+        return str(key, "utf-8"), UNSET
     except UnicodeDecodeError:
-        return b'"%b","key_format":"binary"' % encode_base64(key).encode()
+        return encode_base64(key), "binary"
 
 
-def _headers(headers: Headers) -> bytes:
-    return msgspec.json.encode([(name, _header_value(value)) for name, value in headers])
+def _shown_headers(headers: Headers) -> list[tuple[str, str | dict[str, str] | None]]:
+    return [(name, _header_value(value)) for name, value in headers]
 
 
 def _header_value(value: bytes | None) -> str | dict[str, str] | None:
@@ -96,9 +141,9 @@ def _header_value(value: bytes | None) -> str | dict[str, str] | None:
 
 def raw_response(page: Page) -> Response:
     """Return the one message of a page: its value in the body, the rest in headers. 204 without a message."""
-    if not page.records:
+    if not page.parts:
         return Response(status=204)
-    record = page.records[0]
+    record = page.parts[0][0]
     response = Response(record.value or b"", 200, content_type="application/octet-stream")
     response.headers["Kafka-Partition"] = str(record.partition)
     response.headers["Kafka-Offset"] = str(record.offset)
@@ -117,7 +162,7 @@ def raw_response(page: Page) -> Response:
 def add_positions(response: Response, page: Page, next_position: str) -> Response:
     """Add the positions to the headers of a response whose body does not contain them."""
     response.headers["Kafka-Next"] = next_position
-    if page.records:
+    if page.parts:
         response.headers["Kafka-Ack"] = page_position(page.last)
     return response
 

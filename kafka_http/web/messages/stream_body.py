@@ -13,10 +13,10 @@ from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
 from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.read.topic_follower import TopicFollowers
 from kafka_http.read.topic_stream import TopicStream
-from kafka_http.records import EARLIEST, PartitionOffsets, Record
+from kafka_http.records import EARLIEST, PartitionOffsets
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
-from kafka_http.web.messages.page_rendering import render_record
+from kafka_http.web.messages.page_rendering import render_records
 from kafka_http.web.messages.position_syntax import ALL, position_text
 from kafka_http.web.responses import internal_error
 
@@ -52,9 +52,8 @@ class EventEncoder(Struct, frozen=True):
             offsets["*"] = ALL
         at = self._position(batch.start)
         events = [b"id: %b\nevent: gap\ndata: %b\n\n" % (at, msgspec.json.encode(gap)) for gap in batch.gaps]
-        for record in batch.records:
+        for record, line in zip(batch.records, _lines(self, batch), strict=True):
             offsets[record.partition] = f"{record.partition}:{record.offset + 1}"
-            line = _record_line(self.formats, self.topic, self.decode_as, record)
             events.append(b"id: %b\ndata: %b\n\n" % (",".join(offsets.values()).encode(), line))
         return b"".join(events)
 
@@ -95,8 +94,7 @@ class LineEncoder(Struct, frozen=True):
     has_all: bool = False
 
     def __call__(self, batch: StreamBatch) -> bytes:
-        lines = [_record_line(self.formats, self.topic, self.decode_as, record) for record in batch.records]
-        return b"\n".join([*lines, b""])
+        return b"\n".join([*_lines(self, batch), b""])
 
     def first(self, position: PartitionOffsets) -> bytes:
         return b""
@@ -117,9 +115,10 @@ class LineEncoder(Struct, frozen=True):
 StreamEncoder = EventEncoder | LineEncoder
 
 
-def _record_line(formats: Formats, topic: str, decode_as: TopicFormat, record: Record) -> bytes:
-    """Return a record's JSON on one line. Line ends occur only between the tokens of JSON."""
-    return render_record(formats, topic, decode_as, record).replace(b"\n", b" ").replace(b"\r", b" ")
+def _lines(encoder: StreamEncoder, batch: StreamBatch) -> list[bytes]:
+    """Return the JSON of each record on one line. Line ends occur only between the tokens of JSON."""
+    texts = render_records(encoder.formats, encoder.topic, encoder.decode_as, batch.records)
+    return [each.replace(b"\n", b" ").replace(b"\r", b" ") for each in texts]
 
 
 def _position_after(error: KafkaHttpError, position: PartitionOffsets, *, has_all: bool) -> str:

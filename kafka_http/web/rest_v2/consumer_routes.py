@@ -226,7 +226,7 @@ class V2ConsumerRoutes:
             if lease is None and may_wait:
                 lease = self._acquire(group, name, max(0, until - time.monotonic()))
             page = None if lease is None else self._reader.read(lease, limits, until)
-        if page is not None and not page.records:
+        if page is not None and not page.parts:
             page.confirm()
             return None
         return page
@@ -239,7 +239,7 @@ class V2ConsumerRoutes:
 
     def _render(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
-            return compress(request, render_v2(self._formats, format_, page.records))
+            return compress(request, render_v2(self._formats, format_, page.parts))
         except BaseException:
             page.discard()
             raise

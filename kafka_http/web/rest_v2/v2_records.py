@@ -1,16 +1,16 @@
 """Records in the JSON of the REST Proxy v2 API: parses produce requests and renders the records of reads."""
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TypeVar
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.publish.publisher import PublishRequest
-from kafka_http.records import Headers, ProducerRecord, Record
+from kafka_http.records import Headers, ProducerRecord, RecordColumns
 from kafka_http.schemas.formats import Formats, SchemaChoice, Schemas
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.json_bodies import (
@@ -26,9 +26,9 @@ from kafka_http.web.json_bodies import (
 from kafka_http.web.publish_limits import PublishLimits
 
 CANNOT_DESERIALIZE = 40801
-_RECORD = b'{"topic":%b,"key":%b,"value":%b,"partition":%d,"offset":%d,"timestamp":%d%b%b}'
-_RECORD_WITHOUT_TIMESTAMP = _RECORD.replace(b'"timestamp":%d', b'"timestamp":%b')
-_encode_topic = lru_cache(msgspec.json.encode)
+_SLICE = 500
+"""Records that are rendered at a time. Nothing else runs for some hundred microseconds meanwhile."""
+_encode = msgspec.json.Encoder().encode
 Decoded = TypeVar("Decoded")
 
 
@@ -124,52 +124,52 @@ def _header_bytes(record: int, header: V2Header) -> bytes | None:
     return None if header.value is None else decode_header(record, header.key, header.value)
 
 
-def render_v2(formats: Formats, format_: str, records: Sequence[Record], key_format: str | None = None) -> bytes:
-    """Render records as a JSON array.
+class V2Message(Struct, gc=False):
+    """The JSON of a record that was read. UNSET fields are left out."""
+
+    topic: str
+    key: Raw | str | None
+    value: Raw | str | None
+    partition: int
+    offset: int
+    timestamp: int | None
+    headers: list[dict[str, str | None]] | UnsetType
+    error: dict[str, Any] | UnsetType
+
+
+def render_v2(formats: Formats, format_: str, parts: Iterable[RecordColumns], key_format: str | None = None) -> bytes:
+    """Render the parts of a page as a JSON array.
 
     A key or value that cannot be decoded is rendered as base64, with an error that names it. The format of keys is
     `key_format`, by default the topic's key format, by default the format of values.
     """
-    return b"[%b]\n" % b",".join([_render(formats, format_, key_format, record) for record in records])
+    slices = (each for part in parts for each in part.slices(_SLICE))
+    return b"[%b]\n" % b",".join([_encode(_messages(formats, format_, key_format, each))[1:-1] for each in slices])
 
 
-def _render(formats: Formats, format_: str, key_format: str | None, record: Record) -> bytes:
-    topic, key, value, timestamp, headers = record.topic, record.key, record.value, record.timestamp, record.headers
+def _messages(formats: Formats, format_: str, key_format: str | None, records: RecordColumns) -> list[V2Message]:
+    topic, headers = records.topic, records.headers
     key_format = key_format or formats.topic_format(topic).key or format_
-    undecoded = ""
-    json_key = json_value = b"null"
-    if key is not None:
-        try:
-            json_key = formats.decode(topic, key_format, headers, key)
-        except InvalidValue as error:
-            json_key = _base64(key)
-            undecoded = f"key: {error.message}"
-    if value is not None:
-        try:
-            json_value = formats.decode(topic, format_, headers, value)
-        except InvalidValue as error:
-            json_value = _base64(value)
-            undecoded = f"{undecoded}; value: {error.message}".removeprefix("; ")
-    return (_RECORD_WITHOUT_TIMESTAMP if timestamp is None else _RECORD) % (
-        _encode_topic(topic),
-        json_key,
-        json_value,
-        record.partition,
-        record.offset,
-        b"null" if timestamp is None else timestamp,
-        _headers(headers) if headers else b"",
-        _error(undecoded) if undecoded else b"",
-    )
+    keys = formats.decode_all(topic, key_format, headers, records.keys)
+    values = formats.decode_all(topic, format_, headers, records.values)
+    fields: tuple[Iterable[Any], ...] = keys, values, repeat(UNSET)
+    if InvalidValue in {*map(type, keys), *map(type, values)}:
+        fields = map(_or_base64, keys, records.keys), map(_or_base64, values, records.values), map(_error, keys, values)
+    shown_headers = map(_headers, headers) if any(headers) else repeat(UNSET)
+    columns = (*fields[:2], repeat(records.partition), records.offsets, records.timestamps, shown_headers, fields[2])
+    return list(map(V2Message, repeat(topic), *columns))
 
 
-def _error(message: str) -> bytes:
-    return b',"error":%b' % msgspec.json.encode({"error_code": CANNOT_DESERIALIZE, "message": message})
+def _or_base64(text: Raw | InvalidValue | None, data: bytes | None) -> Raw | str | None:
+    return encode_base64(data or b"") if isinstance(text, InvalidValue) else text
 
 
-def _headers(headers: Headers) -> bytes:
+def _error(key: Raw | InvalidValue | None, value: Raw | InvalidValue | None) -> dict[str, Any] | UnsetType:
+    fields = {"key": key, "value": value}
+    undecoded = [f"{field}: {each.message}" for field, each in fields.items() if isinstance(each, InvalidValue)]
+    return {"error_code": CANNOT_DESERIALIZE, "message": "; ".join(undecoded)} if undecoded else UNSET
+
+
+def _headers(headers: Headers) -> list[dict[str, str | None]] | UnsetType:
     listed = [{"key": name, "value": None if value is None else encode_base64(value)} for name, value in headers]
-    return b',"headers":%b' % msgspec.json.encode(listed)
-
-
-def _base64(data: bytes) -> bytes:
-    return msgspec.json.encode(encode_base64(data))
+    return listed or UNSET
