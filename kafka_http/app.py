@@ -25,7 +25,7 @@ from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
-from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
+from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
@@ -54,6 +54,8 @@ from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
 
+_SUBMIT_SECONDS = 5.0
+"""Seconds at the end of the process to hand the last tasks to the outbox."""
 _KEY_STORE_SECONDS = 2.0
 """Seconds at the end of the process to store the last responses for idempotency keys."""
 
@@ -75,7 +77,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
 
-    submitter = TaskSubmitter(node.tasks)
+    submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
     idempotent_publish = IdempotentPublish(node.idempotency, publish_view, bodies.reserve, config.threads)
@@ -190,12 +192,13 @@ class AppLifecycle:
         """Let a main loop drive the publishes. Its thread calls this before the first request."""
         self._broker.producer.attach(loop)
         self.idempotent_publish.attach(loop)
+        self._submitter.attach()
 
     def end_round(self) -> None:
         """Send what was published in this round of the main loop. Does not block."""
         self._broker.producer.end_round()
         self.idempotent_publish.end_round()
-        self._submitter.send()
+        self._submitter.end_round()
 
     @property
     def next_deadline(self) -> float:
@@ -225,7 +228,7 @@ class AppLifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
-        self._submitter.close()
+        self._submitter.close(_SUBMIT_SECONDS)
         self._node.close_before_broker()
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)

@@ -20,9 +20,10 @@ Result = TypeVar("Result")
 class PendingItem(Generic[Item, Result]):
     """An item that was submitted, and its result: a future. Any thread may call."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, unknown: str) -> None:
         self.item = item
         self.is_done = False
+        self._unknown = unknown
         self._result: Result | KafkaHttpError | None = None
         self._callbacks: list[Callable[[], None]] = []
 
@@ -36,7 +37,7 @@ class PendingItem(Generic[Item, Result]):
             self.add_done_callback(done.set)
             done.wait(timeout)
         if not self.is_done:
-            raise OutcomeUnknown("The server's state store did not answer in time.")
+            raise OutcomeUnknown(self._unknown)
         if isinstance(self._result, KafkaHttpError):
             raise self._result
         return self._result  # type: ignore[return-value]  # None is a result, too
@@ -72,12 +73,17 @@ class BatchSubmitter(Generic[Item, Result]):
         self,
         send: Callable[[Sequence[Item]], Sequence[Result | KafkaHttpError]],
         name: str,
-        size: Callable[[Item], int] = lambda _: 0,
+        size: Callable[[Item], int],
+        unknown: str = "The server's state store did not answer in time.",
     ) -> None:
-        """`send` returns or raises the results of a batch and may block. `size` is about the bytes of an item."""
+        """`send` returns or raises the results of a batch and may block. `size` returns about the bytes of an item.
+
+        `unknown` is the text of the error of an item without a result.
+        """
         self._send_batch = send
         self._name = name
         self._size = size
+        self._unknown = unknown
         self._queue: SimpleQueue[PendingItem[Item, Result] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -94,7 +100,7 @@ class BatchSubmitter(Generic[Item, Result]):
 
         The submitter's thread calls the callbacks of the result.
         """
-        pending: PendingItem[Item, Result] = PendingItem(item)
+        pending: PendingItem[Item, Result] = PendingItem(item, self._unknown)
         with self._lock:
             if self._is_closed:
                 raise Unavailable("The server is shutting down.")
@@ -143,7 +149,7 @@ class BatchSubmitter(Generic[Item, Result]):
             return [error] * len(items)
         except Exception:
             log.exception("Unexpected error in %s", self._name)
-            return [KafkaHttpError("An unexpected error occurred; see the server's log.")] * len(items)
+            return [Unavailable("The server's state store failed. See the server's log for the reason.")] * len(items)
 
     def _next_batch(self) -> list[PendingItem[Item, Result]]:
         """Wait for items and return them, up to a size. Return none after `close`."""

@@ -129,9 +129,8 @@ def test_view_replays_the_response_of_the_fast_path(
     assert is_replay(loop.publish(body, target, method, **headers))
 
 
-def test_main_loop_publishes_what_it_has_claimed(
-    loop: Loop, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def noted_threads(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return the threads that publish from now on."""
     threads: set[int] = set()
     publish = broker.publish
 
@@ -141,6 +140,13 @@ def test_main_loop_publishes_what_it_has_claimed(
         return publish(*args, **named)
 
     monkeypatch.setattr(broker, "publish", noted)
+    return threads
+
+
+def test_main_loop_publishes_what_it_has_claimed(
+    loop: Loop, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = noted_threads(broker, monkeypatch)
     assert loop.publish().status == 200
     assert threads == {loop.thread}
 
@@ -148,11 +154,7 @@ def test_main_loop_publishes_what_it_has_claimed(
 def test_body_that_would_delay_the_main_loop_is_published_by_a_thread(
     loop: Loop, broker: FakeBroker, hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads: set[int] = set()
-    publish = broker.publish
-    monkeypatch.setattr(
-        broker, "publish", lambda *args, **named: threads.add(threading.get_ident()) or publish(*args, **named)
-    )
+    threads = noted_threads(broker, monkeypatch)
     body = b"[" + b",".join([b"1"] * 15_001) + b"]"
     response = loop.publish(body, content_type="application/json")
     assert (response.status, response.body.count(b"offset")) == (200, 15_001)
