@@ -206,8 +206,9 @@ class KeyedPublish:
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the response is complete and stored, or now if it is. It must not block."""
         with self._lock:
-            self._callback = callback
             is_done = self._is_done
+            if not is_done:
+                self._callback = callback
         if is_done:
             callback()
 
@@ -223,8 +224,8 @@ class KeyedPublish:
             if self._is_answered:
                 return False
             self._known, self._is_done = known, is_done
-            callback = self._callback
         if is_done:
+            callback, self._callback = self._callback, _nothing  # it may refer to this object
             callback()
         return True
 
