@@ -205,6 +205,10 @@ class AppLifecycle:
         """When `end_round` must be called at the latest, on the monotonic clock."""
         return self._broker.producer.next_deadline
 
+    def release_memory(self) -> None:
+        """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
+        self._broker.release_memory()
+
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.
 

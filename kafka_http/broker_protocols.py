@@ -229,5 +229,8 @@ class Broker(Protocol):
     @property
     def memberships(self) -> Memberships: ...
 
+    def release_memory(self) -> None:
+        """Release memory that nothing will use any more. Does not block."""
+
     def close(self, timeout: float) -> None:
         """Flush the producer within `timeout` and close all connections."""

@@ -47,7 +47,8 @@ class LoopDriven(Protocol):
 class LoopThread:
     """An `EventLoop` in a thread of its own, which drives one object.
 
-    The constructor starts the thread, so create it after a fork. `stop` ends it.
+    The constructor starts the thread, so create it after a fork. `stop` ends it. Later calls of `call_soon` run at
+    once, in the thread that makes them.
     """
 
     def __init__(self, driven: LoopDriven, name: str) -> None:
@@ -59,6 +60,9 @@ class LoopThread:
         os.set_blocking(self._wake_write, False)
         self._is_woken = False
         self._is_stopped = False
+        self._has_ended = False
+        self._wake_lock = threading.Lock()
+        """Nobody may write to the pipe after it is closed: its number may be another file's."""
         self.register(self._wake_read, selectors.EVENT_READ, self._clear_wake)
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
@@ -76,8 +80,15 @@ class LoopThread:
         self._calls.append((call, args))
         if not self._is_woken:
             self._is_woken = True
-            with suppress(BlockingIOError, OSError):  # full: it is awake; closed: it has stopped
-                os.write(self._wake_write, b"\0")
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._wake_lock:
+            if not self._has_ended:
+                with suppress(BlockingIOError):  # full: it is awake
+                    os.write(self._wake_write, b"\0")
+                return
+        self._run_calls()
 
     def stop(self, timeout: float) -> None:
         """End the thread, and wait for it up to `timeout` seconds."""
@@ -97,14 +108,18 @@ class LoopThread:
             self._run_calls()
             _guarded(self._driven.end_round)
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._wake_lock:
+            self._has_ended = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+        self._run_calls()
 
     def _run_calls(self) -> None:
         self._is_woken = False  # before the calls are taken: later ones wake it again
-        for _ in range(len(self._calls)):
-            call, args = self._calls.popleft()
-            _guarded(call, *args)
+        with suppress(IndexError):  # after the end, another thread may take the last one
+            for _ in range(len(self._calls)):
+                call, args = self._calls.popleft()
+                _guarded(call, *args)
 
 
 def _guarded(call: Callable[..., None], *args: Any) -> None:

@@ -102,8 +102,9 @@ def read_result(file: Path) -> BenchResult:
         raise BenchError(f"{file} is not a result of a bench. Use a file that --json wrote.") from None
 
 
-def _per_request(cpu: float | None, row: BenchRow) -> float | None:
-    return None if cpu is None else cpu / max(row.requests, 1) * 1e6
+def _microseconds(cpu: float | None, count: int) -> float | None:
+    """The CPU time for each of `count` requests or messages; None if there is none, or the CPU time is not known."""
+    return cpu / count * 1e6 if count and cpu is not None else None
 
 
 FIGURES: dict[str, Callable[[BenchRow], float | None]] = {
@@ -112,10 +113,10 @@ FIGURES: dict[str, Callable[[BenchRow], float | None]] = {
     "p50 ms": lambda row: row.p50,
     "p99 ms": lambda row: row.p99,
     "errors": lambda row: row.errors,
-    "server us/request": lambda row: _per_request(row.server_cpu, row),
-    "server us/message": lambda row: row.server_cpu and row.server_cpu / max(row.messages, 1) * 1e6,
-    "Kafka us/request": lambda row: _per_request(row.kafka_cpu, row),
-    "load us/request": lambda row: _per_request(row.generator_cpu, row),
+    "server us/request": lambda row: _microseconds(row.server_cpu, row.requests),
+    "server us/message": lambda row: _microseconds(row.server_cpu, row.messages),
+    "Kafka us/request": lambda row: _microseconds(row.kafka_cpu, row.requests),
+    "load us/request": lambda row: _microseconds(row.generator_cpu, row.requests),
 }
 """What results show of a row. us: microseconds of CPU time."""
 

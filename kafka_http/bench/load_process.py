@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
 
 from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.load_generator import LoadCounts, LoadGenerator
@@ -42,6 +43,7 @@ def _process(job: LoadJob) -> Iterator[Connection]:
     """Start a process, yield the pipe to it, and wait for its end. An exception ends the process."""
     context = get_context("spawn")
     pipe, its_pipe = context.Pipe()
+    ensure_running()  # of multiprocessing: to start it unblocks SIGINT, which would reach the child while it starts
     process = context.Process(target=_run, args=(job, its_pipe))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent; a child inherits it
     try:

@@ -23,8 +23,6 @@ _NEXT_BYTES = 16384
 
 _FAILED = re.compile(rb'"error_code": ?[1-9]')
 _PARALLEL_SETUPS = 16
-DEFAULT_PAGE_BYTES = 4 << 20
-"""The size of a page if a request does not limit it."""
 
 
 class ResponseError(Exception):
@@ -35,7 +33,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does.
 
     `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
-    messages in the partitions of a topic that is read, `max_bytes` the maximum size of a page of `/messages`.
+    messages in the partitions of a topic that is read, `max_bytes` the size of its pages.
     """
 
     url: str
@@ -48,7 +46,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     later: bool = False
     key: bool = False
     counts: list[int] = []
-    max_bytes: int = DEFAULT_PAGE_BYTES
+    max_bytes: int | None = None
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -109,8 +107,11 @@ class KeyClient(PublishClient):
 class ReadClient:
     """Reads the pages of `/messages` from the beginning, and starts again at the end of the topic."""
 
-    def __init__(self, server: TargetServer, topic: str, limit: int, messages: int, max_bytes: int) -> None:
-        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?limit={limit}&max_bytes={max_bytes}")
+    def __init__(
+        self, server: TargetServer, topic: str, limit: int, messages: int, max_bytes: int | None = None
+    ) -> None:
+        query = f"limit={limit}" if max_bytes is None else f"limit={limit}&max_bytes={max_bytes}"
+        request = server.request_bytes("GET", f"/messages/{topic}/bench/\0?{query}")
         self._before, self._after = request.split(b"\0")
         self._messages = messages
         self._rewind()

@@ -213,7 +213,9 @@ class _Columns:
             max_records -= len(records)
             timestamps = [each.timestamp for each in records]
             headers = [each.headers for each in records]
-            self.offsets += [each.offset for each in records]
+            first, last = records[0].offset, records[-1].offset
+            is_consecutive = last - first == len(records) - 1  # compaction leaves gaps
+            self.offsets += range(first, last + 1) if is_consecutive else [each.offset for each in records]
             self._timestamps += (
                 [None if each == -1 else each for each in timestamps] if -1 in timestamps else timestamps
             )

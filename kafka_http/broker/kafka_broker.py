@@ -33,7 +33,8 @@ class KafkaBroker:
             ConnectionPool(settings), metadata, admin, _TIMEOUT, auto_create_topics=config.auto_create_topics
         )
         self._producer = IdempotentProducer(settings, calls)
-        self._log = Fetcher(connections, metadata, admin, _TIMEOUT, PrefetchBuffer(config.max_read_ahead))
+        self._prefetched = PrefetchBuffer(config.max_read_ahead)
+        self._log = Fetcher(connections, metadata, admin, _TIMEOUT, self._prefetched)
         self._groups = KafkaGroups(admin)
         self._memberships = KafkaMemberships(connection_settings(config), admin)
 
@@ -52,6 +53,9 @@ class KafkaBroker:
     @property
     def memberships(self) -> KafkaMemberships:
         return self._memberships
+
+    def release_memory(self) -> None:
+        self._prefetched.drop_expired()
 
     def close(self, timeout: float) -> None:
         """Flush the producer, for `timeout` seconds at most, and close all connections. Members do not leave."""

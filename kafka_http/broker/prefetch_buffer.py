@@ -88,6 +88,11 @@ class PrefetchBuffer:
                     self.size += size
             self._drop_oldest()
 
+    def drop_expired(self) -> None:
+        """Drop the entries that are too old to be used."""
+        with self._lock:
+            self._drop_oldest()
+
     def _pop(self, key: "_Key") -> PrefetchedBatches | None:
         entry, size = self._entries.pop(key, (None, 0))
         self.size -= size

@@ -29,7 +29,7 @@ _REPORTS: Mapping[str, Callable[[BenchServer, argparse.Namespace], str]] = {
     "streams": lambda server, flags: measure_streams(server, flags.connections, flags.seconds, flags.rate),
     "memory": lambda server, flags: measure_memory(server, flags.seconds),
 }
-"""What else the bench measures, always with a server of its own: each makes a report as text."""
+"""What else the bench measures: each makes a report on one server as text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.compare is not None:
             print(comparison_table(*map(read_result, arguments.compare)))
         elif arguments.what in _REPORTS:
-            with started_server(load_config(given_settings(arguments))) as server:
+            with _servers(arguments, load_config(given_settings(arguments))) as (server,):
                 print(_REPORTS[arguments.what](server, arguments))
         else:
             _measure_throughput(arguments, load_config(given_settings(arguments)))
@@ -108,8 +108,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.compare is None and what is None:
         *others, last = (*_THROUGHPUT, *_REPORTS)
         arguments.usage_error(f"choose what to measure ({', '.join(others)} or {last}), or use --compare")
-    if what in _REPORTS and (arguments.url or arguments.json or arguments.plot):
-        arguments.usage_error(f"--url, --json and --plot cannot be used with {what}")
+    urls, most = ("several --url", 1) if what == "memory" else ("--url", 0)
+    if what in _REPORTS and (len(arguments.url or ()) > most or arguments.json or arguments.plot):
+        arguments.usage_error(f"{urls}, --json and --plot cannot be used with {what}")
     names = [server.name for server in arguments.url or ()]
     if len(set(names)) < len(names):
         arguments.usage_error("several servers need different names: --url a=http://… --url b=http://…")

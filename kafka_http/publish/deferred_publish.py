@@ -61,9 +61,9 @@ class DeferredPublisher:
         `Unavailable`; with `blocking=False` also `WouldBlock`. The main loop's tasks wait until its `end_round`.
         """
         check_publishable(topic)
-        records, _ = self._formats.encode(
+        records = self._formats.encode(
             topic, messages.records, messages.schemas, blocking=blocking, deadline=deadline
-        )
+        ).records
         if not self._partitions.are_known(topic, records):
             if not blocking:
                 raise WouldBlock

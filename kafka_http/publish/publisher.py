@@ -63,11 +63,12 @@ class Publisher:
         `PublishTimeout` after `deadlines.send`, `TooMuchInFlight`; with `blocking=False` also `WouldBlock`.
         """
         check_publishable(topic)
-        records, schema_ids = self._formats.encode(
+        encoded = self._formats.encode(
             topic, messages.records, messages.schemas, blocking=blocking, deadline=deadlines.send
         )
         now = time.monotonic()
         if now > deadlines.send:
             raise PublishTimeout
         timeout = max(0.0, deadlines.response - now)
-        return self._producer.publish(topic, records, timeout, keeps_trying=keeps_trying), schema_ids
+        pending = self._producer.publish(topic, encoded.records, timeout, keeps_trying=keeps_trying)
+        return pending, encoded.schema_ids

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -61,7 +61,7 @@ NO_SCHEMAS = Schemas()
 _NO_CHOICE = SchemaChoice()
 
 
-class Encoded(NamedTuple):
+class Encoded(Struct, frozen=True, gc=False):
     """The serialized records of a request, and the ids of the schemas in use."""
 
     records: Sequence[NewRecord] | BareValues

@@ -135,6 +135,9 @@ class ServerHooks(Protocol):
     def next_deadline(self) -> float:
         """When `end_round` must be called again at the latest, on the monotonic clock. Infinity if nothing waits."""
 
+    def release_memory(self) -> None:
+        """Release memory that nothing will use any more: the process is idle. Any thread may call. Must not block."""
+
     def check_brokers(self) -> None:
         """Log whether Kafka answers. `kafka-http serve` calls it in its first worker. Must not block."""
 
@@ -162,6 +165,9 @@ class DefaultHooks:
         pass
 
     def end_round(self) -> None:
+        pass
+
+    def release_memory(self) -> None:
         pass
 
     def check_brokers(self) -> None:

@@ -10,6 +10,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,11 @@ _IDLE_SHARE = 0.2
 class MemoryTrimmer:
     """Configures glibc's allocator and trims it after the process has grown or shrunk by 16 MiB or more.
 
-    An idle process collects garbage first, and calls `release` for memory that is kept for requests that have not
-    come. The main loop creates and calls it. Only glibc's allocator is trimmed.
+    An idle process first releases what it keeps for requests that have not come, and collects garbage. The main loop
+    creates the trimmer and calls it. It does not trim other allocators than glibc's.
     """
 
-    def __init__(self, release: Callable[[], None] = lambda: None) -> None:
-        self._release = release
+    def __init__(self) -> None:
         self._next_check = self._checked_at = 0.0
         self._cpu_seconds = 0.0
         """CPU time of the process at the last check."""
@@ -55,8 +55,12 @@ class MemoryTrimmer:
         except (OSError, AttributeError):  # musl, macOS
             log.debug("Memory is not trimmed: the allocator is not glibc's.")
 
-    def check(self, run: Callable[[Callable[[], None]], None]) -> None:
-        """Trim the allocator if necessary. `run` runs the trim, which takes some milliseconds, in another thread."""
+    def check(self, run: Callable[[Callable[[], None]], None], release: Callable[[], None]) -> None:
+        """Trim the allocator if necessary.
+
+        `run` runs the trim, which takes some milliseconds, in another thread. `release` releases what the application
+        keeps for requests that have not come.
+        """
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -66,7 +70,7 @@ class MemoryTrimmer:
             self._trims_left = _TRIMS
         if self._trims_left:
             self._trims_left -= is_idle
-            run(self._trim_idle if is_idle else self._trim)
+            run(partial(self._trim_idle, release) if is_idle else self._trim)
 
     def _is_idle(self, now: float) -> bool:
         """Return whether the process has used little CPU time since the last check."""
@@ -74,8 +78,8 @@ class MemoryTrimmer:
         self._checked_at, self._cpu_seconds = now, self._cpu_seconds + used
         return used < seconds * _IDLE_SHARE
 
-    def _trim_idle(self) -> None:
-        self._release()
+    def _trim_idle(self, release: Callable[[], None]) -> None:
+        release()
         gc.collect()
         self._trim()
 

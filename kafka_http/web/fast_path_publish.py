@@ -9,9 +9,9 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
@@ -39,7 +39,7 @@ _MIN_TIMEOUT_WITH_KEY = 1.0
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class IdentifiedResponse(NamedTuple):
+class IdentifiedResponse(Struct, frozen=True, gc=False):
     """A response with its request's id. `headers` are those that not every response has."""
 
     status: int
@@ -154,12 +154,14 @@ class FastPathPublish:
     def finish(self) -> IdentifiedResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
         try:
-            status, headers, content_type, body = self._pending.result(0)
+            response = self._pending.result(0)
         except Exception as error:
-            status, headers, content_type, body = self._error_response(error)
+            response = self._error_response(error)
         finally:
             self._pending.release()
-        return IdentifiedResponse(status, headers, content_type, self._request_id, body)
+        return IdentifiedResponse(
+            response.status, response.headers, response.content_type, self._request_id, response.body
+        )
 
     def _error_response(self, error: Exception) -> RenderedResponse:
         if isinstance(error, KafkaHttpError):

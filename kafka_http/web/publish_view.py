@@ -97,7 +97,7 @@ class PublishView:
         self._publisher = publisher
         self._deferred = deferred
         self._max_records = max_records
-        self._max_values = min(_MAX_VALUES, max_records)
+        self._loop_limits = LoopLimits(min(_MAX_VALUES, max_records))
         self._reserve = reserve
 
     def start(
@@ -116,7 +116,7 @@ class PublishView:
             limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
             release: Callable[[], object] = limits.release
         else:
-            limits, release = LoopLimits(self._max_values), _nothing
+            limits, release = self._loop_limits, _nothing
         try:
             parsed = dialect.parse(body, limits)
             if not blocking:

@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from flask import Flask, Response, current_app, request
+from msgspec import Struct
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -35,7 +36,7 @@ _V2_MESSAGES: Mapping[type[KafkaHttpError], str] = {
 """Messages that clients of the v2 API compare."""
 
 
-class RenderedResponse(NamedTuple):
+class RenderedResponse(Struct, frozen=True, gc=False):
     """A response without Flask. `headers` excludes Content-Type, Content-Length and `common_headers()`."""
 
     status: int

@@ -9,7 +9,7 @@ from kafka_http.errors import NotAcceptable
 from kafka_http.web.console.console_routes import SECURITY_HEADERS
 from kafka_http.web.negotiation import JSON, Accept, v2_response_type
 from kafka_http.web.request_head import root_path
-from kafka_http.web.responses import flask_response, render_json
+from kafka_http.web.responses import RenderedResponse, flask_response, json_bytes
 
 _XHTML = "application/xhtml+xml"
 _PAGE = """\
@@ -51,7 +51,7 @@ class RootRoutes:
         if Accept.parse(accept).types.get(_XHTML):
             response = Response(self._page(), content_type="text/html; charset=utf-8", headers=SECURITY_HEADERS)
         else:
-            response = flask_response(render_json({})._replace(content_type=_object_type(accept)))
+            response = flask_response(RenderedResponse(200, {}, _object_type(accept), json_bytes({})))
         response.headers["Vary"] = "Accept"
         return response
 

@@ -125,3 +125,20 @@ def test_publish_counts_in_max_in_flight_until_its_end(
     assert head.start(body) is None
     second.finish()
     third.finish()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "is_immediate"),
+    [
+        ("application/json", b"[" + b"1," * 20_000 + b"1]", False),
+        ("application/vnd.kafka.json.v2+json", b'{"records":[' + b'{"value":1},' * 20_000 + b'{"value":1}]}', False),
+        ("application/x-ndjson", b"1\n" * 20_000, False),
+        ("application/x-ndjson", b'"' + b"," * 20_000 + b'"', True),
+        ("text/plain", b",\n" * 20_000, True),
+    ],
+)
+def test_body_with_too_many_values_for_the_main_loop_needs_a_view(
+    hooks: AppLifecycle, content_type: str, body: bytes, is_immediate: bool
+) -> None:
+    started = prepared(hooks, {"content-type": content_type}).start(body)
+    assert (started is not None) is is_immediate

@@ -234,6 +234,20 @@ def test_bench_streams_publishes_at_the_rate(kafka_parts: None, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_bench_memory_of_running_server_prints_its_report(
+    service: Service, kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    servers = ("--url", service.url, "--bootstrap-servers", kafka.bootstrap_servers)
+    status, printed, errors_printed = bench("memory", *servers, "--seconds", "5", tmp=tmp_path)
+
+    assert status == 0, errors_printed
+    assert re.search(r"^ *load +(daemon +)?main +worker 1 +worker 2$", printed, re.MULTILINE)
+    for row in ("start", "50 %", "100 %", "maximum", "afterwards"):
+        assert re.search(rf"^ *{row}( +(\d+|-))+$", printed, re.MULTILINE), printed
+    assert re.search(r"^[1-9].* requests succeeded$", printed, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_streams_that_server_rejects_are_an_error(kafka_parts: None, tmp_path: Path) -> None:
     arguments = ("--connections", "20", "--seconds", "1", "--workers", "1", "--max-streams", "10")
     status, _, errors_printed = bench("streams", *arguments, tmp=tmp_path)

@@ -83,8 +83,10 @@ def start_both(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, *
         yield Servers(*services)
 
 
-def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: h", f"X-Request-Id: {request_id}", f"Content-Length: {len(body)}"]
+def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str | None) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: h", f"Content-Length: {len(body)}"]
+    if request_id is not None:  # the server remembers heads without one
+        lines.append(f"X-Request-Id: {request_id}")
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body
 
 
@@ -156,7 +158,8 @@ def random_pieces(choices: random.Random, topic: str) -> list[bytes]:
 def random_plain(choices: random.Random, topic: str) -> bytes:
     name = choices.choice([each for each in CASES if each not in {"no such topic", "to be closed"}])
     method, path, headers, body = CASES[name]
-    request = raw(method, path.replace("{}", topic), headers, body, f"id-{choices.randrange(1000)}")
+    request_id = f"id-{choices.randrange(1000)}" if choices.random() < 0.3 else None
+    request = raw(method, path.replace("{}", topic), headers, body, request_id)
     if choices.random() < 0.1:  # a wrong length
         said = choices.choice([b"0", b"1", b"99", b"-1", b"1e1", b"300000"])
         request = re.sub(rb"Content-Length: \d+", b"Content-Length: " + said, request)
@@ -205,6 +208,25 @@ def test_stop_waits_for_pending_publishes(fresh_kafka: EmbeddedKafka, start_serv
         assert (status, headers["connection"]) == (200, "close")
         assert client.recv(1) == b""
     service.wait_for_end()
+
+
+@pytest.mark.slow
+def test_stop_completes_publish_of_disconnected_client(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    """The main loop drives the producer, also when no connection is left."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    assert service.put("/messages/t", b"first").ok
+    with frozen(fresh_kafka):
+        with service.connect() as client:
+            client.sendall(raw("PUT", "/messages/t", {}, b"second", None))
+            assert service.get("/health").ok  # the publish was started before
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        service.begin_stop()
+    service.wait_for_end()
+    other = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    assert [each["value"] for each in other.records("t")] == ["first", "second"]
 
 
 def test_disconnected_clients_do_not_affect_others(servers: Servers, topic: TopicFactory) -> None:

@@ -116,6 +116,9 @@ class FakeBroker:
     def memberships(self) -> FakeGroups:
         return self._groups
 
+    def release_memory(self) -> None:
+        pass
+
     def close(self, timeout: float) -> None:
         self.closed = True
 

@@ -427,7 +427,7 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "publish, read or streams"),
+        ([], "publish, read, streams or memory"),
         (["streams", "--url", "http://host"], "--url, --json and --plot cannot be used with streams"),
         (["publish", "--shapes", "1"], "'1' is not a list of records by connections"),
         (["publish", "--shapes", "1x2x3"], "'1x2x3' is not a list of records by connections"),
@@ -435,7 +435,8 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
         (["publish", "--rounds", "0"], "'0' is not a whole number from 1"),
         (["publish", "--url", "http://a", "--url", "http://b"], "several servers need different names"),
         (["publish", "--url", "a=http://a", "--url", "a=http://b"], "several servers need different names"),
-        (["memory"], "invalid choice: 'memory'"),
+        (["memory", "--json", "f"], "several --url, --json and --plot cannot be used with memory"),
+        (["memory", "--url", "a=http://a", "--url", "b=http://b"], "several --url, --json and --plot cannot be used"),
         (["read", "--records", "1,,2"], "'1,,2' is not a list of whole numbers"),
         (["read", "--connections", "0"], "'0' is not a list of whole numbers"),
         (["publish", "--records", "x"], "'x' is not a list of whole numbers"),

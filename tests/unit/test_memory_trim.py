@@ -20,7 +20,7 @@ class Process:
         self.trims = self.releases = 0
         monkeypatch.setattr(memory_trim, "time", self)
         monkeypatch.setattr(memory_trim, "_resident_bytes", lambda: self.resident)
-        self.trimmer = MemoryTrimmer(self._release)
+        self.trimmer = MemoryTrimmer()
         self.pass_seconds(1000, cpu=0)
 
     def monotonic(self) -> float:
@@ -38,7 +38,7 @@ class Process:
         for _ in range(seconds):
             self.now += 1
             self.cpu += cpu
-            self.trimmer.check(self._run)
+            self.trimmer.check(self._run, self._release)
         return self.trims - before
 
     def _run(self, trim: Callable[[], None]) -> None:

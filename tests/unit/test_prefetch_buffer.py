@@ -84,6 +84,16 @@ def test_expired_records_are_dropped() -> None:
     assert kept.ahead.size < 10_000
 
 
+def test_drop_expired_frees_memory_without_another_read() -> None:
+    kept = Kept()
+    kept.put()
+    kept.ahead.drop_expired()
+    assert kept.ahead.size > 0
+    kept.now += MAX_AGE_SECONDS
+    kept.ahead.drop_expired()
+    assert kept.ahead.size == 0
+
+
 def test_read_over_its_share_is_not_buffered() -> None:
     kept = Kept()
     kept.put(place=TopicPartition("t", 1))

@@ -154,6 +154,7 @@ def parse_record_lines(
     body: bytes, default: TopicFormat, keep_partitions: bool, limits: PublishLimits
 ) -> list[ProducerRecord]:
     """Parse NDJSON whose lines are records, as in an envelope or a page."""
+    limits.check_separators(body, b",")
     return _collect_lines(body, records_of(lines_of(body), default, keep_partitions, limits=limits), limits)
 
 
