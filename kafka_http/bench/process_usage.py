@@ -5,6 +5,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -77,13 +78,26 @@ def _is_local(host: str) -> bool:
 
 
 def _listener(port: int) -> int | None:
-    """The process that listens on a port: the oldest one, because workers inherit the socket from the main process."""
+    """The main process of those that listen on a port; None if this user can see none."""
     with suppress(psutil.Error):
-        pids = {
-            each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr[1:] == (port,)
-        }
-        return min((pid for pid in pids if pid), key=lambda pid: psutil.Process(pid).create_time(), default=None)
+        connections = psutil.net_connections("tcp")
+        pid = next((each.pid for each in connections if each.pid and _listens(each, port)), None)
+        process = psutil.Process(pid) if pid else None
+        # psutil names only one process for each socket, but workers inherit the socket from the main process.
+        while process and (parent := process.parent()) and _has_socket(parent, port):
+            process = parent
+        return process.pid if process else None
     return None
+
+
+def _has_socket(process: psutil.Process, port: int) -> bool:
+    with suppress(psutil.Error):
+        return any(_listens(each, port) for each in process.net_connections("tcp"))
+    return False
+
+
+def _listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port)
 
 
 def _data_dir(pid: int, port: int) -> Path:

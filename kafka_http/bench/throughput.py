@@ -136,6 +136,8 @@ class ThroughputBench:
         name = f"{whole.records} records, {whole.connections} connections"
         name = f"{server.name}: {name}" if server.name else name
         _print_step(f"{options.what}{' with keys' * whole.key}{' later' * whole.later}, {name}")
+        if whole.key or whole.later:
+            server.target.call("GET", "/tasks?limit=1")  # starts the daemon, which may take longer than the warm-up
         shares = _shares(whole.connections, options.processes)
         jobs = [msgspec.structs.replace(whole, url=server.target.url, connections=share) for share in shares]
         counts, cpu = run_load(jobs, _WARMUP_SECONDS, options.seconds, [server.usage, self._kafka_usage])

@@ -9,9 +9,9 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
@@ -39,8 +39,8 @@ _MIN_TIMEOUT_WITH_KEY = 1.0
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class IdentifiedResponse(Struct, frozen=True, gc=False):
-    """A response with its request's id. `headers` are those that not every response has."""
+class IdentifiedResponse(NamedTuple):
+    """A response with its request's id: the server's `FastPathResponse`. `headers` are those of this response only."""
 
     status: int
     headers: Mapping[str, str]

@@ -1,5 +1,6 @@
 """The bench without Kafka: its arguments, requests, load loop and tables."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -36,10 +37,11 @@ from kafka_http.bench.process_usage import local_usage
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import TargetServer
+from kafka_http.cli.bench import add_arguments
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
 from kafka_http.demo.local_resources import free_ports
-from tests.support.manual import ROOT
+from tests.support.manual import ROOT, page, table
 from tests.support.polling import wait_for
 
 
@@ -456,6 +458,15 @@ def test_wrong_usage_is_status_2(arguments: list[str], said: str, capsys: pytest
     assert said in capsys.readouterr().err
 
 
+def test_every_flag_of_the_bench_is_listed_in_the_manual() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    shown = {each for action in parser._actions if action.help != argparse.SUPPRESS for each in action.option_strings}
+    listed = {re.match("`(--[a-z-]+)", row[0]) for row in table(page("performance"), "## Flags")}
+
+    assert {each[1] for each in listed if each} == shown - {"-h", "--help", "--url", "--compare"}
+
+
 def test_wrong_setting_of_server_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "publish", "--workers", "many"]) == 2
     assert "workers (command line) must be a whole number" in capsys.readouterr().err
@@ -499,6 +510,24 @@ def test_usage_of_local_port_is_that_of_the_listening_process(fake_server: FakeS
     assert usage.memory() > 1_000_000
     before = usage.cpu()
     wait_for(lambda: sum(range(100_000)) and usage.cpu() > before)
+
+
+def test_usage_of_server_with_workers_is_that_of_all_processes() -> None:
+    """The system names only one process for a socket that several processes have inherited."""
+    code = (
+        "import os, socket, sys; listener = socket.create_server(('127.0.0.1', 0)); pid = os.fork();"
+        "pid and print(listener.getsockname()[1], pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as main:
+        assert main.stdout
+        port, worker = map(int, main.stdout.readline().split())
+        usage = local_usage("127.0.0.1", port)
+        found = [each.pid for each in usage.processes()] if usage else []
+        main.communicate()  # both end with their input
+
+    assert found == [main.pid, worker]
 
 
 def test_usage_of_other_machine_or_unused_port_is_unknown(fake_server: FakeServer) -> None:
