@@ -107,6 +107,7 @@ class LoopThread:
                 _guarded(key.data, key.fileobj)
             self._run_calls()
             _guarded(self._driven.end_round)
+        self._run_calls()  # those before `stop` may still use sockets
         self._selector.close()
         with self._wake_lock:
             self._has_ended = True

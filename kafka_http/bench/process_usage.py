@@ -78,24 +78,26 @@ def _is_local(host: str) -> bool:
 
 
 def _listener(port: int) -> int | None:
-    """The main process of the server that listens on a port. Workers have inherited the socket from it."""
+    """The main process of those that listen on a port; None if this user can see none."""
     with suppress(psutil.Error):
-        pids = {each.pid for each in psutil.net_connections("tcp") if _is_listening(each, port) and each.pid}
-        main = next(map(psutil.Process, sorted(pids)), None)  # of processes that share a socket psutil names one
-        while main is not None and (parent := main.parent()) is not None and _listens(parent, port):
-            main = parent
-        return None if main is None else main.pid
+        connections = psutil.net_connections("tcp")
+        pid = next((each.pid for each in connections if each.pid and _listens(each, port)), None)
+        process = psutil.Process(pid) if pid else None
+        # psutil names only one process for each socket, but workers inherit the socket from the main process.
+        while process and (parent := process.parent()) and _has_socket(parent, port):
+            process = parent
+        return process.pid if process else None
     return None
 
 
-def _listens(process: psutil.Process, port: int) -> bool:
+def _has_socket(process: psutil.Process, port: int) -> bool:
     with suppress(psutil.Error):
-        return any(_is_listening(each, port) for each in process.net_connections("tcp"))
+        return any(_listens(each, port) for each in process.net_connections("tcp"))
     return False
 
 
-def _is_listening(connection: Any, port: int) -> bool:
-    return bool(connection.status == "LISTEN" and connection.laddr[1:] == (port,))
+def _listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port)
 
 
 def _data_dir(pid: int, port: int) -> Path:

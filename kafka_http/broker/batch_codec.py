@@ -24,7 +24,7 @@ _LENGTH_FROM = 12
 _LEAST_LENGTH = {0: 14, 1: 22, 2: 49}
 _DECODE_RECORDS = 1000
 """Records that are decoded at a time."""
-_PARSE_RECORDS = 100
+_PARSE_RECORDS = 200
 """Parsed records that exist at a time. The garbage collector would run after 350, and visit all objects at times."""
 _ALL = 1 << 31
 _RECORD_BYTES = 300

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import Event, Lock, get_ident
 from typing import Any
@@ -60,11 +61,14 @@ class IdempotentProducer:
             on_lost=self._on_lost,
             on_opened=self._on_opened,
             on_failed=self._on_failed,
+            call_in_loop=self._call_in_loop,
         )
         self.addresses_tried = self._connections.addresses_tried
         self._loop: EventLoop | None = None
         self._own_loop: LoopThread | None = None
         self._loop_thread = 0
+        self._calls_in_loop: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        """For the loop, by other threads. A loop that takes over makes those that the one before did not make."""
         self._is_closed = False
         self._lock = Lock()
         """For the start of a loop, and the unacknowledged bytes."""
@@ -92,11 +96,20 @@ class IdempotentProducer:
         pending.on_complete = self._on_results
         if keeps_trying:
             self._count_unacknowledged(pending)
-        if get_ident() == self._loop_thread:
+        if get_ident() == self._loop_thread or self._is_closed:
             self._begin(pending)
         else:
-            (self._loop or self._start_loop()).call_soon(self._begin, pending)
+            self._call_in_loop(self._begin, pending)
         return pending
+
+    def _call_in_loop(self, call: Callable[..., None], *args: Any) -> None:
+        self._calls_in_loop.append((call, args))
+        (self._loop or self._start_loop()).call_soon(self._make_call)
+
+    def _make_call(self) -> None:
+        with suppress(IndexError):  # the loop that took over has made it
+            call, args = self._calls_in_loop.popleft()
+            call(*args)
 
     def _start_loop(self) -> EventLoop:
         with self._lock:
@@ -110,6 +123,8 @@ class IdempotentProducer:
         self._loop_thread = loop.thread.ident or 0
         loop.call_soon(self._connections.use, loop)
         self._loop = loop
+        for _ in range(len(self._calls_in_loop)):
+            loop.call_soon(self._make_call)
         return loop
 
     def _count_unacknowledged(self, pending: KafkaPendingPublish) -> None:
@@ -141,13 +156,14 @@ class IdempotentProducer:
 
         The loop of `attach` must have ended: a thread takes its place.
         """
-        if self._loop is not None:
+        if self._loop is not None and not self._is_closed:
             loop = self._own_loop or self._use_thread()
             is_idle = Event()
             loop.call_soon(self._notify_idle, is_idle.set)
             is_idle.wait(timeout)
             loop.call_soon(self._end)
             loop.stop(_JOIN_SECONDS)
+        self._is_closed = True
         self._calls.close()
 
     def _notify_idle(self, on_idle: Callable[[], None]) -> None:
@@ -180,14 +196,17 @@ class IdempotentProducer:
         """Send one request to each leader, with one batch of each partition that has records."""
         now = time.monotonic()
         scheduled, self._scheduled = self._scheduled, []
+        for each in scheduled:
+            each.is_scheduled = False
         requests: dict[ProduceConnection, list[Batch]] = {}
         for queue in scheduled:
-            queue.is_scheduled = False
             connection = self._connections.get(queue.leader, now)
             if connection is None:
                 if queue.leader is None:
                     self._read_metadata(self._topics[queue.topic])
-            elif connection.can_send(now) and not self._lingers(queue, now):
+            elif not connection.can_send(now):
+                self._schedule(queue)  # before those that the next responses schedule
+            elif not self._lingers(queue, now):
                 if (batch := queue.next_batch(now)) is not None:
                     requests.setdefault(connection, []).append(batch)
                 elif queue.needs_identity:
@@ -346,16 +365,12 @@ class IdempotentProducer:
         if not topic.is_reading and not self._is_closed and now >= topic.read_after:
             topic.is_reading = True
             topic.read_after = now + self._retry_backoff
-            then = partial(self._pass_to_loop, self._on_metadata, topic)
+            then = partial(self._call_in_loop, self._on_metadata, topic)
             self._calls.submit(self._read, topic.name, then=then)
 
     def _read(self, topic: str) -> tuple[list[PartitionInfo], ProducerIdentity | None]:
         partitions = self._calls.partitions(topic)
         return partitions, self._calls.new_identity() if self._identity is None else None
-
-    def _pass_to_loop(self, call: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None  # noqa: S101  it asked for the result
-        self._loop.call_soon(call, *args)
 
     def _on_metadata(
         self,
@@ -386,6 +401,7 @@ class IdempotentProducer:
         self._fail_waiting(topic, error)
         if error.retry_after is None:
             self._fail_queues(topic, error)
+        if error.retry_after is None or not topic.partitions:
             self._forget(topic)
 
     def _fail_waiting(self, topic: TopicQueues, error: KafkaHttpError) -> None:
@@ -402,12 +418,13 @@ class IdempotentProducer:
             self._schedule(queue)
 
     def _forget(self, topic: TopicQueues) -> None:
-        """Forget a missing topic, unless a batch is in flight.
+        """Forget a missing topic, unless a publish waits or a batch is in flight.
 
         Later queues begin with another epoch: the topic may be there after all, and have the sequence numbers.
         """
         queues = topic.queues.values()
-        if not any(each.is_busy for each in queues) and self._topics.get(topic.name) is topic:
+        is_used = topic.waiting or any(each.is_busy for each in queues)
+        if not is_used and self._topics.get(topic.name) is topic:
             self._first_epoch = max([self._first_epoch, *(each.epoch + 1 for each in queues)])
             del self._topics[topic.name]
 
@@ -429,7 +446,7 @@ class IdempotentProducer:
         """Get another producer id, because a partition has used up its epochs."""
         if not self._is_renewing_identity:
             self._is_renewing_identity = True
-            then = partial(self._pass_to_loop, self._on_identity)
+            then = partial(self._call_in_loop, self._on_identity)
             self._calls.submit(self._calls.new_identity, then=then)
 
     def _on_identity(self, identity: ProducerIdentity | None, error: KafkaHttpError | None) -> None:

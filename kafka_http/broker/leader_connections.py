@@ -34,8 +34,12 @@ class LeaderConnections:
         on_lost: Callable[[Sequence[Batch]], None],
         on_opened: Callable[[int], None],
         on_failed: Callable[[int], None],
+        call_in_loop: Callable[..., None],
     ) -> None:
-        """`on_lost` gets the batches that were in flight, `on_opened` and `on_failed` a broker's node id."""
+        """`on_lost` gets the batches that were in flight, `on_opened` and `on_failed` a broker's node id.
+
+        `call_in_loop` lets the loop make a call; any thread may call it.
+        """
         self._client_id: str = settings["client_id"]
         self._request_ms: int = settings["request_timeout_ms"]
         self._retry_backoff = settings["retry_backoff_ms"] / 1000
@@ -44,8 +48,11 @@ class LeaderConnections:
         self._on_lost = on_lost
         self._on_opened = on_opened
         self._on_failed = on_failed
+        self._call_in_loop = call_in_loop
         self._loop: EventLoop | None = None
         self._open: dict[int, ProduceConnection] = {}
+        self._replaced: set[ProduceConnection] = set()
+        """Those that wait for their last responses."""
         self._opening: set[int] = set()
         self._backoffs: dict[int, tuple[float, Backoff]] = {}
         """For brokers that could not be reached: the time of the next attempt, and the backoff after it."""
@@ -60,7 +67,7 @@ class LeaderConnections:
     def use(self, loop: EventLoop) -> None:
         """Use this loop, in place of one that has ended."""
         self._loop = loop
-        for each in self._open.values():
+        for each in self._all():
             each.move(loop)
 
     def get(self, node: int | None, now: float) -> ProduceConnection | None:
@@ -75,14 +82,17 @@ class LeaderConnections:
 
     def close_late(self, now: float) -> None:
         """Close the connections on which a response is late."""
-        for each in list(self._open.values()):
+        for each in self._all():
             each.close_if_late(now, self._request_ms / 1000)
 
     def close(self) -> None:
         """Close all connections, and open no more."""
         self._is_closed = True
-        for each in list(self._open.values()):
+        for each in self._all():
             each.close("shutdown")
+
+    def _all(self) -> list[ProduceConnection]:
+        return [*self._open.values(), *self._replaced]
 
     def _connect(self, node: int, now: float) -> None:
         """Connect to a broker in a helper thread, unless this failed a moment ago."""
@@ -90,11 +100,7 @@ class LeaderConnections:
         if node in self._opening or now < not_before or self._is_closed:
             return
         self._opening.add(node)
-        self._calls.submit(self._calls.connect, node, then=partial(self._pass_to_loop, node))
-
-    def _pass_to_loop(self, node: int, opened: OpenedConnection | None, error: KafkaHttpError | None) -> None:
-        assert self._loop is not None  # noqa: S101  it asked for the connection
-        self._loop.call_soon(self._on_connected, node, opened, error)
+        self._calls.submit(self._calls.connect, node, then=partial(self._call_in_loop, self._on_connected, node))
 
     def _on_connected(self, node: int, opened: OpenedConnection | None, error: KafkaHttpError | None) -> None:
         self._opening.discard(node)
@@ -124,10 +130,12 @@ class LeaderConnections:
             on_lost=self._on_connection_lost,
         )
         if before is not None:
+            self._replaced.add(before)
             before.retire()
         self._on_opened(node)
 
     def _on_connection_lost(self, connection: ProduceConnection, batches: Sequence[Batch], reason: str) -> None:
+        self._replaced.discard(connection)
         if self._open.get(connection.node) is connection:
             del self._open[connection.node]
             self._problems[connection.node] = reason

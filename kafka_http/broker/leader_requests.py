@@ -10,7 +10,7 @@ from kafka_http.backoff import Backoff
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.error_map import STALE_METADATA, translate
 from kafka_http.broker.topic_metadata import NoLeader, TopicMetadata
-from kafka_http.errors import BrokerUnavailable, KafkaHttpError
+from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
 from kafka_http.records import TopicPartition
 
 PartitionResponses = dict[TopicPartition, Any]
@@ -67,7 +67,7 @@ class LeaderRequests:
         requests = {node: request(partitions, wait_limit) for node, partitions in leaders.items()}
         try:
             nodes = self._connections.ask_nodes(requests, wait_limit + self._timeout)
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, RetriableBrokerError) as error:  # retriable: the cluster no longer has this broker
             raise _LeaderMoved(error) from error
         responses = {tp: response for node in nodes for tp, response in by_partition(node)}
         _check(responses)

@@ -80,7 +80,7 @@ class KafkaPendingPublish:
             self.add_done_callback(done.set)
             done.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # publishes share it, and each `raise` adds to its traceback
         return self._results()
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:

@@ -124,7 +124,8 @@ class TopicQueues:
             if size > self._max_size or each.timestamp is not None or each.headers:
                 has_timestamps |= each.timestamp is not None
                 if (error := self._rejection(each, size)) is not None:
-                    pending.rejected = {**(pending.rejected or {}), index: error}
+                    pending.rejected = {} if pending.rejected is None else pending.rejected
+                    pending.rejected[index] = error
             if each.partition is not None:
                 partitions.append(each.partition)
             elif key is not None:

@@ -34,12 +34,6 @@ _REPORTS: Mapping[str, Callable[[BenchServer, argparse.Namespace], str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the bench that are not settings of the server."""
-
-    def add(name: str, type_: Callable[[str], object], metavar: str, default: object, help_text: str) -> None:
-        parser.add_argument(name, type=type_, metavar=metavar, default=default, help=help_text)
-
-    count = _number(int, "a whole number", 1, 100_000)
-    cores = max(1, available_cores() // 2)
     parser.add_argument("what", nargs="?", choices=(*_THROUGHPUT, *_REPORTS), help="what to measure")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="compare two results")
     parser.add_argument(
@@ -50,39 +44,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a running server; repeat it to measure several in turn; without it, the bench starts Kafka and a server",
     )
     parser.add_argument("--dialect", choices=("messages", "v2"), default="messages", help="API (default: messages)")
+    _add_load_flags(parser)
+    _add_switches(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to a file, for --compare")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the result as a bar chart")
+    parser.set_defaults(usage_error=parser.error)
+
+
+def _add_load_flags(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, type_: Callable[[str], object], metavar: str, default: object, help_text: str) -> None:
+        parser.add_argument(name, type=type_, metavar=metavar, default=default, help=help_text)
+
+    count = _number(int, "a whole number", 1, 100_000)
+    cores = max(1, available_cores() // 2)
     add("--records", _counts, "N,…", [1, 100, 1000], "records per request or page (default: 1,100,1000)")
     add("--connections", _counts, "N,…", [1, 16, 64], "connections at the same time (default: 1,16,64)")
-    add(
-        "--shapes",
-        _shapes,
-        "NxN,…",
-        None,
-        "records by connections, in place of --records and --connections: 1x64,100x16",
-    )
+    add("--shapes", _shapes, "NxN,…", None, "records by connections, in place of the two flags above: 1x64,100x16")
     add("--size", _number(int, "a number of bytes", 8, 1_000_000), "BYTES", 100, "bytes of a value (default: 100)")
     seconds = "a number of seconds"
     add("--seconds", _number(float, seconds, 0.1, 3600), "N", 10.0, "seconds that each row is measured (default: 10)")
-    add(
-        "--rounds",
-        _number(int, "a whole number", 1, 100),
-        "N",
-        1,
-        "measure each row N times, show medians (default: 1)",
-    )
+    rounds = _number(int, "a whole number", 1, 100)
+    add("--rounds", rounds, "N", 1, "measure each row N times, and show medians (default: 1)")
     add("--processes", count, "N", cores, "maximum processes of the load generator (default: half the cores)")
     add("--partitions", count, "N", 3, "partitions of the topic that the bench creates (default: 3)")
     add("--topic", str, "NAME", None, "an existing topic; without it, the bench creates one and deletes it")
     messages = _number(int, "a whole number", 0, 1_000_000_000)
     add("--messages", messages, "N", 200_000, "read: messages that fill the topic first (default: 200000)")
-    parser.add_argument("--idempotency-key", action="store_true", help="publish: measure each row also with new keys")
-    parser.add_argument(
-        "--respond-async", action="store_true", help="publish: measure each row also with Prefer: respond-async (202)"
-    )
-    parser.add_argument("--later", dest="respond_async", action="store_true", help=argparse.SUPPRESS)  # the name in 1.0
     add("--rate", count, "N", 20, "streams: messages per second (default: 20)")
-    add("--json", Path, "FILE", None, "also write the result to a file, for --compare")
-    add("--plot", Path, "FILE.svg", None, "also draw the result as a bar chart")
-    parser.set_defaults(usage_error=parser.error)
+
+
+def _add_switches(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, help_text: str, dest: str | None = None) -> None:
+        parser.add_argument(name, action="store_true", dest=dest, help=help_text)
+
+    add("--idempotency-key", "publish: measure each row also with new keys")
+    add("--respond-async", "publish: measure each row also with Prefer: respond-async (202)")
+    add("--later", argparse.SUPPRESS, dest="respond_async")  # the name in 1.0
 
 
 def run(arguments: argparse.Namespace) -> int:

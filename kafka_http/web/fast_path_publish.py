@@ -8,9 +8,9 @@ feature of the views are left to the views, which give the same responses.
 import logging
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
@@ -35,8 +35,8 @@ _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate"))
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
-class IdentifiedResponse(Struct, frozen=True, gc=False):
-    """A response with its request's id. `headers` are those that not every response has."""
+class IdentifiedResponse(NamedTuple):
+    """A response with its request's id: the server's `FastPathResponse`. `headers` are those of this response only."""
 
     status: int
     headers: Mapping[str, str]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
-from kafka_http.web.fast_path_publish import IdentifiedResponse, PreparedPublish
+from kafka_http.web.fast_path_publish import PreparedPublish
 from kafka_http.web.responses import STATUS_LINES
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ class FastPathMiddleware:
         pending.add_done_callback(done.set)
         self._hooks.end_round()
         done.wait(TIMEOUT)
-        response = pending.finish()
-        start_response(STATUS_LINES[response.status], headers_of(response))
-        return [response.body]
+        status, headers, content_type, request_id, response_body = pending.finish()
+        sent = [*headers.items(), ("Content-Type", content_type), ("Content-Length", str(len(response_body)))]
+        start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
+        return [response_body]
 
     def _prepare(self, method: str, target: str, headers: dict[str, str]) -> PreparedPublish | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
@@ -58,14 +59,3 @@ class FastPathMiddleware:
         if prepared is not None and prepared.is_reusable:
             self._prepared[key] = prepared
         return prepared
-
-
-def headers_of(response: IdentifiedResponse) -> list[tuple[str, str]]:
-    """Return all headers, as the server sends them."""
-    return [
-        *response.headers.items(),
-        ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.body))),
-        ("X-Request-Id", response.request_id),
-        ("Cache-Control", "no-store"),
-    ]

@@ -512,6 +512,24 @@ def test_usage_of_local_port_is_that_of_the_listening_process(fake_server: FakeS
     wait_for(lambda: sum(range(100_000)) and usage.cpu() > before)
 
 
+def test_usage_of_server_with_workers_is_that_of_all_processes() -> None:
+    """The system names only one process for a socket that several processes have inherited."""
+    code = (
+        "import os, socket, sys; listener = socket.create_server(('127.0.0.1', 0)); pid = os.fork();"
+        "pid and print(listener.getsockname()[1], pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as main:
+        assert main.stdout
+        port, worker = map(int, main.stdout.readline().split())
+        usage = local_usage("127.0.0.1", port)
+        found = [each.pid for each in usage.processes()] if usage else []
+        main.communicate()  # both end with their input
+
+    assert found == [main.pid, worker]
+
+
 def test_usage_of_other_machine_or_unused_port_is_unknown(fake_server: FakeServer) -> None:
     assert local_usage("192.0.2.1", fake_server.server_port) is None
     assert local_usage("kafka.example", fake_server.server_port) is None

@@ -177,6 +177,21 @@ def test_calls_before_the_end_are_made(driven: Driven) -> None:
     assert made == list(range(100))
 
 
+def test_calls_before_the_end_may_use_sockets(driven: Driven) -> None:
+    """The loop may have ended before they were made: connections stayed open, and publishes without a result."""
+    for _ in range(20):
+        loop = LoopThread(driven, "loop")
+        ours, theirs = socket.socketpair()
+        steps: list[str] = []
+        loop.call_soon(loop.register, ours, EVENT_READ, steps.append)
+        loop.call_soon(loop.unregister, ours)
+        loop.call_soon(steps.append, "unregistered")
+        loop.stop(5)
+        assert steps == ["unregistered"]
+        loop.call_soon(ours.close)
+        theirs.close()
+
+
 def test_calls_after_the_end_are_made_at_once(driven: Driven) -> None:
     """A publish or a new connection that comes late must end, too."""
     loop = LoopThread(driven, "loop")
