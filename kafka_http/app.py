@@ -25,7 +25,7 @@ from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
-from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
+from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
@@ -54,6 +54,8 @@ from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
 
+_SUBMIT_SECONDS = 5.0
+"""Seconds at the end of the process to hand the last tasks to the outbox."""
 _KEY_STORE_SECONDS = 2.0
 """Seconds at the end of the process to store the last responses for idempotency keys."""
 
@@ -75,14 +77,15 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
 
-    submitter = TaskSubmitter(node.tasks)
+    submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
-    idempotent_publish = IdempotentPublish(node.idempotency, publish_view)
-    fast_path = FastPathPublishes(publish_view, services.formats, config, guard=guard)
+    idempotent_publish = IdempotentPublish(node.idempotency, publish_view, bodies.reserve, config.threads)
+    fast_path = FastPathPublishes(publish_view, idempotent_publish, services.formats, config, guard=guard)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.request_policy = ReceivePolicy(config, bodies)
+    lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
     consumers = V2ConsumerRoutes(
@@ -138,7 +141,7 @@ def _inline_node(config: Config, broker: Broker) -> NodeResources:
 def _daemon_node(config: Config) -> NodeResources:
     """Use the daemon's consumer instances, tasks and idempotency keys."""
     daemon = DaemonClient(config)
-    idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker)
+    idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker, is_responding=False)
     return NodeResources(
         daemon.instances,
         daemon.tasks,
@@ -158,6 +161,7 @@ class AppLifecycle:
     """
 
     request_policy: ReceivePolicy
+    idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
 
@@ -185,13 +189,16 @@ class AppLifecycle:
         self._node.start()
 
     def attach(self, loop: EventLoop) -> None:
-        """Let a main loop drive the producer. Its thread calls this before the first request."""
+        """Let a main loop drive the publishes. Its thread calls this before the first request."""
         self._broker.producer.attach(loop)
+        self.idempotent_publish.attach(loop)
+        self._submitter.attach()
 
     def end_round(self) -> None:
         """Send what was published in this round of the main loop. Does not block."""
         self._broker.producer.end_round()
-        self._submitter.send()
+        self.idempotent_publish.end_round()
+        self._submitter.end_round()
 
     @property
     def next_deadline(self) -> float:
@@ -225,7 +232,7 @@ class AppLifecycle:
 
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
-        self._submitter.close()
+        self._submitter.close(_SUBMIT_SECONDS)
         self._node.close_before_broker()
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)

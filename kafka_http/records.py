@@ -377,6 +377,31 @@ class StoredResponse(Struct, frozen=True):
     body: bytes
 
 
+class ClaimRequest(Struct, frozen=True, array_like=True):
+    """A request's claim of an idempotency key.
+
+    `caller` is the authenticated client or empty, `name` its key, `fingerprint` a digest of the request. `holder` is
+    `worker/attempt`, so that the claims of a worker that has ended can be recognized.
+    """
+
+    caller: str
+    name: str
+    fingerprint: str
+    holder: str
+
+
+class ClaimEnd(Struct, frozen=True, array_like=True):
+    """The end of a claim: the response to store, or None to remove the claim."""
+
+    caller: str
+    name: str
+    holder: str
+    response: StoredResponse | None
+
+
+KeyState = Literal["claimed", "in_progress", "completed", "mismatch", "unavailable"]
+
+
 class KeyClaimResult(Struct, frozen=True):
     """The state of an idempotency key for a request that uses it.
 
@@ -384,7 +409,8 @@ class KeyClaimResult(Struct, frozen=True):
     in_progress: an equal request is still in progress.
     completed: an equal request has completed with `response`.
     mismatch: a different request used the key.
+    unavailable: the store does not respond, or has no space for a new key.
     """
 
-    state: Literal["claimed", "in_progress", "completed", "mismatch"]
+    state: KeyState
     response: StoredResponse | None = None

@@ -23,6 +23,7 @@ from kafka_http.broker.producer_calls import ProducerCalls
 from kafka_http.broker.topic_queues import METADATA_AGE, TopicQueues
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, PartitionNotFound, TooMuchInFlight
 from kafka_http.event_loop import EventLoop, LoopThread
+from kafka_http.logs import LogOnce
 from kafka_http.records import BareValues, NewRecord, PartitionInfo, payload_size
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class IdempotentProducer:
         self._first_epoch = 0
         """The epoch of new queues. Queues of forgotten topics have used those before it."""
         self._is_renewing_identity = False
+        self._warnings = LogOnce(log)
         self._topics: dict[str, TopicQueues] = {}
         self._busy: set[PartitionQueue] = set()
         self._scheduled: list[PartitionQueue] = []
@@ -452,7 +454,7 @@ class IdempotentProducer:
     def _on_identity(self, identity: ProducerIdentity | None, error: KafkaHttpError | None) -> None:
         self._is_renewing_identity = False
         if identity is None:
-            log.warning("Kafka gave no producer id; retrying: %s", error)
+            self._warnings.warning("Kafka gave no producer id; retrying: %s", error)
             return
         self._identity, self._first_epoch = identity, 0
         for topic in self._topics.values():

@@ -107,6 +107,8 @@ class KafkaPendingPublish:
         """Note that `count` more records have a result."""
         self._left -= count
         if not self._left:
+            for append in self.appends:
+                del append.pending  # in a reference cycle the records would stay until garbage is collected
             if self.on_complete is None:
                 self.complete()
             else:
@@ -176,6 +178,7 @@ class PartitionAppend:
         has_timestamps: bool,
     ) -> None:
         self.pending = pending
+        """Deleted when all records of the request have results."""
         self.partition = partition
         self.records = records
         self.indexes = indexes

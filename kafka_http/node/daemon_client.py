@@ -21,6 +21,7 @@ from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
 from kafka_http.node.daemon_protocol import CALLS, PING, Call, Channel
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
+from kafka_http.records import ClaimEnd
 from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class DaemonClient:
 
     def _call(self, call: Call, *arguments: Any, **named: Any) -> Any:
         """Raises `Unavailable` if the daemon cannot be reached, is lost during the call, or does not answer in time."""
-        request = call.request(request_id.get(), *arguments, **named)
+        request: Any = call.request(request_id.get(), *arguments, **named)
         wait = float(getattr(request, _WAITS[call.name])) if call.name in _WAITS else 0.0
         seconds = wait + (_KAFKA_SECONDS if call.name in _KAFKA_CALLS else _ANSWER_SECONDS)
         message = msgspec.msgpack.encode(request)
@@ -106,8 +107,8 @@ class DaemonClient:
         except NotResponding:
             if call.name in _LEASE_RELEASES:
                 self._unsent_releases.append(message)
-            elif call.name == "claim_key" and not was_hung:  # the daemon may have claimed it
-                self._unsent_releases.append(_key_release(request))
+            elif call.name == "update_keys" and request.claims and not was_hung:  # the daemon may have claimed them
+                self._unsent_releases.append(_key_releases(request))
             raise
 
     def _exchange(
@@ -170,10 +171,10 @@ class DaemonClient:
                 self._exchange(message, _ANSWER_SECONDS, self._acquire_channel())
 
 
-def _key_release(claim: Any) -> bytes:
-    """The message that releases the key of a `claim_key` request."""
-    request = CALLS["release_key"].request(claim.request_id, claim.caller, claim.name, claim.holder)
-    return msgspec.msgpack.encode(request)
+def _key_releases(request: Any) -> bytes:
+    """The message that releases the keys that an `update_keys` request claims."""
+    ends = [ClaimEnd(each.caller, each.name, each.holder, None) for each in request.claims]
+    return msgspec.msgpack.encode(CALLS["update_keys"].request(request.request_id, [], ends))
 
 
 class _RemoteCalls:

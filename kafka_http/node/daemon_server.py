@@ -39,8 +39,8 @@ ServiceLookup = Callable[[type], Any]
 LINGER_SECONDS = 10.0
 """How long the daemon waits for a worker before it stops."""
 
-_RELEASES = {"release_lease", "store_response", "release_key"}
-"""Calls that release something. They are executed even if the worker no longer waits for the response."""
+_RELEASES = {"release_lease", "update_keys"}
+"""Calls that release something. That is done even if the worker no longer waits for the response."""
 
 _GREETING_SECONDS = 5.0
 _ACCEPT_SECONDS = 0.25
@@ -142,8 +142,8 @@ class DaemonServer:
             channel.send(PING)
             return
         request = requests.decode(message)
-        if type(request).__name__ not in _RELEASES and channel.is_abandoned():
-            raise EOFError("the caller has given up")  # its client has got an error already
+        if channel.is_abandoned():
+            request = _without_claims(request)
         response, lease = self._call(request, worker)
         try:
             channel.send(response)
@@ -175,6 +175,13 @@ class DaemonServer:
                 del self._workers[name]
             self._alone_since = time.monotonic()
         worker.end()
+
+
+def _without_claims(request: Struct) -> Struct:
+    """Return what is done of a call whose caller has given up: its client has got an error already."""
+    if type(request).__name__ not in _RELEASES:
+        raise EOFError("the caller has given up")
+    return msgspec.structs.replace(request, claims=[]) if hasattr(request, "claims") else request
 
 
 def _rejection(hello: Hello) -> Rejected:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kafka_http.broker import KafkaBroker
@@ -16,7 +16,7 @@ from kafka_http.node.instance_sharing import InstanceSharing
 from kafka_http.node.node_outbox import new_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
-from kafka_http.records import InstanceDefinition, KeyClaimResult, StoredResponse
+from kafka_http.records import ClaimEnd, ClaimRequest, InstanceDefinition, KeyClaimResult
 from kafka_http.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -69,15 +69,9 @@ class NodeIdempotencyKeys:
         self._cleaner = threading.Thread(target=self._clean, name="idempotency-keys", daemon=True)
         self._cleaner.start()
 
-    def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> KeyClaimResult:
-        self._known_workers.add(holder.partition("/")[0])
-        return self._store.claim(caller, name, fingerprint, holder, self._is_gone)
-
-    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
-        self._store.store_response(caller, name, holder, response)
-
-    def release_key(self, caller: str, name: str, holder: str) -> None:
-        self._store.release(caller, name, holder)
+    def update_keys(self, claims: Sequence[ClaimRequest], ends: Sequence[ClaimEnd]) -> list[KeyClaimResult]:
+        self._known_workers.update({each.holder.partition("/")[0] for each in claims})
+        return self._store.update(claims, ends, self._is_gone)
 
     def close(self) -> None:
         """Stop, and release the keys that are in progress, because no worker is left to complete them."""

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from kafka_http.broker_protocols import Log
@@ -10,11 +9,10 @@ from kafka_http.errors import (
     BrokerUnavailable,
     KafkaHttpError,
     OutboxFull,
-    OutcomeUnknown,
     PartitionNotFound,
     TopicNotFound,
-    Unavailable,
 )
+from kafka_http.publish.batch_submitter import BatchSubmitter, PendingItem
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import BareValues, NewRecord, missing_partitions
 from kafka_http.schemas.formats import Formats
@@ -28,9 +26,6 @@ _STALE_SECONDS = 60.0
 """Metadata is used this long while it is refreshed in the background, or while Kafka is unreachable."""
 _UNREACHABLE_SECONDS = 5.0
 """Time before a request asks an unreachable Kafka again."""
-_MAX_BATCH_BYTES = 1 << 20
-_MAX_BATCH_TASKS = 500
-_CLOSE_SECONDS = 5.0
 
 
 class DeferredPublisher:
@@ -63,7 +58,7 @@ class DeferredPublisher:
         """Hand the records of a request to the outbox, as a task.
 
         Raises the errors of `Publisher.publish` that do not need Kafka, `TopicNotFound`, `PartitionNotFound`,
-        `Unavailable`; with `blocking=False` also `WouldBlock`, and the task may wait until `TaskSubmitter.send`.
+        `Unavailable`; with `blocking=False` also `WouldBlock`. The main loop's tasks wait until its `end_round`.
         """
         check_publishable(topic)
         records = self._formats.encode(
@@ -75,12 +70,8 @@ class DeferredPublisher:
             self._partitions.check(topic, records)
         if callback_url is not None:
             self._check_callback(callback_url)
-        pending = self._submitter.submit(
-            NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
-        )
-        if blocking:
-            self._submitter.send()
-        return pending
+        task = NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
+        return self._submitter.submit(task)
 
 
 class _PartitionCounts:
@@ -147,116 +138,21 @@ class _PartitionCounts:
         return count
 
 
-class PendingTask:
-    """A task on its way to the outbox: a future. Any thread may call."""
-
-    def __init__(self, task: NewTask) -> None:
-        self.task = task
-        self.is_done = False
-        self._error: KafkaHttpError | None = OutcomeUnknown(
-            "The server's outbox did not answer in time. The messages may or may not be published."
-        )
-        self._callbacks: deque[Callable[[], None]] = deque()
-
-    def result(self, timeout: float | None = None) -> NewTask:
-        """Wait up to `timeout` seconds, or until there is a result, and return the task if it is on disk.
-
-        `timeout=0` does not block. Raises `OutboxFull`, `Unavailable`, or `OutcomeUnknown` if there is no result yet.
-        """
-        if not self.is_done and timeout != 0:
-            done = threading.Event()
-            self.add_done_callback(done.set)
-            done.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        return self.task
-
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when there is a result, or now if there is. It must not block."""
-        self._callbacks.append(callback)
-        if self.is_done:
-            self._run_callbacks()
-
-    def end(self, error: KafkaHttpError | None) -> None:
-        """Set the result: None if the task is on disk."""
-        self._error = error
-        self.is_done = True
-        self._run_callbacks()
-
-    def _run_callbacks(self) -> None:
-        while self._callbacks:
-            try:
-                callback = self._callbacks.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            callback()
+TaskSubmitter = BatchSubmitter[NewTask, NewTask]
+PendingTask = PendingItem[NewTask, NewTask]
+"""A task on its way to the outbox. Its result is the task, or `OutboxFull`, `Unavailable`."""
 
 
-class TaskSubmitter:
-    """Sends tasks to the outbox. Tasks that arrive while a call is in progress share the next call.
+def new_task_submitter(tasks: Tasks) -> TaskSubmitter:
+    """Create what sends the tasks of a process to the outbox."""
 
-    The composition root creates one for each process. Its thread starts with the first task and ends with `close`.
-    Any thread may call.
-    """
+    def accept(batch: Sequence[NewTask]) -> list[NewTask | KafkaHttpError]:
+        accepted = tasks.accept_tasks(batch)
+        return [*batch[:accepted], *(OutboxFull() for _ in batch[accepted:])]
 
-    def __init__(self, tasks: Tasks) -> None:
-        self._tasks = tasks
-        self._waiting: deque[PendingTask] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._is_closed = False
-
-    def submit(self, task: NewTask) -> PendingTask:
-        """Take a task, which may wait until `send` is called. Does not block. Raises `Unavailable` after `close`."""
-        pending = PendingTask(task)
-        with self._changed:
-            if self._is_closed:
-                raise Unavailable("The server is shutting down.")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="task-submitter", daemon=True)
-                self._thread.start()
-            self._waiting.append(pending)
-        return pending
-
-    def send(self) -> None:
-        """Send the submitted tasks. Does not block. A main loop calls this once for all tasks of a round."""
-        if self._waiting:
-            with self._changed:
-                self._changed.notify()
-
-    def close(self) -> None:
-        """Send the waiting tasks, and take no more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(_CLOSE_SECONDS)
-
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                accepted = self._tasks.accept_tasks([each.task for each in batch])
-            except KafkaHttpError as error:
-                _end(batch, error)
-            except Exception:
-                _end(batch, Unavailable("The server's outbox failed. See the server's log for the reason."))
-                raise
-            else:
-                _end(batch[:accepted], None)
-                _end(batch[accepted:], OutboxFull())
-
-    def _next_batch(self) -> list[PendingTask]:
-        """Wait for tasks and return them, up to a size. Return none after `close`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            batch: list[PendingTask] = []
-            size = 0
-            while self._waiting and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_TASKS:
-                batch.append(self._waiting.popleft())
-                size += len(batch[-1].task.records)
-            return batch
-
-
-def _end(batch: Sequence[PendingTask], error: KafkaHttpError | None) -> None:
-    for each in batch:
-        each.end(error)
+    return BatchSubmitter(
+        accept,
+        "task-submitter",
+        lambda task: len(task.records),
+        unknown="The server's outbox did not answer in time. The messages may or may not be published.",
+    )

@@ -1,44 +1,40 @@
 """Idempotency keys: a repeated request with the same key gets the stored response, and nothing is published again.
 
-A claim of a key lasts until a response is stored or the key is released. The holder of a claim is a string
-`worker/attempt`, so that claims of a worker that has ended can be recognized.
+A claim of a key lasts until a response is stored or the key is released.
 """
 
 import hashlib
 import logging
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
-from typing import Protocol
-from uuid import uuid4
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, KafkaHttpError, Unavailable
-from kafka_http.records import KeyClaimResult, StoredResponse
+from kafka_http.publish.batch_submitter import BatchSubmitter, PendingItem
+from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult, StoredResponse
 
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
+_ITEM_BYTES = 500
+"""About the size of a claim, or of a response without its body."""
 
 
 class IdempotencyKeys(Protocol):
-    """The store of idempotency keys. All methods are idempotent themselves, and raise `Unavailable`.
+    """The store of idempotency keys."""
 
-    `caller` is the authenticated client or an empty string, and `name` its key.
-    """
+    def update_keys(self, claims: Sequence[ClaimRequest], ends: Sequence[ClaimEnd]) -> list[KeyClaimResult]:
+        """Claim keys and end claims, in one commit. The call may be repeated.
 
-    def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> KeyClaimResult:
-        """Claim a key if it is new, or if the worker of its holder has ended."""
-
-    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
-        """Store the response to replay for this key. No effect if the key has another holder."""
-
-    def release_key(self, caller: str, name: str, holder: str) -> None:
-        """Remove a claim. No effect if the key has another holder or a response."""
+        A key is claimed if it is new or if the worker of its holder has ended. The end of a claim has no effect if the
+        key has another holder; a stored response is not removed. Returns the results of the first of `claims`, at least
+        one: repeat the call for the others, whose responses did not fit. Raises `Unavailable`.
+        """
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:
@@ -50,121 +46,142 @@ def fingerprint(parts: Iterable[bytes]) -> str:
 
 
 class IdempotencyService:
-    """Claims keys for requests. The composition root creates one for each process. Any thread may call."""
+    """Claims keys for requests. The composition root creates one for each process. Any thread may call.
 
-    def __init__(self, keys: IdempotencyKeys, worker: Callable[[], str]) -> None:
-        """`worker` returns the name of this process. Its claims become invalid when the process ends."""
+    The claims, stored responses and releases of many requests share a call to the store.
+    """
+
+    def __init__(self, keys: IdempotencyKeys, worker: Callable[[], str], *, is_responding: bool = True) -> None:
+        """`worker` returns the name of this process. Its claims become invalid when the process ends.
+
+        `is_responding` is false if the first call may take seconds, because it starts the daemon.
+        """
+        self.is_responding = is_responding
+        """Whether the last call was successful. If not, a claim may wait long for an error."""
         self._keys = keys
         self._worker = worker
-        self._background = _BackgroundCalls()
+        self._submitter: _Submitter = BatchSubmitter(self._update, "idempotency-keys", _size)
+        self._retries = BatchSubmitter(self._retry, "idempotency-keys-retry", _size)
+        self._closing = threading.Event()
 
-    def claim(self, caller: str, name: str, fingerprint: str) -> "KeyClaim | StoredResponse":
-        """Claim a key, or return the stored response.
+    def attach(self) -> None:
+        """Let the calling thread, a main loop, send what it submits once in each of its rounds, with `end_round`."""
+        self._submitter.attach()
 
-        Raises `IdempotencyKeyInUse`, `IdempotencyKeyMismatch`, and `Unavailable` if the store does not respond.
+    def end_round(self) -> None:
+        """Send what the attached thread has submitted. Does not block."""
+        self._submitter.end_round()
+
+    def claim(self, caller: str, name: str, fingerprint: str) -> "PendingClaim":
+        """Begin to claim a key. Does not block.
+
+        Its result is the claim, or the stored response. It raises `IdempotencyKeyInUse`, `IdempotencyKeyMismatch`, and
+        `Unavailable` if the store does not respond.
         """
-        holder = f"{self._worker()}/{uuid4().hex[:16]}"
-        try:
-            result = self._keys.claim_key(caller, name, fingerprint, holder)
-        except Unavailable as error:
-            log.warning("Idempotency key could not be claimed: %s", error.message)
-            raise Unavailable(
-                "The server's state store, which keeps Idempotency-Keys, does not respond. Nothing was written. "
-                "Retry, or publish without a key. The server's log has the reason."
-            ) from None
-        if result.response is not None:
-            return result.response
-        if result.state != "claimed":
-            raise IdempotencyKeyInUse() if result.state == "in_progress" else IdempotencyKeyMismatch()
-        return KeyClaim(self._keys, self._background, (caller, name, holder))
+        holder = f"{self._worker()}/{os.urandom(8).hex()}"
+        return self._submitter.submit(ClaimRequest(caller, name, fingerprint, holder))
 
     def close(self, timeout: float) -> None:
         """Wait up to `timeout` seconds until the open claims of this process are completed or released."""
-        self._background.close(timeout)
+        until = time.monotonic() + timeout
+        self._submitter.close(timeout)
+        self._retries.close(max(0.0, until - time.monotonic()))
+        self._closing.set()
+
+    def _update(self, items: "Sequence[_Item]") -> "list[_Result]":
+        """Make one call for claims and ends. Ends are repeated in the background if the store does not respond."""
+        claims = [each for each in items if isinstance(each, ClaimRequest)]
+        ends = [each for each in items if isinstance(each, ClaimEnd)]
+        results: list[KeyClaimResult] = []
+        try:
+            results = self._keys.update_keys(claims, ends)
+            while len(results) < len(claims):
+                results += self._keys.update_keys(claims[len(results) :], ())
+            self.is_responding = True
+        except KafkaHttpError as error:
+            self.is_responding = False
+            log.warning("Idempotency keys not updated: %s", error.message)
+            claimed = claims[len(results) :] if results else []  # perhaps: by the call that was successful
+            for end in (*ends, *(ClaimEnd(each.caller, each.name, each.holder, None) for each in claimed)):
+                self._retries.submit(end)
+            if not isinstance(error, Unavailable):
+                raise
+            results += [KeyClaimResult("unavailable")] * (len(claims) - len(results))
+        of_claims = iter(results)
+        return [self._claim_result(each, next(of_claims)) if isinstance(each, ClaimRequest) else None for each in items]
+
+    def _claim_result(self, request: ClaimRequest, result: KeyClaimResult) -> "_Result":
+        match result.state:
+            case "claimed":
+                return KeyClaim(self._submitter, request)
+            case "completed":
+                return result.response
+            case "in_progress":
+                return IdempotencyKeyInUse()
+            case "mismatch":
+                return IdempotencyKeyMismatch()
+        return keys_unavailable()
+
+    def _retry(self, ends: Sequence[ClaimEnd]) -> list[None]:
+        """End claims as soon as the store responds, until `close`."""
+        while not self._closing.wait(_RETRY_SECONDS):
+            try:
+                self._keys.update_keys((), ends)
+                self.is_responding = True
+                break
+            except Unavailable as error:
+                log.warning("Idempotency keys not updated; retrying: %s", error.message)
+            except KafkaHttpError as error:
+                log.error("Idempotency keys not updated: %s", error.message)
+                break
+        return [None] * len(ends)
 
 
 class KeyClaim:
-    """A claimed key of one request. `complete` or `release` ends it, in the background if the store does not respond.
+    """A claimed key of one request. `complete` or `release` ends it, once. Any thread may call.
 
-    Any thread may call.
+    Both do not block. They return a future without a result, which is done when the store has the end of the claim, or
+    when it does not respond: then the end is repeated in the background. They raise `Unavailable` after
+    `IdempotencyService.close`.
     """
 
-    def __init__(self, keys: IdempotencyKeys, background: "_BackgroundCalls", key: tuple[str, str, str]) -> None:
-        self._keys = keys
-        self._background = background
-        self._key = key
+    def __init__(self, submitter: "_Submitter", request: ClaimRequest) -> None:
+        self._submitter = submitter
+        self._request = request
 
-    def complete(self, response: StoredResponse) -> None:
+    def complete(self, response: StoredResponse) -> "PendingItem[_Item, _Result]":
         """Store the response to replay for this key."""
-        self._background.try_now(partial(self._keys.store_response, *self._key, response))
+        return self._end(response)
 
-    def release(self) -> None:
+    def release(self) -> "PendingItem[_Item, _Result]":
         """Remove the claim, so that a repeated request is executed."""
-        self._background.try_now(partial(self._keys.release_key, *self._key))
+        return self._end(None)
 
-    def defer(self, call: Callable[[], None]) -> None:
-        """Call a function, which ends this claim, in the background thread. Does not block."""
-        self._background.add(call)
-
-
-class _BackgroundCalls:
-    """A thread that runs calls one after the other and repeats each until the store responds."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closing = False
-
-    def try_now(self, call: Callable[[], None]) -> None:
-        if not _try(call):
-            self.add(call)
-
-    def add(self, call: Callable[[], None]) -> None:
-        with self._changed:
-            self._waiting.append(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="idempotency-keys", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-
-    def close(self, timeout: float) -> None:
-        until = time.monotonic() + timeout
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            while self._waiting and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-            self._waiting.clear()
-
-    def _run(self) -> None:
-        while (call := self._next()) is not None:
-            is_done = _try(call)  # without the lock: it may take seconds
-            with self._changed:
-                if is_done and self._waiting:
-                    self._waiting.popleft()
-                    self._changed.notify_all()
-                elif self._waiting:
-                    self._changed.wait(_RETRY_SECONDS)
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            return self._waiting[0] if self._waiting else None
+    def _end(self, response: StoredResponse | None) -> "PendingItem[_Item, _Result]":
+        request = self._request
+        return self._submitter.submit(ClaimEnd(request.caller, request.name, request.holder, response))
 
 
-def _try(call: Callable[[], None]) -> bool:
-    """Whether the call succeeded or can never succeed."""
-    try:
-        call()
-    except Unavailable as error:
-        log.warning("Idempotency key not updated; retrying: %s", error.message)
-        return False
-    except KafkaHttpError as error:
-        log.error("Idempotency key not updated: %s", error.message)
-    except Exception:
-        log.exception("Idempotency key not updated")
-    return True
+_Item = ClaimRequest | ClaimEnd
+_Result = KeyClaim | StoredResponse | KafkaHttpError | None
+_Submitter = BatchSubmitter[_Item, Any]
+
+
+PendingClaim = PendingItem[_Item, KeyClaim | StoredResponse]
+"""A claim on its way to the store: a future."""
+
+
+def keys_unavailable() -> Unavailable:
+    """Return the error for a request whose key could not be claimed."""
+    return Unavailable(
+        "The server's state store, which keeps Idempotency-Keys, does not respond. Nothing was written. Retry, or "
+        "publish without a key. The server's log has the reason."
+    )
+
+
+def _size(item: _Item) -> int:
+    response = item.response if isinstance(item, ClaimEnd) else None
+    return _ITEM_BYTES + (len(response.body) if response is not None else 0)
 
 
 class _MemoryKey(Struct):
@@ -183,27 +200,31 @@ class MemoryIdempotencyKeys:
         self._keys: dict[tuple[str, str], _MemoryKey] = {}  # in the order of creation
         self._lock = threading.Lock()
 
-    def claim_key(self, caller: str, name: str, fingerprint: str, holder: str) -> KeyClaimResult:
+    def update_keys(self, claims: Sequence[ClaimRequest], ends: Sequence[ClaimEnd]) -> list[KeyClaimResult]:
         with self._lock:
             self._remove_expired()
-            key = self._keys.setdefault((caller, name), _MemoryKey(fingerprint, holder, time.monotonic()))
-            if key.holder == holder:
-                return KeyClaimResult("claimed")
-            if key.fingerprint != fingerprint:
-                return KeyClaimResult("mismatch")
-            return KeyClaimResult("in_progress") if key.response is None else KeyClaimResult("completed", key.response)
+            results = [self._claim(each) for each in claims]
+            for each in ends:
+                self._end(each)
+            return results
 
-    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
-        with self._lock:
-            key = self._keys.get((caller, name))
-            if key is not None and key.holder == holder:
-                key.response = response
+    def _claim(self, claim: ClaimRequest) -> KeyClaimResult:
+        new = _MemoryKey(claim.fingerprint, claim.holder, time.monotonic())
+        key = self._keys.setdefault((claim.caller, claim.name), new)
+        if key.holder == claim.holder:
+            return KeyClaimResult("claimed")
+        if key.fingerprint != claim.fingerprint:
+            return KeyClaimResult("mismatch")
+        return KeyClaimResult("in_progress") if key.response is None else KeyClaimResult("completed", key.response)
 
-    def release_key(self, caller: str, name: str, holder: str) -> None:
-        with self._lock:
-            key = self._keys.get((caller, name))
-            if key is not None and key.holder == holder and key.response is None:
-                del self._keys[caller, name]
+    def _end(self, end: ClaimEnd) -> None:
+        key = self._keys.get((end.caller, end.name))
+        if key is None or key.holder != end.holder:
+            return
+        if end.response is not None:
+            key.response = end.response
+        elif key.response is None:
+            del self._keys[end.caller, end.name]
 
     def _remove_expired(self) -> None:
         until = time.monotonic() - self._retention

@@ -8,6 +8,7 @@ feature of the views are left to the views, which give the same responses.
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,6 +20,7 @@ from kafka_http.logs import request_id
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.web.browser_guard import BrowserGuard
+from kafka_http.web.idempotent_publish import IdempotentPublish, KeyedPublish
 from kafka_http.web.messages.message_publish import MessagesPublish
 from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
@@ -30,8 +32,10 @@ log = logging.getLogger(__name__)
 _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
-_OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate"))
+_OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER))
 """Headers that differ in each request: it is useless to remember a head with them, or wrong."""
+_MIN_TIMEOUT_WITH_KEY = 1.0
+"""Seconds. With less, a thread handles a key: here the time to claim it is part of the timeout."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 
@@ -48,8 +52,17 @@ class IdentifiedResponse(NamedTuple):
 class FastPathPublishes:
     """Prepares publishes. An application has one, and its main loop calls it."""
 
-    def __init__(self, publish_view: PublishView, formats: Formats, config: Config, *, guard: BrowserGuard) -> None:
+    def __init__(
+        self,
+        publish_view: PublishView,
+        idempotent_publish: IdempotentPublish,
+        formats: Formats,
+        config: Config,
+        *,
+        guard: BrowserGuard,
+    ) -> None:
         self._publish_view = publish_view
+        self._idempotent_publish = idempotent_publish
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._guard = guard
@@ -61,26 +74,31 @@ class FastPathPublishes:
 
         Header names are in lower case, each once.
         """
+        path, _, query = target.partition("?")
         try:
-            dialect = self._parse(method, target, headers)
+            args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
+            head = RequestHead(method, args, headers, self._root)
+            dialect = self._parse(path, head)
         except Exception:  # the view will raise it again and respond
             return None
         if dialect is None or dialect.timeout != self._timeout:
             return None
         if dialect.respond_async is not None and "x-forwarded-prefix" in headers:  # the Location header contains it
             return None
-        return PreparedPublish(self._publish_view, dialect, headers, self._max_body_bytes)
+        start: StartPublish = partial(self._publish_view.start, dialect, blocking=False)
+        if KEY_HEADER in headers:
+            if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
+                return None
+            start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
+        return PreparedPublish(start, dialect, headers, self._max_body_bytes)
 
-    def _parse(self, method: str, target: str, headers: Mapping[str, str]) -> PublishDialect | None:
-        path, _, query = target.partition("?")
+    def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
-        if route is None or KEY_HEADER in headers or not self._guard.allows(headers):
+        if route is None or not self._guard.allows(head.headers):
             return None
-        args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
-        head = RequestHead(method, args, headers, self._root)
         if (topic := route["topic"]) is not None:
             return None if head.is_streaming_upload else MessagesPublish(head, topic, self._formats, self._timeout)
-        if method != "POST":
+        if head.method != "POST":
             return None
         partition = route["partition"]
         number = None if partition is None else int(partition)
@@ -91,11 +109,12 @@ class PreparedPublish:
     """The head of a publish, for any number of bodies. The main loop calls it."""
 
     def __init__(
-        self, publish_view: PublishView, dialect: PublishDialect, headers: Mapping[str, str], max_body_bytes: int
+        self, start: "StartPublish", dialect: PublishDialect, headers: Mapping[str, str], max_body_bytes: int
     ) -> None:
+        """`start` starts a publish with a body, like `PublishView.start`."""
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has."""
-        self._publish_view = publish_view
+        self._start = start
         self._dialect = dialect
         self._request_id = valid_request_id(headers.get("x-request-id"))
         self._max_body_bytes = max_body_bytes
@@ -109,9 +128,9 @@ class PreparedPublish:
             return None
         sent_id = self._request_id or new_request_id()
         request_id.set(sent_id)  # for log lines; the server resets it
-        pending: PendingPublishResponse | _FailedStart
+        pending: _Pending
         try:
-            pending = self._publish_view.start(self._dialect, body, blocking=False)
+            pending = self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
         except Exception as error:  # Kafka may have some records, so no view may repeat it
@@ -124,7 +143,7 @@ class FastPathPublish:
 
     __slots__ = ("_dialect", "_pending", "_request_id", "add_done_callback", "timeout")
 
-    def __init__(self, dialect: PublishDialect, pending: "PendingPublishResponse | _FailedStart", sent_id: str) -> None:
+    def __init__(self, dialect: PublishDialect, pending: "_Pending", sent_id: str) -> None:
         self.timeout = dialect.timeout
         """Seconds after which the response must be sent at the latest."""
         self.add_done_callback = pending.add_done_callback
@@ -166,3 +185,7 @@ class _FailedStart:
 
     def release(self) -> None:
         """Release nothing."""
+
+
+_Pending = PendingPublishResponse | KeyedPublish | _FailedStart
+StartPublish = Callable[[bytes], PendingPublishResponse | KeyedPublish]

@@ -46,6 +46,9 @@ class PublishDialect(Protocol):
 class PendingRecords(Protocol):
     """A `PendingPublish`, or a `PendingTask`."""
 
+    @property
+    def is_done(self) -> bool: ...
+
     def result(self, timeout: float | None = None) -> Any: ...
 
     def add_done_callback(self, callback: Callable[[], None]) -> None: ...

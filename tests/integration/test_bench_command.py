@@ -37,7 +37,7 @@ def bench(*arguments: str, tmp: Path) -> tuple[int, str, str]:
     """Run the command. Return its exit status, stdout and stderr."""
     with start(*arguments, tmp=tmp) as process:
         try:
-            printed, errors_printed = process.communicate(timeout=120)
+            printed, errors_printed = process.communicate(timeout=240)
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import KafkaException
@@ -84,15 +84,29 @@ FROZEN_BRIEFLY, FROZEN = Outage(freeze_for, 1, TIMEOUT), Outage(freeze_for, 4, 2
 def test_broker_outage_under_full_load(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, outage: Outage, count: int
 ) -> None:
-    create_topics(fresh_kafka.bootstrap_servers, {"t": PARTITIONS})
-    service = start_service(fresh_kafka.bootstrap_servers, access_log=False, timeout=outage.timeout)
+    publish_through_outage(fresh_kafka, start_service, outage, count)
+
+
+@pytest.mark.parametrize("outage", [FROZEN, pytest.param(KILLED, marks=pytest.mark.slow)])
+def test_broker_outage_under_load_of_threads(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, outage: Outage
+) -> None:
+    """Without the fast path, all publishes come from threads."""
+    publish_through_outage(fresh_kafka, start_service, outage, 10, fast_path=False)
+
+
+def publish_through_outage(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, outage: Outage, count: int, **settings: Any
+) -> None:
+    create_topics(kafka.bootstrap_servers, {"t": PARTITIONS})
+    service = start_service(kafka.bootstrap_servers, access_log=False, timeout=outage.timeout, **settings)
     load = PublishLoad(service, "t", count=count)
     with load.running():
         wait_for(lambda: load.successes() > 500, 20)
-        outage.run(fresh_kafka, outage.seconds)
+        outage.run(kafka, outage.seconds)
         wait_until_well(load)
     check_statuses(load.published, UNAVAILABLE)
-    check(load, fresh_kafka.bootstrap_servers, outage.timeout)
+    check(load, kafka.bootstrap_servers, outage.timeout)
 
 
 def test_topic_deleted_and_made_again_under_full_load(

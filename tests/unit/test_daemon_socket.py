@@ -24,6 +24,9 @@ from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.daemon_launcher import config_from_json, settings_digest, settings_to_json
 from kafka_http.node.daemon_protocol import (
+    CALLS as CALLS_BY_NAME,
+)
+from kafka_http.node.daemon_protocol import (
     PROTOCOLS,
     VERSION,
     Channel,
@@ -38,6 +41,8 @@ from kafka_http.node.daemon_server import DaemonServer
 from kafka_http.node.data_directory import DataDirectory
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.records import (
+    ClaimEnd,
+    ClaimRequest,
     InstanceDefinition,
     InstanceSettings,
     KeyClaimResult,
@@ -130,14 +135,16 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("release_lease", (LOAN, [], []), None),
     ("locate", ("g", "i", "secret"), None),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
-    ("claim_key", ("me", "ü", "f" * 64, "w/1"), KeyClaimResult("claimed")),
     (
-        "claim_key",
-        ("", "k", "f" * 64, "w/1"),
-        KeyClaimResult("completed", StoredResponse(200, {"A": "b"}, b"\xff\x00")),
+        "update_keys",
+        ([ClaimRequest("me", "ü", "f" * 64, "w/1"), ClaimRequest("", "k", "f" * 64, "w/2")], []),
+        [KeyClaimResult("claimed"), KeyClaimResult("completed", StoredResponse(200, {"A": "b"}, b"\xff\x00"))],
     ),
-    ("store_response", ("", "k", "w/1", StoredResponse(207, {}, b"")), None),
-    ("release_key", ("", "k", "w/1"), None),
+    (
+        "update_keys",
+        ([], [ClaimEnd("", "k", "w/1", StoredResponse(207, {}, b"")), ClaimEnd("me", "k", "w/2", None)]),
+        [],
+    ),
     ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
     ("find_task", ("1", 2.5), TASK),
     ("find_task", ("1", 0.0), None),
@@ -210,21 +217,37 @@ def test_slow_call_does_not_delay_another(node: Node) -> None:
     waiting.join()
 
 
-def test_key_claimed_by_a_call_that_timed_out_is_released(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_claimed_by_a_call_that_timed_out_are_released(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request got a 503, but its key stayed in progress until the worker ended."""
     monkeypatch.setattr(proxy, "_ANSWER_SECONDS", 0.5)
     leave = threading.Event()
+    claims = [ClaimRequest("me", "k", "f", "w/1"), ClaimRequest("me", "l", "f", "w/2")]
+    ends = [ClaimEnd("me", "m", "w/3", StoredResponse(200, {}, b""))]
 
-    def claim(*_: Any) -> KeyClaimResult:
+    def update(claims: list[ClaimRequest], ends: list[ClaimEnd]) -> list[KeyClaimResult]:
         leave.wait(10)
-        return KeyClaimResult("claimed")
+        return [KeyClaimResult("claimed")] * len(claims)
 
-    node.instances.claim_key.side_effect = claim
+    node.instances.update_keys.side_effect = update
     with pytest.raises(Unavailable, match="does not respond"):
-        node.worker().keys.claim_key("me", "k", "f", "w/1")
+        node.worker().keys.update_keys(claims, ends)
     leave.set()
-    wait_for(lambda: node.instances.release_key.called)
-    node.instances.release_key.assert_called_once_with("me", "k", "w/1")
+    wait_for(lambda: node.instances.update_keys.call_count == 2)
+    releases = [ClaimEnd("me", "k", "w/1", None), ClaimEnd("me", "l", "w/2", None)]
+    assert node.instances.update_keys.mock_calls == [call(claims, ends), call([], releases)]
+
+
+def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node) -> None:
+    """The response of a worker that was killed is stored, but nobody would end a new claim."""
+    node.instances.update_keys.return_value = []
+    channel, greeting = node.greet(Hello(VERSION, node.settings, "w", True))
+    assert greeting == Welcome()
+    end = ClaimEnd("", "k", "w/1", StoredResponse(200, {}, b""))
+    request = CALLS_BY_NAME["update_keys"].request("-", [ClaimRequest("", "l", "f", "w/2")], [end])
+    channel.send(msgspec.msgpack.encode(request))
+    channel.close()
+    wait_for(lambda: node.instances.update_keys.called)
+    node.instances.update_keys.assert_called_once_with([], [end])
 
 
 def test_channel_is_abandoned_after_other_end_closed() -> None:

@@ -213,6 +213,15 @@ def test_too_large_batch_is_split(play: PartitionPlay, error: int) -> None:
     assert [each.offset for each in pending.result(0)] == list(range(10))  # type: ignore[union-attr]
 
 
+def test_records_that_wait_again_stay_before_later_ones(play: PartitionPlay) -> None:
+    play.publish(b"a" * 100, b"b" * 100)
+    play.send()
+    play.publish(b"later")
+    play.answer(TOO_LARGE)
+    play.finish()
+    assert [each.name[:1] for each in play.log.records] == [b"a", b"b", b"l"]
+
+
 def test_batch_size_stays_small_after_a_batch_was_too_large(play: PartitionPlay) -> None:
     records = [b"%d" % each * 100 for each in range(10)]
     play.publish(*records)

@@ -1,18 +1,23 @@
 """Idempotency keys in the state store."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, takewhile
+from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, select, text, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, tuple_, update
 
 from kafka_http.errors import Unavailable
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.stored_nodes import database_time
 from kafka_http.node.store.tables import idempotency_keys as keys
 from kafka_http.node.store.tables import nodes
-from kafka_http.records import KeyClaimResult, StoredResponse
+from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult, KeyState, StoredResponse
+
+log = logging.getLogger(__name__)
 
 IsGone = Callable[[str], bool]
 """Returns whether a worker of this node, by its name, can no longer complete its requests. Must not block."""
@@ -26,7 +31,6 @@ _INSERT = text(
     "INSERT INTO idempotency_keys (caller, name, fingerprint, holder, created) "
     "VALUES (:of_caller, :of_name, :fingerprint, :holder, :created) ON CONFLICT (caller, name) DO NOTHING"
 )
-_FIND = select(keys).where(*_SAME_KEY)
 _TAKE = (
     update(keys)
     .where(*_HELD, keys.c.created == bindparam("of_created"))
@@ -35,6 +39,12 @@ _TAKE = (
 _STORE_RESPONSE = update(keys).where(*_HELD).values({each: bindparam(each) for each in _RESPONSE_COLUMNS})
 _RELEASE = delete(keys).where(*_HELD, _IS_RUNNING)
 _PRIMARY_KEY = tuple_(keys.c.caller, keys.c.name)
+_NAMED = _PRIMARY_KEY.in_(bindparam("names", expanding=True))
+_FIND = select(
+    *(keys.c.caller, keys.c.name, keys.c.fingerprint, keys.c.holder, keys.c.created, keys.c.status),
+    func.length(keys.c.body).label("size"),
+).where(_NAMED)
+_FIND_RESPONSES = select(keys.c.caller, keys.c.name, *(keys.c[each] for each in _RESPONSE_COLUMNS)).where(_NAMED)
 _REMOVE_EXPIRED = delete(keys).where(
     _PRIMARY_KEY.in_(
         select(keys.c.caller, keys.c.name)
@@ -43,6 +53,13 @@ _REMOVE_EXPIRED = delete(keys).where(
         .limit(bindparam("count"))
     )
 )
+_CLAIMED = KeyClaimResult("claimed")
+_BY_NAME = itemgetter("of_caller", "of_name")
+_Name = tuple[str, str]
+"""The caller and the name of a key."""
+_Row = Mapping[Any, Any]
+_MAX_RESPONSE_BYTES = 16 << 20
+"""Size of the responses that a batch of claims returns. A message has a limit, too."""
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -58,37 +75,19 @@ class StoredKeys:
         self._node_id = node_id
         self._retention = retention
 
-    def claim(self, caller: str, name: str, fingerprint: str, holder: str, is_gone: IsGone) -> KeyClaimResult:
-        """Claim a key if it is new, if its response has expired, or if the worker of its holder `is_gone`."""
-        node_holder = f"{self._node_id}/{holder}"
-        new = _key_values(caller, name) | {"fingerprint": fingerprint, "holder": node_holder, "created": time.time()}
-        shortage = self._shortage()  # may run a transaction itself, so not inside the one below
+    def update(self, claims: Sequence[ClaimRequest], ends: Sequence[ClaimEnd], is_gone: IsGone) -> list[KeyClaimResult]:
+        """Claim keys and end claims in one transaction, as `IdempotencyKeys.update_keys` says.
 
-        def claim(connection: Connection) -> KeyClaimResult:
-            if shortage is not None and connection.execute(_FIND, _key_values(caller, name)).first() is None:
-                raise shortage
-            if connection.execute(_INSERT, new).rowcount:
-                return KeyClaimResult("claimed")
-            row = connection.execute(_FIND, _key_values(caller, name)).mappings().first()
-            if row is None:  # another node has just removed it
-                return KeyClaimResult("in_progress")
-            if row["holder"] == node_holder:
-                return KeyClaimResult("claimed")
-            if self._is_claimable(connection, row, is_gone):
-                current = {"of_holder": row["holder"], "of_created": row["created"]}
-                taken = connection.execute(_TAKE, new | current | dict.fromkeys(_RESPONSE_COLUMNS))
-                return KeyClaimResult("claimed" if taken.rowcount else "in_progress")
-            return _claim_of_another(row, fingerprint)
+        A key can be claimed if it is new, if its response has expired, or if the worker of its holder `is_gone`.
+        """
+        is_full = bool(claims) and self._is_full()  # may run a transaction itself, so not inside the one below
 
-        return self._database.write(claim)
+        def update(connection: Connection) -> list[KeyClaimResult]:
+            results = self._claim(connection, claims, is_full, is_gone) if claims else []
+            self._end(connection, ends)  # last, so that nodes with a shared store cannot deadlock
+            return results
 
-    def store_response(self, caller: str, name: str, holder: str, response: StoredResponse) -> None:
-        headers = msgspec.json.encode(response.headers).decode()
-        values = {"status": response.status, "headers": headers, "body": response.body}
-        self._execute(_STORE_RESPONSE, self._held(caller, name, holder) | values)
-
-    def release(self, caller: str, name: str, holder: str) -> None:
-        self._execute(_RELEASE, self._held(caller, name, holder))
+        return self._database.write(update)
 
     def has_running(self) -> bool:
         """Return whether requests of this node's workers have keys in progress."""
@@ -108,13 +107,65 @@ class StoredKeys:
         expired = {"before": time.time() - self._retention, "count": count}
         return self._database.write(lambda connection: connection.execute(_REMOVE_EXPIRED, expired).rowcount)
 
-    def _shortage(self) -> Unavailable | None:
-        """Return the error for a new key if the disk has no space for it."""
+    def _is_full(self) -> bool:
+        """Return whether the disk has no space for new keys."""
         try:
             self._database.check_space()
         except Unavailable as error:
-            return error
-        return None
+            log.warning("No new idempotency keys: %s", error.message)
+            return True
+        return False
+
+    def _claim(
+        self, connection: Connection, claims: Sequence[ClaimRequest], is_full: bool, is_gone: IsGone
+    ) -> list[KeyClaimResult]:
+        new = self._claimed_rows(claims)
+        if not is_full and connection.execute(_INSERT, sorted(new, key=_BY_NAME)).rowcount == len(new):
+            return [_CLAIMED] * len(new)
+        names = [_BY_NAME(each) for each in new]
+        found = {(row["caller"], row["name"]): row for row in _select(connection, _FIND, names)}
+        missing: KeyState = "unavailable" if is_full else "in_progress"  # another node has just removed it
+        states = [
+            self._claim_existing(connection, found, values, is_gone) if name in found else missing
+            for name, values in zip(names, new, strict=True)
+        ]
+        completed = [name for name, state in zip(names, states, strict=True) if state == "completed"]
+        return _claim_results(names, states, _responses(connection, completed, found))
+
+    def _claim_existing(
+        self, connection: Connection, found: dict[_Name, _Row], new: dict[str, Any], is_gone: IsGone
+    ) -> KeyState:
+        """Claim a key that exists, if possible, and return its state for this claim."""
+        row = found[_BY_NAME(new)]
+        if row["holder"] == new["holder"]:
+            return "claimed"
+        if not self._is_claimable(connection, row, is_gone):
+            if row["fingerprint"] != new["fingerprint"]:
+                return "mismatch"
+            return "in_progress" if row["status"] is None else "completed"
+        current = {"of_holder": row["holder"], "of_created": row["created"]}
+        if not connection.execute(_TAKE, new | current | dict.fromkeys(_RESPONSE_COLUMNS)).rowcount:
+            return "in_progress"
+        found[_BY_NAME(new)] = {**new, "status": None}  # for another claim of it in this batch
+        return "claimed"
+
+    def _claimed_rows(self, claims: Sequence[ClaimRequest]) -> list[dict[str, Any]]:
+        now = time.time()
+        return [
+            {
+                **_key_values(each.caller, each.name),
+                "fingerprint": each.fingerprint,
+                "holder": f"{self._node_id}/{each.holder}",
+                "created": now,
+            }
+            for each in claims
+        ]
+
+    def _end(self, connection: Connection, ends: Sequence[ClaimEnd]) -> None:
+        if completed := [self._held(each) | _response_values(each.response) for each in ends if each.response]:
+            connection.execute(_STORE_RESPONSE, completed)
+        if released := [self._held(each) for each in ends if each.response is None]:
+            connection.execute(_RELEASE, released)
 
     def _is_claimable(self, connection: Connection, row: Mapping[Any, Any], is_gone: IsGone) -> bool:
         """Return whether an existing key can be claimed: its response has expired, or its holder is gone."""
@@ -133,21 +184,40 @@ class StoredKeys:
         found = connection.execute(select(keys.c.caller, keys.c.name, keys.c.holder).where(_IS_RUNNING, of_this_node))
         return [_key_values(caller, name) | {"of_holder": holder} for caller, name, holder in found]
 
-    def _held(self, caller: str, name: str, holder: str) -> dict[str, Any]:
-        return _key_values(caller, name) | {"of_holder": f"{self._node_id}/{holder}"}
-
-    def _execute(self, statement: Any, values: Mapping[str, Any]) -> None:
-        self._database.write(lambda connection: connection.execute(statement, values))
+    def _held(self, end: ClaimEnd) -> dict[str, Any]:
+        return _key_values(end.caller, end.name) | {"of_holder": f"{self._node_id}/{end.holder}"}
 
 
-def _claim_of_another(row: Mapping[Any, Any], fingerprint: str) -> KeyClaimResult:
-    if row["fingerprint"] != fingerprint:
-        return KeyClaimResult("mismatch")
-    if row["status"] is None:
-        return KeyClaimResult("in_progress")
-    return KeyClaimResult(
-        "completed", StoredResponse(row["status"], _decode_headers(row["headers"]), bytes(row["body"]))
-    )
+def _responses(
+    connection: Connection, names: Sequence[_Name], found: Mapping[_Name, _Row]
+) -> dict[_Name, StoredResponse]:
+    """Return the responses of the first of these keys: as many as fit in a message, and at least one."""
+    ends = accumulate(found[each]["size"] for each in names)
+    fitting = [name for name, end in zip(names, ends, strict=True) if end <= _MAX_RESPONSE_BYTES] or names[:1]
+    return {
+        (row["caller"], row["name"]): StoredResponse(row["status"], _decode_headers(row["headers"]), bytes(row["body"]))
+        for row in _select(connection, _FIND_RESPONSES, fitting)
+    }
+
+
+def _claim_results(
+    names: Sequence[_Name], states: Sequence[KeyState], responses: Mapping[_Name, StoredResponse]
+) -> list[KeyClaimResult]:
+    """Return the results of claims up to the first one whose response is missing."""
+    results = [
+        KeyClaimResult(state, responses.get(name) if state == "completed" else None)
+        for name, state in zip(names, states, strict=True)
+    ]
+    return list(takewhile(lambda each: each.state != "completed" or each.response is not None, results))
+
+
+def _select(connection: Connection, statement: Any, names: Sequence[_Name]) -> Iterable[_Row]:
+    return connection.execute(statement, {"names": names}).mappings() if names else ()
+
+
+def _response_values(response: StoredResponse) -> dict[str, Any]:
+    headers = msgspec.json.encode(response.headers).decode()
+    return {"status": response.status, "headers": headers, "body": response.body}
 
 
 def _key_values(caller: str, name: str) -> dict[str, Any]:
