@@ -22,7 +22,7 @@ from kafka_http.server.client_connection import ClientConnection, ConnectionTime
 from kafka_http.server.fast_path import FastPath, FastPathWorker
 from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD
 from kafka_http.server.prepared_heads import FindHead
-from kafka_http.server.request_reader import RequestReader, without_blank_lines
+from kafka_http.server.request_reader import ParsedHeads, RequestReader, without_blank_lines
 from kafka_http.server.request_receiver import SMALL_BYTES, RequestReceiver
 from kafka_http.server.stream_sender import StreamDetached
 
@@ -109,6 +109,7 @@ class ConnectionLoop:
         self._main_loop = main_loop
         self._stall = stall
         self._receiver = RequestReceiver(self, policy)
+        self._parsed_heads = ParsedHeads(worker.cfg)
         self._fast_path = (
             None if handler is None else FastPath(worker, handler, main_loop.call_soon, self.send_response)
         )
@@ -246,7 +247,7 @@ class ConnectionLoop:
         return False
 
     def _new_reader(self, connection: ClientConnection, find_head: FindHead | None) -> RequestReader:
-        return RequestReader(self._worker.cfg, connection.conn.client, find_head)
+        return RequestReader(self._parsed_heads, connection.conn.client, find_head)
 
     def start_prepared(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Start a request that arrived in pieces on the fast path, or do nothing and return False."""
