@@ -95,7 +95,7 @@ class IdempotentProducer:
         now = time.monotonic()
         seconds = self._long_seconds if keeps_trying else self._delivery_seconds
         pending = KafkaPendingPublish(topic, records, now + timeout, now + max(timeout, seconds), self.addresses_tried)
-        pending.on_complete = self._on_results
+        pending.find_limit = self._find_limit
         if keeps_trying:
             self._count_unacknowledged(pending)
         if get_ident() == self._loop_thread or self._is_closed:
@@ -323,11 +323,8 @@ class IdempotentProducer:
             addresses_tried=self.addresses_tried,
         )
 
-    def _on_results(self, pending: KafkaPendingPublish) -> None:
-        """Complete a publish. Look up the size limit first, which Kafka does not name, if a record is over it."""
-        if not pending.lacks_limit:
-            pending.complete()
-            return
+    def _find_limit(self, pending: KafkaPendingPublish) -> None:
+        """Look up the size limit that a record was over, which Kafka does not name. Then complete the publish."""
 
         def complete(limit: int | None, _: KafkaHttpError | None) -> None:
             pending.limit = limit

@@ -38,8 +38,9 @@ class KafkaPendingPublish:
     """
 
     __slots__ = (
-        "_addresses_tried", "_callbacks", "_left", "_response_deadline", "appends", "created_ms", "deadline", "error",
-        "is_done", "limit", "on_complete", "records", "rejected", "topic",
+        "_addresses_tried", "_callbacks", "_left", "_response_deadline", "appends", "created_ms",
+        "deadline", "error", "find_limit", "is_done", "lacks_limit", "limit",
+        "records", "rejected", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +65,10 @@ class KafkaPendingPublish:
         self.limit: int | None = None
         """The largest message in bytes, looked up after Kafka has rejected a larger one."""
         self.is_done = False
-        self.on_complete: Callable[[KafkaPendingPublish], None] | None = None
-        """Called when all results are there, in place of `complete`. It calls `complete` later."""
+        self.lacks_limit = False
+        """Whether Kafka has rejected a record for its size; it does not name the limit."""
+        self.find_limit: Callable[[KafkaPendingPublish], None] | None = None
+        """Called at the end if `lacks_limit`, in place of `complete`. It sets `limit`, and calls `complete`."""
         self._response_deadline = response_deadline
         self._addresses_tried = addresses_tried
         self._left = 0
@@ -109,16 +112,10 @@ class KafkaPendingPublish:
         if not self._left:
             for append in self.appends:
                 del append.pending  # in a reference cycle the records would stay until garbage is collected
-            if self.on_complete is None:
-                self.complete()
+            if self.lacks_limit and self.find_limit is not None:
+                self.find_limit(self)
             else:
-                self.on_complete(self)
-
-    @property
-    def lacks_limit(self) -> bool:
-        """Whether Kafka has rejected a record for its size; it does not name the limit."""
-        errors = (each.error for append in self.appends for each in append.results)
-        return self.limit is None and any(isinstance(each, TooLarge) for each in errors)
+                self.complete()
 
     def complete(self) -> None:
         """Make the results final, and call the callbacks."""
@@ -189,6 +186,8 @@ class PartitionAppend:
 
     def add_result(self, result: SliceResult) -> None:
         self.results.append(result)
+        if isinstance(result.error, TooLarge):
+            self.pending.lacks_limit = True
         self.pending.count_results(result.stop - result.start)
 
     def record_results(self, pending: Callable[[], OutcomePending]) -> Sequence[RecordResult]:
