@@ -352,9 +352,12 @@ class IdempotentProducer:
 
     def _on_failed(self, node: int) -> None:
         """Look for another leader of the partitions whose leader cannot be reached."""
-        for queue in self._busy:
-            if queue.leader == node and queue.topic in self._topics:
-                self._read_metadata(self._topics[queue.topic])
+        for topic in list(self._topics.values()):
+            led = [each for each in topic.queues.values() if each.leader == node]
+            if led:
+                topic.expire_metadata()
+            if any(each.is_busy for each in led):
+                self._read_metadata(topic)
 
     # Metadata and producer ids
 

@@ -52,6 +52,10 @@ class TopicQueues:
         """Return the age of the metadata in seconds."""
         return now - self._read_at
 
+    def expire_metadata(self) -> None:
+        """Let publishes that find no leader wait for new metadata: a leader cannot be reached."""
+        self._read_at = float("-inf")
+
     def needs_metadata(self, records: Sequence[NewRecord] | BareValues, now: float, *, is_connected: bool) -> bool:
         """Return whether records must wait for new metadata. `is_connected`: any leader can be reached."""
         if not self.partitions:
