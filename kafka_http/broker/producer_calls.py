@@ -2,9 +2,10 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 from kafka.errors import for_code
@@ -23,8 +24,12 @@ from kafka_http.records import PartitionInfo
 
 log = logging.getLogger(__name__)
 
-_THREADS = 4
+_MAX_THREADS = 4
 _RETRY_SECONDS = 0.05
+
+
+_Then = Callable[[Any, KafkaHttpError | None], None]
+_Call = tuple[Callable[..., Any], Sequence[Any], _Then]
 
 
 class OpenedConnection(NamedTuple):
@@ -52,15 +57,36 @@ class ProducerCalls:
         self._admin = admin
         self._timeout = timeout
         self._auto_create_topics = auto_create_topics
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="producer-call")
+        self._lock = Lock()
+        self._waiting: deque[_Call] = deque()
+        self._threads = 0
+        self._is_closed = False
 
-    def submit(self, call: Callable[..., Any], *args: Any, then: Callable[[Any, KafkaHttpError | None], None]) -> None:
+    def submit(self, call: Callable[..., Any], *args: Any, then: _Then) -> None:
         """Make a call in a helper thread, and call `then(result, error)` there. Has no effect after `close`."""
-        with suppress(RuntimeError):  # closed
-            self._threads.submit(_run, call, args, then)
+        with self._lock:
+            if self._is_closed:
+                return
+            self._waiting.append((call, args, then))
+            if self._threads >= _MAX_THREADS:
+                return
+            self._threads += 1
+        Thread(target=self._run_waiting, name="producer-calls", daemon=True).start()
+
+    def _run_waiting(self) -> None:
+        """Make the waiting calls. The thread ends after the last one: calls are rare."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                call = self._waiting.popleft()
+            _run(*call)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._is_closed = True
+            self._waiting.clear()
         self._connections.close()
 
     @property
@@ -125,7 +151,7 @@ class ProducerCalls:
         return self._admin.message_limit(topic)
 
 
-def _run(call: Callable[..., Any], args: Sequence[Any], then: Callable[[Any, KafkaHttpError | None], None]) -> None:
+def _run(call: Callable[..., Any], args: Sequence[Any], then: _Then) -> None:
     try:
         result, error = call(*args), None
     except KafkaHttpError as raised:
