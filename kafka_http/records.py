@@ -216,9 +216,6 @@ PartitionOffsets = Mapping[int, int]
 RecordResult = RecordMetadata | KafkaHttpError
 """The result of publishing one record: its metadata, or the error."""
 
-ResultsCallback = Callable[[list[RecordResult]], None]
-"""Called with the final results of a request's records, in their order."""
-
 
 class Fetched(Struct, frozen=True):
     """The result of one fetch, for the requested partitions that could be read.

@@ -190,11 +190,6 @@ def result_of(error: BaseException, topic: str, tried: str = "") -> KafkaHttpErr
     return translated if isinstance(translated, _NOT_WRITTEN) else unknown_outcome(_reason(error, type(error)), tried)
 
 
-def is_permanent_rejection(error: BaseException) -> bool:
-    """Return whether Kafka rejected a record without writing it, and would do so again."""
-    return issubclass(error_class(type(error)), _NOT_WRITTEN)
-
-
 def is_transient(kind: type[BaseException]) -> bool:
     """Return whether a broker names an error that may be over soon, and has written nothing."""
     return error_class(kind) in (RetriableBrokerError, BrokerUnavailable)

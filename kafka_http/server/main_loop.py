@@ -93,9 +93,6 @@ class MainLoop:
 
     defer = call_soon
 
-    def init(self) -> None:
-        """Do nothing. gunicorn calls it before the fork's worker runs."""
-
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a call wakes the loop. gunicorn registers it."""
         return self._wake_read
