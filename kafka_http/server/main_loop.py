@@ -20,8 +20,8 @@ _MASKS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
 class MainLoop:
     """The `EventLoop` of a worker, in the place of gunicorn's poller and method queue.
 
-    The worker creates it after the fork and calls `run_round` again and again until the process ends. gunicorn's own
-    writes a byte to a pipe for each call from a thread; this one only if the loop is waiting at that moment.
+    The worker creates it after the fork and calls `run_round` again and again until the process ends. gunicorn's method
+    queue writes a byte to a pipe for each call from a thread. This loop writes one only while it waits.
     """
 
     def __init__(self) -> None:
@@ -67,9 +67,9 @@ class MainLoop:
     def run_round(self, timeout: float, end_round: Callable[[], None]) -> None:
         """Wait up to `timeout` seconds for events; call what belongs to them, `end_round`, and the deferred calls.
 
-        `end_round` is called once more after the deferred calls. Calls that they defer belong to the next round.
+        `end_round` is called once more after the deferred calls. What a deferred call defers belongs to the next round.
         """
-        self._is_awake = False  # before the look at the calls: later ones wake the loop
+        self._is_awake = False  # set before `_calls` is checked, so that later calls wake the loop
         events = self._poll(0.0 if self._calls else timeout, MAX_EVENTS)
         self._is_awake = True
         callbacks = self._callbacks

@@ -28,14 +28,14 @@ _CHECK_SECONDS = 5.0
 _TRIMS = 6
 """Number of trims after a change. Memory that is freed within the heap does not show in the size of the process."""
 _IDLE_SHARE = 0.2
-"""Share of a core that an idle process uses at most. A busy one would feel a full garbage collection."""
+"""Share of a core that an idle process uses at most. In a busy one, a full garbage collection would delay requests."""
 
 
 class MemoryTrimmer:
     """Configures glibc's allocator and trims it after the process has grown or shrunk by 16 MiB or more.
 
-    An idle process first releases what it keeps for requests that have not come, and collects garbage. The main loop
-    creates the trimmer and calls it. It does not trim other allocators than glibc's.
+    An idle process first releases what it keeps for later requests, and collects garbage. The worker creates the
+    trimmer, and its main loop calls it. Allocators other than glibc's are not trimmed.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class MemoryTrimmer:
         """Trim the allocator if necessary.
 
         `run` runs the trim, which takes some milliseconds, in another thread. `release` releases what the application
-        keeps for requests that have not come.
+        keeps for later requests.
         """
         now = time.monotonic()
         if now < self._next_check:
@@ -90,7 +90,7 @@ class MemoryTrimmer:
 
 
 def _resident_bytes() -> int:
-    """Return the memory of the process, or 0 if the system does not tell."""
+    """Return the memory of the process, or 0 if the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_bytes().split()[1]
     except OSError:

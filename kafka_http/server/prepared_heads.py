@@ -30,8 +30,9 @@ FindHead = Callable[[bytes, int], tuple[PreparedHead, int] | None]
 class PreparedHeads:
     """Finds or prepares the head of a request. Only the main loop uses it.
 
-    When `MAX_REMEMBERED` heads are new or were used since the last change of generation, the others are forgotten. So
-    heads in frequent use stay, however many heads are seen once.
+    It remembers two generations: the heads that were added or used since the last change of generation, and those
+    before. When the recent generation has `MAX_REMEMBERED` heads, it becomes the previous one, whose other heads are
+    forgotten. So heads in frequent use stay, however many heads occur only once.
     """
 
     def __init__(self, prepare: Callable[[FastPathHead], PreparedRequest | None]) -> None:
