@@ -198,7 +198,7 @@ def _check_offsets(base: int, end: int, position: int, *, first: bool) -> None:
 
 
 class _Columns:
-    """Collects parsed records by column. An access of their fields takes as long as parsing them: one for each."""
+    """Collects parsed records by column. Accessing a field takes as long as parsing the record, so it is done once."""
 
     def __init__(self) -> None:
         self.offsets: list[int] = []

@@ -69,7 +69,7 @@ class IdempotentProducer:
         self._own_loop: LoopThread | None = None
         self._loop_thread = 0
         self._calls_in_loop: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        """For the loop, by other threads. A loop that takes over makes those that the one before did not make."""
+        """Calls that other threads pass to the loop. After a change of loops, the new loop makes those left."""
         self._is_closed = False
         self._lock = Lock()
         """For the start of a loop, and the unacknowledged bytes."""
@@ -109,7 +109,7 @@ class IdempotentProducer:
         (self._loop or self._start_loop()).call_soon(self._make_call)
 
     def _make_call(self) -> None:
-        with suppress(IndexError):  # the loop that took over has made it
+        with suppress(IndexError):  # the new loop has made it
             call, args = self._calls_in_loop.popleft()
             call(*args)
 
@@ -207,7 +207,7 @@ class IdempotentProducer:
                 if queue.leader is None:
                     self._read_metadata(self._topics[queue.topic])
             elif not connection.can_send(now):
-                self._schedule(queue)  # before those that the next responses schedule
+                self._schedule(queue)  # now, so that it precedes the queues that the next responses schedule
             elif not self._lingers(queue, now):
                 if (batch := queue.next_batch(now)) is not None:
                     requests.setdefault(connection, []).append(batch)

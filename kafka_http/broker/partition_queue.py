@@ -66,7 +66,7 @@ _REACTIONS: Mapping[type[kafka.KafkaError], Reaction] = {
     kafka.DuplicateSequenceNumberError: Reaction.COMPLETE,
     kafka.NotEnoughReplicasError: Reaction.RETRY,
     kafka.CorruptRecordError: Reaction.RETRY,
-    kafka.UnknownTopicOrPartitionError: Reaction.RETRY,  # after the append, only if the log was deleted with the topic
+    kafka.UnknownTopicOrPartitionError: Reaction.RETRY,  # after an append only if the topic was deleted
     kafka.UnknownError: Reaction.RETRY_UNSURE,
     kafka.OutOfOrderSequenceNumberError: Reaction.RENUMBER,
     kafka.InvalidProducerEpochError: Reaction.RENUMBER,
@@ -82,7 +82,7 @@ _REACTIONS: Mapping[type[kafka.KafkaError], Reaction] = {
 def reaction_to(kind: type[kafka.KafkaError]) -> Reaction:
     """Return what to do after an error that a broker names.
 
-    A leader may name most transient errors after the append, while it waits for its replicas: "not leader", too.
+    A leader may return most transient errors after the append, while it waits for its replicas, even "not leader".
     """
     if kind in _REACTIONS:
         return _REACTIONS[kind]
@@ -307,7 +307,7 @@ class PartitionQueue:
 
     def on_response(self, response: PartitionResponse) -> bool:
         """Handle the response about the batch in flight. Return whether the topic's metadata must be read again."""
-        batch = self._landed()
+        batch = self._end_flight()
         kind = for_code(response.error_code)
         reaction = Reaction.COMPLETE if not response.error_code else reaction_to(kind)
         if reaction is Reaction.COMPLETE:
@@ -339,11 +339,12 @@ class PartitionQueue:
 
     def on_connection_lost(self) -> None:
         """Handle the loss of the connection with a batch in flight: it may have been written or not."""
-        batch = self._landed()
+        batch = self._end_flight()
         batch.is_unsure = True
         self._retry_later(batch)
 
-    def _landed(self) -> Batch:
+    def _end_flight(self) -> Batch:
+        """Return the batch in flight, which is not in flight any more."""
         self._is_in_flight = False
         assert self._batch is not None  # noqa: S101  only a batch in flight has a response
         return self._batch
@@ -422,7 +423,7 @@ class PartitionQueue:
             self._end_waiting(lambda each: each.append.pending.deadline <= now, error)
 
     def fail(self, error: KafkaHttpError) -> None:
-        """End all records with an error, apart from a batch in flight. A batch that may be written is unknown."""
+        """End all records with an error, apart from a batch in flight. A batch that may be written ends as unknown."""
         batch = self._batch
         if batch is not None and not self._is_in_flight:
             self._drop(batch)
@@ -444,9 +445,9 @@ def _append_records(
 ) -> int:
     """Append records while there is room, the first one at index `first` of the batch. Return where it stopped.
 
-    The first record of a batch always has room. Records without a timestamp get `own_time`. With `has_timestamp`, it
-    stops at a record that has a timestamp of its own or not, unlike this: aiokafka's builder takes a batch's first
-    `NO_TIMESTAMP` for a time that is still to come.
+    The first record of a batch always has room. Records without a timestamp get `own_time`. If `has_timestamp` is not
+    None, it says whether the records of the batch have timestamps of their own, and this stops at the first record that
+    differs: aiokafka's builder takes `NO_TIMESTAMP` in a batch's first record for "not set yet".
     """
     append, start, stop = batch_slice
     records = append.records if stop - start == len(append.records) else append.records[start:stop]

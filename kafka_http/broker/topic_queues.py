@@ -78,7 +78,10 @@ class TopicQueues:
                 self.queues[each.partition].leader = each.leader
 
     def missing_for_long(self) -> list[PartitionQueue]:
-        """Return queues with records for partitions that the topic, made again with fewer, has not had for a while."""
+        """Return the queues with records for partitions that have been missing for `_MISSING_SECONDS`.
+
+        A topic that was deleted and created again may have fewer partitions.
+        """
         now, count = time.monotonic(), len(self.partitions)
         missing = [each for each, queue in self.queues.items() if each >= count and queue.is_busy]
         self._missing_since = {each: self._missing_since.get(each, now) for each in missing}
@@ -119,7 +122,7 @@ class TopicQueues:
         return queues
 
     def _partitions_of(self, pending: KafkaPendingPublish, records: Sequence[NewRecord]) -> tuple[list[int], bool]:
-        """Return the partition of each record, and whether any has a timestamp. Reject records that Kafka would."""
+        """Return the partition of each record, and whether any has a timestamp. Reject invalid records."""
         count, shared, has_timestamps = len(self.partitions), -1, False
         partitions: list[int] = []
         for index, each in enumerate(records):
