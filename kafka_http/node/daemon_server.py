@@ -178,7 +178,7 @@ class DaemonServer:
 
 
 def _without_claims(request: Struct) -> Struct:
-    """Return what is done of a call whose caller has given up: its client has got an error already."""
+    """Return the part of a request that is done even if its caller has given up. Its client has got an error."""
     if type(request).__name__ not in _RELEASES:
         raise EOFError("the caller has given up")
     return msgspec.structs.replace(request, claims=[]) if hasattr(request, "claims") else request

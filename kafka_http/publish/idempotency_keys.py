@@ -101,7 +101,7 @@ class IdempotencyService:
         except KafkaHttpError as error:
             self.is_responding = False
             log.warning("Idempotency keys not updated: %s", error.message)
-            claimed = claims[len(results) :] if results else []  # perhaps: by the call that was successful
+            claimed = claims[len(results) :] if results else []  # the first call succeeded and may have claimed them
             for end in (*ends, *(ClaimEnd(each.caller, each.name, each.holder, None) for each in claimed)):
                 self._retries.submit(end)
             if not isinstance(error, Unavailable):

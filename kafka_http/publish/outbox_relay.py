@@ -162,7 +162,7 @@ class OutboxRelay:
             pending = self._producer.publish(
                 queue.topic, [records[at] for at in unpublished], _PUBLISH_SECONDS, keeps_trying=True
             )
-            outcomes = pending.result()  # a later one is ignored: the records are published again then
+            outcomes = pending.result()  # after the timeout, the records are published again
         except KafkaHttpError as error:
             return self._handle_failure(queue, tasks, error)
         failure = None

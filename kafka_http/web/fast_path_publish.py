@@ -33,9 +33,9 @@ _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
 _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER))
-"""Headers that differ in each request: it is useless to remember a head with them, or wrong."""
+"""Headers that differ from request to request. A head with one of them is not remembered."""
 _MIN_TIMEOUT_WITH_KEY = 1.0
-"""Seconds. With less, a thread handles a key: here the time to claim it is part of the timeout."""
+"""Seconds. A publish with a key and a shorter timeout goes to a thread: here the timeout includes claiming the key."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
 
 

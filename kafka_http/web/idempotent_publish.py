@@ -47,7 +47,7 @@ class IdempotentPublish:
         reserve: Callable[[int, int], int],
         threads: int,
     ) -> None:
-        """`reserve` is `RequestBodies.reserve`. `threads` is how many may do what a main loop must not do."""
+        """`reserve` is `RequestBodies.reserve`. At most `threads` threads do what would block a main loop."""
         self._idempotency = idempotency
         self._publish_view = publish_view
         self._reserve = reserve
@@ -72,8 +72,8 @@ class IdempotentPublish:
     def publish(self, request: Request, dialect: PublishDialect, body: bytes) -> RenderedResponse:
         """Return the response to a publish, or the stored response to the first request with its key. Blocks.
 
-        Raises an error of the whole request if it has no key; for the key `InvalidRequest`, `IdempotencyKeyInUse`,
-        `IdempotencyKeyMismatch`, `Unavailable`.
+        Without a key, raises an error of the whole request. With a key, raises only the errors of the key:
+        `InvalidRequest`, `IdempotencyKeyInUse`, `IdempotencyKeyMismatch`, `Unavailable`.
         """
         if KEY_HEADER not in request.headers:
             with self._publish_view.start(dialect, body) as pending:
@@ -119,7 +119,7 @@ class IdempotentPublish:
 
 
 class _Awaited(Protocol):
-    """A future of another part."""
+    """A future that a step waits for: a claim, a publish, or the end of a claim."""
 
     @property
     def is_done(self) -> bool: ...
@@ -244,7 +244,7 @@ class KeyedPublish:
             claim.release()  # the client got a 503, which says that nothing was written
 
     def _publish_claimed(self, claim: KeyClaim) -> _Steps:
-        """Publish, end the claim, and respond then."""
+        """Publish, end the claim, then respond."""
         try:
             response, results = yield from self._publish()
         except Exception:

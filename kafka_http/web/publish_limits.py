@@ -255,7 +255,7 @@ class PublishLimits:
 class LoopLimits(PublishLimits):
     """The limits of all requests that a main loop parses: a body with too many values for it raises `WouldBlock`.
 
-    They count no headers, which have separators, and reserve no memory: the loop does.
+    Headers are not counted, because their separators are. `PublishView.start` reserves the memory.
     """
 
     def __init__(self, max_values: int) -> None:

@@ -105,8 +105,9 @@ class PublishView:
     ) -> PendingPublishResponse:
         """Parse a body and hand its records to Kafka, or to the outbox.
 
-        A thread's caller has reserved the memory of the body. With `blocking=False`, for a main loop, this reserves it,
-        and the records may wait until the loop's `end_round`. `keeps_trying` is that of `Producer.publish`.
+        With `blocking=True`, for a thread, the caller has reserved the memory of the body. With `blocking=False`, for a
+        main loop, this method reserves it, and the records may wait until the loop's `end_round`. `keeps_trying` is
+        that of `Producer.publish`.
 
         Nothing was published if this raises: an error of the whole request, or `WouldBlock` if `blocking=False` and a
         thread must do it.
@@ -116,7 +117,7 @@ class PublishView:
             limits = PublishLimits(self._max_records, deadlines.send, self._reserve, len(body))
             release: Callable[[], object] = limits.release
         else:
-            limits, release = self._loop_limits, _nothing
+            limits, release = self._loop_limits, _release_nothing
         try:
             parsed = dialect.parse(body, limits)
             if not blocking:
@@ -156,8 +157,8 @@ class PublishView:
         return PendingPublishResponse(pending, lambda results: dialect.response(results, schema_ids), release)
 
 
-def _nothing() -> None:
-    """Release nothing."""
+def _release_nothing() -> None:
+    """Do nothing: no memory is reserved yet."""
 
 
 def distinct_errors(errors: Iterable[KafkaHttpError]) -> Iterable[KafkaHttpError]:

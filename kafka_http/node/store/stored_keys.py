@@ -70,7 +70,7 @@ class StoredKeys:
     """
 
     def __init__(self, database: Database, node_id: str = "", retention: float = 86400.0) -> None:
-        """`retention` is for how many seconds after its claim a key keeps its response."""
+        """`retention`: the seconds after its claim for which a key keeps its response."""
         self._database = database
         self._node_id = node_id
         self._retention = retention
@@ -146,7 +146,7 @@ class StoredKeys:
         current = {"of_holder": row["holder"], "of_created": row["created"]}
         if not connection.execute(_TAKE, new | current | dict.fromkeys(_RESPONSE_COLUMNS)).rowcount:
             return "in_progress"
-        found[_BY_NAME(new)] = {**new, "status": None}  # for another claim of it in this batch
+        found[_BY_NAME(new)] = {**new, "status": None}  # another claim of this batch may have the same key
         return "claimed"
 
     def _claimed_rows(self, claims: Sequence[ClaimRequest]) -> list[dict[str, Any]]:

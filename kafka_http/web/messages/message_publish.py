@@ -61,7 +61,7 @@ class MessagesPublish:
             records = [ProducerRecord(each) for each in records]
         return PublishRequest([attributes.fill(each) for each in records], parsed.schemas)
 
-    # What the head says about bodies is found out by the first one: errors of the head come after those of receiving it
+    # The first body evaluates these properties, so that an error about receiving the body (413, 429) comes first.
 
     @cached_property
     def _attributes(self) -> MessageAttributes | None:
