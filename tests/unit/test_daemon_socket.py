@@ -237,8 +237,10 @@ def test_keys_claimed_by_a_call_that_timed_out_are_released(node: Node, monkeypa
     assert node.instances.update_keys.mock_calls == [call(claims, ends), call([], releases)]
 
 
-def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node) -> None:
+def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The response of a worker that was killed is stored, but nobody would end a new claim."""
+    has_given_up, is_abandoned = threading.Event(), Channel.is_abandoned
+    monkeypatch.setattr(Channel, "is_abandoned", lambda self: has_given_up.wait(10) and is_abandoned(self))
     node.instances.update_keys.return_value = []
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w", True))
     assert greeting == Welcome()
@@ -246,6 +248,7 @@ def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node) -
     request = CALLS_BY_NAME["update_keys"].request("-", [ClaimRequest("", "l", "f", "w/2")], [end])
     channel.send(msgspec.msgpack.encode(request))
     channel.close()
+    has_given_up.set()
     wait_for(lambda: node.instances.update_keys.called)
     node.instances.update_keys.assert_called_once_with([], [end])
 
