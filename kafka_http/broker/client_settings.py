@@ -1,4 +1,4 @@
-"""The settings of each kafka-python client: defaults, overridden by the section `[kafka]` and the client's own section.
+"""The settings of each client of Kafka: defaults, overridden by the section `[kafka]` and the client's own section.
 
 The defaults differ from kafka-python's: timeouts for an HTTP client that waits, and quick recovery after an outage.
 """
@@ -45,6 +45,8 @@ _CLIENTS: Mapping[str, Mapping[str, Any]] = {
     "admin": KafkaAdminClient.DEFAULT_CONFIG,
 }
 """The settings that the client of each section takes. Publishes and reads use bare connections."""
+
+_OWN_PRODUCER_SETTINGS = ", ".join(sorted({*_PRODUCER_DEFAULTS, "request_timeout_ms"}))
 
 _REPLACED = {
     "bootstrap_servers": "use the setting bootstrap_servers",
@@ -151,7 +153,8 @@ def _check_section(config: Config, section: str, known: set[str]) -> None:
             raise ConfigError(f"{where} cannot be set: {why}.")
         if key not in known:
             client = "the producer" if section == "producer" else "this kafka-python client"
-            raise ConfigError(f"{where} is not a setting of {client}.{_suggestion(key, known)}")
+            own = f" Its own settings: {_OWN_PRODUCER_SETTINGS}." if section == "producer" else ""
+            raise ConfigError(f"{where} is not a setting of {client}.{_suggestion(key, known) or own}")
         expected = _expected(key, value)
         if expected is not None:
             raise ConfigError(f"{where} must be {expected}.")

@@ -85,7 +85,7 @@ def test_section_of_a_client_overrides_the_kafka_section() -> None:
         ({"kafka": {"ssl_ciphers": "HIGH"}}, "ignores it"),
         ({"kafka": {"bootstrap_servers": "a:1"}}, "use the setting bootstrap_servers"),
         ({"producer": {"max_in_flight_requests_per_connection": 6}}, "not a setting of the producer"),
-        ({"producer": {"buffer_memory": 1000}}, "not a setting of the producer"),
+        ({"producer": {"buffer_memory": 1000}}, "producer. Its own settings: batch_size, compression_type"),
         ({"producer": {"acks": 1}}, "lost nor duplicated"),
         ({"producer": {"enable_idempotence": False}}, "lost nor duplicated"),
         ({"producer": {"linger_ms": "5"}}, "an integer"),
