@@ -192,7 +192,7 @@ def _table(start: Sample, samples: list[Sample], afterwards: list[Sample]) -> li
     rows = {"start": start, **tenths, "maximum": highest, "afterwards": afterwards[-1]}
     return align(
         [
-            ["load", *names],
+            ["time", *names],
             *([label, *(_mib(sample.get(name)) for name in names)] for label, sample in rows.items()),
         ]
     )
