@@ -49,7 +49,7 @@ class DeferredPublisher:
     def accept(
         self,
         topic: str,
-        messages: PublishRequest,
+        request: PublishRequest,
         callback_url: str | None,
         deadline: float,
         *,
@@ -62,7 +62,7 @@ class DeferredPublisher:
         """
         check_publishable(topic)
         records = self._formats.encode(
-            topic, messages.records, messages.schemas, blocking=blocking, deadline=deadline
+            topic, request.records, request.schemas, blocking=blocking, deadline=deadline
         ).records
         if not self._partitions.are_known(topic, records):
             if not blocking:

@@ -49,7 +49,7 @@ class Publisher:
     def publish(
         self,
         topic: str,
-        messages: PublishRequest,
+        request: PublishRequest,
         deadlines: Deadlines,
         *,
         blocking: bool = True,
@@ -64,7 +64,7 @@ class Publisher:
         """
         check_publishable(topic)
         encoded = self._formats.encode(
-            topic, messages.records, messages.schemas, blocking=blocking, deadline=deadlines.send
+            topic, request.records, request.schemas, blocking=blocking, deadline=deadlines.send
         )
         now = time.monotonic()
         if now > deadlines.send:

@@ -68,10 +68,10 @@ class V2Produce:
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:
         """Parse the body. Raises `InvalidRequest`, `InvalidValue`, and the errors of `limits`."""
-        messages = parse_v2(body, self._formats, limits, InvalidValue, required=True, bare=self._is_bare)
-        if self._partition is None or isinstance(messages.records, BareValues):
-            return messages
-        return PublishRequest([_with_partition(each, self._partition) for each in messages.records], messages.schemas)
+        parsed = parse_v2(body, self._formats, limits, InvalidValue, required=True, bare=self._is_bare)
+        if self._partition is None or isinstance(parsed.records, BareValues):
+            return parsed
+        return PublishRequest([_with_partition(each, self._partition) for each in parsed.records], parsed.schemas)
 
     def response(self, results: Sequence[RecordResult], schema_ids: Mapping[Role, int]) -> RenderedResponse:
         """Render the results.
