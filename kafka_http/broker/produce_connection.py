@@ -190,7 +190,7 @@ class ProduceConnection:
             responses, throttle = self._protocol.decode(frame)
             number, _, batches = self._in_flight[0]
             if _SIZE.unpack_from(frame)[0] != number:
-                raise ValueError("it answers another request")
+                raise ValueError("its correlation id is that of another request")
             sent = {(each.queue.topic_field, each.queue.partition): each for each in batches}
             answered = [(sent.pop((each.topic, each.partition)), each) for each in responses]
             if sent:

@@ -123,7 +123,8 @@ class ProducerCalls:
         if version < max(MIN_VERSION, lowest):
             taken.sock.close()
             raise BrokerError(
-                f"The broker has produce requests {lowest} to {highest}; {MIN_VERSION} to {MAX_VERSION} are known."
+                f"The broker supports versions {lowest} to {highest} of produce requests. "
+                f"This server supports {MIN_VERSION} to {MAX_VERSION}."
             )
         return OpenedConnection(taken, version)
 

@@ -74,7 +74,7 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - FLUSH_SECONDS))  # in this process only
         self.cfg.set("sendfile", False)  # it would block
-        self.memory = MemoryTrimmer()
+        self._memory_trimmer = MemoryTrimmer()
         self.log.error_log.addFilter(_shorten_stall)
         super().init_process()
 
@@ -197,7 +197,7 @@ class Worker(ThreadWorker):
     def murder_pending(self) -> None:
         """Close connections whose lingering close is over. gunicorn calls this at least once per second."""
         super().murder_pending()
-        self.memory.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
+        self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
