@@ -127,14 +127,16 @@ class PreparedPublish:
         if len(body) > self._max_body_bytes:
             return None
         sent_id = self._request_id or new_request_id()
-        request_id.set(sent_id)  # for log lines; the server resets it
         pending: _Pending
+        token = request_id.set(sent_id)  # for log lines
         try:
             pending = self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
         except Exception as error:  # Kafka may have some records, so no view may repeat it
             pending = _FailedStart(error)
+        finally:
+            request_id.reset(token)
         return FastPathPublish(self._dialect, pending, sent_id)
 
 
@@ -166,9 +168,12 @@ class FastPathPublish:
     def _error_response(self, error: Exception) -> RenderedResponse:
         if isinstance(error, KafkaHttpError):
             return self._dialect.error_response(error)
-        request_id.set(self._request_id)
-        log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
-        return self._dialect.error_response(internal_error())
+        token = request_id.set(self._request_id)
+        try:
+            log.error("Unexpected error: publish to %s", self._dialect.topic, exc_info=error)
+            return self._dialect.error_response(internal_error())
+        finally:
+            request_id.reset(token)
 
 
 class _FailedStart:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kafka_http.app import AppLifecycle
+from kafka_http.logs import request_id
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 
@@ -104,6 +105,17 @@ def test_unexpected_error_is_answered_with_500_and_not_repeated(
     response = started.finish()
     assert (response.status, response.request_id in response.body.decode()) == (500, True)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_later_log_lines_of_the_main_loop_do_not_have_the_request_id(
+    hooks: AppLifecycle, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stopped logged the id of its last publish."""
+    before = request_id.get()
+    assert prepared(hooks, {"x-request-id": "mine"}).start(b"1").finish().status != 500
+    monkeypatch.setattr(broker, "publish", lambda *_, **__: 1 / 0)
+    assert prepared(hooks, {"x-request-id": "mine"}).start(b"1").finish().status == 500
+    assert request_id.get() == before
 
 
 @pytest.mark.parametrize("body", [b"x" * 100, b"[1,2,3]", b'{"records":[{"value":1},{"value":2}]}'])
