@@ -241,7 +241,7 @@ def test_bench_memory_of_running_server_prints_its_report(
     status, printed, errors_printed = bench("memory", *servers, "--seconds", "5", tmp=tmp_path)
 
     assert status == 0, errors_printed
-    assert re.search(r"^ *load +(daemon +)?main +worker 1 +worker 2$", printed, re.MULTILINE)
+    assert re.search(r"^ *time +(daemon +)?main +worker 1 +worker 2$", printed, re.MULTILINE)
     for row in ("start", "50 %", "100 %", "maximum", "afterwards"):
         assert re.search(rf"^ *{row}( +(\d+|-))+$", printed, re.MULTILINE), printed
     assert re.search(r"^[1-9].* requests succeeded$", printed, re.MULTILINE)
