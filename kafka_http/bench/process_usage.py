@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from kafka_http.config import Config
+from kafka_http.demo import process_guard
 
 _DAEMON = "kafka_http.node.daemon"
 
@@ -41,13 +42,16 @@ class ProcessUsage:
 
 def server_processes(pid: int, data_dir: Path) -> list[psutil.Process]:
     """The processes of a server of kafka_http: the main process `pid`, the workers, and the node's daemon."""
-    return [*process_tree(pid), *daemons(data_dir)]
-
-
-def process_tree(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants."""
     main = psutil.Process(pid)
-    return [main, *main.children(recursive=True)]
+    return [main, *_descendants(main), *daemons(data_dir)]
+
+
+def _descendants(main: psutil.Process) -> Iterator[psutil.Process]:
+    """All descendants, apart from the Kafka of a demo, which runs under a guard."""
+    for child in main.children():
+        with suppress(psutil.Error):
+            if process_guard.__file__ not in child.cmdline():
+                yield from (child, *child.children(recursive=True))
 
 
 def daemons(data_dir: Path) -> Iterator[psutil.Process]:
@@ -62,7 +66,7 @@ def daemons(data_dir: Path) -> Iterator[psutil.Process]:
 def local_usage(host: str, port: int) -> ProcessUsage | None:
     """The usage of the program that listens on a port of this machine; None if there is none that this user can see.
 
-    The daemon of a kafka_http is found if its data directory is the default or the flag --data-dir.
+    The daemon is found if its data directory is the default, that of the flag --data-dir, or in a demo's --data.
     """
     pid = _listener(port) if _is_local(host) else None
     if pid is None:
@@ -105,4 +109,6 @@ def _data_dir(pid: int, port: int) -> Path:
         for flag, value in pairwise(psutil.Process(pid).cmdline()):
             if flag == "--data-dir":
                 return Path(value)
+            if flag == "--data":
+                return (psutil.Process(pid).cwd() / Path(value).expanduser()).resolve() / "server"
     return Config(bind=f"127.0.0.1:{port}").data_dir

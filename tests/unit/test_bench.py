@@ -40,6 +40,7 @@ from kafka_http.bench.target_server import TargetServer
 from kafka_http.cli.bench import add_arguments
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
+from kafka_http.demo import process_guard
 from kafka_http.demo.local_resources import free_ports
 from tests.support.manual import ROOT, page, table
 from tests.support.polling import wait_for
@@ -528,6 +529,23 @@ def test_usage_of_server_with_workers_is_that_of_all_processes() -> None:
         main.communicate()  # both end with their input
 
     assert found == [main.pid, worker]
+
+
+def test_usage_of_a_demo_is_without_its_kafka() -> None:
+    code = (
+        "import socket, subprocess, sys; listener = socket.create_server(('127.0.0.1', 0));"
+        "guard = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()', sys.argv[1]]);"
+        "print(listener.getsockname()[1], flush=True); guard.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, process_guard.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as main:
+        assert main.stdout
+        usage = local_usage("127.0.0.1", int(main.stdout.readline()))
+        found = [each.pid for each in usage.processes()] if usage else []
+        main.communicate()
+
+    assert found == [main.pid]
 
 
 def test_usage_of_other_machine_or_unused_port_is_unknown(fake_server: FakeServer) -> None:
