@@ -8,7 +8,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from kafka_http.broker.error_map import unknown_outcome
-from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge
+from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge, TopicNotFound
 from kafka_http.records import AppendedRecords, BareValues, NewRecord, RecordMetadata, RecordResult
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class KafkaPendingPublish:
 
     __slots__ = (
         "_addresses_tried", "_callbacks", "_left", "_response_deadline", "appends", "created_ms",
-        "deadline", "error", "find_limit", "is_done", "lacks_limit", "limit",
+        "deadline", "error", "find_limit", "is_done", "lacks_limit", "lacks_topic", "limit",
         "records", "rejected", "topic",
     )  # fmt: skip
 
@@ -67,6 +67,8 @@ class KafkaPendingPublish:
         self.is_done = False
         self.lacks_limit = False
         """Whether Kafka has rejected a record for its size; it does not name the limit."""
+        self.lacks_topic = False
+        """Whether the topic was deleted before some of the records were sent."""
         self.find_limit: Callable[[KafkaPendingPublish], None] | None = None
         """Called at the end if `lacks_limit`, in place of `complete`. It sets `limit`, and calls `complete`."""
         self._response_deadline = response_deadline
@@ -84,7 +86,10 @@ class KafkaPendingPublish:
             done.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
         if self.error is not None:
             raise self.error.with_traceback(None)  # publishes share it, and each `raise` adds to its traceback
-        return self._results()
+        results = self._results()
+        if self.lacks_topic and all(isinstance(each, TopicNotFound) for each in results):
+            raise TopicNotFound(self.topic)
+        return results
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -186,8 +191,9 @@ class PartitionAppend:
 
     def add_result(self, result: SliceResult) -> None:
         self.results.append(result)
-        if isinstance(result.error, TooLarge):
-            self.pending.lacks_limit = True
+        if result.error is not None:
+            self.pending.lacks_limit |= isinstance(result.error, TooLarge)
+            self.pending.lacks_topic |= isinstance(result.error, TopicNotFound)
         self.pending.count_results(result.stop - result.start)
 
     def record_results(self, pending: Callable[[], OutcomePending]) -> Sequence[RecordResult]:

@@ -14,7 +14,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from kafka_http.broker.partition_queue import Batch, PartitionQueue, ProducerIdentity, TopicClock
 from kafka_http.broker.pending_publish import KafkaPendingPublish
 from kafka_http.broker.produce_requests import PartitionResponse
-from kafka_http.errors import KafkaHttpError, OutcomePending, OutcomeUnknown
+from kafka_http.errors import KafkaHttpError, OutcomePending, OutcomeUnknown, TopicNotFound
 from kafka_http.records import BareValues, NewRecord, RecordMetadata, RecordResult
 
 OK, OUT_OF_ORDER, DUPLICATE, INVALID_EPOCH, UNKNOWN_PRODUCER = 0, 45, 46, 47, 59
@@ -96,6 +96,14 @@ class PartitionLog:
     def forget_producers(self) -> None:
         """Lose the state of idle producers, as after producer.id.expiration.ms."""
         self._producers.clear()
+
+
+def _results_of(pending: KafkaPendingPublish) -> Sequence[RecordResult]:
+    """Return the results, or the error that all records have."""
+    try:
+        return pending.result(0)
+    except TopicNotFound as error:
+        return [error] * len(pending.records)
 
 
 def _records(data: bytes) -> list[StoredRecord]:
@@ -215,7 +223,7 @@ class PartitionPlay:
             offsets[each.name].append(offset)
         acknowledged: list[int] = []
         for pending in self.publishes:
-            results = pending.result(0)
+            results = _results_of(pending)
             assert len(results) == len(pending.records)
             for record, result in zip(pending.records, results, strict=True):
                 places = offsets[_name(record)]

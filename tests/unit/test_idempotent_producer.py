@@ -149,7 +149,8 @@ def test_deleted_topic_fails_records_that_were_not_sent(run: ProducerRun) -> Non
     run.brokers.delete("t")
     pending = publish(run, values(b"b"))
     run.run_until_done(pending)
-    assert isinstance(pending.result(0)[0], TopicNotFound)
+    with pytest.raises(TopicNotFound):
+        pending.result(0)
 
 
 def test_topic_made_again_does_not_see_used_sequence_numbers(run: ProducerRun) -> None:
