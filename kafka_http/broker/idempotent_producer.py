@@ -204,7 +204,7 @@ class IdempotentProducer:
         for queue in scheduled:
             connection = self._connections.get(queue.leader, now)
             if connection is None:
-                if queue.leader is None:
+                if queue.leader is None and queue.topic in self._topics:  # it may have been forgotten in this round
                     self._read_metadata(self._topics[queue.topic])
             elif not connection.can_send(now):
                 self._schedule(queue)  # now, so that it precedes the queues that the next responses schedule

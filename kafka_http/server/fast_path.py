@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from kafka_http.logs import request_id
 from kafka_http.server.app_interface import FastPathHandler, PendingResponse, PreparedRequest
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.fast_path_parser import FastPathHead
@@ -51,6 +52,7 @@ class FastPath:
         """Start a publish, or do nothing and return False if it needs a view."""
         connection.started = time.monotonic()
         pending = head.prepared.start(body)
+        request_id.set("-")  # the loop's next log lines are about other requests
         if pending is None:
             return False
         connection.pending_response = pending
@@ -82,6 +84,7 @@ class FastPath:
         if pending is None:
             return
         response = pending.finish()
+        request_id.set("-")
         worker = self._worker
         worker.count_request()
         if connection.logged_request is not None:

@@ -84,7 +84,13 @@ class IdempotentPublish:
 
     def start(self, dialect: PublishDialect, head: RequestHead, path: str, query: bytes, body: bytes) -> "KeyedPublish":
         """Start to publish a request that has a key, like `publish`, without blocking."""
-        publish = KeyedPublish(self, dialect, body, self._claim(head, path, query, body), is_blocking=False)
+        release = self.reserve(body)
+        try:
+            claim = self._claim(head, path, query, body)
+        except BaseException:
+            release()
+            raise
+        publish = KeyedPublish(self, dialect, body, claim, is_blocking=False, on_claimed=release)
         publish.advance()
         return publish
 
@@ -98,13 +104,10 @@ class IdempotentPublish:
         """Hand the records of a request to Kafka. Raises `WouldBlock` if a thread must do it."""
         return self._publish_view.start(dialect, body, blocking=blocking, keeps_trying=True)
 
-    def start_in_thread(self, dialect: PublishDialect, body: bytes) -> PendingPublishResponse:
-        """Hand the records of a request of a main loop to Kafka."""
-        self._reserve(len(body), 0)
-        try:
-            return self.start_publish(dialect, body, blocking=True)
-        finally:
-            self._reserve(-len(body), 0)
+    def reserve(self, body: bytes) -> Callable[[], object]:
+        """Reserve the memory of a body that waits, and return what releases it. Raises `TooMuchInFlight`."""
+        size = self._reserve(len(body), 0)
+        return partial(self._reserve, -size, 0)
 
     def resume(self, advance: Callable[[], None]) -> None:
         """Let the main loop make this call, if there is one."""
@@ -129,6 +132,10 @@ class _Awaited(Protocol):
     def add_done_callback(self, callback: Callable[[], None]) -> None: ...
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 _Steps = Generator[_Awaited | None, None, Any]
 """Yields what must be done before the next step, or None if the next step must not run in a main loop."""
 
@@ -148,12 +155,15 @@ class KeyedPublish:
         claim: PendingClaim,
         *,
         is_blocking: bool,
+        on_claimed: Callable[[], object] = _nothing,
     ) -> None:
+        """`on_claimed` is called when the store of keys has answered: it releases the body's memory."""
         self._publisher = publisher
         self._dialect = dialect
         self._body = body
         self._claim = claim
         self._is_blocking = is_blocking
+        self._on_claimed = on_claimed
         self._lock = threading.Lock()
         self._known: Callable[[], RenderedResponse] = partial(_raise, keys_unavailable())
         self._is_done = False
@@ -231,6 +241,7 @@ class KeyedPublish:
 
     def _run(self) -> _Steps:
         yield self._claim
+        self._on_claimed()
         try:
             claim = self._claim.result(0)
         except KafkaHttpError as error:
@@ -275,8 +286,12 @@ class KeyedPublish:
         try:
             return self._publisher.start_publish(self._dialect, self._body, blocking=self._is_blocking)
         except WouldBlock:
+            release = self._publisher.reserve(self._body)
+        try:
             yield None
-            return self._publisher.start_in_thread(self._dialect, self._body)
+            return self._publisher.start_publish(self._dialect, self._body, blocking=True)
+        finally:
+            release()
 
     def _late_response(self, response: RenderedResponse, results: Sequence[RecordResult]) -> RenderedResponse:
         """Return what to store after the client got a 504. The key keeps a response in any case."""
@@ -336,10 +351,6 @@ def _unknown() -> OutcomeUnknown:
 
 def _raise(error: Exception) -> NoReturn:
     raise error
-
-
-def _nothing() -> None:
-    """Do nothing."""
 
 
 def _replay(stored: StoredResponse) -> RenderedResponse:

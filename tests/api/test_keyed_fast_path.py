@@ -15,6 +15,7 @@ from kafka_http.publish.idempotency_keys import MemoryIdempotencyKeys
 from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult
 from kafka_http.server.app_interface import FastPathResponse
 from kafka_http.web.fast_path_publish import FastPathPublish
+from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
 
@@ -239,6 +240,24 @@ def test_request_whose_claim_is_overdue_gets_503_and_writes_nothing(
     first = wait_for(lambda: found if (found := loop.publish()).status != 409 else None, 5)
     assert (first.status, is_replay(first)) == (200, False)
     assert len(broker.records("t")) == 1
+
+
+def test_request_that_waits_for_its_key_counts_in_max_in_flight(make_client: ClientFactory, broker: FakeBroker) -> None:
+    """While the daemon was stopped, a worker held a body of each connection, whatever the limit."""
+    hooks = make_client(max_in_flight=1500).application.extensions["kafka_http"]
+    store = hooks._node.idempotency._keys = Store()
+    loop = Loop(hooks)
+    body, done = b'"%b"' % (b"x" * 1000), threading.Event()
+    store.leave.clear()
+    waiting = loop.start(body, idempotency_key="a")
+    assert loop.start(body, idempotency_key="b") is None  # the view responds with 429
+    store.leave.set()
+    waiting.add_done_callback(done.set)
+    assert done.wait(5)
+    assert loop.finish(waiting).status == 200
+    assert loop.publish(body, idempotency_key="b").status == 200
+    assert len(broker.records("t")) == 2
+    loop.stop()
 
 
 def test_response_is_sent_after_it_was_stored(loop: Loop, broker: FakeBroker, store: Store) -> None:

@@ -10,6 +10,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
+from kafka_http.logs import request_id
 from kafka_http.server.app_interface import DefaultRequestPolicy, FastPathResponse
 from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.connection_loop import ConnectionLoop
@@ -38,6 +39,7 @@ class FakePendingResponse:
 
     def finish(self) -> FastPathResponse:
         self.answered += 1
+        request_id.set(self._request_id)
         return FastPathResponse(200, {}, "text/plain", self._request_id, self.body)
 
 
@@ -107,6 +109,7 @@ class Loop:
         return FakePreparedRequest(self, is_reusable="x-request-id" not in headers)
 
     def begin(self, body: bytes) -> FakePendingResponse | None:
+        request_id.set("of-this-request")  # as the application does
         if not self.takes:
             return None
         self.begun.append(FakePendingResponse(self.body + body, self.timeout, f"id-{len(self.begun)}"))
@@ -352,6 +355,21 @@ def test_request_rejected_by_fast_path_goes_to_thread_in_full(loop: Loop, reques
         client.sendall(request_)
         loop.run_once()
         assert loop.in_threads == [request_]
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_request_id_of_publish_is_not_in_later_log_lines(loop: Loop, takes: bool) -> None:
+    """The main loop logged invalid requests of other clients with the id of the last publish."""
+    loop.takes = takes
+    with loop.connect() as client:
+        client.sendall(REQUEST + b"x")
+        loop.run_once()
+        assert request_id.get() == "-"
+        if takes:
+            loop.begun[0].done()
+            loop.run_once()
+            assert read_response(client).endswith(b"bodyx")
+            assert request_id.get() == "-"
 
 
 def test_too_many_idle_connections_close_the_oldest(loop: Loop) -> None:

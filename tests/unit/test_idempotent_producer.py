@@ -23,7 +23,7 @@ from kafka_http.errors import (
     TooMuchInFlight,
     TopicNotFound,
 )
-from kafka_http.records import BareValues, NewRecord, RecordMetadata
+from kafka_http.records import BareValues, NewRecord, PartitionInfo, RecordMetadata
 from tests.support.fake_leaders import SETTINGS, FakeLeaders, ProducerRun
 from tests.support.polling import wait_for
 
@@ -151,6 +151,18 @@ def test_deleted_topic_fails_records_that_were_not_sent(run: ProducerRun) -> Non
     run.run_until_done(pending)
     with pytest.raises(TopicNotFound):
         pending.result(0)
+
+
+def test_deleted_topic_without_a_leader_fails_records_that_were_just_published(run: ProducerRun) -> None:
+    """The end of the round raised `KeyError`, which ended the worker."""
+    run.brokers.topics["u"] = [PartitionInfo(0, None, (1,), ())]
+    first = publish(run, values(b"a"), "u")
+    run.run_until(lambda: "u" in run.producer._topics and run.producer._topics["u"].queues)
+    del run.brokers.topics["u"]
+    run.run_until(lambda: run.producer._topics["u"].is_reading)
+    second = publish(run, values(b"b"), "u")
+    run.run_until_done(first, second)
+    assert isinstance(second.result(0)[0], TopicNotFound)
 
 
 def test_topic_made_again_does_not_see_used_sequence_numbers(run: ProducerRun) -> None:
