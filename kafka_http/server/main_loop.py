@@ -75,19 +75,16 @@ class MainLoop:
         callbacks = self._callbacks
         for fd, _ in events:
             if (registered := callbacks.get(fd)) is not None:  # otherwise a callback of this round has unregistered it
-                registered[0](registered[1])
-        end_round()
+                _guarded(registered[0], registered[1])
+        _guarded(end_round)
         if self._calls:
             self._run_calls()
-            end_round()
+            _guarded(end_round)
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):
             call, args = self._calls.popleft()
-            try:
-                call(*args)
-            except Exception:
-                log.exception("A deferred call of the main loop failed.")
+            _guarded(call, *args)
 
     # As gunicorn's method queue and poller
 
@@ -104,6 +101,14 @@ class MainLoop:
 
     def close(self) -> None:
         """Do nothing. gunicorn closes its poller before pending publishes are flushed; the process ends after that."""
+
+
+def _guarded(call: Callable[..., None], *args: Any) -> None:
+    """Make a call. An unexpected error must not end the worker, which has other clients."""
+    try:
+        call(*args)
+    except Exception:
+        log.exception("A call of the main loop failed.")
 
 
 def _fd_of(sock: Any) -> int:

@@ -174,13 +174,17 @@ def test_outbox_continues_after_topic_was_recreated(
     name = made_topic(kafka, 3)
     service = start_service(kafka.bootstrap_servers)
     made_by = closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers))
-    with made_by as admin, Clients(service, name, 1200) as clients:
+    with made_by as admin, Clients(service, name, 10**9) as clients:
         wait_for(lambda: clients.count > 400, 30)
         admin.delete_topics([name])
         wait_for(lambda: name not in admin.list_topics())
-        wait_for(lambda: clients.others[404], 70)
+        try:
+            wait_for(lambda: clients.others[404], 70)
+        finally:
+            clients.stop()
         admin.create_topics([NewTopic(name, partitions, 1)])
         created = time.monotonic()
+    wait_for(lambda: service.post(f"/messages/{name}?key=later", b"1", headers=LATER).status_code == 202)
     wait_for(lambda: not pending(service), 10 - min(9, time.monotonic() - created))
     assert consumed(kafka, name, partitions)
     assert service.get("/tasks?status=failed&limit=1").json()["tasks"] == []
