@@ -109,6 +109,7 @@ def publish_through_outage(
     check(load, kafka.bootstrap_servers, outage.timeout)
 
 
+@pytest.mark.slow
 def test_topic_deleted_and_made_again_under_full_load(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
 ) -> None:
@@ -126,6 +127,7 @@ def test_topic_deleted_and_made_again_under_full_load(
     check(load, fresh_kafka.bootstrap_servers, since=made)
 
 
+@pytest.mark.slow
 def test_partitions_added_under_full_load(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
     service = start_service(fresh_kafka.bootstrap_servers, access_log=False)
@@ -183,6 +185,7 @@ def in_sync(cluster: EmbeddedCluster) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_leader_killed_of_three_under_full_load(small_quorum: EmbeddedCluster, start_service: ServiceFactory) -> None:
     service = start_service(small_quorum.bootstrap_servers, access_log=False)
     load = PublishLoad(service, "t", count=10)
@@ -216,6 +219,7 @@ def test_leader_frozen_of_three_under_full_load(small_quorum: EmbeddedCluster, s
     check(load, small_quorum.bootstrap_servers)
 
 
+@pytest.mark.slow
 def test_too_few_in_sync_replicas_under_full_load(small_quorum: EmbeddedCluster, start_service: ServiceFactory) -> None:
     """NOT_ENOUGH_REPLICAS of the one broker that is left, until another is back."""
     service = start_service(small_quorum.bootstrap_servers, access_log=False, timeout=3)

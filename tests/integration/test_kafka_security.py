@@ -111,7 +111,10 @@ def test_load_over_tls_is_exactly_once(
     check_exactly_once(load, secured.bootstrap_servers)
 
 
-@pytest.mark.parametrize(("protocol", "mechanism"), [("SASL_PLAINTEXT", "PLAIN"), ("SASL_SSL", "SCRAM-SHA-256")])
+@pytest.mark.parametrize(
+    ("protocol", "mechanism"),
+    [pytest.param("SASL_PLAINTEXT", "PLAIN", marks=pytest.mark.slow), ("SASL_SSL", "SCRAM-SHA-256")],
+)
 def test_ended_sessions_fail_no_request(
     short_sessions: SecuredKafka, start_service: ServiceFactory, protocol: str, mechanism: str
 ) -> None:
@@ -129,6 +132,7 @@ def test_ended_sessions_fail_no_request(
     assert account.acknowledged == account.stored
 
 
+@pytest.mark.slow
 def test_publish_after_an_idle_session_has_ended(short_sessions: SecuredKafka, start_service: ServiceFactory) -> None:
     topic = topic_of(short_sessions, "idle")
     service = start_service(

@@ -4,6 +4,7 @@ import time
 from contextlib import closing
 
 import psutil
+import pytest
 from kafka import KafkaAdminClient
 from kafka.protocol.admin import AlterClientQuotasRequest
 
@@ -35,6 +36,7 @@ def cpu_seconds(service: Service) -> float:
     return sum(sum(psutil.Process(worker).cpu_times()[:2]) for worker in service.workers)
 
 
+@pytest.mark.slow
 def test_quota_slows_publishes_down_and_fails_none(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
     create_topics(fresh_kafka.bootstrap_servers, {"t": 6})
     set_quota(fresh_kafka, "kafka_http")
