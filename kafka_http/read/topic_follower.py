@@ -141,7 +141,8 @@ class TopicFollower:
         if number == self._end and not wait and not self.is_closed:  # the common case with many streams: no lock
             return None
         with self._changed:
-            if number == self._end and wait and not self.is_closed:
+            # `wake` comes once at a stop: a stream that is about to wait then must not miss it
+            if number == self._end and wait and not self.is_closed and not self._reader.is_stopping:
                 self._changed.wait(wait)
             if number < self._end - len(self._batches):
                 raise FollowerTooSlow
