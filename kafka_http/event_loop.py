@@ -104,9 +104,9 @@ class LoopThread:
         while not self._is_stopped:
             wait = self._driven.next_deadline - time.monotonic()
             for key, _ in self._selector.select(min(max(wait, 0.0), 60.0)):
-                _guarded(key.data, key.fileobj)
+                guarded(key.data, key.fileobj)
             self._run_calls()
-            _guarded(self._driven.end_round)
+            guarded(self._driven.end_round)
         self._run_calls()  # those before `stop` may still use sockets
         self._selector.close()
         with self._wake_lock:
@@ -120,11 +120,11 @@ class LoopThread:
         with suppress(IndexError):  # after the end, another thread may take the last one
             for _ in range(len(self._calls)):
                 call, args = self._calls.popleft()
-                _guarded(call, *args)
+                guarded(call, *args)
 
 
-def _guarded(call: Callable[..., None], *args: Any) -> None:
-    """Make a call. An unexpected error must not end the loop."""
+def guarded(call: Callable[..., None], *args: Any) -> None:
+    """Make a call. An unexpected error is logged, because it must not end the loop, which has other work."""
     try:
         call(*args)
     except Exception:

@@ -1,17 +1,14 @@
 """A publish that was handed to the producer: the records of one request and their results."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from threading import Event
 from typing import Any, NamedTuple
 
 from kafka_http.broker.error_map import unknown_outcome
 from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge, TopicNotFound
+from kafka_http.pending import DoneCallbacks
 from kafka_http.records import AppendedRecords, BareValues, NewRecord, RecordMetadata, RecordResult
-
-log = logging.getLogger(__name__)
 
 UNKNOWN_OFFSET = -1
 """The offset of a record that Kafka has, but whose offset it no longer knows."""
@@ -31,15 +28,15 @@ class SliceResult(NamedTuple):
     error: KafkaHttpError | None
 
 
-class KafkaPendingPublish:
+class KafkaPendingPublish(DoneCallbacks):
     """The records of one request on their way to Kafka: a `PendingPublish`.
 
     The producer creates it. The producer's loop sets the results, and any thread waits for them.
     """
 
     __slots__ = (
-        "_addresses_tried", "_callbacks", "_left", "_response_deadline", "appends", "created_ms",
-        "deadline", "error", "find_limit", "is_done", "lacks_limit", "lacks_topic", "limit",
+        "_addresses_tried", "_left", "_response_deadline", "appends", "created_ms",
+        "deadline", "error", "find_limit", "lacks_limit", "lacks_topic", "limit",
         "records", "rejected", "topic",
     )  # fmt: skip
 
@@ -52,6 +49,7 @@ class KafkaPendingPublish:
         addresses_tried: Callable[[], str],
     ) -> None:
         """Times are on the monotonic clock: `result` waits until the first, the producer tries until the second."""
+        super().__init__()
         self.topic = topic
         self.records = records
         self.deadline = deadline
@@ -64,7 +62,6 @@ class KafkaPendingPublish:
         """The error of the whole request."""
         self.limit: int | None = None
         """The largest message in bytes, looked up after Kafka has rejected a larger one."""
-        self.is_done = False
         self.lacks_limit = False
         """Whether Kafka has rejected a record for its size; it does not name the limit."""
         self.lacks_topic = False
@@ -74,27 +71,18 @@ class KafkaPendingPublish:
         self._response_deadline = response_deadline
         self._addresses_tried = addresses_tried
         self._left = 0
-        self._callbacks: list[Callable[[], None]] = []
 
     # Any thread
 
     def result(self, timeout: float | None = None) -> Sequence[RecordResult]:
         """Return one result for each record, as `PendingPublish.result` says."""
-        if not self.is_done and timeout != 0:
-            done = Event()
-            self.add_done_callback(done.set)
-            done.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
+        self.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
         if self.error is not None:
             raise self.error.with_traceback(None)  # publishes share it, and each `raise` adds to its traceback
         results = self._results()
         if self.lacks_topic and all(isinstance(each, TopicNotFound) for each in results):
             raise TopicNotFound(self.topic)
         return results
-
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-        if self.is_done:
-            self._run_callbacks()
 
     # The producer's loop
 
@@ -121,23 +109,6 @@ class KafkaPendingPublish:
                 self.find_limit(self)
             else:
                 self.complete()
-
-    def complete(self) -> None:
-        """Make the results final, and call the callbacks."""
-        self.is_done = True
-        self._run_callbacks()
-
-    def _run_callbacks(self) -> None:
-        # Two threads may be here: `pop` gives each callback to one of them
-        while self._callbacks:
-            try:
-                callback = self._callbacks.pop()
-            except IndexError:
-                return
-            try:
-                callback()
-            except Exception:
-                log.exception("A callback of a publish failed.")
 
     # Results
 

@@ -7,6 +7,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown, Unavailable
+from kafka_http.pending import DoneCallbacks
 
 log = logging.getLogger(__name__)
 
@@ -17,50 +18,31 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class PendingItem(Generic[Item, Result]):
+class PendingItem(DoneCallbacks, Generic[Item, Result]):
     """An item that was submitted, and its result: a future. Any thread may call."""
 
     def __init__(self, item: Item, unknown: str) -> None:
+        super().__init__()
         self.item = item
-        self.is_done = False
         self._unknown = unknown
         self._result: Result | KafkaHttpError | None = None
-        self._callbacks: list[Callable[[], None]] = []
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait up to `timeout` seconds, or until there is a result, and return it or raise it.
 
         `timeout=0` does not block. Raises `OutcomeUnknown` if there is no result yet.
         """
-        if not self.is_done and timeout != 0:
-            done = threading.Event()
-            self.add_done_callback(done.set)
-            done.wait(timeout)
+        self.wait(timeout)
         if not self.is_done:
             raise OutcomeUnknown(self._unknown)
         if isinstance(self._result, KafkaHttpError):
             raise self._result
         return self._result  # type: ignore[return-value]  # None is a result, too
 
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when there is a result, or now if there is. It must not block."""
-        self._callbacks.append(callback)
-        if self.is_done:
-            self._run_callbacks()
-
     def end(self, result: Result | KafkaHttpError) -> None:
         """Set the result, and call the callbacks."""
         self._result = result
-        self.is_done = True
-        self._run_callbacks()
-
-    def _run_callbacks(self) -> None:
-        while self._callbacks:
-            try:
-                callback = self._callbacks.pop()
-            except IndexError:  # another thread took the last one
-                return
-            callback()
+        self.complete()
 
 
 class BatchSubmitter(Generic[Item, Result]):
@@ -137,10 +119,7 @@ class BatchSubmitter(Generic[Item, Result]):
     def _run(self) -> None:
         while batch := self._next_batch():
             for pending, result in zip(batch, self._results([each.item for each in batch]), strict=True):
-                try:
-                    pending.end(result)
-                except Exception:
-                    log.exception("Unexpected error in a callback of %s", self._name)
+                pending.end(result)
 
     def _results(self, items: Sequence[Item]) -> Sequence[Result | KafkaHttpError]:
         try:

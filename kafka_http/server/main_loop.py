@@ -1,6 +1,5 @@
 """The event loop of a worker's main thread."""
 
-import logging
 import math
 import os
 import select
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-log = logging.getLogger(__name__)
+from kafka_http.event_loop import guarded
 
 MAX_EVENTS = 128
 """Events of one round. A smaller number makes the first clients of a round wait less for the last ones."""
@@ -75,16 +74,16 @@ class MainLoop:
         callbacks = self._callbacks
         for fd, _ in events:
             if (registered := callbacks.get(fd)) is not None:  # otherwise a callback of this round has unregistered it
-                _guarded(registered[0], registered[1])
-        _guarded(end_round)
+                guarded(registered[0], registered[1])
+        guarded(end_round)
         if self._calls:
             self._run_calls()
-            _guarded(end_round)
+            guarded(end_round)
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):
             call, args = self._calls.popleft()
-            _guarded(call, *args)
+            guarded(call, *args)
 
     # As gunicorn's method queue and poller
 
@@ -101,14 +100,6 @@ class MainLoop:
 
     def close(self) -> None:
         """Do nothing. gunicorn closes its poller before pending publishes are flushed; the process ends after that."""
-
-
-def _guarded(call: Callable[..., None], *args: Any) -> None:
-    """Make a call. An unexpected error must not end the worker, which has other clients."""
-    try:
-        call(*args)
-    except Exception:
-        log.exception("A call of the main loop failed.")
 
 
 def _fd_of(sock: Any) -> int:

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from operator import itemgetter
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from flask import Request
 
 from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooMuchInFlight
 from kafka_http.event_loop import EventLoop
 from kafka_http.logs import request_id
+from kafka_http.pending import Pending
 from kafka_http.publish.idempotency_keys import (
     IdempotencyService,
     KeyClaim,
@@ -121,22 +122,11 @@ class IdempotentPublish:
         self._threads.submit(advance)
 
 
-class _Awaited(Protocol):
-    """A future that a step waits for: a claim, a publish, or the end of a claim."""
-
-    @property
-    def is_done(self) -> bool: ...
-
-    def result(self, timeout: float | None = None) -> Any: ...
-
-    def add_done_callback(self, callback: Callable[[], None]) -> None: ...
-
-
 def _nothing() -> None:
     """Do nothing."""
 
 
-_Steps = Generator[_Awaited | None, None, Any]
+_Steps = Generator[Pending | None, None, Any]
 """Yields what must be done before the next step, or None if the next step must not run in a main loop."""
 
 
@@ -267,7 +257,7 @@ class KeyedPublish:
             yield claim.release() if stored is None else claim.complete(_stored(stored))
         self._set_known(lambda: response, is_done=True)
 
-    def _publish(self) -> Generator[_Awaited | None, None, tuple[RenderedResponse, Sequence[RecordResult]]]:
+    def _publish(self) -> Generator[Pending | None, None, tuple[RenderedResponse, Sequence[RecordResult]]]:
         """Return the response, and the results of the records if they got to Kafka."""
         try:
             pending = yield from self._start()

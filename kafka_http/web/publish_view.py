@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kafka_http.errors import KafkaHttpError, TooLarge
+from kafka_http.pending import Pending
 from kafka_http.publish.deferred_publish import DeferredPublisher
 from kafka_http.publish.publisher import Deadlines, Publisher, PublishRequest
 from kafka_http.records import RecordResult
@@ -43,17 +44,6 @@ class PublishDialect(Protocol):
         """Return the response for an error of the whole request."""
 
 
-class PendingRecords(Protocol):
-    """A `PendingPublish`, or a `PendingTask`."""
-
-    @property
-    def is_done(self) -> bool: ...
-
-    def result(self, timeout: float | None = None) -> Any: ...
-
-    def add_done_callback(self, callback: Callable[[], None]) -> None: ...
-
-
 class PendingPublishResponse:
     """The response to a publish that was handed to Kafka or to the outbox: a future. Any thread may call.
 
@@ -63,7 +53,7 @@ class PendingPublishResponse:
     __slots__ = ("add_done_callback", "pending", "release", "render")
 
     def __init__(
-        self, pending: PendingRecords, render: Callable[[Any], RenderedResponse], release: Callable[[], object]
+        self, pending: Pending, render: Callable[[Any], RenderedResponse], release: Callable[[], object]
     ) -> None:
         self.pending = pending
         """Its result is one result for each record, or the task that the outbox has stored."""

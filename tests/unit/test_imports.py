@@ -24,6 +24,7 @@ FOR_EVERYONE = {
     "chunked",
     "broker_protocols",
     "event_loop",
+    "pending",
     "topics",
 }
 """Errors, values that all packages exchange, settings, logging, HTTP client; the Protocols that `broker` implements."""
