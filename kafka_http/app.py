@@ -29,7 +29,11 @@ from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.security_state import load_security
+from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
+from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -48,8 +52,7 @@ from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
 from kafka_http.web.services import Services
 from kafka_http.web.task_routes import TaskRoutes
-from kafka_http.web.trusted_proxies import TrustedProxies
-from kafka_http.web.url_paths import NormalizedPaths, SegmentConverter, check_target
+from kafka_http.web.url_paths import SegmentConverter, check_target
 from kafka_http.web.wait_limiter import WaitLimiter
 
 log = logging.getLogger(__name__)
@@ -76,18 +79,30 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
+    check_point, trusted = CheckPoint(lambda: load_security(config)), TrustedNetworks(config.trusted_proxies)
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
     idempotent_publish = IdempotentPublish(node.idempotency, publish_view, bodies.reserve, config.threads)
-    fast_path = FastPathPublishes(publish_view, idempotent_publish, services.formats, config, guard=guard)
+    fast_path = FastPathPublishes(
+        publish_view,
+        idempotent_publish,
+        services.formats,
+        config,
+        guard=guard,
+        check_point=check_point,
+        trusted=trusted,
+    )
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
-    lifecycle.request_policy = ReceivePolicy(config, bodies)
+    lifecycle.check_point = check_point
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
+    access_check = AccessCheck(app, check_point, trusted)
+    app.before_request(lambda: check_target(request))
+    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
     consumers = V2ConsumerRoutes(
         services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
     )
@@ -103,6 +118,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(ManualRoutes().blueprint())
     if config.console:
         app.register_blueprint(ConsoleRoutes().blueprint())
+    check_all_routes_listed(app)
     return app
 
 
@@ -160,6 +176,7 @@ class AppLifecycle:
     `create_app` creates it before the fork; each worker calls `start`, `stop` and `close` in its main thread.
     """
 
+    check_point: CheckPoint
     request_policy: ReceivePolicy
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
@@ -208,6 +225,10 @@ class AppLifecycle:
     def release_memory(self) -> None:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
+
+    def reload(self) -> None:
+        """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
+        self.check_point.reload()
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.
@@ -272,11 +293,9 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     app.before_request(lifecycle.start)  # for servers that do not call it
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
-    app.before_request(lambda: check_target(request))
     app.after_request(_finish_response)
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
-    app.wsgi_app = TrustedProxies(NormalizedPaths(app.wsgi_app), config.trusted_proxies)  # type: ignore[method-assign]
     return app
 
 

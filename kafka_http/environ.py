@@ -15,3 +15,9 @@ REQUEST_STARTED = "kafka_http.request_started"
 DETACH_STREAM = "kafka_http.detach_stream"
 """A function that takes a `kafka_http.server.stream_sender.StreamSource` after the first part of the response is
 written. It does not return: the server sends the rest without a thread."""
+
+CLIENT_CERTIFICATE = "kafka_http.client_certificate"
+"""The verified certificate of the client, in the form of `ssl.SSLSocket.getpeercert()`. Absent without one."""
+
+ADMISSION = "kafka_http.admission"
+"""What `RequestPolicy.admit` has returned for this request before its body was received."""

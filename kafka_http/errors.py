@@ -2,7 +2,9 @@
 
     KafkaHttpError
     ├── InvalidRequest              400    the request is malformed
+    ├── Unauthenticated             40101  no credentials, or wrong ones
     ├── NotAuthorized               40301  Kafka's ACLs reject it
+    ├── Forbidden                   40302  the principal lacks a right
     ├── CrossSiteRequest            40302  a web page of another origin sent it
     ├── TopicNotFound               40401
     │   └── TopicRecreated          40401  the topic was deleted and created again
@@ -33,6 +35,8 @@
     ├── NotSerializable             42207  a value matches its schema but cannot be written
     ├── TooMuchInFlight             42901
     │   └── OutboxFull              42901  too many accepted messages wait for Kafka
+    ├── RateLimited                 42902  a limit of the principal or of the address is reached
+    │   └── TooManyLogins           42902  too many failed logins from an address
     ├── BrokerError                 50002  Kafka answered with an error
     ├── RetriableBrokerError        50003  Kafka answered with a transient error
     ├── Unavailable                 503    this server cannot do it now
@@ -61,6 +65,10 @@ def status_of(code: int) -> int:
 def how_to_install(extra: str) -> str:
     """Return how to install an extra. kafka_http is not on a package index, so it is installed from its source."""
     return f"Run pip install '.[{extra}]' in the source directory of kafka_http."
+
+
+class WouldBlock(Exception):
+    """The caller must not wait, so a thread must do it. Not shown to clients."""
 
 
 class KafkaHttpError(Exception):
@@ -95,10 +103,28 @@ class InvalidRequest(KafkaHttpError):
     code = 400
 
 
+class Unauthenticated(KafkaHttpError):
+    """The request has no credentials, or wrong ones. The check point adds `WWW-Authenticate`."""
+
+    code = 40101
+
+
 class NotAuthorized(KafkaHttpError):
     """Kafka's ACLs reject the request."""
 
     code = 40301
+
+
+class Forbidden(KafkaHttpError):
+    """The principal lacks a right."""
+
+    code = 40302
+
+    def __init__(self, principal: str, right: str, resource: str, name: str) -> None:
+        """`resource` is `topic`, `consumer` or `server`. `name` is empty for the server."""
+        where = f"{resource} {name[:255]}" if name else "this server"
+        fields = {"right": right, resource: name} if name else {"right": right}
+        super().__init__(f"{principal} does not have the right {right} on {where}. Nothing was done.", **fields)
 
 
 class CrossSiteRequest(KafkaHttpError):
@@ -238,6 +264,16 @@ class OutboxFull(TooMuchInFlight):
         super().__init__(
             "The outbox is full (outbox_max_bytes): too many messages wait for Kafka. Nothing was accepted. Retry."
         )
+
+
+class RateLimited(KafkaHttpError):
+    """A limit of the principal, or of the client's address, is reached. `headers` has `Retry-After`."""
+
+    code = 42902
+
+
+class TooManyLogins(RateLimited):
+    """Too many failed logins from an address."""
 
 
 class BrokerError(KafkaHttpError):
@@ -412,7 +448,7 @@ class LeaseExpired(Unavailable):
 
 
 class TaskNotFound(KafkaHttpError):
-    """├── NotAcceptable               406    no type in the Accept header is available."""
+    """No such task."""
 
     code = 404
 

@@ -13,6 +13,9 @@ _EXAMPLES = {
     "schema_registry": "url=http://registry:8081",
     "serializers": "msgpack.strict=false",
     "topics": "orders.value=avro",
+    "auth": "keys=keys.toml",
+    "access": "web-1.publish=orders.*",
+    "limits": "web-1.requests=100",
 }
 """An assignment in each section that does not take kafka-python's settings."""
 

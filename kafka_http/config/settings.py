@@ -78,8 +78,8 @@ BaseUrl = Annotated[
     str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$", description="a URL such as https://kafka.example.org/rest")
 ]
 Origins = Annotated[
-    tuple[Annotated[str, Meta(pattern=rf"^https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{PORT})?$")], ...],
-    Meta(description="origins such as https://app.example.org or https://*.example.org, separated by commas"),
+    tuple[Annotated[str, Meta(pattern=rf"^(\*|https?://((\*\.)?[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(:{PORT})?)$")], ...],
+    Meta(description="origins such as https://app.example.org or https://*.example.org, or *, separated by commas"),
 ]
 Placement = Annotated[Literal["process", "inline"], Meta(description="process or inline")]
 WebServer = Annotated[Literal["gunicorn"], Meta(description="gunicorn (granian was removed)")]
@@ -90,6 +90,10 @@ StoreUrl = Annotated[
         description="a URL such as postgresql://user:password@host:5432/name, or empty",
     ),
 ]
+AccessRulesSource = Annotated[Literal["settings", "kafka"], Meta(description="settings or kafka")]
+OptionalFile = Annotated[str, Meta(description="a path, or empty")]
+Text = Annotated[str, Meta(description="a text")]
+TlsVersion = Annotated[Literal["1.2", "1.3"], Meta(description="1.2 or 1.3")]
 Reset = Annotated[Literal["earliest", "latest"], Meta(description="earliest or latest")]
 Section = Annotated[Mapping[str, Any], Meta(description="a table of settings")]
 Sections = Annotated[Mapping[str, Mapping[str, Any]], Meta(description="a table of settings for each name")]
@@ -159,7 +163,23 @@ class Config:
     )
     base_url: Annotated[BaseUrl, "base of the links in responses; empty: from the request and its proxy headers"] = ""
     allowed_hosts: Annotated[Hosts, "host names that clients may use for a server on a loopback address"] = ()
-    cors_origins: Annotated[Origins, "origins of other web pages that may publish and acknowledge"] = ()
+    cors_origins: Annotated[
+        Origins, "origins of other web pages that may call this server: exact, https://*.example.org, or * to read"
+    ] = ()
+    cors_credentials: Annotated[Switch, "let pages of cors_origins send cookies and HTTP authentication"] = False
+    cors_max_age: Annotated[WholeSeconds, "seconds that a browser remembers the answer to a preflight request"] = 600
+    require_auth: Annotated[
+        Switch, "refuse to start without authentication on an address that other hosts can reach"
+    ] = False
+    access_rules: Annotated[
+        AccessRulesSource, "where the rules come from: settings ([access]) or kafka (the ACLs of the cluster)"
+    ] = "settings"
+    tls_cert: Annotated[OptionalFile, "certificate of the server with its chain, PEM; empty: no TLS"] = ""
+    tls_key: Annotated[OptionalFile, "private key of the certificate, PEM; empty: in the same file"] = ""
+    tls_key_password: Annotated[Text, "password of the private key"] = field(default="", repr=False)
+    tls_client_ca: Annotated[OptionalFile, "trusted certificates of clients, PEM; empty: no client certificates"] = ""
+    tls_client_required: Annotated[Switch, "reject clients without a certificate"] = False
+    tls_min_version: Annotated[TlsVersion, "lowest version of TLS: 1.2 or 1.3"] = "1.2"
     daemon: Annotated[
         Placement, "where consumer instances live: process (the node's daemon) or inline (a single worker)"
     ] = "process"
@@ -167,6 +187,7 @@ class Config:
         StoreUrl, "database that the nodes share: postgresql://user@host/name; empty: SQLite in data_dir"
     ] = field(default="", repr=False)
     node_url: Annotated[BaseUrl, "URL of this node for other nodes on the same store; empty: http://<bind>"] = ""
+    node_tls_ca: Annotated[OptionalFile, "trusted certificates of other nodes with an https node_url, PEM"] = ""
     outbox_max_bytes: Annotated[
         Bytes, "maximum bytes of messages that a node has accepted (202) but not published; more are a 429"
     ] = 256 * MIB
@@ -214,6 +235,11 @@ class Config:
         default_factory=dict, repr=False
     )
     topics: Annotated[Sections, "default formats of topics, by a pattern of their names"] = field(default_factory=dict)
+    auth: Annotated[Section, "authentication: basic, keys, jwt, mtls, proxy_header, anonymous"] = field(
+        default_factory=dict
+    )
+    access: Annotated[Sections, "rights, by a pattern of principals or @group"] = field(default_factory=dict)
+    limits: Annotated[Sections, "limits, by a pattern of principals"] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -282,6 +308,7 @@ def deprecation_warnings(config: Config) -> Iterator[str]:
         yield f"The setting server ({source}) has no effect: gunicorn is the only server."
 
 
+_FILES = frozenset(("tls_key", "auth", "auth.keys", "auth.basic", "auth.jwt.public_key"))
 _SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))
 _SECRET_PART = re.compile(r"passw|passphrase|secret|token|credential|apikey|privatekey")
 _PUBLIC_WORDS = frozenset(("file", "path", "url", "uri", "ttl", "provider", "location", "format", "type"))
@@ -291,9 +318,9 @@ _PUBLIC_WORDS = frozenset(("file", "path", "url", "uri", "ttl", "provider", "loc
 def is_secret(name: str) -> bool:
     """Whether the value of the setting with this dotted name must not be shown.
 
-    The names in [topics] are patterns, so they are not secrets.
+    The names in [topics], [access] and [limits] are patterns, and files are named by their paths.
     """
-    if name.startswith("topics."):
+    if name.startswith(("topics.", "access.", "limits.")) or name in _FILES:
         return False
     key = name.rpartition(".")[2]
     words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower())

@@ -11,12 +11,12 @@ from kafka_http.errors import (
     OutboxFull,
     PartitionNotFound,
     TopicNotFound,
+    WouldBlock,
 )
 from kafka_http.publish.batch_submitter import BatchSubmitter, PendingItem
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import BareValues, NewRecord, missing_partitions
 from kafka_http.schemas.formats import Formats
-from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.tasks import NewTask, Tasks, encode_records, new_task_id
 from kafka_http.topics import check_publishable
 

@@ -21,9 +21,9 @@ from kafka_http.errors import (
     TooLarge,
     Unavailable,
     UnsupportedFormat,
+    WouldBlock,
 )
 from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord
-from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.schemas.schemaless_serializers import JsonSerializer
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats

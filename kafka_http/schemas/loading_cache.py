@@ -9,12 +9,10 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from kafka_http.errors import WouldBlock
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-
-
-class WouldBlock(Exception):
-    """The value is not cached, and the caller must not wait for it. Not shown to clients."""
 
 
 class _Entry(Struct, Generic[Value]):

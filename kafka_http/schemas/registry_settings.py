@@ -1,16 +1,15 @@
 """The settings of the schema registry's client: the section `[schema_registry]`."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import msgspec
 from msgspec import Meta, Struct
 
 from kafka_http.config import ConfigError
+from kafka_http.config.sections import read_section, source_of
 from kafka_http.config.settings import MIB, Bytes, Setting, settings_of
-from kafka_http.config.sources import unknown_setting, wrong_setting
+from kafka_http.config.sources import wrong_setting
 
 SECTION = "schema_registry"
 
@@ -45,13 +44,11 @@ class RegistrySettings(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_config(cls, section: Mapping[str, Any], sources: Mapping[str, str]) -> Self:
         """Return the settings of a section. `sources` says where each setting comes from. Raises `ConfigError`."""
-        values = {}
-        for name, value in section.items():
-            full_name = f"{SECTION}.{name}"
-            source = sources.get(full_name, "given in the program")
-            if name not in SETTINGS:
-                raise unknown_setting(full_name, name, source, SETTINGS, f"Available: {', '.join(SETTINGS)}.")
-            values[name] = _checked(SETTINGS[name]._replace(name=full_name), value, source)
+        values = read_section(cls, SECTION, section, sources)
+        for name in filter(lambda name: name.endswith("_file"), values):
+            if values[name] and not Path(values[name]).is_file():
+                source = source_of(f"{SECTION}.{name}", sources)
+                raise wrong_setting(SETTINGS[name]._replace(name=f"{SECTION}.{name}"), source)
         if values.get("basic_auth") and values.get("bearer_token"):
             raise ConfigError(f"{SECTION}.basic_auth and {SECTION}.bearer_token cannot be used together.")
         return cls(**values)
@@ -63,15 +60,3 @@ def registry_setting_help() -> Mapping[str, str]:
 
 
 SETTINGS: Mapping[str, Setting] = {each.name: each for each in settings_of(RegistrySettings)}
-
-
-def _checked(setting: Setting, value: Any, source: str) -> Any:
-    if setting.is_list and isinstance(value, str):
-        value = tuple(filter(None, re.split(r"[,\s]+", value)))
-    try:
-        converted = msgspec.convert(value, setting.hint)
-    except msgspec.ValidationError:
-        raise wrong_setting(setting, source) from None
-    if converted and setting.name.endswith("_file") and not Path(converted).is_file():
-        raise wrong_setting(setting, source)
-    return converted

@@ -19,6 +19,15 @@ def stop_seconds(config: Config) -> int:
     return math.ceil(config.timeout) + _STOP_SECONDS
 
 
+class Client(NamedTuple):
+    """Who is at the other end of a connection."""
+
+    address: str
+    """Empty on a Unix socket."""
+    certificate: Mapping[str, Any] | None = None
+    """The verified certificate, in the form of `ssl.SSLSocket.getpeercert()`."""
+
+
 class FastPathResponse(NamedTuple):
     """The response to a request on the fast path. The server adds Content-Length and the headers of every response."""
 
@@ -28,6 +37,8 @@ class FastPathResponse(NamedTuple):
     content_type: str
     request_id: str
     body: bytes
+    principal: str
+    """For the access log; empty if authentication is off."""
 
 
 class PendingResponse(Protocol):
@@ -53,6 +64,13 @@ class PreparedRequest(Protocol):
     """Whether other requests with the same head may use this object. False if it holds what belongs to one request,
     such as its id or its idempotency key."""
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the application would still prepare this head for the same client. Asked if `decides_by_client`."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether the limits of the client allow a body of this size now. Counts nothing."""
+
     def start(self, body: bytes) -> PendingResponse | None:
         """Start a publish without blocking. Return None, with nothing done, if a view must respond. Raises nothing."""
 
@@ -60,7 +78,14 @@ class PreparedRequest(Protocol):
 class FastPathHandler(Protocol):
     """The requests that the application can answer without a thread."""
 
-    def prepare(self, method: str, target: str, headers: Mapping[str, str]) -> PreparedRequest | None:
+    @property
+    def decides_by_client(self) -> bool:
+        """Whether a prepared request depends on its client and on credentials.
+
+        It is then remembered for one client, under a digest of its head.
+        """
+
+    def prepare(self, method: str, target: str, headers: Mapping[str, str], client: Client) -> PreparedRequest | None:
         """Check a head without blocking. Return None if the request needs a view. Raises nothing.
 
         Header names are in lower case, each once. Content-Length is not among them, because the server uses a reusable
@@ -70,6 +95,13 @@ class FastPathHandler(Protocol):
 
 Runner = Literal["loop", "reserved", "pool"]
 """Where a request runs: in the main loop (it must not block), in the reserved thread, or in the thread pool."""
+
+
+class Decision(NamedTuple):
+    """What the application decided about a request before its body: `value` goes into the environ as `ADMISSION`."""
+
+    is_refused: bool
+    value: Any
 
 
 class RequestPolicy(Protocol):
@@ -96,6 +128,12 @@ class RequestPolicy(Protocol):
     def runner(self, path: str) -> Runner:
         """Return where a request for this path runs."""
 
+    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
+        """Decide about a request before its body is received. Must not block. Raises nothing.
+
+        `size` is that of the body, 0 if it is not known. Header names are in lower case. None: a thread must decide.
+        """
+
 
 class DefaultRequestPolicy:
     """The `RequestPolicy` for an application that has none."""
@@ -113,6 +151,9 @@ class DefaultRequestPolicy:
 
     def runner(self, path: str) -> Runner:
         return "pool"
+
+    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
+        return Decision(is_refused=False, value=None)
 
 
 class ServerHooks(Protocol):
@@ -137,6 +178,9 @@ class ServerHooks(Protocol):
 
     def release_memory(self) -> None:
         """Release memory that nothing will use any more: the process is idle. Any thread may call. Must not block."""
+
+    def reload(self) -> None:
+        """Read again what can change without a restart. Any thread may call. Raises `ConfigError`: nothing changed."""
 
     def check_brokers(self) -> None:
         """Log whether Kafka answers. `kafka-http serve` calls it in its first worker. Must not block."""
@@ -168,6 +212,9 @@ class DefaultHooks:
         pass
 
     def release_memory(self) -> None:
+        pass
+
+    def reload(self) -> None:
         pass
 
     def check_brokers(self) -> None:

@@ -7,7 +7,7 @@ from contextvars import Context
 
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.server.app_interface import PendingResponse
+from kafka_http.server.app_interface import Client, PendingResponse
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.request_reader import RequestReader
 
@@ -77,13 +77,14 @@ class ClientConnection:
     """
 
     __slots__ = (
-        "body_bytes_checked", "closes_after_response", "conn", "context", "counted_bytes", "has_eof", "is_closed",
-        "is_watched", "logged_request", "pending_response", "reader", "received", "response_steps", "send_buffer",
-        "started",
+        "body_bytes_checked", "client", "closes_after_response", "conn", "context", "counted_bytes", "has_eof",
+        "is_closed", "is_watched", "logged_request", "pending_response", "reader", "received", "response_steps",
+        "send_buffer", "started",
     )  # fmt: skip
 
     def __init__(self, conn: TConn) -> None:
         self.conn = conn
+        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "")
         self.send_buffer = SendBuffer(conn.sock)
         self.received = b""
         """Received data that no reader has taken."""

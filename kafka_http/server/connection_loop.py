@@ -229,7 +229,7 @@ class ConnectionLoop:
 
         Return False, with nothing done, if a view must respond or the head is incomplete.
         """
-        found = fast_path.find_head(data, end) if end > 3 else None
+        found = fast_path.find_head(data, end, connection.client) if end > 3 else None
         if found is None:
             return False
         head, size = found
@@ -247,7 +247,7 @@ class ConnectionLoop:
         return False
 
     def _new_reader(self, connection: ClientConnection, find_head: FindHead | None) -> RequestReader:
-        return RequestReader(self._parsed_heads, connection.conn.client, find_head)
+        return RequestReader(self._parsed_heads, connection.conn.client, connection.client, find_head)
 
     def start_prepared(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Start a request that arrived in pieces on the fast path, or do nothing and return False."""

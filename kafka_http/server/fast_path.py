@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from kafka_http.logs import request_id
-from kafka_http.server.app_interface import FastPathHandler, PendingResponse, PreparedRequest
+from kafka_http.server.app_interface import Client, FastPathHandler, PendingResponse, PreparedRequest
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.gunicorn_responses import AccessLog, render
@@ -41,7 +41,7 @@ class FastPath:
         """`call_soon` is that of the loop. `send_response` sends a whole response to a client."""
         self.pending = ConnectionTimeouts()
         """Connections whose publish Kafka has not answered."""
-        self.find_head = PreparedHeads(self._prepare).find
+        self.find_head = PreparedHeads(handler, self._prepare).find
         self._worker = worker
         self._handler = handler
         self._call_soon = call_soon
@@ -68,10 +68,10 @@ class FastPath:
         for connection in self.pending.pop_expired(now):
             self._respond(connection)
 
-    def _prepare(self, head: FastPathHead) -> PreparedRequest | None:
+    def _prepare(self, head: FastPathHead, client: Client) -> PreparedRequest | None:
         if self._access_log.is_on and not _FORWARDED.isdisjoint(head.headers):
             return None  # only the application finds out the client's address
-        return self._handler.prepare(head.method, head.target, head.headers)
+        return self._handler.prepare(head.method, head.target, head.headers, client)
 
     def _on_done(self, connection: ClientConnection, pending: PendingResponse) -> None:
         if connection.pending_response is pending:  # otherwise its timeout was over before Kafka answered

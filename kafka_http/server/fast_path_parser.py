@@ -18,7 +18,7 @@ _HEAD = re.compile(
     rb"(?P<fields>(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+)\r\n"
 )
 _UNSUPPORTED = frozenset(
-    ("content-length", "transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer", "authorization")
+    ("content-length", "transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer")
 )
 _SCHEME_HEADERS = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
 """gunicorn rejects a request in which two of these contradict each other."""

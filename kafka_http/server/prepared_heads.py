@@ -4,16 +4,20 @@ A client sends the same head with each of its publishes, apart from its Content-
 saves most of the work for a small request.
 """
 
+import os
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import NamedTuple
 
-from kafka_http.server.app_interface import PreparedRequest
+from kafka_http.server.app_interface import Client, FastPathHandler, PreparedRequest
 from kafka_http.server.fast_path_parser import FastPathHead, parse_head, without_length
 
 MAX_REMEMBERED = 256
 """Heads of one generation; there are two."""
 _MAX_REMEMBERED_BYTES = 1024
 """Size of a head that is remembered."""
+CREDENTIAL_HEADERS = frozenset(("authorization", "proxy-authorization", "x-api-key", "cookie"))
+"""Headers that are not remembered."""
 
 
 class PreparedHead(NamedTuple):
@@ -23,7 +27,7 @@ class PreparedHead(NamedTuple):
     prepared: PreparedRequest
 
 
-FindHead = Callable[[bytes, int], tuple[PreparedHead, int] | None]
+FindHead = Callable[[bytes, int, Client], tuple[PreparedHead, int] | None]
 """`PreparedHeads.find`."""
 
 
@@ -33,35 +37,66 @@ class PreparedHeads:
     It remembers two generations: the heads that were added or used since the last change of generation, and those
     before. When the recent generation has `MAX_REMEMBERED` heads, it becomes the previous one, whose other heads are
     forgotten. So heads in frequent use stay, however many heads occur only once.
+
+    If the application decides by client, a head is remembered for one client, under a keyed digest: the memory then has
+    no credentials. A decision that no longer holds is made again.
     """
 
-    def __init__(self, prepare: Callable[[FastPathHead], PreparedRequest | None]) -> None:
+    def __init__(
+        self, handler: FastPathHandler, prepare: Callable[[FastPathHead, Client], PreparedRequest | None]
+    ) -> None:
+        self._handler = handler
         self._prepare = prepare
+        self._digest = blake2b(key=os.urandom(32), digest_size=16)
         self._recent: dict[bytes, PreparedHead] = {}
         self._previous: dict[bytes, PreparedHead] = {}
 
     def __len__(self) -> int:
         return len(self._recent) + len(self._previous)
 
-    def find(self, data: bytes, end: int) -> tuple[PreparedHead, int] | None:
+    def find(self, data: bytes, end: int, client: Client) -> tuple[PreparedHead, int] | None:
         """Return the head `data[:end]` and the size of its body, or None if the request needs a view."""
         split = without_length(data, end)
         if split is None:
             return None
-        key, size = split
-        head = self._recent.get(key)
+        text, size = split
+        if self._handler.decides_by_client:
+            return self._find_for_client(text, size, client)
+        head = self._recent.get(text)
         if head is None:
-            head = self._previous.pop(key, None) or self._parse(key)
+            head = self._previous.pop(text, None) or self._parse(text, client)
             if head is None:
                 return None
-            if head.prepared.is_reusable and len(key) <= _MAX_REMEMBERED_BYTES:
+            if head.prepared.is_reusable and len(text) <= _MAX_REMEMBERED_BYTES:
+                self._remember(text, head)
+        return head, size
+
+    def _find_for_client(self, text: bytes, size: int, client: Client) -> tuple[PreparedHead, int] | None:
+        digest = self._digest.copy()
+        digest.update(text)
+        digest.update(repr(client).encode() if client.certificate else client.address.encode())
+        key = digest.digest()
+        head = self._recent.get(key)
+        if head is None or not head.prepared.is_current:
+            head = self._previous.pop(key, None)
+            if head is None or not head.prepared.is_current:
+                head = self._parse(text, client)
+            if head is None:
+                self._recent.pop(key, None)
+                return None
+            if head.prepared.is_reusable:
                 self._remember(key, head)
         return head, size
 
-    def _parse(self, key: bytes) -> PreparedHead | None:
-        parsed = parse_head(key)
-        prepared = None if parsed is None else self._prepare(parsed)
-        return None if parsed is None or prepared is None else PreparedHead(parsed, prepared)
+    def _parse(self, text: bytes, client: Client) -> PreparedHead | None:
+        parsed = parse_head(text)
+        prepared = None if parsed is None else self._prepare(parsed, client)
+        if parsed is None or prepared is None:
+            return None
+        if not CREDENTIAL_HEADERS.isdisjoint(parsed.headers):
+            kept = {name: value for name, value in parsed.headers.items() if name not in CREDENTIAL_HEADERS}
+            parsed = parsed._replace(headers=kept)
+        return PreparedHead(parsed, prepared)
 
     def _remember(self, key: bytes, head: PreparedHead) -> None:
         if len(self._recent) >= MAX_REMEMBERED:

@@ -15,7 +15,8 @@ from gunicorn.http.message import MAX_HEADERS, Request
 from gunicorn.http.unreader import IterUnreader
 
 from kafka_http.chunked import ChunkedDecoder
-from kafka_http.server.prepared_heads import FindHead, PreparedHead
+from kafka_http.server.app_interface import Client
+from kafka_http.server.prepared_heads import CREDENTIAL_HEADERS, FindHead, PreparedHead
 
 _MAX_HEAD = 1 << 20
 """Maximum size of a head, even if gunicorn's settings allow more."""
@@ -49,7 +50,7 @@ class ParsedHeads:
         request = self._requests.get(key)
         if request is None:
             request = self._parse(head, client)
-            if len(head) <= _MAX_REMEMBERED_BYTES and not isinstance(request.body.reader, ChunkedReader):
+            if len(head) <= _MAX_REMEMBERED_BYTES and _may_remember(request):
                 self._remember(key, request)
         copy = object.__new__(Request)
         copy.__dict__ |= request.__dict__
@@ -76,8 +77,11 @@ class RequestReader:
     the loop starts the request.
     """
 
-    def __init__(self, heads: ParsedHeads, client: Any, find_head: FindHead | None) -> None:
-        """Create a reader. `find_head` finds heads for the fast path; None: the request needs a view."""
+    def __init__(self, heads: ParsedHeads, address: Any, client: Client, find_head: FindHead | None) -> None:
+        """Create a reader. `address` is gunicorn's form of the client's address.
+
+        `find_head` finds heads for the fast path; None: the request needs a view.
+        """
         self.prepared: PreparedHead | None = None
         """The head, if the complete request may be started on the fast path."""
         self.request: Any = None
@@ -86,6 +90,8 @@ class RequestReader:
         """The error in the head."""
         self.body_error: Exception | None = None
         """The application's error for this body. The application raises it when it reads the body."""
+        self.decision: Any = None
+        """The application's decision about this request before its body, for the environ."""
         self.is_too_large = False
         """Whether the body is over the limit, even if most of it has not arrived."""
         self.head = b""
@@ -97,6 +103,7 @@ class RequestReader:
         """The Content-Length; 0 without one."""
         self._heads = heads
         self._find_head = find_head
+        self._address = address
         self._client = client
         self._received = bytearray()
         self._body_parts: list[bytes] = []
@@ -153,6 +160,7 @@ class RequestReader:
         """Begin with a head for the fast path, which was found already, and the data after it."""
         self.head = head
         self.prepared, self.content_length = found
+        self._after_head = data
         self._feed_body(data)
 
     def whole_body(self) -> bytes:
@@ -182,7 +190,7 @@ class RequestReader:
     def _end_head(self, end: int) -> None:
         head, rest = bytes(self._received[:end]), bytes(self._received[end:])
         self._received = bytearray()
-        found = None if self._find_head is None else self._find_head(head, end)
+        found = None if self._find_head is None else self._find_head(head, end, self._client)
         if found is not None:
             self.start_body(head, found, rest)
             return
@@ -195,7 +203,7 @@ class RequestReader:
     def parse_head(self) -> None:
         """Parse the head with gunicorn's parser. Sets `request` or `error`."""
         try:
-            request = self._heads.parse(self.head, self._client)
+            request = self._heads.parse(self.head, self._address)
         except NoMoreData:
             self.error = LimitRequestHeaders("max buffer headers")
             return
@@ -221,6 +229,13 @@ class RequestReader:
         if part:
             self.body_size += len(part)
             self._body_parts.append(part)
+
+
+def _may_remember(request: Any) -> bool:
+    """Whether the request has no body reader with a state, and no credentials."""
+    if isinstance(request.body.reader, ChunkedReader):
+        return False
+    return CREDENTIAL_HEADERS.isdisjoint(name.lower() for name, _ in request.headers)
 
 
 def _check_transfer_codings(request: Any) -> None:

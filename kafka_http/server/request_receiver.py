@@ -107,6 +107,8 @@ class RequestReceiver:
                 self._dispatch(connection, reader)
             return
         if is_first:
+            if not self._is_admitted(connection, reader):
+                return
             self.heads.discard(connection)
             connection.body_bytes_checked = -1
             self.bodies.add(connection, RATE_SECONDS)
@@ -114,6 +116,26 @@ class RequestReceiver:
                 self._send_continue(connection)
         if reader.size > SMALL_BYTES:
             self._limit_memory()
+
+    def _is_admitted(self, connection: ClientConnection, reader: RequestReader) -> bool:
+        """Ask the application before the body arrives. If not at once admitted, the request runs without its body."""
+        if reader.prepared is not None:
+            if reader.prepared.prepared.has_room(reader.content_length):
+                return True
+            reader.prepared = None
+            reader.parse_head()
+            if reader.error is not None:
+                self._reject(connection, reader, reader.error)
+                return False
+        request = reader.request
+        headers = {name.lower(): value for name, value in request.headers}
+        decision = self._policy.admit(request.method, request.uri, headers, connection.client, reader.content_length)
+        if decision is not None:
+            reader.decision = decision.value
+            if not decision.is_refused:
+                return True
+        self._loop.dispatch(connection, reader, is_streamed=decision is None)  # a thread decides, then reads the body
+        return False
 
     def _dispatch(self, connection: ClientConnection, reader: RequestReader) -> None:
         if reader.request is None:  # the fast path did not take it

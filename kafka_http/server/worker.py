@@ -27,7 +27,15 @@ from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from kafka_http.environ import BODY_ERROR, DETACH_STREAM, HEADER_PAIRS, RECEIVED_BYTES, REQUEST_STARTED
+from kafka_http.environ import (
+    ADMISSION,
+    BODY_ERROR,
+    CLIENT_CERTIFICATE,
+    DETACH_STREAM,
+    HEADER_PAIRS,
+    RECEIVED_BYTES,
+    REQUEST_STARTED,
+)
 from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, hooks_of
 from kafka_http.server.client_connection import ClientConnection
@@ -340,6 +348,10 @@ class Worker(ThreadWorker):
         response, environ = create(request, connection.send_buffer, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
         environ[REQUEST_STARTED] = connection.started
+        if connection.client.certificate is not None:
+            environ[CLIENT_CERTIFICATE] = connection.client.certificate
+        if reader.decision is not None:
+            environ[ADMISSION] = reader.decision
         if request is reader.request:
             del environ["gunicorn.socket"]  # only the main loop uses it
             environ[RECEIVED_BYTES] = reader.body_size

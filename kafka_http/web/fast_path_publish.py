@@ -15,10 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
-from kafka_http.errors import KafkaHttpError
+from kafka_http.errors import KafkaHttpError, WouldBlock
 from kafka_http.logs import request_id
 from kafka_http.schemas.formats import Formats
-from kafka_http.schemas.loading_cache import WouldBlock
+from kafka_http.security.access import Access
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.principal import ConnectedClient, Credentials
+from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.idempotent_publish import IdempotentPublish, KeyedPublish
 from kafka_http.web.messages.message_publish import MessagesPublish
@@ -32,8 +36,10 @@ log = logging.getLogger(__name__)
 _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
-_OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER))
-"""Headers that differ from request to request. A head with one of them is not remembered."""
+_CREDENTIALS = frozenset(("authorization", "proxy-authorization", "x-api-key", "cookie"))
+"""Headers that a remembered head does not have."""
+_OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER)) | _CREDENTIALS
+"""Headers of a head that is not remembered: they differ from request to request, or are secret."""
 _MIN_TIMEOUT_WITH_KEY = 1.0
 """Seconds. A publish with a key and a shorter timeout goes to a thread: here the timeout includes claiming the key."""
 _NO_QUERY: MultiDict[str, str] = MultiDict()
@@ -47,6 +53,7 @@ class IdentifiedResponse(NamedTuple):
     content_type: str
     request_id: str
     body: bytes
+    principal: str
 
 
 class FastPathPublishes:
@@ -60,16 +67,27 @@ class FastPathPublishes:
         config: Config,
         *,
         guard: BrowserGuard,
+        check_point: CheckPoint,
+        trusted: TrustedNetworks,
     ) -> None:
         self._publish_view = publish_view
         self._idempotent_publish = idempotent_publish
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._guard = guard
+        self._check_point = check_point
+        self._trusted = trusted
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
 
-    def prepare(self, method: str, target: str, headers: Mapping[str, str]) -> "PreparedPublish | None":
+    @property
+    def decides_by_client(self) -> bool:
+        """Whether authentication or limits are on."""
+        return self._check_point.has_decisions
+
+    def prepare(
+        self, method: str, target: str, headers: Mapping[str, str], client: ConnectedClient
+    ) -> "PreparedPublish | None":
         """Return what starts publishes with this head, or None if a view must respond. Does not block.
 
         Header names are in lower case, each once.
@@ -77,7 +95,10 @@ class FastPathPublishes:
         path, _, query = target.partition("?")
         try:
             args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
-            head = RequestHead(method, args, headers, self._root)
+            grant = self._grant(path, headers, client) if self._check_point.has_decisions else None
+            if grant is not None:
+                headers = {name: value for name, value in headers.items() if name not in _CREDENTIALS}
+            head = RequestHead(method, args, headers, self._root, owner=grant.access.owner if grant else "")
             dialect = self._parse(path, head)
         except Exception:  # the view will raise it again and respond
             return None
@@ -90,7 +111,16 @@ class FastPathPublishes:
             if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
                 return None
             start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
-        return PreparedPublish(start, dialect, headers, self._max_body_bytes)
+        return PreparedPublish(start, dialect, headers, self._max_body_bytes, grant)
+
+    def _grant(self, path: str, headers: Mapping[str, str], client: ConnectedClient) -> "Grant":
+        """Return the check point's decision. Raises the refusal, `WouldBlock`."""
+        address = self._trusted.client_address(client.address, headers)
+        credentials = Credentials(headers, client.address, address, None, client.certificate)
+        access = self._check_point.authenticate(credentials, blocking=False)
+        if (route := _ROUTE.fullmatch(path)) is not None:
+            access.require("publish", route["topic"] or route["v2"])
+        return Grant(self._check_point, access)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -105,19 +135,57 @@ class FastPathPublishes:
         return V2Produce(head, route["v2"], number, self._formats, self._timeout)
 
 
+class Grant:
+    """The check point's decision about a head, for requests of one client. The main loop uses it."""
+
+    __slots__ = ("_check_point", "access")
+
+    def __init__(self, check_point: CheckPoint, access: Access) -> None:
+        self._check_point = check_point
+        self.access = access
+
+    @property
+    def is_current(self) -> bool:
+        return self._check_point.is_current(self.access)
+
+    def has_room(self, size: int) -> bool:
+        """Whether the limits allow a body of this size now. Counts nothing."""
+        return self._check_point.limits.has_room(self.access.principal, self.access.address, size)
+
+    def take(self, size: int) -> Mapping[str, str]:
+        """Count a request, and return the headers of its response. Raises `RateLimited`."""
+        return self._check_point.limits.take(self.access.principal, self.access.address, size)
+
+
 class PreparedPublish:
     """The head of a publish, for any number of bodies. The main loop calls it."""
 
     def __init__(
-        self, start: "StartPublish", dialect: PublishDialect, headers: Mapping[str, str], max_body_bytes: int
+        self,
+        start: "StartPublish",
+        dialect: PublishDialect,
+        headers: Mapping[str, str],
+        max_body_bytes: int,
+        grant: Grant | None,
     ) -> None:
-        """`start` starts a publish with a body, like `PublishView.start`."""
+        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided."""
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
-        """Whether the head has nothing that only one request has."""
+        """Whether the head has nothing that only one request has, and no credentials."""
+        self._grant = grant
+        self._principal = grant.access.principal.name if grant else ""
         self._start = start
         self._dialect = dialect
         self._request_id = valid_request_id(headers.get("x-request-id"))
         self._max_body_bytes = max_body_bytes
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the client may still publish with this head."""
+        return self._grant is None or self._grant.is_current
+
+    def has_room(self, size: int) -> bool:
+        """Whether the limits of the client allow a body of this size now. Counts nothing."""
+        return self._grant is None or self._grant.has_room(size)
 
     def start(self, body: bytes) -> "FastPathPublish | None":
         """Start a publish, which the loop's `end_round` sends. Does not block.
@@ -129,7 +197,10 @@ class PreparedPublish:
         sent_id = self._request_id or new_request_id()
         pending: _Pending
         token = request_id.set(sent_id)  # for log lines
+        headers = NO_HEADERS
         try:
+            if self._grant is not None:
+                headers = self._grant.take(len(body))
             pending = self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
@@ -137,21 +208,26 @@ class PreparedPublish:
             pending = _FailedStart(error)
         finally:
             request_id.reset(token)
-        return FastPathPublish(self._dialect, pending, sent_id)
+        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
 
 
 class FastPathPublish:
     """A publish that was handed to Kafka. `finish` must be called once."""
 
-    __slots__ = ("_dialect", "_pending", "_request_id", "add_done_callback", "timeout")
+    __slots__ = ("_dialect", "_headers", "_pending", "_principal", "_request_id", "add_done_callback", "timeout")
 
-    def __init__(self, dialect: PublishDialect, pending: "_Pending", sent_id: str) -> None:
+    def __init__(
+        self, dialect: PublishDialect, pending: "_Pending", sent_id: str, headers: Mapping[str, str], principal: str
+    ) -> None:
+        """`headers` are those that the response has in addition to the dialect's."""
         self.timeout = dialect.timeout
         """Seconds after which the response must be sent at the latest."""
         self.add_done_callback = pending.add_done_callback
         self._dialect = dialect
         self._pending = pending
         self._request_id = sent_id
+        self._headers = headers
+        self._principal = principal
 
     def finish(self) -> IdentifiedResponse:
         """Return the response with the results that are known now. Does not block. Raises nothing."""
@@ -161,8 +237,9 @@ class FastPathPublish:
             response = self._error_response(error)
         finally:
             self._pending.release()
+        headers = {**response.headers, **self._headers} if self._headers else response.headers
         return IdentifiedResponse(
-            response.status, response.headers, response.content_type, self._request_id, response.body
+            response.status, headers, response.content_type, self._request_id, response.body, self._principal
         )
 
     def _error_response(self, error: Exception) -> RenderedResponse:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from flask import Request
 
-from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooMuchInFlight
+from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown, TooMuchInFlight, WouldBlock
 from kafka_http.event_loop import EventLoop
 from kafka_http.logs import request_id
 from kafka_http.pending import Pending
@@ -24,7 +24,6 @@ from kafka_http.publish.idempotency_keys import (
     keys_unavailable,
 )
 from kafka_http.records import RecordMetadata, RecordResult, StoredResponse
-from kafka_http.schemas.loading_cache import WouldBlock
 from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
 from kafka_http.web.responses import RenderedResponse, internal_error

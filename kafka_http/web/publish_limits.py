@@ -11,8 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from kafka_http.errors import InvalidRequest, PublishTimeout, TooLarge
-from kafka_http.schemas.loading_cache import WouldBlock
+from kafka_http.errors import InvalidRequest, PublishTimeout, TooLarge, WouldBlock
 from kafka_http.web.negotiation import NDJSON
 
 RECORD_BYTES = 800

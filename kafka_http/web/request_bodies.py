@@ -4,20 +4,26 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from flask import Request, Response
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.config import Config
-from kafka_http.environ import BODY_ERROR, RECEIVED_BYTES
+from kafka_http.environ import BODY_ERROR, CLIENT_CERTIFICATE, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
+from kafka_http.security.check_point import Admission
+from kafka_http.security.principal import ConnectedClient
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
 from kafka_http.web.request_head import RequestHead
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 DRAIN_BYTES = 16 << 20
 DRAIN_SECONDS = 1.0
@@ -102,12 +108,19 @@ class _BodyReservation:
 class ReceivePolicy:
     """Tells the server how to receive a request before the application gets it. Any thread may call."""
 
-    def __init__(self, config: Config, bodies: RequestBodies) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bodies: RequestBodies,
+        admit: Callable[["WSGIEnvironment"], Admission | KafkaHttpError | None],
+    ) -> None:
+        """`admit` is `AccessCheck.admit_early`."""
         self.max_body_bytes = config.max_body_bytes
         self.max_in_flight = config.max_in_flight
         self.min_body_rate = config.min_body_rate
         self.max_answers_in_flight = config.max_answers_in_flight
         self.reserve = bodies.reserve
+        self._admit = admit
 
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
         """Whether a view publishes the body while it arrives."""
@@ -117,6 +130,35 @@ class ReceivePolicy:
     def runner(self, path: str) -> Literal["loop", "reserved", "pool"]:
         """Return where a request runs. Health checks must not wait for a thread of the pool."""
         return "loop" if path == HEALTH else "reserved" if path == READY else "pool"
+
+    def admit(
+        self, method: str, target: str, headers: Mapping[str, str], client: ConnectedClient, size: int
+    ) -> "BodyDecision | None":
+        """Decide about a request before its body is received. None: a thread must decide. Does not block."""
+        path, _, query = target.partition("?")
+        environ = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+            "RAW_URI": target,
+            "QUERY_STRING": query,
+            "REMOTE_ADDR": client.address,
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "wsgi.url_scheme": "http",
+            "CONTENT_LENGTH": str(size),
+            CLIENT_CERTIFICATE: client.certificate,
+            **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
+        }
+        admission = self._admit(environ)
+        return None if admission is None else BodyDecision(isinstance(admission, KafkaHttpError), admission)
+
+
+class BodyDecision(NamedTuple):
+    """The server's `Decision`."""
+
+    is_refused: bool
+    value: Admission | KafkaHttpError
 
 
 def check_body_length(request: Request) -> None:

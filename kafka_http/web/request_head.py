@@ -9,6 +9,7 @@ from flask import Request
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.environ import HEADER_PAIRS
+from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import server_root
 from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
 
@@ -26,7 +27,8 @@ class RequestHead(NamedTuple):
     """A request without its body. Header names are in lower case.
 
     `root_path` is the path before this server's own paths, for links. `repeated` has each occurrence of the `kafka-*`
-    headers that were sent more than once, if the server passes them on.
+    headers that were sent more than once, if the server passes them on. `owner` is that of `Access`: tasks and
+    idempotency keys belong to it.
     """
 
     method: str
@@ -34,11 +36,13 @@ class RequestHead(NamedTuple):
     headers: Mapping[str, str]
     root_path: str = ""
     repeated: Sequence[tuple[str, str]] = ()
+    owner: str = ""
 
     @classmethod
     def from_request(cls, request: Request, base_url: str = "") -> Self:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return cls(request.method, request.args, headers, root_path(request, base_url), _repeated_headers(request))
+        root, owner = root_path(request, base_url), request_access().owner
+        return cls(request.method, request.args, headers, root, _repeated_headers(request), owner)
 
     @property
     def all_headers(self) -> Collection[tuple[str, str]]:

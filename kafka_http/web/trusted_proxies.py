@@ -1,13 +1,13 @@
 """Forwarded headers, in which a trusted proxy in front of this server passes on the address that a client used."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from kafka_http.config.settings import PORT
+from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.authority import parse_authority
 from kafka_http.web.url_paths import ABSOLUTE
 
@@ -35,15 +35,15 @@ class TrustedProxies:
     The host of an absolute request target replaces the Host header (RFC 9112, section 3.2.2).
     """
 
-    def __init__(self, app: "WSGIApplication", networks: Sequence[str]) -> None:
+    def __init__(self, app: "WSGIApplication", trusted: TrustedNetworks) -> None:
         self._app = app
         self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1, x_prefix=1)
-        self._networks = [ip_network(network) for network in networks]
+        self._trusted = trusted
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if "HTTP_HOST" in environ and (absolute := ABSOLUTE.match(environ.get("RAW_URI", ""))):
             environ["HTTP_HOST"] = absolute[1]
-        if _FORWARDED_HEADERS.isdisjoint(environ) or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
+        if _FORWARDED_HEADERS.isdisjoint(environ) or environ.get("REMOTE_ADDR", "") not in self._trusted:
             return self._app(environ, start_response)
         forwarded = _parse_forwarded(environ.get("HTTP_FORWARDED", ""))
         if _checked_host(forwarded.get("host", "")):
@@ -54,15 +54,6 @@ class TrustedProxies:
             if value := check(forwarded.get(name, "")) or check(last):
                 environ[key] = value
         return self._fixed(environ, start_response)
-
-    def _is_trusted(self, address: str) -> bool:
-        if not address:  # a Unix socket: its file permissions decide who may connect
-            return True
-        try:
-            peer = ip_address(address)
-        except ValueError:
-            return False
-        return any(peer in network for network in self._networks)
 
 
 def _parse_forwarded(header: str) -> Mapping[str, str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
+from kafka_http.environ import CLIENT_CERTIFICATE
+from kafka_http.server.app_interface import Client
 from kafka_http.web.fast_path_publish import PreparedPublish
 from kafka_http.web.responses import STATUS_LINES
 
@@ -36,7 +38,8 @@ class FastPathMiddleware:
         environ["wsgi.input"] = BytesIO(body)
         if len(body) != int(environ["CONTENT_LENGTH"]):
             return self._views(environ, start_response)
-        prepared = self._prepare(environ["REQUEST_METHOD"], environ["REQUEST_URI"], headers)
+        client = Client(environ.get("REMOTE_ADDR", ""), environ.get(CLIENT_CERTIFICATE))
+        prepared = self._prepare(environ["REQUEST_METHOD"], environ["REQUEST_URI"], headers, client)
         pending = None if prepared is None else prepared.start(body)
         if pending is None:
             return self._views(environ, start_response)
@@ -45,17 +48,17 @@ class FastPathMiddleware:
         pending.add_done_callback(done.set)
         self._hooks.end_round()
         done.wait(TIMEOUT)
-        status, headers, content_type, request_id, response_body = pending.finish()
+        status, headers, content_type, request_id, response_body = pending.finish()[:5]
         sent = [*headers.items(), ("Content-Type", content_type), ("Content-Length", str(len(response_body)))]
         start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
         return [response_body]
 
-    def _prepare(self, method: str, target: str, headers: dict[str, str]) -> PreparedPublish | None:
+    def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedPublish | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
-        key = (method, target, *headers.items())
-        if key in self._prepared:
+        key = (method, target, *headers.items(), client.address)
+        if key in self._prepared and self._prepared[key].is_current:
             return self._prepared[key]
-        prepared = self._hooks.fast_path.prepare(method, target, headers)
+        prepared = self._hooks.fast_path.prepare(method, target, headers, client)
         if prepared is not None and prepared.is_reusable:
             self._prepared[key] = prepared
         return prepared

@@ -1,0 +1,157 @@
+"""The check point: every request becomes the access of a principal, or a refusal, before its body is read.
+
+The fast path and the views ask it once per request. Its state is replaced as a whole at a reload.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from kafka_http.errors import Unauthenticated
+from kafka_http.security.access import UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.principal import ANONYMOUS_NAME, Authenticator, Credentials, Principal, Scheme
+from kafka_http.security.rate_limits import RateLimits
+
+API_KEY_PREFIX = "kh_"
+
+
+class SecurityState(NamedTuple):
+    """What the settings and their files say. `authenticators` are in the order in which they are tried."""
+
+    authenticators: Sequence[Authenticator]
+    rules: Rules
+    anonymous: frozenset[Right]
+    limits: RateLimits
+
+
+class CheckPoint:
+    """Decides about all requests of a process. Any thread may call. `create_app` creates it, before the fork."""
+
+    def __init__(self, load: Callable[[], SecurityState]) -> None:
+        """`load` reads the settings and their files. Raises what `load` raises, such as `ConfigError`."""
+        self._load = load
+        self._replace_state(load())
+        self.generation = 0
+        """Changes whenever an earlier decision may be wrong: at a reload, and when the cluster's ACLs change."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether requests need credentials."""
+        return bool(self._state.authenticators)
+
+    def _replace_state(self, state: SecurityState) -> None:
+        self._state = state
+        self.limits = state.limits
+        self.has_decisions = bool(state.authenticators) or state.limits.is_on
+        """Whether requests must be admitted at all: authentication or a limit is on."""
+
+    def reload(self) -> None:
+        """Read the settings and their files again. If this raises, the earlier state remains."""
+        self._replace_state(self._load())
+        self.expire_decisions()
+
+    def expire_decisions(self) -> None:
+        """Let all earlier decisions be made again."""
+        self.generation += 1
+
+    def authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
+        """Return what the sender of a request may do.
+
+        Raises `Unauthenticated`, `TooManyLogins`, `Unavailable`; `WouldBlock` if `blocking` is false and a thread must
+        do it.
+        """
+        generation, state = self.generation, self._state
+        if not state.authenticators:
+            return UNRESTRICTED
+        try:
+            principal = self._principal(state, credentials, blocking=blocking)
+        except Unauthenticated as error:
+            error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
+            raise
+        return _access(state, principal, credentials.address, generation)
+
+    def admit(
+        self, credentials: Credentials, needs: Callable[[Access], None], size: int, *, blocking: bool
+    ) -> "Admission":
+        """Decide about a request with a body of `size` bytes, or of an unknown size (0).
+
+        `needs` checks the rights that the request needs. Raises like `authenticate`, what `needs` raises, and
+        `RateLimited`.
+        """
+        access = self.authenticate(credentials, blocking=blocking)
+        try:
+            needs(access)
+        except Unauthenticated as error:
+            error.headers = {"WWW-Authenticate": challenges(self._state.authenticators)}
+            raise
+        return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+
+    def is_current(self, access: Access) -> bool:
+        """Whether a decision still holds without another check. Cheap."""
+        return access.generation == self.generation and access.principal.expires > time.time()
+
+    def renew(self, access: Access) -> Access | None:
+        """Return what the principal of an earlier request may do now, or None if its credentials no longer count.
+
+        For streams, which have no credentials any more. Raises `Unavailable`.
+        """
+        generation, state = self.generation, self._state
+        if access.is_unrestricted:
+            return None if state.authenticators else access
+        principal = access.principal
+        if principal.scheme == "anonymous":
+            return _access(state, principal, access.address, generation) if state.anonymous else None
+        kinds = [each for each in state.authenticators if each.scheme == principal.scheme]
+        if not any(each.is_current(principal) for each in kinds):
+            return None
+        return _access(state, principal, access.address, generation)
+
+    def _principal(self, state: SecurityState, credentials: Credentials, *, blocking: bool) -> Principal:
+        scheme = present_scheme(credentials)
+        for each in state.authenticators:
+            if scheme in (None, each.scheme):
+                principal = each.authenticate(credentials, blocking=blocking)
+                if principal is not None:
+                    return principal
+        if scheme is not None:
+            raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
+        if state.anonymous:
+            return Principal(ANONYMOUS_NAME, "anonymous")
+        raise Unauthenticated("This request needs credentials. Nothing was done.")
+
+
+class Admission(NamedTuple):
+    """The decision to let a request pass. `headers` are the `RateLimit-…` headers of its response."""
+
+    access: Access
+    headers: Mapping[str, str]
+
+
+def present_scheme(credentials: Credentials) -> Scheme | None:
+    """Return the kind of the credentials in the headers or the query, or None: a certificate or a proxy may decide.
+
+    The first that is present decides: Authorization, X-Api-Key, access_key.
+    """
+    headers = credentials.headers
+    sent = headers.get("authorization")
+    if sent is None:
+        return "key" if "x-api-key" in headers or credentials.access_key is not None else None
+    kind, _, secret = sent.partition(" ")
+    kind = kind.lower()
+    if kind == "bearer":
+        return "key" if secret.lstrip(" ").startswith(API_KEY_PREFIX) else "jwt"
+    return "basic" if kind == "basic" else "off"
+
+
+def challenges(authenticators: Sequence[Authenticator]) -> str:
+    """Return the value of `WWW-Authenticate`: each challenge once."""
+    return ", ".join(dict.fromkeys(each.challenge for each in authenticators if each.challenge))
+
+
+def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:
+    rights = state.rules.rights_of(principal, address)
+    if principal.scheme == "anonymous":
+        rights = rights.only(state.anonymous)
+    if principal.restriction is not None:
+        rights = rights.restricted(principal.restriction)
+    return Access(principal, rights, address, generation)

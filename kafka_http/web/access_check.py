@@ -1,0 +1,241 @@
+"""Asks the check point about each request of a view, and says which rights each route needs.
+
+`ROUTES` is the whole table: a route that is not in it cannot be registered.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus, urlsplit
+
+from flask import Flask, Request, Response, g, request
+from werkzeug.datastructures import EnvironHeaders, MultiDict
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request as PlainRequest
+
+from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE
+from kafka_http.errors import KafkaHttpError, WouldBlock
+from kafka_http.security.access import UNRESTRICTED, Access
+from kafka_http.security.check_point import Admission, CheckPoint
+from kafka_http.security.principal import Credentials
+from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.trusted_proxies import TrustedProxies
+from kafka_http.web.url_paths import NormalizedPaths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ACCESS_KEY = "access_key"
+"""Query parameter with an API key, for `navigator.sendBeacon`, which cannot send headers."""
+PRINCIPAL = "kafka_http.principal"
+"""Environ key: the name of the principal, for the access log."""
+_ACCESS_KEY = "kafka_http.access_key"
+
+Arguments = Mapping[str, Any]
+"""The names in a path."""
+Query = MultiDict[str, str]
+Needs = Callable[[Access, Arguments, Query], None]
+"""Checks the rights that a route needs. Raises `Forbidden`, `TopicNotFound`."""
+
+
+def _nothing(access: Access, names: Arguments, query: Query) -> None:
+    """Need credentials only. The view shows what the principal may see."""
+
+
+def _publish(access: Access, names: Arguments, query: Query) -> None:
+    access.require("publish", names["topic"])
+
+
+def _read(access: Access, names: Arguments, query: Query) -> None:
+    access.require("read", names["topic"])
+    if "ack" in query:  # moves the consumer's position
+        access.require("consumer", names["consumer"])
+
+
+def _describe(access: Access, names: Arguments, query: Query) -> None:
+    access.require_describe(names["topic"])
+
+
+def _progress(access: Access, names: Arguments, query: Query) -> None:
+    access.require_describe(names["topic"])
+    access.require("consumer", names["consumer"])
+
+
+def _acknowledge(access: Access, names: Arguments, query: Query) -> None:
+    access.require("read", names["topic"])
+    access.require("consumer", names["consumer"])
+
+
+def _instance(access: Access, names: Arguments, query: Query) -> None:
+    """Need the right on the group. The view checks the owner of the instance, and the topics in the body."""
+    access.require("consumer", names["group"])
+
+
+OPEN: frozenset[str] = frozenset(
+    ("root.root", "manual.index", "manual.page", "health.health", "health.ready", "console.page", "console.file")
+)
+"""Endpoints that need no credentials."""
+
+ROUTES: Mapping[str, Needs] = {
+    "messages.topics": _nothing,
+    "messages.describe": _describe,
+    "messages.publish": _publish,
+    "messages.progress": _progress,
+    "messages.delete_offsets": _acknowledge,
+    "messages.read": _read,
+    "messages.seek": _acknowledge,
+    "messages.ack": _acknowledge,
+    "tasks.list": _nothing,
+    "tasks.find": _nothing,
+    "tasks.cancel": _nothing,
+    "instances.list": _nothing,
+    "v2_topics.brokers": _nothing,
+    "v2_topics.topics": _nothing,
+    "v2_topics.describe": _describe,
+    "v2_topics.produce": _publish,
+    "v2_topics.partitions": _describe,
+    "v2_topics.partition": _describe,
+    "v2_topics.offsets": _describe,
+    "v2_consumers.create": _instance,
+    "v2_consumers.delete": _instance,
+    "v2_consumers.delete_by_post": _instance,
+    "v2_consumers.subscribe": _instance,
+    "v2_consumers.subscription": _instance,
+    "v2_consumers.unsubscribe": _instance,
+    "v2_consumers.assign": _instance,
+    "v2_consumers.assignments": _instance,
+    "v2_consumers.seek": _instance,
+    "v2_consumers.seek_to_beginning": _instance,
+    "v2_consumers.seek_to_end": _instance,
+    "v2_consumers.commit": _instance,
+    "v2_consumers.committed": _instance,
+    "v2_consumers.records": _instance,
+}
+"""What each endpoint needs."""
+
+
+def check_all_routes_listed(app: Flask) -> None:
+    """Raise `LookupError` for a route without an entry in `ROUTES` or `OPEN`."""
+    endpoints = {rule.endpoint for rule in app.url_map.iter_rules()}
+    if missing := endpoints - ROUTES.keys() - OPEN:
+        raise LookupError(f"access_check.ROUTES lacks {', '.join(sorted(missing))}")
+
+
+def request_access() -> Access:
+    """Return what the sender of the current request may do."""
+    access: Access = g.get("access", UNRESTRICTED)
+    return access
+
+
+class AccessCheck:
+    """Admits requests for the views. Any thread may call."""
+
+    def __init__(self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks) -> None:
+        """Add the check and the middleware of `app` that it needs."""
+        self._app = app
+        self._check_point = check_point
+        self._early = _with_middleware(self._admit_early, trusted)
+        app.before_request(lambda: self.check(request))
+        app.after_request(self.finish)
+        app.wsgi_app = _with_middleware(app.wsgi_app, trusted)  # type: ignore[assignment, method-assign]
+
+    def check(self, request: Request) -> None:
+        """Admit a request before its view, for which `request_access` then works. Raises the refusal."""
+        if not self._check_point.has_decisions or request.endpoint in OPEN:
+            return
+        admission = request.environ.get(ADMISSION) or self._admit(request, blocking=True)
+        if isinstance(admission, KafkaHttpError):
+            raise admission
+        g.access, g.limit_headers = admission
+        request.environ[PRINCIPAL] = admission.access.principal.name
+
+    def admit_early(self, environ: "WSGIEnvironment") -> Admission | KafkaHttpError | None:
+        """Return the admission or the refusal of a request without its body, None if a thread must decide.
+
+        `environ` is that of the server. Does not block.
+        """
+        if not self._check_point.has_decisions:
+            return Admission(UNRESTRICTED, NO_HEADERS)
+        list(self._early(environ, _start_nothing))
+        admission: Admission | KafkaHttpError | None = environ[ADMISSION]
+        return admission
+
+    def _admit_early(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+        """Set the admission, as a WSGI application behind the same middleware as the views."""
+        try:
+            environ[ADMISSION] = self._admit(PlainRequest(environ), blocking=False)
+        except KafkaHttpError as refusal:
+            environ[ADMISSION] = refusal
+        except WouldBlock:
+            environ[ADMISSION] = None
+        return ()
+
+    def finish(self, response: Response) -> Response:
+        """Add the headers of the limits to a response."""
+        response.headers.update(g.get("limit_headers", NO_HEADERS))
+        return response
+
+    def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
+        endpoint, names = self._match(request)
+        needs = ROUTES.get(endpoint, _nothing)
+        size = request.content_length or 0
+        credentials = _credentials(request.environ)
+        return self._check_point.admit(
+            credentials, lambda access: needs(access, names, request.args), size, blocking=blocking
+        )
+
+    def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
+        if isinstance(request, Request):
+            return request.endpoint or "", request.view_args or {}
+        try:
+            return self._app.url_map.bind_to_environ(request.environ).match()
+        except HTTPException:  # the view raises it again
+            return "", {}
+
+
+def _credentials(environ: "WSGIEnvironment") -> Credentials:
+    headers = {name.lower(): value for name, value in EnvironHeaders(environ).items()}
+    peer = environ.get("werkzeug.proxy_fix.orig", environ).get("REMOTE_ADDR", "")
+    return Credentials(
+        headers, peer, environ.get("REMOTE_ADDR", ""), environ.get(_ACCESS_KEY), environ.get(CLIENT_CERTIFICATE)
+    )
+
+
+def _with_middleware(app: "WSGIApplication", trusted: TrustedNetworks) -> "WSGIApplication":
+    return TrustedProxies(AccessKeyRemoval(NormalizedPaths(app)), trusted)
+
+
+def _start_nothing(*_: Any) -> Any:
+    """Do nothing, as the `start_response` of an application without a response."""
+
+
+class AccessKeyRemoval:
+    """WSGI middleware that removes `access_key` from the query before anything reads or logs it."""
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self._app = app
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+        query = environ.get("QUERY_STRING", "")
+        if "access" in query or "%" in query:
+            remove_access_key(environ, query)
+        return self._app(environ, start_response)
+
+
+def remove_access_key(environ: "WSGIEnvironment", query: str) -> None:
+    """Move the query parameter `access_key` to a key of the environ."""
+    kept = []
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if unquote_plus(name) == ACCESS_KEY:
+            environ[_ACCESS_KEY] = unquote_plus(value)
+        else:
+            kept.append(parameter)
+    if _ACCESS_KEY in environ:
+        environ["QUERY_STRING"] = "&".join(kept)
+        for key in ("RAW_URI", "REQUEST_URI"):
+            if key in environ:
+                path = urlsplit(environ[key])._replace(query="&".join(kept))
+                environ[key] = path.geturl()
