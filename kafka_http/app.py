@@ -79,7 +79,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
-    check_point, trusted = CheckPoint(lambda: load_security(config)), TrustedNetworks(config.trusted_proxies)
+    check_point, trusted = (
+        CheckPoint(lambda: load_security(config.loaded_again())),
+        TrustedNetworks(config.trusted_proxies),
+    )
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
@@ -225,6 +228,11 @@ class AppLifecycle:
     def release_memory(self) -> None:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
+
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+        return self.check_point.is_on
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""

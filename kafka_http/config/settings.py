@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -122,6 +122,8 @@ class Config:
 
     `sources` is not a setting. It maps each setting that was given to its source, also under a deprecated name.
     """
+
+    __slots__ = ("__dict__", "_load")  # msgspec passes what is in `__dict__` on to the daemon
 
     bootstrap_servers: Annotated[Servers, "addresses of Kafka brokers to connect to first"] = ("localhost:9092",)
     bind: Annotated[HostPort, "address and port that the server listens on"] = "127.0.0.1:8082"
@@ -246,6 +248,19 @@ class Config:
         path = str(self.data_dir.expanduser()).replace("{port}", str(self.port))
         object.__setattr__(self, "data_dir", Path(path))
 
+    def loaded_with(self, load: "Callable[[], Config]") -> Self:
+        """Remember how these settings were loaded, for `loaded_again`. Return this object."""
+        object.__setattr__(self, "_load", load)
+        return self
+
+    def loaded_again(self) -> "Config":
+        """Return the settings as the file says now. Environment and flags are those of the start.
+
+        Settings that a program has made or changed stay as they are. Raises `ConfigError`.
+        """
+        load: Callable[[], Config] | None = getattr(self, "_load", None)
+        return self if load is None else load()
+
     @property
     def host(self) -> str:
         """The host of `bind`, an IPv6 address without its brackets."""
@@ -306,6 +321,26 @@ def deprecation_warnings(config: Config) -> Iterator[str]:
             yield f"{old} is now {new}; the old name will be removed in 2.0. Its source: {source}."
     if source := config.sources.get("server"):
         yield f"The setting server ({source}) has no effect: gunicorn is the only server."
+
+
+RELOADED_SETTINGS = frozenset(
+    ("auth", "access", "access_rules", "limits", "require_auth")
+    + ("cors_origins", "cors_credentials", "cors_max_age")
+    + ("tls_cert", "tls_key", "tls_key_password", "tls_client_ca", "tls_client_required", "tls_min_version")
+)
+"""What SIGHUP applies. Other settings need a restart."""
+
+
+def changes_for_restart(before: Config, after: Config) -> list[str]:
+    """Return the names of the settings that have changed and need a restart, without their values."""
+    names = []
+    for name in SETTINGS.keys() - RELOADED_SETTINGS:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new and SETTINGS[name].is_section:
+            names += [f"{name}.{key}" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+        elif old != new:
+            names.append(name)
+    return sorted(names)
 
 
 _FILES = frozenset(("tls_key", "auth", "auth.keys", "auth.basic", "auth.jwt.public_key"))

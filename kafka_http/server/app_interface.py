@@ -163,6 +163,10 @@ class ServerHooks(Protocol):
     fast_path: FastPathHandler | None
     """None if the fast path is switched off."""
 
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+
     def start(self) -> None:
         """Start serving in this process. Must not block."""
 
@@ -200,6 +204,7 @@ class DefaultHooks:
 
     request_policy: RequestPolicy = DefaultRequestPolicy()
     fast_path: FastPathHandler | None = None
+    has_authentication = False
     next_deadline = math.inf
 
     def start(self) -> None:
