@@ -39,6 +39,11 @@ class CheckPoint:
         """Whether requests need credentials."""
         return bool(self._state.authenticators)
 
+    @property
+    def challenge(self) -> str:
+        """The value of `WWW-Authenticate` for a 401: the challenge of each kind of credentials, once."""
+        return ", ".join(dict.fromkeys(each.challenge for each in self._state.authenticators if each.challenge))
+
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
         self.limits = state.limits
@@ -63,11 +68,7 @@ class CheckPoint:
         generation, state = self.generation, self._state
         if not state.authenticators:
             return UNRESTRICTED
-        try:
-            principal = self._principal(state, credentials, blocking=blocking)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
-            raise
+        principal = self._principal(state, credentials, blocking=blocking)
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -79,11 +80,7 @@ class CheckPoint:
         `RateLimited`.
         """
         access = self.authenticate(credentials, blocking=blocking)
-        try:
-            needs(access)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(self._state.authenticators)}
-            raise
+        needs(access)
         return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
 
     def is_current(self, access: Access) -> bool:
@@ -141,11 +138,6 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
     if kind == "bearer":
         return "key" if secret.lstrip(" ").startswith(API_KEY_PREFIX) else "jwt"
     return "basic" if kind == "basic" else "off"
-
-
-def challenges(authenticators: Sequence[Authenticator]) -> str:
-    """Return the value of `WWW-Authenticate`: each challenge once."""
-    return ", ".join(dict.fromkeys(each.challenge for each in authenticators if each.challenge))
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
@@ -150,6 +151,8 @@ class AccessCheck:
             raise admission
         if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
             admission = self._admit(request, blocking=True)
+        else:  # the server may have seen another path before the body than the view does
+            self._check_needs(request, admission.access)
         g.access, g.limit_headers = admission
         request.environ[PRINCIPAL] = admission.access.principal.name
 
@@ -175,18 +178,21 @@ class AccessCheck:
         return ()
 
     def finish(self, response: Response) -> Response:
-        """Add the headers of the limits to a response."""
+        """Add the headers of the limits to a response, and the challenge to a 401."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
+        if response.status_code == 401 and (challenge := self._check_point.challenge):
+            response.headers["WWW-Authenticate"] = challenge
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        endpoint, names = self._match(request)
-        needs = ROUTES.get(endpoint, _nothing)
         size = request.content_length or 0
         credentials = _credentials(request.environ)
-        return self._check_point.admit(
-            credentials, lambda access: needs(access, names, request.args), size, blocking=blocking
-        )
+        return self._check_point.admit(credentials, partial(self._check_needs, request), size, blocking=blocking)
+
+    def _check_needs(self, request: PlainRequest, access: Access) -> None:
+        endpoint, names = self._match(request)
+        needs = ROUTES.get(endpoint, _nothing)
+        needs(access, names, request.args)
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):
