@@ -109,9 +109,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     consumers = V2ConsumerRoutes(
         services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
     )
-    app.register_blueprint(
-        MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    messages = MessageRoutes(
+        *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
     )
+    app.register_blueprint(messages.blueprint())
     app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())

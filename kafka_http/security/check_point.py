@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kafka_http.errors import Unauthenticated
-from kafka_http.security.access import UNRESTRICTED, Access, Right, Rules
-from kafka_http.security.principal import ANONYMOUS_NAME, Authenticator, Credentials, Principal, Scheme
+from kafka_http.errors import KafkaHttpError, Unauthenticated
+from kafka_http.security.access import ALL_RIGHTS, Access, Right, Rules
+from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import RateLimits
+from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
 
@@ -29,6 +30,7 @@ class CheckPoint:
 
     def __init__(self, load: Callable[[], SecurityState]) -> None:
         """`load` reads the settings and their files. Raises what `load` raises, such as `ConfigError`."""
+        self.refusals = RefusalLog()
         self._load = load
         self._replace_state(load())
         self.generation = 0
@@ -67,7 +69,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
-            return UNRESTRICTED
+            return Access(OFF, ALL_RIGHTS, credentials.address, generation)
         principal = self._principal(state, credentials, blocking=blocking)
         return _access(state, principal, credentials.address, generation)
 
@@ -80,8 +82,12 @@ class CheckPoint:
         `RateLimited`.
         """
         access = self.authenticate(credentials, blocking=blocking)
-        needs(access)
-        return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+        try:
+            needs(access)
+            return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+        except KafkaHttpError as refusal:
+            refusal.principal = access.principal.name
+            raise
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""
@@ -94,7 +100,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if access.is_unrestricted:
-            return None if state.authenticators else access
+            return None if state.authenticators else Access(OFF, ALL_RIGHTS, access.address, generation)
         principal = access.principal
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None

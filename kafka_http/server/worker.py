@@ -40,7 +40,7 @@ from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, hooks_of
 from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
-from kafka_http.server.gunicorn_responses import ErrorPage
+from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
@@ -125,10 +125,10 @@ class Worker(ThreadWorker):
     def _watch_reloads(self, hooks: ServerHooks) -> None:
         if self._reload_count is None:
             return
-        check = (self._reload := WorkerReload(self._reload_count, self._reloads_done, hooks)).check
-        signal.signal(signal.SIGHUP, lambda *_: self._main_loop.call_soon(check))
+        reload = self._reload = WorkerReload(self._reload_count, self._reloads_done, hooks)
+        signal.signal(signal.SIGHUP, lambda *_: self._main_loop.call_soon(reload.check))
         signal.siginterrupt(signal.SIGHUP, False)
-        check()
+        reload.check()
 
     def _replace_poller(self) -> MainLoop:
         worker: Any = self
@@ -382,6 +382,7 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to invalid HTTP with a JSON error, where gunicorn responds with HTML."""
         page = ErrorPage()
+        hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
