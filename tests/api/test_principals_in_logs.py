@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.test import EnvironBuilder, run_wsgi_app
+from werkzeug.test import EnvironBuilder
+from werkzeug.wsgi import ClosingIterator
 
 from kafka_http.environ import PRINCIPAL, split_access_key, without_access_key
 from kafka_http.errors import Unauthenticated
@@ -43,9 +44,8 @@ def refusals(caplog: pytest.LogCaptureFixture) -> Refusals:
 
 def principal_of(client: FlaskClient, method: str, path: str, headers: Mapping[str, str]) -> str:
     """Return what the access log of a server with this application would have."""
-    builder = EnvironBuilder(path, method=method, data=b"x", headers=headers)
-    environ = builder.get_environ()
-    run_wsgi_app(client.application.wsgi_app, environ)
+    environ = EnvironBuilder(path, method=method, data=b"x", headers=headers).get_environ()
+    ClosingIterator(client.application.wsgi_app(environ, lambda *_: bytes)).close()
     return str(environ.get(PRINCIPAL, "-"))
 
 
