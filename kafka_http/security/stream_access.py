@@ -6,8 +6,8 @@ from kafka_http.errors import Forbidden, KafkaHttpError, Unauthenticated, Unavai
 from kafka_http.security.access import Access, Right
 from kafka_http.security.check_point import CheckPoint
 
-CHECK_SECONDS = 1.0
-"""Minimum time between two checks of one stream."""
+_LAPSED_SECONDS = 4.0
+"""Time between checks of credentials that count after their expiry: those of a user whose password was verified."""
 _UNKNOWN_SECONDS = 3.0
 """Time for which a stream continues while the access rules are not known. A lost right ends it within 5 s."""
 
@@ -32,7 +32,10 @@ class StreamAccess:
     @property
     def is_due(self) -> bool:
         """Whether `check` has something to do. Cheap."""
-        return not self._check_point.is_current(self._access) and time.monotonic() >= self._next_check
+        access, check_point = self._access, self._check_point
+        if check_point.is_current(access):
+            return False
+        return access.generation != check_point.generation or time.monotonic() >= self._next_check
 
     def check(self) -> None:
         """Check the right, if that is due. The stream must end if this raises.
@@ -41,7 +44,7 @@ class StreamAccess:
         """
         if not self.is_due:
             return
-        self._next_check = time.monotonic() + CHECK_SECONDS
+        self._next_check = time.monotonic() + _LAPSED_SECONDS
         try:
             self._renew()
         except KafkaHttpError as error:
