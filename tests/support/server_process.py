@@ -26,8 +26,11 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.headers: Mapping[str, str] = {}
+        """Headers of all requests, such as the credentials."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        options["headers"] = {**self.headers, **options.get("headers", {})}
         return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
