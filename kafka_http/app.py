@@ -17,6 +17,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
@@ -81,7 +82,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
     shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
-    check_point = CheckPoint(lambda: load_security(config.loaded_again(), shared))
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared))
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)

@@ -323,25 +323,6 @@ def deprecation_warnings(config: Config) -> Iterator[str]:
         yield f"The setting server ({source}) has no effect: gunicorn is the only server."
 
 
-RELOADED_SETTINGS = frozenset(("auth", "access", "access_rules", "limits", "require_auth"))
-"""What SIGHUP applies, beside the prefixes below. Other settings need a restart."""
-_RELOADED_PREFIXES = ("cors_", "tls_")
-
-
-def changes_for_restart(before: Config, after: Config) -> list[str]:
-    """Return the names of the settings that have changed and need a restart, without their values."""
-    names = []
-    for name in SETTINGS.keys() - RELOADED_SETTINGS:
-        if name.startswith(_RELOADED_PREFIXES):
-            continue
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new and SETTINGS[name].is_section:
-            names += [f"{name}.{key}" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
-        elif old != new:
-            names.append(name)
-    return sorted(names)
-
-
 _FILES = frozenset(("tls_key", "auth", "auth.keys", "auth.basic", "auth.jwt.public_key"))
 _SECRET_WORDS = frozenset(("pw", "pwd", "auth", "authorization", "pem"))
 _SECRET_PART = re.compile(r"passw|passphrase|secret|token|credential|apikey|privatekey")

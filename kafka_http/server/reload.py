@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import Thread
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.config.settings import changes_for_restart
+from kafka_http.config.reloading import changes_for_restart
 from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import ServerHooks
 

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config import ConfigError
-from kafka_http.config.settings import changes_for_restart
+from kafka_http.config.reloading import changes_for_restart
 from kafka_http.config.sources import load_config
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
@@ -126,6 +126,20 @@ def test_require_auth_rejects_an_open_address_without_authentication(
     else:
         with pytest.raises(ConfigError, match=r"require_auth: other hosts can reach 0\.0\.0\.0:1, and no client"):
             create_app(load_config(flags, {}), broker)
+
+
+def test_reload_checks_what_the_server_does_and_not_settings_that_need_a_restart(
+    make_client: ClientFactory, file: Path
+) -> None:
+    """Otherwise an address that only the file has would let authentication be turned off."""
+    before = file.read_text("utf-8")
+    file.write_text('bind = "0.0.0.0:1"\nrequire_auth = true\n' + before, "utf-8")
+    client = make_client(config=str(file))
+    for changed in ('bind = "127.0.0.1:1"', "", 'access_rules = "kafka"\n' + before):
+        file.write_text(changed, "utf-8")
+        with pytest.raises(ConfigError, match=r"require_auth|access_rules has changed to kafka, which needs a restart"):
+            reload(client)
+        assert status(client, None) == 401
 
 
 def test_require_auth_rejects_a_reload_that_turns_authentication_off(make_client: ClientFactory, file: Path) -> None:
