@@ -5,14 +5,17 @@ The arbiter goes first, so that faulty files are reported once, and that later w
 
 import logging
 import mmap
+import signal
 import time
 from collections.abc import Callable
 from threading import Thread
+from typing import Any
 
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.reloading import changes_for_restart
+from kafka_http.event_loop import EventLoop
 from kafka_http.logs import LogOnce
-from kafka_http.server.app_interface import ServerHooks
+from kafka_http.server.app_interface import DefaultHooks, ServerHooks
 
 log = logging.getLogger(__name__)
 
@@ -68,32 +71,49 @@ class ArbiterReload:
 
 
 class WorkerReload:
-    """Reloads the application in a worker. Its main loop calls `check`."""
+    """Reloads the application in a worker after the arbiter has. The arbiter creates it; the main loop calls it."""
 
-    def __init__(self, count: ReloadCount, done: int, hooks: ServerHooks) -> None:
-        """`done` is the count when the arbiter created the worker."""
-        self._count = count
-        self._done = done
-        self._hooks = hooks
+    def __init__(self, app: Any) -> None:
+        """`app` is gunicorn's application. Without an `arbiter_reload`, nothing is ever reloaded."""
+        reload: ArbiterReload | None = getattr(app, "arbiter_reload", None)
+        self._count = None if reload is None else reload.count
+        self._done = 0 if self._count is None else self._count.value  # what the worker inherits
+        self._hooks: ServerHooks = DefaultHooks()
         self._is_running = False
         self._errors = LogOnce(log, _LOG_SECONDS)
 
+    def start(self, hooks: ServerHooks, loop: EventLoop) -> None:
+        """Begin to handle SIGHUP. It says no more than that the count may have changed: a terminal sends it, too."""
+        if self._count is None:
+            return
+        self._hooks = hooks
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon(self.check))
+        signal.siginterrupt(signal.SIGHUP, False)
+        self.check()
+
     def check(self) -> None:
         """Start a thread that reloads, if the arbiter has. After a failure, the next call tries again."""
-        if self._count.value != self._done and not self._is_running:
+        if self._count is not None and self._count.value != self._done and not self._is_running:
+            thread = Thread(target=self._run, args=(self._count,), name="reload", daemon=True)
             self._is_running = True
-            Thread(target=self._run, name="reload", daemon=True).start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many threads
+                self._is_running = False
+                self._fail(str(error))
 
-    def _run(self) -> None:
+    def _run(self, count: ReloadCount) -> None:
         try:
-            while (number := self._count.value) != self._done:
+            while (number := count.value) != self._done:
                 self._hooks.reload()
                 self._done = number
         except Exception as error:
-            reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
-            self._errors.warning("This worker could not reload and keeps what it has. Retrying: %s", reason)
+            self._fail(str(error) if isinstance(error, ConfigError) else type(error).__name__)
         finally:
             self._is_running = False
+
+    def _fail(self, reason: str) -> None:
+        self._errors.warning("This worker could not reload and keeps what it has. Retrying: %s", reason)
 
 
 def _milliseconds(started: float) -> int:

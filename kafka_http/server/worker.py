@@ -44,7 +44,7 @@ from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
-from kafka_http.server.reload import ReloadCount, WorkerReload
+from kafka_http.server.reload import WorkerReload
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
 
@@ -77,10 +77,7 @@ class Worker(ThreadWorker):
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
-        self._reload: WorkerReload | None = None
-        """None if the arbiter handles SIGHUP without its workers."""
-        self._reload_count: ReloadCount | None = getattr(getattr(self.app, "arbiter_reload", None), "count", None)
-        self._reloads_done = 0 if self._reload_count is None else self._reload_count.value
+        self._reload = WorkerReload(self.app)
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -103,7 +100,7 @@ class Worker(ThreadWorker):
         hooks = self._hooks = hooks_of(self.wsgi)
         hooks.start()
         hooks.attach(loop)
-        self._watch_reloads(hooks)
+        self._reload.start(hooks, loop)
         self.wsgi = with_header_pairs(self.wsgi)
         if can_receive_requests(self.cfg):
             handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
@@ -121,14 +118,6 @@ class Worker(ThreadWorker):
             if self._reserved_thread is not None:
                 self._reserved_thread.shutdown(wait=False)
             self._close_app()
-
-    def _watch_reloads(self, hooks: ServerHooks) -> None:
-        if self._reload_count is None:
-            return
-        reload = self._reload = WorkerReload(self._reload_count, self._reloads_done, hooks)
-        signal.signal(signal.SIGHUP, lambda *_: self._main_loop.call_soon(reload.check))
-        signal.siginterrupt(signal.SIGHUP, False)
-        reload.check()
 
     def _replace_poller(self) -> MainLoop:
         worker: Any = self
@@ -221,8 +210,7 @@ class Worker(ThreadWorker):
         super().murder_pending()
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
-        if self._reload is not None:
-            self._reload.check()
+        self._reload.check()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         if enabled and time.monotonic() < self._accepts_from:
