@@ -1,6 +1,7 @@
 """Logins at a real server with two workers. Kafka is not needed: a request is refused before it is asked."""
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
@@ -13,7 +14,7 @@ import requests
 from kafka_http.security.api_keys import new_key
 from kafka_http.security.login_attempts import FAILURES_PER_MINUTE
 from tests.integration.conftest import running
-from tests.support.server_process import Service
+from tests.support.server_process import Service, read_answers
 
 KEY = new_key()
 PASSWORD = "a password of this test"  # noqa: S105
@@ -70,6 +71,17 @@ def test_slow_login_does_not_stop_the_main_loop(service: Service) -> None:
     assert answered == ["health 200", "key 401"] * 5 + ["login 200"]
 
 
+def test_wrong_login_is_refused_before_the_body_arrives(service: Service) -> None:
+    login = b64encode(b"ann:wrong").decode()
+    with service.connect() as client:
+        head = f"PUT /messages/t HTTP/1.1\r\nHost: h\r\nAuthorization: Basic {login}\r\nContent-Length: 5000000\r\n\r\n"
+        client.sendall(head.encode() + b"x")
+        status, headers, _ = read_answers(client, 1)[0]
+
+    assert status == 401
+    assert headers["www-authenticate"] == 'Basic realm="kafka_http", charset="UTF-8", Bearer realm="kafka_http"'
+
+
 def test_failed_logins_count_for_all_workers_and_a_remembered_login_passes(service: Service) -> None:
     with ExitStack() as stack:
         workers = each_worker(service, stack)
@@ -77,7 +89,8 @@ def test_failed_logins_count_for_all_workers_and_a_remembered_login_passes(servi
 
         failed = [tasks(service, workers[n % 2], f"wrong {n}") for n in range(2 * FAILURES_PER_MINUTE)]
 
-        assert [each.status_code for each in failed[:FAILURES_PER_MINUTE]] == [401] * FAILURES_PER_MINUTE
+        earlier = 1  # of the test above
+        assert {each.status_code for each in failed[: FAILURES_PER_MINUTE - earlier]} == {401}
         for worker in (0, 1):  # one more login may have passed every six seconds
             limited = [each for each in failed[worker::2] if each.status_code == 429]
             assert limited
