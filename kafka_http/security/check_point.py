@@ -66,7 +66,7 @@ class CheckPoint:
         try:
             principal = self._principal(state, credentials, blocking=blocking)
         except Unauthenticated as error:
-            error.headers = _challenge_headers(state)
+            error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
             raise
         return _access(state, principal, credentials.address, generation)
 
@@ -82,7 +82,7 @@ class CheckPoint:
         try:
             needs(access)
         except Unauthenticated as error:
-            error.headers = _challenge_headers(self._state)
+            error.headers = {"WWW-Authenticate": challenges(self._state.authenticators)}
             raise
         return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
 
@@ -146,12 +146,6 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
 def challenges(authenticators: Sequence[Authenticator]) -> str:
     """Return the value of `WWW-Authenticate`: each challenge once."""
     return ", ".join(dict.fromkeys(each.challenge for each in authenticators if each.challenge))
-
-
-def _challenge_headers(state: SecurityState) -> Mapping[str, str]:
-    """Return no header if no kind of credentials has a challenge: certificates and proxies have none."""
-    value = challenges(state.authenticators)
-    return {"WWW-Authenticate": value} if value else {}
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:
