@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import NewRecord
 from kafka_http.security.access import ALL_RIGHTS, NameFilter, Rights
+from kafka_http.security.principal import KeyRestriction
 from kafka_http.server.app_interface import Client
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
@@ -96,6 +97,26 @@ POST    /consumers/g/instances/i/offsets                   401    403    403    
 GET     /consumers/g/instances/i/offsets                   401    403    403    404     404   403   ok    ok
 GET     /consumers/g/instances/i/records                   401    403    403    404     404   403   ok    ok
 """
+# Keys of `all` that are narrowed, and requests without credentials that may publish to t and read it.
+NARROWED = """
+call                                    publish_only topic_t anonymous
+GET     /messages                            ok        ok       ok
+GET     /messages/t                          ok        ok       ok
+GET     /messages/three                      ok        404      401
+PUT     /messages/t                          ok        ok       ok
+PUT     /messages/three                      ok        404      401
+POST    /topics/three                        ok        404      401
+upload  /messages/t                          ok        ok       ok
+GET     /messages/t/g/earliest               403       ok       ok
+stream  /messages/t/g/earliest               403       ok       ok
+GET     /messages/t/g                        403       ok       401
+GET     /messages/t/g/0?ack=previous         403       ok       401
+DELETE  /messages/t/g/0                      403       ok       401
+PUT     /messages/t/g/0                      403       ok       401
+DELETE  /messages/t/g                        403       ok       401
+GET     /tasks                               ok        ok       ok
+POST    /consumers/g                         403       ok       401
+"""
 PARTITIONS = {"partitions": [{"topic": "t", "partition": 0}]}
 OFFSETS = {"offsets": [{"topic": "t", "partition": 0, "offset": 0}]}
 BODIES = {
@@ -158,6 +179,10 @@ def rows(table: str) -> list[Row]:
     return [Row(Call(*line[:2]), dict(zip(head[1:], line[2:], strict=True))) for line in lines]
 
 
+def name_of(row: Row) -> str:
+    return f"{row.call.kind} {row.call.path}"
+
+
 ROWS, OWNED_ROWS = rows(TABLE), rows(OWNED)
 
 
@@ -199,7 +224,7 @@ def state_of(broker: FakeBroker) -> Any:
     return records, committed
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{each.call.kind} {each.call.path}" for each in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_each_principal_gets_the_result_of_the_table(client: FlaskClient, broker: FakeBroker, row: Row) -> None:
     refused = [each for each in PRINCIPALS if row.results[each] != "ok"]
     before = state_of(broker)
@@ -216,7 +241,7 @@ def is_taken(client: FlaskClient, call: Call) -> bool:
     return isinstance(client.application.wsgi_app, FastPathMiddleware) and call.is_on_fast_path
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{each.call.kind} {each.call.path}" for each in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 @pytest.mark.parametrize("is_fast_path", [False])
 def test_refusals_come_before_the_body(client: FlaskClient, row: Row) -> None:
     assert {each: early_result(client.application, each, row.call) for each in PRINCIPALS} == row.results
@@ -275,10 +300,23 @@ def test_unknown_path_and_method_need_credentials(client: FlaskClient) -> None:
         assert client.open(path, method=method, headers=key_of("stranger")).status_code in {404, 405}, path
 
 
+@pytest.mark.parametrize("row", rows(NARROWED), ids=name_of)
+def test_narrowed_keys_and_requests_without_credentials(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, broker: FakeBroker, row: Row
+) -> None:
+    rights = {"publish_only": ALL_RIGHTS, "topic_t": ALL_RIGHTS, "anonymous": Rights(publish=T, read=T, consumer=G)}
+    restrictions = {"publish_only": KeyRestriction(publish_only=True), "topic_t": KeyRestriction(topics=("t", "u*"))}
+    NamedPrincipals(rights, ("publish", "read"), restrictions).use(monkeypatch)
+    client = make_client()
+    senders = {each: "nobody" if each == "anonymous" else each for each in row.results}
+    assert {each: result_of(send(client, sender, row.call)) for each, sender in senders.items()} == row.results
+    assert client.put("/messages/t", headers=key_of("unknown")).status_code == 401
+
+
 # What belongs to a principal
 
 
-@pytest.mark.parametrize("row", OWNED_ROWS, ids=[f"{each.call.method} {each.call.path}" for each in OWNED_ROWS])
+@pytest.mark.parametrize("row", OWNED_ROWS, ids=name_of)
 @pytest.mark.parametrize("is_fast_path", [False])
 def test_tasks_and_instances_of_others_are_not_found(client: FlaskClient, broker: FakeBroker, row: Row) -> None:
     results = {}

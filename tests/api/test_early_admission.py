@@ -34,7 +34,7 @@ def admit(client: FlaskClient, method: str, target: str, principal: str = "write
 
 OTHER_FORMS = (
     "http://h/messages/hidden",
-    "HTTP://h:80/messages/hidden?key=1",
+    "HTTP://h/messages/hidden?key=1",
     "/messages/hidden#t",
     "//messages/hidden",
 )
