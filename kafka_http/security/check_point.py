@@ -39,6 +39,11 @@ class CheckPoint:
         """Whether requests need credentials."""
         return bool(self._state.authenticators)
 
+    @property
+    def challenge(self) -> str:
+        """The value of `WWW-Authenticate` in a 401."""
+        return challenges(self._state.authenticators)
+
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
         self.limits = state.limits
@@ -82,7 +87,7 @@ class CheckPoint:
         try:
             needs(access)
         except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(self._state.authenticators)}
+            error.headers = {"WWW-Authenticate": self.challenge}
             raise
         return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
 

@@ -173,8 +173,10 @@ class AccessCheck:
         return ()
 
     def finish(self, response: Response) -> Response:
-        """Add the headers of the limits to a response."""
+        """Add the headers of the limits to a response, and the challenge to a 401 of a view."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
+        if response.status_code == 401:
+            response.headers.setdefault("WWW-Authenticate", self._check_point.challenge)
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:

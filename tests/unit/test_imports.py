@@ -22,6 +22,7 @@ FOR_EVERYONE = {
     "http_client",
     "environ",
     "chunked",
+    "name_filter",
     "broker_protocols",
     "event_loop",
     "pending",
