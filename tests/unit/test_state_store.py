@@ -244,7 +244,7 @@ def test_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
         old.executescript(FIRST_VERSION)
     database = open_database(tmp_path)
     assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
-    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "4"
+    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "5"
     database.close()
 
 
