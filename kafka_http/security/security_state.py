@@ -1,7 +1,8 @@
 """Builds the state of the check point from the settings and the files that they name."""
 
 from kafka_http.config import Config, ConfigError
-from kafka_http.security.access_rules import AllowAll
+from kafka_http.security.access import Rules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Authenticator
@@ -11,9 +12,16 @@ from kafka_http.security.rate_limits import NoLimits
 def load_security(config: Config) -> SecurityState:
     """Read what the settings name. Raises `ConfigError`, which names the file and the line."""
     settings = AuthSettings.from_config(config.auth, config.sources)
-    if (config.access or config.access_rules == "kafka") and not settings.is_on:
+    return SecurityState(
+        _authenticators(config, settings), _rules(config, settings), frozenset(settings.anonymous), NoLimits()
+    )
+
+
+def _rules(config: Config, settings: AuthSettings) -> Rules:
+    has_section = bool(config.access) or SECTION in config.sources
+    if (has_section or config.access_rules == "kafka") and not settings.is_on:
         raise ConfigError("Access rules need authentication: add the section [auth].")
-    return SecurityState(_authenticators(config, settings), AllowAll(), frozenset(settings.anonymous), NoLimits())
+    return SettingsRules.from_config(config) if has_section else AllowAll()
 
 
 def _authenticators(config: Config, settings: AuthSettings) -> list[Authenticator]:
