@@ -7,10 +7,14 @@ from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Authenticator
 from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.shared_counters import SharedCounters
 
 
-def load_security(config: Config) -> SecurityState:
-    """Read what the settings name. Raises `ConfigError`, which names the file and the line."""
+def load_security(config: Config, shared: SharedCounters) -> SecurityState:
+    """Read what the settings name. `shared` is the same at each reload.
+
+    Raises `ConfigError`, which names the file and the line.
+    """
     settings = AuthSettings.from_config(config.auth, config.sources)
     return SecurityState(
         _authenticators(config, settings), _rules(config, settings), frozenset(settings.anonymous), NoLimits()
