@@ -64,6 +64,7 @@ DELETE  /messages/t/g/0                    401    404      403      403    404  
 DELETE  /messages/t/other/0                401    404      403      403    404      403    403    ok
 GET     /tasks                             401    ok       ok       ok     ok       ok     ok     ok
 GET     /instances                         401    ok       ok       ok     ok       ok     ok     ok
+GET     /access                            401    ok       ok       ok     ok       ok     ok     ok
 GET     /brokers                           401    ok       ok       ok     ok       ok     ok     ok
 GET     /topics                            401    ok       ok       ok     ok       ok     ok     ok
 GET     /topics/t                          401    404      ok       ok     404      ok     ok     ok
@@ -114,7 +115,9 @@ GET     /messages/t/g/0?ack=previous         403       ok       401
 DELETE  /messages/t/g/0                      403       ok       401
 PUT     /messages/t/g/0                      403       ok       401
 DELETE  /messages/t/g                        403       ok       401
-GET     /tasks                               ok        ok       ok
+GET     /tasks                               403       ok       401
+GET     /instances                           403       ok       401
+GET     /access                              ok        ok       ok
 POST    /consumers/g                         403       ok       401
 """
 PARTITIONS = {"partitions": [{"topic": "t", "partition": 0}]}
@@ -307,6 +310,7 @@ def test_narrowed_keys_and_requests_without_credentials(
     rights = {"publish_only": ALL_RIGHTS, "topic_t": ALL_RIGHTS, "anonymous": Rights(publish=T, read=T, consumer=G)}
     restrictions = {"publish_only": KeyRestriction(publish_only=True), "topic_t": KeyRestriction(topics=("t", "u*"))}
     NamedPrincipals(rights, ("publish", "read"), restrictions).use(monkeypatch)
+    broker.publish("t", [NewRecord(b"1", partition=0)], 1).result()
     client = make_client()
     senders = {each: "nobody" if each == "anonymous" else each for each in row.results}
     assert {each: result_of(send(client, sender, row.call)) for each, sender in senders.items()} == row.results
@@ -336,7 +340,7 @@ def owned_result(response: TestResponse) -> str:
     if response.status_code != 404:
         return result_of(response)
     code = response.json.get("error_code") or response.json["error"]["code"]  # type: ignore[union-attr]
-    assert code in {404, 40403}, response.text
+    assert code in {404, 40401, 40403}, response.text
     return "404"
 
 
@@ -353,3 +357,33 @@ def create_instance(client: FlaskClient, principal: str, *, is_assigned: bool) -
     assert client.post("/consumers/g", data=body, headers=V2 | key_of(principal)).status_code == 200
     if is_assigned:
         assert send(client, principal, Call("POST", f"{INSTANCE}/assignments")).status_code == 204
+
+
+LISTS = {
+    "/messages": lambda body: body["topics"],
+    "/topics": lambda body: body,
+    "/tasks": lambda body: [each["topic"] for each in body["tasks"]],
+    "/instances": lambda body: [each["name"] for each in body["instances"]],
+}
+SEEN = """
+principal  /messages        /topics          /tasks /instances
+stranger   -                -                -      -
+publisher  t                t                -      -
+reader     t                t                -      -
+consumer   -                -                -      -
+member     own,t            own,t            own    i
+twin       t                t                -      -
+admin      own,t,three      own,t,three      own    i
+all        own,t,three      own,t,three      own    i
+"""
+
+
+@pytest.mark.parametrize("is_fast_path", [False])
+def test_lists_show_what_the_principal_may_see(client: FlaskClient) -> None:
+    create_instance(client, "member", is_assigned=True)
+    new_task(client)
+    head, *lines = (line.split() for line in SEEN.strip().splitlines())
+    for principal, *names in lines:
+        for path, expected in zip(head[1:], names, strict=True):
+            listed = LISTS[path](client.get(path, headers=key_of(principal)).json)
+            assert (",".join(sorted(listed)) or "-") == expected, (principal, path)
