@@ -43,7 +43,9 @@ class KafkaAcls:
             return None
         if error is not NoError:
             raise translate(error)
-        return [_acl(described, each) for described in response.resources if _is_known(described) for each in described.acls]
+        return [
+            _acl(described, each) for described in response.resources if _is_known(described) for each in described.acls
+        ]
 
     def close(self) -> None:
         self._connections.close()
