@@ -41,8 +41,7 @@ _RIGHTS: Mapping[str, _Operations] = {
     "consumer": _operations("group", "read all", "read describe all"),
     "admin": _operations("cluster", "alter all", "alter all"),
 }
-"""The rights. Like each client of Kafka, this server describes what it reads and writes, so `describe` may not be denied.
-"""
+"""The rights. This server describes what it reads and writes, as all clients do: `describe` must not be denied."""
 
 
 class AclRules:

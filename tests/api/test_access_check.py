@@ -9,6 +9,7 @@ from kafka_http.config import Config
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.access import NameFilter, Rights
+from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Credentials, Principal
 from kafka_http.security.shared_counters import SharedCounters
@@ -54,8 +55,8 @@ def is_fast_path(request: pytest.FixtureRequest) -> bool:
 def client(make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     before = security_state.load_security
 
-    def load(config: Config, shared: SharedCounters) -> SecurityState:
-        return before(config, shared)._replace(authenticators=[FixedKeys()], rules=FixedRules())
+    def load(config: Config, shared: SharedCounters, acls: AclCache) -> SecurityState:
+        return before(config, shared, acls)._replace(authenticators=[FixedKeys()], rules=FixedRules())
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
     return make_client()

@@ -9,8 +9,12 @@ from kafka_http.config import ConfigError
 from kafka_http.config.sources import load_config
 from kafka_http.security.access import Right, Rights
 from kafka_http.security.access_rules import SettingsRules, can_match_topics
+from kafka_http.security.acl_cache import AclCache
+from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Principal
 from kafka_http.security.security_state import load_security
+from kafka_http.security.shared_counters import SharedCounters
+from tests.support.fake_broker import FakeBroker
 
 WEB = """
 [access."web-*"]
@@ -34,6 +38,11 @@ def rules_of(text: str, tmp_path: Path) -> SettingsRules:
     file = tmp_path / "settings.toml"
     file.write_text(text)
     return SettingsRules.from_config(load_config({"config": str(file)}, environ={}))
+
+
+def load(file: Path) -> SecurityState:
+    config = load_config({"config": str(file)}, environ={})
+    return load_security(config, SharedCounters.create(), AclCache(FakeBroker()))
 
 
 def allowed(rights: Rights, names: Iterable[str]) -> Mapping[str, list[str]]:
@@ -84,7 +93,7 @@ def test_rules_without_any_right_allow_nothing(text: str, tmp_path: Path) -> Non
     (tmp_path / "keys.toml").write_text("")
     file = tmp_path / "settings.toml"
     file.write_text(f'{text}\n[auth]\nkeys = "{tmp_path}/keys.toml"\n')
-    state = load_security(load_config({"config": str(file)}, environ={}))
+    state = load(file)
     rights = state.rules.rights_of(Principal("alice", "key"), "")
     assert not (rights.admin)
     assert not (rights.may_describe("t"))
@@ -108,12 +117,19 @@ def test_wrong_rule_is_an_error_that_names_setting_and_source(text: str, message
     assert message.format(file=tmp_path / "settings.toml") in str(error.value)
 
 
+def test_rules_in_settings_and_in_kafka_are_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'access_rules = "kafka"\n{WEB}\n[auth]\nkeys = "keys.toml"')
+    with pytest.raises(ConfigError, match="Remove one of the two"):
+        load(file)
+
+
 def test_rules_without_authentication_are_an_error(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     for text in (WEB, "[access]", 'access_rules = "kafka"'):
         file.write_text(text)
         with pytest.raises(ConfigError, match="Access rules need authentication"):
-            load_security(load_config({"config": str(file)}, environ={}))
+            load(file)
 
 
 @pytest.mark.parametrize(
