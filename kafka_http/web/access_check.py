@@ -16,6 +16,7 @@ from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE
 from kafka_http.errors import KafkaHttpError, WouldBlock
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
 from kafka_http.security.rate_limits import NO_HEADERS
 from kafka_http.security.trusted_networks import TrustedNetworks
@@ -32,6 +33,8 @@ ACCESS_KEY = "access_key"
 PRINCIPAL = "kafka_http.principal"
 """Environ key: the name of the principal, for the access log."""
 _ACCESS_KEY = "kafka_http.access_key"
+_FORWARDED = "v2_consumers."
+"""Prefix of the endpoints that nodes forward."""
 
 Arguments = Mapping[str, Any]
 """The names in a path."""
@@ -132,10 +135,13 @@ def request_access() -> Access:
 class AccessCheck:
     """Admits requests for the views. Any thread may call."""
 
-    def __init__(self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks) -> None:
-        """Add the check and the middleware of `app` that it needs."""
+    def __init__(
+        self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks, forwarded: ForwardedCalls | None = None
+    ) -> None:
+        """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
+        self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
@@ -182,11 +188,16 @@ class AccessCheck:
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
         endpoint, names = self._match(request)
         needs = ROUTES.get(endpoint, _nothing)
-        size = request.content_length or 0
+
+        def check(access: Access) -> None:
+            needs(access, names, request.args)
+
         credentials = _credentials(request.environ)
-        return self._check_point.admit(
-            credentials, lambda access: needs(access, names, request.args), size, blocking=blocking
-        )
+        if self._forwarded is not None and endpoint.startswith(_FORWARDED):
+            caller = self._forwarded.caller(credentials.headers, blocking=blocking)
+            if caller is not None:
+                return self._check_point.admit_forwarded(caller, check)
+        return self._check_point.admit(credentials, check, request.content_length or 0, blocking=blocking)
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):
