@@ -84,6 +84,7 @@ class PreparedHeads:
             if head is None:
                 self._recent.pop(key, None)
                 return None
+            head = _without_credentials(head)
             if head.prepared.is_reusable:
                 self._remember(key, head)
         return head, size
@@ -93,12 +94,17 @@ class PreparedHeads:
         prepared = None if parsed is None else self._prepare(parsed, client)
         if parsed is None or prepared is None:
             return None
-        if not CREDENTIAL_HEADERS.isdisjoint(parsed.headers):
-            kept = {name: value for name, value in parsed.headers.items() if name not in CREDENTIAL_HEADERS}
-            parsed = parsed._replace(headers=kept)
         return PreparedHead(parsed, prepared)
 
     def _remember(self, key: bytes, head: PreparedHead) -> None:
         if len(self._recent) >= MAX_REMEMBERED:
             self._previous, self._recent = self._recent, {}
         self._recent[key] = head
+
+
+def _without_credentials(head: PreparedHead) -> PreparedHead:
+    headers = head.parsed.headers
+    if CREDENTIAL_HEADERS.isdisjoint(headers):
+        return head
+    kept = {name: value for name, value in headers.items() if name not in CREDENTIAL_HEADERS}
+    return head._replace(parsed=head.parsed._replace(headers=kept))

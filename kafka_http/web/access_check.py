@@ -151,9 +151,11 @@ class AccessCheck:
         """Admit a request before its view, for which `request_access` then works. Raises the refusal."""
         if not self._check_point.has_decisions or request.endpoint in OPEN:
             return
-        admission = request.environ.get(ADMISSION) or self._admit(request, blocking=True)
+        admission = request.environ.get(ADMISSION)
         if isinstance(admission, KafkaHttpError):
             raise admission
+        if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
+            admission = self._admit(request, blocking=True)
         g.access, g.limit_headers = admission
         request.environ[PRINCIPAL] = admission.access.principal.name
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _ROUTE = re.compile(
     r"/(?:messages/(?P<topic>[A-Za-z0-9._-]+)|topics/(?P<v2>[A-Za-z0-9._-]+)(?:/partitions/(?P<partition>[0-9]{1,9}))?)"
 )
-_CREDENTIALS = frozenset(("authorization", "proxy-authorization", "x-api-key", "cookie"))
+_CREDENTIALS = frozenset(("authorization", "proxy-authorization", "x-api-key"))
 """Headers that a remembered head does not have."""
 _OF_ONE_REQUEST = frozenset(("x-request-id", "traceparent", "tracestate", KEY_HEADER)) | _CREDENTIALS
 """Headers of a head that is not remembered: they differ from request to request, or are secret."""
@@ -120,7 +120,7 @@ class FastPathPublishes:
         access = self._check_point.authenticate(credentials, blocking=False)
         if (route := _ROUTE.fullmatch(path)) is not None:
             access.require("publish", route["topic"] or route["v2"])
-        return Grant(self._check_point, access)
+        return Grant(self._check_point, access, address)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -138,10 +138,12 @@ class FastPathPublishes:
 class Grant:
     """The check point's decision about a head, for requests of one client. The main loop uses it."""
 
-    __slots__ = ("_check_point", "access")
+    __slots__ = ("_address", "_check_point", "access")
 
-    def __init__(self, check_point: CheckPoint, access: Access) -> None:
+    def __init__(self, check_point: CheckPoint, access: Access, address: str) -> None:
+        """`address` is that of the client."""
         self._check_point = check_point
+        self._address = address
         self.access = access
 
     @property
@@ -150,11 +152,11 @@ class Grant:
 
     def has_room(self, size: int) -> bool:
         """Whether the limits allow a body of this size now. Counts nothing."""
-        return self._check_point.limits.has_room(self.access.principal, self.access.address, size)
+        return self._check_point.limits.has_room(self.access.principal, self._address, size)
 
     def take(self, size: int) -> Mapping[str, str]:
         """Count a request, and return the headers of its response. Raises `RateLimited`."""
-        return self._check_point.limits.take(self.access.principal, self.access.address, size)
+        return self._check_point.limits.take(self.access.principal, self._address, size)
 
 
 class PreparedPublish:
@@ -200,6 +202,8 @@ class PreparedPublish:
         headers = NO_HEADERS
         try:
             if self._grant is not None:
+                if not self._grant.is_current:  # revoked while the body arrived
+                    return None
                 headers = self._grant.take(len(body))
             pending = self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond

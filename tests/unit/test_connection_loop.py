@@ -11,7 +11,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
 from kafka_http.logs import request_id
-from kafka_http.server.app_interface import DefaultRequestPolicy, FastPathResponse
+from kafka_http.server.app_interface import Client, Decision, DefaultRequestPolicy, FastPathResponse
 from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.connection_loop import ConnectionLoop
 from kafka_http.server.main_loop import MainLoop
@@ -40,16 +40,29 @@ class FakePendingResponse:
     def finish(self) -> FastPathResponse:
         self.answered += 1
         request_id.set(self._request_id)
-        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body)
+        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body, "")
 
 
 class FakePreparedRequest:
     def __init__(self, loop: "Loop", *, is_reusable: bool) -> None:
         self.is_reusable = is_reusable
+        self.is_current = True
         self._loop = loop
+
+    def has_room(self, size: int) -> bool:
+        return self._loop.has_room
 
     def start(self, body: bytes) -> FakePendingResponse | None:
         return self._loop.begin(body)
+
+
+class FixedPolicy(DefaultRequestPolicy):
+    """Has a fixed decision about all requests whose bodies are incomplete."""
+
+    decision: Decision | None = Decision(is_refused=False, value=None)
+
+    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
+        return self.decision
 
 
 class Loop:
@@ -63,7 +76,10 @@ class Loop:
         self.refusals: list[Exception | None] = []
         self.refused: list[Exception] = []
         self.cfg: Any = Config()
-        self.policy = DefaultRequestPolicy()
+        self.policy = FixedPolicy()
+        self.decisions: list[Any] = []
+        self.streamed: list[bool] = []
+        self.has_room = True
         self.ended: list[TConn] = []
         self.takes = True
         self.sockets: list[socket.socket] = []
@@ -91,6 +107,8 @@ class Loop:
     ) -> Generator[None, None, bool]:
         self.in_threads.append(reader.head + reader.whole_body())
         self.refusals.append(reader.body_error)
+        self.decisions.append(reader.decision)
+        self.streamed.append(is_streamed)
         yield from ()
         return not connection.closes_after_response
 
@@ -104,7 +122,9 @@ class Loop:
         self.ended.append(conn)
         conn.sock.close()
 
-    def prepare(self, method: str, target: str, headers: Mapping[str, str]) -> FakePreparedRequest:
+    decides_by_client = False
+
+    def prepare(self, method: str, target: str, headers: Mapping[str, str], client: Client) -> FakePreparedRequest:
         self.prepared.append(headers)
         return FakePreparedRequest(self, is_reusable="x-request-id" not in headers)
 
@@ -391,3 +411,47 @@ def test_response_of_stopping_worker_closes_connection(loop: Loop) -> None:
         loop.run_once()
         assert b"Connection: close" in client.recv(4096)
         assert len(loop.ended) == 1
+
+
+INCOMPLETE = b"PUT /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+
+
+def test_refused_request_runs_without_its_body(loop: Loop) -> None:
+    """A body of 64 MiB was received before its sender got a 401."""
+    loop.policy.decision = Decision(is_refused=True, value="refusal")
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE + b"begin")
+        loop.run_once()
+        assert loop.in_threads == [INCOMPLETE + b"begin"]
+        assert (loop.decisions, loop.streamed) == (["refusal"], [False])
+        loop.run_once()
+        assert len(loop.ended) == 1, "the rest of the body is not the next request"
+
+
+def test_request_that_a_thread_must_decide_reads_its_body_there(loop: Loop) -> None:
+    loop.policy.decision = None
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE)
+        loop.run_once()
+        assert (loop.in_threads, loop.streamed) == ([INCOMPLETE], [True])
+
+
+def test_admitted_request_gets_its_decision_with_the_body(loop: Loop) -> None:
+    loop.policy.decision = Decision(is_refused=False, value="admission")
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE)
+        loop.run_once()
+        assert loop.in_threads == []
+        client.sendall(b"x" * 100)
+        loop.run_once()
+        assert (loop.in_threads, loop.decisions) == ([INCOMPLETE + b"x" * 100], ["admission"])
+
+
+def test_publish_over_its_limit_is_refused_before_its_body(loop: Loop) -> None:
+    loop.has_room = False
+    loop.policy.decision = Decision(is_refused=True, value="limit")
+    with loop.connect() as client:
+        client.sendall(REQUEST.replace(b": 1", b": 100") + b"begin")
+        loop.run_once()
+        assert loop.begun == []
+        assert loop.decisions == ["limit"]

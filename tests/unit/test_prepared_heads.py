@@ -1,13 +1,16 @@
 """Remembered heads: they give the same as heads that are seen for the first time, and there are not too many."""
 
+import pickle
 import random
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from gunicorn.config import Config
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
-from kafka_http.server.app_interface import PendingResponse
+from kafka_http.server.app_interface import Client, PendingResponse
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.prepared_heads import MAX_REMEMBERED, PreparedHeads
 
@@ -34,26 +37,41 @@ GOOD = (LINES[0], LINES[2], LINES[3], LINES[5], LINES[6], LINES[7])
 class Prepared:
     """What the application makes of a head."""
 
+    is_current = True
+
     def __init__(self, head: FastPathHead) -> None:
         self.head = head
         self.is_reusable = "x-request-id" not in head.headers
+
+    def has_room(self, size: int) -> bool:
+        return True
 
     def start(self, body: bytes) -> PendingResponse | None:
         return None
 
 
 class Application:
-    def __init__(self) -> None:
+    def __init__(self, *, decides_by_client: bool = False) -> None:
         self.prepared = 0
+        self.decides_by_client = decides_by_client
 
-    def prepare(self, head: FastPathHead) -> Prepared:
+    def prepare(self, method: str, target: str, headers: Mapping[str, str], client: Client) -> Prepared:
+        raise NotImplementedError
+
+    def prepare_head(self, head: FastPathHead, client: Client) -> Prepared:
         self.prepared += 1
         return Prepared(head)
 
+    def heads(self) -> PreparedHeads:
+        return PreparedHeads(self, self.prepare_head)
 
-def find(heads: PreparedHeads, data: bytes) -> tuple[FastPathHead, int] | None:
+
+CLIENT = Client("127.0.0.1")
+
+
+def find(heads: PreparedHeads, data: bytes, client: Client = CLIENT) -> tuple[FastPathHead, int] | None:
     end = data.find(b"\r\n\r\n") + 4
-    found = heads.find(data, end) if end > 3 else None
+    found = heads.find(data, end, client) if end > 3 else None
     return None if found is None else (found[0].parsed, found[1])
 
 
@@ -75,11 +93,11 @@ def gunicorn_request(data: bytes) -> Any:
 
 
 def test_remembered_heads_give_the_same_as_new_heads() -> None:
-    heads = PreparedHeads(Application().prepare)
+    heads = Application().heads()
     found = 0
     for seed in range(20_000):
         data = random_head(random.Random(seed))
-        expected = find(PreparedHeads(Application().prepare), data)
+        expected = find(Application().heads(), data)
         assert find(heads, data) == expected, data
         assert find(heads, data) == expected, data
         found += expected is not None
@@ -87,7 +105,7 @@ def test_remembered_heads_give_the_same_as_new_heads() -> None:
 
 
 def test_heads_mean_the_same_to_gunicorn() -> None:
-    heads = PreparedHeads(Application().prepare)
+    heads = Application().heads()
     found = 0
     for seed in range(5_000):
         data = random_head(random.Random(seed))
@@ -105,7 +123,7 @@ def test_heads_mean_the_same_to_gunicorn() -> None:
 
 def test_head_is_prepared_once_for_bodies_of_any_length() -> None:
     application = Application()
-    heads = PreparedHeads(application.prepare)
+    heads = application.heads()
     assert [find(heads, head(1, length)) for length in (1, 20, 300_000)] == [
         (FastPathHead("PUT", "/messages/t", {"host": "h", "x": "1"}, is_last=False), length)
         for length in (1, 20, 300_000)
@@ -114,7 +132,7 @@ def test_head_is_prepared_once_for_bodies_of_any_length() -> None:
 
 
 def test_second_length_after_remembered_head_is_rejected() -> None:
-    heads = PreparedHeads(Application().prepare)
+    heads = Application().heads()
     assert find(heads, head(1)) is not None
     twice = head(1).replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\n")
     assert find(heads, twice) is None
@@ -123,23 +141,61 @@ def test_second_length_after_remembered_head_is_rejected() -> None:
 
 def test_head_that_is_not_reusable_is_prepared_each_time() -> None:
     application = Application()
-    heads = PreparedHeads(application.prepare)
+    heads = application.heads()
     data = head(1).replace(b"X:", b"X-Request-Id:")
     assert find(heads, data) == find(heads, data)
     assert (application.prepared, len(heads)) == (2, 0)
 
 
 def test_large_heads_are_not_remembered() -> None:
-    heads = PreparedHeads(Application().prepare)
+    heads = Application().heads()
     assert find(heads, head(1).replace(b"X:", b"X: " + b"x" * 1024)) is not None
     assert len(heads) == 0
 
 
 def test_frequent_heads_stay_while_many_are_seen_once() -> None:
     application = Application()
-    heads = PreparedHeads(application.prepare)
+    heads = application.heads()
     for number in range(1, 10 * MAX_REMEMBERED):
         for name in (0, number):
             assert find(heads, head(name)) is not None
         assert len(heads) <= 2 * MAX_REMEMBERED
     assert application.prepared == 10 * MAX_REMEMBERED, "the frequent head was prepared once"
+
+
+SECRET = b"PUT /messages/t HTTP/1.1\r\nHost: h\r\nX-Api-Key: hush\r\nContent-Length: 1\r\n\r\n"
+
+
+def test_remembered_head_with_credentials_does_not_contain_them() -> None:
+    application = Application(decides_by_client=True)
+    heads = application.heads()
+    for _ in range(2):
+        found = find(heads, SECRET)
+        assert found is not None
+        assert found[0].headers == {"host": "h"}
+    assert application.prepared == 1
+    assert b"hush" not in pickle.dumps(list(heads._recent)), "the keys are digests"
+
+
+def test_head_is_prepared_for_each_client() -> None:
+    application = Application(decides_by_client=True)
+    heads = application.heads()
+    clients = [
+        CLIENT,
+        Client("127.0.0.2"),
+        Client("127.0.0.1", {"subject": "a"}),
+        Client("127.0.0.1", {"subject": "b"}),
+    ]
+    for client in (*clients, *clients):
+        assert find(heads, SECRET, client) is not None
+    assert application.prepared == len(clients)
+
+
+def test_head_whose_decision_has_expired_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = Application(decides_by_client=True)
+    heads = application.heads()
+    assert find(heads, SECRET) is not None
+    monkeypatch.setattr(Prepared, "is_current", False)
+    assert find(heads, SECRET) is not None
+    assert find(heads, SECRET) is not None
+    assert application.prepared == 3
