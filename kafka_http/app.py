@@ -31,6 +31,7 @@ from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.security_state import load_security
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
@@ -107,7 +108,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
-    access_check = AccessCheck(app, check_point, trusted)
+    forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
+    access_check = AccessCheck(app, check_point, trusted, forwarded)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
     consumers = V2ConsumerRoutes(

@@ -225,3 +225,6 @@ class InstanceLocator(Protocol):
         `secret` is the one that the request came with. A request with the right secret was forwarded already and is not
         forwarded again. Raises `Unavailable`.
         """
+
+    def node_secret(self) -> str:
+        """Return the secret by which nodes recognize each other. It does not change. Raises `Unavailable`."""

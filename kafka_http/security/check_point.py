@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from kafka_http.errors import Unauthenticated
 from kafka_http.security.access import UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.forwarded_calls import ForwardedCaller
 from kafka_http.security.principal import ANONYMOUS_NAME, Authenticator, Credentials, Principal, Scheme
-from kafka_http.security.rate_limits import RateLimits
+from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 
 API_KEY_PREFIX = "kh_"
 
@@ -89,6 +90,17 @@ class CheckPoint:
         access = self.authenticate(credentials, blocking=blocking)
         needs(access)
         return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+
+    def admit_forwarded(self, caller: ForwardedCaller, needs: Callable[[Access], None]) -> "Admission":
+        """Decide about a request that another node has authenticated, counted and forwarded. Raises like `admit`."""
+        generation, state = self.generation, self._state
+        if not state.authenticators:
+            return Admission(UNRESTRICTED, NO_HEADERS)
+        if caller.scheme == "off":
+            raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
+        access = _access(state, caller.principal, caller.address, generation)
+        needs(access)
+        return Admission(access, NO_HEADERS)
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""

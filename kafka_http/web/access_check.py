@@ -17,6 +17,7 @@ from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE
 from kafka_http.errors import KafkaHttpError, WouldBlock
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
 from kafka_http.security.rate_limits import NO_HEADERS
 from kafka_http.security.trusted_networks import TrustedNetworks
@@ -33,6 +34,8 @@ ACCESS_KEY = "access_key"
 PRINCIPAL = "kafka_http.principal"
 """Environ key: the name of the principal, for the access log."""
 _ACCESS_KEY = "kafka_http.access_key"
+_FORWARDED = "v2_consumers."
+"""Prefix of the endpoints that nodes forward."""
 
 Arguments = Mapping[str, Any]
 """The names in a path."""
@@ -134,10 +137,13 @@ def request_access() -> Access:
 class AccessCheck:
     """Admits requests for the views. Any thread may call."""
 
-    def __init__(self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks) -> None:
-        """Add the check and the middleware of `app` that it needs."""
+    def __init__(
+        self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks, forwarded: ForwardedCalls | None = None
+    ) -> None:
+        """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
+        self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
@@ -186,9 +192,13 @@ class AccessCheck:
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        size = request.content_length or 0
+        needs = partial(self._check_needs, request)
         credentials = _credentials(request.environ)
-        return self._check_point.admit(credentials, partial(self._check_needs, request), size, blocking=blocking)
+        if self._forwarded is not None and self._match(request)[0].startswith(_FORWARDED):
+            caller = self._forwarded.caller(credentials.headers, blocking=blocking)
+            if caller is not None:
+                return self._check_point.admit_forwarded(caller, needs)
+        return self._check_point.admit(credentials, needs, request.content_length or 0, blocking=blocking)
 
     def _check_needs(self, request: PlainRequest, access: Access) -> None:
         endpoint, names = self._match(request)

@@ -10,6 +10,7 @@ from kafka_http.name_filter import NO_NAMES, NameFilter
 from kafka_http.security import security_state
 from kafka_http.security.access import NO_RIGHTS, Right, Rights
 from kafka_http.security.principal import Credentials, KeyRestriction, Principal
+from kafka_http.security.rate_limits import NoLimits, RateLimits
 
 CHALLENGE = 'Bearer realm="kafka_http"'
 
@@ -32,13 +33,15 @@ class StubAccess:
         self.rights = dict(rights)
         self.restrictions: dict[str, KeyRestriction] = {}
         self.anonymous: frozenset[Right] = frozenset()
+        self.limits: RateLimits = NoLimits()
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let each application that is created from now on use this."""
         before = security_state.load_security
 
         def load(config: Any) -> Any:
-            return before(config)._replace(authenticators=[self], rules=self, anonymous=self.anonymous)
+            parts = {"authenticators": [self], "rules": self, "anonymous": self.anonymous, "limits": self.limits}
+            return before(config)._replace(**parts)  # type: ignore[arg-type]
 
         monkeypatch.setattr("kafka_http.app.load_security", load)
 

@@ -142,6 +142,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("release_lease", (LOAN, [OffsetEntry("t", 0, 6)], [OffsetEntry("t", 0, 6)]), None),
     ("release_lease", (LOAN, [], []), None),
     ("locate", ("g", "i", "secret"), None),
+    ("node_secret", (), "secret"),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
     (
         "update_keys",

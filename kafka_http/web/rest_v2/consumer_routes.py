@@ -70,7 +70,7 @@ class V2ConsumerRoutes:
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter)
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, config)
 
     def blueprint(self) -> Blueprint:
         instance = "/instances/<name>"

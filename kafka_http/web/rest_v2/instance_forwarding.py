@@ -1,5 +1,6 @@
 """Forwards requests for a consumer instance to the node that holds it, over at most one hop."""
 
+import ssl
 import time
 from threading import Lock
 from urllib.parse import quote
@@ -7,16 +8,16 @@ from urllib.parse import quote
 from flask import Response, request
 
 from kafka_http import http_client
+from kafka_http.config import Config, ConfigError
 from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.http_client import HttpRequestFailed, HttpTarget, HttpTimeout
 from kafka_http.logs import request_id
+from kafka_http.security.forwarded_calls import NODE_HEADER, forwarded_headers
+from kafka_http.web.access_check import request_access
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
 from kafka_http.web.wait_limiter import WaitLimiter
-
-NODE_HEADER = "Kafka-Http-Node"
-"""Marks a forwarded request. A node accepts it only with the secret that the nodes share."""
 
 _CONNECT_SECONDS = 2.0
 _RESPONSE_SECONDS = 5.0
@@ -34,11 +35,15 @@ _RESPONSE_HEADERS = ("Content-Type", "Retry-After", "Allow")
 class InstanceForwarding:
     """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
-    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
+    def __init__(
+        self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter, config: Config
+    ) -> None:
+        """Raises `ConfigError` for a faulty file of certificates."""
         self._locator = locator
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._unresponsive = _UnresponsiveNodes()
+        self._tls = _tls_context(config)
+        self._unresponsive = _UnresponsiveNodes(self._tls)
 
     def forward(self) -> Response | None:
         """Return the other node's response, or None if this node holds the instance. Raises `Unavailable`."""
@@ -56,7 +61,7 @@ class InstanceForwarding:
             if is_read and not may_wait:
                 query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
-                return _send(node, query, body, wait + _RESPONSE_SECONDS)
+                return _send(node, query, body, wait + _RESPONSE_SECONDS, self._tls)
             except HttpTimeout:
                 self._unresponsive.add(node.url)
                 raise _not_responding() from None
@@ -70,7 +75,8 @@ class _UnresponsiveNodes:
     Requests for their instances fail at once, except that one request per second probes whether the node responds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
         self._next_probes: dict[str, float] = {}
         self._lock = Lock()
 
@@ -86,7 +92,7 @@ class _UnresponsiveNodes:
             is_probe = now >= self._next_probes.get(url, 0.0)
             if is_probe:
                 self._next_probes[url] = now + 2 * _PROBE_SECONDS
-        if not (is_probe and _is_healthy(url)):
+        if not (is_probe and _is_healthy(url, self._tls)):
             raise _not_responding()
         self._next_probes.pop(url, None)
 
@@ -102,19 +108,19 @@ def _wait_seconds(default: float) -> float:
     return min(int(text) / 1000 if is_number else default, MAX_TIMEOUT)
 
 
-def _is_healthy(url: str) -> bool:
+def _is_healthy(url: str, tls: ssl.SSLContext | None) -> bool:
     try:
         target = HttpTarget.from_url(f"{url.rstrip('/')}/health")
-        with http_client.send("GET", target, {}, timeout=_PROBE_SECONDS, max_bytes=1 << 16):
+        with http_client.send("GET", target, {}, timeout=_PROBE_SECONDS, max_bytes=1 << 16, tls=tls):
             return True
     except HttpRequestFailed:
         return False
 
 
-def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
+def _send(node: RemoteNode, query: str, body: bytes, seconds: float, tls: ssl.SSLContext | None) -> Response:
     url = f"{node.url.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-    headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
+    headers |= {"X-Request-Id": request_id.get(), **forwarded_headers(request_access(), node.secret)}
     with http_client.send(
         request.method,
         HttpTarget.from_url(url),
@@ -123,6 +129,32 @@ def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response
         timeout=seconds,
         connect_timeout=_CONNECT_SECONDS,
         max_bytes=_MAX_RESPONSE_BYTES,
+        tls=tls,
     ) as response:
         kept = {name: value for name in _RESPONSE_HEADERS if (value := response.headers.get(name)) is not None}
         return Response(response.read(_BODY_SECONDS), response.status, kept)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the context for https `node_url`s: trusts `node_tls_ca`. None: the certificates of the system.
+
+    If nodes require certificates of their clients, this node shows its own. Raises `ConfigError`.
+    """
+    if not (config.node_tls_ca or config.tls_client_required):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.node_tls_ca or None)
+    except ssl.SSLError:
+        raise ConfigError(f"node_tls_ca: {config.node_tls_ca} has no certificate in PEM.") from None
+    except OSError as error:
+        raise ConfigError(f"node_tls_ca: {config.node_tls_ca} cannot be read: {error.strerror}.") from None
+    if config.tls_client_required and config.tls_cert:
+        _load_certificate(context, config)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, config: Config) -> None:
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key or None, lambda: config.tls_key_password)
+    except OSError:
+        raise ConfigError(f"tls_cert: {config.tls_cert} and its key cannot be used to call other nodes.") from None
