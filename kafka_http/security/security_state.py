@@ -5,7 +5,7 @@ from kafka_http.security.access_rules import AllowAll
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Authenticator
-from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
 
 
@@ -17,7 +17,8 @@ def load_security(config: Config, shared: SharedCounters) -> SecurityState:
     settings = AuthSettings.from_config(config.auth, config.sources)
     if (config.access or config.access_rules == "kafka") and not settings.is_on:
         raise ConfigError("Access rules need authentication: add the section [auth].")
-    return SecurityState(_authenticators(config, settings), AllowAll(), frozenset(settings.anonymous), NoLimits())
+    limits = load_limits(config.limits, config.sources, shared)
+    return SecurityState(_authenticators(config, settings), AllowAll(), frozenset(settings.anonymous), limits)
 
 
 def _authenticators(config: Config, settings: AuthSettings) -> list[Authenticator]:
