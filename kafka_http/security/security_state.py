@@ -13,7 +13,7 @@ from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.principal import Authenticator
-from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
 
 
@@ -28,7 +28,7 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
         _authenticators(config, settings, shared),
         rules,
         frozenset(settings.anonymous),
-        NoLimits(),
+        load_limits(config.limits, config.sources, shared),
         _warnings(config, settings, rules),
     )
 

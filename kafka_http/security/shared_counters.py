@@ -54,8 +54,8 @@ class SharedBuckets:
     def __init__(self, size: int = _MAX_BUCKETS, clock: Callable[[], float] = time.monotonic) -> None:
         """`size` is a multiple of 16; each bucket has 16 bytes, which are used when the bucket is."""
         memory = memoryview(mmap(-1, 16 * size))
-        self._keys = memory[: 8 * size].cast("Q")
-        self._times = memory[8 * size :].cast("d")
+        self.keys = memory[: 8 * size].cast("Q")
+        self.times = memory[8 * size :].cast("d")
         self._sets = size // _WAYS
         self._hash = KeyHash()
         self.clock = clock
@@ -67,88 +67,76 @@ class SharedBuckets:
         return Bucket(self, self._hash(f"{rate.per_second:g} {rate.burst:g} {key}"), rate)
 
     def find(self, key: int) -> int:
-        """Return the place of a key, or -1."""
+        """Return the place of a key. If it has none, it gets that of the bucket that is full, or is full first."""
         start = key % self._sets * _WAYS
-        keys = self._keys[start : start + _WAYS].tolist()
-        return start + keys.index(key) if key in keys else -1
-
-    def time_at(self, place: int, key: int) -> float | None:
-        """Return when the bucket at a place is full again, or None if it has another key now."""
-        return self._times[place] if self._keys[place] == key else None
-
-    def set_time(self, place: int, value: float) -> None:
-        self._times[place] = value
-
-    def insert(self, key: int, value: float) -> int:
-        """Put a key in the place of the bucket that is full, or was first to be full, and return the place."""
-        start = key % self._sets * _WAYS
-        times = self._times[start : start + _WAYS].tolist()
+        keys = self.keys[start : start + _WAYS].tolist()
+        if key in keys:
+            return start + keys.index(key)
+        times = self.times[start : start + _WAYS].tolist()
         place = start + times.index(min(times))
-        self._times[place] = value
-        self._keys[place] = key
+        self.times[place] = 0.0
+        self.keys[place] = key
         return place
 
 
 class Bucket:
     """The bucket of one key. May be kept: it finds its place again if another key got it."""
 
-    __slots__ = ("_key", "_place", "_table", "cost_seconds", "rate", "window")
+    __slots__ = ("_key", "_keys", "_place", "_table", "_times", "cost_seconds", "window")
 
     def __init__(self, table: SharedBuckets, key: int, rate: Rate) -> None:
         self._table = table
+        self._keys, self._times = table.keys, table.times
         self._key = key
         self._place = 0
-        self.rate = rate
         self.cost_seconds = 1 / rate.per_second
         self.window = rate.burst / rate.per_second
         """Seconds until an empty bucket is full."""
 
     def take(self, cost: float = 1.0) -> float:
-        """Take `cost` and return 0, or take nothing and return the seconds until there is enough."""
+        """Take `cost` and return 0, or take nothing and return the seconds until there is enough.
+
+        A full bucket gives any cost, and owes what it does not have. Else what is over the burst could never pass.
+        """
         with self._table.lock:
             now = self._table.clock()
-            backlog = self.backlog(now)
-            wait = self.wait_for(cost, backlog)
-            if wait <= 0:
-                self.set_backlog(now, backlog + cost * self.cost_seconds)
-            return wait
+            after = self.after(now, cost)
+            if after >= 0:
+                self.set(now + after)
+            return max(0.0, -after)
 
     def add(self, cost: float) -> None:
         """Take `cost` even if there is not enough. A negative `cost` gives back what was taken."""
         with self._table.lock:
             now = self._table.clock()
-            self.set_backlog(now, self.backlog(now) + cost * self.cost_seconds)
+            self.set(now + self.backlog(now) + cost * self.cost_seconds)
 
     def wait(self, cost: float = 1.0) -> float:
         """Return the seconds until `take` would succeed, 0 if it would now. Takes nothing."""
-        return self.wait_for(cost, self.backlog(self._table.clock()))
+        return max(0.0, -self.after(self._table.clock(), cost))
 
     # In parts, for callers that hold the table's lock
 
+    def after(self, now: float, cost: float) -> float:
+        """Return the seconds until the bucket would be full after a `take` at `now`; if negative, those to wait."""
+        backlog = self.backlog(now)
+        after = backlog + cost * self.cost_seconds
+        missing = after - self.window
+        if missing > _ROUNDING_SECONDS and backlog > 0:
+            return -min(missing, backlog)
+        return after
+
     def backlog(self, now: float) -> float:
         """Return the seconds until the bucket is full."""
-        full = self._table.time_at(self._place, self._key)
-        if full is None:
-            place = self._table.find(self._key)
-            if place < 0:
-                return 0.0
-            self._place = place
-            full = self._table.time_at(place, self._key) or now
+        place = self._place
+        if self._keys[place] != self._key:
+            place = self._place = self._table.find(self._key)
+        full = self._times[place]
         return full - now if full > now else 0.0
 
-    def set_backlog(self, now: float, backlog: float) -> None:
-        if self._table.time_at(self._place, self._key) is not None:
-            self._table.set_time(self._place, now + backlog)
-        elif backlog > 0:
-            self._place = self._table.insert(self._key, now + backlog)
-
-    def wait_for(self, cost: float, backlog: float) -> float:
-        """Return the seconds until there is enough.
-
-        A full bucket gives any cost, and owes what it does not have. Else what is over the burst could never pass.
-        """
-        wait = min(backlog, backlog + cost * self.cost_seconds - self.window)
-        return wait if wait > _ROUNDING_SECONDS else 0.0
+    def set(self, full: float) -> None:
+        """Set when the bucket is full. `backlog` was called before."""
+        self._times[self._place] = full
 
 
 class OpenCounts:
