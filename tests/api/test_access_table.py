@@ -5,6 +5,9 @@ A route or a method that is not in `TABLE` or `OPEN` fails `test_table_has_each_
 
 import json
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,30 +17,29 @@ from werkzeug.test import TestResponse
 
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import NewRecord
-from kafka_http.security.access import ALL_RIGHTS, NameFilter, Rights
-from kafka_http.security.principal import KeyRestriction
 from kafka_http.server.app_interface import Client
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
-from tests.support.named_principals import CHALLENGE, NamedPrincipals, key_of
+from tests.support.key_file import CHALLENGE, KeyFile
 
-T, G = NameFilter((("t",),)), NameFilter((("g",),))
-RIGHTS = {
-    "stranger": Rights(),
-    "publisher": Rights(publish=T),
-    "reader": Rights(read=T),
-    "consumer": Rights(consumer=G),
-    "member": Rights(publish=NameFilter((("own",),)), read=T, consumer=G),
-    "twin": Rights(read=T, consumer=G),
-    "admin": Rights(admin=True),
-    "all": ALL_RIGHTS,
+Send = Callable[[str, "Call"], TestResponse]
+EVERYTHING = {"publish": ["*"], "read": ["*"], "consumer": ["*"], "admin": True}
+ACCESS: Mapping[str, Mapping[str, Any]] = {
+    "publisher": {"publish": ["t"]},
+    "reader": {"read": ["t"]},
+    "consumer": {"consumer": ["g"]},
+    "member": {"publish": ["own"]},
+    "[mt][ew]*": {"read": ["t"], "consumer": ["g"]},
+    "admin": {"admin": True},
+    "all": EVERYTHING,
 }
-PRINCIPALS = ("nobody", *(each for each in RIGHTS if each != "twin"))
+NAMES = ("stranger", "publisher", "reader", "consumer", "member", "twin", "admin", "all")
+PRINCIPALS = ("nobody", *(each for each in NAMES if each != "twin"))
 CODES = {"401": 40101, "403": 40302, "404": 40401}
 
-# The topic t and the consumer g are those of the rights above; nobody but `all` has a right on the topic three and on
-# the consumer other. A star: the view refuses, not the check before the body. Call in lower case: as stream or upload.
+# The rules give rights on the topic t and the consumer g. Only `all` has rights on the topic three and on the consumer
+# other. `stream` and `upload` are calls of the methods GET and POST.
 TABLE = """
 call                                    nobody stranger publisher reader consumer member admin  all
 GET     /messages                          401    ok       ok       ok     ok       ok     ok     ok
@@ -195,15 +197,25 @@ def is_fast_path(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def client(make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, broker: FakeBroker) -> FlaskClient:
-    NamedPrincipals(RIGHTS).use(monkeypatch)
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.toml", NAMES)
+
+
+@pytest.fixture
+def client(make_client: ClientFactory, broker: FakeBroker, keys: KeyFile) -> FlaskClient:
     broker.create_topic("own")
     broker.publish("t", [NewRecord(b"1", partition=0)], 1).result()
-    return make_client(console=True, auto_create_topics=True)
+    return make_client(console=True, auth={"keys": str(keys.path)}, access=ACCESS)
 
 
-def send(client: FlaskClient, principal: str, call: Call) -> TestResponse:
-    headers = call.headers | key_of(principal)
+@pytest.fixture
+def send(client: FlaskClient, keys: KeyFile) -> Send:
+    """Send a call of a principal."""
+    return partial(send_with, client, keys)
+
+
+def send_with(client: FlaskClient, keys: KeyFile, principal: str, call: "Call") -> TestResponse:
+    headers = call.headers | keys.headers(principal)
     return client.open(call.path, method=call.method, data=call.body, headers=headers)
 
 
@@ -228,12 +240,14 @@ def state_of(broker: FakeBroker) -> Any:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_each_principal_gets_the_result_of_the_table(client: FlaskClient, broker: FakeBroker, row: Row) -> None:
+def test_each_principal_gets_the_result_of_the_table(
+    client: FlaskClient, send: Send, broker: FakeBroker, row: Row
+) -> None:
     refused = [each for each in PRINCIPALS if row.results[each] != "ok"]
     before = state_of(broker)
-    results = {each: result_of(send(client, each, row.call)) for each in refused}
+    results = {each: result_of(send(each, row.call)) for each in refused}
     assert state_of(broker) == before
-    results |= {each: result_of(send(client, each, row.call)) for each in PRINCIPALS if each not in refused}
+    results |= {each: result_of(send(each, row.call)) for each in PRINCIPALS if each not in refused}
     assert results == row.results
     taken = getattr(client.application.wsgi_app, "taken", 0)
     assert taken == (len(PRINCIPALS) - len(refused) if is_taken(client, row.call) else 0)
@@ -246,24 +260,25 @@ def is_taken(client: FlaskClient, call: Call) -> bool:
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
 @pytest.mark.parametrize("is_fast_path", [False])
-def test_refusals_come_before_the_body(client: FlaskClient, row: Row) -> None:
-    assert {each: early_result(client.application, each, row.call) for each in PRINCIPALS} == row.results
+def test_refusals_come_before_the_body(client: FlaskClient, keys: KeyFile, row: Row) -> None:
+    results = {each: early_result(client.application, row.call, keys.headers(each)) for each in PRINCIPALS}
+    assert results == row.results
 
 
-def early_result(app: Flask, principal: str, call: Call, origin: str = "") -> str:
+def early_result(app: Flask, call: Call, credentials: Mapping[str, str]) -> str:
     """Return `ok` or the status that the server's main loop would send before the body."""
-    headers = {name.lower(): value for name, value in (call.headers | key_of(principal)).items()} | {"host": "h"}
+    headers = {name.lower(): value for name, value in {**call.headers, **credentials, "Host": "h"}.items()}
     policy = app.extensions["kafka_http"].request_policy
-    decision = policy.admit(call.method, origin + call.path, headers, Client("127.0.0.1"), 5)
+    decision = policy.admit(call.method, call.path, headers, Client("127.0.0.1"), 5)
     if not decision.is_refused:
         return "ok"
     assert isinstance(decision.value, KafkaHttpError)
     return str(decision.value.status)
 
 
-def test_open_routes_need_no_credentials(client: FlaskClient) -> None:
+def test_open_routes_need_no_credentials(client: FlaskClient, keys: KeyFile) -> None:
     for path in OPEN.split():
-        for headers in ({}, key_of("stranger"), {"X-Api-Key": "kh_unknown"}):
+        for headers in ({}, keys.headers("stranger"), {"X-Api-Key": "kh_unknown"}):
             assert client.get(path, headers=headers).status_code == 200, path
 
 
@@ -277,44 +292,46 @@ def test_table_has_each_route_and_method(client: FlaskClient) -> None:
     assert covered == {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods - automatic}
 
 
-def test_head_and_options_need_what_the_route_needs(client: FlaskClient) -> None:
+def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: KeyFile) -> None:
     for row in ROWS:
         if row.call.kind != "GET":
             continue
         for principal in PRINCIPALS:
             for method in ("HEAD", "OPTIONS"):
-                status = client.open(row.call.path, method=method, headers=key_of(principal)).status_code
+                status = client.open(row.call.path, method=method, headers=keys.headers(principal)).status_code
                 if status != 405:
                     assert status == int(row.results[principal].replace("ok", "200")), (method, *row.call, principal)
 
 
-def test_hidden_topic_looks_like_a_missing_one(client: FlaskClient) -> None:
+def test_hidden_topic_looks_like_a_missing_one(send: Send) -> None:
     for call in (each.call for each in ROWS):
         if "/three" in call.path and call.body is None:
-            hidden = send(client, "member", call)
-            missing = send(client, "all", call._replace(path=call.path.replace("three", "none")))
+            hidden = send("member", call)
+            missing = send("all", call._replace(path=call.path.replace("three", "none")))
             assert hidden.status_code == missing.status_code == 404
             assert hidden.text.replace("three", "none") == missing.text, call
 
 
-def test_unknown_path_and_method_need_credentials(client: FlaskClient) -> None:
+def test_unknown_path_and_method_need_credentials(client: FlaskClient, keys: KeyFile) -> None:
     for method, path in (("GET", "/nothing"), ("PATCH", "/messages/t"), ("POST", "/health"), ("GET", "/messages//t//")):
         assert client.open(path, method=method).status_code == 401, path
-        assert client.open(path, method=method, headers=key_of("stranger")).status_code in {404, 405}, path
+        assert client.open(path, method=method, headers=keys.headers("stranger")).status_code in {404, 405}, path
 
 
 @pytest.mark.parametrize("row", rows(NARROWED), ids=name_of)
 def test_narrowed_keys_and_requests_without_credentials(
-    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, broker: FakeBroker, row: Row
+    make_client: ClientFactory, tmp_path: Path, broker: FakeBroker, row: Row
 ) -> None:
-    rights = {"publish_only": ALL_RIGHTS, "topic_t": ALL_RIGHTS, "anonymous": Rights(publish=T, read=T, consumer=G)}
-    restrictions = {"publish_only": KeyRestriction(publish_only=True), "topic_t": KeyRestriction(topics=("t", "u*"))}
-    NamedPrincipals(rights, ("publish", "read"), restrictions).use(monkeypatch)
+    narrowed = {"publish_only": "publish_only = true", "topic_t": 'topics = ["t", "u*"]'}
+    keys = KeyFile(tmp_path / "keys.toml", narrowed, narrowed)
+    anonymous = {"publish": ["t"], "read": ["t"], "consumer": ["g"], "admin": True}
+    access = {"publish_only": EVERYTHING, "topic_t": EVERYTHING, "anonymous": anonymous}
+    client = make_client(auth={"keys": str(keys.path), "anonymous": ["publish", "read"]}, access=access)
     broker.publish("t", [NewRecord(b"1", partition=0)], 1).result()
-    client = make_client()
     senders = {each: "nobody" if each == "anonymous" else each for each in row.results}
-    assert {each: result_of(send(client, sender, row.call)) for each, sender in senders.items()} == row.results
-    assert client.put("/messages/t", headers=key_of("unknown")).status_code == 401
+    results = {each: result_of(send_with(client, keys, sender, row.call)) for each, sender in senders.items()}
+    assert results == row.results
+    assert client.put("/messages/t", headers={"X-Api-Key": "kh_unknown"}).status_code == 401
 
 
 # What belongs to a principal
@@ -322,16 +339,18 @@ def test_narrowed_keys_and_requests_without_credentials(
 
 @pytest.mark.parametrize("row", OWNED_ROWS, ids=name_of)
 @pytest.mark.parametrize("is_fast_path", [False])
-def test_tasks_and_instances_of_others_are_not_found(client: FlaskClient, broker: FakeBroker, row: Row) -> None:
+def test_tasks_and_instances_of_others_are_not_found(
+    client: FlaskClient, send: Send, keys: KeyFile, broker: FakeBroker, row: Row
+) -> None:
     results = {}
     for principal in row.results:
         path = row.call.path
         if "/tasks" in path:
             broker.down = True  # the task stays pending
-            path = new_task(client)
+            path = new_task(client, keys)
         else:
-            create_instance(client, "member", is_assigned="subscription" not in path)
-        results[principal] = owned_result(send(client, principal, row.call._replace(path=path)))
+            create_instance(client, keys, is_assigned="subscription" not in path)
+        results[principal] = owned_result(send(principal, row.call._replace(path=path)))
     assert results == row.results
 
 
@@ -344,19 +363,19 @@ def owned_result(response: TestResponse) -> str:
     return "404"
 
 
-def new_task(client: FlaskClient) -> str:
+def new_task(client: FlaskClient, keys: KeyFile) -> str:
     """Let `member` publish later. Return the path of its task."""
-    headers = {"Prefer": "respond-async"} | key_of("member")
+    headers = {"Prefer": "respond-async"} | keys.headers("member")
     return str(client.put("/messages/own", data=b"1", headers=headers).headers["Location"])
 
 
-def create_instance(client: FlaskClient, principal: str, *, is_assigned: bool) -> None:
-    """Create the instance i again, as the principal."""
-    client.delete(INSTANCE, headers=V2 | key_of("all"))
+def create_instance(client: FlaskClient, keys: KeyFile, *, is_assigned: bool) -> None:
+    """Create the instance i again, as `member`."""
+    client.delete(INSTANCE, headers=V2 | keys.headers("all"))
     body = json.dumps({"name": "i", "format": "json", "auto.offset.reset": "earliest"})
-    assert client.post("/consumers/g", data=body, headers=V2 | key_of(principal)).status_code == 200
+    assert client.post("/consumers/g", data=body, headers=V2 | keys.headers("member")).status_code == 200
     if is_assigned:
-        assert send(client, principal, Call("POST", f"{INSTANCE}/assignments")).status_code == 204
+        assert send_with(client, keys, "member", Call("POST", f"{INSTANCE}/assignments")).status_code == 204
 
 
 LISTS = {
@@ -379,11 +398,11 @@ all        own,t,three      own,t,three      own    i
 
 
 @pytest.mark.parametrize("is_fast_path", [False])
-def test_lists_show_what_the_principal_may_see(client: FlaskClient) -> None:
-    create_instance(client, "member", is_assigned=True)
-    new_task(client)
+def test_lists_show_what_the_principal_may_see(client: FlaskClient, keys: KeyFile) -> None:
+    create_instance(client, keys, is_assigned=True)
+    new_task(client, keys)
     head, *lines = (line.split() for line in SEEN.strip().splitlines())
     for principal, *names in lines:
         for path, expected in zip(head[1:], names, strict=True):
-            listed = LISTS[path](client.get(path, headers=key_of(principal)).json)
+            listed = LISTS[path](client.get(path, headers=keys.headers(principal)).json)
             assert (",".join(sorted(listed)) or "-") == expected, (principal, path)
