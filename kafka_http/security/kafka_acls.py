@@ -11,7 +11,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from kafka_http.acls import CLUSTER_NAME, Acl, AclResource
-from kafka_http.security.access import NameFilter, Rights
+from kafka_http.name_filter import NameFilter
+from kafka_http.security.access import Rights
 from kafka_http.security.access_rules import Explanation
 from kafka_http.security.principal import Principal
 
