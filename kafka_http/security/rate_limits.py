@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv6Address
 from math import ceil
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -18,6 +18,8 @@ from kafka_http.security.shared_counters import Bucket, Rate, SharedCounters
 SECTION = "limits"
 NO_HEADERS: Mapping[str, str] = {}
 _STREAM_RETRY_SECONDS = 5
+_MAX_REMEMBERED = 1024
+"""Clients whose limits a process remembers. What they have used lies in the shared counters."""
 
 Requests = Annotated[
     Annotated[float, Meta(ge=0.001, le=1e9)] | None, Meta(description="a number from 0.001 to 1000000000")
@@ -139,7 +141,8 @@ class ConfiguredLimits:
     def __init__(self, entries: Mapping[str, LimitSettings], shared: SharedCounters) -> None:
         self._entries = entries
         self._shared = shared
-        self._entry_of = lru_cache(1024)(self._find_entry)
+        self._entry_of = lru_cache(_MAX_REMEMBERED)(self._find_entry)
+        self._limits_of = lru_cache(_MAX_REMEMBERED)(partial(_EntryLimits, shared))
 
     def of(self, principal: Principal, address: str) -> ClientLimits:
         is_anonymous = principal.scheme in ("off", "anonymous")
@@ -147,7 +150,7 @@ class ConfiguredLimits:
         if settings is None:
             return UNLIMITED
         client = f"address {client_network(address)}" if is_anonymous else f"principal {principal.name}"
-        return _EntryLimits(settings, client, self._shared)
+        return self._limits_of(settings, client)
 
     def acquire_connection(self, address: str) -> Callable[[], None] | None:
         settings = self._entry_of(ANONYMOUS_NAME)
@@ -199,7 +202,7 @@ class _EntryLimits:
 
     __slots__ = ("_bytes", "_client", "_requests", "_shared", "_streams")
 
-    def __init__(self, settings: LimitSettings, client: str, shared: SharedCounters) -> None:
+    def __init__(self, shared: SharedCounters, settings: LimitSettings, client: str) -> None:
         """`client` names the principal or the address."""
         self._client = client
         self._shared = shared

@@ -82,7 +82,7 @@ class SharedBuckets:
 class Bucket:
     """The bucket of one key. May be kept: it finds its place again if another key got it."""
 
-    __slots__ = ("_key", "_keys", "_place", "_table", "_times", "cost_seconds", "window")
+    __slots__ = ("_key", "_keys", "_max_backlog", "_place", "_table", "_times", "cost_seconds", "window")
 
     def __init__(self, table: SharedBuckets, key: int, rate: Rate) -> None:
         self._table = table
@@ -92,6 +92,7 @@ class Bucket:
         self.cost_seconds = 1 / rate.per_second
         self.window = rate.burst / rate.per_second
         """Seconds until an empty bucket is full."""
+        self._max_backlog = self.window + _ROUNDING_SECONDS
 
     def take(self, cost: float = 1.0) -> float:
         """Take `cost` and return 0, or take nothing and return the seconds until there is enough.
@@ -119,20 +120,21 @@ class Bucket:
 
     def after(self, now: float, cost: float) -> float:
         """Return the seconds until the bucket would be full after a `take` at `now`; if negative, those to wait."""
-        backlog = self.backlog(now)
-        after = backlog + cost * self.cost_seconds
-        missing = after - self.window
-        if missing > _ROUNDING_SECONDS and backlog > 0:
-            return -min(missing, backlog)
+        if self._keys[self._place] != self._key:
+            self._place = self._table.find(self._key)
+        backlog = self._times[self._place] - now
+        after = cost * self.cost_seconds
+        if backlog > 0:
+            after += backlog
+            if after > self._max_backlog:
+                return -min(after - self.window, backlog)
         return after
 
     def backlog(self, now: float) -> float:
         """Return the seconds until the bucket is full."""
-        place = self._place
-        if self._keys[place] != self._key:
-            place = self._place = self._table.find(self._key)
-        full = self._times[place]
-        return full - now if full > now else 0.0
+        if self._keys[self._place] != self._key:
+            self._place = self._table.find(self._key)
+        return max(0.0, self._times[self._place] - now)
 
     def set(self, full: float) -> None:
         """Set when the bucket is full. `backlog` was called before."""

@@ -19,8 +19,9 @@ from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.negotiation import is_streaming_upload
 from kafka_http.web.trusted_proxies import TrustedProxies
 from kafka_http.web.url_paths import NormalizedPaths
 
@@ -143,6 +144,7 @@ class AccessCheck:
         """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
+        self._trusted = trusted
         self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
@@ -184,6 +186,14 @@ class AccessCheck:
             environ[ADMISSION] = None
         return ()
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a connection from an address. Return what releases it, or None: there are too many.
+
+        Those of trusted proxies do not count, because each carries the requests of many clients.
+        """
+        limits = self._check_point.limits
+        return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
+
     def finish(self, response: Response) -> Response:
         """Add the headers of the limits to a response, and the challenge to a 401."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
@@ -198,12 +208,20 @@ class AccessCheck:
             caller = self._forwarded.caller(credentials.headers, blocking=blocking)
             if caller is not None:
                 return self._check_point.admit_forwarded(caller, needs)
-        return self._check_point.admit(credentials, needs, request.content_length or 0, blocking=blocking)
+        return self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
 
     def _check_needs(self, request: PlainRequest, access: Access) -> None:
         endpoint, names = self._match(request)
         needs = ROUTES.get(endpoint, _nothing)
         needs(access, names, request.args)
+
+    def _size(self, request: PlainRequest) -> int:
+        """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
+        headers = request.headers
+        is_upload = self._match(request)[0] == "messages.publish" and is_streaming_upload(
+            request.method, headers.get("Accept"), headers.get("Content-Type")
+        )
+        return 0 if is_upload else request.content_length or 0
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):

@@ -239,7 +239,7 @@ class FastPathPublish:
             response = self._error_response(error)
         finally:
             self._pending.release()
-        headers = {**response.headers, **self._headers} if self._headers else response.headers
+        headers = {**response.headers, **self._headers} if response.headers else self._headers
         return IdentifiedResponse(
             response.status, headers, response.content_type, self._request_id, response.body, self._principal
         )
