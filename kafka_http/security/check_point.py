@@ -23,6 +23,8 @@ class SecurityState(NamedTuple):
     rules: Rules
     anonymous: frozenset[Right]
     limits: RateLimits
+    warnings: Sequence[str] = ()
+    """Sentences about settings without effect."""
 
 
 class CheckPoint:
@@ -34,6 +36,11 @@ class CheckPoint:
         self._replace_state(load())
         self.generation = 0
         """Changes whenever an earlier decision may be wrong: at a reload, and when the cluster's ACLs change."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences about settings without effect, for the log."""
+        return self._state.warnings
 
     @property
     def is_on(self) -> bool:

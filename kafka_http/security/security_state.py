@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
 from kafka_http.errors import how_to_install
-from kafka_http.security.access_rules import AllowAll
+from kafka_http.security.access import Rules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
+from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
@@ -15,17 +17,39 @@ from kafka_http.security.rate_limits import NoLimits
 from kafka_http.security.shared_counters import SharedCounters
 
 
-def load_security(config: Config, shared: SharedCounters) -> SecurityState:
-    """Read what the settings name. `shared` is the same at each reload.
+def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> SecurityState:
+    """Read what the settings name. `shared` and `acls` are the same at each reload.
 
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
-    if (config.access or config.access_rules == "kafka") and not settings.is_on:
-        raise ConfigError("Access rules need authentication: add the section [auth].")
+    rules = load_rules(config, settings, acls)
     return SecurityState(
-        _authenticators(config, settings, shared), AllowAll(), frozenset(settings.anonymous), NoLimits()
+        _authenticators(config, settings, shared),
+        rules,
+        frozenset(settings.anonymous),
+        NoLimits(),
+        _warnings(config, settings, rules),
     )
+
+
+def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
+    """Return the rules that the settings name. Raises `ConfigError`."""
+    has_section = bool(config.access) or SECTION in config.sources
+    if (has_section or config.access_rules == "kafka") and not settings.is_on:
+        raise ConfigError("Access rules need authentication: add the section [auth].")
+    if config.access_rules == "settings":
+        return SettingsRules.from_config(config) if has_section else AllowAll()
+    if has_section:
+        raise ConfigError('Rules are in [access], but access_rules = "kafka". Remove one of the two.')
+    return acls
+
+
+def _warnings(config: Config, settings: AuthSettings, rules: Rules) -> tuple[str, ...]:
+    if not isinstance(rules, SettingsRules):
+        return ()
+    has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
+    return tuple(rules.warnings(settings.anonymous, has_groups=has_groups))
 
 
 def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:

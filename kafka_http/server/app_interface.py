@@ -163,6 +163,9 @@ class ServerHooks(Protocol):
     fast_path: FastPathHandler | None
     """None if the fast path is switched off."""
 
+    def check_before_fork(self) -> None:
+        """Check what only other servers can tell, for some seconds at most. Raises `ConfigError`."""
+
     def start(self) -> None:
         """Start serving in this process. Must not block."""
 
@@ -201,6 +204,9 @@ class DefaultHooks:
     request_policy: RequestPolicy = DefaultRequestPolicy()
     fast_path: FastPathHandler | None = None
     next_deadline = math.inf
+
+    def check_before_fork(self) -> None:
+        pass
 
     def start(self) -> None:
         pass
