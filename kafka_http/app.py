@@ -33,6 +33,7 @@ from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.security_state import load_security
+from kafka_http.security.server_tls import ServerTls, load_node_tls, load_server_tls
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
@@ -105,6 +106,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.check_point = check_point
     lifecycle.acls = acls
+    lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
@@ -113,7 +115,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
-        services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
+        *(services, node.instances, config, bodies, wait_limiter),
+        page_memory=page_memory,
+        locator=node.locator,
+        node_tls=lifecycle.node_tls,
     )
     app.register_blueprint(
         MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
@@ -192,6 +197,10 @@ class AppLifecycle:
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
+    tls: ServerTls | None
+    """None without `tls_cert`."""
+    node_tls: ServerTls | None
+    """That of calls to other nodes."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
@@ -241,7 +250,10 @@ class AppLifecycle:
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
+        loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
         self.check_point.reload()
+        for tls, context in loaded:
+            tls.context = context
 
     def check_before_fork(self) -> None:
         """Log settings without effect, and read the cluster's ACLs if they are the access rules.

@@ -108,8 +108,12 @@ class Access:
 
     @property
     def visible_owner(self) -> str | None:
-        """The owner whose tasks and instances it may use; None: all are. What has no owner needs `admin`."""
+        """The owner of the tasks and instances that are visible; None: all are."""
         return None if self.is_unrestricted or self.rights.admin else self.owner
+
+    def may_use(self, owner: str) -> bool:
+        """Whether tasks and instances of this owner are visible. Those without an owner need `admin`."""
+        return self.visible_owner is None or (owner == self.owner and owner != "")
 
     def require_listing(self) -> None:
         """Check that it may list what it owns, not only find it by its name.

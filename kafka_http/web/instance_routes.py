@@ -24,9 +24,9 @@ class InstanceRoutes:
     def list(self) -> Response:
         """GET /instances: the consumer instances that the principal may use, and what they read."""
         QueryParameters(request.args, ())
-        request_access().require_listing()
-        caller = instance_caller()
-        instances = [each for each in self._instances.list_instances() if caller.may_use(each.owner)]
+        access = request_access()
+        access.require_listing()
+        instances = [each for each in self._instances.list_instances() if access.may_use(each.owner)]
         return json_response({"instances": [_instance_object(each) for each in instances]})
 
 

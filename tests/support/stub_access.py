@@ -39,9 +39,9 @@ class StubAccess:
         """Let each application that is created from now on use this."""
         before = security_state.load_security
 
-        def load(config: Any) -> Any:
+        def load(*arguments: Any) -> Any:
             parts = {"authenticators": [self], "rules": self, "anonymous": self.anonymous, "limits": self.limits}
-            return before(config)._replace(**parts)  # type: ignore[arg-type]
+            return before(*arguments)._replace(**parts)  # type: ignore[arg-type]
 
         monkeypatch.setattr("kafka_http.app.load_security", load)
 

@@ -14,6 +14,7 @@ from kafka_http.consumers.instance_service import InstanceLocator, InstanceServi
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
+from kafka_http.security.server_tls import ServerTls
 from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
@@ -61,8 +62,9 @@ class V2ConsumerRoutes:
         *,
         page_memory: PageMemoryBudget,
         locator: InstanceLocator | None,
+        node_tls: ServerTls | None,
     ) -> None:
-        """Create the views. `locator` is None if there is only one node."""
+        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `InstanceForwarding`."""
         self._page_memory = page_memory
         self._formats = services.formats
         self._instances = instances
@@ -70,7 +72,7 @@ class V2ConsumerRoutes:
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, config)
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, node_tls)
 
     def blueprint(self) -> Blueprint:
         instance = "/instances/<name>"

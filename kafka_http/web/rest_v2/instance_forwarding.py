@@ -8,12 +8,12 @@ from urllib.parse import quote
 from flask import Response, request
 
 from kafka_http import http_client
-from kafka_http.config import Config, ConfigError
 from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.http_client import HttpRequestFailed, HttpTarget, HttpTimeout
 from kafka_http.logs import request_id
 from kafka_http.security.forwarded_calls import NODE_HEADER, forwarded_headers
+from kafka_http.security.server_tls import ServerTls
 from kafka_http.web.access_check import request_access
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
@@ -36,14 +36,14 @@ class InstanceForwarding:
     """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
     def __init__(
-        self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter, config: Config
+        self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter, tls: ServerTls | None
     ) -> None:
-        """Raises `ConfigError` for a faulty file of certificates."""
+        """`tls` is that of calls to other nodes; None: the certificates of the system."""
         self._locator = locator
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._tls = _tls_context(config)
-        self._unresponsive = _UnresponsiveNodes(self._tls)
+        self._tls = tls
+        self._unresponsive = _UnresponsiveNodes()
 
     def forward(self) -> Response | None:
         """Return the other node's response, or None if this node holds the instance. Raises `Unavailable`."""
@@ -54,14 +54,15 @@ class InstanceForwarding:
         if node is None:
             return None
         is_read = str(request.endpoint).endswith(".records")
-        self._unresponsive.check(node.url)
+        tls = None if self._tls is None else self._tls.context
+        self._unresponsive.check(node.url, tls)
         wait = _wait_seconds(node.timeout)
         with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if is_read else 0) as may_wait:
             query = request.query_string.decode("latin-1")
             if is_read and not may_wait:
                 query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
-                return _send(node, query, body, wait + _RESPONSE_SECONDS, self._tls)
+                return _send(node, query, body, wait + _RESPONSE_SECONDS, tls)
             except HttpTimeout:
                 self._unresponsive.add(node.url)
                 raise _not_responding() from None
@@ -75,15 +76,14 @@ class _UnresponsiveNodes:
     Requests for their instances fail at once, except that one request per second probes whether the node responds.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._tls = tls
+    def __init__(self) -> None:
         self._next_probes: dict[str, float] = {}
         self._lock = Lock()
 
     def add(self, url: str) -> None:
         self._next_probes[url] = time.monotonic() + _PROBE_SECONDS
 
-    def check(self, url: str) -> None:
+    def check(self, url: str, tls: ssl.SSLContext | None) -> None:
         """Raise `Unavailable` if the node at this URL does not respond."""
         if url not in self._next_probes:
             return
@@ -92,7 +92,7 @@ class _UnresponsiveNodes:
             is_probe = now >= self._next_probes.get(url, 0.0)
             if is_probe:
                 self._next_probes[url] = now + 2 * _PROBE_SECONDS
-        if not (is_probe and _is_healthy(url, self._tls)):
+        if not (is_probe and _is_healthy(url, tls)):
             raise _not_responding()
         self._next_probes.pop(url, None)
 
@@ -133,28 +133,3 @@ def _send(node: RemoteNode, query: str, body: bytes, seconds: float, tls: ssl.SS
     ) as response:
         kept = {name: value for name in _RESPONSE_HEADERS if (value := response.headers.get(name)) is not None}
         return Response(response.read(_BODY_SECONDS), response.status, kept)
-
-
-def _tls_context(config: Config) -> ssl.SSLContext | None:
-    """Return the context for https `node_url`s: trusts `node_tls_ca`. None: the certificates of the system.
-
-    If nodes require certificates of their clients, this node shows its own. Raises `ConfigError`.
-    """
-    if not (config.node_tls_ca or config.tls_client_required):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.node_tls_ca or None)
-    except ssl.SSLError:
-        raise ConfigError(f"node_tls_ca: {config.node_tls_ca} has no certificate in PEM.") from None
-    except OSError as error:
-        raise ConfigError(f"node_tls_ca: {config.node_tls_ca} cannot be read: {error.strerror}.") from None
-    if config.tls_client_required and config.tls_cert:
-        _load_certificate(context, config)
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, config: Config) -> None:
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key or None, lambda: config.tls_key_password)
-    except OSError:
-        raise ConfigError(f"tls_cert: {config.tls_cert} and its key cannot be used to call other nodes.") from None
