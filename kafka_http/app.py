@@ -30,12 +30,16 @@ from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
+from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.security_state import load_security
+from kafka_http.security.server_tls import ServerTls, load_node_tls, load_server_tls
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
+from kafka_http.web.access_routes import AccessRoutes
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -82,7 +86,9 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
     shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
-    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared))
+    acls = AclCache(broker.acls)
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
+    acls.on_change = check_point.expire_decisions
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
@@ -100,14 +106,20 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.check_point = check_point
+    lifecycle.acls = acls
+    lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
-    access_check = AccessCheck(app, check_point, trusted)
+    forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
+    access_check = AccessCheck(app, check_point, trusted, forwarded)
     app.before_request(lambda: check_target(request))
-    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
+    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
-        services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
+        *(services, node.instances, config, bodies, wait_limiter),
+        page_memory=page_memory,
+        locator=node.locator,
+        node_tls=lifecycle.node_tls,
     )
     messages = MessageRoutes(
         *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
@@ -117,6 +129,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
     app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
+    app.register_blueprint(AccessRoutes().blueprint())
     app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_hung).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     app.register_blueprint(ManualRoutes().blueprint())
@@ -181,15 +194,20 @@ class AppLifecycle:
     """
 
     check_point: CheckPoint
+    acls: AclCache
     request_policy: ReceivePolicy
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
+    tls: ServerTls | None
+    """None without `tls_cert`."""
+    node_tls: ServerTls | None
+    """That of calls to other nodes."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
     ) -> None:
-        self._bootstrap_servers = config.bootstrap_servers
+        self._config = config
         self._broker = broker
         self._services = services
         self._node = node
@@ -207,6 +225,8 @@ class AppLifecycle:
         except Unavailable as error:
             log.warning("%s", error.message)
         gc.freeze()  # garbage collections then skip all objects that exist now
+        if self._config.access_rules == "kafka":
+            self.acls.start()
         self._node.start()
 
     def attach(self, loop: EventLoop) -> None:
@@ -237,14 +257,31 @@ class AppLifecycle:
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
+        loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
         self.check_point.reload()
+        for tls, context in loaded:
+            tls.context = context
+
+    def check_before_fork(self) -> None:
+        """Log settings without effect, and read the cluster's ACLs if they are the access rules.
+
+        Blocks while it connects to Kafka, for some seconds at most. Raises `ConfigError`.
+        """
+        for warning in self.check_point.warnings:
+            log.warning("%s", warning)
+        if self._config.access_rules == "kafka":
+            broker = KafkaBroker(self._config)  # workers must not inherit its connections
+            try:
+                self.acls.check(broker.acls)
+            finally:
+                broker.close(0)
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.
 
         It connects in this process only and does not change whether requests are accepted.
         """
-        servers = ", ".join(self._bootstrap_servers)
+        servers = ", ".join(self._config.bootstrap_servers)
         log.info("Kafka brokers: %s. Checking once; the server does not wait for them.", servers)
         Thread(target=self._check_brokers, name="broker check", daemon=True).start()
 
@@ -263,6 +300,7 @@ class AppLifecycle:
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
         self._submitter.close(_SUBMIT_SECONDS)
+        self.acls.close()
         self._node.close_before_broker()
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)

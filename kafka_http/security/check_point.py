@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from kafka_http.errors import KafkaHttpError, Unauthenticated
-from kafka_http.security.access import ALL_RIGHTS, Access, Right, Rules
+from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.forwarded_calls import ForwardedCaller
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
-from kafka_http.security.rate_limits import RateLimits
+from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
+_ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
 
 
 class SecurityState(NamedTuple):
@@ -23,6 +25,8 @@ class SecurityState(NamedTuple):
     rules: Rules
     anonymous: frozenset[Right]
     limits: RateLimits
+    warnings: Sequence[str] = ()
+    """Sentences about settings without effect."""
 
 
 class CheckPoint:
@@ -35,6 +39,11 @@ class CheckPoint:
         self._replace_state(load())
         self.generation = 0
         """Changes whenever an earlier decision may be wrong: at a reload, and when the cluster's ACLs change."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences about settings without effect, for the log."""
+        return self._state.warnings
 
     @property
     def is_on(self) -> bool:
@@ -69,7 +78,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
-            return Access(OFF, ALL_RIGHTS, credentials.address, generation)
+            return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
         principal = self._principal(state, credentials, blocking=blocking)
         return _access(state, principal, credentials.address, generation)
 
@@ -79,15 +88,37 @@ class CheckPoint:
         """Decide about a request with a body of `size` bytes, or of an unknown size (0).
 
         `needs` checks the rights that the request needs. Raises like `authenticate`, what `needs` raises, and
-        `RateLimited`.
+        `RateLimited`. Refused requests count, too: those without valid credentials for their address.
         """
-        access = self.authenticate(credentials, blocking=blocking)
+        try:
+            access = self.authenticate(credentials, blocking=blocking)
+        except Unauthenticated as error:
+            error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
+            raise
+        headers: Mapping[str, str] = {}
+        try:
+            headers = access.limits.take(size)
+            needs(access)
+        except KafkaHttpError as error:
+            error.headers = {**error.headers, **headers}
+            error.principal = access.principal.name
+            raise
+        return Admission(access, headers)
+
+    def admit_forwarded(self, caller: ForwardedCaller, needs: Callable[[Access], None]) -> "Admission":
+        """Decide about a request that another node has authenticated, counted and forwarded. Raises like `admit`."""
+        generation, state = self.generation, self._state
+        if not state.authenticators:
+            return Admission(UNRESTRICTED, NO_HEADERS)
+        if caller.scheme == "off":
+            raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
+        access = _access(state, caller.principal, caller.address, generation)
         try:
             needs(access)
-            return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
-        except KafkaHttpError as refusal:
-            refusal.principal = access.principal.name
+        except KafkaHttpError as error:
+            error.principal = access.principal.name
             raise
+        return Admission(access, NO_HEADERS)
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""
@@ -100,7 +131,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if access.is_unrestricted:
-            return None if state.authenticators else Access(OFF, ALL_RIGHTS, access.address, generation)
+            return None if state.authenticators else _access(state, OFF, access.address, generation)
         principal = access.principal
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
@@ -119,7 +150,7 @@ class CheckPoint:
         if scheme is not None:
             raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
         if state.anonymous:
-            return Principal(ANONYMOUS_NAME, "anonymous")
+            return _ANONYMOUS
         raise Unauthenticated("This request needs credentials. Nothing was done.")
 
 
@@ -147,9 +178,12 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:
+    limits = state.limits.of(principal, address)
+    if principal is OFF:
+        return Access(OFF, ALL_RIGHTS, address, generation, limits)
     rights = state.rules.rights_of(principal, address)
     if principal.scheme == "anonymous":
         rights = rights.only(state.anonymous)
     if principal.restriction is not None:
         rights = rights.restricted(principal.restriction)
-    return Access(principal, rights, address, generation)
+    return Access(principal, rights, address, generation, limits)

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from kafka_http.config import Config, ConfigError
 from kafka_http.config.settings import is_loopback
 from kafka_http.errors import how_to_install
-from kafka_http.security.access_rules import AllowAll
+from kafka_http.security.access import Rules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
+from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.certificates import ClientCertificates
@@ -14,33 +16,53 @@ from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.principal import Authenticator
 from kafka_http.security.proxy_header import ProxyHeader
-from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 
 
-def load_security(config: Config, shared: SharedCounters) -> SecurityState:
-    """Read what the settings name. `shared` is the same at each reload.
+def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> SecurityState:
+    """Read what the settings name. `shared` and `acls` are the same at each reload.
 
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
-    _check(config, settings)
+    _check_required(config, settings)
+    rules = load_rules(config, settings, acls)
     return SecurityState(
-        _authenticators(config, settings, shared), AllowAll(), frozenset(settings.anonymous), NoLimits()
+        _authenticators(config, settings, shared),
+        rules,
+        frozenset(settings.anonymous),
+        load_limits(config.limits, config.sources, shared),
+        _warnings(config, settings, rules),
     )
 
 
-def _check(config: Config, settings: AuthSettings) -> None:
-    if settings.is_on:
-        return
-    if config.access or config.access_rules == "kafka":
-        raise ConfigError("Access rules need authentication: add the section [auth].")
-    if config.require_auth and not is_loopback(config.host):
+def _check_required(config: Config, settings: AuthSettings) -> None:
+    if config.require_auth and not settings.is_on and not is_loopback(config.host):
         raise ConfigError(
             f"require_auth: other hosts can reach {config.bind}, and no client authenticates itself. Add the section "
             "[auth], or listen on 127.0.0.1."
         )
+
+
+def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
+    """Return the rules that the settings name. Raises `ConfigError`."""
+    has_section = bool(config.access) or SECTION in config.sources
+    if (has_section or config.access_rules == "kafka") and not settings.is_on:
+        raise ConfigError("Access rules need authentication: add the section [auth].")
+    if config.access_rules == "settings":
+        return SettingsRules.from_config(config) if has_section else AllowAll()
+    if has_section:
+        raise ConfigError('Rules are in [access], but access_rules = "kafka". Remove one of the two.')
+    return acls
+
+
+def _warnings(config: Config, settings: AuthSettings, rules: Rules) -> tuple[str, ...]:
+    if not isinstance(rules, SettingsRules):
+        return ()
+    has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
+    return tuple(rules.warnings(settings.anonymous, has_groups=has_groups))
 
 
 def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:

@@ -56,6 +56,7 @@ def run(
     configure_logging(config.log_level)
     app = (load_app or _create_app)(config)
     _check_address(config)
+    hooks_of(app).check_before_fork()
     _warn_if_exposed(hooks_of(app), config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}

@@ -17,9 +17,11 @@ from kafka_http.errors import Forbidden, KafkaHttpError, RateLimited, Unauthenti
 from kafka_http.logs import principal_text
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.negotiation import is_streaming_upload
 from kafka_http.web.responses import error_response
 from kafka_http.web.trusted_proxies import TrustedProxies
 from kafka_http.web.url_paths import NormalizedPaths
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _ACCESS_KEY = "kafka_http.access_key"
+_FORWARDED = "v2_consumers."
+"""Prefix of the endpoints that nodes forward."""
 
 _REFUSALS = (Unauthenticated, Forbidden, RateLimited)
 """What views raise, too."""
@@ -88,6 +92,7 @@ ROUTES: Mapping[str, Needs] = {
     "messages.read": _read,
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
+    "access.show": _nothing,
     "tasks.list": _nothing,
     "tasks.find": _nothing,
     "tasks.cancel": _nothing,
@@ -133,10 +138,14 @@ def request_access() -> Access:
 class AccessCheck:
     """Admits requests for the views. Any thread may call."""
 
-    def __init__(self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks) -> None:
-        """Add the check and the middleware of `app` that it needs."""
+    def __init__(
+        self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks, forwarded: ForwardedCalls | None = None
+    ) -> None:
+        """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
+        self._trusted = trusted
+        self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
@@ -197,6 +206,14 @@ class AccessCheck:
             environ[ADMISSION] = None
         return ()
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a connection from an address. Return what releases it, or None: there are too many.
+
+        Those of trusted proxies do not count, because each carries the requests of many clients.
+        """
+        limits = self._check_point.limits
+        return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
+
     def finish(self, response: Response) -> Response:
         """Add the headers of the limits to a response, and the challenge to a 401."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
@@ -205,14 +222,26 @@ class AccessCheck:
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        size = request.content_length or 0
+        needs = partial(self._check_needs, request)
         credentials = _credentials(request.environ)
-        return self._check_point.admit(credentials, partial(self._check_needs, request), size, blocking=blocking)
+        if self._forwarded is not None and self._match(request)[0].startswith(_FORWARDED):
+            caller = self._forwarded.caller(credentials.headers, blocking=blocking)
+            if caller is not None:
+                return self._check_point.admit_forwarded(caller, needs)
+        return self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
 
     def _check_needs(self, request: PlainRequest, access: Access) -> None:
         endpoint, names = self._match(request)
         needs = ROUTES.get(endpoint, _nothing)
         needs(access, names, request.args)
+
+    def _size(self, request: PlainRequest) -> int:
+        """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
+        headers = request.headers
+        is_upload = self._match(request)[0] == "messages.publish" and is_streaming_upload(
+            request.method, headers.get("Accept"), headers.get("Content-Type")
+        )
+        return 0 if is_upload else request.content_length or 0
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):

@@ -15,7 +15,7 @@ def tls_pair(directory: Path) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
 
     The key and its certificate are written to the directory.
     """
-    certificate = _make_certificate(directory)
+    certificate = make_certificate(directory)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificate)
     client_context = ssl.create_default_context(cafile=str(certificate))
@@ -38,7 +38,7 @@ def _shakes_hands(sock: ssl.SSLSocket) -> bool:
     return True
 
 
-def _make_certificate(directory: Path) -> Path:
+def make_certificate(directory: Path) -> Path:
     """Write a key and its certificate for localhost, and return the file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])

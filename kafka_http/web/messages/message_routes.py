@@ -78,9 +78,9 @@ class MessageRoutes:
         return new_blueprint("messages", routes, prefix="/messages", without_head=["read"])
 
     def topics(self) -> Response:
-        """GET /messages: the names of all topics."""
+        """GET /messages: the names of all topics that may be described."""
         QueryParameters(request.args, ())
-        return json_response({"topics": self._services.topics.names()})
+        return json_response({"topics": request_access().visible(self._services.topics.names())})
 
     def describe(self, topic: str) -> Response:
         """GET /messages/<topic>: the topic's partitions."""
