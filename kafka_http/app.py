@@ -37,6 +37,7 @@ from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
+from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
@@ -78,8 +79,9 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
-    page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
+    page_memory = PageMemoryBudget(config.max_answers_in_flight)
     check_point, trusted = CheckPoint(lambda: load_security(config)), TrustedNetworks(config.trusted_proxies)
+    guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
@@ -91,6 +93,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         services.formats,
         config,
         guard=guard,
+        cors=cors,
         check_point=check_point,
         trusted=trusted,
     )
@@ -99,7 +102,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle.check_point = check_point
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
-    app = _new_app(config, lifecycle, guard, page_memory)
+    app = _new_app(config, lifecycle, guard, cors, page_memory)
     access_check = AccessCheck(app, check_point, trusted)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
@@ -283,7 +286,13 @@ def _deferred_publisher(
     )
 
 
-def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_memory: PageMemoryBudget) -> Flask:
+def _new_app(
+    config: Config,
+    lifecycle: AppLifecycle,
+    guard: BrowserGuard,
+    cors: CrossOriginSharing,
+    page_memory: PageMemoryBudget,
+) -> Flask:
     """Create the Flask application without routes: URL rules, and the steps before and after each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -293,7 +302,9 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     app.before_request(lifecycle.start)  # for servers that do not call it
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
+    app.before_request(lambda: cors.answer_preflight(request))
     app.after_request(_finish_response)
+    app.after_request(lambda response: cors.finish(request, response))
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
     return app

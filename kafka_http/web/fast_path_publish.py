@@ -21,9 +21,9 @@ from kafka_http.schemas.formats import Formats
 from kafka_http.security.access import Access
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.principal import ConnectedClient, Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
+from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.idempotent_publish import IdempotentPublish, KeyedPublish
 from kafka_http.web.messages.message_publish import MessagesPublish
 from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
@@ -67,6 +67,7 @@ class FastPathPublishes:
         config: Config,
         *,
         guard: BrowserGuard,
+        cors: CrossOriginSharing,
         check_point: CheckPoint,
         trusted: TrustedNetworks,
     ) -> None:
@@ -75,6 +76,7 @@ class FastPathPublishes:
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._guard = guard
+        self._cors = cors
         self._check_point = check_point
         self._trusted = trusted
         self._timeout = config.timeout
@@ -93,6 +95,7 @@ class FastPathPublishes:
         Header names are in lower case, each once.
         """
         path, _, query = target.partition("?")
+        generation, sharing = self._check_point.generation, self._cors.headers(headers.get("origin"))
         try:
             args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
             grant = self._grant(path, headers, client) if self._check_point.has_decisions else None
@@ -111,7 +114,15 @@ class FastPathPublishes:
             if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
                 return None
             start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
-        return PreparedPublish(start, dialect, headers, self._max_body_bytes, grant)
+        return PreparedPublish(
+            start,
+            dialect,
+            headers,
+            max_body_bytes=self._max_body_bytes,
+            grant=grant,
+            is_unchanged=lambda: self._check_point.generation == generation,
+            response_headers=sharing,
+        )
 
     def _grant(self, path: str, headers: Mapping[str, str], client: ConnectedClient) -> "Grant":
         """Return the check point's decision. Raises the refusal, `WouldBlock`."""
@@ -167,14 +178,22 @@ class PreparedPublish:
         start: "StartPublish",
         dialect: PublishDialect,
         headers: Mapping[str, str],
+        *,
         max_body_bytes: int,
         grant: Grant | None,
+        is_unchanged: Callable[[], bool],
+        response_headers: Mapping[str, str],
     ) -> None:
-        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided."""
+        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided.
+
+        `is_unchanged` returns false after a reload. `response_headers` are added to those of the dialect.
+        """
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
         self._principal = grant.access.principal.name if grant else ""
+        self._is_unchanged = is_unchanged
+        self._response_headers = response_headers
         self._start = start
         self._dialect = dialect
         self._request_id = valid_request_id(headers.get("x-request-id"))
@@ -183,7 +202,7 @@ class PreparedPublish:
     @property
     def is_current(self) -> bool:
         """Whether the client may still publish with this head."""
-        return self._grant is None or self._grant.is_current
+        return self._is_unchanged() if self._grant is None else self._grant.is_current
 
     def has_room(self, size: int) -> bool:
         """Whether the limits of the client allow a body of this size now. Counts nothing."""
@@ -199,12 +218,13 @@ class PreparedPublish:
         sent_id = self._request_id or new_request_id()
         pending: _Pending
         token = request_id.set(sent_id)  # for log lines
-        headers = NO_HEADERS
+        headers = self._response_headers
         try:
             if self._grant is not None:
                 if not self._grant.is_current:  # revoked while the body arrived
                     return None
-                headers = self._grant.take(len(body))
+                if limits := self._grant.take(len(body)):
+                    headers = {**headers, **limits}
             pending = self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
