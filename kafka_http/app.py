@@ -31,6 +31,7 @@ from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.security_state import load_security
+from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
@@ -80,7 +81,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
     page_memory = PageMemoryBudget(config.max_answers_in_flight)
-    check_point, trusted = CheckPoint(lambda: load_security(config)), TrustedNetworks(config.trusted_proxies)
+    shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
+    check_point = CheckPoint(lambda: load_security(config, shared))
     guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
 
     submitter = new_task_submitter(node.tasks)

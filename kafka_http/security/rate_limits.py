@@ -1,6 +1,7 @@
 """Limits of principals and addresses: requests, bytes, streams and connections. They hold for the node."""
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
 from typing import Protocol
 
 from kafka_http.security.principal import Principal
@@ -51,3 +52,16 @@ class NoLimits:
 
 def _release_nothing() -> None:
     """Do nothing."""
+
+
+def client_network(address: str) -> str:
+    """Return what an address is counted under: an IPv6 address under its /64, which one client usually has whole."""
+    if ":" not in address:
+        return address
+    try:
+        ipv6 = IPv6Address(address.partition("%")[0])
+    except ValueError:  # a proxy sent another form
+        return address
+    if ipv6.ipv4_mapped is not None:
+        return str(ipv6.ipv4_mapped)
+    return f"{IPv6Address(int(ipv6) >> 64 << 64)}/64"

@@ -1,27 +1,61 @@
 """Builds the state of the check point from the settings and the files that they name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kafka_http.config import Config, ConfigError
+from kafka_http.errors import how_to_install
 from kafka_http.security.access_rules import AllowAll
+from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
+from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.origins import Origins
 from kafka_http.security.principal import Authenticator
 from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.shared_counters import SharedCounters
 
 
-def load_security(config: Config) -> SecurityState:
-    """Read what the settings name. Raises `ConfigError`, which names the file and the line."""
+def load_security(config: Config, shared: SharedCounters) -> SecurityState:
+    """Read what the settings name. `shared` is the same at each reload.
+
+    Raises `ConfigError`, which names the file and the line.
+    """
     settings = AuthSettings.from_config(config.auth, config.sources)
     if (config.access or config.access_rules == "kafka") and not settings.is_on:
         raise ConfigError("Access rules need authentication: add the section [auth].")
     return SecurityState(
-        _authenticators(config, settings), AllowAll(), frozenset(settings.anonymous), NoLimits(), _origins(config)
+        _authenticators(config, settings, shared),
+        AllowAll(),
+        frozenset(settings.anonymous),
+        NoLimits(),
+        _origins(config),
     )
 
 
-def _authenticators(config: Config, settings: AuthSettings) -> list[Authenticator]:
+def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:
     """Return the kinds of credentials that are on, in the order in which they are tried."""
-    return []
+    kinds: list[Authenticator] = []
+    if settings.basic:
+        kinds.append(_basic_logins(settings, shared))
+    if settings.keys:
+        kinds.append(ApiKeys.from_file(settings.keys))
+    return kinds
+
+
+def _basic_logins(settings: AuthSettings, shared: SharedCounters) -> Authenticator:
+    with _extra_needed("auth.basic"):
+        from kafka_http.security.passwords import BasicLogins
+    return BasicLogins.from_file(settings.basic, LoginAttempts(shared.buckets))
+
+
+@contextmanager
+def _extra_needed(setting: str) -> Iterator[None]:
+    """Turn a missing package into the error that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{setting} needs the package {error.name}. {how_to_install('auth')}") from None
 
 
 def _origins(config: Config) -> Origins:

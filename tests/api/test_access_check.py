@@ -5,10 +5,13 @@ from collections.abc import Callable
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.config import Config
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.access import NameFilter, Rights
+from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Credentials, Principal
+from kafka_http.security.shared_counters import SharedCounters
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 
@@ -51,8 +54,8 @@ def is_fast_path(request: pytest.FixtureRequest) -> bool:
 def client(make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     before = security_state.load_security
 
-    def load(config: object) -> object:
-        return before(config)._replace(authenticators=[FixedKeys()], rules=FixedRules())  # type: ignore[arg-type]
+    def load(config: Config, shared: SharedCounters) -> SecurityState:
+        return before(config, shared)._replace(authenticators=[FixedKeys()], rules=FixedRules())
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
     return make_client()

@@ -268,8 +268,8 @@ def guarded(make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch) -> Flas
     """A client of a server that needs keys."""
     before = security_state.load_security
 
-    def load(config: Any) -> Any:
-        return before(config)._replace(authenticators=[Keys()], limits=NoRoom())
+    def load(*args: Any) -> Any:
+        return before(*args)._replace(authenticators=[Keys()], limits=NoRoom())
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
     return make_client(cors_origins=LISTED)
@@ -354,7 +354,7 @@ def test_reload_replaces_the_origins(make_client: ClientFactory, monkeypatch: py
     assert publish(APP) == (200, ALLOWED)
     assert publish(OTHER) == (403, {})
     changed = Origins([OTHER])
-    monkeypatch.setattr("kafka_http.app.load_security", lambda config: before(config)._replace(origins=changed))
+    monkeypatch.setattr("kafka_http.app.load_security", lambda *args: before(*args)._replace(origins=changed))
     check_point.reload()
     assert publish(APP) == (403, {})
     assert publish(OTHER) == (200, {**ALLOWED, "Allow-Origin": OTHER})

@@ -20,6 +20,7 @@ FOR_EVERYONE = {
     "logs",
     "backoff",
     "http_client",
+    "loading_cache",
     "environ",
     "chunked",
     "broker_protocols",
