@@ -35,6 +35,7 @@ from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
+from kafka_http.web.access_routes import AccessRoutes
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -118,6 +119,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
     app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
+    app.register_blueprint(AccessRoutes().blueprint())
     app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_hung).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     app.register_blueprint(ManualRoutes().blueprint())

@@ -59,6 +59,11 @@ class _SourceValue(NamedTuple):
         return ".".join(self.path)
 
     @property
+    def is_empty_table(self) -> bool:
+        """Whether this is an empty table of a section of tables, or the empty section itself."""
+        return len(self.path) <= 2 and isinstance(self.value, Mapping) and not self.value
+
+    @property
     def setting_name(self) -> str:
         return RENAMED_SETTINGS.get(self.path[0], self.path[0])
 
@@ -96,7 +101,10 @@ def _from_mapping(values: Mapping[str, Any], source: str, *, parse_text: bool) -
 
 
 def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool) -> Iterator[_SourceValue]:
-    """Yield the values of a section one by one, so that each source can set some of them."""
+    """Yield the values of a section one by one, so that each source can set some of them.
+
+    An empty table of a section of tables is a value, too: `[access."alice"]` without rights is a rule.
+    """
     leaf = _SourceValue(path, value, source, parse_text and isinstance(value, str))
     if leaf.setting_name in SETTINGS and leaf.setting.is_section:
         if len(path) == 1 and leaf.is_text:
@@ -104,7 +112,9 @@ def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 yield from _flatten((*path, str(key)), inner, source, parse_text=parse_text)
-            return
+            if value or leaf.setting.depth < 2:
+                return
+            leaf = leaf._replace(value={}, is_text=False)
     yield leaf
 
 
@@ -114,7 +124,11 @@ def _combine(given: list[_SourceValue]) -> Config:
     for each in given:
         _check_name(each)
         if each.setting.is_section:
-            _insert(values.setdefault(each.setting_name, {}), each)
+            section = values.setdefault(each.setting_name, {})
+            if not each.is_empty_table:
+                _insert(section, each)
+            elif len(each.path) > 1:
+                section.setdefault(each.path[1], {})
         else:
             values[each.setting_name] = _convert(each)
         sources[each.name] = sources[".".join((each.setting_name, *each.path[1:]))] = each.source
@@ -126,7 +140,7 @@ def _check_name(given: _SourceValue) -> None:
     if given.setting_name not in SETTINGS or (inner and not given.setting.is_section):
         otherwise = "Run `kafka-http config` for a list of all settings."
         raise unknown_setting(given.name, given.path[0], given.source, SETTINGS, otherwise)
-    if len(inner) < given.setting.depth or not all(inner):
+    if (len(inner) < given.setting.depth and not given.is_empty_table) or not all(inner):
         raise _invalid(given)
 
 

@@ -167,9 +167,12 @@ def _access(state: SecurityState, principal: Principal, address: str, generation
 
 def _check_origin(principal: Principal, origin: str | None) -> None:
     """Check that an API key is used by pages of its origins only. Raises `CrossSiteRequest`."""
-    origins = principal.restriction.origins if principal.restriction else None
-    if origins is not None and (origin is None or origin not in key_origins(origins)):
+    patterns = principal.restriction.origins if principal.restriction else None
+    if patterns is None:
+        return
+    origins = key_origins(patterns)
+    if origin is None or not (origin in origins or origins.allows_reading):
         sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
         raise CrossSiteRequest(
-            f"The API key {principal.name} is for pages of its origins only, got {sent}. Nothing was done."
+            f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
         )

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
 from kafka_http.errors import how_to_install
-from kafka_http.security.access_rules import AllowAll
+from kafka_http.security.access import Rules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
@@ -22,15 +23,20 @@ def load_security(config: Config, shared: SharedCounters) -> SecurityState:
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
-    if (config.access or config.access_rules == "kafka") and not settings.is_on:
-        raise ConfigError("Access rules need authentication: add the section [auth].")
     return SecurityState(
         _authenticators(config, settings, shared),
-        AllowAll(),
+        _rules(config, settings),
         frozenset(settings.anonymous),
         NoLimits(),
         _origins(config),
     )
+
+
+def _rules(config: Config, settings: AuthSettings) -> Rules:
+    has_section = bool(config.access) or SECTION in config.sources
+    if (has_section or config.access_rules == "kafka") and not settings.is_on:
+        raise ConfigError("Access rules need authentication: add the section [auth].")
+    return SettingsRules.from_config(config) if has_section else AllowAll()
 
 
 def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:

@@ -5,11 +5,14 @@ at once. If two workers count for the same client in the same microsecond, one o
 exceeded by that one, and nothing else goes wrong.
 """
 
+import fcntl
 import os
 import time
+import weakref
 from collections.abc import Callable
 from hashlib import blake2b
 from mmap import mmap
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import NamedTuple
 
@@ -17,6 +20,9 @@ _WAYS = 16
 """Buckets in which a key may lie. A key that finds all of them in use takes that of the client that used least."""
 _MAX_BUCKETS = 1 << 16
 _ROUNDING_SECONDS = 1e-6
+_COUNT_WAYS = 32
+_MAX_COUNTS = 1 << 13
+_MAX_WORKERS = 256
 
 
 class Rate(NamedTuple):
@@ -24,6 +30,17 @@ class Rate(NamedTuple):
 
     per_second: float
     burst: float
+
+
+class KeyHash:
+    """Maps keys to numbers that are not 0. Clients cannot find keys with the same number, as the hash has a secret."""
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(32)
+
+    def __call__(self, key: str) -> int:
+        digest = blake2b(key.encode(errors="surrogatepass"), key=self._secret, digest_size=8).digest()
+        return int.from_bytes(digest) | 1
 
 
 class SharedBuckets:
@@ -40,15 +57,14 @@ class SharedBuckets:
         self._keys = memory[: 8 * size].cast("Q")
         self._times = memory[8 * size :].cast("d")
         self._sets = size // _WAYS
-        self._secret = os.urandom(32)
+        self._hash = KeyHash()
         self.clock = clock
         self.lock = Lock()
         """For the threads of a process."""
 
     def bucket(self, key: str, rate: Rate) -> "Bucket":
         """Return the bucket of a key, such as a purpose and a principal. Another rate makes it another bucket."""
-        text = f"{rate.per_second:g} {rate.burst:g} {key}".encode(errors="surrogatepass")
-        return Bucket(self, int.from_bytes(blake2b(text, key=self._secret, digest_size=8).digest()) | 1, rate)
+        return Bucket(self, self._hash(f"{rate.per_second:g} {rate.burst:g} {key}"), rate)
 
     def find(self, key: int) -> int:
         """Return the place of a key, or -1."""
@@ -135,11 +151,133 @@ class Bucket:
         return wait if wait > _ROUNDING_SECONDS else 0.0
 
 
+class OpenCounts:
+    """How many things, such as streams, are open for each key. Any thread of any worker may use it.
+
+    Each worker has a table, which only it writes; the sum of all counts. A worker holds a lock on one byte of a file as
+    long as it lives. When a worker is killed, the system releases the lock, by which the others find its table.
+    """
+
+    def __init__(self, workers: int = _MAX_WORKERS, size: int = _MAX_COUNTS) -> None:
+        """`size`: the number of keys of a worker, a multiple of 32. What has no room is not counted."""
+        memory = memoryview(mmap(-1, 8 * workers * (1 + 2 * size))).cast("Q")
+        self._in_use = memory[:workers]
+        self._tables = [
+            _CountTable(memory[start : start + 2 * size]) for start in range(workers, len(memory), 2 * size)
+        ]
+        self._hash = KeyHash()
+        self._file = _new_file()
+        weakref.finalize(self, os.close, self._file)
+        self._lock = Lock()
+        self._process = 0
+        self._own: _CountTable | None = None
+        """The table of the process `_process`, or None if there are more workers than tables."""
+
+    def acquire(self, key: str, limit: int) -> "OpenCount | None":
+        """Count one more. None, with nothing counted: there are `limit` already."""
+        number = self._hash(key)
+        with self._lock:
+            own = self._own_table()
+            if self._total(number) >= limit and not (self._forget_dead(own) and self._total(number) < limit):
+                return None
+            is_counted = own is not None and own.change(number, 1)
+        return OpenCount(self, number, is_open=is_counted)
+
+    def release(self, count: "OpenCount") -> None:
+        with self._lock:
+            if count.is_open and self._own is not None:
+                count.is_open = False
+                self._own.change(count.key, -1)
+
+    def _total(self, key: int) -> int:
+        return sum(table.count(key) for is_used, table in zip(self._in_use, self._tables, strict=True) if is_used)
+
+    def _own_table(self) -> "_CountTable | None":
+        if self._process != (process := os.getpid()):  # after the fork
+            self._process = process
+            number = next(filter(self._try_lock, range(len(self._tables))), None)
+            self._own = None if number is None else self._tables[number]
+            if self._own is not None and number is not None:
+                self._own.clear()
+                self._in_use[number] = 1
+        return self._own
+
+    def _forget_dead(self, own: "_CountTable | None") -> bool:
+        """Forget the counts of workers that have ended. Return whether there were any."""
+        used = [each for each, table in enumerate(self._tables) if self._in_use[each] and table is not own]
+        dead = [each for each in used if self._try_lock(each)]
+        for each in dead:
+            self._in_use[each] = 0
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, each)
+        return bool(dead)
+
+    def _try_lock(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True
+
+
+class OpenCount:
+    """One thing that is counted until this is called. It may be called again."""
+
+    __slots__ = ("_counts", "is_open", "key")
+
+    def __init__(self, counts: OpenCounts, key: int, *, is_open: bool) -> None:
+        self._counts = counts
+        self.key = key
+        self.is_open = is_open
+
+    def __call__(self) -> None:
+        self._counts.release(self)
+
+
+class _CountTable:
+    """The counts of one worker, by key. A count of 0 is a free place."""
+
+    def __init__(self, memory: memoryview) -> None:
+        half = len(memory) // 2
+        self._keys, self._counts = memory[:half], memory[half:]
+
+    def count(self, key: int) -> int:
+        start, keys = self._places(key)
+        return self._counts[start + keys.index(key)] if key in keys else 0
+
+    def change(self, key: int, change: int) -> bool:
+        """Change a count. Return False if there is no place for the key."""
+        start, keys = self._places(key)
+        if key not in keys and 0 not in keys:
+            return False
+        place = start + keys.index(key if key in keys else 0)
+        count = self._counts[place] + change
+        self._counts[place] = count
+        self._keys[place] = key if count else 0
+        return True
+
+    def clear(self) -> None:
+        for each in (self._keys, self._counts):
+            each[:] = memoryview(bytes(each.nbytes)).cast("Q")
+
+    def _places(self, key: int) -> tuple[int, list[int]]:
+        start = key % (len(self._keys) // _COUNT_WAYS) * _COUNT_WAYS
+        return start, self._keys[start : start + _COUNT_WAYS].tolist()
+
+
+def _new_file() -> int:
+    """Return the descriptor of a file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("kafka_http")
+    with TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class SharedCounters(NamedTuple):
     """What the workers count together. `create_app` makes it before the fork; it outlives reloads."""
 
     buckets: SharedBuckets
+    open_counts: OpenCounts
 
     @classmethod
     def create(cls) -> "SharedCounters":
-        return cls(SharedBuckets())
+        return cls(SharedBuckets(), OpenCounts())

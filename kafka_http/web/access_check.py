@@ -87,6 +87,7 @@ ROUTES: Mapping[str, Needs] = {
     "messages.read": _read,
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
+    "access.show": _nothing,
     "tasks.list": _nothing,
     "tasks.find": _nothing,
     "tasks.cancel": _nothing,

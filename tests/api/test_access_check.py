@@ -85,3 +85,36 @@ def test_access_key_in_the_query_is_removed_before_the_query_is_parsed(client: F
     assert client.put("/messages/t?access_key=kh_writer&timeout=5", data=b"x").status_code == 200
     assert client.put("/messages/t?acc%65ss_key=kh_writer", data=b"x").status_code == 200
     assert client.put("/messages/t?access_key=kh_wrong", data=b"x").status_code == 401
+
+
+def test_get_access_shows_the_principal_and_its_rights(client: FlaskClient) -> None:
+    refused = client.get("/access")
+    assert refused.status_code == 401
+    answer = client.get("/access", headers={"X-Api-Key": "kh_reader"})
+    nothing = {"include": [[]], "exclude": []}
+    assert answer.json == {
+        "access": {
+            "principal": "reader",
+            "scheme": "key",
+            "groups": [],
+            "rights": {
+                "publish": nothing,
+                "read": {"include": [["t"]], "exclude": []},
+                "consumer": {"include": [["r"]], "exclude": []},
+                "describe": nothing,
+                "admin": False,
+            },
+        }
+    }
+
+
+def test_get_access_without_authentication_shows_all_rights(make_client: Callable[..., FlaskClient]) -> None:
+    every = {"include": [["*"]], "exclude": []}
+    assert make_client().get("/access").json == {
+        "access": {
+            "principal": None,
+            "scheme": "off",
+            "groups": [],
+            "rights": {"publish": every, "read": every, "consumer": every, "describe": every, "admin": True},
+        }
+    }

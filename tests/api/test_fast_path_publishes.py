@@ -8,9 +8,11 @@ import pytest
 
 from kafka_http.app import AppLifecycle
 from kafka_http.logs import request_id
+from kafka_http.server.app_interface import Client
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 
+CLIENT = Client("127.0.0.1")
 HEADERS = {"prefer": "respond-async"}
 
 
@@ -38,7 +40,7 @@ def hooks(make_client: ClientFactory) -> AppLifecycle:
 
 def prepared(hooks: AppLifecycle, headers: Mapping[str, str], method: str = "POST", target: str = "/messages/t") -> Any:
     assert hooks.fast_path is not None
-    return hooks.fast_path.prepare(method, target, headers)
+    return hooks.fast_path.prepare(method, target, headers, CLIENT)
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 200), (HEADERS, 202)])

@@ -13,12 +13,13 @@ from kafka_http.errors import Unavailable
 from kafka_http.event_loop import LoopThread
 from kafka_http.publish.idempotency_keys import MemoryIdempotencyKeys
 from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult
-from kafka_http.server.app_interface import FastPathResponse
+from kafka_http.server.app_interface import Client, FastPathResponse
 from kafka_http.web.fast_path_publish import FastPathPublish
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
 
+CLIENT = Client("127.0.0.1")
 JSON_V2 = "application/vnd.kafka.json.v2+json"
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
@@ -54,12 +55,12 @@ class Loop:
     def start(self, body: bytes = b"1", target: str = "/messages/t", method: str = "POST", **headers: str) -> Any:
         """Start a publish with a key, and return its pending response."""
         named = {"idempotency-key": KEY} | {name.replace("_", "-"): value for name, value in headers.items()}
-        prepared = self._fast_path.prepare(method, target, named)
+        prepared = self._fast_path.prepare(method, target, named, CLIENT)
         return None if prepared is None else self.run(lambda: prepared.start(body))
 
     def start_together(self, *keys: str) -> list[Any]:
         """Start publishes with these keys in one round of the loop."""
-        heads = [self._fast_path.prepare("POST", "/messages/t", {"idempotency-key": key}) for key in keys]
+        heads = [self._fast_path.prepare("POST", "/messages/t", {"idempotency-key": key}, CLIENT) for key in keys]
         started: list[Any] = self.run(lambda: [head.start(b"1") for head in heads if head is not None])
         return started
 

@@ -14,6 +14,7 @@ PACKAGE = Path(kafka_http.__file__).parent
 FOR_EVERYONE = {
     "errors",
     "records",
+    "acls",
     "tasks",
     "config",
     "encoding",
