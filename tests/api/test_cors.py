@@ -360,3 +360,40 @@ def test_reload_replaces_the_origins(make_client: ClientFactory, monkeypatch: py
     assert publish(OTHER) == (200, {**ALLOWED, "Allow-Origin": OTHER})
     assert preflight(client).status_code == 403
     assert preflight(client, OTHER).status_code == 204
+
+
+# The Host header
+
+
+@pytest.mark.parametrize(
+    ("anonymous", "schemes", "is_checked"),
+    [((), ["key"], False), (("read",), ["key"], True), ((), ["key", "proxy"], True), ((), [], True)],
+)
+def test_host_is_checked_if_requests_without_a_secret_are_accepted(
+    make_client: ClientFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    anonymous: tuple[str, ...],
+    schemes: list[str],
+    is_checked: bool,
+) -> None:
+    """DNS rebinding gives a page this server's origin, but no secret."""
+    before = security_state.load_security
+    states = [schemes]
+
+    def load(*args: Any) -> Any:
+        kinds = [Keys() for _ in states[-1]]
+        for kind, scheme in zip(kinds, states[-1], strict=True):
+            kind.scheme = scheme
+        return before(*args)._replace(authenticators=kinds, anonymous=frozenset(anonymous))
+
+    monkeypatch.setattr("kafka_http.app.load_security", load)
+    client = make_client()
+    headers = {"X-Api-Key": "kh_any", "Host": "kafka.example.org"}
+    expected = 421 if is_checked else 200
+    for _ in range(2):
+        assert client.get("/messages", headers=headers).status_code == expected
+        assert client.put("/messages/t", data=b"x", headers=headers).status_code == expected
+    states.append([])
+    client.application.extensions["kafka_http"].check_point.reload()
+    assert client.get("/messages", headers=headers).status_code == 421, "what was accepted before is checked again"
+    assert client.put("/messages/t", data=b"x", headers=headers).status_code == 421
