@@ -120,7 +120,8 @@ class FastPathPublishes:
             headers,
             max_body_bytes=self._max_body_bytes,
             grant=grant,
-            is_unchanged=lambda: self._check_point.generation == generation,
+            check_point=self._check_point,
+            generation=generation,
             response_headers=sharing,
         )
 
@@ -181,18 +182,20 @@ class PreparedPublish:
         *,
         max_body_bytes: int,
         grant: Grant | None,
-        is_unchanged: Callable[[], bool],
+        check_point: CheckPoint,
+        generation: int,
         response_headers: Mapping[str, str],
     ) -> None:
         """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided.
 
-        `is_unchanged` returns false after a reload. `response_headers` are added to those of the dialect.
+        `generation` is that of the check point. `response_headers` are added to those of the dialect.
         """
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
         self._principal = grant.access.principal.name if grant else ""
-        self._is_unchanged = is_unchanged
+        self._check_point = check_point
+        self._generation = generation
         self._response_headers = response_headers
         self._start = start
         self._dialect = dialect
@@ -202,7 +205,9 @@ class PreparedPublish:
     @property
     def is_current(self) -> bool:
         """Whether the client may still publish with this head."""
-        return self._is_unchanged() if self._grant is None else self._grant.is_current
+        if self._grant is not None:
+            return self._grant.is_current
+        return self._generation == self._check_point.generation
 
     def has_room(self, size: int) -> bool:
         """Whether the limits of the client allow a body of this size now. Counts nothing."""

@@ -5,11 +5,12 @@ import { CurlBox } from "./curl.js";
 import { Outcome, attempt, element } from "./dom.js";
 
 const SCHEMES = {
-  basic: "user and password", key: "API key", jwt: "token", certificate: "certificate", proxy: "proxy",
+  basic: "user and password", key: "API key", jwt: "token", certificate: "certificate", proxy: "named by a proxy",
   anonymous: "without credentials", off: "authentication is off",
 };
 const RIGHTS = [
-  ["publish", "Publish to topics"], ["read", "Read topics"], ["describe", "See topics"], ["consumer", "Use consumers and groups"],
+  ["publish", "Publish to topics"], ["read", "Read topics"], ["describe", "See other topics"],
+  ["consumer", "Use consumers and groups"],
 ];
 
 export function accessView() {
@@ -34,7 +35,6 @@ export function accessView() {
     "section", {},
     element("div.title", {}, element("h2", {}, "Access")), facts, outcome.element,
     element("div.panel.scroll", {}, element("table.rights", {}, element("thead", {}, head), rows)),
-    element("p.hint", {}, "Who may publish to a topic or read it may also see it."),
     box.element,
   );
   return { element: shown, title: "Access" };
