@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as PlainRequest
 
 from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE, PRINCIPAL, split_access_key, without_access_key
-from kafka_http.errors import Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
+from kafka_http.errors import CrossSiteRequest, Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
 from kafka_http.logs import principal_text
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
@@ -35,7 +35,7 @@ _ACCESS_KEY = "kafka_http.access_key"
 _FORWARDED = "v2_consumers."
 """Prefix of the endpoints that nodes forward."""
 
-_REFUSALS = (Unauthenticated, Forbidden, RateLimited)
+_REFUSALS = (Unauthenticated, Forbidden, RateLimited, CrossSiteRequest)
 """What views raise, too."""
 
 Arguments = Mapping[str, Any]
