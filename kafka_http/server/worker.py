@@ -161,7 +161,7 @@ class Worker(ThreadWorker):
         if on_close is not None:
             self._on_close[conn] = on_close
             return True
-        self._warnings.warning("Closed a connection: too many connections from %s.", address)
+        self._warnings.warning("Closed connections: their address has too many (limits, connections).")
         with suppress(OSError):
             if not self.cfg.is_ssl:
                 conn.sock.send(_TOO_MANY_CONNECTIONS)

@@ -272,6 +272,7 @@ def test_connections_over_the_limit_of_an_address_are_not_admitted(make_client: 
         ({"*": {"burst": 0}}, "limits.*.burst"),
         ({"*": {"streams": -1}}, "limits.*.streams"),
         ({"web-*": {"connections": 1}}, "limits.web-*.connections has no effect"),
+        ({"*": {"requests": 1}, "web-*": {"requests": 9}}, "limits.web-* has no effect: limits.* comes first"),
     ],
 )
 def test_faulty_limits_stop_the_start_with_the_name_of_the_setting(

@@ -10,10 +10,11 @@ import pytest
 
 import kafka_http.app  # noqa: F401  defines all errors
 from kafka_http import errors
-from kafka_http.config.settings import SETTINGS
+from kafka_http.config.settings import SETTINGS, settings_of
 from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
 from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
+from kafka_http.security.rate_limits import LimitSettings
 from kafka_http.web.request_bodies import LengthRequired
 from tests.support.manual import ROOT, page, table
 
@@ -57,6 +58,12 @@ def test_every_registry_setting_is_listed_with_its_default() -> None:
     assert list(registry_setting_help()) == list(RegistrySettings.__struct_fields__)
     rows = ([f"`{name}`", shown(getattr(defaults, name)), text] for name, text in registry_setting_help().items())
     check_table("schemas", "## The schema registry", rows)
+
+
+def test_every_setting_of_limits_is_listed_with_its_default() -> None:
+    defaults = LimitSettings()
+    rows = ([f"`{each.name}`", shown(getattr(defaults, each.name)), each.help] for each in settings_of(LimitSettings))
+    check_table("security", "## Limits", rows)
 
 
 def all_errors(cls: type[KafkaHttpError] = KafkaHttpError) -> set[type[KafkaHttpError]]:
