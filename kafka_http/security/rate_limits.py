@@ -203,7 +203,7 @@ class _Meter(NamedTuple):
         """Return the error of a request that may come again after `wait` seconds."""
         kind, _, name = client.partition(" ")
         error = RateLimited(
-            f"The {kind} {name[:255]} may send {self.per_second:g} {self.unit} per second. Nothing was done. "
+            f"The {kind} {name[:255]} may send {self.per_second:.15g} {self.unit} per second. Nothing was done. "
             f"Retry in {ceil(wait)} s."
         )
         error.headers = {**self.headers(backlog), "Retry-After": str(ceil(wait))}

@@ -116,6 +116,14 @@ def test_limit_headers_are_on_all_answers(make_client: ClientFactory, method: st
     assert statuses(client.open(path, method=method) for _ in range(3)) == [status, status, 429]
 
 
+def test_invalid_publish_counts_once(make_client: ClientFactory) -> None:
+    """The fast path has counted it when it finds that a view must respond."""
+    client = make_client(limits={"*": SLOW | {"bytes": 1024}})
+    answers = [client.post("/topics/t", data=b"{", content_type="application/vnd.kafka.json.v2+json") for _ in range(4)]
+    assert statuses(answers) == [400, 400, 400, 429]
+    assert [limit_headers(each)[1] for each in answers] == ["2", "1", "0", "0"]
+
+
 def test_answers_without_a_limit_have_no_limit_headers(make_client: ClientFactory) -> None:
     for limits in ({}, {"alice": SLOW}, {"*": {"streams": 1}}):
         answer = put(make_client(limits=limits))
