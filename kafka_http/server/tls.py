@@ -81,7 +81,7 @@ class TlsSocket(ssl.SSLSocket):
         view, sent = memoryview(data), 0
         try:
             while sent < len(view):
-                sent += self.write(view[sent:])
+                sent += self.write(view[sent : sent + _RECORD])  # of more, OpenSSL does not tell how much is sent
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             if not sent:
                 raise BlockingIOError from None
