@@ -187,7 +187,8 @@ class Loop:
         client.setblocking(False)
         received = b""
         with suppress(BlockingIOError, ssl.SSLWantReadError):
-            received = client.recv(65536)
+            while data := client.recv(65536):
+                received += data
         client.settimeout(5)
         return received
 
