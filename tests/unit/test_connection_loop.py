@@ -164,7 +164,7 @@ class Loop:
 
     def close(self) -> None:
         self.connections.close()
-        for each in self.sockets:
+        for each in (*self.sockets, *(conn.sock for conn in self.ended)):
             each.close()
 
     def run_once(self) -> None:
