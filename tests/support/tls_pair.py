@@ -3,15 +3,17 @@
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from kafka_http.config import Config
 from kafka_http.security.server_tls import new_server_context
 from tests.support.certificates import Authority, Issued, settings_of
 
 
-class TlsEnds(NamedTuple):
+@dataclass
+class TlsEnds:
     """The contexts of a server and of its clients."""
 
     context: ssl.SSLContext

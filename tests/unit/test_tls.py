@@ -268,8 +268,7 @@ def test_session_of_client_with_certificate_is_not_resumed(authority: Authority,
 
 def test_new_context_is_for_new_connections_only(authority: Authority, server: Server) -> None:
     with server.connect() as old:
-        renewed = TlsEnds.issued_by(authority)
-        server.handshakes._tls = server.ends = renewed  # type: ignore[misc]  # the application replaces its context
+        server.ends.context = TlsEnds.issued_by(authority).context
         with server.connect() as new:
             assert new.getpeercert() != old.getpeercert()
         server.started[0].sock.send(b"still open")
@@ -350,6 +349,22 @@ def test_send_that_was_blocked_may_be_repeated_with_more_data(server: Server) ->
         while received < sent:
             received += len(server.serve(lambda: client.recv(65536)))
     assert sent % 1000 == 500
+
+
+def test_send_of_nothing_does_nothing(server: Server) -> None:
+    client, accepted = server.pair()
+    with client:
+        assert accepted.send(b"") == 0
+        assert accepted.sendmsg([b""]) == 0
+        accepted.send(b"more")
+        assert client.recv(100) == b"more"
+
+
+def test_send_after_close_is_a_broken_pipe(server: Server) -> None:
+    client, accepted = server.pair()
+    accepted.close()
+    with client, pytest.raises(BrokenPipeError):
+        accepted.send(b"x")
 
 
 def test_send_of_socket_with_timeout_does_not_wait(server: Server) -> None:
