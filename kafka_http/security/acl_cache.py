@@ -67,7 +67,7 @@ class AclCache:
         Raises `ConfigError` if the cluster does not show them. Logs a warning if it cannot be reached.
         """
         try:
-            self._read(acls)
+            self.load(acls)
         except (BrokerUnavailable, RetriableBrokerError) as error:
             log.warning("The cluster's ACLs cannot be read: %s Until then, all requests get a 503.", error.message)
         except KafkaHttpError as error:
@@ -95,15 +95,15 @@ class AclCache:
         delay = max(0.0, self._read_at + REFRESH_SECONDS - time.monotonic()) if self._rules else 0.0
         while not closed.wait(delay):
             try:
-                self._read(self._acls)
+                self.load(self._acls)
                 backoff.reset()
                 delay = REFRESH_SECONDS
             except Exception as error:
                 self._note_failure(error)
                 delay = backoff.next()
 
-    def _read(self, source: Acls) -> None:
-        """Read the ACLs. Raises `BrokerError` without an authorizer, `NotAuthorized`."""
+    def load(self, source: Acls) -> None:
+        """Read the ACLs. Blocks. Raises `NotAuthorized`, `BrokerUnavailable`, and `Unavailable` without an authorizer."""
         try:
             described = source.describe_acls()
         except NotAuthorized as error:
