@@ -1,6 +1,7 @@
 """The settings in the sections `[auth]` and `[auth.jwt]`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta, Struct
@@ -28,6 +29,16 @@ AnonymousRights = Annotated[
     tuple[Right, ...], Meta(description="rights such as publish, read and consumer, separated by commas")
 ]
 Table = Annotated[Mapping[str, Any], Meta(description="a table of settings")]
+
+
+def read_auth_file(setting: str, path: str) -> str:
+    """Return the text of a file that a setting in `[auth]` names. Raises `ConfigError`."""
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"The file {path} ({SECTION}.{setting}) cannot be read: {error.strerror}.") from None
+    except UnicodeError:
+        raise ConfigError(f"The file {path} ({SECTION}.{setting}) is not a text in UTF-8.") from None
 
 
 class JwtSettings(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,17 @@
 """Builds the state of the check point from the settings and the files that they name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kafka_http.config import Config, ConfigError
+from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
 from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
 from kafka_http.security.acl_cache import AclCache
+from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.check_point import SecurityState
+from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.principal import Authenticator
 from kafka_http.security.rate_limits import NoLimits
 from kafka_http.security.shared_counters import SharedCounters
@@ -19,7 +25,7 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     settings = AuthSettings.from_config(config.auth, config.sources)
     rules = load_rules(config, settings, acls)
     return SecurityState(
-        _authenticators(config, settings),
+        _authenticators(config, settings, shared),
         rules,
         frozenset(settings.anonymous),
         NoLimits(),
@@ -46,6 +52,26 @@ def _warnings(config: Config, settings: AuthSettings, rules: Rules) -> tuple[str
     return tuple(rules.warnings(settings.anonymous, has_groups=has_groups))
 
 
-def _authenticators(config: Config, settings: AuthSettings) -> list[Authenticator]:
+def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:
     """Return the kinds of credentials that are on, in the order in which they are tried."""
-    return []
+    kinds: list[Authenticator] = []
+    if settings.basic:
+        kinds.append(_basic_logins(settings, shared))
+    if settings.keys:
+        kinds.append(ApiKeys.from_file(settings.keys))
+    return kinds
+
+
+def _basic_logins(settings: AuthSettings, shared: SharedCounters) -> Authenticator:
+    with _extra_needed("auth.basic"):
+        from kafka_http.security.passwords import BasicLogins
+    return BasicLogins.from_file(settings.basic, LoginAttempts(shared.buckets))
+
+
+@contextmanager
+def _extra_needed(setting: str) -> Iterator[None]:
+    """Turn a missing package into the error that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{setting} needs the package {error.name}. {how_to_install('auth')}") from None

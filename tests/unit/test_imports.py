@@ -21,6 +21,7 @@ FOR_EVERYONE = {
     "logs",
     "backoff",
     "http_client",
+    "loading_cache",
     "environ",
     "chunked",
     "broker_protocols",
