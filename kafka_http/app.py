@@ -240,6 +240,7 @@ class AppLifecycle:
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
         self.check_point.reload()
+        self.acls.refresh()
 
     def check_before_fork(self) -> None:
         """Log settings without effect, and read the cluster's ACLs if they are the access rules.

@@ -46,7 +46,8 @@ class AclCache:
         self._once = LogOnce(log, _LOG_SECONDS)
         self._process = 0
         self._starting = Lock()
-        self._closed = Event()
+        self._wake = Event()
+        self._is_closed = False
 
     def rights_of(self, principal: Principal, address: str) -> Rights:
         """Return the rights of a principal. Raises `Unavailable` while the ACLs are not known."""
@@ -82,18 +83,27 @@ class AclCache:
                 return
             if time.monotonic() - self._read_at > REFRESH_SECONDS:
                 self._known = self._rules = None
-            self._closed = Event()
+            self._wake = Event()
             self._process = os.getpid()
-            Thread(target=self._refresh, args=(self._closed,), name="ACL refresh", daemon=True).start()
+            Thread(target=self._read_repeatedly, name="ACL reader", daemon=True).start()
+
+    def refresh(self) -> None:
+        """Let the thread read the ACLs now. Does not wait for it."""
+        self._wake.set()
 
     def close(self) -> None:
         """Stop the thread. It may still read once."""
-        self._closed.set()
+        self._is_closed = True
+        self._wake.set()
 
-    def _refresh(self, closed: Event) -> None:
+    def _read_repeatedly(self) -> None:
         backoff = Backoff(0.5, REFRESH_SECONDS)
         delay = max(0.0, self._read_at + REFRESH_SECONDS - time.monotonic()) if self._rules else 0.0
-        while not closed.wait(delay):
+        while True:
+            self._wake.wait(delay)
+            self._wake.clear()
+            if self._is_closed:
+                return
             try:
                 self.load(self._acls)
                 backoff.reset()
@@ -103,7 +113,7 @@ class AclCache:
                 delay = backoff.next()
 
     def load(self, source: Acls) -> None:
-        """Read the ACLs. Blocks. Raises `NotAuthorized`, `BrokerUnavailable`, and `Unavailable` without an authorizer."""
+        """Read the ACLs now. Blocks. Raises `NotAuthorized`, and `Unavailable` without an authorizer."""
         try:
             described = source.describe_acls()
         except NotAuthorized as error:
