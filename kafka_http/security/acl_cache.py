@@ -29,7 +29,7 @@ _NOT_PERMITTED = (
 
 
 class AclCache:
-    """The `Rules` from the cluster's ACLs. Any thread may call; no call but `check` blocks.
+    """The `Rules` from the cluster's ACLs. Any thread may call; only `check` and `load` block.
 
     `create_app` creates it before the fork. A thread of each worker reads the ACLs, from `start` to `close`. While
     Kafka cannot be reached, the known ACLs remain valid. If the cluster no longer shows them, nobody has rights.
@@ -127,7 +127,7 @@ class AclCache:
 
     def _replace(self, known: frozenset[Acl] | None) -> None:
         if known != self._known:
-            self._rules = None if known is None else AclRules(known)
+            self._rules = None if known is None else AclRules(sorted(known))
             self._known = known
             self.on_change()
 
