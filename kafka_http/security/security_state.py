@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from kafka_http.config import Config, ConfigError
 from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
-from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules, can_match_topics
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
@@ -42,10 +42,17 @@ def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> Settin
 
 
 def _warnings(config: Config, settings: AuthSettings, rules: Rules, kinds: Sequence[Authenticator]) -> tuple[str, ...]:
-    if not isinstance(rules, SettingsRules):
-        return ()
-    has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
-    return tuple(rules.warnings(settings.anonymous, has_groups=has_groups, principals=known_principals(kinds)))
+    principals = known_principals(kinds)
+    warnings = [
+        f"topics of the API key {each.name}: no topic can have a name that matches {pattern!r}."
+        for each in principals or ()
+        for pattern in (each.restriction and each.restriction.topics) or ()
+        if not can_match_topics(pattern)
+    ]
+    if isinstance(rules, SettingsRules):
+        has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
+        warnings += rules.warnings(settings.anonymous, has_groups=has_groups, principals=principals)
+    return tuple(warnings)
 
 
 def known_principals(kinds: Sequence[Authenticator]) -> list[Principal] | None:

@@ -182,9 +182,10 @@ consumer = ["any name / at all"]
 
 def test_start_warns_about_rules_without_effect(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{"0" * 64}"\n')
+    (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{"0" * 64}"\ntopics = ["a b", "t"]\n')
     file.write_text(f"{WEB}\n[auth]\nkeys = '{tmp_path}/keys.toml'")
     assert list(load(file).warnings) == [
+        "topics of the API key alice: no topic can have a name that matches 'a b'.",
         '[access."web-*"] has no effect: no user and no key has a matching name.',
         '[access."web-2"] has no effect: no user and no key has a matching name.',
         '[access."@ops"] has no effect: no principal has groups, because auth.jwt.groups_claim is not set.',
