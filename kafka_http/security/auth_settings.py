@@ -16,7 +16,9 @@ File = Annotated[str, Meta(description="the path of a file")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$", description="the name of a header")]
 Text = Annotated[str, Meta(description="a text")]
-JwksUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/?#@]+[^\s#]*)?$", description="a URL without credentials")]
+JwksUrl = Annotated[
+    str, Meta(pattern=r"^(https?://[^\s/?#@]+([/?][^\s#]*)?)?$", description="a URL without credentials")
+]
 Algorithms = Annotated[
     tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...],
     Meta(min_length=1, description="asymmetric algorithms such as RS256, ES256 or EdDSA"),

@@ -10,11 +10,14 @@ from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
+from kafka_http.security.certificates import ClientCertificates
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.principal import Authenticator
+from kafka_http.security.proxy_header import ProxyHeader
 from kafka_http.security.rate_limits import NoLimits
 from kafka_http.security.shared_counters import SharedCounters
+from kafka_http.security.trusted_networks import TrustedNetworks
 
 
 def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> SecurityState:
@@ -59,6 +62,12 @@ def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounte
         kinds.append(_basic_logins(settings, shared))
     if settings.keys:
         kinds.append(ApiKeys.from_file(settings.keys))
+    if settings.jwt:
+        kinds.append(_json_web_tokens(config, settings))
+    if settings.mtls:
+        kinds.append(_client_certificates(config, settings))
+    if settings.proxy_header:
+        kinds.append(_proxy_header(config, settings))
     return kinds
 
 
@@ -66,6 +75,27 @@ def _basic_logins(settings: AuthSettings, shared: SharedCounters) -> Authenticat
     with _extra_needed("auth.basic"):
         from kafka_http.security.passwords import BasicLogins
     return BasicLogins.from_file(settings.basic, LoginAttempts(shared.buckets))
+
+
+def _json_web_tokens(config: Config, settings: AuthSettings) -> Authenticator:
+    with _extra_needed("auth.jwt"):
+        from kafka_http.security.json_web_tokens import JsonWebTokens
+    return JsonWebTokens.from_settings(settings.jwt_settings(config.sources))
+
+
+def _client_certificates(config: Config, settings: AuthSettings) -> Authenticator:
+    if not config.tls_client_ca:
+        raise ConfigError("auth.mtls needs tls_client_ca: without it, no certificate of a client is verified.")
+    return ClientCertificates(settings.principal_from)
+
+
+def _proxy_header(config: Config, settings: AuthSettings) -> Authenticator:
+    if not config.trusted_proxies or config.sources.get("trusted_proxies", "default") == "default":
+        raise ConfigError(
+            "auth.proxy_header needs trusted_proxies in the settings: the addresses of the proxies that may name the "
+            "principal. The default is not used for this, because every client on this machine would be trusted."
+        )
+    return ProxyHeader(settings.proxy_header, TrustedNetworks(config.trusted_proxies))
 
 
 @contextmanager

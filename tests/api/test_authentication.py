@@ -1,16 +1,37 @@
-"""Users and keys from files, in front of the views and of the fast path."""
+"""All kinds of credentials in front of the views and of the fast path, and settings that are errors at start."""
 
+import subprocess
+import sys
+import time
 from base64 import b64encode
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.config import ConfigError
+from kafka_http.environ import CLIENT_CERTIFICATE
 from kafka_http.security.api_keys import new_key
+from kafka_http.security.json_web_tokens import LEEWAY
 from tests.api.conftest import ClientFactory
 from tests.support.fast_path_app import FastPathMiddleware
+from tests.support.polling import wait_for
+from tests.support.token_issuer import (
+    AUDIENCE,
+    ISSUER,
+    KeySetServer,
+    claims,
+    jwk,
+    new_private_key,
+    public_pem,
+    running_key_set_server,
+    token,
+    unsigned,
+)
 
 KEY, SENDER = new_key(), new_key()
 
@@ -117,3 +138,146 @@ def test_reload_forgets_a_removed_key_and_user(client: FlaskClient, tmp_path: Pa
 
     for headers in kinds * 2:
         assert client.put("/messages/t", data=b"x", headers=headers).status_code == 401
+
+
+SIGNER = new_private_key("ES256")
+
+
+@pytest.fixture
+def key_set_server() -> Iterator[KeySetServer]:
+    with running_key_set_server() as server:
+        server.keys = [jwk(SIGNER, "ES256", kid="k")]
+        yield server
+
+
+def jwt_settings(**key: str) -> dict[str, Any]:
+    return {"jwt": {"issuer": ISSUER, "audience": AUDIENCE, **key}}
+
+
+def bearer(sent: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {sent}"}
+
+
+def test_token_of_the_issuer_is_accepted_and_others_are_refused(
+    make_client: ClientFactory, key_set_server: KeySetServer, is_fast_path: bool
+) -> None:
+    client = make_client(auth=jwt_settings(jwks_url=key_set_server.url))
+    good = bearer(token(SIGNER, "ES256", "k"))
+    for _ in range(3):
+        assert client.put("/messages/t", data=b"x", headers=good).status_code == 200
+    assert client.get("/messages/t/me/earliest", headers=good).status_code == 200
+    assert taken(client) == is_fast_path * 2  # the first is verified in a thread
+    assert key_set_server.requests == 1
+
+    wrong = [token(SIGNER, "ES256", "other"), token(SIGNER, "ES256", "k", aud="x"), unsigned({"alg": "none"}, claims())]
+    for sent in [*wrong, token(SIGNER, "ES256", "k", exp=1), KEY]:
+        answer = client.put("/messages/t", data=b"x", headers=bearer(sent))
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == 'Bearer realm="kafka_http"'
+        assert sent not in answer.text
+
+
+def test_token_is_a_503_while_the_keys_of_the_issuer_cannot_be_fetched(
+    make_client: ClientFactory, key_set_server: KeySetServer
+) -> None:
+    key_set_server.status = 500
+    client = make_client(auth=jwt_settings(jwks_url=key_set_server.url))
+
+    answer = client.put("/messages/t", data=b"x", headers=bearer(token(SIGNER, "ES256", "k")))
+
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_expired_token_is_refused_although_its_head_is_remembered(make_client: ClientFactory, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text(public_pem(SIGNER))
+    client = make_client(auth=jwt_settings(public_key=str(tmp_path / "key.pem")))
+    headers = bearer(token(SIGNER, "ES256", exp=int(time.time()) - LEEWAY + 2))
+    for _ in range(3):
+        assert client.put("/messages/t", data=b"x", headers=headers).status_code == 200
+
+    wait_for(lambda: client.put("/messages/t", data=b"x", headers=headers).status_code == 401)
+
+
+def test_certificate_and_proxy_header_name_the_principal(make_client: ClientFactory) -> None:
+    client = make_client(
+        auth={"mtls": "true", "proxy_header": "X-Remote-User"}, tls_client_ca="ca.pem", trusted_proxies="10.0.0.0/8"
+    )
+    certificate = {"subject": ((("commonName", "web-1"),),), "notAfter": "Jan  1 00:00:00 2100 GMT"}
+    from_proxy: dict[str, Any] = {"REMOTE_ADDR": "10.0.0.1"}
+
+    def status(environ: dict[str, Any], **headers: str) -> int:
+        return client.put("/messages/t", data=b"x", headers=headers, environ_overrides=environ).status_code
+
+    assert status({CLIENT_CERTIFICATE: certificate}) == 200
+    assert status({CLIENT_CERTIFICATE: {**certificate, "subject": ()}}) == 401
+    assert status(from_proxy, **{"X-Remote-User": "ann"}) == 200
+    assert status({}, **{"X-Remote-User": "ann"}) == 401
+    assert status({}, **{"X-Remote-User": "ann", "X-Forwarded-For": "10.0.0.1"}) == 401
+    assert status(from_proxy, **{"X-Remote-User": "ann\tx"}) == 401
+    assert status(from_proxy, **{"X-Remote-User": "ann", "Authorization": "Basic eDp5"}) == 401
+    assert status(from_proxy) == 401
+    assert not client.get("/messages").headers.get("WWW-Authenticate")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"auth": {"mtls": "true"}}, "auth.mtls needs tls_client_ca"),
+        ({"auth": {"proxy_header": "X-User"}}, "auth.proxy_header needs trusted_proxies"),
+        ({"auth": {"proxy_header": "X-User"}, "trusted_proxies": ()}, "auth.proxy_header needs trusted_proxies"),
+        ({"auth": {"proxy_header": "X User"}}, "the name of a header"),
+        ({"auth": {"basic": "missing"}}, "missing (auth.basic) cannot be read"),
+        ({"auth": {"keys": "missing"}}, "missing (auth.keys) cannot be read"),
+        ({"auth": jwt_settings(public_key="missing")}, "missing (auth.jwt.public_key) cannot be read"),
+        ({"auth": jwt_settings()}, "[auth.jwt] needs either jwks_url or public_key"),
+        ({"auth": jwt_settings(jwks_url="http://a/", public_key="b")}, "needs either jwks_url or public_key"),
+        ({"auth": {"jwt": {"jwks_url": "http://a/"}}}, "[auth.jwt] needs issuer"),
+        ({"auth": jwt_settings(jwks_url="https://me:planted@a/")}, "a URL without credentials"),
+        ({"auth": jwt_settings(jwks_url="https://a?x@planted#")}, "a URL without credentials"),
+        ({"auth": jwt_settings(jwks_url="https://a:99999/")}, "auth.jwt.jwks_url has a URL with an invalid port"),
+        ({"auth": jwt_settings(jwks_url="http://a/", algorithms="HS256")}, "asymmetric algorithms"),
+        ({"auth": jwt_settings(jwks_url="http://a/", algorithms="none")}, "asymmetric algorithms"),
+        ({"auth": {"principal_from": "serial", "mtls": "true"}}, "principal_from"),
+        ({"auth": {"anonymous": "publish"}}, "auth.anonymous needs a kind of authentication"),
+    ],
+    ids=range(17),
+)
+def test_faulty_settings_are_an_error_at_start(
+    make_client: ClientFactory, settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_client(**settings)
+
+    assert problem in str(raised.value)
+    assert "planted" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting", "package"),
+    [
+        ({"basic": "users"}, "auth.basic", "bcrypt"),
+        (jwt_settings(public_key="key.pem"), "auth.jwt", "jwt"),
+        (jwt_settings(public_key="key.pem"), "auth.jwt", "cryptography"),
+    ],
+)
+def test_missing_extra_is_an_error_that_names_it(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], setting: str, package: str
+) -> None:
+    for name in ("passwords", "json_web_tokens", "issuer_keys"):
+        monkeypatch.delitem(sys.modules, f"kafka_http.security.{name}", raising=False)
+    for name in [each for each in sys.modules if each.partition(".")[0] == package] + [package]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(ConfigError) as raised:
+        make_client(auth=settings)
+
+    assert str(raised.value).startswith(f"{setting} needs the package {package}")
+    assert "pip install '.[auth]'" in str(raised.value)
+
+
+def test_application_without_auth_imports_no_package_of_the_extra() -> None:
+    code = "import sys, kafka_http.app; print({'jwt', 'bcrypt', 'cryptography'} & {*sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout == "set()\n"
