@@ -40,7 +40,7 @@ _RIGHTS: Mapping[str, _Operations] = {
     "read": _operations("topic", "read all", "read describe all"),
     "describe": _operations("topic", "describe read write delete alter all", "describe all"),
     "consumer": _operations("group", "read all", "read describe all"),
-    "admin": _operations("cluster", "alter all", "alter all"),
+    "admin": _operations("cluster", "alter all", "alter describe all"),
 }
 """The rights. This server describes what it reads and writes, as all clients do: `describe` must not be denied."""
 
