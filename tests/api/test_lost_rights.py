@@ -90,6 +90,26 @@ def test_stream_of_revoked_key_ends_with_401_and_its_position(
     assert "40101" in line
 
 
+def test_stream_drops_what_it_has_read_when_the_key_was_revoked_meanwhile(
+    client: FlaskClient, broker: FakeBroker, principals: Principals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read can take long while brokers are slow. The position is that before the messages that were not sent."""
+    put(broker, "t", b"1")
+    opened = stream(client)
+    opened.events(1)
+    fetch: Callable[..., Any] = broker.fetch
+
+    def revoke(*arguments: Any, **options: Any) -> Any:
+        principals.rights.pop("alice", None)
+        reload(client)
+        put(broker, "t", b"planted")
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(broker, "fetch", revoke)
+    assert error_of(opened)["next"] == "0:1,*:earliest"
+    assert b"planted" not in opened.bytes
+
+
 def test_stream_of_principal_that_lost_its_right_ends_with_403_and_its_position(
     client: FlaskClient, broker: FakeBroker, principals: Principals
 ) -> None:
