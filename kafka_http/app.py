@@ -109,7 +109,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     app = _new_app(config, lifecycle, guard, page_memory)
     access_check = AccessCheck(app, check_point, trusted)
     app.before_request(lambda: check_target(request))
-    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
+    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
         services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
     )

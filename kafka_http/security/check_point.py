@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kafka_http.errors import Unauthenticated
-from kafka_http.security.access import UNRESTRICTED, Access, Right, Rules
-from kafka_http.security.principal import ANONYMOUS_NAME, Authenticator, Credentials, Principal, Scheme
+from kafka_http.errors import KafkaHttpError, Unauthenticated
+from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import RateLimits
 
 API_KEY_PREFIX = "kh_"
+_ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
 
 
 class SecurityState(NamedTuple):
@@ -69,7 +70,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
-            return UNRESTRICTED
+            return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
         try:
             principal = self._principal(state, credentials, blocking=blocking)
         except Unauthenticated as error:
@@ -83,15 +84,22 @@ class CheckPoint:
         """Decide about a request with a body of `size` bytes, or of an unknown size (0).
 
         `needs` checks the rights that the request needs. Raises like `authenticate`, what `needs` raises, and
-        `RateLimited`.
+        `RateLimited`. Refused requests count, too: those without valid credentials for their address.
         """
-        access = self.authenticate(credentials, blocking=blocking)
+        try:
+            access = self.authenticate(credentials, blocking=blocking)
+        except Unauthenticated as error:
+            limits = self.limits.of(_ANONYMOUS, credentials.address)
+            error.headers = {**error.headers, **limits.take(0)}
+            raise
+        headers = access.limits.take(size)
         try:
             needs(access)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(self._state.authenticators)}
+        except KafkaHttpError as error:
+            challenge = {"WWW-Authenticate": challenges(self._state.authenticators)}
+            error.headers = {**headers, **(challenge if isinstance(error, Unauthenticated) else {})}
             raise
-        return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+        return Admission(access, headers)
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""
@@ -123,7 +131,7 @@ class CheckPoint:
         if scheme is not None:
             raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
         if state.anonymous:
-            return Principal(ANONYMOUS_NAME, "anonymous")
+            return _ANONYMOUS
         raise Unauthenticated("This request needs credentials. Nothing was done.")
 
 
@@ -156,9 +164,12 @@ def challenges(authenticators: Sequence[Authenticator]) -> str:
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:
+    limits = state.limits.of(principal, address)
+    if principal is OFF:
+        return Access(OFF, ALL_RIGHTS, address, generation, limits)
     rights = state.rules.rights_of(principal, address)
     if principal.scheme == "anonymous":
         rights = rights.only(state.anonymous)
     if principal.restriction is not None:
         rights = rights.restricted(principal.restriction)
-    return Access(principal, rights, address, generation)
+    return Access(principal, rights, address, generation, limits)

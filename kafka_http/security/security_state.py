@@ -15,7 +15,7 @@ from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
 from kafka_http.security.principal import Authenticator, Principal, PrincipalList
 from kafka_http.security.proxy_header import ProxyHeader
-from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 
@@ -28,8 +28,9 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     settings = AuthSettings.from_config(config.auth, config.sources)
     rules = load_rules(config, settings, acls)
     kinds = load_authenticators(config, settings, shared)
+    limits = load_limits(config.limits, config.sources, shared)
     warnings = _warnings(config, settings, rules, kinds)
-    return SecurityState(kinds, rules, frozenset(settings.anonymous), NoLimits(), warnings)
+    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, warnings)
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:

@@ -134,6 +134,9 @@ class RequestPolicy(Protocol):
         `size` is that of the body, 0 if it is not known. Header names are in lower case. None: a thread must decide.
         """
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a new connection. Return what to call when it is closed, or None: this address has too many."""
+
 
 class DefaultRequestPolicy:
     """The `RequestPolicy` for an application that has none."""
@@ -154,6 +157,13 @@ class DefaultRequestPolicy:
 
     def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
         return Decision(is_refused=False, value=None)
+
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        return _do_nothing
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 class ServerHooks(Protocol):

@@ -111,11 +111,11 @@ class ErrorPage:
         return render_error(int(status), reason, reason if status.startswith("5") else f"{reason}: {message}")
 
 
-def render_error(status: int, reason: str, message: str) -> bytes:
-    """Return a whole error response, after which the connection is closed."""
-    body = json.dumps({"error": {"code": status, "message": message}}).encode() + b"\n"
+def render_error(status: int, reason: str, message: str, *, code: int = 0, headers: str = "") -> bytes:
+    """Return a whole error response, after which the connection is closed. `headers` are further lines of its head."""
+    body = json.dumps({"error": {"code": code or status, "message": message}}).encode() + b"\n"
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n{headers}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body

@@ -17,8 +17,9 @@ from kafka_http.errors import KafkaHttpError, WouldBlock
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.principal import Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.negotiation import is_streaming_upload
 from kafka_http.web.trusted_proxies import TrustedProxies
 from kafka_http.web.url_paths import NormalizedPaths
 
@@ -137,6 +138,7 @@ class AccessCheck:
         """Add the check and the middleware of `app` that it needs."""
         self._app = app
         self._check_point = check_point
+        self._trusted = trusted
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
@@ -175,6 +177,14 @@ class AccessCheck:
             environ[ADMISSION] = None
         return ()
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a connection from an address. Return what releases it, or None: there are too many.
+
+        Those of trusted proxies do not count, because each carries the requests of many clients.
+        """
+        limits = self._check_point.limits
+        return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
+
     def finish(self, response: Response) -> Response:
         """Add the headers of the limits to a response."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
@@ -183,7 +193,11 @@ class AccessCheck:
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
         endpoint, names = self._match(request)
         needs = ROUTES.get(endpoint, _nothing)
-        size = request.content_length or 0
+        headers = request.headers
+        is_upload = endpoint == "messages.publish" and is_streaming_upload(
+            request.method, headers.get("Accept"), headers.get("Content-Type")
+        )
+        size = 0 if is_upload else request.content_length or 0  # an upload counts its bytes as they arrive
         credentials = _credentials(request.environ)
         return self._check_point.admit(
             credentials, lambda access: needs(access, names, request.args), size, blocking=blocking

@@ -15,13 +15,13 @@ from urllib.parse import parse_qsl, urlsplit
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
-from kafka_http.errors import KafkaHttpError, WouldBlock
+from kafka_http.errors import KafkaHttpError, RateLimited, WouldBlock
 from kafka_http.logs import request_id
 from kafka_http.schemas.formats import Formats
 from kafka_http.security.access import Access
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.principal import ConnectedClient, Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import NO_HEADERS, UNLIMITED
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.idempotent_publish import IdempotentPublish, KeyedPublish
@@ -120,7 +120,7 @@ class FastPathPublishes:
         access = self._check_point.authenticate(credentials, blocking=False)
         if (route := _ROUTE.fullmatch(path)) is not None:
             access.require("publish", route["topic"] or route["v2"])
-        return Grant(self._check_point, access, address)
+        return Grant(self._check_point, access)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -138,25 +138,15 @@ class FastPathPublishes:
 class Grant:
     """The check point's decision about a head, for requests of one client. The main loop uses it."""
 
-    __slots__ = ("_address", "_check_point", "access")
+    __slots__ = ("_check_point", "access")
 
-    def __init__(self, check_point: CheckPoint, access: Access, address: str) -> None:
-        """`address` is that of the client."""
+    def __init__(self, check_point: CheckPoint, access: Access) -> None:
         self._check_point = check_point
-        self._address = address
         self.access = access
 
     @property
     def is_current(self) -> bool:
         return self._check_point.is_current(self.access)
-
-    def has_room(self, size: int) -> bool:
-        """Whether the limits allow a body of this size now. Counts nothing."""
-        return self._check_point.limits.has_room(self.access.principal, self._address, size)
-
-    def take(self, size: int) -> Mapping[str, str]:
-        """Count a request, and return the headers of its response. Raises `RateLimited`."""
-        return self._check_point.limits.take(self.access.principal, self._address, size)
 
 
 class PreparedPublish:
@@ -174,6 +164,7 @@ class PreparedPublish:
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
+        self._limits = UNLIMITED if grant is None else grant.access.limits
         self._principal = grant.access.principal.name if grant else ""
         self._start = start
         self._dialect = dialect
@@ -187,7 +178,7 @@ class PreparedPublish:
 
     def has_room(self, size: int) -> bool:
         """Whether the limits of the client allow a body of this size now. Counts nothing."""
-        return self._grant is None or self._grant.has_room(size)
+        return self._limits.has_room(size)
 
     def start(self, body: bytes) -> "FastPathPublish | None":
         """Start a publish, which the loop's `end_round` sends. Does not block.
@@ -196,23 +187,30 @@ class PreparedPublish:
         """
         if len(body) > self._max_body_bytes:
             return None
+        if not self.is_current:  # revoked while the body arrived
+            return None
         sent_id = self._request_id or new_request_id()
-        pending: _Pending
-        token = request_id.set(sent_id)  # for log lines
-        headers = NO_HEADERS
         try:
-            if self._grant is not None:
-                if not self._grant.is_current:  # revoked while the body arrived
-                    return None
-                headers = self._grant.take(len(body))
-            pending = self._start(body)
+            headers = self._limits.take(len(body))
+        except RateLimited as error:
+            return FastPathPublish(self._dialect, _FailedStart(error), sent_id, NO_HEADERS, self._principal)
+        pending = self._start_or_fail(body, sent_id)
+        if pending is None:
+            self._limits.give_back(len(body))
+            return None
+        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
+
+    def _start_or_fail(self, body: bytes, sent_id: str) -> "_Pending | None":
+        """Start a publish. Return None, with nothing done, if a view must respond."""
+        token = request_id.set(sent_id)  # for log lines
+        try:
+            return self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
         except Exception as error:  # Kafka may have some records, so no view may repeat it
-            pending = _FailedStart(error)
+            return _FailedStart(error)
         finally:
             request_id.reset(token)
-        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
 
 
 class FastPathPublish:
@@ -241,7 +239,7 @@ class FastPathPublish:
             response = self._error_response(error)
         finally:
             self._pending.release()
-        headers = {**response.headers, **self._headers} if self._headers else response.headers
+        headers = {**response.headers, **self._headers} if response.headers else self._headers
         return IdentifiedResponse(
             response.status, headers, response.content_type, self._request_id, response.body, self._principal
         )

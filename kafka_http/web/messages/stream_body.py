@@ -139,18 +139,27 @@ class StreamBody:
     `kafka_http.server.stream_sender.StreamSource`; otherwise the request's thread sends it.
     """
 
-    __slots__ = ("_encoder", "_followers", "_sent_at", "_stream", "is_over", "keepalive")
+    __slots__ = ("_encoder", "_followers", "_on_close", "_sent_at", "_stream", "is_over", "keepalive")
 
     def __init__(
-        self, followers: TopicFollowers, stream: TopicStream, encoder: StreamEncoder, keepalive: float
+        self,
+        followers: TopicFollowers,
+        stream: TopicStream,
+        encoder: StreamEncoder,
+        keepalive: float,
+        on_close: Callable[[], None],
     ) -> None:
-        """`keepalive` is the time in seconds after which something is sent if there are no events."""
+        """`keepalive` is the time in seconds after which something is sent if there are no events.
+
+        `on_close` is called at the end, perhaps twice.
+        """
         self.keepalive = keepalive
         self.is_over = False
         """Whether `next` has returned all bytes."""
         self._followers = followers
         self._stream = stream
         self._encoder = encoder
+        self._on_close = on_close
         self._sent_at = 0.0
 
     @property
@@ -185,6 +194,7 @@ class StreamBody:
     def close(self) -> None:
         """End the stream. The client has received everything, or is disconnected."""
         self._stream.close()
+        self._on_close()
 
     def _next(self, wait: float) -> bytes:
         stream = self._stream

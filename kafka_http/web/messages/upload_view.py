@@ -16,7 +16,8 @@ from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, U
 from kafka_http.publish.upload_session import MAX_BYTES, UploadPublisher, UploadSession
 from kafka_http.records import ProducerRecord
 from kafka_http.schemas.formats import Formats
-from kafka_http.web.body_reader import READ_SIZE, BodyReader, body_source
+from kafka_http.web.access_check import request_access
+from kafka_http.web.body_reader import READ_SIZE, BodyReader, LimitedSource, body_source
 from kafka_http.web.content_coding import content_codings
 from kafka_http.web.json_bodies import not_empty
 from kafka_http.web.messages.message_attributes import request_attributes
@@ -85,9 +86,11 @@ class UploadView:
                 "threads). Nothing was written. Retry."
             )
         resources.callback(self._slots.release)
+        limits = request_access().limits
+        resources.callback(limits.acquire_stream())
         memory = _UploadMemory(self._bodies)
         resources.callback(memory.release)
-        source = body_source(request.environ, request.content_length)
+        source = LimitedSource(body_source(request.environ, request.content_length), limits.add_bytes)
         body = BodyReader(source, self._config.max_body_bytes, memory.reserve)
         request.environ["wsgi.input"] = body  # after an error before the first record, the rest is drained
         return body
