@@ -32,6 +32,7 @@ from kafka_http.schemas.serializers import load_serializers
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.security_state import load_security
+from kafka_http.security.server_tls import ServerTls, load_server_tls
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
@@ -104,6 +105,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.check_point = check_point
     lifecycle.acls = acls
+    lifecycle.tls = load_server_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
@@ -190,6 +192,8 @@ class AppLifecycle:
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
+    tls: ServerTls | None
+    """None without `tls_cert`."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
@@ -239,7 +243,10 @@ class AppLifecycle:
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
+        context = None if self.tls is None else self.tls.load()
         self.check_point.reload()
+        if self.tls is not None and context is not None:
+            self.tls.context = context
         self.acls.refresh()
         if self._process != os.getpid():  # the workers would repeat it
             self._log_warnings()

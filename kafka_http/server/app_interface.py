@@ -1,6 +1,7 @@
 """The interface between the server and the application, apart from WSGI itself."""
 
 import math
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -166,12 +167,21 @@ def _do_nothing() -> None:
     """Do nothing."""
 
 
+class TlsContext(Protocol):
+    """TLS of the connections of clients."""
+
+    context: ssl.SSLContext
+    """For new connections. A reload replaces it."""
+
+
 class ServerHooks(Protocol):
     """What the server calls in `app.extensions["kafka_http"]`."""
 
     request_policy: RequestPolicy
     fast_path: FastPathHandler | None
     """None if the fast path is switched off."""
+    tls: TlsContext | None
+    """None: connections carry plain HTTP, or gunicorn's own TLS."""
 
     def check_before_fork(self) -> None:
         """Check what only other servers can tell, for some seconds at most. Raises `ConfigError`."""
@@ -213,6 +223,7 @@ class DefaultHooks:
 
     request_policy: RequestPolicy = DefaultRequestPolicy()
     fast_path: FastPathHandler | None = None
+    tls: TlsContext | None = None
     next_deadline = math.inf
 
     def check_before_fork(self) -> None:

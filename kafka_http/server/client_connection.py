@@ -1,9 +1,11 @@
 """The state of a client's connection while no thread uses it."""
 
 import socket
+import ssl
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextvars import Context
+from typing import Any
 
 from gunicorn.workers.gthread import TConn
 
@@ -94,7 +96,7 @@ class ClientConnection:
 
     def __init__(self, conn: TConn) -> None:
         self.conn = conn
-        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "")
+        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "", _certificate(conn.sock))
         self.send_buffer = SendBuffer(conn.sock)
         self.received = b""
         """Received data that no reader has taken."""
@@ -123,6 +125,13 @@ class ClientConnection:
     def fileno(self) -> int:
         """Return the socket's file descriptor, so that an event loop can watch the connection."""
         return int(self.conn.sock.fileno())
+
+
+def _certificate(client: socket.socket) -> Mapping[str, Any] | None:
+    """Return the verified certificate of a TLS client."""
+    if isinstance(client, ssl.SSLSocket) and client.context.verify_mode != ssl.CERT_NONE:
+        return client.getpeercert()
+    return None
 
 
 class ConnectionTimeouts:

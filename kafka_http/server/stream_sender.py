@@ -64,7 +64,7 @@ class StreamDetached(BaseException):
 
 
 def can_send_streams(cfg: Any) -> bool:
-    """Return whether the client gets exactly the bytes that are written to its socket (no TLS, no HTTP/2)."""
+    """Return whether the client gets exactly the bytes that are written to its socket (no gunicorn TLS, no HTTP/2)."""
     return hasattr(select, "epoll") and not cfg.is_ssl and getattr(cfg, "protocol", "http") == "http"
 
 
@@ -242,6 +242,8 @@ class StreamSender:
         """Send unsent data. Return whether all was sent and the client is still connected."""
         try:
             self._write(client)
+            if client.source.is_over:
+                self._end(client)
         except BlockingIOError:
             self._set_blocked(client, True)
             return False
@@ -249,8 +251,6 @@ class StreamSender:
             self._drop(client)
             return False
         self._set_blocked(client, False)
-        if client.source.is_over:
-            self._end(client)
         return True
 
     @staticmethod
@@ -272,11 +272,8 @@ class StreamSender:
     def _end(self, client: _Client) -> None:
         """Let the client close first: if it has sent data meanwhile, closing here would discard unread output."""
         client.source.close()
+        client.socket.shutdown(socket.SHUT_WR)
         client.closing_until = time.monotonic() + _CLOSE_SECONDS
-        try:
-            client.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._drop(client)
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.socket.fileno()]

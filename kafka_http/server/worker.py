@@ -23,6 +23,7 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import Any, cast
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -37,7 +38,7 @@ from kafka_http.environ import (
     REQUEST_STARTED,
 )
 from kafka_http.logs import LogOnce
-from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, hooks_of
+from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
 from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
 from kafka_http.server.gunicorn_responses import ErrorPage, render_error
@@ -46,6 +47,7 @@ from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
+from kafka_http.server.tls import TlsHandshakes
 
 STALL_SECONDS = 30
 """Time without progress after which a client is disconnected."""
@@ -71,14 +73,16 @@ _NO_CONNECTION = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED,
 class Worker(ThreadWorker):
     """Runs requests in threads; the main loop keeps connections that wait for their client or for Kafka.
 
-    With TLS, HTTP/2 or the proxy protocol gunicorn's own code reads the requests in threads. gunicorn creates the
-    worker, forks, and calls `init_process` in the new process, which ends in `run`.
+    With gunicorn's own TLS, HTTP/2 or the proxy protocol, gunicorn's code reads the requests in threads. gunicorn
+    creates the worker, forks, and calls `init_process` in the new process, which ends in `run`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: ConnectionLoop | None = None
         """None if gunicorn's own code reads the requests."""
+        self._handshakes: TlsHandshakes | None = None
+        """None without the application's TLS."""
         self._streams: StreamSender | None = None
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
@@ -112,6 +116,8 @@ class Worker(ThreadWorker):
             self._reserved_thread = ThreadPoolExecutor(1, thread_name_prefix="reserved")
             if handler is not None:
                 sys.setswitchinterval(_SWITCH_SECONDS)
+        if hooks.tls is not None:
+            self._handshakes = self._new_handshakes(loop, hooks.tls)
         if can_send_streams(self.cfg):
             self._streams = StreamSender(stall=STALL_SECONDS)
         try:
@@ -122,6 +128,18 @@ class Worker(ThreadWorker):
             if self._reserved_thread is not None:
                 self._reserved_thread.shutdown(wait=False)
             self._close_app()
+
+    def _new_handshakes(self, loop: MainLoop, tls: TlsContext) -> TlsHandshakes:
+        if self._connections is None:
+            self.log.error("tls_cert cannot be combined with gunicorn's certfile, HTTP/2 or proxy protocol.")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        return TlsHandshakes(
+            loop,
+            tls,
+            start=self._connections.add,
+            close=self.close_connection,
+            close_lingering=self.close_lingering,
+        )
 
     def _replace_poller(self) -> MainLoop:
         worker: Any = self
@@ -161,14 +179,16 @@ class Worker(ThreadWorker):
             return True
         self._warnings.warning("Closed connections: their address has too many (limits, connections).")
         with suppress(OSError):
-            if not self.cfg.is_ssl:
+            if self._handshakes is None and not self.cfg.is_ssl:
                 conn.sock.send(_TOO_MANY_CONNECTIONS)
         self.close_lingering(conn)
         return False
 
     def enqueue_req(self, conn: TConn) -> None:
         """Add a connection to the main loop. Without one, a thread gets it when its client has sent something."""
-        if self._connections is not None:
+        if self._handshakes is not None:
+            self._handshakes.add(conn)
+        elif self._connections is not None:
             self._connections.add(conn)
         elif conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
@@ -222,6 +242,8 @@ class Worker(ThreadWorker):
             self._connections.expire()
             if force:
                 self._connections.close()
+                if self._handshakes is not None:
+                    self._handshakes.close()
             elif self.alive:
                 self._make_room(self.worker_connections - MAX_ACCEPTS)
 
@@ -230,6 +252,8 @@ class Worker(ThreadWorker):
         super().murder_pending()
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
+        if self._handshakes is not None:
+            self._handshakes.expire()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         if enabled and time.monotonic() < self._accepts_from:
@@ -258,7 +282,9 @@ class Worker(ThreadWorker):
     def _make_room(self, limit: int) -> None:
         """Close the least active connections until at most `limit` are left."""
         while self.nr_conns > max(0, limit):
-            if not self._lingering.close_oldest() and (self._connections is None or not self._connections.make_room()):
+            if self._lingering.close_oldest() or (self._handshakes is not None and self._handshakes.close_oldest()):
+                continue
+            if self._connections is None or not self._connections.make_room():
                 return
 
     # Called by the main loop
@@ -356,8 +382,8 @@ class Worker(ThreadWorker):
             reader.request.body = reader.body()
             reader.request._expected_100_continue = False  # the main loop has sent it
             return reader.request
-        conn.sock.setblocking(True)
         _set_socket_timeouts(conn.sock)
+        conn.sock.settimeout(STALL_SECONDS if self._handshakes is not None else None)
         parser = RequestParser(self.cfg, conn.sock, conn.client)
         parser.unreader.unread(reader.all_received())
         request = next(parser)
@@ -371,6 +397,8 @@ class Worker(ThreadWorker):
         create: Any = wsgi.create
         response, environ = create(request, connection.send_buffer, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
+        if self._handshakes is not None:
+            environ["wsgi.url_scheme"] = "https"
         environ[REQUEST_STARTED] = connection.started
         if connection.client.certificate is not None:
             environ[CLIENT_CERTIFICATE] = connection.client.certificate
@@ -407,6 +435,8 @@ class Worker(ThreadWorker):
             conn.timeout = min(conn.timeout or deadline, deadline)
         if self._connections is not None:
             self._connections.begin_stop(deadline)
+        if self._handshakes is not None:
+            self._handshakes.limit(deadline)
         self._hooks.stop()
 
     def _close_app(self) -> None:
@@ -442,7 +472,7 @@ def _set_socket_timeouts(client: socket.socket) -> None:
 
 def _shorten_stall(record: logging.LogRecord) -> bool:
     """Log a line instead of gunicorn's traceback when a socket timeout is over."""
-    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError | TimeoutError):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg = f"Closed a connection after {STALL_SECONDS} s without progress."
         record.args, record.exc_info = None, None
