@@ -204,7 +204,7 @@ def _print_step(step: str) -> None:
 
 def _welcome(plan: DemoPlan) -> str:
     """The addresses and three commands to try. The last line says that the demo is ready."""
-    url = f"http://{plan.config.bind}"
+    url = f"{'https' if plan.config.tls_cert else 'http'}://{plan.config.bind}"
     topic = plan.topics[0]
     messages = f"{url}/messages/{topic.name}"
     registry = plan.config.schema_registry.get("url") if plan.with_registry else None
