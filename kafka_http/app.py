@@ -31,8 +31,9 @@ from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.security_state import load_security
-from kafka_http.security.server_tls import ServerTls, load_server_tls
+from kafka_http.security.server_tls import ServerTls, load_node_tls, load_server_tls
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
@@ -105,15 +106,19 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.check_point = check_point
     lifecycle.acls = acls
-    lifecycle.tls = load_server_tls(config)
+    lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
     app = _new_app(config, lifecycle, guard, page_memory)
-    access_check = AccessCheck(app, check_point, trusted)
+    forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
+    access_check = AccessCheck(app, check_point, trusted, forwarded)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
-        services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
+        *(services, node.instances, config, bodies, wait_limiter),
+        page_memory=page_memory,
+        locator=node.locator,
+        node_tls=lifecycle.node_tls,
     )
     app.register_blueprint(
         MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
@@ -194,6 +199,8 @@ class AppLifecycle:
     """None if the fast path is switched off."""
     tls: ServerTls | None
     """None without `tls_cert`."""
+    node_tls: ServerTls | None
+    """That of calls to other nodes."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
@@ -243,10 +250,10 @@ class AppLifecycle:
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
-        context = None if self.tls is None else self.tls.load()
+        loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
         self.check_point.reload()
-        if self.tls is not None and context is not None:
-            self.tls.context = context
+        for tls, context in loaded:
+            tls.context = context
         self.acls.refresh()
         if self._process != os.getpid():  # the workers would repeat it
             self._log_warnings()

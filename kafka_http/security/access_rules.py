@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 
 from kafka_http.config import Config
 from kafka_http.config.sections import read_section
-from kafka_http.security.access import ALL_RIGHTS, NameFilter, Right, Rights
+from kafka_http.name_filter import NameFilter
+from kafka_http.security.access import ALL_RIGHTS, Right, Rights
 from kafka_http.security.principal import ANONYMOUS_NAME, Principal
 
 SECTION = "access"

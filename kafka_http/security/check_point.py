@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from kafka_http.errors import KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.forwarded_calls import ForwardedCaller
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
-from kafka_http.security.rate_limits import RateLimits
+from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 
 API_KEY_PREFIX = "kh_"
 _ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
@@ -46,6 +47,11 @@ class CheckPoint:
     def is_on(self) -> bool:
         """Whether requests need credentials."""
         return bool(self._state.authenticators)
+
+    @property
+    def challenge(self) -> str:
+        """The value of `WWW-Authenticate` in a 401."""
+        return challenges(self._state.authenticators)
 
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
@@ -93,13 +99,28 @@ class CheckPoint:
             error.headers = {**error.headers, **limits.take(0)}
             raise
         headers = access.limits.take(size)
+        self._check(access, needs, headers)
+        return Admission(access, headers)
+
+    def admit_forwarded(self, caller: ForwardedCaller, needs: Callable[[Access], None]) -> "Admission":
+        """Decide about a request that another node has authenticated, counted and forwarded. Raises like `admit`."""
+        generation, state = self.generation, self._state
+        if not state.authenticators:
+            return Admission(UNRESTRICTED, NO_HEADERS)
+        if caller.scheme == "off":
+            raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
+        access = _access(state, caller.principal, caller.address, generation)
+        self._check(access, needs, NO_HEADERS)
+        return Admission(access, NO_HEADERS)
+
+    def _check(self, access: Access, needs: Callable[[Access], None], headers: Mapping[str, str]) -> None:
+        """Call `needs`. Add headers to the refusal."""
         try:
             needs(access)
         except KafkaHttpError as error:
-            challenge = {"WWW-Authenticate": challenges(self._state.authenticators)}
-            error.headers = {**headers, **(challenge if isinstance(error, Unauthenticated) else {})}
+            challenge = {"WWW-Authenticate": self.challenge} if isinstance(error, Unauthenticated) else {}
+            error.headers = {**error.headers, **headers, **challenge}
             raise
-        return Admission(access, headers)
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""

@@ -11,7 +11,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from kafka_http.acls import CLUSTER_NAME, Acl, AclResource
-from kafka_http.security.access import NameFilter, Rights
+from kafka_http.name_filter import NameFilter
+from kafka_http.security.access import Rights
 from kafka_http.security.access_rules import Explanation
 from kafka_http.security.principal import Principal
 
@@ -99,12 +100,12 @@ def _comparable(address: str) -> str:
 
 
 def _names(acls: Iterable[Acl], right: str) -> NameFilter:
-    """Return the names for which a right holds."""
+    """Return the names for which a right holds, in an order that does not depend on the broker's."""
     resource, allowing, denying = _RIGHTS[right]
     of_kind = [each for each in acls if each.resource == resource]
-    allowed = dict.fromkeys(_pattern(each) for each in of_kind if not each.is_denied and each.operation in allowing)
-    denied = dict.fromkeys(_pattern(each) for each in of_kind if each.is_denied and each.operation in denying)
-    return NameFilter((tuple(allowed),), tuple(denied))
+    allowed = {_pattern(each) for each in of_kind if not each.is_denied and each.operation in allowing}
+    denied = {_pattern(each) for each in of_kind if each.is_denied and each.operation in denying}
+    return NameFilter((tuple(sorted(allowed)),), tuple(sorted(denied)))
 
 
 def _concerned_rights(acl: Acl) -> list[str]:

@@ -16,6 +16,7 @@ from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE
 from kafka_http.errors import KafkaHttpError, WouldBlock
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
 from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
@@ -33,6 +34,8 @@ ACCESS_KEY = "access_key"
 PRINCIPAL = "kafka_http.principal"
 """Environ key: the name of the principal, for the access log."""
 _ACCESS_KEY = "kafka_http.access_key"
+_FORWARDED = "v2_consumers."
+"""Prefix of the endpoints that nodes forward."""
 
 Arguments = Mapping[str, Any]
 """The names in a path."""
@@ -134,11 +137,14 @@ def request_access() -> Access:
 class AccessCheck:
     """Admits requests for the views. Any thread may call."""
 
-    def __init__(self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks) -> None:
-        """Add the check and the middleware of `app` that it needs."""
+    def __init__(
+        self, app: Flask, check_point: CheckPoint, trusted: TrustedNetworks, forwarded: ForwardedCalls | None = None
+    ) -> None:
+        """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
         self._trusted = trusted
+        self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
@@ -186,8 +192,10 @@ class AccessCheck:
         return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
 
     def finish(self, response: Response) -> Response:
-        """Add the headers of the limits to a response."""
+        """Add the headers of the limits to a response, and the challenge to a 401 of a view."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
+        if response.status_code == 401:
+            response.headers.setdefault("WWW-Authenticate", self._check_point.challenge)
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
@@ -198,10 +206,16 @@ class AccessCheck:
             request.method, headers.get("Accept"), headers.get("Content-Type")
         )
         size = 0 if is_upload else request.content_length or 0  # an upload counts its bytes as they arrive
+
+        def check(access: Access) -> None:
+            needs(access, names, request.args)
+
         credentials = _credentials(request.environ)
-        return self._check_point.admit(
-            credentials, lambda access: needs(access, names, request.args), size, blocking=blocking
-        )
+        if self._forwarded is not None and endpoint.startswith(_FORWARDED):
+            caller = self._forwarded.caller(credentials.headers, blocking=blocking)
+            if caller is not None:
+                return self._check_point.admit_forwarded(caller, check)
+        return self._check_point.admit(credentials, check, size, blocking=blocking)
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):

@@ -4,7 +4,8 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from kafka_http.security.access import Access, NameFilter
+from kafka_http.name_filter import NameFilter
+from kafka_http.security.access import Access
 from kafka_http.security.access_rules import NAMED_RIGHTS
 from kafka_http.web.access_check import request_access
 from kafka_http.web.query_parameters import QueryParameters

@@ -18,9 +18,13 @@ RESPOND_ASYNC = "respond-async"
 
 
 class RespondAsync(NamedTuple):
-    """A request for a response before Kafka has the messages. The result is sent to `callback_url`, if given."""
+    """A request for a response before Kafka has the messages. The result is sent to `callback_url`, if given.
+
+    `owner` is that of the task.
+    """
 
     callback_url: str | None
+    owner: str = ""
 
 
 class RequestHead(NamedTuple):
@@ -64,7 +68,8 @@ class RequestHead(NamedTuple):
 
     def respond_async(self, callback_url: str | None) -> RespondAsync | None:
         """Return the request for an early response, which a callback URL implies; None if there is none."""
-        return RespondAsync(callback_url) if callback_url is not None or self.prefers(RESPOND_ASYNC) else None
+        is_asked = callback_url is not None or self.prefers(RESPOND_ASYNC)
+        return RespondAsync(callback_url, self.owner) if is_asked else None
 
 
 def root_path(request: Request, base_url: str) -> str:

@@ -24,6 +24,7 @@ FOR_EVERYONE = {
     "loading_cache",
     "environ",
     "chunked",
+    "name_filter",
     "broker_protocols",
     "event_loop",
     "pending",

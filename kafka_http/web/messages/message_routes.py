@@ -10,6 +10,7 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.read.page_reader import Page, ReadLimits
 from kafka_http.read.start_positions import FromOffset, ReadStart
 from kafka_http.records import TopicPartition
+from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import link_base
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.messages.message_publish import MessagesPublish
@@ -73,9 +74,9 @@ class MessageRoutes:
         return new_blueprint("messages", routes, prefix="/messages", without_head=["read"])
 
     def topics(self) -> Response:
-        """GET /messages: the names of all topics."""
+        """GET /messages: the names of all topics that may be described."""
         QueryParameters(request.args, ())
-        return json_response({"topics": self._services.topics.names()})
+        return json_response({"topics": request_access().visible(self._services.topics.names())})
 
     def describe(self, topic: str) -> Response:
         """GET /messages/<topic>: the topic's partitions."""
