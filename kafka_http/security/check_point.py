@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kafka_http.errors import KafkaHttpError, Unauthenticated
+from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
 from kafka_http.security.forwarded_calls import ForwardedCaller
+from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 
@@ -24,6 +25,7 @@ class SecurityState(NamedTuple):
     rules: Rules
     anonymous: frozenset[Right]
     limits: RateLimits
+    origins: Origins = NO_ORIGINS
     warnings: Sequence[str] = ()
     """Sentences about settings without effect."""
 
@@ -56,6 +58,11 @@ class CheckPoint:
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
         self.limits = state.limits
+        self.origins = state.origins
+        """The origins of other web pages that may call this server."""
+        schemes = {each.scheme for each in state.authenticators}
+        self.accepts_without_secret = not schemes or "proxy" in schemes or bool(state.anonymous)
+        """Whether a page that a browser takes for one of this server needs no secret for some requests."""
         self.has_decisions = bool(state.authenticators) or state.limits.is_on
         """Whether requests must be admitted at all: authentication or a limit is on."""
 
@@ -71,8 +78,8 @@ class CheckPoint:
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
         """Return what the sender of a request may do.
 
-        Raises `Unauthenticated`, `TooManyLogins`, `Unavailable`; `WouldBlock` if `blocking` is false and a thread must
-        do it.
+        Raises `Unauthenticated`, `TooManyLogins`, `CrossSiteRequest`, `Unavailable`; `WouldBlock` if `blocking` is
+        false and a thread must do it.
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
@@ -82,6 +89,7 @@ class CheckPoint:
         except Unauthenticated as error:
             error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
             raise
+        _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -194,3 +202,16 @@ def _access(state: SecurityState, principal: Principal, address: str, generation
     if principal.restriction is not None:
         rights = rights.restricted(principal.restriction)
     return Access(principal, rights, address, generation, limits)
+
+
+def _check_origin(principal: Principal, origin: str | None) -> None:
+    """Check that an API key is used by pages of its origins only. Raises `CrossSiteRequest`."""
+    patterns = principal.restriction.origins if principal.restriction else None
+    if patterns is None:
+        return
+    origins = key_origins(patterns)
+    if origin is None or not (origin in origins or origins.allows_reading):
+        sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
+        raise CrossSiteRequest(
+            f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
+        )

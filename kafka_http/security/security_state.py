@@ -13,6 +13,7 @@ from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.certificates import ClientCertificates
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
+from kafka_http.security.origins import Origins
 from kafka_http.security.principal import Authenticator, Principal, PrincipalList
 from kafka_http.security.proxy_header import ProxyHeader
 from kafka_http.security.rate_limits import load_limits
@@ -30,7 +31,7 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     kinds = load_authenticators(config, settings, shared)
     limits = load_limits(config.limits, config.sources, shared)
     warnings = _warnings(config, settings, rules, kinds)
-    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, warnings)
+    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, _origins(config), warnings)
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
@@ -120,3 +121,13 @@ def _extra_needed(setting: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(f"{setting} needs the package {error.name}. {how_to_install('auth')}") from None
+
+
+def _origins(config: Config) -> Origins:
+    origins = Origins(config.cors_origins, credentials=config.cors_credentials, max_age=config.cors_max_age)
+    if config.cors_credentials and origins.allows_reading:
+        raise ConfigError(
+            "cors_credentials cannot be used with * in cors_origins. List the origins that may send credentials, such "
+            "as https://app.example.org."
+        )
+    return origins
