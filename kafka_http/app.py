@@ -254,14 +254,20 @@ class AppLifecycle:
         self.check_point.reload()
         for tls, context in loaded:
             tls.context = context
+        self.acls.refresh()
+        if self._process != os.getpid():  # the workers would repeat it
+            self._log_warnings()
+
+    def _log_warnings(self) -> None:
+        for warning in self.check_point.warnings:
+            log.warning("%s", warning)
 
     def check_before_fork(self) -> None:
         """Log settings without effect, and read the cluster's ACLs if they are the access rules.
 
         Blocks while it connects to Kafka, for some seconds at most. Raises `ConfigError`.
         """
-        for warning in self.check_point.warnings:
-            log.warning("%s", warning)
+        self._log_warnings()
         if self._config.access_rules == "kafka":
             broker = KafkaBroker(self._config)  # workers must not inherit its connections
             try:

@@ -5,7 +5,7 @@ principal of requests without credentials has the rights of `[access."anonymous"
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from string import ascii_letters, digits
@@ -82,13 +82,19 @@ class SettingsRules:
         matching = self._matching(principal.name, principal.groups, is_anonymous=principal.scheme == "anonymous")
         return [each for pattern, entry in matching for each in _explain(pattern, entry)]
 
-    def warnings(self, anonymous: Iterable[Right], *, has_groups: bool) -> Iterator[str]:
+    def warnings(
+        self, anonymous: Collection[Right], *, has_groups: bool, principals: Collection[Principal] | None
+    ) -> Iterator[str]:
         """Yield a sentence for each rule that can match nothing.
 
         `anonymous` are the rights of requests without credentials. `has_groups`: principals may have groups.
+        `principals` are all users and keys, None if there may be others.
         """
+        if anonymous and ANONYMOUS_NAME not in self._entries:
+            yield f"auth.anonymous has no effect: there is no {_rule(ANONYMOUS_NAME)}."
+        names = None if principals is None else [each.name for each in principals]
         for pattern, entry in self._entries.items():
-            if problem := _problem(pattern, entry, frozenset(anonymous), has_groups):
+            if problem := _problem(pattern, entry, anonymous, names, has_groups=has_groups):
                 yield f"{_rule(pattern)} has no effect: {problem}."
             for right in ("publish", "read"):
                 for topics in getattr(entry, right):
@@ -133,16 +139,19 @@ def _rule(pattern: str) -> str:
     return f'[access."{pattern}"]'
 
 
-def _problem(pattern: str, entry: AccessEntry, anonymous: frozenset[Right], has_groups: bool) -> str:
-    """Return why an entry has no effect, or nothing."""
+def _problem(
+    pattern: str, entry: AccessEntry, anonymous: Collection[Right], names: Collection[str] | None, *, has_groups: bool
+) -> str:
+    """Return why an entry has no effect, or nothing. `names` are those of all users and keys, None if others exist."""
     if entry == AccessEntry():
         return "it has no rights"
-    if pattern.startswith("@") and not has_groups:
-        return "no principal has groups, because auth.jwt.groups_claim is not set"
-    if pattern != ANONYMOUS_NAME:
-        return ""
-    given = {right for right in (*NAMED_RIGHTS, "admin") if getattr(entry, right)}
-    return "" if given & anonymous else "auth.anonymous has none of its rights"
+    if pattern == ANONYMOUS_NAME:
+        given = {right for right in (*NAMED_RIGHTS, "admin") if getattr(entry, right)}
+        return "" if given.intersection(anonymous) else "auth.anonymous has none of its rights"
+    if pattern.startswith("@"):
+        return "" if has_groups else "no principal has groups, because auth.jwt.groups_claim is not set"
+    is_known = names is None or any(fnmatchcase(each, pattern) for each in names)
+    return "" if is_known else "no user and no key has a matching name"
 
 
 _ELEMENT = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)

@@ -29,7 +29,7 @@ _NOT_PERMITTED = (
 
 
 class AclCache:
-    """The `Rules` from the cluster's ACLs. Any thread may call; no call but `check` blocks.
+    """The `Rules` from the cluster's ACLs. Any thread may call; only `check` and `load` block.
 
     `create_app` creates it before the fork. A thread of each worker reads the ACLs, from `start` to `close`. While
     Kafka cannot be reached, the known ACLs remain valid. If the cluster no longer shows them, nobody has rights.
@@ -46,7 +46,8 @@ class AclCache:
         self._once = LogOnce(log, _LOG_SECONDS)
         self._process = 0
         self._starting = Lock()
-        self._closed = Event()
+        self._wake = Event()
+        self._is_closed = False
 
     def rights_of(self, principal: Principal, address: str) -> Rights:
         """Return the rights of a principal. Raises `Unavailable` while the ACLs are not known."""
@@ -67,7 +68,7 @@ class AclCache:
         Raises `ConfigError` if the cluster does not show them. Logs a warning if it cannot be reached.
         """
         try:
-            self._read(acls)
+            self.load(acls)
         except (BrokerUnavailable, RetriableBrokerError) as error:
             log.warning("The cluster's ACLs cannot be read: %s Until then, all requests get a 503.", error.message)
         except KafkaHttpError as error:
@@ -82,28 +83,37 @@ class AclCache:
                 return
             if time.monotonic() - self._read_at > REFRESH_SECONDS:
                 self._known = self._rules = None
-            self._closed = Event()
+            self._wake = Event()
             self._process = os.getpid()
-            Thread(target=self._refresh, args=(self._closed,), name="ACL refresh", daemon=True).start()
+            Thread(target=self._read_repeatedly, name="ACL reader", daemon=True).start()
+
+    def refresh(self) -> None:
+        """Let the thread read the ACLs now. Does not wait for it."""
+        self._wake.set()
 
     def close(self) -> None:
         """Stop the thread. It may still read once."""
-        self._closed.set()
+        self._is_closed = True
+        self._wake.set()
 
-    def _refresh(self, closed: Event) -> None:
+    def _read_repeatedly(self) -> None:
         backoff = Backoff(0.5, REFRESH_SECONDS)
         delay = max(0.0, self._read_at + REFRESH_SECONDS - time.monotonic()) if self._rules else 0.0
-        while not closed.wait(delay):
+        while True:
+            self._wake.wait(delay)
+            self._wake.clear()
+            if self._is_closed:
+                return
             try:
-                self._read(self._acls)
+                self.load(self._acls)
                 backoff.reset()
                 delay = REFRESH_SECONDS
             except Exception as error:
                 self._note_failure(error)
                 delay = backoff.next()
 
-    def _read(self, source: Acls) -> None:
-        """Read the ACLs. Raises `BrokerError` without an authorizer, `NotAuthorized`."""
+    def load(self, source: Acls) -> None:
+        """Read the ACLs now. Blocks. Raises `NotAuthorized`, and `Unavailable` without an authorizer."""
         try:
             described = source.describe_acls()
         except NotAuthorized as error:
@@ -117,7 +127,7 @@ class AclCache:
 
     def _replace(self, known: frozenset[Acl] | None) -> None:
         if known != self._known:
-            self._rules = None if known is None else AclRules(known)
+            self._rules = None if known is None else AclRules(sorted(known))
             self._known = known
             self.on_change()
 

@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any
@@ -32,19 +32,18 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$", description="the SHA-256 of the key, 64 hexadecimal digits")]
 Time = Annotated[datetime, Meta(tz=True, description="a time with its zone, such as 2030-01-01T00:00:00Z")]
 Switch = Annotated[bool, Meta(description="true or false")]
-Patterns = Annotated[tuple[str, ...], Meta(description="patterns of topics, such as orders.*")]
+OptionalOrigins = Annotated[Origins | None, Meta(description="a list of origins such as https://app.example.org")]
+OptionalPatterns = Annotated[tuple[str, ...] | None, Meta(description="a list of patterns such as orders.*")]
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):
     """The entry of a key in the file."""
 
-    sha256: Annotated[Sha256, "SHA-256 of the whole key"] = ""
-    expires: Annotated[Time, "when the key expires"] = _NEVER
-    publish_only: Annotated[Switch, "the key may only publish, and may be sent as access_key"] = False
-    origins: Annotated[Origins | None, Meta(description="a list of origins"), "the only web pages that may use it"] = (
-        None
-    )
-    topics: Annotated[Patterns | None, Meta(description="a list of patterns"), "the only topics"] = None
+    sha256: Annotated[Sha256, "SHA-256 of the whole key, in hexadecimal digits; required"] = ""
+    expires: Annotated[Time, "when the key expires; default: never"] = _NEVER
+    publish_only: Annotated[Switch, "the key may only publish; it can be sent as access_key"] = False
+    origins: Annotated[OptionalOrigins, "the only web pages that may use the key"] = None
+    topics: Annotated[OptionalPatterns, "patterns of the only topics that the key is for"] = None
 
     def principal(self, name: str) -> Principal:
         """Return the principal of the key."""
@@ -73,6 +72,11 @@ class ApiKeys:
     def from_file(cls, path: str) -> "ApiKeys":
         """Read the file of keys. Raises `ConfigError`, which names the entry."""
         return cls(read_keys(path, read_auth_file("keys", path)))
+
+    @property
+    def principals(self) -> Collection[Principal]:
+        """The principals of all keys."""
+        return self._principals.values()
 
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Principal | None:
         """Return the principal of the key. Does not block."""

@@ -40,7 +40,7 @@ _RIGHTS: Mapping[str, _Operations] = {
     "read": _operations("topic", "read all", "read describe all"),
     "describe": _operations("topic", "describe read write delete alter all", "describe all"),
     "consumer": _operations("group", "read all", "read describe all"),
-    "admin": _operations("cluster", "alter all", "alter all"),
+    "admin": _operations("cluster", "alter all", "alter describe all"),
 }
 """The rights. This server describes what it reads and writes, as all clients do: `describe` must not be denied."""
 
@@ -87,6 +87,7 @@ def _user(principal: Principal) -> str:
     return ANONYMOUS_USER if principal.scheme == "anonymous" else f"User:{principal.name}"
 
 
+@lru_cache(_CACHED_RIGHTS)
 def _comparable(address: str) -> str:
     """Return an address in its only form, empty if it is none. Java writes 0:0:0:0:0:0:0:1 for ::1."""
     if address == ALL_HOSTS:

@@ -1,6 +1,6 @@
 """Limits of principals and addresses: requests, bytes, streams and connections. They hold for the node."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from ipaddress import IPv6Address
@@ -18,6 +18,7 @@ from kafka_http.security.shared_counters import Bucket, Rate, SharedCounters
 SECTION = "limits"
 NO_HEADERS: Mapping[str, str] = {}
 _STREAM_RETRY_SECONDS = 5
+_WILDCARDS = frozenset("*?[")
 _MAX_REMEMBERED = 1024
 """Clients whose limits a process remembers. What they have used lies in the shared counters."""
 
@@ -34,9 +35,9 @@ class LimitSettings(Struct, frozen=True, kw_only=True):
     """The limits of each principal or address under one pattern: `[limits."pattern"]`. None: no limit."""
 
     requests: Annotated[Requests, "requests per second"] = None
-    bytes: Annotated[Bytes, "bytes of request bodies per second"] = None
+    bytes: Annotated[Bytes, "bytes of request bodies per second, as they are sent"] = None
     burst: Annotated[Seconds, "seconds of the rate that may be used at once"] = 2.0
-    streams: Annotated[Streams, "open streams"] = None
+    streams: Annotated[Streams, "open streams and streaming publishes"] = None
     connections: Annotated[Connections, "open connections of an address"] = None
 
 
@@ -119,6 +120,7 @@ def load_limits(
 ) -> RateLimits:
     """Return the limits in `[limits]`. Raises `ConfigError`."""
     entries = {pattern: _read_entry(pattern, values, sources) for pattern, values in section.items()}
+    _check_order(list(entries))
     return ConfiguredLimits(entries, shared) if entries else NoLimits()
 
 
@@ -131,6 +133,17 @@ def _read_entry(pattern: str, values: Mapping[str, Any], sources: Mapping[str, s
             f"it in an entry that matches {ANONYMOUS_NAME}."
         )
     return settings
+
+
+def _check_order(patterns: Sequence[str]) -> None:
+    """Raise `ConfigError` for a pattern all of whose names match an earlier pattern."""
+    for index, pattern in enumerate(patterns):
+        for earlier in patterns[:index]:
+            # The wildcards of the pattern are text here, which only a * of the earlier one matches
+            if not _WILDCARDS.isdisjoint(pattern) and {"?", "["}.isdisjoint(earlier) and fnmatchcase(pattern, earlier):
+                raise ConfigError(
+                    f"{SECTION}.{pattern} has no effect: {SECTION}.{earlier} comes first and matches all its names."
+                )
 
 
 class ConfiguredLimits:
@@ -190,7 +203,7 @@ class _Meter(NamedTuple):
         """Return the error of a request that may come again after `wait` seconds."""
         kind, _, name = client.partition(" ")
         error = RateLimited(
-            f"The {kind} {name[:255]} may send {self.per_second:g} {self.unit} per second. Nothing was done. "
+            f"The {kind} {name[:255]} may send {self.per_second:.15g} {self.unit} per second. Nothing was done. "
             f"Retry in {ceil(wait)} s."
         )
         error.headers = {**self.headers(backlog), "Retry-After": str(ceil(wait))}
@@ -214,6 +227,8 @@ class _EntryLimits:
 
     def take(self, size: int) -> Mapping[str, str]:
         requests, sizes = self._requests, self._bytes
+        if requests is None and sizes is None:
+            return NO_HEADERS
         buckets = self._shared.buckets
         with buckets.lock:
             now = buckets.clock()

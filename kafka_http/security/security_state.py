@@ -1,19 +1,19 @@
 """Builds the state of the check point from the settings and the files that they name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
 from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
-from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules
+from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules, can_match_topics
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.api_keys import ApiKeys
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.certificates import ClientCertificates
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
-from kafka_http.security.principal import Authenticator
+from kafka_http.security.principal import Authenticator, Principal, PrincipalList
 from kafka_http.security.proxy_header import ProxyHeader
 from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
@@ -27,13 +27,10 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
     rules = load_rules(config, settings, acls)
-    return SecurityState(
-        _authenticators(config, settings, shared),
-        rules,
-        frozenset(settings.anonymous),
-        load_limits(config.limits, config.sources, shared),
-        _warnings(config, settings, rules),
-    )
+    kinds = load_authenticators(config, settings, shared)
+    limits = load_limits(config.limits, config.sources, shared)
+    warnings = _warnings(config, settings, rules, kinds)
+    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, warnings)
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
@@ -48,14 +45,32 @@ def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> Settin
     return acls
 
 
-def _warnings(config: Config, settings: AuthSettings, rules: Rules) -> tuple[str, ...]:
-    if not isinstance(rules, SettingsRules):
-        return ()
-    has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
-    return tuple(rules.warnings(settings.anonymous, has_groups=has_groups))
+def _warnings(config: Config, settings: AuthSettings, rules: Rules, kinds: Sequence[Authenticator]) -> tuple[str, ...]:
+    listed = listed_principals(kinds)
+    warnings = [
+        f"topics of the API key {each.name}: no topic can have a name that matches {pattern!r}."
+        for each in listed
+        for pattern in (each.restriction and each.restriction.topics) or ()
+        if not can_match_topics(pattern)
+    ]
+    if isinstance(rules, SettingsRules):
+        has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
+        principals = listed if are_all_listed(kinds) else None
+        warnings += rules.warnings(settings.anonymous, has_groups=has_groups, principals=principals)
+    return tuple(warnings)
 
 
-def _authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:
+def listed_principals(kinds: Sequence[Authenticator]) -> list[Principal]:
+    """Return the users and keys in files."""
+    return [principal for each in kinds if isinstance(each, PrincipalList) for principal in each.principals]
+
+
+def are_all_listed(kinds: Sequence[Authenticator]) -> bool:
+    """Whether there are no other principals than users and keys in files, such as those of tokens."""
+    return all(isinstance(each, PrincipalList) for each in kinds)
+
+
+def load_authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:
     """Return the kinds of credentials that are on, in the order in which they are tried."""
     kinds: list[Authenticator] = []
     if settings.basic:

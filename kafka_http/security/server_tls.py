@@ -71,7 +71,7 @@ def _new_node_context(config: Config) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, config: Config) -> None:
-    _read_pem(config, "tls_cert", "CERTIFICATE-----", "a certificate")
+    _load_trusted(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), config, "tls_cert")  # only to find out which file is damaged
     key_setting = "tls_key" if config.tls_key else "tls_cert"
     key = _read_pem(config, key_setting, "PRIVATE KEY-----", "a private key")
     is_encrypted = "ENCRYPTED" in key
@@ -86,20 +86,27 @@ def _load_certificate(context: ssl.SSLContext, config: Config) -> None:
             raise _faulty(config, "tls_cert", f"which does not belong to the private key of {key_setting}") from None
         if is_encrypted:
             raise _faulty(config, key_setting, "whose private key tls_key_password does not open") from None
-        raise _faulty(config, "tls_cert", f"which cannot be used{_words(reason)}") from None
+        if reason:
+            raise _faulty(config, "tls_cert", f"which cannot be used{_words(reason)}") from None
+        raise _faulty(config, key_setting, "whose private key is damaged") from None
 
 
 def _load_client_ca(context: ssl.SSLContext, config: Config) -> None:
-    _read_pem(config, "tls_client_ca", "CERTIFICATE-----", "a certificate")
-    try:
-        context.load_verify_locations(config.tls_client_ca)
-    except ssl.SSLError as error:
-        raise _faulty(config, "tls_client_ca", f"which cannot be used{_words(error.reason)}") from None
+    _load_trusted(context, config, "tls_client_ca")
     context.verify_mode = ssl.CERT_REQUIRED if config.tls_client_required else ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate CA may be trusted without its root
     # A resumed session is not verified again, so its certificate could have expired, or its CA be removed.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
+
+
+def _load_trusted(context: ssl.SSLContext, config: Config, name: str) -> None:
+    """Let a context trust the certificates in the file of a setting."""
+    _read_pem(config, name, "CERTIFICATE-----", "a certificate")
+    try:
+        context.load_verify_locations(getattr(config, name))
+    except ssl.SSLError as error:
+        raise _faulty(config, name, f"which cannot be used{_words(error.reason)}") from None
 
 
 def _read_pem(config: Config, name: str, marker: str, content: str) -> str:

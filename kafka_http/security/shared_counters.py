@@ -64,7 +64,7 @@ class SharedBuckets:
 
     def bucket(self, key: str, rate: Rate) -> "Bucket":
         """Return the bucket of a key, such as a purpose and a principal. Another rate makes it another bucket."""
-        return Bucket(self, self._hash(f"{rate.per_second:g} {rate.burst:g} {key}"), rate)
+        return Bucket(self, self._hash(f"{rate.per_second!r} {rate.burst!r} {key}"), rate)
 
     def find(self, key: int) -> int:
         """Return the place of a key. If it has none, it gets that of the bucket that is full, or is full first."""
@@ -150,11 +150,10 @@ class OpenCounts:
 
     def __init__(self, workers: int = _MAX_WORKERS, size: int = _MAX_COUNTS) -> None:
         """`size`: the number of keys of a worker, a multiple of 32. What has no room is not counted."""
-        memory = memoryview(mmap(-1, 8 * workers * (1 + 2 * size))).cast("Q")
-        self._in_use = memory[:workers]
-        self._tables = [
-            _CountTable(memory[start : start + 2 * size]) for start in range(workers, len(memory), 2 * size)
-        ]
+        self._memory = memoryview(mmap(-1, 8 * workers * (1 + 2 * size))).cast("Q")
+        self._in_use = self._memory[:workers]
+        self._size = size
+        self._tables: dict[int, _CountTable] = {}
         self._hash = KeyHash()
         self._file = _new_file()
         weakref.finalize(self, os.close, self._file)
@@ -180,22 +179,31 @@ class OpenCounts:
                 self._own.change(count.key, -1)
 
     def _total(self, key: int) -> int:
-        return sum(table.count(key) for is_used, table in zip(self._in_use, self._tables, strict=True) if is_used)
+        return sum(self._table(each).count(key) for each in self._used())
+
+    def _used(self) -> list[int]:
+        return [number for number, is_used in enumerate(self._in_use.tolist()) if is_used]
+
+    def _table(self, number: int) -> "_CountTable":
+        if number not in self._tables:
+            start = len(self._in_use) + 2 * self._size * number
+            self._tables[number] = _CountTable(self._memory[start : start + 2 * self._size])
+        return self._tables[number]
 
     def _own_table(self) -> "_CountTable | None":
         if self._process != (process := os.getpid()):  # after the fork
             self._process = process
-            number = next(filter(self._try_lock, range(len(self._tables))), None)
-            self._own = None if number is None else self._tables[number]
-            if self._own is not None and number is not None:
+            self._own = None
+            number = next(filter(self._try_lock, range(len(self._in_use))), None)
+            if number is not None:
+                self._own = self._table(number)
                 self._own.clear()
                 self._in_use[number] = 1
         return self._own
 
     def _forget_dead(self, own: "_CountTable | None") -> bool:
         """Forget the counts of workers that have ended. Return whether there were any."""
-        used = [each for each, table in enumerate(self._tables) if self._in_use[each] and table is not own]
-        dead = [each for each in used if self._try_lock(each)]
+        dead = [each for each in self._used() if self._table(each) is not own and self._try_lock(each)]
         for each in dead:
             self._in_use[each] = 0
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, each)

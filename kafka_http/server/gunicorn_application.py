@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
+_server_log = logging.getLogger("kafka_http.server")
 
 _POLLED_PATH = re.compile(r"/(messages/[^/]+(/[^/]+)?|instances|tasks)")
 
@@ -57,6 +58,8 @@ def run(
     _warn_if_exposed(config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
+    if config.tls_cert:
+        _server_log.addFilter(_say_https)
     try:
         _Application(config, app, when_ready, reloads=reloads and not _has_terminal()).run()
     except BaseException as end:
@@ -69,6 +72,14 @@ def run(
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
+        _server_log.removeFilter(_say_https)
+
+
+def _say_https(record: logging.LogRecord) -> bool:
+    """Log the URL of this server as https: gunicorn knows of its own TLS only."""
+    if record.msg.startswith("Listening at:") and isinstance(record.args, tuple):
+        record.args = tuple(each.replace("http:", "https:") if isinstance(each, str) else each for each in record.args)
+    return True
 
 
 def check_config(config: Config) -> None:
@@ -183,7 +194,7 @@ class _Logger(Logger):
         super().setup(cfg)
         for handler in list(self.error_log.handlers):  # gunicorn adds one each time
             self.error_log.removeHandler(handler)
-        self.error_log = logging.getLogger("kafka_http.server")
+        self.error_log = _server_log
         for handler in self.access_log.handlers:
             handler.setFormatter(LineFormatter())
 

@@ -44,24 +44,26 @@ class TlsSocket(ssl.SSLSocket):
 
         Without a timeout, it receives all complete records that fit in.
         """
-        data = self._recv(min(size, _RECORD))
+        data = self._receive_record(size)
         if len(data) < _RECORD or self.gettimeout() != 0:
             return data
         records = [data]
         left = size - _RECORD
         with suppress(BlockingIOError):
-            while left >= _RECORD and (data := self._recv(_RECORD)):
+            while left >= _RECORD and (data := self._receive_record(left)):
                 records.append(data)
                 left -= len(data)
         return b"".join(records)
 
-    def _recv(self, size: int) -> bytes:
+    def _receive_record(self, size: int) -> bytes:
         try:
-            return super().recv(size)
+            return self.read(_RECORD if size > _RECORD else size)
         except ssl.SSLWantReadError:
             raise BlockingIOError from None
         except ssl.SSLWantWriteError:
             raise ConnectionAbortedError("The client requests new keys but accepts no data.") from None
+        except ValueError:  # after `shutdown`
+            return super().recv(size)
 
     def send(self, data: "Buffer", flags: int = 0) -> int:
         """Send what the kernel accepts now. Does not wait, even if the socket has a timeout for its reads.
@@ -69,22 +71,24 @@ class TlsSocket(ssl.SSLSocket):
         After a `BlockingIOError`, call it again with the same data, to which more may be added at the end.
         """
         timeout = self.gettimeout()
-        if timeout == 0:
-            return self._send(data)
-        self.settimeout(0)
+        if timeout != 0:
+            self.settimeout(0)
         try:
-            return self._send(data)
-        finally:
-            self.settimeout(timeout)
-
-    def _send(self, data: "Buffer") -> int:
-        view, sent = memoryview(data), 0
-        try:
-            while sent < len(view):
-                sent += self.write(view[sent:])
+            return self.write(data) if len(memoryview(data)) <= _RECORD else self._send_records(memoryview(data))
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            if not sent:
-                raise BlockingIOError from None
+            raise BlockingIOError from None
+        except ValueError:
+            raise BrokenPipeError("The connection is closed.") from None
+        finally:
+            if timeout != 0:
+                self.settimeout(timeout)
+
+    def _send_records(self, data: memoryview) -> int:
+        """Send one record after the other: if OpenSSL gets more, it does not tell how much it has sent."""
+        sent = self.write(data[:_RECORD])
+        with suppress(ssl.SSLWantWriteError):
+            while sent < len(data):
+                sent += self.write(data[sent : sent + _RECORD])
         return sent
 
     def sendmsg(self, buffers: Iterable["Buffer"], *_: Any) -> int:  # type: ignore[override]  # as in `socket`

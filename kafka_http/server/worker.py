@@ -39,7 +39,7 @@ from kafka_http.environ import (
 )
 from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
-from kafka_http.server.client_connection import ClientConnection
+from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
 from kafka_http.server.gunicorn_responses import ErrorPage, render_error
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
@@ -87,8 +87,6 @@ class Worker(ThreadWorker):
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
-        self._on_close: dict[TConn, Callable[[], None]] = {}
-        """What to call when a connection is closed."""
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -162,7 +160,7 @@ class Worker(ThreadWorker):
                     self._pause_accepting(error)
                 return
             self.nr_conns += 1
-            conn = TConn(self.cfg, client, address, listener.getsockname())
+            conn = CountedConnection(self.cfg, client, address, listener.getsockname())
             if not self._admit(conn):
                 continue
             try:
@@ -172,16 +170,16 @@ class Worker(ThreadWorker):
                 self._pause_accepting(error)
                 return
 
-    def _admit(self, conn: TConn) -> bool:
+    def _admit(self, conn: CountedConnection) -> bool:
         """Count a connection, or close it and return False if its address has too many."""
         address = conn.client[0] if isinstance(conn.client, tuple) else ""
         on_close = self._hooks.request_policy.admit_connection(address)
         if on_close is not None:
-            self._on_close[conn] = on_close
+            conn.on_close = on_close
             return True
-        self._warnings.warning("Closed a connection: too many connections from %s.", address)
+        self._warnings.warning("Closed connections: their address has too many (limits, connections).")
         with suppress(OSError):
-            if not self.cfg.is_ssl:
+            if self._handshakes is None and not self.cfg.is_ssl:
                 conn.sock.send(_TOO_MANY_CONNECTIONS)
         self.close_lingering(conn)
         return False
@@ -267,7 +265,6 @@ class Worker(ThreadWorker):
     def close_connection(self, conn: TConn) -> None:
         self.nr_conns -= 1
         conn.close()
-        self._on_close.pop(conn, _do_nothing)()
 
     def close_lingering(self, conn: TConn) -> None:
         """Close a connection after its last response."""
@@ -306,7 +303,7 @@ class Worker(ThreadWorker):
         """Pass a connection to the thread that sends streams."""
         assert self._streams is not None  # noqa: S101  DETACH_STREAM is set only with it
         self.nr_conns -= 1
-        on_close = self._on_close.pop(conn, _do_nothing)
+        on_close = cast("CountedConnection", conn).on_close
         self._streams.add(conn.sock, detached.source, detached.is_chunked, on_close)
 
     def count_request(self) -> None:
@@ -451,10 +448,6 @@ class Worker(ThreadWorker):
             self._hooks.close(max(0.0, deadline - time.monotonic()))
         except Exception:
             self.log.exception("Closing the application failed.")
-
-
-def _do_nothing() -> None:
-    """Do nothing."""
 
 
 def with_header_pairs(app: Any) -> Any:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from kafka_http.demo.local_resources import free_ports
+from tests.support.certificates import Authority, settings_of
 from tests.support.planted_secrets import plant_settings, search
 from tests.support.polling import wait_for
 
@@ -25,11 +26,15 @@ ROOT = Path(__file__).parents[2]
 class Server:
     """A server at a URL, and the requests to it."""
 
+    verify: str | None = None
+    """The file with the certificate of the authority that an https server is of."""
+
     def __init__(self, url: str) -> None:
         self.url = url
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
+        timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
+        return requests.request(method, self.url + path, timeout=timeout, verify=verify, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)
@@ -45,11 +50,20 @@ class Server:
 
 
 class Service(Server):
-    """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`."""
+    """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`.
 
-    def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
+    With an `authority` it is an https server with a certificate of that one.
+    """
+
+    def __init__(
+        self, directory: Path, bootstrap_servers: str, authority: Authority | None = None, **settings: Any
+    ) -> None:
         self.port = free_ports(1)[0]
-        super().__init__(f"http://127.0.0.1:{self.port}")
+        super().__init__(f"{'http' if authority is None else 'https'}://127.0.0.1:{self.port}")
+        self._authority = authority
+        if authority is not None:
+            self.verify = str(authority.file)
+            settings = {**settings_of(authority.server()), **settings}
         self.bootstrap_servers = bootstrap_servers
         self._worker_count = settings.get("workers", 2)
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
@@ -199,7 +213,11 @@ class Service(Server):
     @contextmanager
     def connect(self) -> Iterator[socket.socket]:
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-            yield client
+            if self._authority is None:
+                yield client
+                return
+            with self._authority.client_context().wrap_socket(client, server_hostname="localhost") as secure:
+                yield secure
 
     def workers_by_request(self, wanted: set[str]) -> Mapping[str, int]:
         """Return the process id of the worker that answered each request, by request id."""

@@ -156,6 +156,10 @@ def test_topic_patterns_that_can_match_nothing_are_found(pattern: str, can_match
 def test_rules_without_effect_are_warned_about(tmp_path: Path) -> None:
     text = r"""
 [access."idle"]
+[access."alise"]
+admin = true
+[access."al*"]
+admin = true
 [access."@ops"]
 admin = true
 [access."anonymous"]
@@ -165,10 +169,30 @@ read = ["orders/*", "t"]
 consumer = ["any name / at all"]
 """
     rules = rules_of(text, tmp_path)
-    assert list(rules.warnings(["read"], has_groups=False)) == [
+    alice, web = Principal("alice", "key"), Principal("web", "basic")
+    assert list(rules.warnings(["read"], has_groups=False, principals=[alice, web])) == [
         '[access."idle"] has no effect: it has no rights.',
+        '[access."alise"] has no effect: no user and no key has a matching name.',
         '[access."@ops"] has no effect: no principal has groups, because auth.jwt.groups_claim is not set.',
         '[access."anonymous"] has no effect: auth.anonymous has none of its rights.',
         "read of [access.\"web\"]: no topic can have a name that matches 'orders/*'.",
     ]
-    assert len(list(rules.warnings(["publish"], has_groups=True))) == 2
+    assert len(list(rules.warnings(["publish"], has_groups=True, principals=None))) == 2
+
+
+def test_anonymous_rights_without_an_entry_are_warned_about(tmp_path: Path) -> None:
+    rules = rules_of('[access."*"]\nread = ["t"]', tmp_path)
+    (warning,) = rules.warnings(["read"], has_groups=True, principals=None)
+    assert warning == 'auth.anonymous has no effect: there is no [access."anonymous"].'
+
+
+def test_start_warns_about_rules_without_effect(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{"0" * 64}"\ntopics = ["a b", "t"]\n')
+    file.write_text(f"{WEB}\n[auth]\nkeys = '{tmp_path}/keys.toml'")
+    assert list(load(file).warnings) == [
+        "topics of the API key alice: no topic can have a name that matches 'a b'.",
+        '[access."web-*"] has no effect: no user and no key has a matching name.',
+        '[access."web-2"] has no effect: no user and no key has a matching name.',
+        '[access."@ops"] has no effect: no principal has groups, because auth.jwt.groups_claim is not set.',
+    ]

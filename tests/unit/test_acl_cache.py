@@ -65,6 +65,15 @@ def test_changed_acls_take_effect_and_expire_decisions_once(broker: FakeBroker, 
     assert len(changes) == 2
 
 
+def test_refresh_reads_the_acls_at_once(broker: FakeBroker) -> None:
+    cache = AclCache(broker)
+    wait_for(lambda: may(cache, "read"))
+    broker.acl_entries = [WRITE]
+    cache.refresh()
+    wait_for(lambda: may(cache, "publish"))
+    cache.close()
+
+
 def test_known_acls_remain_valid_while_kafka_is_down(
     broker: FakeBroker, cache: AclCache, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,7 +35,7 @@ FOR_EVERYONE = {
 DEPENDENCIES = {
     "__init__": {"app"},  # the public interface
     "__main__": {"cli"},
-    "cli": {"server", "demo", "bench", "node", "security"},
+    "cli": {"server", "demo", "bench", "broker", "node", "security"},
     "demo": set(),
     "bench": {"demo"},
     "server": {"app"},
