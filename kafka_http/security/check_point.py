@@ -52,8 +52,8 @@ class CheckPoint:
 
     @property
     def challenge(self) -> str:
-        """The value of `WWW-Authenticate` in a 401."""
-        return challenges(self._state.authenticators)
+        """The value of `WWW-Authenticate` for a 401: the challenge of each kind of credentials, once."""
+        return ", ".join(dict.fromkeys(each.challenge for each in self._state.authenticators if each.challenge))
 
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
@@ -84,11 +84,7 @@ class CheckPoint:
         generation, state = self.generation, self._state
         if not state.authenticators:
             return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
-        try:
-            principal = self._principal(state, credentials, blocking=blocking)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
-            raise
+        principal = self._principal(state, credentials, blocking=blocking)
         _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
@@ -103,11 +99,14 @@ class CheckPoint:
         try:
             access = self.authenticate(credentials, blocking=blocking)
         except Unauthenticated as error:
-            limits = self.limits.of(_ANONYMOUS, credentials.address)
-            error.headers = {**error.headers, **limits.take(0)}
+            error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
             raise
         headers = access.limits.take(size)
-        self._check(access, needs, headers)
+        try:
+            needs(access)
+        except KafkaHttpError as error:
+            error.headers = headers
+            raise
         return Admission(access, headers)
 
     def admit_forwarded(self, caller: ForwardedCaller, needs: Callable[[Access], None]) -> "Admission":
@@ -118,17 +117,8 @@ class CheckPoint:
         if caller.scheme == "off":
             raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
         access = _access(state, caller.principal, caller.address, generation)
-        self._check(access, needs, NO_HEADERS)
+        needs(access)
         return Admission(access, NO_HEADERS)
-
-    def _check(self, access: Access, needs: Callable[[Access], None], headers: Mapping[str, str]) -> None:
-        """Call `needs`. Add headers to the refusal."""
-        try:
-            needs(access)
-        except KafkaHttpError as error:
-            challenge = {"WWW-Authenticate": self.challenge} if isinstance(error, Unauthenticated) else {}
-            error.headers = {**error.headers, **headers, **challenge}
-            raise
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""
@@ -185,11 +175,6 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
     if kind == "bearer":
         return "key" if secret.lstrip(" ").startswith(API_KEY_PREFIX) else "jwt"
     return "basic" if kind == "basic" else "off"
-
-
-def challenges(authenticators: Sequence[Authenticator]) -> str:
-    """Return the value of `WWW-Authenticate`: each challenge once."""
-    return ", ".join(dict.fromkeys(each.challenge for each in authenticators if each.challenge))
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
@@ -159,6 +160,8 @@ class AccessCheck:
             raise admission
         if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
             admission = self._admit(request, blocking=True)
+        else:  # the server may have seen another path before the body than the view does
+            self._check_needs(request, admission.access)
         g.access, g.limit_headers = admission
         request.environ[PRINCIPAL] = admission.access.principal.name
 
@@ -192,30 +195,33 @@ class AccessCheck:
         return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
 
     def finish(self, response: Response) -> Response:
-        """Add the headers of the limits to a response, and the challenge to a 401 of a view."""
+        """Add the headers of the limits to a response, and the challenge to a 401."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
-        if response.status_code == 401:
-            response.headers.setdefault("WWW-Authenticate", self._check_point.challenge)
+        if response.status_code == 401 and (challenge := self._check_point.challenge):
+            response.headers["WWW-Authenticate"] = challenge
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        endpoint, names = self._match(request)
-        needs = ROUTES.get(endpoint, _nothing)
-        headers = request.headers
-        is_upload = endpoint == "messages.publish" and is_streaming_upload(
-            request.method, headers.get("Accept"), headers.get("Content-Type")
-        )
-        size = 0 if is_upload else request.content_length or 0  # an upload counts its bytes as they arrive
-
-        def check(access: Access) -> None:
-            needs(access, names, request.args)
-
+        needs = partial(self._check_needs, request)
         credentials = _credentials(request.environ)
-        if self._forwarded is not None and endpoint.startswith(_FORWARDED):
+        if self._forwarded is not None and self._match(request)[0].startswith(_FORWARDED):
             caller = self._forwarded.caller(credentials.headers, blocking=blocking)
             if caller is not None:
-                return self._check_point.admit_forwarded(caller, check)
-        return self._check_point.admit(credentials, check, size, blocking=blocking)
+                return self._check_point.admit_forwarded(caller, needs)
+        return self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
+
+    def _check_needs(self, request: PlainRequest, access: Access) -> None:
+        endpoint, names = self._match(request)
+        needs = ROUTES.get(endpoint, _nothing)
+        needs(access, names, request.args)
+
+    def _size(self, request: PlainRequest) -> int:
+        """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
+        headers = request.headers
+        is_upload = self._match(request)[0] == "messages.publish" and is_streaming_upload(
+            request.method, headers.get("Accept"), headers.get("Content-Type")
+        )
+        return 0 if is_upload else request.content_length or 0
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):

@@ -22,6 +22,7 @@ from kafka_http.web.access_check import request_access
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
 from kafka_http.web.request_head import RequestHead
+from kafka_http.web.url_paths import ABSOLUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -138,7 +139,7 @@ class ReceivePolicy:
         self, method: str, target: str, headers: Mapping[str, str], client: ConnectedClient, size: int
     ) -> "BodyDecision | None":
         """Decide about a request before its body is received. None: a thread must decide. Does not block."""
-        path, _, query = target.partition("?")
+        path, _, query = ABSOLUTE.sub("", target).partition("#")[0].partition("?")
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",

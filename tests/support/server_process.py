@@ -16,6 +16,7 @@ import requests
 
 from kafka_http.demo.local_resources import free_ports
 from tests.support.certificates import Authority, settings_of
+from tests.support.planted_secrets import plant_settings, search
 from tests.support.polling import wait_for
 
 PREFIX = "KAFKA_HTTP_"
@@ -76,6 +77,7 @@ class Service(Server):
             "data_dir": self.data_dir,
             "allowed_hosts": "h,x",  # the Host header of requests that tests write by hand
         } | settings
+        plant_settings(given)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -188,6 +190,8 @@ class Service(Server):
             self.process.wait()
             self.process = None
             self.end_daemon()
+            search("log of the server", self.log)
+            search("access log", self.access_log)
 
     def follow(self, path: str, pages: int = 1000) -> Iterator[dict[str, Any]]:
         """Yield the page at a path and the pages that its links lead to, without the empty last one."""
