@@ -17,6 +17,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
@@ -87,7 +88,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     page_memory = PageMemoryBudget(config.max_answers_in_flight)
     shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
     acls = AclCache(broker.acls)
-    check_point = CheckPoint(lambda: load_security(config, shared, acls))
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
     acls.on_change = check_point.expire_decisions
     guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
 
@@ -123,9 +124,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         locator=node.locator,
         node_tls=lifecycle.node_tls,
     )
-    app.register_blueprint(
-        MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    messages = MessageRoutes(
+        *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
     )
+    app.register_blueprint(messages.blueprint())
     app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
@@ -250,6 +252,11 @@ class AppLifecycle:
     def release_memory(self) -> None:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
+
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+        return self.check_point.is_on
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""

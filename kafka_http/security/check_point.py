@@ -13,6 +13,7 @@ from kafka_http.security.forwarded_calls import ForwardedCaller
 from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
+from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
 _ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
@@ -35,6 +36,7 @@ class CheckPoint:
 
     def __init__(self, load: Callable[[], SecurityState]) -> None:
         """`load` reads the settings and their files. Raises what `load` raises, such as `ConfigError`."""
+        self.refusals = RefusalLog()
         self._load = load
         self._replace_state(load())
         self.generation = 0
@@ -101,11 +103,13 @@ class CheckPoint:
         except Unauthenticated as error:
             error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
             raise
-        headers = access.limits.take(size)
+        headers: Mapping[str, str] = {}
         try:
+            headers = access.limits.take(size)
             needs(access)
         except KafkaHttpError as error:
-            error.headers = headers
+            error.headers = {**error.headers, **headers}
+            error.principal = access.principal.name
             raise
         return Admission(access, headers)
 
@@ -117,7 +121,11 @@ class CheckPoint:
         if caller.scheme == "off":
             raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
         access = _access(state, caller.principal, caller.address, generation)
-        needs(access)
+        try:
+            needs(access)
+        except KafkaHttpError as error:
+            error.principal = access.principal.name
+            raise
         return Admission(access, NO_HEADERS)
 
     def is_current(self, access: Access) -> bool:
@@ -131,7 +139,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if access.is_unrestricted:
-            return None if state.authenticators else access
+            return None if state.authenticators else _access(state, OFF, access.address, generation)
         principal = access.principal
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
@@ -197,6 +205,8 @@ def _check_origin(principal: Principal, origin: str | None) -> None:
     origins = key_origins(patterns)
     if origin is None or not (origin in origins or origins.allows_reading):
         sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
-        raise CrossSiteRequest(
+        refusal = CrossSiteRequest(
             f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
         )
+        refusal.principal = principal.name
+        raise refusal

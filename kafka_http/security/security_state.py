@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
+from kafka_http.config.settings import is_loopback
 from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
 from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules, can_match_topics
@@ -27,11 +28,25 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
+    _check_required(config, settings)
     rules = load_rules(config, settings, acls)
     kinds = load_authenticators(config, settings, shared)
-    limits = load_limits(config.limits, config.sources, shared)
-    warnings = _warnings(config, settings, rules, kinds)
-    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, _origins(config), warnings)
+    return SecurityState(
+        kinds,
+        rules,
+        frozenset(settings.anonymous),
+        load_limits(config.limits, config.sources, shared),
+        _origins(config),
+        _warnings(config, settings, rules, kinds),
+    )
+
+
+def _check_required(config: Config, settings: AuthSettings) -> None:
+    if config.require_auth and not settings.is_on and not is_loopback(config.host):
+        raise ConfigError(
+            f"require_auth: other hosts can reach {config.bind}, and no client authenticates itself. Add the section "
+            "[auth], or listen on 127.0.0.1."
+        )
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
