@@ -182,7 +182,7 @@ class Worker(ThreadWorker):
             return True
         self._warnings.warning("Closed connections: their address has too many (limits, connections).")
         with suppress(OSError):
-            if not self.cfg.is_ssl:
+            if self._handshakes is None and not self.cfg.is_ssl:
                 conn.sock.send(_TOO_MANY_CONNECTIONS)
         self.close_lingering(conn)
         return False

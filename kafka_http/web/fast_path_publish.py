@@ -212,7 +212,7 @@ class PreparedPublish:
         """
         if len(body) > self._max_body_bytes:
             return None
-        if not self.is_current:  # revoked while the body arrived
+        if self._grant is not None and not self._grant.is_current:  # revoked while the body arrived
             return None
         sent_id = self._request_id or new_request_id()
         try:
