@@ -125,7 +125,12 @@ def make_plan(arguments: argparse.Namespace, config: Config) -> DemoPlan:
         if config.sources.get(name) == "command line":
             raise DemoError(instead)
     directory: Path = arguments.data.expanduser().resolve()
-    node = BrokerNode(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
+    node = BrokerNode(
+        directory / "kafka",
+        arguments.kafka_port,
+        arguments.kafka_port + 1,
+        authorizes=config.access_rules == "kafka",
+    )
     bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"
     config = replace(
         without_connection_settings(config),
@@ -199,7 +204,7 @@ def _print_step(step: str) -> None:
 
 def _welcome(plan: DemoPlan) -> str:
     """The addresses and three commands to try. The last line says that the demo is ready."""
-    url = f"http://{plan.config.bind}"
+    url = f"{'https' if plan.config.tls_cert else 'http'}://{plan.config.bind}"
     topic = plan.topics[0]
     messages = f"{url}/messages/{topic.name}"
     registry = plan.config.schema_registry.get("url") if plan.with_registry else None

@@ -23,6 +23,7 @@ _COMMANDS = {
     "serve": ("kafka_http.cli.serve", "serve HTTP in front of the brokers"),
     "demo": ("kafka_http.cli.demo", "start an Apache Kafka and serve HTTP in front of it"),
     "bench": ("kafka_http.cli.bench", "measure the throughput of a server, and compare results"),
+    "access": ("kafka_http.cli.access", "show what a principal may do, and which rule says so"),
     "config": ("kafka_http.cli.show_config", "check the settings as `serve` does; show each, its value and its source"),
     "key": ("kafka_http.cli.key", "make an API key: kafka-http key create NAME"),
 }

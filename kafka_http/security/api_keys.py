@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any
@@ -72,6 +72,11 @@ class ApiKeys:
     def from_file(cls, path: str) -> "ApiKeys":
         """Read the file of keys. Raises `ConfigError`, which names the entry."""
         return cls(read_keys(path, read_auth_file("keys", path)))
+
+    @property
+    def principals(self) -> Collection[Principal]:
+        """The principals of all keys."""
+        return self._principals.values()
 
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Principal | None:
         """Return the principal of the key. Does not block."""

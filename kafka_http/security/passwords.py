@@ -3,7 +3,7 @@
 import re
 import time
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -55,6 +55,11 @@ class BasicLogins:
     def from_file(cls, path: str, attempts: LoginAttempts) -> "BasicLogins":
         """Read an htpasswd file. Raises `ConfigError`, which names the line."""
         return cls(read_users(path, read_auth_file("basic", path)), attempts)
+
+    @property
+    def principals(self) -> Collection[Principal]:
+        """All users."""
+        return [Principal(user, self.scheme) for user in self._hashes]
 
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Principal | None:
         """Return the user. `TooManyLogins` is only raised for logins that are not remembered."""

@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -77,6 +77,15 @@ class Authenticator(Protocol):
 
     def is_current(self, principal: Principal) -> bool:
         """Whether this would authenticate the principal now that another authenticator of this kind returned."""
+
+
+@runtime_checkable
+class PrincipalList(Protocol):
+    """An `Authenticator` whose principals are all in a file."""
+
+    @property
+    def principals(self) -> Collection[Principal]:
+        """All principals that it may return."""
 
 
 ANONYMOUS_NAME = "anonymous"

@@ -1,9 +1,11 @@
 """The state of a client's connection while no thread uses it."""
 
 import socket
+import ssl
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextvars import Context
+from typing import Any
 
 from gunicorn.workers.gthread import TConn
 
@@ -70,6 +72,16 @@ class SendBuffer:
         self.has_data, self.sent_bytes = False, 0
 
 
+class CountedConnection(TConn):
+    """gunicorn's connection, with what is called when it is closed: once or more often, by any thread."""
+
+    on_close: Callable[[], None] = staticmethod(lambda: None)
+
+    def close(self, graceful: bool = False) -> None:
+        super().close(graceful)
+        self.on_close()
+
+
 class ClientConnection:
     """A client's connection: idle, receiving a request, waiting for Kafka, used by a thread, or sending a response.
 
@@ -84,7 +96,7 @@ class ClientConnection:
 
     def __init__(self, conn: TConn) -> None:
         self.conn = conn
-        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "")
+        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "", _certificate(conn.sock))
         self.send_buffer = SendBuffer(conn.sock)
         self.received = b""
         """Received data that no reader has taken."""
@@ -113,6 +125,13 @@ class ClientConnection:
     def fileno(self) -> int:
         """Return the socket's file descriptor, so that an event loop can watch the connection."""
         return int(self.conn.sock.fileno())
+
+
+def _certificate(client: socket.socket) -> Mapping[str, Any] | None:
+    """Return the verified certificate of a TLS client."""
+    if isinstance(client, ssl.SSLSocket) and client.context.verify_mode != ssl.CERT_NONE:
+        return client.getpeercert()
+    return None
 
 
 class ConnectionTimeouts:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from selectors import EVENT_READ
+from selectors import EVENT_READ, EVENT_WRITE
 
 from gunicorn.workers.gthread import TConn
 
@@ -32,15 +32,22 @@ class LingeringConnections:
 
     def add(self, conn: TConn) -> None:
         """Close the connection when its client has closed its side, and after `LINGER_SECONDS` at the latest."""
-        try:
-            conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # closed already
-            self._close(conn)
-            return
         lingering = _LingeringConnection(conn)
         self._connections.append(lingering)
         conn.sock.setblocking(False)
-        self._loop.register(conn.sock, EVENT_READ, partial(self._on_readable, lingering))
+        self._loop.register(conn.sock, EVENT_WRITE, partial(self._shut_down, lingering))
+        self._shut_down(lingering, conn.sock)
+
+    def _shut_down(self, lingering: "_LingeringConnection", client: socket.socket) -> None:
+        """Close the sending side. TLS needs room in the kernel for its last bytes."""
+        try:
+            client.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return
+        except OSError:  # closed already
+            self._end(lingering)
+            return
+        self._loop.modify(client, EVENT_READ, partial(self._on_readable, lingering))
 
     def expire(self) -> None:
         while self._connections and self._connections[0].deadline <= time.monotonic():

@@ -7,6 +7,7 @@ from typing import Any
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import (
     ChunkMissingTerminator,
+    InvalidRequestLine,
     LimitRequestHeaders,
     NoMoreData,
     UnsupportedTransferCoding,
@@ -22,6 +23,8 @@ _MAX_HEAD = 1 << 20
 """Maximum size of a head, even if gunicorn's settings allow more."""
 _MAX_REMEMBERED, _MAX_REMEMBERED_BYTES = 256, 1024
 """Heads that are remembered, and the maximum size of one."""
+_TLS_HANDSHAKE = b"\x16\x03"
+"""The first bytes of a TLS connection. Its client would wait for an answer until the head is late."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BLANK_LINES = re.compile(rb"(?:\r\n)+")
 
@@ -146,6 +149,9 @@ class RequestReader:
             return
         searched = max(0, len(self._received) - 3)
         self._received += data
+        if self._received.startswith(_TLS_HANDSHAKE):
+            self.error = InvalidRequestLine("TLS on a port for plain HTTP")
+            return
         end = self._received.find(b"\r\n\r\n", searched)
         if end >= 0:
             self._end_head(end + 4)

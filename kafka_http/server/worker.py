@@ -23,6 +23,7 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import Any, cast
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -37,15 +38,17 @@ from kafka_http.environ import (
     REQUEST_STARTED,
 )
 from kafka_http.logs import LogOnce
-from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, hooks_of
-from kafka_http.server.client_connection import ClientConnection
+from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
+from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
-from kafka_http.server.gunicorn_responses import ErrorPage
+from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials, render_error
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
+from kafka_http.server.reload import WorkerReload
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
+from kafka_http.server.tls import TlsHandshakes
 
 STALL_SECONDS = 30
 """Time without progress after which a client is disconnected."""
@@ -57,6 +60,13 @@ gives the interpreter up with each socket call. With Python's 5 ms, publishes be
 took 2.5 times as long. Without a fast path, 0.5 ms only costs: 15 % more CPU time for a publish."""
 _ACCEPT_PAUSE_SECONDS = 0.5
 _LOG_SECONDS = 60.0
+_TOO_MANY_CONNECTIONS = render_error(
+    429,
+    "Too Many Requests",
+    "Your address has too many open connections. Close some, or retry later.",
+    code=42902,
+    headers="Retry-After: 5\r\n",
+)
 _NO_CONNECTION = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINTR))
 """Errors of `accept` if another worker has the connection or the client has closed it."""
 
@@ -64,18 +74,21 @@ _NO_CONNECTION = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED,
 class Worker(ThreadWorker):
     """Runs requests in threads; the main loop keeps connections that wait for their client or for Kafka.
 
-    With TLS, HTTP/2 or the proxy protocol gunicorn's own code reads the requests in threads. gunicorn creates the
-    worker, forks, and calls `init_process` in the new process, which ends in `run`.
+    With gunicorn's own TLS, HTTP/2 or the proxy protocol, gunicorn's code reads the requests in threads. gunicorn
+    creates the worker, forks, and calls `init_process` in the new process, which ends in `run`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: ConnectionLoop | None = None
         """None if gunicorn's own code reads the requests."""
+        self._handshakes: TlsHandshakes | None = None
+        """None without the application's TLS."""
         self._streams: StreamSender | None = None
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
+        self._reload = WorkerReload(self.app)
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -98,6 +111,7 @@ class Worker(ThreadWorker):
         hooks = self._hooks = hooks_of(self.wsgi)
         hooks.start()
         hooks.attach(loop)
+        self._reload.start(hooks, loop)
         self.wsgi = with_header_pairs(self.wsgi)
         if can_receive_requests(self.cfg):
             handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
@@ -105,6 +119,8 @@ class Worker(ThreadWorker):
             self._reserved_thread = ThreadPoolExecutor(1, thread_name_prefix="reserved")
             if handler is not None:
                 sys.setswitchinterval(_SWITCH_SECONDS)
+        if hooks.tls is not None:
+            self._handshakes = self._new_handshakes(loop, hooks.tls)
         if can_send_streams(self.cfg):
             self._streams = StreamSender(stall=STALL_SECONDS)
         try:
@@ -115,6 +131,18 @@ class Worker(ThreadWorker):
             if self._reserved_thread is not None:
                 self._reserved_thread.shutdown(wait=False)
             self._close_app()
+
+    def _new_handshakes(self, loop: MainLoop, tls: TlsContext) -> TlsHandshakes:
+        if self._connections is None:
+            self.log.error("tls_cert cannot be combined with gunicorn's certfile, HTTP/2 or proxy protocol.")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        return TlsHandshakes(
+            loop,
+            tls,
+            start=self._connections.add,
+            close=self.close_connection,
+            close_lingering=self.close_lingering,
+        )
 
     def _replace_poller(self) -> MainLoop:
         worker: Any = self
@@ -135,7 +163,9 @@ class Worker(ThreadWorker):
                     self._pause_accepting(error)
                 return
             self.nr_conns += 1
-            conn = TConn(self.cfg, client, address, listener.getsockname())
+            conn = CountedConnection(self.cfg, client, address, listener.getsockname())
+            if not self._admit(conn):
+                continue
             try:
                 self.enqueue_req(conn)
             except OSError as error:  # the poller is full
@@ -143,9 +173,25 @@ class Worker(ThreadWorker):
                 self._pause_accepting(error)
                 return
 
+    def _admit(self, conn: CountedConnection) -> bool:
+        """Count a connection, or close it and return False if its address has too many."""
+        address = conn.client[0] if isinstance(conn.client, tuple) else ""
+        on_close = self._hooks.request_policy.admit_connection(address)
+        if on_close is not None:
+            conn.on_close = on_close
+            return True
+        self._warnings.warning("Closed connections: their address has too many (limits, connections).")
+        with suppress(OSError):
+            if self._handshakes is None and not self.cfg.is_ssl:
+                conn.sock.send(_TOO_MANY_CONNECTIONS)
+        self.close_lingering(conn)
+        return False
+
     def enqueue_req(self, conn: TConn) -> None:
         """Add a connection to the main loop. Without one, a thread gets it when its client has sent something."""
-        if self._connections is not None:
+        if self._handshakes is not None:
+            self._handshakes.add(conn)
+        elif self._connections is not None:
             self._connections.add(conn)
         elif conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
@@ -199,6 +245,8 @@ class Worker(ThreadWorker):
             self._connections.expire()
             if force:
                 self._connections.close()
+                if self._handshakes is not None:
+                    self._handshakes.close()
             elif self.alive:
                 self._make_room(self.worker_connections - MAX_ACCEPTS)
 
@@ -207,6 +255,9 @@ class Worker(ThreadWorker):
         super().murder_pending()
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
+        self._reload.check()
+        if self._handshakes is not None:
+            self._handshakes.expire()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         if enabled and time.monotonic() < self._accepts_from:
@@ -235,7 +286,9 @@ class Worker(ThreadWorker):
     def _make_room(self, limit: int) -> None:
         """Close the least active connections until at most `limit` are left."""
         while self.nr_conns > max(0, limit):
-            if not self._lingering.close_oldest() and (self._connections is None or not self._connections.make_room()):
+            if self._lingering.close_oldest() or (self._handshakes is not None and self._handshakes.close_oldest()):
+                continue
+            if self._connections is None or not self._connections.make_room():
                 return
 
     # Called by the main loop
@@ -254,7 +307,8 @@ class Worker(ThreadWorker):
         """Pass a connection to the thread that sends streams."""
         assert self._streams is not None  # noqa: S101  DETACH_STREAM is set only with it
         self.nr_conns -= 1
-        self._streams.add(conn.sock, detached.source, detached.is_chunked)
+        on_close = cast("CountedConnection", conn).on_close
+        self._streams.add(conn.sock, detached.source, detached.is_chunked, on_close)
 
     def count_request(self) -> None:
         """Count a request toward gunicorn's `max_requests`."""
@@ -332,8 +386,8 @@ class Worker(ThreadWorker):
             reader.request.body = reader.body()
             reader.request._expected_100_continue = False  # the main loop has sent it
             return reader.request
-        conn.sock.setblocking(True)
         _set_socket_timeouts(conn.sock)
+        conn.sock.settimeout(STALL_SECONDS if self._handshakes is not None else None)
         parser = RequestParser(self.cfg, conn.sock, conn.client)
         parser.unreader.unread(reader.all_received())
         request = next(parser)
@@ -347,6 +401,8 @@ class Worker(ThreadWorker):
         create: Any = wsgi.create
         response, environ = create(request, connection.send_buffer, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
+        if self._handshakes is not None:
+            environ["wsgi.url_scheme"] = "https"
         environ[REQUEST_STARTED] = connection.started
         if connection.client.certificate is not None:
             environ[CLIENT_CERTIFICATE] = connection.client.certificate
@@ -366,6 +422,7 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to invalid HTTP with a JSON error, where gunicorn responds with HTML."""
         page = ErrorPage()
+        hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
@@ -383,6 +440,8 @@ class Worker(ThreadWorker):
             conn.timeout = min(conn.timeout or deadline, deadline)
         if self._connections is not None:
             self._connections.begin_stop(deadline)
+        if self._handshakes is not None:
+            self._handshakes.limit(deadline)
         self._hooks.stop()
 
     def _close_app(self) -> None:
@@ -418,7 +477,7 @@ def _set_socket_timeouts(client: socket.socket) -> None:
 
 def _shorten_stall(record: logging.LogRecord) -> bool:
     """Log a line instead of gunicorn's traceback when a socket timeout is over."""
-    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+    if record.exc_info and isinstance(record.exc_info[1], BlockingIOError | TimeoutError):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg = f"Closed a connection after {STALL_SECONDS} s without progress."
         record.args, record.exc_info = None, None

@@ -1,8 +1,9 @@
-"""The connection loop of a worker, with one socket pair per connection and without gunicorn."""
+"""The connection loop of a worker, with one socket pair per connection and without gunicorn. Plain, and over TLS."""
 
 import socket
+import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping
-from types import SimpleNamespace
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,9 @@ from kafka_http.server.connection_loop import ConnectionLoop
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached
+from kafka_http.server.tls import TlsHandshakes
+from tests.support.certificates import Authority
+from tests.support.tls_pair import TlsEnds
 
 REQUEST = b"PUT /messages/t HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n"
 STALL = 5.0
@@ -65,10 +69,20 @@ class FixedPolicy(DefaultRequestPolicy):
         return self.decision
 
 
+class Conn:
+    """Replaces gunicorn's `TConn`."""
+
+    client = ("127.0.0.1", 1)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+
 class Loop:
     """Replaces the worker and the application. `begun` has the publishes that were started."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: TlsEnds | None = None) -> None:
+        """`ends` are the contexts of server and clients. None: plain HTTP."""
         self.main_loop = MainLoop()
         self.begun: list[FakePendingResponse] = []
         self.prepared: list[Mapping[str, str]] = []
@@ -92,6 +106,17 @@ class Loop:
         self.idle_seconds = 5.0
         self.max_keepalived = 100
         self.connections = ConnectionLoop(self, self.policy, self, self.main_loop, stall=STALL)
+        self.ends = ends
+        self.handshakes = None if ends is None else self._new_handshakes(ends)
+
+    def _new_handshakes(self, ends: TlsEnds) -> TlsHandshakes:
+        return TlsHandshakes(
+            self.main_loop,
+            ends,
+            start=self.connections.add,
+            close=self.close_connection,
+            close_lingering=self.close_lingering,
+        )
 
     def count_request(self) -> None:
         pass
@@ -139,7 +164,7 @@ class Loop:
 
     def close(self) -> None:
         self.connections.close()
-        for each in self.sockets:
+        for each in (*self.sockets, *(conn.sock for conn in self.ended)):
             each.close()
 
     def run_once(self) -> None:
@@ -147,20 +172,49 @@ class Loop:
         self.main_loop.run_round(0.2, lambda: self.rounds.append(len(self.begun)))
         self.connections.expire()
 
+    def let_send(self, client: socket.socket, data: bytes) -> None:
+        """Let a client send all data, and run the loop meanwhile."""
+        client.setblocking(False)
+        while data:
+            with suppress(BlockingIOError, ssl.SSLWantWriteError):
+                data = data[client.send(data) :]
+            self.run_once()
+        client.settimeout(5)
+
+    def let_receive(self, client: socket.socket) -> bytes:
+        """Run the loop, and return what a client has received, perhaps nothing."""
+        self.run_once()
+        client.setblocking(False)
+        received = b""
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
+            while data := client.recv(65536):
+                received += data
+        client.settimeout(5)
+        return received
+
     def connect(self, buffer: int | None = None) -> socket.socket:
         client, server = socket.socketpair()
         if buffer:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         client.settimeout(5)
         self.sockets.append(server)
-        conn = SimpleNamespace(sock=server, client=("127.0.0.1", 1))
-        self.connections.add(cast("TConn", conn))
-        return client
+        conn = cast("TConn", Conn(server))
+        if self.handshakes is None or self.ends is None:
+            self.connections.add(conn)
+            return client
+        self.handshakes.add(conn)
+        return self.ends.connect(client, lambda: self.main_loop.run_round(0.01, lambda: None))
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    made = Loop()
+@pytest.fixture(scope="module")
+def tls_ends(tmp_path_factory: pytest.TempPathFactory) -> TlsEnds:
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    return TlsEnds.issued_by(authority)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def loop(request: pytest.FixtureRequest, tls_ends: TlsEnds) -> Iterator[Loop]:
+    made = Loop(tls_ends if request.param == "tls" else None)
     yield made
     made.close()
 
@@ -259,9 +313,9 @@ def test_large_body_in_many_pieces_uses_fast_path(loop: Loop) -> None:
     with loop.connect() as client:
         client.sendall(REQUEST.replace(b"Length: 1", b"Length: %d" % len(body)))
         for start in range(0, len(body), 50_000):
-            client.sendall(body[start : start + 50_000])
+            loop.let_send(client, body[start : start + 50_000])
+        while not loop.begun:
             loop.run_once()
-        loop.run_once()
         loop.begun[0].done()
         loop.run_once()
         assert len(loop.prepared) == 1
@@ -315,8 +369,7 @@ def test_large_response_is_sent_as_client_reads(loop: Loop) -> None:
         assert len(loop.begun) == 1  # the second request waits until the first response is sent
         received = b""
         while not received.endswith(loop.body[-1000:] + b"1"):
-            received += client.recv(65536)
-            loop.run_once()
+            received += loop.let_receive(client)
         loop.begun[1].done()
         loop.run_once()
         assert len(loop.begun) == 2

@@ -14,6 +14,7 @@ PACKAGE = Path(kafka_http.__file__).parent
 FOR_EVERYONE = {
     "errors",
     "records",
+    "acls",
     "tasks",
     "config",
     "encoding",
@@ -23,6 +24,7 @@ FOR_EVERYONE = {
     "loading_cache",
     "environ",
     "chunked",
+    "name_filter",
     "broker_protocols",
     "event_loop",
     "pending",
@@ -33,7 +35,7 @@ FOR_EVERYONE = {
 DEPENDENCIES = {
     "__init__": {"app"},  # the public interface
     "__main__": {"cli"},
-    "cli": {"server", "demo", "bench", "node", "security"},
+    "cli": {"server", "demo", "bench", "broker", "node", "security"},
     "demo": set(),
     "bench": {"demo"},
     "server": {"app"},

@@ -1,10 +1,13 @@
 """Counters that the workers of a node share."""
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from kafka_http.security.shared_counters import Rate, SharedBuckets
+from kafka_http.security.shared_counters import OpenCounts, Rate, SharedBuckets
 
 
 class Clock:
@@ -78,3 +81,63 @@ def test_bucket_is_shared_with_processes_that_were_forked_later() -> None:
             os._exit(sum(buckets.bucket("a", rate).take() == 0 for _ in range(4)))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
     assert [buckets.bucket("a", rate).take() == 0 for _ in range(3)] == [True, True, False]
+
+
+def test_open_count_is_released_once() -> None:
+    counts = OpenCounts(4, 32)
+    first, second = counts.acquire("a", 2), counts.acquire("a", 2)
+    assert first is not None
+    assert second is not None
+    assert counts.acquire("a", 2) is None
+    assert counts.acquire("b", 2) is not None
+    first()
+    first()
+    assert counts.acquire("a", 2) is not None
+    assert counts.acquire("a", 2) is None
+    assert counts.acquire("a", 3) is not None
+
+
+def test_open_counts_of_all_processes_add_up() -> None:
+    counts = OpenCounts()
+    with process_with_open_counts(counts, 2), process_with_open_counts(counts, 3):
+        assert counts.acquire("a", 6) is not None
+        assert counts.acquire("a", 6) is None
+
+
+def test_open_counts_of_a_killed_process_are_forgotten() -> None:
+    counts = OpenCounts(2)
+    for _ in range(5):  # more than there are tables
+        with process_with_open_counts(counts, 2):
+            assert counts.acquire("a", 2) is None
+    kept = counts.acquire("a", 1)
+    assert kept is not None
+
+
+def test_open_counts_without_a_free_place_are_not_counted() -> None:
+    counts = OpenCounts(1, 32)
+    held = [counts.acquire(str(each), 1) for each in range(40)]
+    assert None not in held
+    assert [counts.acquire(str(each), 1) is None for each in range(40)].count(True) == 32
+    for each in held:
+        assert each is not None
+        each()
+    assert counts.acquire("0", 1) is not None
+
+
+@contextmanager
+def process_with_open_counts(counts: OpenCounts, number: int) -> Iterator[None]:
+    """Fork a process that holds counts of the key `a`, and kill it at the end."""
+    ready, done = os.pipe()
+    if not (child := os.fork()):
+        for _ in range(number):
+            counts.acquire("a", 1000)
+        os.write(done, b"x")
+        signal.pause()
+    os.read(ready, 1)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(done)
