@@ -83,6 +83,8 @@ def test_twenty_sighups_under_load_fail_no_request_and_revoke_keys_at_once(
     load, sessions = Load(service, name), service.session_of_each_worker()
     stream = f"{service.url}/messages/{name}/me/latest"
     with ExitStack() as streams, load.running():
+        for session in sessions.values():
+            streams.callback(session.close)
         victims = [streams.enter_context(opened(stream, **headers("victim"))) for _ in range(4)]
         others = [streams.enter_context(opened(stream, **headers("load"))) for _ in range(4)]
         for number in range(20):
