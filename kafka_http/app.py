@@ -17,6 +17,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
@@ -29,15 +30,20 @@ from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
+from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.security_state import load_security
-from kafka_http.security.server_tls import ServerTls, load_server_tls
+from kafka_http.security.server_tls import ServerTls, load_node_tls, load_server_tls
+from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
+from kafka_http.web.access_routes import AccessRoutes
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
+from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
@@ -79,8 +85,12 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
-    page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
-    check_point, trusted = CheckPoint(lambda: load_security(config)), TrustedNetworks(config.trusted_proxies)
+    page_memory = PageMemoryBudget(config.max_answers_in_flight)
+    shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
+    acls = AclCache(broker.acls)
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
+    acls.on_change = check_point.expire_decisions
+    guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
@@ -92,29 +102,37 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         services.formats,
         config,
         guard=guard,
+        cors=cors,
         check_point=check_point,
         trusted=trusted,
     )
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.check_point = check_point
-    lifecycle.tls = load_server_tls(config)
+    lifecycle.acls = acls
+    lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
-    app = _new_app(config, lifecycle, guard, page_memory)
-    access_check = AccessCheck(app, check_point, trusted)
+    app = _new_app(config, lifecycle, guard, cors, page_memory)
+    forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
+    access_check = AccessCheck(app, check_point, trusted, forwarded)
     app.before_request(lambda: check_target(request))
-    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
+    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
-        services, node.instances, config, bodies, wait_limiter, page_memory=page_memory, locator=node.locator
+        *(services, node.instances, config, bodies, wait_limiter),
+        page_memory=page_memory,
+        locator=node.locator,
+        node_tls=lifecycle.node_tls,
     )
-    app.register_blueprint(
-        MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    messages = MessageRoutes(
+        *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
     )
+    app.register_blueprint(messages.blueprint())
     app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
     app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
+    app.register_blueprint(AccessRoutes().blueprint())
     app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_hung).blueprint())
     app.register_blueprint(RootRoutes(config).blueprint())
     app.register_blueprint(ManualRoutes().blueprint())
@@ -179,17 +197,20 @@ class AppLifecycle:
     """
 
     check_point: CheckPoint
+    acls: AclCache
     request_policy: ReceivePolicy
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
     tls: ServerTls | None
     """None without `tls_cert`."""
+    node_tls: ServerTls | None
+    """That of calls to other nodes."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
     ) -> None:
-        self._bootstrap_servers = config.bootstrap_servers
+        self._config = config
         self._broker = broker
         self._services = services
         self._node = node
@@ -207,6 +228,8 @@ class AppLifecycle:
         except Unavailable as error:
             log.warning("%s", error.message)
         gc.freeze()  # garbage collections then skip all objects that exist now
+        if self._config.access_rules == "kafka":
+            self.acls.start()
         self._node.start()
 
     def attach(self, loop: EventLoop) -> None:
@@ -230,19 +253,44 @@ class AppLifecycle:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
 
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+        return self.check_point.is_on
+
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
-        context = None if self.tls is None else self.tls.load()
+        loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
         self.check_point.reload()
-        if self.tls is not None and context is not None:
-            self.tls.context = context
+        for tls, context in loaded:
+            tls.context = context
+        self.acls.refresh()
+        if self._process != os.getpid():  # the workers would repeat it
+            self._log_warnings()
+
+    def _log_warnings(self) -> None:
+        for warning in self.check_point.warnings:
+            log.warning("%s", warning)
+
+    def check_before_fork(self) -> None:
+        """Log settings without effect, and read the cluster's ACLs if they are the access rules.
+
+        Blocks while it connects to Kafka, for some seconds at most. Raises `ConfigError`.
+        """
+        self._log_warnings()
+        if self._config.access_rules == "kafka":
+            broker = KafkaBroker(self._config)  # workers must not inherit its connections
+            try:
+                self.acls.check(broker.acls)
+            finally:
+                broker.close(0)
 
     def check_brokers(self) -> None:
         """Log the configured brokers and, a moment later, whether they answer. Does not block.
 
         It connects in this process only and does not change whether requests are accepted.
         """
-        servers = ", ".join(self._bootstrap_servers)
+        servers = ", ".join(self._config.bootstrap_servers)
         log.info("Kafka brokers: %s. Checking once; the server does not wait for them.", servers)
         Thread(target=self._check_brokers, name="broker check", daemon=True).start()
 
@@ -261,6 +309,7 @@ class AppLifecycle:
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
         self._submitter.close(_SUBMIT_SECONDS)
+        self.acls.close()
         self._node.close_before_broker()
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)
@@ -290,7 +339,13 @@ def _deferred_publisher(
     )
 
 
-def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_memory: PageMemoryBudget) -> Flask:
+def _new_app(
+    config: Config,
+    lifecycle: AppLifecycle,
+    guard: BrowserGuard,
+    cors: CrossOriginSharing,
+    page_memory: PageMemoryBudget,
+) -> Flask:
     """Create the Flask application without routes: URL rules, and the steps before and after each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -300,7 +355,9 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     app.before_request(lifecycle.start)  # for servers that do not call it
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
+    app.before_request(lambda: cors.answer_preflight(request))
     app.after_request(_finish_response)
+    app.after_request(lambda response: cors.finish(request, response))
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
     return app

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from kafka_http.acls import Acl
 from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
     BareValues,
@@ -214,6 +215,16 @@ class Memberships(Protocol):
         """
 
 
+class Acls(Protocol):
+    """The ACLs of the cluster."""
+
+    def describe_acls(self) -> list[Acl] | None:
+        """Return the ACLs of topics, groups and the cluster. Returns None if the cluster has no authorizer.
+
+        Raises `NotAuthorized` if this server may not describe ACLs.
+        """
+
+
 class Broker(Protocol):
     """A Kafka cluster. The composition root creates it and closes it at the end of the process."""
 
@@ -228,6 +239,9 @@ class Broker(Protocol):
 
     @property
     def memberships(self) -> Memberships: ...
+
+    @property
+    def acls(self) -> Acls: ...
 
     def release_memory(self) -> None:
         """Release memory that nothing will use any more. Does not block."""

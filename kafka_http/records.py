@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from kafka_http.errors import KafkaHttpError
+from kafka_http.name_filter import ALL_NAMES, NameFilter
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -329,7 +330,8 @@ class InstanceDefinition(Struct, frozen=True):
     """The persistent properties of a v2 consumer instance.
 
     `member_id` is its `group.instance.id`, which does not change during the life of the instance. At most one of
-    `topics`, `pattern` (a subscription) and `partitions` (a manual assignment) is set.
+    `topics`, `pattern` (a subscription) and `partitions` (a manual assignment) is set. `owner` is the principal that
+    made it, empty without authentication. A pattern finds only topics in `readable`.
     """
 
     group: str
@@ -339,6 +341,8 @@ class InstanceDefinition(Struct, frozen=True):
     topics: tuple[str, ...] = ()
     pattern: str | None = None
     partitions: tuple[TopicPartition, ...] = ()
+    owner: str = ""
+    readable: NameFilter = ALL_NAMES
 
 
 class InstanceProgress(Struct, frozen=True):

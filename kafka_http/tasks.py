@@ -23,13 +23,14 @@ _RANDOM_BYTES = 10
 
 
 class NewTask(Struct, frozen=True, array_like=True):
-    """A publish to be done. `records` is the output of `encode_records`."""
+    """A publish to be done. `records` is the output of `encode_records`. `owner` is empty without authentication."""
 
     id: str
     topic: str
     created: float
     records: bytes
     callback_url: str | None = None
+    owner: str = ""
 
 
 class TaskCallback(Struct, frozen=True, omit_defaults=True):
@@ -51,6 +52,7 @@ class Task(Struct, frozen=True, array_like=True):
     ended: float | None = None
     outcome: bytes | None = None
     callback: TaskCallback | None = None
+    owner: str = ""
 
 
 class TaskResult(Struct, frozen=True):
@@ -88,7 +90,10 @@ class DueCallback(Struct, frozen=True):
 
 
 class Tasks(Protocol):
-    """The tasks of the node. Any thread may call. All methods raise `Unavailable` if the store cannot be reached."""
+    """The tasks of the node. Any thread may call. All methods raise `Unavailable` if the store cannot be reached.
+
+    A call with an `owner` finds only the tasks of this owner. With None it finds all.
+    """
 
     def accept_tasks(self, tasks: Sequence[NewTask]) -> int:
         """Store tasks in their order, and return how many of the first there was room for.
@@ -96,13 +101,15 @@ class Tasks(Protocol):
         The tasks are on disk when this returns. A task whose id exists already is not stored twice.
         """
 
-    def find_task(self, task_id: str, wait: float = 0) -> Task | None:
+    def find_task(self, task_id: str, wait: float, owner: str | None) -> Task | None:
         """Return a task, or None. Wait up to `wait` seconds for its end."""
 
-    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(
+        self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None, owner: str | None
+    ) -> list[Task]:
         """Return tasks of a status and a topic (None: all) in the order of their ids, starting after id `after`."""
 
-    def cancel_task(self, task_id: str) -> Task | None:
+    def cancel_task(self, task_id: str, owner: str | None) -> Task | None:
         """End a task if none of its records was sent to Kafka. Raises `TaskInProgress`, `TaskFinished`."""
 
 
@@ -112,10 +119,12 @@ class TaskStore(Protocol):
     def add(self, tasks: Sequence[NewTask]) -> None:
         """Store tasks. A task whose id exists already is ignored."""
 
-    def find(self, task_id: str) -> Task | None:
-        """Return a task, or None."""
+    def find(self, task_id: str, owner: str | None = None) -> Task | None:
+        """Return a task, or None. With an `owner`, only a task of this owner is found."""
 
-    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(
+        self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None, owner: str | None = None
+    ) -> list[Task]:
         """Return tasks like `Tasks.list_tasks`."""
 
     def open_topics(self) -> list[str]:
@@ -182,11 +191,13 @@ def task_status(results: Sequence[RecordResult]) -> tuple[TaskStatus, bytes]:
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
-    """Return the JSON object that clients get for a task."""
+    """Return the JSON object that clients get for a task. `owner` is left out if the task has none."""
     shown: dict[str, Any] = {"id": task.id, "status": task.status, "created": _iso_time(task.created)}
     if task.ended is not None:
         shown["ended"] = _iso_time(task.ended)
     shown["topic"] = task.topic
+    if task.owner:
+        shown["owner"] = task.owner
     if task.outcome is not None:
         shown |= msgspec.json.decode(task.outcome, type=dict[str, msgspec.Raw])
     if task.callback is not None:
@@ -195,8 +206,8 @@ def task_to_dict(task: Task) -> dict[str, Any]:
 
 
 def callback_body(task: Task) -> bytes:
-    """Return the body of a task's callback: the task without the state of the callback."""
-    return msgspec.json.encode({"task": task_to_dict(msgspec.structs.replace(task, callback=None))})
+    """Return the body of a task's callback: the task without the state of the callback and without its owner."""
+    return msgspec.json.encode({"task": task_to_dict(msgspec.structs.replace(task, callback=None, owner=""))})
 
 
 def _iso_time(seconds: float) -> str:

@@ -6,6 +6,7 @@ from kafka_http.broker.client_settings import (
     connection_settings,
     producer_settings,
 )
+from kafka_http.broker.cluster_acls import KafkaAcls
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.fetcher import Fetcher
 from kafka_http.broker.group_membership import KafkaMemberships
@@ -16,6 +17,8 @@ from kafka_http.broker.topic_metadata import TopicMetadata
 from kafka_http.config import Config
 
 _TIMEOUT = 5.0
+_CONNECT = {"socket_connection_setup_timeout_ms": 3000}
+"""The admin client has no setting for it."""
 
 
 class KafkaBroker:
@@ -36,6 +39,7 @@ class KafkaBroker:
         self._prefetched = PrefetchBuffer(config.max_read_ahead)
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, self._prefetched)
         self._groups = KafkaGroups(admin)
+        self._acls = KafkaAcls(ConnectionPool(admin_settings(config) | _CONNECT))
         self._memberships = KafkaMemberships(connection_settings(config), admin)
 
     @property
@@ -51,6 +55,10 @@ class KafkaBroker:
         return self._groups
 
     @property
+    def acls(self) -> KafkaAcls:
+        return self._acls
+
+    @property
     def memberships(self) -> KafkaMemberships:
         return self._memberships
 
@@ -62,4 +70,5 @@ class KafkaBroker:
         self._memberships.close()
         self._producer.close(timeout)
         self._groups.close()
+        self._acls.close()
         self._log.close()

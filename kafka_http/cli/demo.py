@@ -125,7 +125,12 @@ def make_plan(arguments: argparse.Namespace, config: Config) -> DemoPlan:
         if config.sources.get(name) == "command line":
             raise DemoError(instead)
     directory: Path = arguments.data.expanduser().resolve()
-    node = BrokerNode(directory / "kafka", arguments.kafka_port, arguments.kafka_port + 1)
+    node = BrokerNode(
+        directory / "kafka",
+        arguments.kafka_port,
+        arguments.kafka_port + 1,
+        authorizes=config.access_rules == "kafka",
+    )
     bind = config.bind if arguments.port is None else f"{config.bind.rpartition(':')[0]}:{arguments.port}"
     config = replace(
         without_connection_settings(config),

@@ -23,7 +23,9 @@ _COMMANDS = {
     "serve": ("kafka_http.cli.serve", "serve HTTP in front of the brokers"),
     "demo": ("kafka_http.cli.demo", "start an Apache Kafka and serve HTTP in front of it"),
     "bench": ("kafka_http.cli.bench", "measure the throughput of a server, and compare results"),
+    "access": ("kafka_http.cli.access", "show what a principal may do, and which rule says so"),
     "config": ("kafka_http.cli.show_config", "check the settings as `serve` does; show each, its value and its source"),
+    "key": ("kafka_http.cli.key", "make an API key: kafka-http key create NAME"),
 }
 """The module of each command, and its description."""
 
@@ -31,6 +33,7 @@ _OTHER_NAMES = {"brokers": "bootstrap-servers", "host": "bind", "port": "bind"}
 """Flags of other servers, and the flags that do the same here. `demo` has --port itself."""
 
 _WITH_EXTRA = ("demo", "bench")
+_WITHOUT_SETTINGS = ("key",)
 _EPILOG = (
     "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags take precedence."
 )
@@ -92,6 +95,7 @@ def _parser(called: str) -> argparse.ArgumentParser:
         if name == called:  # the others may need packages that are not installed
             module = import_module(module_name)
             module.add_arguments(command)
-            add_setting_flags(command)
+            if name not in _WITHOUT_SETTINGS:
+                add_setting_flags(command)
             command.set_defaults(run=module.run, usage=command.format_usage())
     return parser

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,15 @@ def load_config(
     environment. `environ` defaults to the environment of the process. The flag `config` or KAFKA_HTTP_CONFIG names the
     TOML file. Raises `ConfigError`.
     """
-    flags = dict(flags or {})
-    environ = os.environ if environ is None else environ
+    given_flags, flags = flags, dict(flags or {})
+    environ = dict(os.environ if environ is None else environ)
     file = flags.pop("config", None) or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     values = [*_from_mapping(defaults or {}, "default", parse_text=True)]
     if file:
         values += _without_two_names(_from_file(Path(file)))
     values += _without_two_names(_from_environment(environ))
     values += _without_two_names(_from_mapping(flags, "command line", parse_text=True))
-    return _combine(values)
+    return _combine(values).loaded_with(partial(load_config, given_flags, environ, defaults))
 
 
 class _SourceValue(NamedTuple):
@@ -57,6 +58,11 @@ class _SourceValue(NamedTuple):
     @property
     def name(self) -> str:
         return ".".join(self.path)
+
+    @property
+    def is_empty_table(self) -> bool:
+        """Whether this is an empty table of a section of tables, or the empty section itself."""
+        return len(self.path) <= 2 and isinstance(self.value, Mapping) and not self.value
 
     @property
     def setting_name(self) -> str:
@@ -96,7 +102,10 @@ def _from_mapping(values: Mapping[str, Any], source: str, *, parse_text: bool) -
 
 
 def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool) -> Iterator[_SourceValue]:
-    """Yield the values of a section one by one, so that each source can set some of them."""
+    """Yield the values of a section one by one, so that each source can set some of them.
+
+    An empty table of a section of tables is a value, too: `[access."alice"]` without rights is a rule.
+    """
     leaf = _SourceValue(path, value, source, parse_text and isinstance(value, str))
     if leaf.setting_name in SETTINGS and leaf.setting.is_section:
         if len(path) == 1 and leaf.is_text:
@@ -104,7 +113,9 @@ def _flatten(path: tuple[str, ...], value: Any, source: str, *, parse_text: bool
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 yield from _flatten((*path, str(key)), inner, source, parse_text=parse_text)
-            return
+            if value or leaf.setting.depth < 2:
+                return
+            leaf = leaf._replace(value={}, is_text=False)
     yield leaf
 
 
@@ -114,7 +125,11 @@ def _combine(given: list[_SourceValue]) -> Config:
     for each in given:
         _check_name(each)
         if each.setting.is_section:
-            _insert(values.setdefault(each.setting_name, {}), each)
+            section = values.setdefault(each.setting_name, {})
+            if not each.is_empty_table:
+                _insert(section, each)
+            elif len(each.path) > 1:
+                section.setdefault(each.path[1], {})
         else:
             values[each.setting_name] = _convert(each)
         sources[each.name] = sources[".".join((each.setting_name, *each.path[1:]))] = each.source
@@ -126,7 +141,7 @@ def _check_name(given: _SourceValue) -> None:
     if given.setting_name not in SETTINGS or (inner and not given.setting.is_section):
         otherwise = "Run `kafka-http config` for a list of all settings."
         raise unknown_setting(given.name, given.path[0], given.source, SETTINGS, otherwise)
-    if len(inner) < given.setting.depth or not all(inner):
+    if (len(inner) < given.setting.depth and not given.is_empty_table) or not all(inner):
         raise _invalid(given)
 
 

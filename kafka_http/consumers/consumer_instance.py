@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.assignment_state import AssignmentState, Partitions
-from kafka_http.consumers.instance_service import InstanceStore, ReadLease
+from kafka_http.consumers.instance_service import InstanceCaller, InstanceStore, ReadLease
 from kafka_http.consumers.offset_committer import InstanceState, OffsetCommitter
 from kafka_http.consumers.offset_tracker import OffsetTracker
 from kafka_http.consumers.read_lease import ActiveLease, ReadLeaseQueue
 from kafka_http.errors import IllegalState, InstanceNotFound, Unavailable
+from kafka_http.name_filter import NameFilter
 from kafka_http.read.start_positions import check_partitions, find_offsets, find_starts
 from kafka_http.records import (
     InstanceDefinition,
@@ -124,19 +125,28 @@ class ConsumerInstance:
     def is_subscribed(self) -> bool:
         return bool(self.definition.topics) or self.definition.pattern is not None
 
-    def subscribe(self, topics: Sequence[str], pattern: str | None, matcher: TopicMatcher) -> None:
+    def subscribe(
+        self, topics: Sequence[str], pattern: str | None, readable: NameFilter, matcher: TopicMatcher
+    ) -> None:
         if self.definition.partitions:
             raise _exclusive()
         matches = None if pattern is None else compile_pattern(pattern)
         with self._defining:
-            self._define(topics=tuple(dict.fromkeys(topics)), pattern=pattern)
+            self._define(topics=tuple(dict.fromkeys(topics)), pattern=pattern, readable=readable)
             self._matches = matches
         self.update_topics(matcher)
 
+    def update_readable(self, caller: InstanceCaller) -> None:
+        """Let the pattern find what the owner may read now, from the next `update_topics` on."""
+        definition = self.definition
+        is_owner = caller.owner in ("", definition.owner)  # or authentication is off
+        if definition.pattern is not None and is_owner and caller.readable != definition.readable:
+            with self._defining:
+                self._define(readable=caller.readable)
+
     def update_topics(self, matcher: TopicMatcher) -> None:
         """Subscribe to the topics that exist now. Raises `Unavailable` if the process cannot open a connection."""
-        matches = self._matches
-        topics = matcher.existing(self.definition.topics) if matches is None else matcher.matching(matches)
+        topics = self._matching_topics(matcher)
         ended = None
         with self._changed:
             has_joined = self._assignment.membership is not None
@@ -152,6 +162,12 @@ class ConsumerInstance:
                 self._assignment.assign(())
         if ended is not None:
             ended.leave()
+
+    def _matching_topics(self, matcher: TopicMatcher) -> list[str]:
+        if (matches := self._matches) is None:
+            return matcher.existing(self.definition.topics)
+        readable = self.definition.readable
+        return [each for each in matcher.matching(matches) if readable.matches(each)]
 
     def unsubscribe(self) -> None:
         self._committer.auto_commit()
@@ -303,7 +319,9 @@ class ConsumerInstance:
         topics = {each.topic for each in positions}
         ids = {topic: topic_id for topic, topic_id in self._offsets.ids.items() if topic in topics}
         joining = partitions is None
-        return ReadLease(active.id, self.definition.settings, offset_entries(positions), joining=joining, ids=ids)
+        by_pattern = self.definition.pattern is not None
+        settings, entries = self.definition.settings, offset_entries(positions)
+        return ReadLease(active.id, settings, entries, joining=joining, ids=ids, by_pattern=by_pattern)
 
     # Storage
 

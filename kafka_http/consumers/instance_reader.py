@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.errors import KafkaHttpError, LeaseExpired, TopicNotFound, TopicRecreated
+from kafka_http.name_filter import ALL_NAMES, NameFilter
 from kafka_http.read.page_reader import WAIT_SLICE, Page, PageReader, ReadLimits
 from kafka_http.records import TopicPartition, offset_entries, offsets_of
 
@@ -50,14 +51,15 @@ class InstanceReader:
         self._instances = instances
         self._reader = reader
 
-    def read(self, lease: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
-        """Read a page. Wait until `until` (monotonic clock) for an assignment, for records, and for `fetch.min.bytes`.
+    def read(self, lease: ReadLease, limits: ReadLimits, until: float, readable: NameFilter = ALL_NAMES) -> LeasedPage:
+        """Read a page of the topics in `readable`.
 
-        It waits in slices and renews the lease after each, so that a rebalance can proceed. Raises the errors of
-        `PageReader.read` and `InstanceNotFound`; the lease is released then.
+        Wait until `until` (monotonic clock) for an assignment, for records, and for `fetch.min.bytes`. It waits in
+        slices and renews the lease after each, so that a rebalance can proceed. Raises the errors of `PageReader.read`
+        and `InstanceNotFound`; the lease is released then.
         """
         try:
-            return self._read(lease, limits, until)
+            return self._read(lease, limits, until, readable)
         except LeaseExpired:
             return LeasedPage(self._instances, None, Page([], {}))
         except BaseException:
@@ -65,11 +67,12 @@ class InstanceReader:
                 self._instances.release_lease(lease)
             raise
 
-    def _read(self, lease: ReadLease, limits: ReadLimits, until: float) -> LeasedPage:
+    def _read(self, lease: ReadLease, limits: ReadLimits, until: float, readable: NameFilter) -> LeasedPage:
         granted = time.monotonic()
         reported: set[str] = set()
         while True:
-            page, recreated = self._read_once(lease, limits, min(WAIT_SLICE, until - time.monotonic()))
+            seconds = min(WAIT_SLICE, until - time.monotonic())
+            page, recreated = self._read_once(lease, limits, seconds, readable)
             left = until - time.monotonic()
             if not recreated <= reported:
                 reported |= recreated
@@ -82,7 +85,7 @@ class InstanceReader:
             elif lease.joining:
                 lease = self._instances.renew_lease(lease, (), min(WAIT_SLICE, left))
             else:
-                if page.parts or not lease.positions:  # no fetch would wait for more
+                if page.parts or not page.next:  # no fetch would wait for more
                     self._reader.pause(min(_PAUSE, left))
                 lease = self._instances.renew_lease(lease, () if page.parts else offset_entries(page.next))
             granted = time.monotonic()
@@ -109,12 +112,14 @@ class InstanceReader:
         )
         return Page(parts, following, last, page.size)
 
-    def _read_once(self, lease: ReadLease, limits: ReadLimits, seconds: float) -> tuple[Page, set[str]]:
+    def _read_once(
+        self, lease: ReadLease, limits: ReadLimits, seconds: float, readable: NameFilter
+    ) -> tuple[Page, set[str]]:
         """Read once. Missing topics have no records, and do not prevent the read of others.
 
         Also returns the topics that were deleted and created again.
         """
-        positions = offsets_of(lease.positions)
+        positions = _readable_positions(lease, readable)
         missing: dict[TopicPartition, int] = {}
         recreated: set[str] = set()
         while True:
@@ -139,6 +144,12 @@ class InstanceReader:
                 if not positions:
                     self._reader.pause(min(seconds, _PAUSE if recreated else _MISSING_TOPIC_SECONDS))
                     return Page([], missing), recreated
+
+
+def _readable_positions(lease: ReadLease, readable: NameFilter) -> dict[TopicPartition, int]:
+    positions = offsets_of(lease.positions)
+    hidden = {topic for topic in {each.topic for each in positions} if not readable.matches(topic)}
+    return {tp: at for tp, at in positions.items() if tp.topic not in hidden} if hidden else positions
 
 
 def _is_enough(page: Page, lease: ReadLease, limits: ReadLimits) -> bool:

@@ -9,7 +9,7 @@ from threading import Event, Lock, Thread
 
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.consumer_instance import ConsumerInstance
-from kafka_http.consumers.instance_service import InstanceStore, ReadLease
+from kafka_http.consumers.instance_service import ANY_CALLER, InstanceCaller, InstanceStore, ReadLease
 from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseExpired, TooManyInstances
 from kafka_http.logs import LogOnce
 from kafka_http.records import (
@@ -120,9 +120,9 @@ class InstanceRegistry:
             definitions = [each.definition for each in self._instances.values()]
         return sorted(definitions, key=lambda each: (each.group, each.name))
 
-    def create(self, group: str, name: str, settings: InstanceSettings) -> None:
+    def create(self, group: str, name: str, settings: InstanceSettings, caller: InstanceCaller = ANY_CALLER) -> None:
         self.start()
-        definition = InstanceDefinition(group, name, _member_id(name), settings)
+        definition = InstanceDefinition(group, name, _member_id(name), settings, owner=caller.owner)
         instance = ConsumerInstance(definition, InstanceProgress(), self._broker, self._store, self._clock)
         with self._lock:
             self._remove_closed()
@@ -138,50 +138,68 @@ class InstanceRegistry:
                 self._instances.pop((group, name), None)
             raise
 
-    def delete(self, group: str, name: str) -> None:
-        self._delete(self._find(group, name), commit=True)
+    def delete(self, group: str, name: str, caller: InstanceCaller = ANY_CALLER) -> None:
+        self._delete(self._find(group, name, caller), commit=True)
 
-    def settings(self, group: str, name: str) -> InstanceSettings:
-        return self._find(group, name).definition.settings
+    def settings(self, group: str, name: str, caller: InstanceCaller = ANY_CALLER) -> InstanceSettings:
+        return self._find(group, name, caller).definition.settings
 
-    def subscribe(self, group: str, name: str, topics: Sequence[str], pattern: str | None) -> None:
-        instance = self._find(group, name)
+    def subscribe(
+        self, group: str, name: str, topics: Sequence[str], pattern: str | None, caller: InstanceCaller = ANY_CALLER
+    ) -> None:
+        instance = self._find(group, name, caller)
         if pattern is not None:
             compile_pattern(pattern)
         elif not topics:
             instance.unsubscribe()
             return
-        instance.subscribe(topics, pattern, TopicMatcher(self._broker.log))
+        instance.subscribe(topics, pattern, caller.readable, TopicMatcher(self._broker.log))
 
-    def unsubscribe(self, group: str, name: str) -> None:
-        self._find(group, name).unsubscribe()
+    def unsubscribe(self, group: str, name: str, caller: InstanceCaller = ANY_CALLER) -> None:
+        self._find(group, name, caller).unsubscribe()
 
-    def subscription(self, group: str, name: str) -> list[str]:
-        return self._find(group, name).subscription()
+    def subscription(self, group: str, name: str, caller: InstanceCaller = ANY_CALLER) -> list[str]:
+        return self._find(group, name, caller).subscription()
 
-    def assign(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> None:
-        self._find(group, name).assign(partitions)
+    def assign(
+        self, group: str, name: str, partitions: Sequence[TopicPartition], caller: InstanceCaller = ANY_CALLER
+    ) -> None:
+        self._find(group, name, caller).assign(partitions)
 
-    def assignments(self, group: str, name: str) -> list[TopicPartition]:
-        return self._find(group, name).assignments()
+    def assignments(self, group: str, name: str, caller: InstanceCaller = ANY_CALLER) -> list[TopicPartition]:
+        return self._find(group, name, caller).assignments()
 
-    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry]) -> None:
-        self._find(group, name).seek(offsets_of(entries))
+    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry], caller: InstanceCaller = ANY_CALLER) -> None:
+        self._find(group, name, caller).seek(offsets_of(entries))
 
-    def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry]) -> None:
-        self._find(group, name).seek_to(offsets_of(times))
+    def seek_times(
+        self, group: str, name: str, times: Sequence[OffsetEntry], caller: InstanceCaller = ANY_CALLER
+    ) -> None:
+        self._find(group, name, caller).seek_to(offsets_of(times))
 
-    def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
-        self._find(group, name).seek_to(dict.fromkeys(partitions, end))
+    def seek_ends(
+        self,
+        group: str,
+        name: str,
+        partitions: Sequence[TopicPartition],
+        end: OffsetReset,
+        caller: InstanceCaller = ANY_CALLER,
+    ) -> None:
+        self._find(group, name, caller).seek_to(dict.fromkeys(partitions, end))
 
-    def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None) -> None:
-        self._find(group, name).commit(entries)
+    def commit(
+        self, group: str, name: str, entries: Sequence[OffsetEntry] | None, caller: InstanceCaller = ANY_CALLER
+    ) -> None:
+        self._find(group, name, caller).commit(entries)
 
-    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[OffsetEntry]:
-        return self._find(group, name).committed(partitions)
+    def committed(
+        self, group: str, name: str, partitions: Sequence[TopicPartition], caller: InstanceCaller = ANY_CALLER
+    ) -> list[OffsetEntry]:
+        return self._find(group, name, caller).committed(partitions)
 
-    def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
-        instance = self._find(group, name)
+    def acquire_lease(self, group: str, name: str, timeout: float, caller: InstanceCaller = ANY_CALLER) -> ReadLease:
+        instance = self._find(group, name, caller)
+        instance.update_readable(caller)
         lease = instance.acquire(timeout)
         with self._lock:
             self._leases[lease.id] = instance
@@ -200,9 +218,10 @@ class InstanceRegistry:
         if (instance := self._leases.pop(lease.id, None)) is not None:
             instance.release(lease, positions, delivered)
 
-    def _find(self, group: str, name: str) -> ConsumerInstance:
+    def _find(self, group: str, name: str, caller: InstanceCaller) -> ConsumerInstance:
         self.start()
-        if (instance := self._instances.get((group, name))) is None:
+        instance = self._instances.get((group, name))
+        if instance is None or not caller.may_use(instance.definition.owner):
             raise InstanceNotFound
         instance.touch()
         return instance

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from kafka_http.name_filter import ALL_NAMES, NameFilter
 from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
@@ -22,6 +23,22 @@ from kafka_http.records import (
 )
 
 
+class InstanceCaller(Struct, frozen=True):
+    """Who calls: it may use its own instances (`sees_all`: all), and may read the topics in `readable`."""
+
+    owner: str = ""
+    sees_all: bool = False
+    readable: NameFilter = ALL_NAMES
+
+    def may_use(self, owner: str) -> bool:
+        """Whether it may use an instance of this owner. An instance without an owner is only for `sees_all`."""
+        return self.sees_all or (owner == self.owner and owner != "")
+
+
+ANY_CALLER = InstanceCaller(sees_all=True)
+"""The caller of each call while authentication is off."""
+
+
 class ReadLease(Struct, frozen=True):
     """The exclusive right to read the next page of an instance.
 
@@ -31,6 +48,7 @@ class ReadLease(Struct, frozen=True):
     positions: the offset to read next of each assigned partition.
     joining: whether the group has not assigned partitions yet. Without it, no positions mean no partitions.
     ids: the ids of the topics that the positions belong to. A topic that does not exist yet has no id.
+    by_pattern: whether the instance has subscribed to a pattern.
     """
 
     id: str
@@ -38,74 +56,87 @@ class ReadLease(Struct, frozen=True):
     positions: Sequence[OffsetEntry]
     joining: bool = False
     ids: TopicIds = {}
+    by_pattern: bool = False
 
 
 class InstanceService(Protocol):
     """The consumer instances of the node. All methods block, any thread may call them, and times are in seconds.
 
-    All except `list_instances` and `create` raise `InstanceNotFound`. Each call for an instance counts as use. An
-    instance that is not used for a while is removed.
+    All except `list_instances` and `create` raise `InstanceNotFound`, also for an instance that the caller may not use.
+    Each call for an instance counts as use. An instance that is not used for a while is removed.
     """
 
     def list_instances(self) -> list[InstanceDefinition]:
         """Return all instances, also those of other nodes on the same store, by group and name."""
 
-    def create(self, group: str, name: str, settings: InstanceSettings) -> None:
-        """Create an instance. Raises `InstanceExists`, `TooManyInstances`."""
+    def create(self, group: str, name: str, settings: InstanceSettings, caller: InstanceCaller) -> None:
+        """Create an instance of the caller. Raises `InstanceExists`, `TooManyInstances`."""
 
-    def delete(self, group: str, name: str) -> None:
+    def delete(self, group: str, name: str, caller: InstanceCaller) -> None:
         """Commit the delivered offsets if auto-commit is on, leave the group, and remove the instance."""
 
-    def settings(self, group: str, name: str) -> InstanceSettings:
+    def settings(self, group: str, name: str, caller: InstanceCaller) -> InstanceSettings:
         """Return the settings of an instance."""
 
-    def subscribe(self, group: str, name: str, topics: Sequence[str], pattern: str | None) -> None:
+    def subscribe(
+        self, group: str, name: str, topics: Sequence[str], pattern: str | None, caller: InstanceCaller
+    ) -> None:
         """Replace the subscription by topics, or by a pattern of topic names. Does not wait for the assignment.
 
-        Raises `IllegalState` for an instance with a manual assignment.
+        A pattern finds only topics that the caller may read now; each `acquire_lease` of the owner updates that. Raises
+        `IllegalState` for an instance with a manual assignment.
         """
 
-    def unsubscribe(self, group: str, name: str) -> None:
+    def unsubscribe(self, group: str, name: str, caller: InstanceCaller) -> None:
         """Leave the group and remove the subscription or the manual assignment."""
 
-    def subscription(self, group: str, name: str) -> list[str]:
+    def subscription(self, group: str, name: str, caller: InstanceCaller) -> list[str]:
         """Return the subscribed topics, which are those that match if the subscription is a pattern."""
 
-    def assign(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> None:
+    def assign(self, group: str, name: str, partitions: Sequence[TopicPartition], caller: InstanceCaller) -> None:
         """Assign partitions manually.
 
         Raises `IllegalState` for an instance with a subscription, `TopicNotFound`, `PartitionNotFound`.
         """
 
-    def assignments(self, group: str, name: str) -> list[TopicPartition]:
+    def assignments(self, group: str, name: str, caller: InstanceCaller) -> list[TopicPartition]:
         """Return the assigned partitions."""
 
-    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry]) -> None:
+    def seek(self, group: str, name: str, entries: Sequence[OffsetEntry], caller: InstanceCaller) -> None:
         """Set the offsets to read next. Waits for the assignment up to the instance's timeout.
 
         Raises `IllegalState` for a partition that is not assigned.
         """
 
-    def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry]) -> None:
+    def seek_times(self, group: str, name: str, times: Sequence[OffsetEntry], caller: InstanceCaller) -> None:
         """Set the offsets to read next to the first records at or after a time.
 
         The `offset` of each entry is the time in milliseconds since 1970. Waits and raises as `seek` does.
         """
 
-    def seek_ends(self, group: str, name: str, partitions: Sequence[TopicPartition], end: OffsetReset) -> None:
+    def seek_ends(
+        self,
+        group: str,
+        name: str,
+        partitions: Sequence[TopicPartition],
+        end: OffsetReset,
+        caller: InstanceCaller,
+    ) -> None:
         """Set the offsets to read next to an end of the log. Waits and raises as `seek` does."""
 
-    def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None) -> None:
+    def commit(self, group: str, name: str, entries: Sequence[OffsetEntry] | None, caller: InstanceCaller) -> None:
         """Commit the offsets after these records, or after the delivered records (None).
 
         After the last record of a log, this commits the end of the log. Waits for the assignment like `seek`. Raises
         `TopicNotFound`, `PartitionNotFound`; nothing is committed then.
         """
 
-    def committed(self, group: str, name: str, partitions: Sequence[TopicPartition]) -> list[OffsetEntry]:
+    def committed(
+        self, group: str, name: str, partitions: Sequence[TopicPartition], caller: InstanceCaller
+    ) -> list[OffsetEntry]:
         """Return the group's committed offsets. Partitions without one are left out."""
 
-    def acquire_lease(self, group: str, name: str, timeout: float) -> ReadLease:
+    def acquire_lease(self, group: str, name: str, timeout: float, caller: InstanceCaller) -> ReadLease:
         """Acquire the right to read the next page. Waits up to `timeout` for earlier readers and for the assignment.
 
         The lease is `joining` if there is no assignment in that time: renew or release it then. With auto-commit, this
@@ -194,3 +225,6 @@ class InstanceLocator(Protocol):
         `secret` is the one that the request came with. A request with the right secret was forwarded already and is not
         forwarded again. Raises `Unavailable`.
         """
+
+    def node_secret(self) -> str:
+        """Return the secret by which nodes recognize each other. It does not change. Raises `Unavailable`."""

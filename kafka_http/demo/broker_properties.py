@@ -17,7 +17,8 @@ class BrokerNode:
     """A broker that is its own controller: its directory and its ports of 127.0.0.1.
 
     `voters` maps the node ids of all nodes of the cluster to their controller ports; it is empty for a single broker.
-    `sasl_port` adds a listener that requires SASL/PLAIN. `users` maps names to passwords (letters and digits).
+    `sasl_port` adds a listener that requires SASL/PLAIN. `users` maps names to passwords (letters and digits). With
+    `authorizes`, ACLs apply to these users, and clients of the listener without a login may do everything.
     `properties` are added to `server.properties` and override what is there.
     """
 
@@ -28,6 +29,7 @@ class BrokerNode:
     voters: Mapping[int, int] = field(default_factory=dict)
     sasl_port: int | None = None
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    authorizes: bool = False
     properties: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @property
@@ -56,6 +58,8 @@ def server_properties(node: BrokerNode) -> str:
     properties = _addresses(node) | _replication(node) | _light_settings()
     if node.sasl_port is not None:
         properties |= _sasl(node.users)
+    if node.authorizes:
+        properties |= _AUTHORIZER
     properties |= node.properties
     return "".join(f"{name}={_escaped(str(value))}\n" for name, value in properties.items())
 
@@ -108,6 +112,12 @@ def _light_settings() -> dict[str, object]:
         "broker.heartbeat.interval.ms": 300,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
     }
+
+
+_AUTHORIZER = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",
+}
 
 
 def _sasl(users: Mapping[str, str]) -> dict[str, object]:

@@ -25,6 +25,14 @@ _GREETING_SECONDS = 5.0
 _MIN_GREETING_SECONDS = 0.1
 _START_SECONDS = 20.0
 _RESTART_DELAY = 1.0
+_NOT_FOR_DAEMON = frozenset(
+    (
+        *("sources", "auth", "access", "access_rules", "limits", "require_auth"),
+        *("cors_origins", "cors_credentials", "cors_max_age", "tls_cert", "tls_key", "tls_key_password"),
+        *("tls_client_ca", "tls_client_required", "tls_min_version", "node_tls_ca"),
+    )
+)
+"""Settings of workers. They may change, and hold secrets, and the daemon does not need them."""
 
 
 class DaemonMissing(Exception):
@@ -39,13 +47,13 @@ class NotResponding(Unavailable):
 
 
 def settings_to_json(config: Config) -> Mapping[str, Any]:
-    """Return the settings as JSON values, without their sources."""
+    """Return the settings as JSON values, without their sources and without those that only workers use."""
     settings: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str, str_keys=True)
-    return {name: value for name, value in settings.items() if name != "sources"}
+    return {name: value for name, value in settings.items() if name not in _NOT_FOR_DAEMON}
 
 
 def config_from_json(settings: Mapping[str, Any]) -> Config:
-    """Return the configuration that `settings_to_json` was called with, without its sources."""
+    """Return the configuration that `settings_to_json` was called with, without what that leaves out."""
     return msgspec.convert(settings, Config, dec_hook=lambda kind, value: kind(value))
 
 

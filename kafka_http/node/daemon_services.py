@@ -46,6 +46,9 @@ class NodeRegistry(InstanceRegistry):
     def locate(self, group: str, name: str, secret: str) -> RemoteNode | None:
         return None if self.sharing is None else self.sharing.locate(group, name, secret)
 
+    def node_secret(self) -> str:
+        return "" if self.sharing is None else self.sharing.secret
+
 
 class NodeIdempotencyKeys:
     """`IdempotencyKeys` in the node's store. The daemon creates it; any thread may call."""

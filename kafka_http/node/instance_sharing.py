@@ -32,7 +32,8 @@ class InstanceSharing:
     def __init__(self, nodes: StoredNodes, registry: InstanceRegistry) -> None:
         self._nodes = nodes
         self._registry = registry
-        self._secret = ""
+        self.secret = ""
+        """See `StoredNodes.secret`. It is known while this node has a lease."""
         self._leased_until = float("-inf")
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -60,9 +61,9 @@ class InstanceSharing:
             if not self._adopt(group, name):
                 raise Unavailable("The consumer instance is moving to another node. Retry.")
             return None
-        if secret and hmac.compare_digest(secret.encode(), self._secret.encode()):
+        if secret and hmac.compare_digest(secret.encode(), self.secret.encode()):
             raise Unavailable("The consumer instance has just moved to another node. Retry.")
-        return RemoteNode(owner.url, self._secret, owner.timeout)
+        return RemoteNode(owner.url, self.secret, owner.timeout)
 
     def start(self, has_workers: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
         """Hold the lease while `has_workers` returns True, and adopt instances while `may_adopt` does."""
@@ -95,7 +96,7 @@ class InstanceSharing:
         own = self._registry.names()
         self._nodes.renew_lease()
         if started >= self._leased_until:  # while there was no lease, other nodes may have adopted instances
-            self._secret = self._nodes.secret()
+            self.secret = self._nodes.secret()
             for group, name in self._nodes.adopted_by_others(own):
                 log.warning("Consumer instance %s of group %s was adopted by another node.", name, group)
                 self._registry.forget(group, name)

@@ -56,14 +56,16 @@ class InlineOutbox:
     def accept_tasks(self, tasks: Sequence[NewTask]) -> int:
         return self._open().accept_tasks(tasks)
 
-    def find_task(self, task_id: str, wait: float = 0) -> Task | None:
-        return self._open().find_task(task_id, wait)
+    def find_task(self, task_id: str, wait: float = 0, owner: str | None = None) -> Task | None:
+        return self._open().find_task(task_id, wait, owner)
 
-    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        return self._open().list_tasks(status, topic, limit, after)
+    def list_tasks(
+        self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None, owner: str | None = None
+    ) -> list[Task]:
+        return self._open().list_tasks(status, topic, limit, after, owner)
 
-    def cancel_task(self, task_id: str) -> Task | None:
-        return self._open().cancel_task(task_id)
+    def cancel_task(self, task_id: str, owner: str | None = None) -> Task | None:
+        return self._open().cancel_task(task_id, owner)
 
     def _open(self) -> Outbox:
         with self._lock:

@@ -53,9 +53,10 @@ class DeferredPublisher:
         callback_url: str | None,
         deadline: float,
         *,
+        owner: str = "",
         blocking: bool = True,
     ) -> "PendingTask":
-        """Hand the records of a request to the outbox, as a task.
+        """Hand the records of a request to the outbox, as a task of `owner`.
 
         Raises the errors of `Publisher.publish` that do not need Kafka, `TopicNotFound`, `PartitionNotFound`,
         `Unavailable`; with `blocking=False` also `WouldBlock`. The main loop's tasks wait until its `end_round`.
@@ -70,7 +71,7 @@ class DeferredPublisher:
             self._partitions.check(topic, records)
         if callback_url is not None:
             self._check_callback(callback_url)
-        task = NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url)
+        task = NewTask(new_task_id(), topic, time.time(), encode_records(records), callback_url, owner)
         return self._submitter.submit(task)
 
 

@@ -72,24 +72,28 @@ class Outbox:
             self.relay.wake({each.topic for each in fitting})
         return len(fitting)
 
-    def find_task(self, task_id: str, wait: float = 0) -> Task | None:
+    def find_task(self, task_id: str, wait: float = 0, owner: str | None = None) -> Task | None:
         if wait <= 0:
-            return self._store.find(task_id)
+            return self._store.find(task_id, owner)
         has_ended = threading.Event()
         with self._lock:
             self._waiting.setdefault(task_id, []).append(has_ended)
         try:
-            return self._wait(task_id, has_ended, time.monotonic() + wait)
+            return self._wait(task_id, owner, has_ended, time.monotonic() + wait)
         finally:
             with self._lock:
                 self._waiting[task_id].remove(has_ended)
                 if not self._waiting[task_id]:
                     del self._waiting[task_id]
 
-    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
-        return self._store.list_tasks(status, topic, limit, after)
+    def list_tasks(
+        self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None, owner: str | None = None
+    ) -> list[Task]:
+        return self._store.list_tasks(status, topic, limit, after, owner)
 
-    def cancel_task(self, task_id: str) -> Task | None:
+    def cancel_task(self, task_id: str, owner: str | None = None) -> Task | None:
+        if owner is not None and self._store.find(task_id, owner) is None:
+            return None
         with self.relay.while_unsent(task_id) as is_unsent:
             is_cancelled = is_unsent and self._store.cancel(task_id)
         task = self._store.find(task_id)
@@ -101,9 +105,9 @@ class Outbox:
         self._ended([task_id], 0, calls_back=task.callback is not None)
         return task
 
-    def _wait(self, task_id: str, has_ended: threading.Event, until: float) -> Task | None:
+    def _wait(self, task_id: str, owner: str | None, has_ended: threading.Event, until: float) -> Task | None:
         while True:
-            task = self._store.find(task_id)
+            task = self._store.find(task_id, owner)
             left = until - time.monotonic()
             if task is None or task.status != "pending" or left <= 0:
                 return task

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
-from kafka_http.schemas.loading_cache import LoadingCache
+from kafka_http.loading_cache import LoadingCache
 from kafka_http.schemas.registry_connection import RegistryConnection, RegistryResponse
 from kafka_http.schemas.registry_settings import RegistrySettings
 

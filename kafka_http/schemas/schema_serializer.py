@@ -22,8 +22,8 @@ from kafka_http.errors import (
     NotSerializable,
     Unavailable,
 )
+from kafka_http.loading_cache import LoadingCache
 from kafka_http.records import Headers
-from kafka_http.schemas.loading_cache import LoadingCache
 from kafka_http.schemas.registry import Schema, SchemaNotFound, SchemaRegistry, SchemaType, Version
 
 Role = Literal["key", "value"]

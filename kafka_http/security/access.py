@@ -1,41 +1,16 @@
 """Rights, and what one principal may do."""
 
 from collections.abc import Collection, Iterable
-from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from kafka_http.errors import Forbidden, TopicNotFound, Unauthenticated
+from kafka_http.name_filter import ALL_NAMES, NO_NAMES, NameFilter
 from kafka_http.security.principal import OFF, KeyRestriction, Principal
+from kafka_http.security.rate_limits import UNLIMITED, ClientLimits
 
 Right = Literal["publish", "read", "consumer", "admin"]
-
-
-class NameFilter(Struct, frozen=True):
-    """A set of names: those that match one pattern of each group in `include`, and no pattern in `exclude`.
-
-    Patterns are globs on the whole name. Without groups, all names match; with an empty group, none does.
-    """
-
-    include: tuple[tuple[str, ...], ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def matches(self, name: str) -> bool:
-        return all(_matches_any(name, group) for group in self.include) and not _matches_any(name, self.exclude)
-
-    def narrowed(self, patterns: tuple[str, ...]) -> "NameFilter":
-        """Return the names of this filter that also match one of the patterns."""
-        return NameFilter((*self.include, patterns), self.exclude)
-
-
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, each) for each in patterns)
-
-
-ALL_NAMES = NameFilter()
-NO_NAMES = NameFilter(include=((),))
-
 
 _PUBLISH_ONLY: tuple[Right, ...] = ("publish",)
 
@@ -100,18 +75,26 @@ class Rules(Protocol):
 class Access:
     """What the sender of a request may do, by the rules of the moment when it was made. Immutable."""
 
-    __slots__ = ("address", "generation", "principal", "rights")
+    __slots__ = ("address", "generation", "limits", "principal", "rights")
 
-    def __init__(self, principal: Principal, rights: Rights, address: str = "", generation: int = 0) -> None:
+    def __init__(
+        self,
+        principal: Principal,
+        rights: Rights,
+        address: str = "",
+        generation: int = 0,
+        limits: ClientLimits = UNLIMITED,
+    ) -> None:
         """`generation` is that of the check point's state."""
         self.principal = principal
         self.rights = rights
         self.address = address
         self.generation = generation
+        self.limits = limits
 
     @property
     def owner(self) -> str:
-        """The owner of tasks, idempotency keys and instances that it makes. Empty if authentication is off."""
+        """The owner of tasks, idempotency keys and instances that it makes; empty if authentication is off."""
         return self.principal.name
 
     @property
@@ -123,9 +106,24 @@ class Access:
         """Whether a right holds for a topic or consumer."""
         return self.rights.allows(right, name)
 
+    @property
+    def visible_owner(self) -> str | None:
+        """The owner of the tasks and instances that are visible; None: all are."""
+        return None if self.is_unrestricted or self.rights.admin else self.owner
+
     def may_use(self, owner: str) -> bool:
         """Whether tasks and instances of this owner are visible. Those without an owner need `admin`."""
-        return self.is_unrestricted or self.rights.admin or (owner == self.owner and owner != "")
+        return self.visible_owner is None or (owner == self.owner and owner != "")
+
+    def require_listing(self) -> None:
+        """Check that it may list what it owns, not only find it by its name.
+
+        Many clients share the name `anonymous`, or a key that a web page shows to everyone (`publish_only`): they
+        must not see the tasks of each other. Raises `Forbidden`, `Unauthenticated`.
+        """
+        restriction = self.principal.restriction
+        if self.principal.scheme == "anonymous" or (restriction is not None and restriction.publish_only):
+            self.require("admin")
 
     def require(self, right: Right, name: str = "") -> None:
         """Check a right on a topic, or on a consumer for the right `consumer`.
@@ -151,6 +149,8 @@ class Access:
 
     def visible(self, topics: Iterable[str]) -> list[str]:
         """Return the topics that may be described."""
+        if self.is_unrestricted:
+            return list(topics)
         return [each for each in topics if self.rights.may_describe(each)]
 
 

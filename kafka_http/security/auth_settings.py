@@ -1,6 +1,7 @@
 """The settings in the sections `[auth]` and `[auth.jwt]`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta, Struct
@@ -15,7 +16,9 @@ File = Annotated[str, Meta(description="the path of a file")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$", description="the name of a header")]
 Text = Annotated[str, Meta(description="a text")]
-JwksUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/?#@]+[^\s#]*)?$", description="a URL without credentials")]
+JwksUrl = Annotated[
+    str, Meta(pattern=r"^(https?://[^\s/?#@]+([/?][^\s#]*)?)?$", description="a URL without credentials")
+]
 Algorithms = Annotated[
     tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...],
     Meta(min_length=1, description="asymmetric algorithms such as RS256, ES256 or EdDSA"),
@@ -28,6 +31,16 @@ AnonymousRights = Annotated[
     tuple[Right, ...], Meta(description="rights such as publish, read and consumer, separated by commas")
 ]
 Table = Annotated[Mapping[str, Any], Meta(description="a table of settings")]
+
+
+def read_auth_file(setting: str, path: str) -> str:
+    """Return the text of a file that a setting in `[auth]` names. Raises `ConfigError`."""
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"The file {path} ({SECTION}.{setting}) cannot be read: {error.strerror}.") from None
+    except UnicodeError:
+        raise ConfigError(f"The file {path} ({SECTION}.{setting}) is not a text in UTF-8.") from None
 
 
 class JwtSettings(Struct, frozen=True, kw_only=True):

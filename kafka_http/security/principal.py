@@ -1,8 +1,10 @@
 """Who sends a request: the credentials of a request, and the principal that they prove."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+import os
+from collections.abc import Collection, Mapping
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -77,7 +79,30 @@ class Authenticator(Protocol):
         """Whether this would authenticate the principal now that another authenticator of this kind returned."""
 
 
+@runtime_checkable
+class PrincipalList(Protocol):
+    """An `Authenticator` whose principals are all in a file."""
+
+    @property
+    def principals(self) -> Collection[Principal]:
+        """All principals that it may return."""
+
+
 ANONYMOUS_NAME = "anonymous"
 """The principal of requests without credentials. Users, keys and tokens of this name are rejected."""
 OFF = Principal("", "off")
 """The principal of all requests while authentication is off."""
+
+_MAX_NAME = 255
+_FINGERPRINT_KEY = os.urandom(32)
+"""The workers inherit it."""
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether users, keys and other principals may have this name, which occurs in rules, errors and log lines."""
+    return 0 < len(name) <= _MAX_NAME and name.isprintable() and name == name.strip() and name != ANONYMOUS_NAME
+
+
+def fingerprint(secret: str) -> str:
+    """Return what identifies a secret in this process and its workers without revealing it."""
+    return blake2b(secret.encode(errors="surrogatepass"), key=_FINGERPRINT_KEY, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""TLS of this server: its certificate, and the certificates of clients that it trusts.
+"""TLS of this server: its certificate, and the certificates of clients and of other nodes that it trusts.
 
 A faulty file is an error at start that names the setting and the file. No error text has a key or a password.
 """
@@ -50,6 +50,23 @@ def new_server_context(config: Config) -> ssl.SSLContext:
     elif config.tls_client_required:
         source = _source(config, "tls_client_required")
         raise ConfigError(f"The setting tls_client_required ({source}) needs tls_client_ca, which is empty.")
+    return context
+
+
+def load_node_tls(config: Config) -> ServerTls | None:
+    """Return the TLS of calls to other nodes. None: it trusts the certificates of the system. Raises `ConfigError`."""
+    return ServerTls(lambda: _new_node_context(config)) if config.node_tls_ca or config.tls_client_required else None
+
+
+def _new_node_context(config: Config) -> ssl.SSLContext:
+    if config.node_tls_ca:
+        _read_pem(config, "node_tls_ca", "CERTIFICATE-----", "a certificate")
+    try:
+        context = ssl.create_default_context(cafile=config.node_tls_ca or None)
+    except ssl.SSLError as error:
+        raise _faulty(config, "node_tls_ca", f"which cannot be used{_words(error.reason)}") from None
+    if config.tls_client_required:  # the other nodes require certificates, too
+        _load_certificate(context, config)
     return context
 
 

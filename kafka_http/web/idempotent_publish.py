@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE_KEY = re.compile(r"[!#-+\--\[\]-~]+")
 _MAX_KEY = 255
-_NO_CALLER = ""
-"""Keys are separate for each caller, but the server does not know its callers yet."""
 
 
 class IdempotentPublish:
@@ -96,7 +94,7 @@ class IdempotentPublish:
 
     def _claim(self, head: RequestHead, path: str, query: bytes, body: bytes) -> PendingClaim:
         key = parse_key(head.headers[KEY_HEADER])
-        return self._idempotency.claim(_NO_CALLER, key, request_fingerprint(head, path, query, body))
+        return self._idempotency.claim(head.owner, key, request_fingerprint(head, path, query, body))
 
     # For `KeyedPublish`
 

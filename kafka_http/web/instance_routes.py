@@ -4,8 +4,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from kafka_http.consumers.instance_service import InstanceService
+from kafka_http.consumers.instance_service import ANY_CALLER, InstanceCaller, InstanceService
 from kafka_http.records import InstanceDefinition
+from kafka_http.web.access_check import request_access
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
 from kafka_http.web.url_paths import new_blueprint
@@ -21,13 +22,26 @@ class InstanceRoutes:
         return new_blueprint("instances", {"/instances": {"GET": self.list}})
 
     def list(self) -> Response:
-        """GET /instances: all consumer instances and what they read."""
+        """GET /instances: the consumer instances that the principal may use, and what they read."""
         QueryParameters(request.args, ())
-        return json_response({"instances": [_instance_object(each) for each in self._instances.list_instances()]})
+        access = request_access()
+        access.require_listing()
+        instances = [each for each in self._instances.list_instances() if access.may_use(each.owner)]
+        return json_response({"instances": [_instance_object(each) for each in instances]})
+
+
+def instance_caller() -> InstanceCaller:
+    """Return the sender of the current request, for the `InstanceService`."""
+    access = request_access()
+    if access.is_unrestricted:
+        return ANY_CALLER
+    return InstanceCaller(access.owner, access.visible_owner is None, access.rights.read)
 
 
 def _instance_object(instance: InstanceDefinition) -> dict[str, Any]:
     shown: dict[str, Any] = {"group": instance.group, "name": instance.name, "format": instance.settings.format}
+    if instance.owner:
+        shown["owner"] = instance.owner
     if instance.pattern is not None:
         shown["pattern"] = instance.pattern
     elif instance.topics:

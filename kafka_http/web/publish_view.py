@@ -132,8 +132,8 @@ class PublishView:
         keeps_trying: bool,
     ) -> PendingPublishResponse:
         if dialect.respond_async is not None:
-            url = dialect.respond_async.callback_url
-            accepted = self._deferred.accept(dialect.topic, parsed, url, deadlines.send, blocking=blocking)
+            url, owner = dialect.respond_async
+            accepted = self._deferred.accept(dialect.topic, parsed, url, deadlines.send, owner=owner, blocking=blocking)
             return PendingPublishResponse(accepted, dialect.accepted_response, release)
         if keeps_trying and len(parsed.records) > MAX_RECORDS_WITH_KEY:
             raise TooLarge(

@@ -11,16 +11,20 @@ from werkzeug.datastructures import MultiDict
 from kafka_http.environ import HEADER_PAIRS
 from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import server_root
-from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
+from kafka_http.web.negotiation import is_streaming_upload
 
 KEY_HEADER = "idempotency-key"
 RESPOND_ASYNC = "respond-async"
 
 
 class RespondAsync(NamedTuple):
-    """A request for a response before Kafka has the messages. The result is sent to `callback_url`, if given."""
+    """A request for a response before Kafka has the messages. The result is sent to `callback_url`, if given.
+
+    `owner` is that of the task.
+    """
 
     callback_url: str | None
+    owner: str = ""
 
 
 class RequestHead(NamedTuple):
@@ -55,12 +59,7 @@ class RequestHead(NamedTuple):
     @property
     def is_streaming_upload(self) -> bool:
         """Whether the request publishes while its body arrives: a POST of NDJSON that prefers an NDJSON response."""
-        accept = self.headers.get("accept", "")
-        if self.method != "POST" or NDJSON not in accept.lower():
-            return False
-        is_ndjson = ContentType.parse(self.headers.get("content-type")).media_type == NDJSON
-        accepted = Accept.parse(accept)
-        return is_ndjson and accepted.match(NDJSON) > accepted.match(JSON)
+        return is_streaming_upload(self.method, self.headers.get("accept"), self.headers.get("content-type"))
 
     def prefers(self, preference: str) -> bool:
         """Whether the `Prefer` header (RFC 7240) has this preference."""
@@ -69,7 +68,8 @@ class RequestHead(NamedTuple):
 
     def respond_async(self, callback_url: str | None) -> RespondAsync | None:
         """Return the request for an early response, which a callback URL implies; None if there is none."""
-        return RespondAsync(callback_url) if callback_url is not None or self.prefers(RESPOND_ASYNC) else None
+        is_asked = callback_url is not None or self.prefers(RESPOND_ASYNC)
+        return RespondAsync(callback_url, self.owner) if is_asked else None
 
 
 def root_path(request: Request, base_url: str) -> str:

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 
 from kafka_http.errors import TaskNotFound
 from kafka_http.tasks import TASK_STATUSES, Task, Tasks, creation_time, task_to_dict
+from kafka_http.web.access_check import request_access
 from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.responses import json_response
 from kafka_http.web.url_paths import Routes, new_blueprint
@@ -16,7 +17,7 @@ MAX_TASKS = 1000
 
 
 class TaskRoutes:
-    """The views of tasks."""
+    """The views of tasks. Tasks of other principals are not found."""
 
     def __init__(self, tasks: Tasks, wait_limiter: WaitLimiter, retention: float) -> None:
         """`retention` is the time in seconds that a task is kept after its end."""
@@ -33,19 +34,22 @@ class TaskRoutes:
         query = QueryParameters(request.args, ("status", "topic", "limit", "after"))
         status = query.choice("status", TASK_STATUSES, "pending") if query.text("status") is not None else None
         limit = query.integer("limit", 100, 1, MAX_TASKS)
-        tasks = self._tasks.list_tasks(status, query.text("topic"), limit, query.text("after"))
+        access = request_access()
+        access.require_listing()
+        topic, after = query.text("topic"), query.text("after")
+        tasks = self._tasks.list_tasks(status, topic, limit, after, access.visible_owner)
         return json_response({"tasks": [task_to_dict(each) for each in tasks]})
 
     def find(self, task_id: str) -> Response:
         """GET /tasks/<id>: a task. With `?wait=`, the response is delayed until the task has ended."""
         wait = QueryParameters(request.args, ("wait",)).seconds("wait", 0, MAX_WAIT)
         with self._wait_limiter.acquire(wait) as seconds:
-            return self._response(task_id, self._tasks.find_task(task_id, seconds))
+            return self._response(task_id, self._tasks.find_task(task_id, seconds, request_access().visible_owner))
 
     def cancel(self, task_id: str) -> Response:
         """DELETE /tasks/<id>: cancel a pending task."""
         QueryParameters(request.args, ())
-        return self._response(task_id, self._tasks.cancel_task(task_id))
+        return self._response(task_id, self._tasks.cancel_task(task_id, request_access().visible_owner))
 
     def _response(self, task_id: str, task: Task | None) -> Response:
         if task is None:

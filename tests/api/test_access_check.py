@@ -5,10 +5,14 @@ from collections.abc import Callable
 import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.config import Config
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.access import NameFilter, Rights
+from kafka_http.security.acl_cache import AclCache
+from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Credentials, Principal
+from kafka_http.security.shared_counters import SharedCounters
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 
@@ -51,8 +55,8 @@ def is_fast_path(request: pytest.FixtureRequest) -> bool:
 def client(make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     before = security_state.load_security
 
-    def load(config: object) -> object:
-        return before(config)._replace(authenticators=[FixedKeys()], rules=FixedRules())  # type: ignore[arg-type]
+    def load(config: Config, shared: SharedCounters, acls: AclCache) -> SecurityState:
+        return before(config, shared, acls)._replace(authenticators=[FixedKeys()], rules=FixedRules())
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
     return make_client()
@@ -82,3 +86,36 @@ def test_access_key_in_the_query_is_removed_before_the_query_is_parsed(client: F
     assert client.put("/messages/t?access_key=kh_writer&timeout=5", data=b"x").status_code == 200
     assert client.put("/messages/t?acc%65ss_key=kh_writer", data=b"x").status_code == 200
     assert client.put("/messages/t?access_key=kh_wrong", data=b"x").status_code == 401
+
+
+def test_get_access_shows_the_principal_and_its_rights(client: FlaskClient) -> None:
+    refused = client.get("/access")
+    assert refused.status_code == 401
+    answer = client.get("/access", headers={"X-Api-Key": "kh_reader"})
+    nothing = {"include": [[]], "exclude": []}
+    assert answer.json == {
+        "access": {
+            "principal": "reader",
+            "scheme": "key",
+            "groups": [],
+            "rights": {
+                "publish": nothing,
+                "read": {"include": [["t"]], "exclude": []},
+                "consumer": {"include": [["r"]], "exclude": []},
+                "describe": nothing,
+                "admin": False,
+            },
+        }
+    }
+
+
+def test_get_access_without_authentication_shows_all_rights(make_client: Callable[..., FlaskClient]) -> None:
+    every = {"include": [["*"]], "exclude": []}
+    assert make_client().get("/access").json == {
+        "access": {
+            "principal": None,
+            "scheme": "off",
+            "groups": [],
+            "rights": {"publish": every, "read": every, "consumer": every, "describe": every, "admin": True},
+        }
+    }

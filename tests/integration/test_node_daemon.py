@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from kafka_http.config import Config
+from kafka_http.consumers.instance_service import ANY_CALLER
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
 from kafka_http.node.daemon_client import DaemonClient
@@ -417,7 +418,7 @@ def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) 
     """Prints throughput and latency, and asserts a bound that the slowest machine should meet."""
     daemon = DaemonClient(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
     group = new_group()
-    daemon.instances.create(group, "i", InstanceSettings())
+    daemon.instances.create(group, "i", InstanceSettings(), ANY_CALLER)
     try:
         for threads in (1, 16):
             took = sorted(timed_calls(daemon, group, threads))
@@ -428,7 +429,7 @@ def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) 
             )
             assert took[len(took) * 99 // 100] < scaled(0.1)
     finally:
-        daemon.instances.delete(group, "i")
+        daemon.instances.delete(group, "i", ANY_CALLER)
         daemon.close()
         end_daemons(tmp_path / "data")
 
@@ -439,7 +440,7 @@ def timed_calls(daemon: DaemonClient, group: str, threads: int) -> list[float]:
     def call() -> None:
         for _ in range(4000 // threads):
             began = time.perf_counter()
-            daemon.instances.settings(group, "i")
+            daemon.instances.settings(group, "i", ANY_CALLER)
             took.append(time.perf_counter() - began)
 
     callers = [threading.Thread(target=call) for _ in range(threads)]

@@ -16,7 +16,7 @@ import requests
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.node.store import StoredNodes, open_database
-from kafka_http.web.rest_v2.instance_forwarding import NODE_HEADER
+from kafka_http.security.forwarded_calls import NODE_HEADER
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.frozen_process import Process, frozen

@@ -9,6 +9,7 @@ from math import inf
 from typing import NamedTuple
 from uuid import UUID
 
+from kafka_http.acls import Acl
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupHasMembers,
@@ -79,6 +80,8 @@ class FakeBroker:
     refused: topics that ACLs do not allow.
     message_limit: the largest message in bytes.
     cluster: the cluster's id.
+    acl_entries: the ACLs, None without an authorizer.
+    hides_acls: this server may not describe the ACLs.
     auto_create_topics: the setting.
     """
 
@@ -94,6 +97,8 @@ class FakeBroker:
         self.auto_create_topics = False
         self.closed = False
         self.cluster = "fake-cluster"
+        self.acl_entries: list[Acl] | None = None
+        self.hides_acls = False
         self._topics: dict[str, FakeTopic] = {}
         self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
         self._groups = FakeGroups(lambda: not self.down, self.refused, self._count, self._commit)
@@ -115,6 +120,16 @@ class FakeBroker:
     @property
     def memberships(self) -> FakeGroups:
         return self._groups
+
+    @property
+    def acls(self) -> "FakeBroker":
+        return self
+
+    def describe_acls(self) -> list[Acl] | None:
+        self._check_up()
+        if self.hides_acls:
+            raise NotAuthorized("Kafka's ACLs do not allow this request (ClusterAuthorizationFailed).")
+        return None if self.acl_entries is None else list(self.acl_entries)
 
     def release_memory(self) -> None:
         pass

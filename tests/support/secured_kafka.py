@@ -81,12 +81,8 @@ class SecuredKafka(EmbeddedKafka):
         self._ports = dict(zip(PROTOCOLS, secured, strict=True))
         self.certificates = Certificates(directory)
         properties = self._listeners(port, controller_port) | self._tls() | _logins(session_ms)
-        if authorizes:
-            properties |= {
-                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                "super.users": "User:ANONYMOUS",
-            }
-        super().__init__(BrokerNode(directory / "kafka", port, controller_port, properties=properties))
+        node = BrokerNode(directory / "kafka", port, controller_port, authorizes=authorizes, properties=properties)
+        super().__init__(node)
 
     def start(self) -> None:
         """Start it and make the users of SCRAM."""

@@ -16,6 +16,7 @@ import requests
 
 from kafka_http.demo.local_resources import free_ports
 from tests.support.certificates import Authority, Issued, settings_of
+from tests.support.planted_secrets import plant_settings, search
 from tests.support.polling import wait_for
 
 PREFIX = "KAFKA_HTTP_"
@@ -32,8 +33,11 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.headers: Mapping[str, str] = {}
+        """Headers of all requests, such as the credentials."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        options["headers"] = {**self.headers, **options.get("headers", {})}
         timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
         return requests.request(
             method, self.url + path, timeout=timeout, verify=verify, cert=self.certificate, **options
@@ -87,6 +91,7 @@ class Service(Server):
             "data_dir": self.data_dir,
             "allowed_hosts": "h,x",  # the Host header of requests that tests write by hand
         } | settings
+        plant_settings(given)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -199,6 +204,8 @@ class Service(Server):
             self.process.wait()
             self.process = None
             self.end_daemon()
+            search("log of the server", self.log)
+            search("access log", self.access_log)
 
     def follow(self, path: str, pages: int = 1000) -> Iterator[dict[str, Any]]:
         """Yield the page at a path and the pages that its links lead to, without the empty last one."""

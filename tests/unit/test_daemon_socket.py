@@ -18,8 +18,15 @@ import pytest
 
 from kafka_http import errors
 from kafka_http.config import Config
-from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease, RemoteNode
+from kafka_http.consumers.instance_service import (
+    InstanceCaller,
+    InstanceLocator,
+    InstanceService,
+    ReadLease,
+    RemoteNode,
+)
 from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.name_filter import NameFilter
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.daemon_launcher import config_from_json, settings_digest, settings_to_json
@@ -54,7 +61,8 @@ from kafka_http.tasks import NewTask, Task, TaskCallback, Tasks
 from tests.support.polling import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
-TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"))
+ALICE = InstanceCaller("alice", readable=NameFilter((("t*",),), ("t2",)))
+TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example.org", "failed", 3, "no answer"), "a")
 LOAN = ReadLease("l1", SETTINGS, [OffsetEntry("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
@@ -114,26 +122,27 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("list_instances", (), [InstanceDefinition("g", "i", "i-1", SETTINGS, ("t",), None, (TopicPartition("t", 1),))]),
-    ("create", ("g", "i", SETTINGS), None),
-    ("delete", ("g", "i"), None),
-    ("settings", ("g", "i"), SETTINGS),
-    ("subscribe", ("g", "i", ["t", "ü"], None), None),
-    ("subscribe", ("g", "i", [], "t.*"), None),
-    ("unsubscribe", ("g", "i"), None),
-    ("subscription", ("g", "i"), ["t", "u"]),
-    ("assign", ("g", "i", [TopicPartition("t", 1)]), None),
-    ("assignments", ("g", "i"), [TopicPartition("t", 1)]),
-    ("seek", ("g", "i", [OffsetEntry("t", 1, 1 << 60)]), None),
-    ("seek_times", ("g", "i", [OffsetEntry("t", 1, 5)]), None),
-    ("seek_ends", ("g", "i", [TopicPartition("t", 1)], "latest"), None),
-    ("commit", ("g", "i", None), None),
-    ("commit", ("g", "i", [OffsetEntry("t", 1, 5, "m")]), None),
-    ("committed", ("g", "i", [TopicPartition("t", 1)]), [OffsetEntry("t", 1, 5, "m")]),
-    ("acquire_lease", ("g", "i", 1.5), LOAN),
+    ("create", ("g", "i", SETTINGS, ALICE), None),
+    ("delete", ("g", "i", ALICE), None),
+    ("settings", ("g", "i", ALICE), SETTINGS),
+    ("subscribe", ("g", "i", ["t", "ü"], None, ALICE), None),
+    ("subscribe", ("g", "i", [], "t.*", ALICE), None),
+    ("unsubscribe", ("g", "i", ALICE), None),
+    ("subscription", ("g", "i", ALICE), ["t", "u"]),
+    ("assign", ("g", "i", [TopicPartition("t", 1)], ALICE), None),
+    ("assignments", ("g", "i", ALICE), [TopicPartition("t", 1)]),
+    ("seek", ("g", "i", [OffsetEntry("t", 1, 1 << 60)], ALICE), None),
+    ("seek_times", ("g", "i", [OffsetEntry("t", 1, 5)], ALICE), None),
+    ("seek_ends", ("g", "i", [TopicPartition("t", 1)], "latest", ALICE), None),
+    ("commit", ("g", "i", None, ALICE), None),
+    ("commit", ("g", "i", [OffsetEntry("t", 1, 5, "m")], ALICE), None),
+    ("committed", ("g", "i", [TopicPartition("t", 1)], ALICE), [OffsetEntry("t", 1, 5, "m")]),
+    ("acquire_lease", ("g", "i", 1.5, ALICE), LOAN),
     ("renew_lease", (LOAN, [OffsetEntry("t", 0, 6)], 0.5, ["t"]), LOAN),
     ("release_lease", (LOAN, [OffsetEntry("t", 0, 6)], [OffsetEntry("t", 0, 6)]), None),
     ("release_lease", (LOAN, [], []), None),
     ("locate", ("g", "i", "secret"), None),
+    ("node_secret", (), "secret"),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
     (
         "update_keys",
@@ -146,10 +155,10 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
         [],
     ),
     ("accept_tasks", ([NewTask("1", "t", 1.5, b"\xff", "http://example.org")],), 1),
-    ("find_task", ("1", 2.5), TASK),
-    ("find_task", ("1", 0.0), None),
-    ("list_tasks", ("pending", None, 10, "0"), [TASK]),
-    ("cancel_task", ("1",), TASK),
+    ("find_task", ("1", 2.5, "alice"), TASK),
+    ("find_task", ("1", 0.0, None), None),
+    ("list_tasks", ("pending", None, 10, "0", "alice"), [TASK]),
+    ("cancel_task", ("1", None), TASK),
 ]
 
 
@@ -183,7 +192,7 @@ def test_error_of_the_daemon_is_raised_with_its_class(node: Node) -> None:
         KafkaHttpError.__init__(error, "a sentence", field="t", number=3)
         node.instances.delete.side_effect = error
         with pytest.raises(KafkaHttpError) as raised:
-            calls.delete("g", "i")
+            calls.delete("g", "i", ALICE)
         assert type(raised.value) is kind
         assert (raised.value.message, raised.value.fields) == ("a sentence", {"field": "t", "number": 3})
 
@@ -193,7 +202,7 @@ def test_unexpected_error_of_the_daemon_is_reported_without_traceback(
 ) -> None:
     node.instances.delete.side_effect = ZeroDivisionError("secret")
     with pytest.raises(KafkaHttpError, match="log of the server's daemon") as raised:
-        node.worker().instances.delete("g", "i")
+        node.worker().instances.delete("g", "i", ALICE)
     assert raised.value.code == 500
     assert "ZeroDivisionError: secret" in caplog.text
 
@@ -209,10 +218,10 @@ def test_slow_call_does_not_delay_another(node: Node) -> None:
     node.instances.acquire_lease.side_effect = wait
     node.instances.settings.return_value = SETTINGS
     calls = node.worker().instances
-    waiting = threading.Thread(target=calls.acquire_lease, args=("g", "i", 1.0))
+    waiting = threading.Thread(target=calls.acquire_lease, args=("g", "i", 1.0, ALICE))
     waiting.start()
     assert entered.wait(5)
-    assert calls.settings("g", "i") == SETTINGS
+    assert calls.settings("g", "i", ALICE) == SETTINGS
     leave.set()
     waiting.join()
 
@@ -296,7 +305,7 @@ WRONG = [
 def test_malformed_message_does_not_affect_other_connections(node: Node, sent: bytes, greeted: bool) -> None:
     node.instances.settings.return_value = SETTINGS
     calls = node.worker().instances
-    calls.settings("g", "i")
+    calls.settings("g", "i", ALICE)
     with node.connect() as wrong:
         if greeted:
             hello = msgspec.msgpack.encode(Hello(VERSION, node.settings, "w2", True))
@@ -305,26 +314,26 @@ def test_malformed_message_does_not_affect_other_connections(node: Node, sent: b
         wrong.sendall(sent)
         began = time.monotonic()
         for _ in range(20):
-            assert calls.settings("g", "i") == SETTINGS
+            assert calls.settings("g", "i", ALICE) == SETTINGS
         assert time.monotonic() - began < scaled(1)
 
 
 def test_more_connections_than_the_backlog_are_accepted(node: Node) -> None:
     silent = [node.connect() for _ in range(200)]
     node.instances.settings.return_value = SETTINGS
-    assert node.worker().instances.settings("g", "i") == SETTINGS
+    assert node.worker().instances.settings("g", "i", ALICE) == SETTINGS
     for each in silent:
         each.close()
 
 
 def test_read_leases_end_with_their_worker(node: Node) -> None:
-    node.instances.acquire_lease.side_effect = lambda group, name, _: ReadLease(name, SETTINGS, [])
+    node.instances.acquire_lease.side_effect = lambda group, name, *_: ReadLease(name, SETTINGS, [])
     first, second = node.worker(), node.worker()
     kept, given_back = (
-        first.instances.acquire_lease("g", "kept", 1),
-        first.instances.acquire_lease("g", "given back", 1),
+        first.instances.acquire_lease("g", "kept", 1, ALICE),
+        first.instances.acquire_lease("g", "given back", 1, ALICE),
     )
-    second.instances.acquire_lease("g", "another's", 1)
+    second.instances.acquire_lease("g", "another's", 1, ALICE)
     first.instances.release_lease(given_back, [], [])
     first.close()
     wait_for(lambda: node.instances.release_lease.call_count == 2, 5)
@@ -344,7 +353,7 @@ def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> No
 
     def acquire_lease() -> None:
         with pytest.raises(Unavailable):
-            worker.instances.acquire_lease("g", "i", 1.0)
+            worker.instances.acquire_lease("g", "i", 1.0, ALICE)
 
     borrowing = threading.Thread(target=acquire_lease)
     borrowing.start()
@@ -361,7 +370,7 @@ def test_is_connected_tells_running_workers_by_name(node: Node) -> None:
     first, second = node.worker(), node.worker()
     assert not node.server.is_connected(first.worker)
     for each in (first, second):
-        each.instances.settings("g", "i")
+        each.instances.settings("g", "i", ALICE)
         assert node.server.is_connected(each.worker)
     first.close()
     wait_for(lambda: not node.server.is_connected(first.worker), 5)
@@ -372,10 +381,10 @@ def test_daemon_stops_when_no_worker_is_connected(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     first, second = node.worker(), node.worker()
     for each in (first, second):
-        each.instances.settings("g", "i")
+        each.instances.settings("g", "i", ALICE)
     node.server.stop()
     first.close()
-    second.instances.settings("g", "i")
+    second.instances.settings("g", "i", ALICE)
     assert not node.is_over
     second.close()
     wait_for(lambda: node.is_over, 5)
@@ -385,12 +394,12 @@ def test_daemon_stops_when_no_worker_is_connected(node: Node) -> None:
 def test_worker_of_another_version_is_refused_while_workers_are_connected(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
-    worker.instances.settings("g", "i")
+    worker.instances.settings("g", "i", ALICE)
     channel, greeting = node.greet(Hello("another", node.settings, "w2", True))
     channel.close()
     assert isinstance(greeting, Rejected)
     assert "another version" in greeting.reason
-    assert worker.instances.settings("g", "i") == SETTINGS
+    assert worker.instances.settings("g", "i", ALICE) == SETTINGS
 
 
 def test_daemon_stops_for_worker_with_other_settings_when_its_own_are_gone(node: Node) -> None:
@@ -398,7 +407,7 @@ def test_daemon_stops_for_worker_with_other_settings_when_its_own_are_gone(node:
     assert isinstance(greeting, Welcome)
     other = DaemonClient(config_from_json({**settings_to_json(node.config), "consumer_idle_timeout": 5.0}))
     with pytest.raises(Unavailable, match="another set of settings"):
-        other.instances.settings("g", "i")
+        other.instances.settings("g", "i", ALICE)
     channel.close()
     wait_for(lambda: isinstance(_greeted(node, Hello(VERSION, "other settings", "w2", True)), Stopping), 5)
     wait_for(lambda: node.is_over, 5)
@@ -418,7 +427,7 @@ def test_connection_of_worker_without_heartbeat_is_refused(node: Node) -> None:
 def test_data_directory_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     node = Node(tmp_path / ("d" * 100) / ("e" * 100))
     node.instances.settings.return_value = SETTINGS
-    assert node.worker().instances.settings("g", "i") == SETTINGS
+    assert node.worker().instances.settings("g", "i", ALICE) == SETTINGS
     node.end()
 
 
@@ -449,10 +458,10 @@ def test_forked_process_gets_its_own_connections_and_name(node: Node) -> None:
     node.instances.settings.return_value = SETTINGS
     worker = node.worker()
     name = worker.worker
-    worker.instances.settings("g", "i")
+    worker.instances.settings("g", "i", ALICE)
     child = os.fork()
     if not child:
-        os._exit(0 if worker.worker != name and worker.instances.settings("g", "i") == SETTINGS else 1)
+        os._exit(0 if worker.worker != name and worker.instances.settings("g", "i", ALICE) == SETTINGS else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert worker.worker == name
-    assert worker.instances.settings("g", "i") == SETTINGS
+    assert worker.instances.settings("g", "i", ALICE) == SETTINGS

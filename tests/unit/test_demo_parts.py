@@ -16,6 +16,7 @@ import pytest
 
 from kafka_http.cli import demo as demo_command
 from kafka_http.config.sources import load_config
+from kafka_http.demo.broker_properties import server_properties
 from kafka_http.demo.embedded_registry import registry_files
 from kafka_http.demo.kafka_jars import kafka_jars, listed_jars
 from kafka_http.demo.local_resources import DemoError, find_java, free_ports, parse_java_version
@@ -207,6 +208,13 @@ def test_demo_keeps_everything_in_its_directory(tmp_path: Path) -> None:
     assert plan.config.bootstrap_servers == (f"127.0.0.1:{kafka_port}",)
     assert plan.config.data_dir.parent == plan.node.directory.parent == tmp_path
     assert plan.config.data_dir != plan.node.directory
+
+
+def test_demo_kafka_has_an_authorizer_if_its_acls_are_the_access_rules(tmp_path: Path) -> None:
+    arguments = demo_arguments("--port", free_ports(1)[0], "--data", tmp_path)
+    for given, expected in (({"access_rules": "kafka"}, True), ({}, False)):
+        node = demo_command.make_plan(arguments, load_config(given, environ={})).node
+        assert ("authorizer.class.name" in server_properties(node)) is expected
 
 
 def test_demo_ignores_login_for_other_brokers(tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ PACKAGE = Path(kafka_http.__file__).parent
 FOR_EVERYONE = {
     "errors",
     "records",
+    "acls",
     "tasks",
     "config",
     "encoding",
     "logs",
     "backoff",
     "http_client",
+    "loading_cache",
     "environ",
     "chunked",
+    "name_filter",
     "broker_protocols",
     "event_loop",
     "pending",
@@ -32,7 +35,7 @@ FOR_EVERYONE = {
 DEPENDENCIES = {
     "__init__": {"app"},  # the public interface
     "__main__": {"cli"},
-    "cli": {"server", "demo", "bench", "node", "security"},
+    "cli": {"server", "demo", "bench", "broker", "node", "security"},
     "demo": set(),
     "bench": {"demo"},
     "server": {"app"},

@@ -5,15 +5,20 @@ A test that fails prints the table that would be right, ready to be pasted into 
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 
 import kafka_http.app  # noqa: F401  defines all errors
 from kafka_http import errors
-from kafka_http.config.settings import SETTINGS
+from kafka_http.config.settings import SETTINGS, settings_of
 from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
 from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
+from kafka_http.security.access_rules import AccessEntry
+from kafka_http.security.api_keys import KeySettings
+from kafka_http.security.auth_settings import AuthSettings, JwtSettings
+from kafka_http.security.rate_limits import LimitSettings
 from kafka_http.web.request_bodies import LengthRequired
 from tests.support.manual import ROOT, page, table
 
@@ -57,6 +62,30 @@ def test_every_registry_setting_is_listed_with_its_default() -> None:
     assert list(registry_setting_help()) == list(RegistrySettings.__struct_fields__)
     rows = ([f"`{name}`", shown(getattr(defaults, name)), text] for name, text in registry_setting_help().items())
     check_table("schemas", "## The schema registry", rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "heading"), [(AuthSettings(), "## Authentication"), (JwtSettings(), "### JSON Web Tokens")]
+)
+def test_every_setting_of_authentication_is_listed_with_its_default(settings: Any, heading: str) -> None:
+    rows = ([f"`{each.name}`", shown(getattr(settings, each.name)), each.help] for each in settings_of(type(settings)))
+    check_table("security", heading, rows)
+
+
+def test_every_entry_of_an_api_key_is_listed() -> None:
+    check_table("security", "### API keys", ([f"`{each.name}`", each.help] for each in settings_of(KeySettings)))
+
+
+def test_every_right_is_listed() -> None:
+    """What each allows is written by hand."""
+    listed = [right for right, _ in table(page("security"), "## Access rules")]
+    assert listed == [f"`{each.name}`" for each in settings_of(AccessEntry)]
+
+
+def test_every_setting_of_limits_is_listed_with_its_default() -> None:
+    defaults = LimitSettings()
+    rows = ([f"`{each.name}`", shown(getattr(defaults, each.name)), each.help] for each in settings_of(LimitSettings))
+    check_table("security", "## Limits", rows)
 
 
 def all_errors(cls: type[KafkaHttpError] = KafkaHttpError) -> set[type[KafkaHttpError]]:

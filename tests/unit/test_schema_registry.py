@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kafka_http.errors import InvalidSchema, RegistryUnavailable, WouldBlock
-from kafka_http.schemas.loading_cache import LoadingCache
+from kafka_http.loading_cache import LoadingCache
 from kafka_http.schemas.registry import Reference, Schema, SchemaNotFound, SchemaRegistry
 from kafka_http.schemas.registry_settings import RegistrySettings
 from tests.support.fake_registry import FakeRegistry, running_registry

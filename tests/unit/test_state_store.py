@@ -16,7 +16,8 @@ from sqlalchemy import Connection, create_engine, inspect, update
 
 from kafka_http.consumers.instance_service import InstanceStore
 from kafka_http.errors import InstanceExists, Unavailable
-from kafka_http.node.store import Database, StoredInstances, StoredNodes, open_database
+from kafka_http.name_filter import NameFilter
+from kafka_http.node.store import Database, StoredInstances, StoredNodes, StoredTasks, open_database
 from kafka_http.node.store.stored_nodes import LEASE_SECONDS, InstanceOwner
 from kafka_http.node.store.tables import idempotency_keys, instances, meta, nodes, read_meta, write_meta
 from kafka_http.records import (
@@ -27,6 +28,7 @@ from kafka_http.records import (
     StoredInstance,
     TopicPartition,
 )
+from kafka_http.tasks import NewTask, Task, new_task_id
 from tests.support.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
@@ -76,6 +78,33 @@ def test_definition_is_loaded_as_stored(store: StoredInstances, definition: Inst
     store.create(InstanceDefinition("g", "i", "i-x7", definition.settings))
     store.update(definition)
     assert store.load() == [StoredInstance(definition, InstanceProgress())]
+
+
+def test_owner_and_readable_topics_are_loaded_as_stored(store: StoredInstances) -> None:
+    made = InstanceDefinition("g", "i", "i-x7", SETTINGS, owner="alice")
+    store.create(made)
+    subscribed = replace(made, pattern="a.*", readable=NameFilter((("a*",), ("*b",)), ("ab",)))
+    store.update(subscribed)
+    assert store.load() == [StoredInstance(subscribed, InstanceProgress())]
+
+
+def test_tasks_are_found_by_their_owner_only(database: Database) -> None:
+    tasks = StoredTasks(database)
+    ids = {owner: new_task_id() for owner in ("alice", "bob", "")}
+    tasks.add([NewTask(task_id, "t", 1.0, b"", None, owner) for owner, task_id in ids.items()])
+    asked: list[str | None] = ["alice", "bob", "", None]
+
+    def owners(listed: list[Task]) -> list[str]:
+        return [each.owner for each in listed]
+
+    assert [owners(tasks.list_tasks(None, "t", 10, None, each)) for each in asked] == [
+        ["alice"],
+        ["bob"],
+        [],  # nobody owns what was stored without authentication
+        ["alice", "bob", ""],
+    ]
+    found = {each: [owner for owner, task_id in ids.items() if tasks.find(task_id, each)] for each in asked}
+    assert found == {"alice": ["alice"], "bob": ["bob"], "": [], None: ["alice", "bob", ""]}
 
 
 def test_progress_is_loaded_after_reopening(tmp_path: Path, url: str) -> None:
@@ -244,7 +273,7 @@ def test_store_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
         old.executescript(FIRST_VERSION)
     database = open_database(tmp_path)
     assert StoredInstances(database).load() == [StoredInstance(SUBSCRIBED, PROGRESS)]
-    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "4"
+    assert database.write(lambda connection: read_meta(connection, "schema_version")) == "5"
     database.close()
 
 

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from kafka_http.errors import InstanceExists, Unavailable
+from kafka_http.name_filter import NameFilter
 from kafka_http.node.store.database import Database
 from kafka_http.node.store.tables import instances, read_meta, tasks, write_meta
 from kafka_http.records import (
@@ -22,7 +23,7 @@ from kafka_http.records import (
 _SAME_NAME = (instances.c.group_id == bindparam("of_group"), instances.c.name == bindparam("of_name"))
 _OWNED = (*_SAME_NAME, instances.c.owner == bindparam("of_owner"))
 _FIND = select(instances.c.group_instance_id).where(*_SAME_NAME)
-_DEFINITION = ("settings", "topics", "pattern", "partitions")
+_DEFINITION = ("settings", "topics", "pattern", "partitions", "readable")
 _PROGRESS = ("generation", "positions", "delivered", "committed", "topic_ids")
 _DEFINE = update(instances).where(*_OWNED).values({each: bindparam(each) for each in _DEFINITION})
 _SAVE = update(instances).where(*_OWNED).values({each: bindparam(each) for each in _PROGRESS})
@@ -59,7 +60,7 @@ class StoredInstances:
         def create(connection: Connection) -> None:
             member_id = connection.scalar(_FIND, _name_values(definition.group, definition.name))
             if member_id is None:
-                connection.execute(insert(instances), _new_row(definition) | {"owner": self._node_id})
+                connection.execute(insert(instances), self._new_row(definition))
             elif member_id != definition.member_id:
                 raise InstanceExists()
 
@@ -80,6 +81,11 @@ class StoredInstances:
         rows = self._database.write(lambda connection: connection.execute(_LOAD, owner).mappings().all())
         return [instance_from_row(row) for row in rows]
 
+    def _new_row(self, definition: InstanceDefinition) -> dict[str, Any]:
+        identity = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
+        owners = {"owner": self._node_id, "principal": definition.owner}
+        return identity | owners | _definition_values(definition) | _progress_values(InstanceProgress())
+
     def _owned(self, group: str, name: str) -> dict[str, Any]:
         return _name_values(group, name) | {"of_owner": self._node_id}
 
@@ -99,14 +105,11 @@ def _name_values(group: str, name: str) -> dict[str, Any]:
     return {"of_group": group, "of_name": name}
 
 
-def _new_row(definition: InstanceDefinition) -> dict[str, Any]:
-    identity = {"group_id": definition.group, "name": definition.name, "group_instance_id": definition.member_id}
-    return identity | _definition_values(definition) | _progress_values(InstanceProgress())
-
-
 def _definition_values(definition: InstanceDefinition) -> dict[str, Any]:
-    settings, topics, partitions = map(_json, (definition.settings, definition.topics, definition.partitions))
-    return dict(zip(_DEFINITION, (settings, topics, definition.pattern, partitions), strict=True))
+    settings, topics, partitions, readable = map(
+        _json, (definition.settings, definition.topics, definition.partitions, definition.readable)
+    )
+    return dict(zip(_DEFINITION, (settings, topics, definition.pattern, partitions, readable), strict=True))
 
 
 def _progress_values(progress: InstanceProgress) -> dict[str, Any]:
@@ -124,6 +127,8 @@ def instance_from_row(row: Mapping[Any, Any]) -> StoredInstance:
         msgspec.json.decode(row["topics"], type=tuple[str, ...]),
         row["pattern"],
         msgspec.json.decode(row["partitions"], type=tuple[TopicPartition, ...]),
+        row["principal"],
+        msgspec.json.decode(row["readable"], type=NameFilter),
     )
     positions, delivered, committed = (_offset_entries(row[each]) for each in ("positions", "delivered", "committed"))
     ids = msgspec.json.decode(row["topic_ids"], type=dict[str, UUID | None])

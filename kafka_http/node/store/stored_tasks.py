@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kafka_http.errors import Unavailable
@@ -30,12 +30,15 @@ _SAME_ID = tasks.c.id == bindparam("of_id")
 _TASK_COLUMNS = (
     *(tasks.c.id, tasks.c.topic, tasks.c.status, tasks.c.created, tasks.c.ended, tasks.c.outcome),
     *(tasks.c.callback_url, tasks.c.callback_status, tasks.c.callback_attempts, tasks.c.callback_reason),
+    tasks.c.principal,
 )
 _ADD = {
     "sqlite": sqlite.insert(tasks).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(tasks).on_conflict_do_nothing(),
 }
 _FIND = select(*_TASK_COLUMNS).where(_SAME_ID)
+_HAS_OWNER = tasks.c.principal != literal_column("''")
+"""The condition of the index `tasks_principal`, which is used only if a query has it."""
 _TOPICS = select(tasks.c.topic).where(_PENDING).distinct()
 _SIZES = select(tasks.c.seq, tasks.c.size).where(*_OF_TOPIC).order_by(tasks.c.seq).limit(bindparam("limit"))
 _QUEUED = (
@@ -102,14 +105,19 @@ class StoredTasks:
                 if not self.remove(time.time(), _REMOVE_BATCH):
                     raise
 
-    def find(self, task_id: str) -> Task | None:
+    def find(self, task_id: str, owner: str | None = None) -> Task | None:
         row = self._database.write(lambda connection: connection.execute(_FIND, {"of_id": task_id}).first())
-        return None if row is None else _task_from_row(row)
+        if row is None or (owner is not None and (not row.principal or row.principal != owner)):
+            return None
+        return _task_from_row(row)
 
-    def list_tasks(self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None) -> list[Task]:
+    def list_tasks(
+        self, status: TaskStatus | None, topic: str | None, limit: int, after: str | None, owner: str | None = None
+    ) -> list[Task]:
         wanted = select(*_TASK_COLUMNS).order_by(tasks.c.id).limit(limit)
-        for field, value in ((tasks.c.status, status), (tasks.c.topic, topic)):
+        for field, value in ((tasks.c.status, status), (tasks.c.topic, topic), (tasks.c.principal, owner)):
             wanted = wanted if value is None else wanted.where(field == value)
+        wanted = wanted if owner is None else wanted.where(_HAS_OWNER)
         wanted = wanted if after is None else wanted.where(tasks.c.id > after)
         return [
             _task_from_row(row) for row in self._database.write(lambda connection: connection.execute(wanted).all())
@@ -274,6 +282,7 @@ def _row(task: NewTask) -> dict[str, Any]:
         "callback_url": task.callback_url,
         "callback_status": None if task.callback_url is None else "pending",
         "callback_attempts": 0,
+        "principal": task.owner,
     }
 
 
@@ -283,4 +292,4 @@ def _task_from_row(row: Any) -> Task:
     callback = None
     if row.callback_url is not None:
         callback = TaskCallback(row.callback_url, row.callback_status, row.callback_attempts, row.callback_reason)
-    return Task(row.id, row.topic, row.status, row.created, row.ended, outcome, callback)
+    return Task(row.id, row.topic, row.status, row.created, row.ended, outcome, callback, row.principal)

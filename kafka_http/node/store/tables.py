@@ -19,10 +19,11 @@ meta = _table("meta", "name value")
 instances = _table(
     "instances",
     "group_id name group_instance_id created_at settings topics pattern partitions "
-    "generation positions delivered committed topic_ids owner",
+    "generation positions delivered committed topic_ids owner principal readable",
 )
 """The definition and the progress of each consumer instance. Lists, settings and ids are JSON. `owner` is the id of a
-node, or empty if only one node uses the store."""
+node, or empty if only one node uses the store. `principal` made the instance; empty without authentication. `readable`
+is the `NameFilter` of the topics that a pattern may find, as JSON."""
 
 nodes = _table("nodes", "node_id url leased_until")
 """The nodes that share the store, and the end of each node's lease on its instances, in seconds since 1970 by the clock
@@ -31,10 +32,11 @@ of the database."""
 tasks = _table(
     "tasks",
     "seq id topic status created ended records size outcome "
-    "callback_url callback_status callback_attempts callback_due callback_reason",
+    "callback_url callback_status callback_attempts callback_due callback_reason principal",
 )
 """Publishes that were answered with a 202, in the order of `seq`. When a task ends, `records` becomes null and `size`
-(bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send."""
+(bytes) 0; `outcome` is JSON. Times are seconds since 1970. `callback_due` is null if there is no callback to send.
+`principal` made the task; it is empty without authentication."""
 
 topic_owners = _table("lanes", "topic owner")
 """The node that publishes the tasks of a topic, if nodes share the store."""
@@ -104,6 +106,12 @@ _STEPS = (
         "CREATE INDEX idempotency_keys_running ON idempotency_keys (holder) WHERE status IS NULL",
     ),
     ("ALTER TABLE instances ADD COLUMN topic_ids TEXT NOT NULL DEFAULT '{{}}'",),
+    (
+        "ALTER TABLE instances ADD COLUMN principal VARCHAR(255) NOT NULL DEFAULT ''",
+        "ALTER TABLE instances ADD COLUMN readable TEXT NOT NULL DEFAULT '{{}}'",
+        "ALTER TABLE tasks ADD COLUMN principal VARCHAR(255) NOT NULL DEFAULT ''",
+        "CREATE INDEX tasks_principal ON tasks (principal, id) WHERE principal <> ''",
+    ),
 )
 _WORDS = {
     "sqlite": {"serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"},

@@ -3,7 +3,8 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
@@ -14,8 +15,11 @@ from kafka_http.consumers.instance_service import InstanceLocator, InstanceServi
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
+from kafka_http.security.server_tls import ServerTls
+from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
+from kafka_http.web.instance_routes import instance_caller
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
@@ -59,8 +63,9 @@ class V2ConsumerRoutes:
         *,
         page_memory: PageMemoryBudget,
         locator: InstanceLocator | None,
+        node_tls: ServerTls | None,
     ) -> None:
-        """Create the views. `locator` is None if there is only one node."""
+        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `InstanceForwarding`."""
         self._page_memory = page_memory
         self._formats = services.formats
         self._instances = instances
@@ -68,7 +73,7 @@ class V2ConsumerRoutes:
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter)
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, node_tls)
 
     def blueprint(self) -> Blueprint:
         instance = "/instances/<name>"
@@ -101,12 +106,12 @@ class V2ConsumerRoutes:
             name = f"rest-consumer-{uuid.uuid4()}"
         base = link_base(request.environ, self._config.base_url)
         base_uri = f"{base}/consumers/{quote(group, safe='')}/instances/{quote(name, safe='')}"
-        self._instances.create(group, name, settings)
+        self._instances.create(group, name, settings, instance_caller())
         return v2_response({"instance_id": name, "base_uri": base_uri})
 
     def delete(self, group: str, name: str) -> Response:
         """DELETE /consumers/<group>/instances/<name>: delete the instance."""
-        self._instances.delete(group, name)
+        self._instances.delete(group, name, instance_caller())
         return _no_content()
 
     def delete_by_post(self, group: str, name: str) -> Response:
@@ -118,35 +123,41 @@ class V2ConsumerRoutes:
     def subscribe(self, group: str, name: str) -> Response:
         """POST …/subscription: subscribe to topics, or to all topics that match a pattern."""
         topics, pattern = parse_subscription(self._body())
-        self._instances.subscribe(group, name, topics, pattern)
+        _require_read(topics)
+        self._instances.subscribe(group, name, topics, pattern, instance_caller())
         return _no_content()
 
     def subscription(self, group: str, name: str) -> Response:
         """GET …/subscription: return the subscribed topics."""
-        return v2_response({"topics": self._instances.subscription(group, name)})
+        topics = self._instances.subscription(group, name, instance_caller())
+        return v2_response({"topics": request_access().visible(topics)})
 
     def unsubscribe(self, group: str, name: str) -> Response:
         """DELETE …/subscription: leave the group."""
-        self._instances.unsubscribe(group, name)
+        self._instances.unsubscribe(group, name, instance_caller())
         return _no_content()
 
     def assign(self, group: str, name: str) -> Response:
         """POST …/assignments: read these partitions, independently of the group's other members."""
-        self._instances.assign(group, name, parse_partitions(self._body()))
+        partitions = parse_partitions(self._body())
+        _require_read(each.topic for each in partitions)
+        self._instances.assign(group, name, partitions, instance_caller())
         return _no_content()
 
     def assignments(self, group: str, name: str) -> Response:
         """GET …/assignments: return the partitions that the instance reads."""
-        partitions = self._instances.assignments(group, name)
-        return v2_response({"partitions": [each._asdict() for each in partitions]})
+        partitions = self._instances.assignments(group, name, instance_caller())
+        visible = frozenset(request_access().visible({each.topic for each in partitions}))
+        return v2_response({"partitions": [each._asdict() for each in partitions if each.topic in visible]})
 
     def seek(self, group: str, name: str) -> Response:
         """POST …/positions: set the positions of the next read."""
         offsets, times = parse_seek(self._body())
+        _require_read(each.topic for each in (*offsets, *times))
         if offsets or not times:
-            self._instances.seek(group, name, offsets)
+            self._instances.seek(group, name, offsets, instance_caller())
         if times:
-            self._instances.seek_times(group, name, times)
+            self._instances.seek_times(group, name, times, instance_caller())
         return _no_content()
 
     def seek_to_beginning(self, group: str, name: str) -> Response:
@@ -158,12 +169,16 @@ class V2ConsumerRoutes:
         return self._seek_ends(group, name, "latest")
 
     def _seek_ends(self, group: str, name: str, end: OffsetReset) -> Response:
-        self._instances.seek_ends(group, name, parse_partitions(self._body()), end)
+        partitions = parse_partitions(self._body())
+        _require_read(each.topic for each in partitions)
+        self._instances.seek_ends(group, name, partitions, end, instance_caller())
         return _no_content()
 
     def commit(self, group: str, name: str) -> Response:
         """POST …/offsets: commit the offsets in the body, or those of all delivered records."""
-        self._instances.commit(group, name, parse_commit(self._body()))
+        offsets = parse_commit(self._body())
+        _require_read(each.topic for each in offsets or ())
+        self._instances.commit(group, name, offsets, instance_caller())
         return v2_response([])
 
     def committed(self, group: str, name: str) -> Response:
@@ -171,7 +186,8 @@ class V2ConsumerRoutes:
         partitions = parse_requested_partitions(
             self._body(), request.args.get("topic"), request.args.getlist("partition")
         )
-        offsets = self._instances.committed(group, name, partitions)
+        _require_read(each.topic for each in partitions)
+        offsets = self._instances.committed(group, name, partitions, instance_caller())
         return v2_response({"offsets": [each._asdict() for each in offsets]})
 
     def records(self, group: str, name: str) -> Response:
@@ -184,7 +200,7 @@ class V2ConsumerRoutes:
         acquired = self._acquire_now(group, name)
         lease = None if isinstance(acquired, KafkaHttpError) else acquired
         try:
-            settings = self._instances.settings(group, name) if lease is None else lease.settings
+            settings = self._settings(group, name) if lease is None else lease.settings
             check_records_type(request.headers.get("Accept"), settings.format)
             seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
             limits = self._limits(settings)
@@ -201,12 +217,13 @@ class V2ConsumerRoutes:
         response.content_length = len(body)
         return response
 
+    def _settings(self, group: str, name: str) -> InstanceSettings:
+        return self._instances.settings(group, name, instance_caller())
+
     def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
         """Acquire the lease, waiting only for a moment. Return the error if there is one."""
         try:
-            return self._instances.acquire_lease(
-                group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS
-            )
+            return self._acquire(group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS)
         except KafkaHttpError as error:
             return error
 
@@ -224,18 +241,25 @@ class V2ConsumerRoutes:
         with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as may_wait:
             until = deadline if may_wait else time.monotonic()
             if lease is None and may_wait:
-                lease = self._acquire(group, name, max(0, until - time.monotonic()))
-            page = None if lease is None else self._reader.read(lease, limits, until)
+                with suppress(InstanceBusy):
+                    lease = self._acquire(group, name, max(0, until - time.monotonic()))
+            readable = request_access().rights.read
+            page = None if lease is None else self._reader.read(lease, limits, until, readable)
         if page is not None and not page.parts:
             page.confirm()
             return None
         return page
 
-    def _acquire(self, group: str, name: str, seconds: float) -> ReadLease | None:
+    def _acquire(self, group: str, name: str, seconds: float) -> ReadLease:
+        """Acquire the lease if its topics may be read. Topics of a pattern are left out of the page instead."""
+        lease = self._instances.acquire_lease(group, name, seconds, instance_caller())
         try:
-            return self._instances.acquire_lease(group, name, seconds)
-        except InstanceBusy:
-            return None
+            if not lease.by_pattern:
+                _require_read(each.topic for each in lease.positions)
+        except KafkaHttpError:
+            self._instances.release_lease(lease)
+            raise
+        return lease
 
     def _render(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
@@ -279,6 +303,14 @@ class _PageBody(Iterator[bytes]):
             finish(page)
         except KafkaHttpError as error:  # the response is sent; the records are delivered again
             log.warning("Delivery of a page was not stored, and its records may be delivered again: %s", error.message)
+
+
+def _require_read(topics: Iterable[str]) -> None:
+    """Require the right to read each topic. Raises `Forbidden`, `TopicNotFound`."""
+    access = request_access()
+    if not access.is_unrestricted:
+        for each in dict.fromkeys(topics):
+            access.require("read", each)
 
 
 def _no_content() -> Response:

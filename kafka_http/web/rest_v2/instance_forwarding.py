@@ -1,5 +1,6 @@
 """Forwards requests for a consumer instance to the node that holds it, over at most one hop."""
 
+import ssl
 import time
 from threading import Lock
 from urllib.parse import quote
@@ -11,12 +12,12 @@ from kafka_http.consumers.instance_service import InstanceLocator, RemoteNode
 from kafka_http.errors import Unavailable
 from kafka_http.http_client import HttpRequestFailed, HttpTarget, HttpTimeout
 from kafka_http.logs import request_id
+from kafka_http.security.forwarded_calls import NODE_HEADER, forwarded_headers
+from kafka_http.security.server_tls import ServerTls
+from kafka_http.web.access_check import request_access
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.rest_v2.consumer_bodies import MAX_TIMEOUT
 from kafka_http.web.wait_limiter import WaitLimiter
-
-NODE_HEADER = "Kafka-Http-Node"
-"""Marks a forwarded request. A node accepts it only with the secret that the nodes share."""
 
 _CONNECT_SECONDS = 2.0
 _RESPONSE_SECONDS = 5.0
@@ -34,10 +35,14 @@ _RESPONSE_HEADERS = ("Content-Type", "Retry-After", "Allow")
 class InstanceForwarding:
     """Runs before the views of a blueprint whose paths have `group` and `name`. Any thread may call it."""
 
-    def __init__(self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter) -> None:
+    def __init__(
+        self, locator: InstanceLocator, bodies: RequestBodies, wait_limiter: WaitLimiter, tls: ServerTls | None
+    ) -> None:
+        """`tls` is that of calls to other nodes; None: the certificates of the system."""
         self._locator = locator
         self._bodies = bodies
         self._wait_limiter = wait_limiter
+        self._tls = tls
         self._unresponsive = _UnresponsiveNodes()
 
     def forward(self) -> Response | None:
@@ -49,14 +54,15 @@ class InstanceForwarding:
         if node is None:
             return None
         is_read = str(request.endpoint).endswith(".records")
-        self._unresponsive.check(node.url)
+        tls = None if self._tls is None else self._tls.context
+        self._unresponsive.check(node.url, tls)
         wait = _wait_seconds(node.timeout)
         with self._bodies.read(request) as body, self._wait_limiter.acquire(wait if is_read else 0) as may_wait:
             query = request.query_string.decode("latin-1")
             if is_read and not may_wait:
                 query = f"timeout=0&{query}"  # the first of two timeouts counts
             try:
-                return _send(node, query, body, wait + _RESPONSE_SECONDS)
+                return _send(node, query, body, wait + _RESPONSE_SECONDS, tls)
             except HttpTimeout:
                 self._unresponsive.add(node.url)
                 raise _not_responding() from None
@@ -77,7 +83,7 @@ class _UnresponsiveNodes:
     def add(self, url: str) -> None:
         self._next_probes[url] = time.monotonic() + _PROBE_SECONDS
 
-    def check(self, url: str) -> None:
+    def check(self, url: str, tls: ssl.SSLContext | None) -> None:
         """Raise `Unavailable` if the node at this URL does not respond."""
         if url not in self._next_probes:
             return
@@ -86,7 +92,7 @@ class _UnresponsiveNodes:
             is_probe = now >= self._next_probes.get(url, 0.0)
             if is_probe:
                 self._next_probes[url] = now + 2 * _PROBE_SECONDS
-        if not (is_probe and _is_healthy(url)):
+        if not (is_probe and _is_healthy(url, tls)):
             raise _not_responding()
         self._next_probes.pop(url, None)
 
@@ -102,19 +108,19 @@ def _wait_seconds(default: float) -> float:
     return min(int(text) / 1000 if is_number else default, MAX_TIMEOUT)
 
 
-def _is_healthy(url: str) -> bool:
+def _is_healthy(url: str, tls: ssl.SSLContext | None) -> bool:
     try:
         target = HttpTarget.from_url(f"{url.rstrip('/')}/health")
-        with http_client.send("GET", target, {}, timeout=_PROBE_SECONDS, max_bytes=1 << 16):
+        with http_client.send("GET", target, {}, timeout=_PROBE_SECONDS, max_bytes=1 << 16, tls=tls):
             return True
     except HttpRequestFailed:
         return False
 
 
-def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response:
+def _send(node: RemoteNode, query: str, body: bytes, seconds: float, tls: ssl.SSLContext | None) -> Response:
     url = f"{node.url.rstrip('/')}{quote(request.path, safe='/%')}?{query}".rstrip("?")
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-    headers |= {"X-Request-Id": request_id.get(), NODE_HEADER: node.secret}
+    headers |= {"X-Request-Id": request_id.get(), **forwarded_headers(request_access(), node.secret)}
     with http_client.send(
         request.method,
         HttpTarget.from_url(url),
@@ -123,6 +129,7 @@ def _send(node: RemoteNode, query: str, body: bytes, seconds: float) -> Response
         timeout=seconds,
         connect_timeout=_CONNECT_SECONDS,
         max_bytes=_MAX_RESPONSE_BYTES,
+        tls=tls,
     ) as response:
         kept = {name: value for name in _RESPONSE_HEADERS if (value := response.headers.get(name)) is not None}
         return Response(response.read(_BODY_SECONDS), response.status, kept)

@@ -8,6 +8,7 @@ from werkzeug.exceptions import NotFound
 
 from kafka_http.config import Config
 from kafka_http.records import PartitionInfo
+from kafka_http.web.access_check import request_access
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.negotiation import v2_response_type
 from kafka_http.web.query_parameters import MAX_INT32
@@ -51,8 +52,8 @@ class V2TopicRoutes:
         return v2_response({"brokers": self._topics.brokers()})
 
     def topics(self) -> Response:
-        """GET /topics: return the names of all topics."""
-        return v2_response(self._topics.names())
+        """GET /topics: return the names of all topics that may be described."""
+        return v2_response(request_access().visible(self._topics.names()))
 
     def describe(self, topic: str) -> Response:
         """GET /topics/<topic>: return the topic's settings and partitions."""
