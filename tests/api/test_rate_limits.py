@@ -7,12 +7,11 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.config import Config, ConfigError
+from kafka_http.config import ConfigError
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Credentials, Principal
-from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.server.app_interface import Client, RequestPolicy
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
@@ -51,8 +50,8 @@ def with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Authenticate with `NameKeys`, and allow requests without a key."""
     before = security_state.load_security
 
-    def load(config: Config, shared: SharedCounters) -> SecurityState:
-        return before(config, shared)._replace(authenticators=[NameKeys()], anonymous=frozenset(["publish", "read"]))
+    def load(*given: Any) -> SecurityState:
+        return before(*given)._replace(authenticators=[NameKeys()], anonymous=frozenset(["publish", "read"]))
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
 
