@@ -1,6 +1,7 @@
 """Limits of principals and addresses, on the fast path and in the views."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -291,3 +292,18 @@ def test_faulty_limits_stop_the_start_with_the_name_of_the_setting(
     with pytest.raises(ConfigError) as caught:
         make_client(limits=limits)
     assert message in str(caught.value)
+
+
+def test_reload_changes_the_limits_of_clients_that_are_known(make_client: ClientFactory, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[limits."*"]\nrequests = 0.001\nburst = 2000\n')
+    client = make_client(config=str(file))
+    assert statuses(put(client) for _ in range(3)) == [200, 200, 429]
+    for text, passed in (('[limits."*"]\nrequests = 0.001\nburst = 3000\n', 3), ("", 9)):
+        file.write_text(text)
+        client.application.extensions["kafka_http"].reload()
+        assert statuses(put(client) for _ in range(9)).count(200) == passed
+    file.write_text('[limits."*"]\nrequests = 0\n')
+    with pytest.raises(ConfigError):
+        client.application.extensions["kafka_http"].reload()
+    assert put(client).status_code == 200
