@@ -119,7 +119,7 @@ class InstanceReader:
 
         Also returns the topics that were deleted and created again.
         """
-        positions = {tp: at for tp, at in offsets_of(lease.positions).items() if readable.matches(tp.topic)}
+        positions = _readable_positions(lease, readable)
         missing: dict[TopicPartition, int] = {}
         recreated: set[str] = set()
         while True:
@@ -144,6 +144,12 @@ class InstanceReader:
                 if not positions:
                     self._reader.pause(min(seconds, _PAUSE if recreated else _MISSING_TOPIC_SECONDS))
                     return Page([], missing), recreated
+
+
+def _readable_positions(lease: ReadLease, readable: NameFilter) -> dict[TopicPartition, int]:
+    positions = offsets_of(lease.positions)
+    hidden = {topic for topic in {each.topic for each in positions} if not readable.matches(topic)}
+    return {tp: at for tp, at in positions.items() if tp.topic not in hidden} if hidden else positions
 
 
 def _is_enough(page: Page, lease: ReadLease, limits: ReadLimits) -> bool:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kafka_http.errors import KafkaHttpError, Unauthenticated
+from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
 from kafka_http.security.forwarded_calls import ForwardedCaller
+from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
+from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
 _ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
@@ -24,6 +26,7 @@ class SecurityState(NamedTuple):
     rules: Rules
     anonymous: frozenset[Right]
     limits: RateLimits
+    origins: Origins = NO_ORIGINS
     warnings: Sequence[str] = ()
     """Sentences about settings without effect."""
 
@@ -33,6 +36,7 @@ class CheckPoint:
 
     def __init__(self, load: Callable[[], SecurityState]) -> None:
         """`load` reads the settings and their files. Raises what `load` raises, such as `ConfigError`."""
+        self.refusals = RefusalLog()
         self._load = load
         self._replace_state(load())
         self.generation = 0
@@ -56,6 +60,11 @@ class CheckPoint:
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
         self.limits = state.limits
+        self.origins = state.origins
+        """The origins of other web pages that may call this server."""
+        schemes = {each.scheme for each in state.authenticators}
+        self.accepts_without_secret = not schemes or "proxy" in schemes or bool(state.anonymous)
+        """Whether a page that a browser takes for one of this server needs no secret for some requests."""
         self.has_decisions = bool(state.authenticators) or state.limits.is_on
         """Whether requests must be admitted at all: authentication or a limit is on."""
 
@@ -71,13 +80,14 @@ class CheckPoint:
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
         """Return what the sender of a request may do.
 
-        Raises `Unauthenticated`, `TooManyLogins`, `Unavailable`; `WouldBlock` if `blocking` is false and a thread must
-        do it.
+        Raises `Unauthenticated`, `TooManyLogins`, `CrossSiteRequest`, `Unavailable`; `WouldBlock` if `blocking` is
+        false and a thread must do it.
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
             return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
         principal = self._principal(state, credentials, blocking=blocking)
+        _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -93,11 +103,13 @@ class CheckPoint:
         except Unauthenticated as error:
             error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
             raise
-        headers = access.limits.take(size)
+        headers: Mapping[str, str] = {}
         try:
+            headers = access.limits.take(size)
             needs(access)
         except KafkaHttpError as error:
-            error.headers = headers
+            error.headers = {**error.headers, **headers}
+            error.principal = access.principal.name
             raise
         return Admission(access, headers)
 
@@ -109,7 +121,11 @@ class CheckPoint:
         if caller.scheme == "off":
             raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
         access = _access(state, caller.principal, caller.address, generation)
-        needs(access)
+        try:
+            needs(access)
+        except KafkaHttpError as error:
+            error.principal = access.principal.name
+            raise
         return Admission(access, NO_HEADERS)
 
     def is_current(self, access: Access) -> bool:
@@ -123,7 +139,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if access.is_unrestricted:
-            return None if state.authenticators else access
+            return None if state.authenticators else _access(state, OFF, access.address, generation)
         principal = access.principal
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
@@ -179,3 +195,18 @@ def _access(state: SecurityState, principal: Principal, address: str, generation
     if principal.restriction is not None:
         rights = rights.restricted(principal.restriction)
     return Access(principal, rights, address, generation, limits)
+
+
+def _check_origin(principal: Principal, origin: str | None) -> None:
+    """Check that an API key is used by pages of its origins only. Raises `CrossSiteRequest`."""
+    patterns = principal.restriction.origins if principal.restriction else None
+    if patterns is None:
+        return
+    origins = key_origins(patterns)
+    if origin is None or not (origin in origins or origins.allows_reading):
+        sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
+        refusal = CrossSiteRequest(
+            f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
+        )
+        refusal.principal = principal.name
+        raise refusal

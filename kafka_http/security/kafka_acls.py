@@ -100,12 +100,12 @@ def _comparable(address: str) -> str:
 
 
 def _names(acls: Iterable[Acl], right: str) -> NameFilter:
-    """Return the names for which a right holds."""
+    """Return the names for which a right holds, in an order that does not depend on the broker's."""
     resource, allowing, denying = _RIGHTS[right]
     of_kind = [each for each in acls if each.resource == resource]
-    allowed = dict.fromkeys(_pattern(each) for each in of_kind if not each.is_denied and each.operation in allowing)
-    denied = dict.fromkeys(_pattern(each) for each in of_kind if each.is_denied and each.operation in denying)
-    return NameFilter((tuple(allowed),), tuple(denied))
+    allowed = {_pattern(each) for each in of_kind if not each.is_denied and each.operation in allowing}
+    denied = {_pattern(each) for each in of_kind if each.is_denied and each.operation in denying}
+    return NameFilter((tuple(sorted(allowed)),), tuple(sorted(denied)))
 
 
 def _concerned_rights(acl: Acl) -> list[str]:

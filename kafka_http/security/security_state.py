@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
+from kafka_http.config.settings import is_loopback
 from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
 from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules, can_match_topics
@@ -13,6 +14,7 @@ from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.certificates import ClientCertificates
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
+from kafka_http.security.origins import Origins
 from kafka_http.security.principal import Authenticator, Principal, PrincipalList
 from kafka_http.security.proxy_header import ProxyHeader
 from kafka_http.security.rate_limits import load_limits
@@ -26,11 +28,25 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
+    _check_required(config, settings)
     rules = load_rules(config, settings, acls)
     kinds = load_authenticators(config, settings, shared)
-    limits = load_limits(config.limits, config.sources, shared)
-    warnings = _warnings(config, settings, rules, kinds)
-    return SecurityState(kinds, rules, frozenset(settings.anonymous), limits, warnings)
+    return SecurityState(
+        kinds,
+        rules,
+        frozenset(settings.anonymous),
+        load_limits(config.limits, config.sources, shared),
+        _origins(config),
+        _warnings(config, settings, rules, kinds),
+    )
+
+
+def _check_required(config: Config, settings: AuthSettings) -> None:
+    if config.require_auth and not settings.is_on and not is_loopback(config.host):
+        raise ConfigError(
+            f"require_auth: other hosts can reach {config.bind}, and no client authenticates itself. Add the section "
+            "[auth], or listen on 127.0.0.1."
+        )
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
@@ -120,3 +136,13 @@ def _extra_needed(setting: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(f"{setting} needs the package {error.name}. {how_to_install('auth')}") from None
+
+
+def _origins(config: Config) -> Origins:
+    origins = Origins(config.cors_origins, credentials=config.cors_credentials, max_age=config.cors_max_age)
+    if config.cors_credentials and origins.allows_reading:
+        raise ConfigError(
+            "cors_credentials cannot be used with * in cors_origins. List the origins that may send credentials, such "
+            "as https://app.example.org."
+        )
+    return origins

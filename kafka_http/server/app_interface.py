@@ -186,6 +186,10 @@ class ServerHooks(Protocol):
     def check_before_fork(self) -> None:
         """Check what only other servers can tell, for some seconds at most. Raises `ConfigError`."""
 
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+
     def start(self) -> None:
         """Start serving in this process. Must not block."""
 
@@ -223,6 +227,7 @@ class DefaultHooks:
 
     request_policy: RequestPolicy = DefaultRequestPolicy()
     fast_path: FastPathHandler | None = None
+    has_authentication = False
     tls: TlsContext | None = None
     next_deadline = math.inf
 

@@ -41,10 +41,11 @@ from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
 from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
-from kafka_http.server.gunicorn_responses import ErrorPage, render_error
+from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials, render_error
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
+from kafka_http.server.reload import WorkerReload
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
 from kafka_http.server.tls import TlsHandshakes
@@ -87,6 +88,7 @@ class Worker(ThreadWorker):
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
+        self._reload = WorkerReload(self.app)
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -109,6 +111,7 @@ class Worker(ThreadWorker):
         hooks = self._hooks = hooks_of(self.wsgi)
         hooks.start()
         hooks.attach(loop)
+        self._reload.start(hooks, loop)
         self.wsgi = with_header_pairs(self.wsgi)
         if can_receive_requests(self.cfg):
             handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
@@ -252,6 +255,7 @@ class Worker(ThreadWorker):
         super().murder_pending()
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
+        self._reload.check()
         if self._handshakes is not None:
             self._handshakes.expire()
 
@@ -418,6 +422,7 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to invalid HTTP with a JSON error, where gunicorn responds with HTML."""
         page = ErrorPage()
+        hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))

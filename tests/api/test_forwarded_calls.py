@@ -23,8 +23,8 @@ from kafka_http.security.forwarded_calls import NODE_HEADER, PRINCIPAL_HEADER
 from kafka_http.security.principal import KeyRestriction
 from kafka_http.security.rate_limits import NoLimits
 from tests.api.conftest import ClientFactory
+from tests.support.certificates import Authority
 from tests.support.stub_access import CHALLENGE, StubAccess, names
-from tests.support.tls_pair import make_certificate
 from tests.support.v2_consumer import V2
 
 SECRET = "planted-secret-of-the-nodes"  # noqa: S105  of the tests
@@ -127,7 +127,12 @@ def test_groups_and_restriction_of_the_principal_are_forwarded(node: FlaskClient
 
 
 class Exhausted(NoLimits):
+    """Limits that no request is within."""
+
     is_on = True
+
+    def of(self, *_: Any) -> Any:
+        return self
 
     def take(self, *_: Any) -> Any:
         raise RateLimited("Too many requests.")
@@ -143,17 +148,17 @@ def test_forwarded_call_is_not_counted_again(
 
 
 @contextmanager
-def serving(app: Flask, certificate: Path | None = None) -> Iterator[str]:
-    """Serve an application in a thread, over TLS if there is a certificate, and yield its URL."""
+def serving(app: Flask, authority: Authority | None = None) -> Iterator[str]:
+    """Serve an application in a thread, over TLS if there is an authority, and yield its URL."""
     context = None
-    if certificate is not None:
+    if authority is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(*authority.server())
     server = make_server("localhost", 0, app, threaded=True, ssl_context=context)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"{'http' if certificate is None else 'https'}://localhost:{server.server_port}"
+        yield f"{'http' if authority is None else 'https'}://localhost:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
@@ -164,9 +169,9 @@ def serving(app: Flask, certificate: Path | None = None) -> Iterator[str]:
 def test_call_through_another_node_keeps_its_principal(
     node: FlaskClient, locators: list[Locator], make_client: ClientFactory, is_tls: bool, tmp_path: Path
 ) -> None:
-    certificate = make_certificate(tmp_path) if is_tls else None
-    other = make_client(node_tls_ca=str(certificate or ""))
-    with serving(node.application, certificate) as url:
+    authority = Authority(tmp_path) if is_tls else None
+    other = make_client(node_tls_ca="" if authority is None else str(authority.file))
+    with serving(node.application, authority) as url:
         locators[1].node = RemoteNode(url, SECRET, 1.0)
 
         def call(who: str, method: str, path: str, body: Any = None) -> Any:
@@ -184,11 +189,8 @@ def test_call_through_another_node_keeps_its_principal(
 def test_node_with_a_certificate_of_another_authority_gets_no_secret(
     node: FlaskClient, locators: list[Locator], make_client: ClientFactory, tmp_path: Path
 ) -> None:
-    served, trusted = (tmp_path / each for each in ("served", "trusted"))
-    for each in (served, trusted):
-        each.mkdir()
-    other = make_client(node_tls_ca=str(make_certificate(trusted)))
-    with serving(node.application, make_certificate(served)) as url:
+    other = make_client(node_tls_ca=str(Authority(tmp_path, "trusted").file))
+    with serving(node.application, Authority(tmp_path, "other")) as url:
         locators[1].node = RemoteNode(url, SECRET, 1.0)
         answer = other.get(f"{INSTANCE}/subscription", headers={"X-Api-Key": "kh_alice"})
     assert (answer.status_code, answer.json["error_code"]) == (503, 503)  # type: ignore[index]

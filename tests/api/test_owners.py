@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -313,3 +314,16 @@ def test_read_of_named_topic_whose_right_was_lost_is_refused(
     access.rights["alice"] = ALICE
     reload(client)
     assert wait_for(lambda: read(call, "alice")) == [2]
+
+
+def test_read_that_waits_for_another_is_refused_after_the_right_was_lost(
+    client: FlaskClient, access: StubAccess, call: Call, instance: str
+) -> None:
+    wait_for(lambda: call("alice", "GET", f"{instance}/assignments").json["partitions"])
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(read, call, "alice", 1500)
+        wait_for(lambda: call("root", "GET", f"{instance}/records?timeout=0", Accept="*/*").json == [])
+        access.rights["alice"] = Rights(consumer=names("g"))
+        reload(client)
+        assert call("alice", "GET", f"{instance}/records?timeout=5000", Accept="*/*").status_code == 404
+        assert first.result() == []

@@ -17,10 +17,10 @@ from kafka_http.node.store import StoredNodes, open_database
 from kafka_http.security.forwarded_calls import NODE_HEADER, PRINCIPAL_HEADER
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
+from tests.support.certificates import Authority, settings_of
 from tests.support.polling import wait_for
 from tests.support.postgresql import PostgreSQL
 from tests.support.server_process import Service
-from tests.support.tls_pair import make_certificate
 from tests.support.v2_client import JSON_TYPE
 
 KEYS = {name: f"kh_{name}_{uuid4().hex}" for name in ("alice", "bob", "root")}
@@ -28,19 +28,20 @@ V2 = {"Content-Type": JSON_TYPE, "Accept": JSON_TYPE}
 
 
 class TlsNode(Service):
-    """A node that serves HTTPS only, to clients with the certificate. `call` sends a request with a principal's key."""
+    """A node that serves HTTPS only, to clients with a certificate. `call` sends a request with a principal's key."""
 
-    def __init__(self, directory: Path, bootstrap_servers: str, certificate: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, bootstrap_servers: str, authority: Authority, **settings: Any) -> None:
         directory.mkdir()
         super().__init__(directory, bootstrap_servers)
         self.url = f"https://localhost:{self.port}"
-        self._ca = str(certificate)
-        trusted = dict.fromkeys(("tls_cert", "tls_client_ca", "node_tls_ca"), self._ca)
-        given = {**trusted, "tls_client_required": "true", "node_url": self.url, **settings}
+        self._tls = {"verify": str(authority.file), "cert": tuple(map(str, authority.client("client")))}
+        trusted = dict.fromkeys(("tls_client_ca", "node_tls_ca"), authority.file)
+        tls = {**settings_of(authority.server()), **trusted, "tls_client_required": "true"}
+        given = {**tls, "node_url": self.url, **settings}
         self._environment |= {f"KAFKA_HTTP_{name.upper()}": str(value) for name, value in given.items()}
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return super().request(method, path, verify=self._ca, cert=self._ca, **options)
+        return super().request(method, path, **self._tls, **options)
 
     def call(self, who: str | None, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         key = {"X-Api-Key": KEYS[who]} if who else {}
@@ -71,13 +72,13 @@ def nodes(kafka: EmbeddedKafka, store_url: str, topics: tuple[str, str], tmp_pat
         f'[auth]\nkeys = "{keys}"\n[access.alice]\n{rights}[access.bob]\n{rights}'
         '[access.root]\npublish = ["*"]\nread = ["*"]\nconsumer = ["*"]\nadmin = true\n'
     )
-    certificate = make_certificate(tmp_path)
+    authority = Authority(tmp_path)
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(
                 running(
                     TlsNode(
-                        *(tmp_path / f"node-{number}", kafka.bootstrap_servers, certificate),
+                        *(tmp_path / f"node-{number}", kafka.bootstrap_servers, authority),
                         config=config,
                         store_url=store_url,
                     )

@@ -31,8 +31,11 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.headers: Mapping[str, str] = {}
+        """Headers of all requests, such as the credentials."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        options["headers"] = {**self.headers, **options.get("headers", {})}
         timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
         return requests.request(method, self.url + path, timeout=timeout, verify=verify, **options)
 

@@ -10,7 +10,7 @@ import pytest
 from kafka_http.node.store import StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
 from kafka_http.records import NewRecord
-from kafka_http.tasks import NewTask, encode_records, new_task_id
+from kafka_http.tasks import NewTask, Task, callback_body, encode_records, new_task_id, task_to_dict
 from tests.support.fake_broker import FakeBroker
 
 
@@ -65,3 +65,9 @@ def test_cancelled_task_wakes_callbacks_if_it_has_a_callback_url(outbox: Outbox,
         outbox.accept_tasks([task])
         outbox.cancel_task(task.id)
         assert callbacks.woken == woken
+
+
+def test_callback_body_does_not_name_the_owner() -> None:
+    task = Task("1", "t", "delivered", 1.0, 2.0, owner="alice")
+    assert task_to_dict(task)["owner"] == "alice"
+    assert b"alice" not in callback_body(task)

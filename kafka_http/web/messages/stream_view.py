@@ -11,6 +11,8 @@ from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromOffsetSpec
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
@@ -42,8 +44,9 @@ _PARAMETERS = (*SHARED_PARAMETERS, "until")
 class MessageStreams:
     """Opens streams. An application has one. Any thread may call it."""
 
-    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter) -> None:
+    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter, check_point: CheckPoint) -> None:
         self._services = services
+        self._check_point = check_point
         self._keepalive = config.stream_keepalive
         self._wait_limiter = wait_limiter
 
@@ -84,12 +87,14 @@ class MessageStreams:
         )
         stream = self._services.streams.open(stream_request, encoder)
         try:
-            return self._response(stream, encoder, media_type, held)
+            return self._response(topic, stream, encoder, media_type, held)
         except BaseException:
             stream.close()
             raise
 
-    def _response(self, stream: TopicStream, encoder: StreamEncoder, media_type: str, held: ExitStack) -> Response:
+    def _response(
+        self, topic: str, stream: TopicStream, encoder: StreamEncoder, media_type: str, held: ExitStack
+    ) -> Response:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
@@ -97,7 +102,10 @@ class MessageStreams:
         # A thread notices only at its second write that the client is gone.
         keepalive = self._keepalive if detach is not None else self._keepalive / 2
         release = None if detach is not None or stream.is_ending else self._acquire_thread()
-        body = StreamBody(self._services.followers, stream, encoder, keepalive, held.pop_all().close)
+        access = StreamAccess(self._check_point, request_access(), "read", topic)
+        body = StreamBody(
+            *(self._services.followers, stream, encoder, keepalive), access=access, on_close=held.pop_all().close
+        )
         response = Response(StreamResponseBody(body, detach, release), content_type=media_type)
         response.direct_passthrough = True
         response.headers["X-Accel-Buffering"] = "no"  # nginx sends each event at once

@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
@@ -199,7 +200,7 @@ class V2ConsumerRoutes:
         acquired = self._acquire_now(group, name)
         lease = None if isinstance(acquired, KafkaHttpError) else acquired
         try:
-            settings = self._settings(group, name) if lease is None else _checked(lease).settings
+            settings = self._settings(group, name) if lease is None else lease.settings
             check_records_type(request.headers.get("Accept"), settings.format)
             seconds = min(_seconds("timeout", settings.timeout), MAX_TIMEOUT)
             limits = self._limits(settings)
@@ -222,8 +223,7 @@ class V2ConsumerRoutes:
     def _acquire_now(self, group: str, name: str) -> ReadLease | KafkaHttpError:
         """Acquire the lease, waiting only for a moment. Return the error if there is one."""
         try:
-            seconds = 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS
-            return self._instances.acquire_lease(group, name, seconds, instance_caller())
+            return self._acquire(group, name, 0 if request.args.get("timeout") == "0" else _ACQUIRE_SECONDS)
         except KafkaHttpError as error:
             return error
 
@@ -241,7 +241,8 @@ class V2ConsumerRoutes:
         with self._wait_limiter.acquire(deadline - time.monotonic(), joining=joining) as may_wait:
             until = deadline if may_wait else time.monotonic()
             if lease is None and may_wait:
-                lease = self._acquire(group, name, max(0, until - time.monotonic()))
+                with suppress(InstanceBusy):
+                    lease = self._acquire(group, name, max(0, until - time.monotonic()))
             readable = request_access().rights.read
             page = None if lease is None else self._reader.read(lease, limits, until, readable)
         if page is not None and not page.parts:
@@ -249,11 +250,16 @@ class V2ConsumerRoutes:
             return None
         return page
 
-    def _acquire(self, group: str, name: str, seconds: float) -> ReadLease | None:
+    def _acquire(self, group: str, name: str, seconds: float) -> ReadLease:
+        """Acquire the lease if its topics may be read. Topics of a pattern are left out of the page instead."""
+        lease = self._instances.acquire_lease(group, name, seconds, instance_caller())
         try:
-            return self._instances.acquire_lease(group, name, seconds, instance_caller())
-        except InstanceBusy:
-            return None
+            if not lease.by_pattern:
+                _require_read(each.topic for each in lease.positions)
+        except KafkaHttpError:
+            self._instances.release_lease(lease)
+            raise
+        return lease
 
     def _render(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
@@ -302,15 +308,9 @@ class _PageBody(Iterator[bytes]):
 def _require_read(topics: Iterable[str]) -> None:
     """Require the right to read each topic. Raises `Forbidden`, `TopicNotFound`."""
     access = request_access()
-    for each in dict.fromkeys(topics):
-        access.require("read", each)
-
-
-def _checked(lease: ReadLease) -> ReadLease:
-    """Return a lease if its topics may still be read. Those of a pattern are left out otherwise."""
-    if not lease.by_pattern:
-        _require_read(each.topic for each in lease.positions)
-    return lease
+    if not access.is_unrestricted:
+        for each in dict.fromkeys(topics):
+            access.require("read", each)
 
 
 def _no_content() -> Response:
