@@ -14,6 +14,7 @@ from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.console_browser import Console, chromium
 from tests.support.page_server import page_server
+from tests.support.planted_secrets import plant
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
 
@@ -83,7 +84,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def secrets() -> Secrets:
-    return Secrets(new_key(), new_key(), "pässword:1")
+    return Secrets(plant(new_key()), plant(new_key()), plant("pässword:1"))
 
 
 @pytest.fixture(scope="module")
