@@ -231,6 +231,7 @@ KEYS = {
     "kh_app": KeyRestriction(origins=(APP, "https://*.example.net")),
     "kh_none": KeyRestriction(origins=()),
     "kh_few": KeyRestriction(),
+    "kh_few_of_app": KeyRestriction(origins=(APP,)),
 }
 
 
@@ -252,14 +253,14 @@ class Keys:
 
 @pytest.fixture
 def guarded(make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    """A client of a server that needs keys. The key `kh_few` is for one request in 100 seconds."""
+    """A client of a server that needs keys. A key `kh_few…` is for one request in 100 seconds."""
     before = security_state.load_security
 
     def load(*args: Any) -> Any:
         return before(*args)._replace(authenticators=[Keys()])
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
-    return make_client(cors_origins=LISTED, limits={"few": {"requests": 0.01, "burst": 100}})
+    return make_client(cors_origins=LISTED, limits={"few*": {"requests": 0.01, "burst": 100}})
 
 
 def test_preflight_needs_no_credentials(guarded: FlaskClient) -> None:
@@ -283,6 +284,11 @@ def test_responses_of_a_limited_key_have_the_headers_of_both(guarded: FlaskClien
         assert varies_by_origin(response)
     assert response.headers["Retry-After"]
     assert sharing(guarded.get("/messages", headers=sent)) == ALLOWED
+
+
+def test_refusal_of_a_page_of_another_origin_counts_for_its_key(guarded: FlaskClient) -> None:
+    sent = {"X-Api-Key": "kh_few_of_app", "Origin": "http://localhost"}
+    assert [guarded.put("/messages/t", data=b"x", headers=sent).status_code for _ in range(2)] == [403, 429]
 
 
 @pytest.mark.parametrize(
