@@ -10,6 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from mmap import mmap
 from tempfile import TemporaryFile
@@ -264,7 +265,7 @@ class _CountTable:
 
 def _new_file() -> int:
     """Return the descriptor of a file without a name."""
-    if hasattr(os, "memfd_create"):
+    with suppress(AttributeError, OSError):  # not Linux, or the system forbids it
         return os.memfd_create("kafka_http")
     with TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -27,6 +27,8 @@ class Client(NamedTuple):
     """Empty on a Unix socket."""
     certificate: Mapping[str, Any] | None = None
     """The verified certificate, in the form of `ssl.SSLSocket.getpeercert()`."""
+    certificate_digest: bytes = b""
+    """Identifies the certificate; empty without one. Comparing certificates would take 8 us for each request."""
 
 
 class FastPathResponse(NamedTuple):

@@ -3,8 +3,9 @@
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
+from hashlib import sha256
 from typing import Any
 
 from gunicorn.workers.gthread import TConn
@@ -96,7 +97,7 @@ class ClientConnection:
 
     def __init__(self, conn: TConn) -> None:
         self.conn = conn
-        self.client = Client(conn.client[0] if isinstance(conn.client, tuple) else "", _certificate(conn.sock))
+        self.client = _client_of(conn)
         self.send_buffer = SendBuffer(conn.sock)
         self.received = b""
         """Received data that no reader has taken."""
@@ -127,11 +128,14 @@ class ClientConnection:
         return int(self.conn.sock.fileno())
 
 
-def _certificate(client: socket.socket) -> Mapping[str, Any] | None:
-    """Return the verified certificate of a TLS client."""
-    if isinstance(client, ssl.SSLSocket) and client.context.verify_mode != ssl.CERT_NONE:
-        return client.getpeercert()
-    return None
+def _client_of(conn: TConn) -> Client:
+    """Return the client with its verified certificate, if the server asks for one."""
+    address = conn.client[0] if isinstance(conn.client, tuple) else ""
+    sock: Any = conn.sock
+    if not isinstance(sock, ssl.SSLSocket) or sock.context.verify_mode == ssl.CERT_NONE:
+        return Client(address)
+    encoded = sock.getpeercert(binary_form=True)
+    return Client(address) if encoded is None else Client(address, sock.getpeercert(), sha256(encoded).digest())
 
 
 class ConnectionTimeouts:

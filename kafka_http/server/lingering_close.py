@@ -32,22 +32,18 @@ class LingeringConnections:
 
     def add(self, conn: TConn) -> None:
         """Close the connection when its client has closed its side, and after `LINGER_SECONDS` at the latest."""
+        try:
+            conn.sock.setblocking(False)
+            is_shut_down = _shut_down(conn.sock)
+        except OSError:  # closed already
+            self._close(conn)
+            return
         lingering = _LingeringConnection(conn)
         self._connections.append(lingering)
-        conn.sock.setblocking(False)
-        self._loop.register(conn.sock, EVENT_WRITE, partial(self._shut_down, lingering))
-        self._shut_down(lingering, conn.sock)
-
-    def _shut_down(self, lingering: "_LingeringConnection", client: socket.socket) -> None:
-        """Close the sending side. TLS needs room in the kernel for its last bytes."""
-        try:
-            client.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            return
-        except OSError:  # closed already
-            self._end(lingering)
-            return
-        self._loop.modify(client, EVENT_READ, partial(self._on_readable, lingering))
+        if is_shut_down:
+            self._loop.register(conn.sock, EVENT_READ, partial(self._on_readable, lingering))
+        else:
+            self._loop.register(conn.sock, EVENT_WRITE, partial(self._on_writable, lingering))
 
     def expire(self) -> None:
         while self._connections and self._connections[0].deadline <= time.monotonic():
@@ -60,6 +56,13 @@ class LingeringConnections:
             return True
         return False
 
+    def _on_writable(self, lingering: "_LingeringConnection", client: socket.socket) -> None:
+        try:
+            if _shut_down(client):
+                self._loop.modify(client, EVENT_READ, partial(self._on_readable, lingering))
+        except OSError:
+            self._end(lingering)
+
     def _on_readable(self, lingering: "_LingeringConnection", client: socket.socket) -> None:
         if lingering.discard_received(client):
             self._end(lingering)
@@ -68,6 +71,15 @@ class LingeringConnections:
         self._connections.remove(lingering)
         self._loop.unregister(lingering.conn.sock)
         self._close(lingering.conn)
+
+
+def _shut_down(client: socket.socket) -> bool:
+    """Close the sending side. Return whether it is closed: TLS needs room in the kernel for its last bytes."""
+    try:
+        client.shutdown(socket.SHUT_WR)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _LingeringConnection:

@@ -69,7 +69,8 @@ class PreparedHeads:
     def _digest_of(self, text: bytes, client: Client) -> bytes:
         digest = self._digest.copy()
         digest.update(text)
-        digest.update(repr(client).encode() if client.certificate else client.address.encode())
+        digest.update(client.address.encode())
+        digest.update(client.certificate_digest)
         return digest.digest()
 
     def _prepared_again(self, key: bytes, text: bytes, client: Client) -> PreparedHead | None:

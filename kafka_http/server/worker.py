@@ -181,8 +181,8 @@ class Worker(ThreadWorker):
             conn.on_close = on_close
             return True
         self._warnings.warning("Closed connections: their address has too many (limits, connections).")
-        with suppress(OSError):
-            if self._handshakes is None and not self.cfg.is_ssl:
+        if self._handshakes is None and not self.cfg.is_ssl:  # a handshake would cost what the limit should save
+            with suppress(OSError):
                 conn.sock.send(_TOO_MANY_CONNECTIONS)
         self.close_lingering(conn)
         return False

@@ -1,18 +1,18 @@
 """Limits of principals and addresses, on the fast path and in the views."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.config import Config, ConfigError
+from kafka_http.config import ConfigError
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.principal import Credentials, Principal
-from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.server.app_interface import Client, RequestPolicy
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
@@ -51,8 +51,8 @@ def with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Authenticate with `NameKeys`, and allow requests without a key."""
     before = security_state.load_security
 
-    def load(config: Config, shared: SharedCounters) -> SecurityState:
-        return before(config, shared)._replace(authenticators=[NameKeys()], anonymous=frozenset(["publish", "read"]))
+    def load(*given: Any) -> SecurityState:
+        return before(*given)._replace(authenticators=[NameKeys()], anonymous=frozenset(["publish", "read"]))
 
     monkeypatch.setattr("kafka_http.app.load_security", load)
 
@@ -292,3 +292,18 @@ def test_faulty_limits_stop_the_start_with_the_name_of_the_setting(
     with pytest.raises(ConfigError) as caught:
         make_client(limits=limits)
     assert message in str(caught.value)
+
+
+def test_reload_changes_the_limits_of_clients_that_are_known(make_client: ClientFactory, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[limits."*"]\nrequests = 0.001\nburst = 2000\n')
+    client = make_client(config=str(file))
+    assert statuses(put(client) for _ in range(3)) == [200, 200, 429]
+    for text, passed in (('[limits."*"]\nrequests = 0.001\nburst = 3000\n', 3), ("", 9)):
+        file.write_text(text)
+        client.application.extensions["kafka_http"].reload()
+        assert statuses(put(client) for _ in range(9)).count(200) == passed
+    file.write_text('[limits."*"]\nrequests = 0\n')
+    with pytest.raises(ConfigError):
+        client.application.extensions["kafka_http"].reload()
+    assert put(client).status_code == 200

@@ -4,15 +4,18 @@ import json
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
+from tests.support.certificates import Authority
 from tests.support.polling import wait_for
 from tests.support.server_process import Service, read_answers
 
@@ -170,3 +173,35 @@ def test_streams_of_an_address_are_limited_and_those_of_a_killed_worker_do_not_c
     assert open_stream() is None
     kill_workers(limited)
     assert [open_stream() is None for _ in range(4)] == [False, False, False, True]
+
+
+def test_connections_are_counted_over_tls_and_failed_handshakes_are_released(
+    kafka: EmbeddedKafka, tmp_path: Path, sockets: ExitStack
+) -> None:
+    authority = Authority(tmp_path)
+    (tmp_path / "settings.toml").write_text('trusted_proxies = ["127.0.0.1"]\n[limits."*"]\nconnections = 2\n')
+    with running(Service(tmp_path, kafka.bootstrap_servers, authority, config=tmp_path / "settings.toml")) as service:
+        context = ssl.create_default_context(cafile=authority.file)
+
+        def connect_securely() -> ssl.SSLSocket | None:
+            try:
+                plain = connect(service, sockets, "127.0.1.7")
+                client = context.wrap_socket(plain, server_hostname="localhost")
+                client.sendall(head("GET", "/health"))
+                assert read_answers(client, 1)[0][0] == 200
+            except OSError:
+                return None
+            return sockets.enter_context(closing(client))
+
+        for _ in range(5):
+            failing = connect(service, sockets, "127.0.1.7")
+            failing.sendall(head("GET", "/health"))
+            with suppress(ConnectionResetError):
+                while failing.recv(100):
+                    pass
+            failing.close()
+        first = wait_for(connect_securely)
+        assert wait_for(connect_securely)
+        assert connect_securely() is None
+        first.close()
+        assert wait_for(connect_securely)

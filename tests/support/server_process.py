@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from kafka_http.demo.local_resources import free_ports
-from tests.support.certificates import Authority, settings_of
+from tests.support.certificates import Authority, Issued, settings_of
 from tests.support.planted_secrets import plant_settings, search
 from tests.support.polling import wait_for
 
@@ -28,6 +28,8 @@ class Server:
 
     verify: str | None = None
     """The file with the certificate of the authority that an https server is of."""
+    certificate: tuple[str, str] | None = None
+    """The files of the certificate of requests, and of its key."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -37,7 +39,9 @@ class Server:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options["headers"] = {**self.headers, **options.get("headers", {})}
         timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
-        return requests.request(method, self.url + path, timeout=timeout, verify=verify, **options)
+        return requests.request(
+            method, self.url + path, timeout=timeout, verify=verify, cert=self.certificate, **options
+        )
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)
@@ -55,15 +59,22 @@ class Server:
 class Service(Server):
     """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`.
 
-    With an `authority` it is an https server with a certificate of that one.
+    With an `authority` it is an https server with a certificate of that one. Requests have the certificate `client`.
     """
 
     def __init__(
-        self, directory: Path, bootstrap_servers: str, authority: Authority | None = None, **settings: Any
+        self,
+        directory: Path,
+        bootstrap_servers: str,
+        authority: Authority | None = None,
+        client: Issued | None = None,
+        **settings: Any,
     ) -> None:
         self.port = free_ports(1)[0]
         super().__init__(f"{'http' if authority is None else 'https'}://127.0.0.1:{self.port}")
         self._authority = authority
+        if client is not None:
+            self.certificate = (str(client.certificate), str(client.key))
         if authority is not None:
             self.verify = str(authority.file)
             settings = {**settings_of(authority.server()), **settings}

@@ -183,8 +183,8 @@ def test_head_is_prepared_for_each_client() -> None:
     clients = [
         CLIENT,
         Client("127.0.0.2"),
-        Client("127.0.0.1", {"subject": "a"}),
-        Client("127.0.0.1", {"subject": "b"}),
+        Client("127.0.0.1", {"subject": "a"}, b"a"),
+        Client("127.0.0.1", {"subject": "b"}, b"b"),
     ]
     for client in (*clients, *clients):
         assert find(heads, SECRET, client) is not None

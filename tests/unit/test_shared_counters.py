@@ -141,3 +141,14 @@ def process_with_open_counts(counts: OpenCounts, number: int) -> Iterator[None]:
         os.waitpid(child, 0)
         os.close(ready)
         os.close(done)
+
+
+def test_open_counts_work_where_memory_files_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(name: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    counts = OpenCounts(2)
+    with process_with_open_counts(counts, 1):
+        assert counts.acquire("a", 1) is None
+    assert counts.acquire("a", 1) is not None

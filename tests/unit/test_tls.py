@@ -432,3 +432,11 @@ def test_lingering_close_waits_for_room_and_for_the_client(server: Server) -> No
         while received:
             received = server.serve(lambda: client.recv(65536))
     wait_for(lambda: server.run_round() or server.closed)
+
+
+def test_lingering_close_of_closed_connection_closes_it(server: Server) -> None:
+    client, accepted = server.pair()
+    client.close()
+    accepted.close()
+    server.lingering.add(server.started[0])
+    assert server.closed == server.started
