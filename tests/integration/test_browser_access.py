@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 APP, EVIL = "app.example", "evil.example"
 """Both are resolved to this machine by the browser."""
+CONTRASTS = Path(__file__).parents[1] / "support" / "console_contrasts.js"
 RULES = """
 [access.web]
 publish = ["*"]
@@ -348,6 +349,22 @@ def test_console_works_after_a_login_and_forgets_it_at_the_end(
     window.page.get_by_role("link", name=user).wait_for()
     window.page.reload()
     window.page.get_by_role("heading", name="Log in").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_login_and_access_view_have_enough_contrast_and_fit_a_phone(
+    console: Callable[..., Console], secrets: Secrets, scheme: str
+) -> None:
+    window = console(color_scheme=scheme, viewport={"width": 320, "height": 640}).open("#/access")
+    window.button("Log in").wait_for()
+    for seen in ("Log in", "Access"):
+        window.page.get_by_role("heading", name=seen).wait_for()
+        found = window.page.evaluate(CONTRASTS.read_text())
+        assert [each for each in found if each["contrast"] < each["wanted"]] == []
+        assert window.page.evaluate("document.documentElement.scrollWidth") == 320
+        if seen == "Log in":
+            log_in(window, user="reader", password=secrets.password)
+            window.page.locator("table.rights td").first.wait_for()
 
 
 def test_console_does_not_use_a_password_that_the_browser_knows(
