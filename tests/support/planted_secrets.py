@@ -114,7 +114,7 @@ def _searching_log_records() -> Iterator[None]:
 
     def searched(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = factory(*arguments, **named)
-        if _planted and record.name.startswith(_OURS):
+        if _planted and str(record.name).startswith(_OURS):
             with suppress(TypeError, ValueError):  # the handler reports arguments that do not fit
                 search(f"log of {record.name}", record.getMessage())
             if record.exc_info:
