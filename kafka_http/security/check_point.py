@@ -83,11 +83,15 @@ class CheckPoint:
         Raises `Unauthenticated`, `TooManyLogins`, `CrossSiteRequest`, `Unavailable`; `WouldBlock` if `blocking` is
         false and a thread must do it.
         """
+        access = self._authenticate(credentials, blocking=blocking)
+        _check_origin(access.principal, credentials.headers.get("origin"))
+        return access
+
+    def _authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
         generation, state = self.generation, self._state
         if not state.authenticators:
             return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
         principal = self._principal(state, credentials, blocking=blocking)
-        _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -99,13 +103,14 @@ class CheckPoint:
         `RateLimited`. Refused requests count, too: those without valid credentials for their address.
         """
         try:
-            access = self.authenticate(credentials, blocking=blocking)
+            access = self._authenticate(credentials, blocking=blocking)
         except Unauthenticated as error:
             error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
             raise
         headers: Mapping[str, str] = {}
         try:
             headers = access.limits.take(size)
+            _check_origin(access.principal, credentials.headers.get("origin"))
             needs(access)
         except KafkaHttpError as error:
             error.headers = {**error.headers, **headers}
@@ -205,8 +210,6 @@ def _check_origin(principal: Principal, origin: str | None) -> None:
     origins = key_origins(patterns)
     if origin is None or not (origin in origins or origins.allows_reading):
         sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
-        refusal = CrossSiteRequest(
+        raise CrossSiteRequest(
             f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
         )
-        refusal.principal = principal.name
-        raise refusal
