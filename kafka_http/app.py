@@ -17,6 +17,7 @@ from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
+from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
@@ -42,6 +43,7 @@ from kafka_http.web.access_routes import AccessRoutes
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
+from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
@@ -83,11 +85,12 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
 
     # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
     bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
-    page_memory, guard = PageMemoryBudget(config.max_answers_in_flight), BrowserGuard(config)
+    page_memory = PageMemoryBudget(config.max_answers_in_flight)
     shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
     acls = AclCache(broker.acls)
-    check_point = CheckPoint(lambda: load_security(config, shared, acls))
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
     acls.on_change = check_point.expire_decisions
+    guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
 
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
@@ -99,6 +102,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         services.formats,
         config,
         guard=guard,
+        cors=cors,
         check_point=check_point,
         trusted=trusted,
     )
@@ -109,20 +113,21 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
     lifecycle.idempotent_publish = idempotent_publish
     lifecycle.fast_path = fast_path if config.fast_path else None
-    app = _new_app(config, lifecycle, guard, page_memory)
+    app = _new_app(config, lifecycle, guard, cors, page_memory)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
     access_check = AccessCheck(app, check_point, trusted, forwarded)
     app.before_request(lambda: check_target(request))
-    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early)
+    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
     consumers = V2ConsumerRoutes(
         *(services, node.instances, config, bodies, wait_limiter),
         page_memory=page_memory,
         locator=node.locator,
         node_tls=lifecycle.node_tls,
     )
-    app.register_blueprint(
-        MessageRoutes(services, config, bodies, wait_limiter, idempotent_publish, page_memory=page_memory).blueprint()
+    messages = MessageRoutes(
+        *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
     )
+    app.register_blueprint(messages.blueprint())
     app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
     app.register_blueprint(consumers.blueprint())
     app.register_blueprint(InstanceRoutes(node.instances).blueprint())
@@ -248,6 +253,11 @@ class AppLifecycle:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
 
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
+        return self.check_point.is_on
+
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
         loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
@@ -329,7 +339,13 @@ def _deferred_publisher(
     )
 
 
-def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_memory: PageMemoryBudget) -> Flask:
+def _new_app(
+    config: Config,
+    lifecycle: AppLifecycle,
+    guard: BrowserGuard,
+    cors: CrossOriginSharing,
+    page_memory: PageMemoryBudget,
+) -> Flask:
     """Create the Flask application without routes: URL rules, and the steps before and after each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -339,7 +355,9 @@ def _new_app(config: Config, lifecycle: AppLifecycle, guard: BrowserGuard, page_
     app.before_request(lifecycle.start)  # for servers that do not call it
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
+    app.before_request(lambda: cors.answer_preflight(request))
     app.after_request(_finish_response)
+    app.after_request(lambda response: cors.finish(request, response))
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
     return app

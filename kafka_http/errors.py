@@ -82,6 +82,8 @@ class KafkaHttpError(Exception):
     retry_after: ClassVar[int | None] = None
     headers: Mapping[str, str] = {}
     """Other headers of the response."""
+    principal: str = ""
+    """Whose request was refused, for the log; empty if it is not known."""
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
@@ -120,11 +122,14 @@ class Forbidden(KafkaHttpError):
 
     code = 40302
 
-    def __init__(self, principal: str, right: str, resource: str, name: str) -> None:
+    def __init__(
+        self, principal: str, right: str, resource: str, name: str, effect: str = " Nothing was done."
+    ) -> None:
         """`resource` is `topic`, `consumer` or `server`. `name` is empty for the server."""
         where = f"{resource} {name[:255]}" if name else "this server"
         fields = {"right": right, resource: name} if name else {"right": right}
-        super().__init__(f"{principal} does not have the right {right} on {where}. Nothing was done.", **fields)
+        super().__init__(f"{principal} does not have the right {right} on {where}.{effect}", **fields)
+        self.principal = principal
 
 
 class CrossSiteRequest(KafkaHttpError):

@@ -26,6 +26,7 @@ _CLOSE_ERRORS = {
 _MISSING_TOPIC = "Topic %s not found in cluster metadata"
 _CLOSE_MESSAGE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_IN_A_WORD = re.compile(r'[\s"%\\]')
 _KAFKA_LEVELS = {
     # DEBUG shows passwords, INFO shows each connection.
     "kafka": logging.WARNING,
@@ -37,6 +38,16 @@ _KAFKA_LEVELS = {
     # It warns of a password over plain TCP for each connection, but that is the user's choice of security_protocol.
     "kafka.net.sasl": logging.ERROR,
 }
+
+
+def principal_text(name: str) -> str:
+    """Return a principal as one word of a log line: spaces, quotes and percent signs are encoded as in URLs.
+
+    It is `-` without a principal.
+    """
+    if name == "-":
+        return "%2D"
+    return _NOT_IN_A_WORD.sub(lambda found: "".join(f"%{each:02X}" for each in found[0].encode()), name) or "-"
 
 
 class LineFormatter(logging.Formatter):

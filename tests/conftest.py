@@ -21,6 +21,7 @@ from kafka_http.demo.embedded_registry import EmbeddedRegistry
 from kafka_http.demo.kafka_jars import kafka_jars
 from kafka_http.demo.local_resources import DemoError, find_java, free_ports
 from tests.support.embedded_cluster import EmbeddedCluster
+from tests.support.planted_secrets import searching_outputs, take_leaks
 from tests.support.postgresql import PostgreSQL, PostgreSQLMissing
 
 Server = TypeVar("Server", EmbeddedKafka, EmbeddedRegistry)
@@ -33,6 +34,21 @@ def pytest_configure() -> None:
     """Restore the default handling of Ctrl-C for started processes; a background process ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch_outputs() -> Iterator[None]:
+    """Search all outputs of the test run for the secrets that the tests use."""
+    with searching_outputs():
+        yield
+    assert not take_leaks()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_shown(watch_outputs: None) -> Iterator[None]:
+    """Fail a test in which an output had a secret."""
+    yield
+    assert not take_leaks()
 
 
 @pytest.fixture(scope="session")

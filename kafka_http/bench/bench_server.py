@@ -83,19 +83,19 @@ class BenchServer:
             ) from None
 
 
-def running_server(url: str, config: Config, name: str = "") -> BenchServer:
-    """Connect to a running server. Raises `BenchError` if it does not answer."""
-    target = TargetServer(url)
+def running_server(url: str, config: Config, name: str = "", headers: Mapping[str, str] | None = None) -> BenchServer:
+    """Connect to a running server. `headers` are sent with each request. Raises `BenchError` without an answer."""
+    target = TargetServer(url, headers)
     target.status_of("/")
     known = config if "bootstrap_servers" in config.sources else None
     return BenchServer(target, local_usage(target.host, target.port), known, name)
 
 
 @contextmanager
-def started_server(config: Config) -> Iterator[BenchServer]:
+def started_server(config: Config, headers: Mapping[str, str] | None = None) -> Iterator[BenchServer]:
     """Start a server with these settings, and a Kafka unless a flag names one. Stop both afterwards.
 
-    Raises `BenchError`, `DemoError`.
+    `headers` are sent with each request. Raises `BenchError`, `DemoError`.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)))
@@ -108,11 +108,11 @@ def started_server(config: Config) -> Iterator[BenchServer]:
             stack.callback(kafka.stop)
             kafka.start()
             config = replace(without_connection_settings(config), bootstrap_servers=(kafka.bootstrap_servers,))
-        yield stack.enter_context(_server(config, directory))
+        yield stack.enter_context(_server(config, directory, headers or {}))
 
 
 @contextmanager
-def _server(config: Config, directory: Path) -> Iterator[BenchServer]:
+def _server(config: Config, directory: Path, headers: Mapping[str, str]) -> Iterator[BenchServer]:
     config = replace(config, bind=f"{LOOPBACK}:{free_ports(1)[0]}", data_dir=directory / "server")
     settings = directory / "settings.toml"
     settings.touch(mode=0o600)  # it may hold passwords
@@ -123,7 +123,7 @@ def _server(config: Config, directory: Path) -> Iterator[BenchServer]:
     process.start((sys.executable, "-m", "kafka_http", "serve", "--config", settings), environment)
     usage = ProcessUsage(lambda: server_processes(process.pid or 0, config.data_dir))
     try:
-        target = TargetServer(f"http://{config.bind}")
+        target = TargetServer(f"http://{config.bind}", headers)
         _wait_until_ready(target, process)
         yield BenchServer(target, usage, config)
     finally:

@@ -14,7 +14,6 @@ from kafka_http.bench.bench_result import BenchError
 from kafka_http.bench.load_generator import LoadCounts, LoadGenerator
 from kafka_http.bench.load_requests import LoadJob, load_clients
 from kafka_http.bench.process_usage import ProcessUsage
-from kafka_http.bench.target_server import TargetServer
 
 _START_SECONDS = 0.05
 """Seconds until all processes have read when to begin."""
@@ -76,7 +75,7 @@ def _run(job: LoadJob, pipe: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):  # the parent has ended
         try:
             with load_clients(job) as clients:
-                generator = LoadGenerator(TargetServer(job.url), clients)
+                generator = LoadGenerator(job.server, clients)
                 gc.freeze()  # the objects of the setup need not be collected during the measurement
                 pipe.send(LoadCounts())
                 pipe.send(generator.run(*pipe.recv()))

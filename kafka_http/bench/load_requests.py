@@ -33,7 +33,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does.
 
     `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
-    messages in the partitions of a topic that is read, `max_bytes` the size of its pages.
+    messages in the partitions of a topic that is read, `max_bytes` the size of its pages. Each request has `headers`.
     """
 
     url: str
@@ -47,6 +47,11 @@ class LoadJob(msgspec.Struct, frozen=True):
     key: bool = False
     counts: list[int] = []
     max_bytes: int | None = None
+    headers: dict[str, str] = {}
+
+    @property
+    def server(self) -> TargetServer:
+        return TargetServer(self.url, self.headers)
 
 
 def json_values(count: int, size: int) -> list[str]:
@@ -165,7 +170,7 @@ LoadClient = PublishClient | ReadClient | ConsumerClient
 @contextmanager
 def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
     """Yield a client for each connection. Raises `BenchError`."""
-    server = TargetServer(job.url)
+    server = job.server
     publish = (server, job.topic, job.dialect, job.records, job.size)
     if job.key:
         yield [KeyClient(*publish) for _ in range(job.connections)]

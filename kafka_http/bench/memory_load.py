@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
 from typing import Literal, NamedTuple
 
+import msgspec
 import psutil
 
 from kafka_http.bench.bench_result import BenchError
@@ -89,7 +90,8 @@ def resident(usage: ProcessUsage) -> Sample:
 
 def _job(target: TargetServer, topic: str, part: _Part) -> LoadJob:
     counts, (what, dialect, size, records, clients, _) = target.message_counts(topic), part
-    return LoadJob(target.url, topic, what, dialect, records, size, clients, counts=counts, max_bytes=_LARGE_PAGE)
+    job = LoadJob(target.url, topic, what, dialect, records, size, clients, counts=counts, max_bytes=_LARGE_PAGE)
+    return msgspec.structs.replace(job, headers=dict(target.headers))
 
 
 def _fill(target: TargetServer, small: str, large: str) -> None:

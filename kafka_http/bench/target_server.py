@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,10 @@ _WRONG_API = "The server's response is not of this API. Check --url and --dialec
 class TargetServer:
     """A server at an http URL. Each call opens its own connection. Every call raises `BenchError`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        """`headers` are sent with each request: credentials, for example."""
         parts = urlsplit(url)
+        self.headers = headers or {}
         self.url = url
         self.host = parts.hostname or ""
         self.port = parts.port or 80
@@ -28,7 +31,8 @@ class TargetServer:
     def request_bytes(self, method: str, path: str, headers: str = "", body: bytes | None = None) -> bytes:
         """Build a whole request. `headers` are lines that end with CRLF."""
         length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
-        head = f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n{headers}{length}\r\n"
+        own = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        head = f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n{own}{headers}{length}\r\n"
         return head.encode("ascii") + (body or b"")
 
     def status_of(self, path: str) -> int:
@@ -63,7 +67,7 @@ class TargetServer:
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT_SECONDS)
         try:
-            connection.request(method, self._path + path, body, headers)
+            connection.request(method, self._path + path, body, {**self.headers, **headers})
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:

@@ -139,7 +139,9 @@ class ThroughputBench:
         if whole.key or whole.later:
             server.target.call("GET", "/tasks?limit=1")  # starts the daemon, which may take longer than the warm-up
         shares = _shares(whole.connections, options.processes)
-        jobs = [msgspec.structs.replace(whole, url=server.target.url, connections=share) for share in shares]
+        target = server.target
+        whole = msgspec.structs.replace(whole, url=target.url, headers=dict(target.headers))
+        jobs = [msgspec.structs.replace(whole, connections=share) for share in shares]
         counts, cpu = run_load(jobs, _WARMUP_SECONDS, options.seconds, [server.usage, self._kafka_usage])
         self._rows.append(_row(whole, server.name, options.seconds, counts, cpu))
         errors = list(chain.from_iterable(each.first_errors for each in counts))[:MAX_ERRORS]

@@ -13,7 +13,7 @@ from kafka_http.security.access_rules import Explanation
 from kafka_http.security.acl_cache import AclCache
 from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.principal import ANONYMOUS_NAME, KeyRestriction, Principal
-from kafka_http.security.security_state import known_principals, load_authenticators, load_rules
+from kafka_http.security.security_state import are_all_listed, listed_principals, load_authenticators, load_rules
 from kafka_http.security.shared_counters import SharedCounters
 
 
@@ -79,13 +79,12 @@ def _notes(config: Config, settings: AuthSettings, principal: Principal) -> list
     if principal.scheme == "anonymous":
         rights = ", ".join(settings.anonymous) or "no rights"
         return [f"Requests without credentials have at most the rights in auth.anonymous: {rights}."]
-    known = known_principals(load_authenticators(config, settings, SharedCounters.create()))
-    if known is None:
-        return []
-    same = [each for each in known if each.name == principal.name]
-    texts = [_restriction_text(each.restriction) for each in same if each.restriction]
-    notes = [f"The API key {principal.name} narrows this: {each}." for each in texts]
-    return notes if same else [f"No user and no key has the name {principal.name}."]
+    kinds = load_authenticators(config, settings, SharedCounters.create())
+    same = [each for each in listed_principals(kinds) if each.name == principal.name]
+    if not same and are_all_listed(kinds):
+        return [f"No user and no key has the name {principal.name}."]
+    restrictions = [_restriction_text(each.restriction) for each in same if each.restriction]
+    return [f"The API key {principal.name} narrows this: {each}." for each in restrictions]
 
 
 def _restriction_text(restriction: KeyRestriction) -> str:

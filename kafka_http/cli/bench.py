@@ -1,6 +1,7 @@
 """`kafka-http bench`: measure a server, or compare two results."""
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="[NAME=]URL",
         help="a running server; repeat it to measure several in turn; without it, the bench starts Kafka and a server",
+    )
+    parser.add_argument(
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="[NAME=]HEADER: VALUE",
+        help="a header of each request, such as credentials; with NAME=, only of those to the --url NAME=…; repeatable",
     )
     parser.add_argument("--dialect", choices=("messages", "v2"), default="messages", help="API (default: messages)")
     _add_load_flags(parser)
@@ -111,6 +120,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     names = [server.name for server in arguments.url or ()]
     if len(set(names)) < len(names):
         arguments.usage_error("several servers need different names: --url a=http://… --url b=http://…")
+    if unknown := {each.server for each in arguments.header} - {"", *names}:
+        arguments.usage_error(f"--header names {sorted(unknown)[0]}, which no --url has")
 
 
 def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
@@ -134,10 +145,18 @@ def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
 @contextmanager
 def _servers(arguments: argparse.Namespace, config: Config) -> Iterator[list[BenchServer]]:
     if arguments.url:
-        yield [running_server(server.url, config, server.name) for server in arguments.url]
+        yield [
+            running_server(each.url, config, each.name, headers_for(each.name, arguments.header))
+            for each in arguments.url
+        ]
     else:
-        with started_server(config) as server:
+        with started_server(config, headers_for("", arguments.header)) as server:
             yield [server]
+
+
+def headers_for(server: str, given: list["_Header"]) -> dict[str, str]:
+    """The headers for a server: those without a name of a server, and its own."""
+    return {each.name: each.value for each in given if each.server in ("", server)}
 
 
 def _check_writable(file: Path | None) -> None:
@@ -198,3 +217,21 @@ def _server(text: str) -> _RunningServer:
     if parts.scheme != "http" or not parts.hostname:
         raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as http://127.0.0.1:8082; https is not supported")
     return _RunningServer(name, url.rstrip("/"))
+
+
+class _Header(NamedTuple):
+    """A header for the server of a name: `NAME=HEADER: VALUE`, or without `NAME=` for all servers."""
+
+    server: str
+    name: str
+    value: str
+
+
+_HEADER = re.compile(r"(?:([^=:]*)=)?([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
+
+
+def _header(text: str) -> _Header:
+    found = _HEADER.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("a header must be like 'X-Api-Key: kh_…', or 'NAME=X-Api-Key: kh_…'")
+    return _Header(found[1] or "", found[2], found[3].rstrip())

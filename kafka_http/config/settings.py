@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -122,6 +122,8 @@ class Config:
 
     `sources` is not a setting. It maps each setting that was given to its source, also under a deprecated name.
     """
+
+    __slots__ = ("__dict__", "_load")  # msgspec passes what is in `__dict__` on to the daemon
 
     bootstrap_servers: Annotated[Servers, "addresses of Kafka brokers to connect to first"] = ("localhost:9092",)
     bind: Annotated[HostPort, "address and port that the server listens on"] = "127.0.0.1:8082"
@@ -245,6 +247,19 @@ class Config:
     def __post_init__(self) -> None:
         path = str(self.data_dir.expanduser()).replace("{port}", str(self.port))
         object.__setattr__(self, "data_dir", Path(path))
+
+    def loaded_with(self, load: "Callable[[], Config]") -> Self:
+        """Remember how these settings were loaded, for `loaded_again`. Return this object."""
+        object.__setattr__(self, "_load", load)
+        return self
+
+    def loaded_again(self) -> "Config":
+        """Return the settings as the file says now. Environment and flags are those of the start.
+
+        Settings that a program has made or changed stay as they are. Raises `ConfigError`.
+        """
+        load: Callable[[], Config] | None = getattr(self, "_load", None)
+        return self if load is None else load()
 
     @property
     def host(self) -> str:

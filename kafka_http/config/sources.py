@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,15 @@ def load_config(
     environment. `environ` defaults to the environment of the process. The flag `config` or KAFKA_HTTP_CONFIG names the
     TOML file. Raises `ConfigError`.
     """
-    flags = dict(flags or {})
-    environ = os.environ if environ is None else environ
+    given_flags, flags = flags, dict(flags or {})
+    environ = dict(os.environ if environ is None else environ)
     file = flags.pop("config", None) or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     values = [*_from_mapping(defaults or {}, "default", parse_text=True)]
     if file:
         values += _without_two_names(_from_file(Path(file)))
     values += _without_two_names(_from_environment(environ))
     values += _without_two_names(_from_mapping(flags, "command line", parse_text=True))
-    return _combine(values)
+    return _combine(values).loaded_with(partial(load_config, given_flags, environ, defaults))
 
 
 class _SourceValue(NamedTuple):

@@ -8,6 +8,7 @@ from msgspec import Struct
 from kafka_http.errors import Forbidden, TopicNotFound, Unauthenticated
 from kafka_http.name_filter import ALL_NAMES, NO_NAMES, NameFilter
 from kafka_http.security.principal import OFF, KeyRestriction, Principal
+from kafka_http.security.rate_limits import UNLIMITED, ClientLimits
 
 Right = Literal["publish", "read", "consumer", "admin"]
 
@@ -74,14 +75,22 @@ class Rules(Protocol):
 class Access:
     """What the sender of a request may do, by the rules of the moment when it was made. Immutable."""
 
-    __slots__ = ("address", "generation", "principal", "rights")
+    __slots__ = ("address", "generation", "limits", "principal", "rights")
 
-    def __init__(self, principal: Principal, rights: Rights, address: str = "", generation: int = 0) -> None:
+    def __init__(
+        self,
+        principal: Principal,
+        rights: Rights,
+        address: str = "",
+        generation: int = 0,
+        limits: ClientLimits = UNLIMITED,
+    ) -> None:
         """`generation` is that of the check point's state."""
         self.principal = principal
         self.rights = rights
         self.address = address
         self.generation = generation
+        self.limits = limits
 
     @property
     def owner(self) -> str:

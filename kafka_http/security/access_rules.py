@@ -90,6 +90,8 @@ class SettingsRules:
         `anonymous` are the rights of requests without credentials. `has_groups`: principals may have groups.
         `principals` are all users and keys, None if there may be others.
         """
+        if anonymous and ANONYMOUS_NAME not in self._entries:
+            yield f"auth.anonymous has no effect: there is no {_rule(ANONYMOUS_NAME)}."
         names = None if principals is None else [each.name for each in principals]
         for pattern, entry in self._entries.items():
             if problem := _problem(pattern, entry, anonymous, names, has_groups=has_groups):

@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kafka_http.errors import Unauthenticated
-from kafka_http.security.access import UNRESTRICTED, Access, Right, Rules
+from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
+from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
 from kafka_http.security.forwarded_calls import ForwardedCaller
-from kafka_http.security.principal import ANONYMOUS_NAME, Authenticator, Credentials, Principal, Scheme
+from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
+from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
+from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
+_ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
 
 
 class SecurityState(NamedTuple):
@@ -23,6 +26,7 @@ class SecurityState(NamedTuple):
     rules: Rules
     anonymous: frozenset[Right]
     limits: RateLimits
+    origins: Origins = NO_ORIGINS
     warnings: Sequence[str] = ()
     """Sentences about settings without effect."""
 
@@ -32,6 +36,7 @@ class CheckPoint:
 
     def __init__(self, load: Callable[[], SecurityState]) -> None:
         """`load` reads the settings and their files. Raises what `load` raises, such as `ConfigError`."""
+        self.refusals = RefusalLog()
         self._load = load
         self._replace_state(load())
         self.generation = 0
@@ -49,12 +54,17 @@ class CheckPoint:
 
     @property
     def challenge(self) -> str:
-        """The value of `WWW-Authenticate` in a 401."""
-        return challenges(self._state.authenticators)
+        """The value of `WWW-Authenticate` for a 401: the challenge of each kind of credentials, once."""
+        return ", ".join(dict.fromkeys(each.challenge for each in self._state.authenticators if each.challenge))
 
     def _replace_state(self, state: SecurityState) -> None:
         self._state = state
         self.limits = state.limits
+        self.origins = state.origins
+        """The origins of other web pages that may call this server."""
+        schemes = {each.scheme for each in state.authenticators}
+        self.accepts_without_secret = not schemes or "proxy" in schemes or bool(state.anonymous)
+        """Whether a page that a browser takes for one of this server needs no secret for some requests."""
         self.has_decisions = bool(state.authenticators) or state.limits.is_on
         """Whether requests must be admitted at all: authentication or a limit is on."""
 
@@ -70,17 +80,14 @@ class CheckPoint:
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
         """Return what the sender of a request may do.
 
-        Raises `Unauthenticated`, `TooManyLogins`, `Unavailable`; `WouldBlock` if `blocking` is false and a thread must
-        do it.
+        Raises `Unauthenticated`, `TooManyLogins`, `CrossSiteRequest`, `Unavailable`; `WouldBlock` if `blocking` is
+        false and a thread must do it.
         """
         generation, state = self.generation, self._state
         if not state.authenticators:
-            return UNRESTRICTED
-        try:
-            principal = self._principal(state, credentials, blocking=blocking)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": challenges(state.authenticators)}
-            raise
+            return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
+        principal = self._principal(state, credentials, blocking=blocking)
+        _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -89,11 +96,22 @@ class CheckPoint:
         """Decide about a request with a body of `size` bytes, or of an unknown size (0).
 
         `needs` checks the rights that the request needs. Raises like `authenticate`, what `needs` raises, and
-        `RateLimited`.
+        `RateLimited`. Refused requests count, too: those without valid credentials for their address.
         """
-        access = self.authenticate(credentials, blocking=blocking)
-        self._check(access, needs)
-        return Admission(access, self._state.limits.take(access.principal, credentials.address, size))
+        try:
+            access = self.authenticate(credentials, blocking=blocking)
+        except Unauthenticated as error:
+            error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
+            raise
+        headers: Mapping[str, str] = {}
+        try:
+            headers = access.limits.take(size)
+            needs(access)
+        except KafkaHttpError as error:
+            error.headers = {**error.headers, **headers}
+            error.principal = access.principal.name
+            raise
+        return Admission(access, headers)
 
     def admit_forwarded(self, caller: ForwardedCaller, needs: Callable[[Access], None]) -> "Admission":
         """Decide about a request that another node has authenticated, counted and forwarded. Raises like `admit`."""
@@ -103,15 +121,12 @@ class CheckPoint:
         if caller.scheme == "off":
             raise Unauthenticated("The node that forwarded this request has no authentication. Nothing was done.")
         access = _access(state, caller.principal, caller.address, generation)
-        self._check(access, needs)
-        return Admission(access, NO_HEADERS)
-
-    def _check(self, access: Access, needs: Callable[[Access], None]) -> None:
         try:
             needs(access)
-        except Unauthenticated as error:
-            error.headers = {"WWW-Authenticate": self.challenge}
+        except KafkaHttpError as error:
+            error.principal = access.principal.name
             raise
+        return Admission(access, NO_HEADERS)
 
     def is_current(self, access: Access) -> bool:
         """Whether a decision still holds without another check. Cheap."""
@@ -124,7 +139,7 @@ class CheckPoint:
         """
         generation, state = self.generation, self._state
         if access.is_unrestricted:
-            return None if state.authenticators else access
+            return None if state.authenticators else _access(state, OFF, access.address, generation)
         principal = access.principal
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
@@ -143,7 +158,7 @@ class CheckPoint:
         if scheme is not None:
             raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
         if state.anonymous:
-            return Principal(ANONYMOUS_NAME, "anonymous")
+            return _ANONYMOUS
         raise Unauthenticated("This request needs credentials. Nothing was done.")
 
 
@@ -170,15 +185,28 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
     return "basic" if kind == "basic" else "off"
 
 
-def challenges(authenticators: Sequence[Authenticator]) -> str:
-    """Return the value of `WWW-Authenticate`: each challenge once."""
-    return ", ".join(dict.fromkeys(each.challenge for each in authenticators if each.challenge))
-
-
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:
+    limits = state.limits.of(principal, address)
+    if principal is OFF:
+        return Access(OFF, ALL_RIGHTS, address, generation, limits)
     rights = state.rules.rights_of(principal, address)
     if principal.scheme == "anonymous":
         rights = rights.only(state.anonymous)
     if principal.restriction is not None:
         rights = rights.restricted(principal.restriction)
-    return Access(principal, rights, address, generation)
+    return Access(principal, rights, address, generation, limits)
+
+
+def _check_origin(principal: Principal, origin: str | None) -> None:
+    """Check that an API key is used by pages of its origins only. Raises `CrossSiteRequest`."""
+    patterns = principal.restriction.origins if principal.restriction else None
+    if patterns is None:
+        return
+    origins = key_origins(patterns)
+    if origin is None or not (origin in origins or origins.allows_reading):
+        sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
+        refusal = CrossSiteRequest(
+            f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
+        )
+        refusal.principal = principal.name
+        raise refusal

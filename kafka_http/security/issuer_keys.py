@@ -35,9 +35,9 @@ _LIFETIME = 300.0
 _EARLY = 240.0
 """Seconds until the keys are fetched again in the background, if they are in use."""
 _MIN_INTERVAL = 10.0
-"""Seconds between two fetches because of an unknown key or of failures."""
+"""Seconds between two fetches because of unknown keys, or after a failure."""
 _FIRST_INTERVAL = 1.0
-"""Seconds between two fetches while no key is known."""
+"""Seconds between two fetches that fail while no key is known."""
 _WAIT_SECONDS = 1.0
 """Maximum time that a request waits for the fetch of another."""
 
@@ -116,9 +116,7 @@ class PublishedKeys:
         """Return the key of this `kid`. A token without `kid` gets the only key."""
         is_refreshed = not self._must_fetch(key_id) or self._fetch_once(key_id)
         self._refresh_early()
-        keys = self._keys
-        key = next(iter(keys.values())) if key_id is None and len(keys) == 1 else keys.get(key_id)
-        if key is not None:
+        if (key := self._known(key_id)) is not None:
             return key
         if self._has_failed or not is_refreshed:
             raise Unavailable("The keys of the token's issuer cannot be fetched. Nothing was done. Retry.")
@@ -133,14 +131,17 @@ class PublishedKeys:
         self._refresh_early()
         return any(each.id == key for each in self._keys.values())
 
+    def _known(self, key_id: str | None) -> VerificationKey | None:
+        keys = self._keys
+        return next(iter(keys.values())) if key_id is None and len(keys) == 1 else keys.get(key_id)
+
     def _must_fetch(self, key_id: str | None) -> bool:
         """Whether a token must wait for the keys."""
         now = self._clock()
-        if not self._keys:
-            return now - self._tried_at > _FIRST_INTERVAL
-        if key_id not in self._keys and not (key_id is None and len(self._keys) == 1):
-            return now - self._tried_at > _MIN_INTERVAL
-        return now - self._fetched_at > _LIFETIME and not self._has_failed
+        if self._known(key_id) is not None:
+            return now - self._fetched_at > _LIFETIME and not self._has_failed
+        interval = _FIRST_INTERVAL if self._has_failed and not self._keys else _MIN_INTERVAL
+        return now - self._tried_at > interval
 
     def _fetch_once(self, key_id: str | None) -> bool:
         """Fetch the keys unless another thread does. Return False if that takes too long."""
@@ -177,7 +178,9 @@ class PublishedKeys:
         else:
             self._has_failed = False
             self._fetched_at = self._clock()
-            if self._log.clear():
+            if not self._keys:
+                self._log.warning("The issuer of the tokens publishes no key that can verify signatures.")
+            elif self._log.clear():
                 log.info("The keys of the tokens' issuer can be fetched again.")
         self._tried_at = self._clock()  # at the end: until then, others must wait
 
@@ -196,15 +199,12 @@ def published_keys(url: str) -> PublishedKeys:
 
 
 def parse_key_set(body: bytes) -> dict[str | None, VerificationKey]:
-    """Return the keys for signatures by their `kid`; others are skipped. Raises `HttpRequestFailed` if none is left."""
+    """Return the keys for signatures by their `kid`, without others. Raises `HttpRequestFailed`."""
     try:
         listed = json.loads(body)["keys"]
-        keys = {each.get("kid"): key for each in listed if (key := _parse_key(each))}
+        return {each.get("kid"): key for each in listed if (key := _parse_key(each))}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise HttpRequestFailed("did not answer with a JSON Web Key Set") from None
-    if not keys:
-        raise HttpRequestFailed("publishes no key that can verify signatures")
-    return keys
 
 
 def _parse_key(entry: Mapping[str, Any]) -> VerificationKey | None:

@@ -87,6 +87,7 @@ def _user(principal: Principal) -> str:
     return ANONYMOUS_USER if principal.scheme == "anonymous" else f"User:{principal.name}"
 
 
+@lru_cache(_CACHED_RIGHTS)
 def _comparable(address: str) -> str:
     """Return an address in its only form, empty if it is none. Java writes 0:0:0:0:0:0:0:1 for ::1."""
     if address == ALL_HOSTS:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kafka_http.config import Config, ConfigError
+from kafka_http.config.settings import is_loopback
 from kafka_http.errors import how_to_install
 from kafka_http.security.access import Rules
 from kafka_http.security.access_rules import SECTION, AllowAll, SettingsRules, can_match_topics
@@ -13,9 +14,10 @@ from kafka_http.security.auth_settings import AuthSettings
 from kafka_http.security.certificates import ClientCertificates
 from kafka_http.security.check_point import SecurityState
 from kafka_http.security.login_attempts import LoginAttempts
+from kafka_http.security.origins import Origins
 from kafka_http.security.principal import Authenticator, Principal, PrincipalList
 from kafka_http.security.proxy_header import ProxyHeader
-from kafka_http.security.rate_limits import NoLimits
+from kafka_http.security.rate_limits import load_limits
 from kafka_http.security.shared_counters import SharedCounters
 from kafka_http.security.trusted_networks import TrustedNetworks
 
@@ -26,10 +28,25 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
     Raises `ConfigError`, which names the file and the line.
     """
     settings = AuthSettings.from_config(config.auth, config.sources)
+    _check_required(config, settings)
     rules = load_rules(config, settings, acls)
     kinds = load_authenticators(config, settings, shared)
-    warnings = _warnings(config, settings, rules, kinds)
-    return SecurityState(kinds, rules, frozenset(settings.anonymous), NoLimits(), warnings)
+    return SecurityState(
+        kinds,
+        rules,
+        frozenset(settings.anonymous),
+        load_limits(config.limits, config.sources, shared),
+        _origins(config),
+        _warnings(config, settings, rules, kinds),
+    )
+
+
+def _check_required(config: Config, settings: AuthSettings) -> None:
+    if config.require_auth and not settings.is_on and not is_loopback(config.host):
+        raise ConfigError(
+            f"require_auth: other hosts can reach {config.bind}, and no client authenticates itself. Add the section "
+            "[auth], or listen on 127.0.0.1."
+        )
 
 
 def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> SettingsRules | AclCache | AllowAll:
@@ -45,23 +62,28 @@ def load_rules(config: Config, settings: AuthSettings, acls: AclCache) -> Settin
 
 
 def _warnings(config: Config, settings: AuthSettings, rules: Rules, kinds: Sequence[Authenticator]) -> tuple[str, ...]:
-    principals = known_principals(kinds)
+    listed = listed_principals(kinds)
     warnings = [
         f"topics of the API key {each.name}: no topic can have a name that matches {pattern!r}."
-        for each in principals or ()
+        for each in listed
         for pattern in (each.restriction and each.restriction.topics) or ()
         if not can_match_topics(pattern)
     ]
     if isinstance(rules, SettingsRules):
         has_groups = bool(settings.jwt) and settings.jwt_settings(config.sources).groups_claim != ""
+        principals = listed if are_all_listed(kinds) else None
         warnings += rules.warnings(settings.anonymous, has_groups=has_groups, principals=principals)
     return tuple(warnings)
 
 
-def known_principals(kinds: Sequence[Authenticator]) -> list[Principal] | None:
-    """Return all users and keys; None if there may be other principals, such as those of tokens."""
-    lists = [each for each in kinds if isinstance(each, PrincipalList)]
-    return None if len(lists) < len(kinds) else [principal for each in lists for principal in each.principals]
+def listed_principals(kinds: Sequence[Authenticator]) -> list[Principal]:
+    """Return the users and keys in files."""
+    return [principal for each in kinds if isinstance(each, PrincipalList) for principal in each.principals]
+
+
+def are_all_listed(kinds: Sequence[Authenticator]) -> bool:
+    """Whether there are no other principals than users and keys in files, such as those of tokens."""
+    return all(isinstance(each, PrincipalList) for each in kinds)
 
 
 def load_authenticators(config: Config, settings: AuthSettings, shared: SharedCounters) -> list[Authenticator]:
@@ -114,3 +136,13 @@ def _extra_needed(setting: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(f"{setting} needs the package {error.name}. {how_to_install('auth')}") from None
+
+
+def _origins(config: Config) -> Origins:
+    origins = Origins(config.cors_origins, credentials=config.cors_credentials, max_age=config.cors_max_age)
+    if config.cors_credentials and origins.allows_reading:
+        raise ConfigError(
+            "cors_credentials cannot be used with * in cors_origins. List the origins that may send credentials, such "
+            "as https://app.example.org."
+        )
+    return origins

@@ -54,8 +54,8 @@ class SharedBuckets:
     def __init__(self, size: int = _MAX_BUCKETS, clock: Callable[[], float] = time.monotonic) -> None:
         """`size` is a multiple of 16; each bucket has 16 bytes, which are used when the bucket is."""
         memory = memoryview(mmap(-1, 16 * size))
-        self._keys = memory[: 8 * size].cast("Q")
-        self._times = memory[8 * size :].cast("d")
+        self.keys = memory[: 8 * size].cast("Q")
+        self.times = memory[8 * size :].cast("d")
         self._sets = size // _WAYS
         self._hash = KeyHash()
         self.clock = clock
@@ -64,91 +64,81 @@ class SharedBuckets:
 
     def bucket(self, key: str, rate: Rate) -> "Bucket":
         """Return the bucket of a key, such as a purpose and a principal. Another rate makes it another bucket."""
-        return Bucket(self, self._hash(f"{rate.per_second:g} {rate.burst:g} {key}"), rate)
+        return Bucket(self, self._hash(f"{rate.per_second!r} {rate.burst!r} {key}"), rate)
 
     def find(self, key: int) -> int:
-        """Return the place of a key, or -1."""
+        """Return the place of a key. If it has none, it gets that of the bucket that is full, or is full first."""
         start = key % self._sets * _WAYS
-        keys = self._keys[start : start + _WAYS].tolist()
-        return start + keys.index(key) if key in keys else -1
-
-    def time_at(self, place: int, key: int) -> float | None:
-        """Return when the bucket at a place is full again, or None if it has another key now."""
-        return self._times[place] if self._keys[place] == key else None
-
-    def set_time(self, place: int, value: float) -> None:
-        self._times[place] = value
-
-    def insert(self, key: int, value: float) -> int:
-        """Put a key in the place of the bucket that is full, or was first to be full, and return the place."""
-        start = key % self._sets * _WAYS
-        times = self._times[start : start + _WAYS].tolist()
+        keys = self.keys[start : start + _WAYS].tolist()
+        if key in keys:
+            return start + keys.index(key)
+        times = self.times[start : start + _WAYS].tolist()
         place = start + times.index(min(times))
-        self._times[place] = value
-        self._keys[place] = key
+        self.times[place] = 0.0
+        self.keys[place] = key
         return place
 
 
 class Bucket:
     """The bucket of one key. May be kept: it finds its place again if another key got it."""
 
-    __slots__ = ("_key", "_place", "_table", "cost_seconds", "rate", "window")
+    __slots__ = ("_key", "_keys", "_max_backlog", "_place", "_table", "_times", "cost_seconds", "window")
 
     def __init__(self, table: SharedBuckets, key: int, rate: Rate) -> None:
         self._table = table
+        self._keys, self._times = table.keys, table.times
         self._key = key
         self._place = 0
-        self.rate = rate
         self.cost_seconds = 1 / rate.per_second
         self.window = rate.burst / rate.per_second
         """Seconds until an empty bucket is full."""
+        self._max_backlog = self.window + _ROUNDING_SECONDS
 
     def take(self, cost: float = 1.0) -> float:
-        """Take `cost` and return 0, or take nothing and return the seconds until there is enough."""
+        """Take `cost` and return 0, or take nothing and return the seconds until there is enough.
+
+        A full bucket gives any cost, and owes what it does not have. Else what is over the burst could never pass.
+        """
         with self._table.lock:
             now = self._table.clock()
-            backlog = self.backlog(now)
-            wait = self.wait_for(cost, backlog)
-            if wait <= 0:
-                self.set_backlog(now, backlog + cost * self.cost_seconds)
-            return wait
+            after = self.after(now, cost)
+            if after >= 0:
+                self.set(now + after)
+            return max(0.0, -after)
 
     def add(self, cost: float) -> None:
         """Take `cost` even if there is not enough. A negative `cost` gives back what was taken."""
         with self._table.lock:
             now = self._table.clock()
-            self.set_backlog(now, self.backlog(now) + cost * self.cost_seconds)
+            self.set(now + self.backlog(now) + cost * self.cost_seconds)
 
     def wait(self, cost: float = 1.0) -> float:
         """Return the seconds until `take` would succeed, 0 if it would now. Takes nothing."""
-        return self.wait_for(cost, self.backlog(self._table.clock()))
+        return max(0.0, -self.after(self._table.clock(), cost))
 
     # In parts, for callers that hold the table's lock
 
+    def after(self, now: float, cost: float) -> float:
+        """Return the seconds until the bucket would be full after a `take` at `now`; if negative, those to wait."""
+        if self._keys[self._place] != self._key:
+            self._place = self._table.find(self._key)
+        backlog = self._times[self._place] - now
+        after = cost * self.cost_seconds
+        if backlog > 0:
+            after += backlog
+            if after > self._max_backlog:
+                return -min(after - self.window, backlog)
+        return after
+
     def backlog(self, now: float) -> float:
         """Return the seconds until the bucket is full."""
-        full = self._table.time_at(self._place, self._key)
-        if full is None:
-            place = self._table.find(self._key)
-            if place < 0:
-                return 0.0
-            self._place = place
-            full = self._table.time_at(place, self._key) or now
-        return full - now if full > now else 0.0
+        if self._keys[self._place] != self._key:
+            self._place = self._table.find(self._key)
+        return max(0.0, self._times[self._place] - now)
 
-    def set_backlog(self, now: float, backlog: float) -> None:
-        if self._table.time_at(self._place, self._key) is not None:
-            self._table.set_time(self._place, now + backlog)
-        elif backlog > 0:
-            self._place = self._table.insert(self._key, now + backlog)
-
-    def wait_for(self, cost: float, backlog: float) -> float:
-        """Return the seconds until there is enough.
-
-        A full bucket gives any cost, and owes what it does not have. Else what is over the burst could never pass.
-        """
-        wait = min(backlog, backlog + cost * self.cost_seconds - self.window)
-        return wait if wait > _ROUNDING_SECONDS else 0.0
+    def set(self, full: float) -> None:
+        """Set when the bucket is full. `backlog` was called before."""
+        self._times[self._place] = full
 
 
 class OpenCounts:
@@ -160,11 +150,10 @@ class OpenCounts:
 
     def __init__(self, workers: int = _MAX_WORKERS, size: int = _MAX_COUNTS) -> None:
         """`size`: the number of keys of a worker, a multiple of 32. What has no room is not counted."""
-        memory = memoryview(mmap(-1, 8 * workers * (1 + 2 * size))).cast("Q")
-        self._in_use = memory[:workers]
-        self._tables = [
-            _CountTable(memory[start : start + 2 * size]) for start in range(workers, len(memory), 2 * size)
-        ]
+        self._memory = memoryview(mmap(-1, 8 * workers * (1 + 2 * size))).cast("Q")
+        self._in_use = self._memory[:workers]
+        self._size = size
+        self._tables: dict[int, _CountTable] = {}
         self._hash = KeyHash()
         self._file = _new_file()
         weakref.finalize(self, os.close, self._file)
@@ -190,22 +179,31 @@ class OpenCounts:
                 self._own.change(count.key, -1)
 
     def _total(self, key: int) -> int:
-        return sum(table.count(key) for is_used, table in zip(self._in_use, self._tables, strict=True) if is_used)
+        return sum(self._table(each).count(key) for each in self._used())
+
+    def _used(self) -> list[int]:
+        return [number for number, is_used in enumerate(self._in_use.tolist()) if is_used]
+
+    def _table(self, number: int) -> "_CountTable":
+        if number not in self._tables:
+            start = len(self._in_use) + 2 * self._size * number
+            self._tables[number] = _CountTable(self._memory[start : start + 2 * self._size])
+        return self._tables[number]
 
     def _own_table(self) -> "_CountTable | None":
         if self._process != (process := os.getpid()):  # after the fork
             self._process = process
-            number = next(filter(self._try_lock, range(len(self._tables))), None)
-            self._own = None if number is None else self._tables[number]
-            if self._own is not None and number is not None:
+            self._own = None
+            number = next(filter(self._try_lock, range(len(self._in_use))), None)
+            if number is not None:
+                self._own = self._table(number)
                 self._own.clear()
                 self._in_use[number] = 1
         return self._own
 
     def _forget_dead(self, own: "_CountTable | None") -> bool:
         """Forget the counts of workers that have ended. Return whether there were any."""
-        used = [each for each, table in enumerate(self._tables) if self._in_use[each] and table is not own]
-        dead = [each for each in used if self._try_lock(each)]
+        dead = [each for each in self._used() if self._table(each) is not own and self._try_lock(each)]
         for each in dead:
             self._in_use[each] = 0
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, each)

@@ -135,6 +135,9 @@ class RequestPolicy(Protocol):
         `size` is that of the body, 0 if it is not known. Header names are in lower case. None: a thread must decide.
         """
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a new connection. Return what to call when it is closed, or None: this address has too many."""
+
 
 class DefaultRequestPolicy:
     """The `RequestPolicy` for an application that has none."""
@@ -156,6 +159,13 @@ class DefaultRequestPolicy:
     def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
         return Decision(is_refused=False, value=None)
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        return _do_nothing
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
+
 
 class TlsContext(Protocol):
     """TLS of the connections of clients."""
@@ -175,6 +185,10 @@ class ServerHooks(Protocol):
 
     def check_before_fork(self) -> None:
         """Check what only other servers can tell, for some seconds at most. Raises `ConfigError`."""
+
+    @property
+    def has_authentication(self) -> bool:
+        """Whether requests need credentials."""
 
     def start(self) -> None:
         """Start serving in this process. Must not block."""
@@ -213,6 +227,7 @@ class DefaultHooks:
 
     request_policy: RequestPolicy = DefaultRequestPolicy()
     fast_path: FastPathHandler | None = None
+    has_authentication = False
     tls: TlsContext | None = None
     next_deadline = math.inf
 

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextvars import Context
 from typing import Any
 
@@ -70,6 +70,16 @@ class SendBuffer:
     def reset(self) -> None:
         """Prepare for the next response."""
         self.has_data, self.sent_bytes = False, 0
+
+
+class CountedConnection(TConn):
+    """gunicorn's connection, with what is called when it is closed: once or more often, by any thread."""
+
+    on_close: Callable[[], None] = staticmethod(lambda: None)
+
+    def close(self, graceful: bool = False) -> None:
+        super().close(graceful)
+        self.on_close()
 
 
 class ClientConnection:

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
@@ -16,8 +17,10 @@ from gunicorn.glogging import Logger
 
 from kafka_http.config import Config
 from kafka_http.config.settings import is_loopback
+from kafka_http.environ import PRINCIPAL
 from kafka_http.logs import LineFormatter, configure_logging
-from kafka_http.server.app_interface import hooks_of, stop_seconds
+from kafka_http.server.app_interface import ServerHooks, hooks_of, stop_seconds
+from kafka_http.server.reload import ArbiterReload
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -46,8 +49,8 @@ def run(
     caller, and run neither its `finally` clauses nor its `atexit` functions.
 
     `when_ready` is called when the server accepts connections. `load_app` replaces `kafka_http.app.create_app`.
-    `reloads`: SIGHUP replaces the workers gracefully, unless standard input is a terminal, which SIGHUP reports closed.
-    Otherwise SIGHUP stops the server.
+    `reloads`: SIGHUP reads users, keys, rules and certificates again, unless standard input is a terminal, which SIGHUP
+    reports closed. Otherwise SIGHUP stops the server.
 
     Raises `ConfigError` if a setting is wrong, and `CannotServe` if the server cannot start or ends with an error.
     """
@@ -55,7 +58,7 @@ def run(
     app = (load_app or _create_app)(config)
     _check_address(config)
     hooks_of(app).check_before_fork()
-    _warn_if_exposed(config)
+    _warn_if_exposed(hooks_of(app), config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     if config.tls_cert:
@@ -103,12 +106,12 @@ def _check_address(config: Config) -> None:
         ) from None
 
 
-def _warn_if_exposed(config: Config) -> None:
-    """Log a warning if other hosts can reach the server."""
-    if not is_loopback(config.host):
+def _warn_if_exposed(hooks: ServerHooks, config: Config) -> None:
+    """Log a warning if other hosts can reach the server and it does not authenticate them."""
+    if not is_loopback(config.host) and not hooks.has_authentication:
         log.warning(
             "Listening on %s without authentication: everyone who can reach this address can read and write all topics "
-            "that this server can.",
+            "that this server can. Add the section [auth]. With require_auth, the server does not start like this.",
             config.bind,
         )
 
@@ -138,10 +141,13 @@ class _Application(BaseApplication):
     def __init__(
         self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None, *, reloads: bool
     ) -> None:
-        self._reloads = reloads
         self._config = config
         self._app = app
         self._when_ready = when_ready
+        hooks = hooks_of(app)
+        on_success = partial(_warn_if_exposed, hooks)
+        self.arbiter_reload = ArbiterReload(config, hooks, on_success) if reloads else None
+        """None if SIGHUP stops the server. The workers use its count."""
         super().__init__()
 
     def load_config(self) -> None:
@@ -155,7 +161,7 @@ class _Application(BaseApplication):
         return self._app
 
     def run(self) -> None:
-        _Arbiter(self, reloads=self._reloads).run()
+        _Arbiter(self, self.arbiter_reload).run()
 
 
 def _check_brokers(worker: Worker) -> None:
@@ -165,10 +171,13 @@ def _check_brokers(worker: Worker) -> None:
 
 
 class _Arbiter(Arbiter):
-    """Handles Ctrl-C and the end of the terminal like SIGTERM. A second Ctrl-C does not wait for requests."""
+    """Handles Ctrl-C and the end of the terminal like SIGTERM. A second Ctrl-C does not wait for requests.
 
-    def __init__(self, app: BaseApplication, *, reloads: bool) -> None:
-        self._reloads = reloads
+    SIGHUP reloads without new workers, so that connections and streams stay.
+    """
+
+    def __init__(self, app: BaseApplication, reload: ArbiterReload | None) -> None:
+        self._reload = reload
         super().__init__(app)
 
     def init_signals(self) -> None:
@@ -181,10 +190,10 @@ class _Arbiter(Arbiter):
         self.handle_term()
 
     def handle_hup(self) -> None:
-        if self._reloads:
-            super().handle_hup()
-        else:
+        if self._reload is None:
             self.handle_term()
+        elif self._reload.run():
+            self.kill_workers(signal.SIGHUP)  # they only look at the count
 
 
 class _Logger(Logger):
@@ -241,5 +250,5 @@ def _gunicorn_settings(config: Config) -> dict[str, Any]:
         "logger_class": _ConsoleLogger if config.console else _Logger,
         "loglevel": config.log_level,
         "accesslog": "-" if config.access_log else None,
-        "access_log_format": '%(h)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',
+        "access_log_format": "%(h)s %({" + PRINCIPAL + '}e)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',
     }

@@ -1,18 +1,22 @@
 """Responses in gunicorn's form, and its access log, for requests that gunicorn itself does not answer."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from http import HTTPStatus
 from types import SimpleNamespace
+from typing import Any
 
 from gunicorn import SERVER
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.util import http_date
 
-from kafka_http.logs import request_id
+from kafka_http.environ import PRINCIPAL, split_access_key, without_access_key
+from kafka_http.logs import principal_text, request_id
 from kafka_http.server.app_interface import FastPathResponse
 from kafka_http.server.client_connection import ClientConnection
 
@@ -21,6 +25,10 @@ _STATUS_LINES: Mapping[int, bytes] = {
     **{207: b"207 Multi Status", 413: b"413 Request Entity Too Large", 422: b"422 Unprocessable Entity"},
 }
 """The reasons are those of the views: Werkzeug's, which do not depend on Python's version."""
+_QUOTES = frozenset(("req", "method", "version", "hdr", "expect", "data", "term", "line", "buf"))
+"""Attributes of gunicorn's errors that quote what the client has sent. Names of headers are in capitals."""
+_HEADER_NAME = re.compile("[A-Z-]{1,40}")
+_HIDDEN = "(hidden)"
 _RESPONSE = (
     f"HTTP/1.1 %b\r\nServer: {SERVER}\r\nDate: %b\r\nConnection: %b\r\n%bContent-Type: %b\r\n"
     "Content-Length: %d\r\nX-Request-Id: %b\r\nCache-Control: no-store\r\n\r\n%b"
@@ -70,6 +78,7 @@ class AccessLog:
             "PATH_INFO": path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": "HTTP/1.1",
+            PRINCIPAL: principal_text(sent.principal),
             **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
         }
         # gunicorn's log uses only these attributes of a response
@@ -89,6 +98,19 @@ def _header_pairs(sent: FastPathResponse) -> list[tuple[str, str]]:
         ("X-Request-Id", sent.request_id),
         ("Cache-Control", "no-store"),
     ]
+
+
+def hide_credentials(request: Any, error: BaseException) -> None:
+    """Remove what may be a credential from an invalid request and from its error, which gunicorn logs and sends."""
+    quotes = vars(error).items() if isinstance(error, ParseException | NoMoreData) else ()
+    for name, value in quotes:
+        if name in _QUOTES and isinstance(value, str | bytes) and not _HEADER_NAME.fullmatch(str(value)):
+            setattr(error, name, _HIDDEN)
+    for each in (request, getattr(error, "req", None)):
+        for name in ("uri", "query"):
+            if isinstance(value := getattr(each, name, None), str):
+                hidden = without_access_key(value) if name == "uri" else split_access_key(value)[0]
+                setattr(each, name, hidden)
 
 
 class ErrorPage:
@@ -111,11 +133,11 @@ class ErrorPage:
         return render_error(int(status), reason, reason if status.startswith("5") else f"{reason}: {message}")
 
 
-def render_error(status: int, reason: str, message: str) -> bytes:
-    """Return a whole error response, after which the connection is closed."""
-    body = json.dumps({"error": {"code": status, "message": message}}).encode() + b"\n"
+def render_error(status: int, reason: str, message: str, *, code: int = 0, headers: str = "") -> bytes:
+    """Return a whole error response, after which the connection is closed. `headers` are further lines of its head."""
+    body = json.dumps({"error": {"code": code or status, "message": message}}).encode() + b"\n"
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n{headers}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body

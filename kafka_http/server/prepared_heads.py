@@ -60,34 +60,31 @@ class PreparedHeads:
         if split is None:
             return None
         text, size = split
-        if self._handler.decides_by_client:
-            return self._find_for_client(text, size, client)
-        head = self._recent.get(text)
-        if head is None:
-            head = self._previous.pop(text, None) or self._parse(text, client)
-            if head is None:
-                return None
-            if head.prepared.is_reusable and len(text) <= _MAX_REMEMBERED_BYTES:
-                self._remember(text, head)
-        return head, size
+        key = self._digest_of(text, client) if self._handler.decides_by_client else text
+        head = self._recent.get(key)
+        if head is None or not head.prepared.is_current:
+            head = self._prepared_again(key, text, client)
+        return None if head is None else (head, size)
 
-    def _find_for_client(self, text: bytes, size: int, client: Client) -> tuple[PreparedHead, int] | None:
+    def _digest_of(self, text: bytes, client: Client) -> bytes:
         digest = self._digest.copy()
         digest.update(text)
         digest.update(repr(client).encode() if client.certificate else client.address.encode())
-        key = digest.digest()
-        head = self._recent.get(key)
+        return digest.digest()
+
+    def _prepared_again(self, key: bytes, text: bytes, client: Client) -> PreparedHead | None:
+        """Return the head of the previous generation, or prepare it. Remember it."""
+        head = self._previous.pop(key, None)
         if head is None or not head.prepared.is_current:
-            head = self._previous.pop(key, None)
-            if head is None or not head.prepared.is_current:
-                head = self._parse(text, client)
-            if head is None:
-                self._recent.pop(key, None)
-                return None
+            head = self._parse(text, client)
+        if head is None:
+            self._recent.pop(key, None)
+            return None
+        if key is not text:
             head = _without_credentials(head)
-            if head.prepared.is_reusable:
-                self._remember(key, head)
-        return head, size
+        if head.prepared.is_reusable and len(key) <= _MAX_REMEMBERED_BYTES:
+            self._remember(key, head)
+        return head
 
     def _parse(self, text: bytes, client: Client) -> PreparedHead | None:
         parsed = parse_head(text)

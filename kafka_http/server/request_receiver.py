@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from kafka_http.server.app_interface import RequestPolicy
@@ -128,7 +129,7 @@ class RequestReceiver:
                 self._reject(connection, reader, reader.error)
                 return False
         request = reader.request
-        headers = {name.lower(): value for name, value in request.headers}
+        headers = _joined(request.headers)
         decision = self._policy.admit(request.method, request.uri, headers, connection.client, reader.content_length)
         if decision is not None:
             reader.decision = decision.value
@@ -148,7 +149,7 @@ class RequestReceiver:
     def _is_streamed(self, request: Any) -> bool:
         if request is None or request.method != "POST":  # the fast path has no streaming uploads
             return False
-        headers = {name.lower(): value for name, value in request.headers}
+        headers = _joined(request.headers)
         return self._policy.is_streamed(request.method, request.path, headers)
 
     def count(self, connection: ClientConnection, reader: RequestReader) -> None:
@@ -223,3 +224,12 @@ class RequestReceiver:
             self._loop.drop(connection)
             return
         self._loop.continue_response(connection)
+
+
+def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the headers by name in lower case. Repeated ones are joined with a comma, as views get them."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        joined[lower] = f"{joined[lower]},{value}" if lower in joined else value
+    return joined

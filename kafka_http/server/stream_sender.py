@@ -76,12 +76,17 @@ def detach_stream(is_chunked: bool, source: StreamSource) -> NoReturn:
 class _Client:
     """A connection whose response is a stream."""
 
-    __slots__ = ("closing_until", "is_blocked", "is_chunked", "is_reading", "sent_at", "socket", "source", "unsent")
+    __slots__ = (
+        "closing_until", "is_blocked", "is_chunked", "is_reading", "on_close", "sent_at", "socket", "source", "unsent",
+    )  # fmt: skip
 
-    def __init__(self, connection: socket.socket, source: StreamSource, is_chunked: bool) -> None:
+    def __init__(
+        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[], None]
+    ) -> None:
         self.socket = connection
         self.source = source
         self.is_chunked = is_chunked
+        self.on_close = on_close
         self.unsent: list[memoryview] = []
         self.sent_at = 0.0
         self.is_blocked = False
@@ -129,13 +134,15 @@ class StreamSender:
         self._thread = Thread(target=self._run, name="streams", daemon=True)
         self._thread.start()
 
-    def add(self, connection: socket.socket, source: StreamSource, is_chunked: bool) -> None:
-        """Send the rest of a response, then close the connection."""
+    def add(
+        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[], None]
+    ) -> None:
+        """Send the rest of a response, then close the connection, and call `on_close` in the thread."""
         connection.setblocking(False)
         with suppress(OSError, AttributeError):  # a host that vanishes sends nothing
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall * 1000))
         source.watch(self._wake)
-        self._added.append(_Client(connection, source, is_chunked))
+        self._added.append(_Client(connection, source, is_chunked, on_close))
         self._wake()
 
     def close(self, seconds: float) -> None:
@@ -272,5 +279,6 @@ class StreamSender:
         del self._clients[client.socket.fileno()]
         self._epoll.unregister(client.socket)
         client.socket.close()
+        client.on_close()
         if not client.is_reading:
             client.source.close()

@@ -39,12 +39,13 @@ from kafka_http.environ import (
 )
 from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
-from kafka_http.server.client_connection import ClientConnection
+from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
-from kafka_http.server.gunicorn_responses import ErrorPage
+from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials, render_error
 from kafka_http.server.lingering_close import LINGER_SECONDS, LingeringConnections
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
+from kafka_http.server.reload import WorkerReload
 from kafka_http.server.request_reader import RequestReader
 from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
 from kafka_http.server.tls import TlsHandshakes
@@ -59,6 +60,13 @@ gives the interpreter up with each socket call. With Python's 5 ms, publishes be
 took 2.5 times as long. Without a fast path, 0.5 ms only costs: 15 % more CPU time for a publish."""
 _ACCEPT_PAUSE_SECONDS = 0.5
 _LOG_SECONDS = 60.0
+_TOO_MANY_CONNECTIONS = render_error(
+    429,
+    "Too Many Requests",
+    "Your address has too many open connections. Close some, or retry later.",
+    code=42902,
+    headers="Retry-After: 5\r\n",
+)
 _NO_CONNECTION = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINTR))
 """Errors of `accept` if another worker has the connection or the client has closed it."""
 
@@ -80,6 +88,7 @@ class Worker(ThreadWorker):
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
+        self._reload = WorkerReload(self.app)
         self._accepts_from = 0.0
         self._warnings = LogOnce(self.log.error_log, _LOG_SECONDS)
 
@@ -102,6 +111,7 @@ class Worker(ThreadWorker):
         hooks = self._hooks = hooks_of(self.wsgi)
         hooks.start()
         hooks.attach(loop)
+        self._reload.start(hooks, loop)
         self.wsgi = with_header_pairs(self.wsgi)
         if can_receive_requests(self.cfg):
             handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
@@ -153,13 +163,29 @@ class Worker(ThreadWorker):
                     self._pause_accepting(error)
                 return
             self.nr_conns += 1
-            conn = TConn(self.cfg, client, address, listener.getsockname())
+            conn = CountedConnection(self.cfg, client, address, listener.getsockname())
+            if not self._admit(conn):
+                continue
             try:
                 self.enqueue_req(conn)
             except OSError as error:  # the poller is full
                 self.close_connection(conn)
                 self._pause_accepting(error)
                 return
+
+    def _admit(self, conn: CountedConnection) -> bool:
+        """Count a connection, or close it and return False if its address has too many."""
+        address = conn.client[0] if isinstance(conn.client, tuple) else ""
+        on_close = self._hooks.request_policy.admit_connection(address)
+        if on_close is not None:
+            conn.on_close = on_close
+            return True
+        self._warnings.warning("Closed connections: their address has too many (limits, connections).")
+        with suppress(OSError):
+            if self._handshakes is None and not self.cfg.is_ssl:
+                conn.sock.send(_TOO_MANY_CONNECTIONS)
+        self.close_lingering(conn)
+        return False
 
     def enqueue_req(self, conn: TConn) -> None:
         """Add a connection to the main loop. Without one, a thread gets it when its client has sent something."""
@@ -229,6 +255,7 @@ class Worker(ThreadWorker):
         super().murder_pending()
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
+        self._reload.check()
         if self._handshakes is not None:
             self._handshakes.expire()
 
@@ -280,7 +307,8 @@ class Worker(ThreadWorker):
         """Pass a connection to the thread that sends streams."""
         assert self._streams is not None  # noqa: S101  DETACH_STREAM is set only with it
         self.nr_conns -= 1
-        self._streams.add(conn.sock, detached.source, detached.is_chunked)
+        on_close = cast("CountedConnection", conn).on_close
+        self._streams.add(conn.sock, detached.source, detached.is_chunked, on_close)
 
     def count_request(self) -> None:
         """Count a request toward gunicorn's `max_requests`."""
@@ -394,6 +422,7 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to invalid HTTP with a JSON error, where gunicorn responds with HTML."""
         page = ErrorPage()
+        hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))

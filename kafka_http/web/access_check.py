@@ -4,22 +4,25 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus, urlsplit
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.datastructures import EnvironHeaders, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as PlainRequest
 
-from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE
-from kafka_http.errors import KafkaHttpError, WouldBlock
+from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE, PRINCIPAL, split_access_key, without_access_key
+from kafka_http.errors import CrossSiteRequest, Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
+from kafka_http.logs import principal_text
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.negotiation import is_streaming_upload
+from kafka_http.web.responses import error_response
 from kafka_http.web.trusted_proxies import TrustedProxies
 from kafka_http.web.url_paths import NormalizedPaths
 
@@ -28,13 +31,12 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-ACCESS_KEY = "access_key"
-"""Query parameter with an API key, for `navigator.sendBeacon`, which cannot send headers."""
-PRINCIPAL = "kafka_http.principal"
-"""Environ key: the name of the principal, for the access log."""
 _ACCESS_KEY = "kafka_http.access_key"
 _FORWARDED = "v2_consumers."
 """Prefix of the endpoints that nodes forward."""
+
+_REFUSALS = (Unauthenticated, Forbidden, RateLimited, CrossSiteRequest)
+"""What views raise, too."""
 
 Arguments = Mapping[str, Any]
 """The names in a path."""
@@ -142,23 +144,46 @@ class AccessCheck:
         """Add the check and the middleware of `app` that it needs. `forwarded` is None if there is only one node."""
         self._app = app
         self._check_point = check_point
+        self._trusted = trusted
         self._forwarded = forwarded
         self._early = _with_middleware(self._admit_early, trusted)
         app.before_request(lambda: self.check(request))
         app.after_request(self.finish)
+        for refusal in _REFUSALS:
+            app.register_error_handler(refusal, self._log_refusal)
         app.wsgi_app = _with_middleware(app.wsgi_app, trusted)  # type: ignore[assignment, method-assign]
 
     def check(self, request: Request) -> None:
         """Admit a request before its view, for which `request_access` then works. Raises the refusal."""
         if not self._check_point.has_decisions or request.endpoint in OPEN:
             return
-        admission = request.environ.get(ADMISSION)
+        try:
+            g.access, g.limit_headers = self._admission(request)
+        except KafkaHttpError as refusal:
+            request.environ[PRINCIPAL] = principal_text(refusal.principal)
+            if not isinstance(refusal, _REFUSALS):  # such as a topic that the principal must not see
+                self._log(refusal)
+            raise
+        request.environ[PRINCIPAL] = principal_text(g.access.principal.name)
+
+    def _admission(self, request: Request) -> Admission:
+        admission: Admission | KafkaHttpError | None = request.environ.get(ADMISSION)
         if isinstance(admission, KafkaHttpError):
             raise admission
         if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
-            admission = self._admit(request, blocking=True)
-        g.access, g.limit_headers = admission
-        request.environ[PRINCIPAL] = admission.access.principal.name
+            return self._admit(request, blocking=True)
+        self._check_needs(request, admission.access)  # the server may have seen another path before the body
+        return admission
+
+    def _log_refusal(self, error: KafkaHttpError) -> Response:
+        """Log a refusal, and return its response."""
+        self._log(error)
+        return error_response(error)
+
+    def _log(self, error: KafkaHttpError) -> None:
+        principal = error.principal or request_access().principal.name
+        address = request.environ.get("REMOTE_ADDR", "")
+        self._check_point.refusals.log(error, f"{request.method} {request.path}", principal, address)
 
     def admit_early(self, environ: "WSGIEnvironment") -> Admission | KafkaHttpError | None:
         """Return the admission or the refusal of a request without its body, None if a thread must decide.
@@ -181,26 +206,42 @@ class AccessCheck:
             environ[ADMISSION] = None
         return ()
 
+    def admit_connection(self, address: str) -> Callable[[], None] | None:
+        """Count a connection from an address. Return what releases it, or None: there are too many.
+
+        Those of trusted proxies do not count, because each carries the requests of many clients.
+        """
+        limits = self._check_point.limits
+        return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
+
     def finish(self, response: Response) -> Response:
-        """Add the headers of the limits to a response, and the challenge to a 401 of a view."""
+        """Add the headers of the limits to a response, and the challenge to a 401."""
         response.headers.update(g.get("limit_headers", NO_HEADERS))
-        if response.status_code == 401:
-            response.headers.setdefault("WWW-Authenticate", self._check_point.challenge)
+        if response.status_code == 401 and (challenge := self._check_point.challenge):
+            response.headers["WWW-Authenticate"] = challenge
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        endpoint, names = self._match(request)
-        needs = ROUTES.get(endpoint, _nothing)
-
-        def check(access: Access) -> None:
-            needs(access, names, request.args)
-
+        needs = partial(self._check_needs, request)
         credentials = _credentials(request.environ)
-        if self._forwarded is not None and endpoint.startswith(_FORWARDED):
+        if self._forwarded is not None and self._match(request)[0].startswith(_FORWARDED):
             caller = self._forwarded.caller(credentials.headers, blocking=blocking)
             if caller is not None:
-                return self._check_point.admit_forwarded(caller, check)
-        return self._check_point.admit(credentials, check, request.content_length or 0, blocking=blocking)
+                return self._check_point.admit_forwarded(caller, needs)
+        return self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
+
+    def _check_needs(self, request: PlainRequest, access: Access) -> None:
+        endpoint, names = self._match(request)
+        needs = ROUTES.get(endpoint, _nothing)
+        needs(access, names, request.args)
+
+    def _size(self, request: PlainRequest) -> int:
+        """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
+        headers = request.headers
+        is_upload = self._match(request)[0] == "messages.publish" and is_streaming_upload(
+            request.method, headers.get("Accept"), headers.get("Content-Type")
+        )
+        return 0 if is_upload else request.content_length or 0
 
     def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
         if isinstance(request, Request):
@@ -228,30 +269,16 @@ def _start_nothing(*_: Any) -> Any:
 
 
 class AccessKeyRemoval:
-    """WSGI middleware that removes `access_key` from the query before anything reads or logs it."""
+    """WSGI middleware that moves `access_key` from the query to the environ before anything reads or logs it."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
-        query = environ.get("QUERY_STRING", "")
-        if "access" in query or "%" in query:
-            remove_access_key(environ, query)
+        query, key = split_access_key(environ.get("QUERY_STRING", ""))
+        if key is not None:
+            environ[_ACCESS_KEY], environ["QUERY_STRING"] = key, query
+            for name in ("RAW_URI", "REQUEST_URI"):
+                if name in environ:
+                    environ[name] = without_access_key(environ[name])
         return self._app(environ, start_response)
-
-
-def remove_access_key(environ: "WSGIEnvironment", query: str) -> None:
-    """Move the query parameter `access_key` to a key of the environ."""
-    kept = []
-    for parameter in query.split("&"):
-        name, _, value = parameter.partition("=")
-        if unquote_plus(name) == ACCESS_KEY:
-            environ[_ACCESS_KEY] = unquote_plus(value)
-        else:
-            kept.append(parameter)
-    if _ACCESS_KEY in environ:
-        environ["QUERY_STRING"] = "&".join(kept)
-        for key in ("RAW_URI", "REQUEST_URI"):
-            if key in environ:
-                path = urlsplit(environ[key])._replace(query="&".join(kept))
-                environ[key] = path.geturl()

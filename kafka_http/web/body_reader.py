@@ -7,6 +7,7 @@ waits for 1,024 bytes.
 
 import select
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -110,6 +111,32 @@ class BodyReader:
             raise
         except Exception as error:  # each WSGI server has its own exceptions for an incomplete body
             raise _incomplete_body() from error
+
+
+class LimitedSource:
+    """A body whose sender has a limit of bytes per second. After each read it pauses until the limit allows more."""
+
+    def __init__(self, source: BodySource, add_bytes: Callable[[int], float]) -> None:
+        """`add_bytes` is `ClientLimits.add_bytes`."""
+        self._source = source
+        self._add_bytes = add_bytes
+        self._paused_until = 0.0
+        self.can_send = source.can_send
+
+    @property
+    def has_ended(self) -> bool:
+        return self._source.has_ended
+
+    def wait(self, seconds: float) -> bool:
+        if (pause := self._paused_until - time.monotonic()) > 0:
+            time.sleep(min(pause, seconds))
+            return False
+        return self._source.wait(seconds)
+
+    def read(self) -> bytes:
+        piece = self._source.read()
+        self._paused_until = time.monotonic() + self._add_bytes(len(piece))
+        return piece
 
 
 class _SocketSource:

@@ -15,15 +15,16 @@ from urllib.parse import parse_qsl, urlsplit
 from werkzeug.datastructures import MultiDict
 
 from kafka_http.config import Config
-from kafka_http.errors import KafkaHttpError, WouldBlock
+from kafka_http.errors import KafkaHttpError, RateLimited, WouldBlock
 from kafka_http.logs import request_id
 from kafka_http.schemas.formats import Formats
 from kafka_http.security.access import Access
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.principal import ConnectedClient, Credentials
-from kafka_http.security.rate_limits import NO_HEADERS
+from kafka_http.security.rate_limits import UNLIMITED
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
+from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.idempotent_publish import IdempotentPublish, KeyedPublish
 from kafka_http.web.messages.message_publish import MessagesPublish
 from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, PublishView
@@ -67,6 +68,7 @@ class FastPathPublishes:
         config: Config,
         *,
         guard: BrowserGuard,
+        cors: CrossOriginSharing,
         check_point: CheckPoint,
         trusted: TrustedNetworks,
     ) -> None:
@@ -75,6 +77,7 @@ class FastPathPublishes:
         self._formats = formats
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._guard = guard
+        self._cors = cors
         self._check_point = check_point
         self._trusted = trusted
         self._timeout = config.timeout
@@ -93,6 +96,7 @@ class FastPathPublishes:
         Header names are in lower case, each once.
         """
         path, _, query = target.partition("?")
+        generation, sharing = self._check_point.generation, self._cors.headers(headers.get("origin"))
         try:
             args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
             grant = self._grant(path, headers, client) if self._check_point.has_decisions else None
@@ -111,7 +115,16 @@ class FastPathPublishes:
             if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
                 return None
             start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
-        return PreparedPublish(start, dialect, headers, self._max_body_bytes, grant)
+        return PreparedPublish(
+            start,
+            dialect,
+            headers,
+            max_body_bytes=self._max_body_bytes,
+            grant=grant,
+            check_point=self._check_point,
+            generation=generation,
+            response_headers=sharing,
+        )
 
     def _grant(self, path: str, headers: Mapping[str, str], client: ConnectedClient) -> "Grant":
         """Return the check point's decision. Raises the refusal, `WouldBlock`."""
@@ -120,7 +133,7 @@ class FastPathPublishes:
         access = self._check_point.authenticate(credentials, blocking=False)
         if (route := _ROUTE.fullmatch(path)) is not None:
             access.require("publish", route["topic"] or route["v2"])
-        return Grant(self._check_point, access, address)
+        return Grant(self._check_point, access)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -138,25 +151,15 @@ class FastPathPublishes:
 class Grant:
     """The check point's decision about a head, for requests of one client. The main loop uses it."""
 
-    __slots__ = ("_address", "_check_point", "access")
+    __slots__ = ("_check_point", "access")
 
-    def __init__(self, check_point: CheckPoint, access: Access, address: str) -> None:
-        """`address` is that of the client."""
+    def __init__(self, check_point: CheckPoint, access: Access) -> None:
         self._check_point = check_point
-        self._address = address
         self.access = access
 
     @property
     def is_current(self) -> bool:
         return self._check_point.is_current(self.access)
-
-    def has_room(self, size: int) -> bool:
-        """Whether the limits allow a body of this size now. Counts nothing."""
-        return self._check_point.limits.has_room(self.access.principal, self._address, size)
-
-    def take(self, size: int) -> Mapping[str, str]:
-        """Count a request, and return the headers of its response. Raises `RateLimited`."""
-        return self._check_point.limits.take(self.access.principal, self._address, size)
 
 
 class PreparedPublish:
@@ -167,14 +170,25 @@ class PreparedPublish:
         start: "StartPublish",
         dialect: PublishDialect,
         headers: Mapping[str, str],
+        *,
         max_body_bytes: int,
         grant: Grant | None,
+        check_point: CheckPoint,
+        generation: int,
+        response_headers: Mapping[str, str],
     ) -> None:
-        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided."""
+        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided.
+
+        `generation` is that of the check point. `response_headers` are added to those of the dialect.
+        """
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
+        self._limits = UNLIMITED if grant is None else grant.access.limits
         self._principal = grant.access.principal.name if grant else ""
+        self._check_point = check_point
+        self._generation = generation
+        self._response_headers = response_headers
         self._start = start
         self._dialect = dialect
         self._request_id = valid_request_id(headers.get("x-request-id"))
@@ -183,11 +197,13 @@ class PreparedPublish:
     @property
     def is_current(self) -> bool:
         """Whether the client may still publish with this head."""
-        return self._grant is None or self._grant.is_current
+        if self._grant is not None:
+            return self._grant.is_current
+        return self._generation == self._check_point.generation
 
     def has_room(self, size: int) -> bool:
         """Whether the limits of the client allow a body of this size now. Counts nothing."""
-        return self._grant is None or self._grant.has_room(size)
+        return self._limits.has_room(size)
 
     def start(self, body: bytes) -> "FastPathPublish | None":
         """Start a publish, which the loop's `end_round` sends. Does not block.
@@ -196,23 +212,31 @@ class PreparedPublish:
         """
         if len(body) > self._max_body_bytes:
             return None
+        if self._grant is not None and not self._grant.is_current:  # revoked while the body arrived
+            return None
         sent_id = self._request_id or new_request_id()
-        pending: _Pending
-        token = request_id.set(sent_id)  # for log lines
-        headers = NO_HEADERS
         try:
-            if self._grant is not None:
-                if not self._grant.is_current:  # revoked while the body arrived
-                    return None
-                headers = self._grant.take(len(body))
-            pending = self._start(body)
+            headers = self._limits.take(len(body))
+        except RateLimited as error:
+            return FastPathPublish(self._dialect, _FailedStart(error), sent_id, self._response_headers, self._principal)
+        pending = self._start_or_fail(body, sent_id)
+        if pending is None:
+            self._limits.give_back(len(body))
+            return None
+        headers = {**self._response_headers, **headers} if headers else self._response_headers
+        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
+
+    def _start_or_fail(self, body: bytes, sent_id: str) -> "_Pending | None":
+        """Start a publish. Return None, with nothing done, if a view must respond."""
+        token = request_id.set(sent_id)  # for log lines
+        try:
+            return self._start(body)
         except (KafkaHttpError, WouldBlock):  # the view will raise it again and respond
             return None
         except Exception as error:  # Kafka may have some records, so no view may repeat it
-            pending = _FailedStart(error)
+            return _FailedStart(error)
         finally:
             request_id.reset(token)
-        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
 
 
 class FastPathPublish:
@@ -241,7 +265,7 @@ class FastPathPublish:
             response = self._error_response(error)
         finally:
             self._pending.release()
-        headers = {**response.headers, **self._headers} if self._headers else response.headers
+        headers = {**response.headers, **self._headers} if response.headers else self._headers
         return IdentifiedResponse(
             response.status, headers, response.content_type, self._request_id, response.body, self._principal
         )

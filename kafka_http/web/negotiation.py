@@ -92,6 +92,14 @@ class ContentType(NamedTuple):
         return cls(media_type.lower(), options.get("boundary"))
 
 
+def is_streaming_upload(method: str, accept: str | None, content_type: str | None) -> bool:
+    """Whether a publish with these headers publishes while its body arrives: NDJSON that prefers an NDJSON response."""
+    if method != "POST" or accept is None or NDJSON not in accept.lower():
+        return False
+    accepted = Accept.parse(accept)
+    return ContentType.parse(content_type).media_type == NDJSON and accepted.match(NDJSON) > accepted.match(JSON)
+
+
 def kafka_format(media_type: str, formats: Formats) -> str | None:
     """Return the format in `application/vnd.kafka.<format>.v2+json`, None for another type.
 

@@ -18,9 +18,11 @@ from kafka_http.environ import BODY_ERROR, CLIENT_CERTIFICATE, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.security.check_point import Admission
 from kafka_http.security.principal import ConnectedClient
+from kafka_http.web.access_check import request_access
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
 from kafka_http.web.request_head import RequestHead
+from kafka_http.web.url_paths import ABSOLUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -113,13 +115,15 @@ class ReceivePolicy:
         config: Config,
         bodies: RequestBodies,
         admit: Callable[["WSGIEnvironment"], Admission | KafkaHttpError | None],
+        admit_connection: Callable[[str], Callable[[], None] | None],
     ) -> None:
-        """`admit` is `AccessCheck.admit_early`."""
+        """`admit` and `admit_connection` are `AccessCheck.admit_early` and `AccessCheck.admit_connection`."""
         self.max_body_bytes = config.max_body_bytes
         self.max_in_flight = config.max_in_flight
         self.min_body_rate = config.min_body_rate
         self.max_answers_in_flight = config.max_answers_in_flight
         self.reserve = bodies.reserve
+        self.admit_connection = admit_connection
         self._admit = admit
 
     def is_streamed(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
@@ -135,7 +139,7 @@ class ReceivePolicy:
         self, method: str, target: str, headers: Mapping[str, str], client: ConnectedClient, size: int
     ) -> "BodyDecision | None":
         """Decide about a request before its body is received. None: a thread must decide. Does not block."""
-        path, _, query = target.partition("?")
+        path, _, query = ABSOLUTE.sub("", target).partition("#")[0].partition("?")
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",
@@ -180,7 +184,9 @@ def _read_body(request: Request, limit: int, reservation: _BodyReservation) -> b
             raise _incomplete_body()
         return body
     pieces = []
+    limits = request_access().limits
     while piece := _read(request.environ["wsgi.input"], _READ_SIZE):
+        limits.add_bytes(len(piece))
         reservation.add(len(piece))
         reservation.check(limit)
         pieces.append(piece)

@@ -11,7 +11,7 @@ from werkzeug.datastructures import MultiDict
 from kafka_http.environ import HEADER_PAIRS
 from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import server_root
-from kafka_http.web.negotiation import JSON, NDJSON, Accept, ContentType
+from kafka_http.web.negotiation import is_streaming_upload
 
 KEY_HEADER = "idempotency-key"
 RESPOND_ASYNC = "respond-async"
@@ -59,12 +59,7 @@ class RequestHead(NamedTuple):
     @property
     def is_streaming_upload(self) -> bool:
         """Whether the request publishes while its body arrives: a POST of NDJSON that prefers an NDJSON response."""
-        accept = self.headers.get("accept", "")
-        if self.method != "POST" or NDJSON not in accept.lower():
-            return False
-        is_ndjson = ContentType.parse(self.headers.get("content-type")).media_type == NDJSON
-        accepted = Accept.parse(accept)
-        return is_ndjson and accepted.match(NDJSON) > accepted.match(JSON)
+        return is_streaming_upload(self.method, self.headers.get("accept"), self.headers.get("content-type"))
 
     def prefers(self, preference: str) -> bool:
         """Whether the `Prefer` header (RFC 7240) has this preference."""

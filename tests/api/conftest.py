@@ -13,6 +13,7 @@ from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
+from tests.support.planted_secrets import plant_settings
 
 ClientFactory = Callable[..., FlaskClient]
 
@@ -38,6 +39,7 @@ def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Itera
     made: list[Flask] = []
 
     def make(**settings: Any) -> FlaskClient:
+        plant_settings(settings)
         data_dir = str(tmp_path / f"data-{len(made)}")
         app = create_app(load_config({"data_dir": data_dir, **settings}, environ={}), broker)
         app.testing = False

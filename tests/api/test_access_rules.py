@@ -130,3 +130,18 @@ def test_requests_get_503_until_the_acls_are_known(
     wait_for(lambda: publish(client) == 200)
     acls.hides_acls = True
     wait_for(lambda: publish(client) == 503)
+
+
+def test_rules_without_effect_are_logged_at_the_start_and_at_a_reload_of_the_arbiter(
+    make_client: ClientFactory, auth: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = "read of [access.\"alice\"]: no topic can have a name that matches 'a/b'."
+    client = make_client(auth=auth, access={"alice": {"read": ["a/b"]}})
+    hooks = client.application.extensions["kafka_http"]
+    hooks.check_before_fork()
+    assert caplog.messages == [warning]
+    hooks.reload()
+    assert caplog.messages == [warning, warning]
+    client.get("/health")  # from now on, this is a worker
+    hooks.reload()
+    assert caplog.messages == [warning, warning]

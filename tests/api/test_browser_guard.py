@@ -123,6 +123,7 @@ def test_write_from_an_origin_in_cors_origins_is_accepted(make_client: ClientFac
 @pytest.mark.parametrize(
     "setting",
     [
+        "**",
         "null",
         "example.org",
         "https://example.org/",

@@ -216,7 +216,8 @@ def test_console_loses_no_message_when_the_server_is_killed(
 
 def refused(window: Console) -> AbstractContextManager[Any]:
     """Ends once the stream was answered with a 502."""
-    return window.page.expect_response(lambda each: each.status == 502 and each.request.resource_type == "eventsource")
+    events = "text/event-stream"
+    return window.page.expect_response(lambda each: each.status == 502 and each.request.headers["accept"] == events)
 
 
 def kill(service: Service) -> None:
@@ -495,4 +496,36 @@ def test_console_works_behind_a_path_prefix(
     page.locator("ol.messages > li", has_text="here").wait_for()
     page.locator("[data-state=live]").wait_for()
 
-    assert [each for each in asked if not each.startswith(("/rest/console", "/rest/messages", "data:"))] == []
+    assert [
+        each for each in asked if not each.startswith(("/rest/console", "/rest/access", "/rest/messages", "data:"))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "modes"),
+    [
+        (None, {"omit": 1, "same-origin": 2}),
+        ({"status": 401, "headers": {"WWW-Authenticate": "Basic"}, "body": "<p>Who?"}, {"omit": 1, "same-origin": 3}),
+        ({"status": 200, "content_type": "text/html", "body": "<p>Log in."}, {"omit": 1, "same-origin": 3}),
+    ],
+    ids=["nothing asks", "a proxy asks", "a proxy shows its login page"],
+)
+def test_console_sends_the_browsers_credentials_if_this_server_asks_for_none(
+    console: OpenConsole, server: Service, topic: TopicFactory, first: dict[str, Any] | None, modes: dict[str, int]
+) -> None:
+    """A proxy in front may need a cookie or a password. The page finds out with a request without credentials."""
+    name = topic()
+    window = console()
+    window.page.add_init_script(
+        "window.modes = []; const send = fetch;"
+        "window.fetch = (url, options) => { modes.push(options.credentials); return send(url, options); }"
+    )
+    if first is not None:
+        window.page.route("**/access", lambda route: route.fulfill(**first), times=1)
+    window.open("#/instances")
+    window.page.get_by_role("heading", name="Consumer instances").wait_for()
+    wait_for(lambda: window.page.evaluate("modes.length") >= sum(modes.values()))
+    sent = window.page.evaluate("modes")
+    assert sent[: sum(modes.values())] == [mode for mode, count in modes.items() for _ in range(count)]
+    assert window.page.locator("#user").inner_text() == ""
+    window.open(f"#/topics/{name}").state("live").wait_for()

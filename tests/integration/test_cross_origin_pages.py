@@ -1,11 +1,8 @@
 """Pages of other origins in a real Chromium, before a real server and a real Kafka: they write nothing here."""
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +10,7 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.console_browser import Console, chromium
+from tests.support.page_server import page_server
 from tests.support.server_process import Service
 
 if TYPE_CHECKING:
@@ -53,30 +51,6 @@ def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.Te
     service = Service(tmp_path_factory.mktemp("browsers"), kafka.bootstrap_servers, console=True)
     with running(service):
         yield service
-
-
-class _Page(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<!doctype html><title>A page</title>")
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def page_server() -> Iterator[int]:
-    """The port of a web server on this machine with an empty page."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", EVIL])

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -394,35 +394,62 @@ def test_stop_answers_requests_in_flight_and_then_closes(
     assert told[-2:] == ["returned", "at exit"], "once only: no worker returns from run()"
 
 
-def test_sighup_replaces_the_workers_and_loses_no_request(start: ServerFactory) -> None:
+def reloads(server: Server) -> list[int]:
+    """Return the processes that have reloaded, in order."""
+    return [int(line.removeprefix("reloaded ")) for line in server.out if line.startswith("reloaded ")]
+
+
+def test_sighup_reloads_the_arbiter_and_each_worker_without_replacing_them(start: ServerFactory) -> None:
     server = start(workers=2)
     before = server.workers
-    assert len(before) == 2
     in_flight = [server.in_flight("/sleep/1.5"), server.in_flight("/until-stop")]
-    answered: list[str] = []
-    is_over = Event()
+    with server.connect() as kept:
+        for count in range(1, 4):
+            os.killpg(server.process.pid, signal.SIGHUP)  # as a closed terminal does: the workers get it twice
+            wait_for(lambda count=count: sorted(reloads(server)) == sorted([server.process.pid, *before] * count), 10)
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_all(kept).endswith(b"ok")
+    assert reloads(server)[0] == server.process.pid, "the arbiter is first"
+    assert in_flight[0]().text == "ok"
+    assert server.workers == before
+    server.process.terminate()
+    assert in_flight[1]().text == "ok"
 
-    def ask() -> None:
-        while not is_over.is_set():
-            answered.append(server.get("/").text)
 
-    clients = [Thread(target=ask) for _ in range(4)]
-    for client in clients:
-        client.start()
-    try:
-        os.killpg(server.process.pid, signal.SIGHUP)
-        wait_for(lambda: len(server.workers) == 2 and not server.workers & before, 30)
-        there = len(answered)
-        wait_for(lambda: len(answered) > there + 20, 30)
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join(30)
-    assert [answer().text for answer in in_flight] == ["ok", "ok"]
-    assert set(answered) == {"ok"}
-    assert server.out.count("closed") == 2, "the application of each old worker"
-    assert server.process.poll() is None
-    assert not any("Traceback" in line for line in server.err)
+def test_reload_that_fails_in_the_arbiter_is_logged_once_and_reaches_no_worker(
+    start: ServerFactory, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("", "utf-8")
+    server = start(workers=2, config=file)
+    before = server.workers
+    for faulty, reason in (('data_dir = "faulty"', "The settings are faulty."), ("workers = [", "is not TOML")):
+        file.write_text(faulty, "utf-8")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda reason=reason: any(reason in line for line in server.err), 10)
+    file.write_text("threads = 5\n[consumer]\nclient_id = 'kh_planted'", "utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(reloads(server)) == 3, 10)
+    assert set(reloads(server)) == {server.process.pid, *before}
+    failures = [line for line in server.err if "Reload failed" in line]
+    assert [" ERROR " in line for line in failures] == [True, True]
+    (warning,) = [line for line in server.err if "need a restart" in line]
+    assert warning.endswith("These settings have changed and need a restart: consumer.client_id.")
+    assert not any("planted" in line for line in server.err)
+    assert server.workers == before
+
+
+def test_worker_started_after_a_reload_has_what_the_arbiter_has(start: ServerFactory) -> None:
+    server = start(workers=1)
+    (before,) = server.workers
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(reloads(server)) == 2, 10)
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: server.workers and before not in server.workers, 10)
+    server.get("/")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(reloads(server)) == 4, 10)
+    assert reloads(server) == [server.process.pid, before, server.process.pid, *server.workers]
 
 
 def test_sighup_is_ignored_under_nohup(start: ServerFactory) -> None:
@@ -495,7 +522,7 @@ def test_access_log_has_one_line_per_request(start: ServerFactory) -> None:
     wait_for(lines, 15)  # the line is written after the response
     (line,) = lines()
     assert re.fullmatch(
-        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
+        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 - "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
         line,
     )
 

@@ -40,34 +40,6 @@ def test_sigterm_under_load_loses_no_acknowledged_message(
     check_nothing_lost_or_doubled(load, fresh_kafka.bootstrap_servers, "t", 3)
 
 
-def test_sighup_under_load_loses_no_request(
-    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, hang_up: None
-) -> None:
-    """Consumer instances and idempotency keys outlive two replacements of the workers."""
-    service, name = start_service(kafka.bootstrap_servers), topic(3)
-    instance = f"/consumers/{name}/instances/c"
-    assert service.post(f"/consumers/{name}", json={"name": "c", "format": "json"}).ok
-    assert service.put(f"/messages/{name}", b"1", headers={"Idempotency-Key": name}).ok
-    load = Load(service, name)
-    with load.running():
-        for _ in range(2):
-            _replace_workers(service)
-            there = len(load.answers)
-            wait_for(lambda there=there: len(load.answers) > there + 100, 30)
-    assert {answer.status for answer in load.answers} <= {200, 204}
-    repeated = service.put(f"/messages/{name}", b"1", headers={"Idempotency-Key": name})
-    assert repeated.headers["Idempotency-Replayed"] == "true"
-    assert service.get(f"{instance}/assignments").ok
-    check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
-
-
-def _replace_workers(service: Service) -> None:
-    before = service.workers
-    assert service.process is not None
-    service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(service.workers) == 2 and not service.workers & before, 30)
-
-
 def test_sigterm_ends_waiting_reads_at_once(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:

@@ -1,29 +1,23 @@
-"""Streams of a real server, which sends them from one thread, and where it cannot (TLS) from a thread each."""
+"""Streams of a real server, plain and over TLS: from one thread, or with gunicorn's TLS from a thread each."""
 
 import json
 import re
-import ssl
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from kafka import KafkaAdminClient, KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory, running
+from tests.support.certificates import Authority
 from tests.support.event_parser import EventParser
 from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
@@ -33,47 +27,33 @@ KEEPALIVE = 0.5
 MAX_STREAMS = 8
 
 
-class TlsService(Service):
-    """`wsgi:app` under our worker class, with TLS: there a stream has a thread."""
+class HttpsService(Service):
+    """`kafka-http serve` with `tls_cert`."""
 
     def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
-        super().__init__(directory, bootstrap_servers, **settings)
-        self.url = self.url.replace("http:", "https:")
-        self.certificate = directory / "certificate.pem"
-        self._key = directory / "key.pem"
-        _make_certificate(self.certificate, self._key)
+        super().__init__(directory, bootstrap_servers, Authority(directory), **settings)
+
+
+class GunicornTlsService(Service):
+    """`wsgi:app` under our worker class, with gunicorn's own TLS: there a stream has a thread."""
+
+    def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
+        authority = Authority(directory)
+        super().__init__(directory, bootstrap_servers, authority, **settings, tls_cert="", tls_key="")
+        self._certificate = authority.server()
 
     @property
     def command(self) -> list[str]:
         worker = ["-k", "kafka_http.server.worker.Worker", "--threads", "32", "--workers", str(self._worker_count)]
-        tls = ["--certfile", str(self.certificate), "--keyfile", str(self._key), "--no-control-socket"]
+        certificate, key = map(str, self._certificate)
+        tls = ["--certfile", certificate, "--keyfile", key, "--no-control-socket"]
         return [sys.executable, "-m", "gunicorn", *worker, *tls, "--bind", f"127.0.0.1:{self.port}", "wsgi:app"]
 
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return super().request(method, path, verify=str(self.certificate), **options)
+
+KINDS = [Service, HttpsService, GunicornTlsService]
 
 
-def _make_certificate(certificate: Path, key_file: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    format_, encryption = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, format_, encryption))
-
-
-@pytest.fixture(scope="module", params=[Service, TlsService])
+@pytest.fixture(scope="module", params=KINDS)
 def streaming(
     request: pytest.FixtureRequest, kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
@@ -85,8 +65,7 @@ def streaming(
 
 
 def attempt(service: Service, path: str, accept: str = "text/event-stream", **more: Any) -> Any:
-    certificate = getattr(service, "certificate", None)
-    return opened(service.url + path, accept, certificate and str(certificate), **more)
+    return opened(service.url + path, accept, service.verify, **more)
 
 
 @contextmanager
@@ -192,11 +171,7 @@ def test_slow_stream_delays_no_other_and_loses_nothing(streaming: Service, topic
 def test_stream_over_http_1_0_is_delivered(streaming: Service, topic: TopicFactory) -> None:
     name = topic()
     publish(streaming, name, range(1))
-    with ExitStack() as sockets:
-        client = sockets.enter_context(streaming.connect())
-        if isinstance(streaming, TlsService):
-            context = ssl.create_default_context(cafile=str(streaming.certificate))
-            client = sockets.enter_context(context.wrap_socket(client, server_hostname="127.0.0.1"))
+    with streaming.connect() as client:
         head = f"GET /messages/{name}/me/0?limit=2 HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"
         client.sendall(head.encode())
         got = b""
@@ -224,7 +199,7 @@ def test_deleted_topic_ends_its_streams_with_an_error(
         assert answer.read() == b""
 
 
-@pytest.mark.parametrize("kind", [Service, TlsService])
+@pytest.mark.parametrize("kind", KINDS)
 def test_server_stop_ends_its_streams_properly(
     kind: type[Service], kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path
 ) -> None:
@@ -256,17 +231,16 @@ def test_server_stop_ends_its_streams_properly(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Service, TlsService])
+@pytest.mark.parametrize("kind", [Service, HttpsService])
 def test_event_source_loses_and_repeats_nothing_across_server_restarts(
     kind: type[Service], kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path
 ) -> None:
     service = kind(tmp_path, kafka.bootstrap_servers, stream_keepalive=1)
     name = topic(3)
-    certificate = getattr(service, "certificate", None)
     try:
         service.start()
         url = f"{service.url}/messages/{name}/me/earliest"
-        source = EventSource(url, certificate and str(certificate))
+        source = EventSource(url, service.verify)
         with Numbers(kafka.bootstrap_servers, name) as numbers, source:
             for _ in range(5):
                 before = len(source.events)

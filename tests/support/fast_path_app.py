@@ -55,7 +55,7 @@ class FastPathMiddleware:
 
     def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedPublish | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
-        key = (method, target, *headers.items(), repr(client))
+        key = (method, target, *headers.items(), repr(client), self._hooks.fast_path.decides_by_client)
         if key in self._prepared and self._prepared[key].is_current:
             return self._prepared[key]
         prepared = self._hooks.fast_path.prepare(method, target, headers, client)

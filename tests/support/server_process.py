@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import requests
 
 from kafka_http.demo.local_resources import free_ports
+from tests.support.certificates import Authority, settings_of
+from tests.support.planted_secrets import plant_settings, search
 from tests.support.polling import wait_for
 
 PREFIX = "KAFKA_HTTP_"
@@ -24,11 +26,18 @@ ROOT = Path(__file__).parents[2]
 class Server:
     """A server at a URL, and the requests to it."""
 
+    verify: str | None = None
+    """The file with the certificate of the authority that an https server is of."""
+
     def __init__(self, url: str) -> None:
         self.url = url
+        self.headers: Mapping[str, str] = {}
+        """Headers of all requests, such as the credentials."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return requests.request(method, self.url + path, timeout=options.pop("timeout", 30), **options)
+        options["headers"] = {**self.headers, **options.get("headers", {})}
+        timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
+        return requests.request(method, self.url + path, timeout=timeout, verify=verify, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)
@@ -44,11 +53,20 @@ class Server:
 
 
 class Service(Server):
-    """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`."""
+    """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`.
 
-    def __init__(self, directory: Path, bootstrap_servers: str, **settings: Any) -> None:
+    With an `authority` it is an https server with a certificate of that one.
+    """
+
+    def __init__(
+        self, directory: Path, bootstrap_servers: str, authority: Authority | None = None, **settings: Any
+    ) -> None:
         self.port = free_ports(1)[0]
-        super().__init__(f"http://127.0.0.1:{self.port}")
+        super().__init__(f"{'http' if authority is None else 'https'}://127.0.0.1:{self.port}")
+        self._authority = authority
+        if authority is not None:
+            self.verify = str(authority.file)
+            settings = {**settings_of(authority.server()), **settings}
         self.bootstrap_servers = bootstrap_servers
         self._worker_count = settings.get("workers", 2)
         self.data_dir = Path(settings.get("data_dir", directory / "data"))
@@ -62,6 +80,7 @@ class Service(Server):
             "data_dir": self.data_dir,
             "allowed_hosts": "h,x",  # the Host header of requests that tests write by hand
         } | settings
+        plant_settings(given)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -174,6 +193,8 @@ class Service(Server):
             self.process.wait()
             self.process = None
             self.end_daemon()
+            search("log of the server", self.log)
+            search("access log", self.access_log)
 
     def follow(self, path: str, pages: int = 1000) -> Iterator[dict[str, Any]]:
         """Yield the page at a path and the pages that its links lead to, without the empty last one."""
@@ -195,7 +216,11 @@ class Service(Server):
     @contextmanager
     def connect(self) -> Iterator[socket.socket]:
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-            yield client
+            if self._authority is None:
+                yield client
+                return
+            with self._authority.client_context().wrap_socket(client, server_hostname="localhost") as secure:
+                yield secure
 
     def workers_by_request(self, wanted: set[str]) -> Mapping[str, int]:
         """Return the process id of the worker that answered each request, by request id."""

@@ -5,7 +5,8 @@
 /large       responds with 20 MB, and prints "closed /large" afterwards
 /until-stop  responds when the server stops
 
-It prints its events on stdout: "at /sleep/1", "stopping", "closed", and "returned" when `run` returns.
+It prints its events on stdout: "at /sleep/1", "reloaded", "stopping", "closed", and "returned" when `run` returns. A
+reload fails while its settings file has a setting `data_dir = "faulty"`.
 """
 
 import atexit
@@ -14,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kafka_http.config import Config, ConfigError
 from kafka_http.config.sources import load_config
 from kafka_http.logs import request_id
 from kafka_http.server import CannotServe, run
@@ -43,7 +45,8 @@ class Large:
 class Tiny(DefaultHooks):
     """The application."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._stopping = Event()
         self.extensions = {"kafka_http": self}
 
@@ -62,6 +65,11 @@ class Tiny(DefaultHooks):
         start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
         return [b"ok"]
 
+    def reload(self) -> None:
+        if self._config.loaded_again().data_dir.name == "faulty":
+            raise ConfigError("The settings are faulty.")
+        tell(f"reloaded {os.getpid()}")
+
     def stop(self) -> None:
         self._stopping.set()
         tell("stopping")
@@ -70,8 +78,8 @@ class Tiny(DefaultHooks):
         tell("closed")
 
 
-def make(_: Any = None) -> Tiny:
-    return Tiny()
+def make(config: Config) -> Tiny:
+    return Tiny(config)
 
 
 def main() -> None:
@@ -84,7 +92,7 @@ def main() -> None:
         tell("returned")
 
 
-app = make()
+app = make(load_config())
 
 if __name__ == "__main__":
     main()

@@ -180,6 +180,12 @@ consumer = ["any name / at all"]
     assert len(list(rules.warnings(["publish"], has_groups=True, principals=None))) == 2
 
 
+def test_anonymous_rights_without_an_entry_are_warned_about(tmp_path: Path) -> None:
+    rules = rules_of('[access."*"]\nread = ["t"]', tmp_path)
+    (warning,) = rules.warnings(["read"], has_groups=True, principals=None)
+    assert warning == 'auth.anonymous has no effect: there is no [access."anonymous"].'
+
+
 def test_start_warns_about_rules_without_effect(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{"0" * 64}"\ntopics = ["a b", "t"]\n')

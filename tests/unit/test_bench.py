@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -37,7 +37,7 @@ from kafka_http.bench.process_usage import local_usage
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import TargetServer
-from kafka_http.cli.bench import add_arguments
+from kafka_http.cli.bench import add_arguments, headers_for
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
 from kafka_http.demo import process_guard
@@ -48,7 +48,7 @@ from tests.support.polling import wait_for
 
 @dataclass
 class Behavior:
-    """How the server responds, and the bodies that it received."""
+    """How the server responds, the bodies that it received, and the headers of the last request."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -57,6 +57,7 @@ class Behavior:
     has_length: bool = True
     is_chunked: bool = False
     bodies: list[bytes] = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,6 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         behavior = self.server.behavior
+        behavior.headers = self.headers
         behavior.bodies.append(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         time.sleep(behavior.delay)
         self.send_response(behavior.status)
@@ -193,6 +195,19 @@ def test_response_without_content_length_is_an_error(fake_server: FakeServer) ->
 
     assert not counts.latencies
     assert "no Content-Length" in counts.first_errors[0]
+
+
+def test_headers_are_sent_to_the_server_that_they_name(fake_server: FakeServer) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = ["--header", "a=X-Api-Key: kh_one", "--header", "X-Tenant:t", "--header", "b=X-Api-Key: kh_two"]
+    headers = headers_for("a", parser.parse_args(given).header)
+    assert headers == {"X-Api-Key": "kh_one", "X-Tenant": "t"}
+
+    target = TargetServer(fake_server.address.url, headers)
+    assert target.request_bytes("GET", "/").count(b"\r\nX-Api-Key: kh_one\r\nX-Tenant: t\r\n") == 1
+    target.call("GET", "/")
+    assert fake_server.behavior.headers["X-Api-Key"] == "kh_one"
 
 
 def test_missing_server_is_an_error() -> None:
@@ -447,6 +462,9 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
         (["publish", "--seconds", "0"], "'0' is not a number of seconds from 0.1"),
         (["publish", "--url", "https://host"], "https is not supported"),
         (["publish", "--url", "host:8082"], "'host:8082' is not a URL such as http://127.0.0.1:8082"),
+        (["publish", "--header", "kh_1"], "a header must be like 'X-Api-Key: kh_…'"),
+        (["publish", "--header", "X-Api-Key: a\r\nHost: b"], "a header must be like 'X-Api-Key: kh_…'"),
+        (["publish", "--url", "a=http://a", "--header", "b=X-Api-Key: kh_1"], "--header names b, which no --url has"),
         (["write"], "invalid choice: 'write'"),
         (["--compare", "a.json"], "expected 2 arguments"),
     ],

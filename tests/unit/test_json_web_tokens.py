@@ -335,18 +335,20 @@ def test_keys_in_use_are_fetched_early_in_the_background(
     assert server.requests == 2
 
 
-@pytest.mark.parametrize("failure", ["status", "body", "down"])
+@pytest.mark.parametrize(
+    "answer",
+    [(500, None), (301, None), (200, b"[" * 10_000), (200, b"[]"), (200, b'{"keys": 1}'), (200, b'{"keys": [1]}')],
+    ids=range(6),
+)
 def test_known_keys_stay_valid_while_fetching_fails(
     tokens: JsonWebTokens,
     server: KeySetServer,
     clock: Clock,
-    failure: str,
+    answer: tuple[int, bytes | None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     authenticate(tokens, token(RSA, "RS256", "rsa"))
-    server.status, server.body = (500, None) if failure == "status" else (200, b'{"keys": []}')
-    if failure == "down":
-        server.body = b"[" * 10_000
+    server.status, server.body = answer
     clock.now += 301
 
     with caplog.at_level(logging.WARNING):
@@ -359,6 +361,20 @@ def test_known_keys_stay_valid_while_fetching_fails(
     server.status, server.body = 200, None
     clock.now += 11
     assert "does not publish" in refusal(tokens, token(RSA, "RS256", "unknown"))
+
+
+def test_issuer_that_withdraws_all_keys_is_believed(
+    tokens: JsonWebTokens, server: KeySetServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = authenticate(tokens, token(RSA, "RS256", "rsa"))
+    server.keys = []
+    clock.now += 301
+
+    for _ in range(5):
+        assert "does not publish" in refusal(tokens, token(RSA, "RS256", "rsa", sub="bob"))
+    assert not tokens.is_current(old)
+    assert server.requests == 2
+    assert "publishes no key" in caplog.text
 
 
 def test_unreachable_issuer_is_a_503_until_it_answers(server: KeySetServer, clock: Clock) -> None:

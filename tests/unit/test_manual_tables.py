@@ -15,8 +15,10 @@ from kafka_http.config.settings import SETTINGS, settings_of
 from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
 from kafka_http.schemas.registry_settings import RegistrySettings, registry_setting_help
+from kafka_http.security.access_rules import AccessEntry
 from kafka_http.security.api_keys import KeySettings
 from kafka_http.security.auth_settings import AuthSettings, JwtSettings
+from kafka_http.security.rate_limits import LimitSettings
 from kafka_http.web.request_bodies import LengthRequired
 from tests.support.manual import ROOT, page, table
 
@@ -72,6 +74,18 @@ def test_every_setting_of_authentication_is_listed_with_its_default(settings: An
 
 def test_every_entry_of_an_api_key_is_listed() -> None:
     check_table("security", "### API keys", ([f"`{each.name}`", each.help] for each in settings_of(KeySettings)))
+
+
+def test_every_right_is_listed() -> None:
+    """What each allows is written by hand."""
+    listed = [right for right, _ in table(page("security"), "## Access rules")]
+    assert listed == [f"`{each.name}`" for each in settings_of(AccessEntry)]
+
+
+def test_every_setting_of_limits_is_listed_with_its_default() -> None:
+    defaults = LimitSettings()
+    rows = ([f"`{each.name}`", shown(getattr(defaults, each.name)), each.help] for each in settings_of(LimitSettings))
+    check_table("security", "## Limits", rows)
 
 
 def all_errors(cls: type[KafkaHttpError] = KafkaHttpError) -> set[type[KafkaHttpError]]:

@@ -215,7 +215,7 @@ def worker_that_accepts(accept: Callable[[], Any]) -> Any:
     taken: list[Any] = []
     worker = SimpleNamespace(
         nr_conns=0, worker_connections=1000, cfg=Config(), enqueue_req=taken.append, taken=taken, paused=paused,
-        _pause_accepting=paused.append,
+        _pause_accepting=paused.append, _admit=lambda conn: True,
     )  # fmt: skip
     worker.accept = lambda: Worker.accept(cast("Worker", worker), cast("socket.socket", SimpleNamespace(
         accept=accept, getsockname=lambda: ("127.0.0.1", 1))))  # fmt: skip

@@ -25,14 +25,34 @@ function segment(text) {
 /** Marks a request that the page repeats by itself. The server's access log omits it. */
 export const polled = made => ({ ...made, headers: { ...made.headers, "X-Console-Poll": "true" } });
 
-/** Sends a request. Returns the text of the response and its parsed JSON. Throws an Error with the server's message. */
-export async function send({ method, url, headers, body }) {
-  const response = await fetch(url, { method, headers, body, cache: "no-store" }).catch(() => {
-    throw new Error("The server cannot be reached.");
+/** What every request is sent with: fetch's mode for the browser's own credentials, and headers; `curl` stands for them. */
+export const login = { mode: "same-origin", headers: {}, curl: "" };
+
+/** Sends a request, and returns the response as soon as it begins. Throws an Error if there is none. */
+export async function call({ method, url, headers, body }, options = {}) {
+  const sent = { method, headers: { ...headers, ...login.headers }, body, credentials: login.mode, cache: "no-store" };
+  return fetch(url, { ...sent, ...options }).catch(error => {
+    throw error.name === "AbortError" ? error : new Error("The server cannot be reached.");
   });
+}
+
+/** Sends a request as `call` does. Tells the page if the server wants other credentials. */
+export async function callOrLogIn(made, options) {
+  const response = await call(made, options);
+  if (response.status === 401) dispatchEvent(new Event("unauthenticated"));
+  return response;
+}
+
+/** Returns the message of an error response, whose body is parsed JSON or null. */
+export const problem = (response, content) =>
+  content?.error?.message ?? content?.message ?? `The server responded with status ${response.status}.`;
+
+/** Sends a request. Returns the text of the response and its parsed JSON. Throws an Error with the server's message. */
+export async function send(made) {
+  const response = await callOrLogIn(made);
   const text = await response.text();
   const content = text && JSON_TYPE.test(response.headers.get("Content-Type")) ? JSON.parse(text) : null;
-  if (!response.ok) throw new Error(content?.error?.message ?? content?.message ?? `The server responded with status ${response.status}.`);
+  if (!response.ok) throw new Error(problem(response, content));
   return { content, text };
 }
 

@@ -1,10 +1,11 @@
 // The curl command of a request.
 
+import { login } from "./api.js";
 import { element } from "./dom.js";
 
-/** Returns the shell command for a request of api.js. */
+/** Returns the shell command for a request of api.js, with a variable or a prompt in place of a secret. */
 export function curl({ method, url, headers = {}, body, stream = false }) {
-  const words = [];
+  const words = login.curl ? [login.curl] : [];
   if (method !== (body === undefined ? "GET" : "POST")) words.push(`-X ${method}`);
   for (const [name, value] of Object.entries(headers)) {
     words.push(`-H ${quoted(value === "" ? `${name};` : `${name}: ${value}`)}`);
@@ -14,7 +15,7 @@ export function curl({ method, url, headers = {}, body, stream = false }) {
   return `curl ${stream ? "-N " : ""}${words.join(words.join(" ").length > 90 ? " \\\n" : " ")}`;
 }
 
-function quoted(text) {
+export function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }
 

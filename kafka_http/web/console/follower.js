@@ -1,57 +1,80 @@
-// Follows a topic over an EventSource and reconnects when the connection ends.
+// Follows a topic over a stream of server-sent events, and reconnects when it ends. An EventSource could not send the
+// header with the user's credentials.
+
+import { callOrLogIn, problem } from "./api.js";
 
 const MIN_DELAY = 500;
 const MAX_DELAY = 10_000;
 
 export class Follower {
-  #source = null;
-  #timer = null;
-  #delay = MIN_DELAY;
-  #address;
+  #request;
   #on;
+  #delay = MIN_DELAY;
+  #isResumed = false;
+  #closing = new AbortController();
 
-  /** `address(position)` is the URL of a stream; `on.record(json)`, `on.state(text)` and `on.problem(text)` are called. */
-  constructor(address, position, on) {
-    this.#address = address;
+  /** `request` opens the stream at `position`; `on.record(json)`, `on.state(text)` and `on.problem(text)` are called. */
+  constructor(request, position, on) {
+    this.#request = request;
     this.#on = on;
     this.position = position;
-    this.#open();
+    this.#run();
   }
 
   close() {
-    clearTimeout(this.#timer);
-    this.#source.close();
+    this.#closing.abort();
   }
 
-  #open() {
-    const source = new EventSource(this.#address(this.position));
-    source.addEventListener("open", () => this.#opened());
-    source.addEventListener("message", event => {
-      this.position = event.lastEventId;
-      this.#on.record(event.data);
-    });
-    source.addEventListener("gap", event => {
-      const { partition, from, to } = JSON.parse(event.data);
-      this.position = event.lastEventId;
-      this.#on.problem(`Partition ${partition}: offsets ${from} to ${to - 1} are no longer in the log.`);
-    });
-    source.addEventListener("error", event => this.#interrupted(event));
-    this.#source = source;
+  get #isClosed() {
+    return this.#closing.signal.aborted;
   }
 
-  #opened() {
+  async #run() {
+    while (!this.#isClosed) {
+      await this.#follow().catch(() => {}); // the connection is broken, or closed here
+      if (this.#isClosed) return;
+      this.#on.state("reconnecting");
+      await new Promise(done => setTimeout(done, this.#delay * (1 + Math.random())));
+      this.#delay = Math.min(2 * this.#delay, MAX_DELAY);
+    }
+  }
+
+  async #follow() {
+    const headers = { ...this.#request.headers };
+    if (this.#isResumed) headers["Last-Event-ID"] = this.position;
+    const response = await callOrLogIn({ ...this.#request, headers }, { signal: this.#closing.signal });
+    if (!response.ok) return this.#refused(response);
     this.#delay = MIN_DELAY;
     this.#on.state("live");
+    let rest = "";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let read = await reader.read(); !read.done && !this.#isClosed; read = await reader.read()) {
+      const events = (rest + read.value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) this.#received(parsed(event));
+    }
   }
 
-  #interrupted(event) {
-    if (event.data) {  // the server's last event
-      this.position = event.lastEventId;
-      this.#on.problem(JSON.parse(event.data).error.message);
+  async #refused(response) {
+    const content = await response.json().catch(() => null); // a proxy may answer in HTML
+    if (content) this.#on.problem(problem(response, content));
+  }
+
+  #received({ id, event, data, retry }) {
+    if (this.#isClosed) return;
+    if (retry) this.#delay = Number(retry);
+    if (id) {
+      this.position = id;
+      this.#isResumed = true;
     }
-    this.#on.state("reconnecting");
-    if (this.#source.readyState !== EventSource.CLOSED) return; // the browser reconnects with the last id
-    this.#timer = setTimeout(() => this.#open(), this.#delay * (1 + Math.random()));
-    this.#delay = Math.min(2 * this.#delay, MAX_DELAY);
+    if (!data) return;
+    if (event === "gap") this.#on.problem(gap(JSON.parse(data)));
+    else if (event === "error") this.#on.problem(JSON.parse(data).error.message);
+    else if (!event) this.#on.record(data);
   }
 }
+
+/** Returns the fields of an event. This server writes each on one line. */
+const parsed = event => Object.fromEntries(event.split("\n").map(line => line.split(/: ?(.*)/s, 2)));
+
+const gap = ({ partition, from, to }) => `Partition ${partition}: offsets ${from} to ${to - 1} are no longer in the log.`;

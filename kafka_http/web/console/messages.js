@@ -158,7 +158,7 @@ export class Messages {
   #follow(position) {
     const query = { format: this.#format.value }; // the position names the partitions
     this.#showState("connecting");
-    this.#follower = new Follower(at => this.#stream(at, query).url, position, {
+    this.#follower = new Follower(this.#stream(position, query), position, {
       record: json => this.#receive(JSON.parse(json), parseExactly(json).value),
       state: text => this.#showState(text),
       problem: text => this.#outcome.bad(text),

@@ -10,6 +10,8 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.read.page_reader import Page, ReadLimits
 from kafka_http.read.start_positions import FromOffset, ReadStart
 from kafka_http.records import TopicPartition
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import link_base
 from kafka_http.web.idempotent_publish import IdempotentPublish
@@ -54,15 +56,17 @@ class MessageRoutes:
         idempotent_publish: IdempotentPublish,
         *,
         page_memory: PageMemoryBudget,
+        check_point: CheckPoint,
     ) -> None:
         self._services = services
+        self._check_point = check_point
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
         self._idempotent_publish = idempotent_publish
         self._page_memory = page_memory
-        self._uploads = UploadView(services.uploader, services.formats, config, bodies)
-        self._streams = MessageStreams(services, config, wait_limiter)
+        self._uploads = UploadView(services.uploader, services.formats, config, bodies, check_point)
+        self._streams = MessageStreams(services, config, wait_limiter, check_point)
 
     def blueprint(self) -> Blueprint:
         routes: Routes = {
@@ -141,9 +145,11 @@ class MessageRoutes:
             self._services.consumers.ack_before(topic, consumer, positions, skip=reset is not None)
         with self._wait_limiter.acquire(wait) as seconds:
             start_offsets = {TopicPartition(topic, partition): at for partition, at in positions.items()}
-            return self._services.reader.read(
+            page = self._services.reader.read(
                 start_offsets, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
+        StreamAccess(self._check_point, request_access(), "read", topic).check()  # it may have waited for a minute
+        return page
 
     def _next_link(self, topic: str, consumer: str, next_position: str) -> str:
         path = "/".join(quote(part, safe=":,*") for part in ("messages", topic, consumer, next_position))

@@ -16,6 +16,7 @@ from kafka_http.read.topic_stream import TopicStream
 from kafka_http.records import EARLIEST, PartitionOffsets
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
+from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.messages.page_rendering import render_records
 from kafka_http.web.messages.position_syntax import ALL, position_text
 from kafka_http.web.responses import internal_error
@@ -139,18 +140,30 @@ class StreamBody:
     `kafka_http.server.stream_sender.StreamSource`; otherwise the request's thread sends it.
     """
 
-    __slots__ = ("_encoder", "_followers", "_sent_at", "_stream", "is_over", "keepalive")
+    __slots__ = ("_access", "_encoder", "_followers", "_on_close", "_sent_at", "_stream", "is_over", "keepalive")
 
     def __init__(
-        self, followers: TopicFollowers, stream: TopicStream, encoder: StreamEncoder, keepalive: float
+        self,
+        followers: TopicFollowers,
+        stream: TopicStream,
+        encoder: StreamEncoder,
+        keepalive: float,
+        *,
+        access: StreamAccess,
+        on_close: Callable[[], None],
     ) -> None:
-        """`keepalive` is the time in seconds after which something is sent if there are no events."""
+        """`keepalive` is the time in seconds after which something is sent if there are no events.
+
+        `on_close` is called at the end, perhaps twice.
+        """
         self.keepalive = keepalive
         self.is_over = False
         """Whether `next` has returned all bytes."""
+        self._access = access
         self._followers = followers
         self._stream = stream
         self._encoder = encoder
+        self._on_close = on_close
         self._sent_at = 0.0
 
     @property
@@ -160,8 +173,11 @@ class StreamBody:
 
     @property
     def due(self) -> float:
-        """When the next keepalive is due, on the monotonic clock."""
-        return self._sent_at + self.keepalive
+        """When `next` must be called even without events, on the monotonic clock.
+
+        That is the time of the next keepalive, or 0 if the right to the topic must be checked.
+        """
+        return 0.0 if self._access.is_due else self._sent_at + self.keepalive
 
     def first(self) -> bytes:
         """Return the first bytes: never none, so that the client sees that it is connected."""
@@ -171,8 +187,9 @@ class StreamBody:
 
     def next(self, wait: float) -> bytes:
         """Return the next bytes, or none if there are no events within `wait` seconds."""
-        data = self._next(min(wait, max(0.0, self.due - time.monotonic())))
-        if not data and not self.is_over and time.monotonic() >= self.due:
+        keepalive_at = self._sent_at + self.keepalive
+        data = self._next(min(wait, max(0.0, keepalive_at - time.monotonic())))
+        if not data and not self.is_over and time.monotonic() >= keepalive_at:
             data = self._encoder.idle(self._stream.position)
         if data:
             self._sent_at = time.monotonic()
@@ -185,10 +202,12 @@ class StreamBody:
     def close(self) -> None:
         """End the stream. The client has received everything, or is disconnected."""
         self._stream.close()
+        self._on_close()
 
     def _next(self, wait: float) -> bytes:
         stream = self._stream
         try:
+            self._access.check()
             data = stream.next(wait)
             if stream.is_over:
                 self.is_over = True

@@ -1,6 +1,7 @@
 """Streams of the /messages dialect: a GET that follows a topic over one connection."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from flask import Response, request
 
@@ -10,6 +11,9 @@ from kafka_http.errors import InvalidRequest, Unavailable
 from kafka_http.read.start_positions import FromOffset, FromOffsetSpec
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.stream_access import StreamAccess
+from kafka_http.web.access_check import request_access
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
     SHARED_PARAMETERS,
@@ -40,8 +44,9 @@ _PARAMETERS = (*SHARED_PARAMETERS, "until")
 class MessageStreams:
     """Opens streams. An application has one. Any thread may call it."""
 
-    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter) -> None:
+    def __init__(self, services: Services, config: Config, wait_limiter: WaitLimiter, check_point: CheckPoint) -> None:
         self._services = services
+        self._check_point = check_point
         self._keepalive = config.stream_keepalive
         self._wait_limiter = wait_limiter
 
@@ -50,6 +55,12 @@ class MessageStreams:
 
         Raises errors of the request before anything is sent.
         """
+        with ExitStack() as held:
+            held.callback(request_access().limits.acquire_stream())
+            return self._open(topic, consumer, offset, media_type, held)
+
+    def _open(self, topic: str, consumer: str, offset: str, media_type: str, held: ExitStack) -> Response:
+        """Open a stream. What is `held` is released at its end."""
         query, last_id = QueryParameters(request.args, _PARAMETERS), _last_event_id()
         decode_as = requested_formats(self._services.formats, topic, query)
         isolation, limits = requested_isolation(query), _stream_limits(query)
@@ -76,20 +87,25 @@ class MessageStreams:
         )
         stream = self._services.streams.open(stream_request, encoder)
         try:
-            return self._response(stream, encoder, media_type)
+            return self._response(topic, stream, encoder, media_type, held)
         except BaseException:
             stream.close()
             raise
 
-    def _response(self, stream: TopicStream, encoder: StreamEncoder, media_type: str) -> Response:
+    def _response(
+        self, topic: str, stream: TopicStream, encoder: StreamEncoder, media_type: str, held: ExitStack
+    ) -> Response:
         if stream.is_empty and _last_event_id():
             stream.close()
             return Response(status=204)
         detach = request.environ.get(DETACH_STREAM)
         # A thread notices only at its second write that the client is gone.
         keepalive = self._keepalive if detach is not None else self._keepalive / 2
-        body = StreamBody(self._services.followers, stream, encoder, keepalive)
         release = None if detach is not None or stream.is_ending else self._acquire_thread()
+        access = StreamAccess(self._check_point, request_access(), "read", topic)
+        body = StreamBody(
+            *(self._services.followers, stream, encoder, keepalive), access=access, on_close=held.pop_all().close
+        )
         response = Response(StreamResponseBody(body, detach, release), content_type=media_type)
         response.direct_passthrough = True
         response.headers["X-Accel-Buffering"] = "no"  # nginx sends each event at once

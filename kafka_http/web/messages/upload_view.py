@@ -16,7 +16,10 @@ from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, U
 from kafka_http.publish.upload_session import MAX_BYTES, UploadPublisher, UploadSession
 from kafka_http.records import ProducerRecord
 from kafka_http.schemas.formats import Formats
-from kafka_http.web.body_reader import READ_SIZE, BodyReader, body_source
+from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.stream_access import StreamAccess
+from kafka_http.web.access_check import request_access
+from kafka_http.web.body_reader import READ_SIZE, BodyReader, LimitedSource, body_source
 from kafka_http.web.content_coding import content_codings
 from kafka_http.web.json_bodies import not_empty
 from kafka_http.web.messages.message_attributes import request_attributes
@@ -49,11 +52,19 @@ _WAIT_SECONDS, _IDLE_WAIT_SECONDS = 0.02, 0.25
 class UploadView:
     """Responds to uploads. Each keeps its thread, so at most an eighth of a worker's threads may be uploads."""
 
-    def __init__(self, uploader: UploadPublisher, formats: Formats, config: Config, bodies: RequestBodies) -> None:
+    def __init__(
+        self,
+        uploader: UploadPublisher,
+        formats: Formats,
+        config: Config,
+        bodies: RequestBodies,
+        check_point: CheckPoint,
+    ) -> None:
         self._uploader = uploader
         self._formats = formats
         self._config = config
         self._bodies = bodies
+        self._check_point = check_point
         self._max_uploads = max(1, config.threads // 8)
         self._slots = Semaphore(self._max_uploads)
 
@@ -66,7 +77,8 @@ class UploadView:
         with ExitStack() as resources:
             body = self._open_body(request, resources)
             session = self._uploader.open(topic, schemas_of(parameters.query), parameters.timeout)
-            upload = _UploadResponse(body, session, parameters)
+            access = StreamAccess(self._check_point, request_access(), "publish", topic)
+            upload = _UploadResponse(body, session, parameters, access)
             lines = upload.lines()
             first = next(lines)
             if upload.error is not None and not upload.has_written:
@@ -85,9 +97,11 @@ class UploadView:
                 "threads). Nothing was written. Retry."
             )
         resources.callback(self._slots.release)
+        limits = request_access().limits
+        resources.callback(limits.acquire_stream())
         memory = _UploadMemory(self._bodies)
         resources.callback(memory.release)
-        source = body_source(request.environ, request.content_length)
+        source = LimitedSource(body_source(request.environ, request.content_length), limits.add_bytes)
         body = BodyReader(source, self._config.max_body_bytes, memory.reserve)
         request.environ["wsgi.input"] = body  # after an error before the first record, the rest is drained
         return body
@@ -157,7 +171,9 @@ class UploadParameters:
 class _UploadResponse:
     """One upload, from the first line of its body to the last line of its response. Its request's thread calls."""
 
-    def __init__(self, body: BodyReader, session: UploadSession, parameters: UploadParameters) -> None:
+    def __init__(
+        self, body: BodyReader, session: UploadSession, parameters: UploadParameters, access: StreamAccess
+    ) -> None:
         self.error: KafkaHttpError | None = None
         """The error that ended the upload before the end of the body."""
         self.summary: Mapping[str, Any] = {}
@@ -165,6 +181,7 @@ class _UploadResponse:
         self._body = body
         self._session = session
         self._parameters = parameters
+        self._access = access
         self._lines: list[tuple[int, bytes]] = []
         self._reported = 0
         self._reported_at = 0.0
@@ -193,6 +210,7 @@ class _UploadResponse:
     def _publish_body(self) -> Iterator[bytes]:
         while self._step():
             self._session.check()
+            self._access.check()
             if self._is_progress_due():
                 self._reported, self._reported_at = self._session.acknowledged, time.monotonic()
                 yield _json_line(self._progress())
