@@ -24,10 +24,11 @@ from kafka_http.security.principal import KeyRestriction
 from kafka_http.security.rate_limits import NoLimits
 from tests.api.conftest import ClientFactory
 from tests.support.certificates import Authority
+from tests.support.planted_secrets import plant
 from tests.support.stub_access import CHALLENGE, StubAccess, names
 from tests.support.v2_consumer import V2
 
-SECRET = "planted-secret-of-the-nodes"  # noqa: S105  of the tests
+SECRET = plant("secret-of-the-nodes")
 INSTANCE = "/consumers/g/instances/i"
 RIGHTS = {
     "alice": Rights(read=names("*"), consumer=names("*")),
