@@ -121,6 +121,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     consumers = V2ConsumerRoutes(
         *(services, node.instances, config, bodies, wait_limiter),
         page_memory=page_memory,
+        check_point=check_point,
         locator=node.locator,
         node_tls=lifecycle.node_tls,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
-from kafka_http.security.forwarded_calls import ForwardedCaller
+from kafka_http.security.forwarded_calls import ForwardedCaller, is_forwarded
 from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
@@ -149,7 +149,7 @@ class CheckPoint:
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
         kinds = [each for each in state.authenticators if each.scheme == principal.scheme]
-        if not any(each.is_current(principal) for each in kinds):
+        if not (is_forwarded(principal) or any(each.is_current(principal) for each in kinds)):
             return None
         return _access(state, principal, access.address, generation)
 
