@@ -312,5 +312,6 @@ def test_500_streams_over_tls_take_little_memory(
         for client in opened:
             received = b""
             while b"for all" not in received:
-                received += client.recv(1000)
-                assert received
+                data = client.recv(1000)
+                assert data
+                received += data
