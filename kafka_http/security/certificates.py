@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from kafka_http.errors import Unauthenticated
-from kafka_http.security.principal import Credentials, Principal, Scheme, fingerprint, is_valid_name
+from kafka_http.security.principal import Credentials, Principal, Scheme, is_valid_name
 
 _ALTERNATIVE_NAMES = {"dns": "DNS", "email": "email", "uri": "URI"}
 _LONG_AGO = "Jan  1 00:00:00 1970 GMT"
@@ -36,11 +36,11 @@ class ClientCertificates:
                 f"The client certificate has no name of the kind {self._principal_from} that is allowed. "
                 "Nothing was done."
             )
-        return Principal(name, self.scheme, expires=expires, credential=fingerprint(repr(certificate)))
+        return Principal(name, self.scheme, expires=expires, credential=self._principal_from)
 
     def is_current(self, principal: Principal) -> bool:
-        """Whether the certificate has not expired."""
-        return principal.expires > time.time()
+        """Whether the certificate has not expired, and the same part of it names the principal."""
+        return principal.credential == self._principal_from and principal.expires > time.time()
 
     def _name(self, certificate: Mapping[str, Any]) -> str | None:
         """Return the name, or None if there is none or if it is not clear which."""

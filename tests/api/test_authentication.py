@@ -20,6 +20,7 @@ from kafka_http.security.json_web_tokens import LEEWAY
 from tests.api.conftest import ClientFactory
 from tests.support.fast_path_app import FastPathMiddleware
 from tests.support.polling import wait_for
+from tests.support.secured_kafka import Certificates
 from tests.support.token_issuer import (
     AUDIENCE,
     ISSUER,
@@ -199,10 +200,11 @@ def test_expired_token_is_refused_although_its_head_is_remembered(make_client: C
     wait_for(lambda: client.put("/messages/t", data=b"x", headers=headers).status_code == 401)
 
 
-def test_certificate_and_proxy_header_name_the_principal(make_client: ClientFactory) -> None:
-    client = make_client(
-        auth={"mtls": "true", "proxy_header": "X-Remote-User"}, tls_client_ca="ca.pem", trusted_proxies="10.0.0.0/8"
-    )
+def test_certificate_and_proxy_header_name_the_principal(make_client: ClientFactory, tmp_path: Path) -> None:
+    files = Certificates(tmp_path)
+    tls = {"tls_cert": str(files.broker), "tls_client_ca": str(files.authority)}
+    auth = {"mtls": "true", "proxy_header": "X-Remote-User"}
+    client = make_client(auth=auth, trusted_proxies="10.0.0.0/8", **tls)
     certificate = {"subject": ((("commonName", "web-1"),),), "notAfter": "Jan  1 00:00:00 2100 GMT"}
     from_proxy: dict[str, Any] = {"REMOTE_ADDR": "10.0.0.1"}
 
