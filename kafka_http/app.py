@@ -233,6 +233,12 @@ class AppLifecycle:
             self.acls.start()
         self._node.start()
 
+    def start_with_request(self) -> None:
+        """Start when the first request arrives, for a WSGI server that does not call `start` and uses no `tls`."""
+        if self._process != os.getpid() and self.tls is not None:
+            log.warning("tls_cert has no effect: this WSGI server does not use it.")
+        self.start()
+
     def attach(self, loop: EventLoop) -> None:
         """Let a main loop drive the publishes. Its thread calls this before the first request."""
         self._broker.producer.attach(loop)
@@ -353,7 +359,7 @@ def _new_app(
     app.url_map.strict_slashes = False
     app.url_map.converters["default"] = SegmentConverter
     app.extensions["kafka_http"] = lifecycle
-    app.before_request(lifecycle.start)  # for servers that do not call it
+    app.before_request(lifecycle.start_with_request)
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: cors.answer_preflight(request))

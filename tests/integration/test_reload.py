@@ -1,6 +1,5 @@
 """SIGHUP to a real server: what it reads again, and that no request notices."""
 
-import signal
 import socket
 import ssl
 import time
@@ -46,11 +45,6 @@ def headers(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key(name)}"}
 
 
-def hang_up(service: Service) -> None:
-    assert service.process is not None
-    service.process.send_signal(signal.SIGHUP)
-
-
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
@@ -90,11 +84,11 @@ def test_twenty_sighups_under_load_fail_no_request_and_revoke_keys_at_once(
         for number in range(20):
             has_spare = number % 2 == 0
             keys.write("load", "victim", *(["spare"] if has_spare else []))
-            hang_up(service)
+            service.hang_up()
             expected = {404} if has_spare else {401}
             wait_for(lambda expected=expected: statuses(sessions, service, "spare") == expected, 1)
         keys.write("load")
-        hang_up(service)
+        service.hang_up()
         began = time.monotonic()
         ends = [b"".join(iter(lambda each=each: each.read1(1 << 16), b"")) for each in victims]
         assert time.monotonic() - began < scaled(5)
