@@ -278,7 +278,7 @@ class RateLimited(KafkaHttpError):
 
 
 class TooManyLogins(RateLimited):
-    """Too many failed logins from an address."""
+    """Too many failed logins from an address, or too many logins at a time."""
 
 
 class BrokerError(KafkaHttpError):

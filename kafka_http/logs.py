@@ -1,8 +1,10 @@
 """Logging: one line for each event, with time, level, process, request id, logger and message.
 
-Control characters in a message are escaped, so that a client's text cannot forge a line. kafka-python logs each retry
-several times (21 lines per second and process while a broker is down). Each place in its code is therefore logged once
-a minute, with the number of repetitions and without a traceback.
+Control characters in a message are escaped, so that a client's text cannot forge a line. API keys are hidden wherever
+they occur.
+
+kafka-python logs each retry several times (21 lines per second and process while a broker is down). Each place in its
+code is therefore logged once a minute, with the number of repetitions and without a traceback.
 """
 
 import logging
@@ -26,6 +28,8 @@ _CLOSE_ERRORS = {
 _MISSING_TOPIC = "Topic %s not found in cluster metadata"
 _CLOSE_MESSAGE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_API_KEY = re.compile(r"kh_[A-Za-z0-9_-]{43}")
+"""A key that `kafka-http key create` made. A client may send it in a place where nothing looks for it."""
 _NOT_IN_A_WORD = re.compile(r'[\s"%\\]')
 _KAFKA_LEVELS = {
     # DEBUG shows passwords, INFO shows each connection.
@@ -51,7 +55,7 @@ def principal_text(name: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record as one line. The line ends of a traceback are escaped like all control characters."""
+    """Formats a record as one line, without API keys. All control characters are escaped."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -64,6 +68,8 @@ class LineFormatter(logging.Formatter):
         record.request_id = request_id.get()
         repeated = getattr(record, "repeated", 0)
         line = super().format(record) + (f" (repeated {repeated} times)" if repeated else "")
+        if "kh_" in line:
+            line = _API_KEY.sub("kh_(hidden)", line)
         return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 

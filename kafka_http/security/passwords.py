@@ -1,6 +1,7 @@
 """Users with passwords: HTTP Basic authentication against an htpasswd file of bcrypt hashes."""
 
 import re
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Collection, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import bcrypt
 
 from kafka_http.config import ConfigError
-from kafka_http.errors import Unauthenticated, WouldBlock
+from kafka_http.errors import TooManyLogins, Unauthenticated, WouldBlock
 from kafka_http.loading_cache import LoadingCache
 from kafka_http.security.auth_settings import read_auth_file
 from kafka_http.security.login_attempts import LoginAttempts
@@ -21,6 +22,7 @@ _MAX_COST = 16
 """A check with this cost takes seconds."""
 _MAX_PASSWORD = 72
 """Bytes. bcrypt ignores what is longer."""
+_CONCURRENT = 16
 _CACHE_SECONDS = 60.0
 _CACHE_SIZE = 4096
 
@@ -36,25 +38,27 @@ class BasicLogins:
     """The `Authenticator` of users with passwords.
 
     bcrypt is slow by design, so it only runs where the caller may block. A login that it has verified is remembered for
-    a minute. At most ten failed logins a minute are checked for an address.
+    a minute. At most ten failed logins a minute are checked for an address, and few at a time for all addresses:
+    logins from many addresses must leave threads for other requests.
     """
 
     scheme: Scheme = "basic"
     challenge = 'Basic realm="kafka_http", charset="UTF-8"'
 
-    def __init__(self, hashes: Mapping[str, str], attempts: LoginAttempts) -> None:
-        """`hashes` are the users and their bcrypt hashes."""
+    def __init__(self, hashes: Mapping[str, str], attempts: LoginAttempts, concurrent: int = _CONCURRENT) -> None:
+        """`hashes` are the users and their bcrypt hashes. At most `concurrent` logins are checked at a time."""
         self._hashes = hashes
         self._attempts = attempts
+        self._checks = threading.BoundedSemaphore(concurrent)
         self._verified: LoadingCache[str, Principal] = LoadingCache(_CACHE_SIZE, lambda _: 1, lambda *_: _CACHE_SECONDS)
         cost = max((each[4:6] for each in hashes.values()), default="10")
         self._unmatched_hash = f"$2b${cost}$" + 53 * "."
         """Checked for unknown users, so that the time of the response does not tell that a user exists."""
 
     @classmethod
-    def from_file(cls, path: str, attempts: LoginAttempts) -> "BasicLogins":
+    def from_file(cls, path: str, attempts: LoginAttempts, concurrent: int) -> "BasicLogins":
         """Read an htpasswd file. Raises `ConfigError`, which names the line."""
-        return cls(read_users(path, read_auth_file("basic", path)), attempts)
+        return cls(read_users(path, read_auth_file("basic", path)), attempts, concurrent)
 
     @property
     def principals(self) -> Collection[Principal]:
@@ -83,6 +87,16 @@ class BasicLogins:
         return stored is not None and fingerprint(stored) == principal.credential
 
     def _verify(self, login: Login, address: str) -> Principal:
+        if not self._checks.acquire(blocking=False):  # waiting would occupy the thread as well
+            error = TooManyLogins("Too many logins are being checked. Nothing was done. Retry.")
+            error.headers = {"Retry-After": "1"}
+            raise error
+        try:
+            return self._check(login, address)
+        finally:
+            self._checks.release()
+
+    def _check(self, login: Login, address: str) -> Principal:
         self._attempts.begin(address)
         stored = self._hashes.get(login.user)
         is_right = _matches(login.password, stored or self._unmatched_hash)

@@ -90,7 +90,7 @@ def load_authenticators(config: Config, settings: AuthSettings, shared: SharedCo
     """Return the kinds of credentials that are on, in the order in which they are tried."""
     kinds: list[Authenticator] = []
     if settings.basic:
-        kinds.append(_basic_logins(settings, shared))
+        kinds.append(_basic_logins(config, settings, shared))
     if settings.keys:
         kinds.append(ApiKeys.from_file(settings.keys))
     if settings.jwt:
@@ -102,10 +102,11 @@ def load_authenticators(config: Config, settings: AuthSettings, shared: SharedCo
     return kinds
 
 
-def _basic_logins(settings: AuthSettings, shared: SharedCounters) -> Authenticator:
+def _basic_logins(config: Config, settings: AuthSettings, shared: SharedCounters) -> Authenticator:
     with _extra_needed("auth.basic"):
         from kafka_http.security.passwords import BasicLogins
-    return BasicLogins.from_file(settings.basic, LoginAttempts(shared.buckets))
+    concurrent = max(1, config.threads // 2)  # the other threads are for requests with other credentials
+    return BasicLogins.from_file(settings.basic, LoginAttempts(shared.buckets), concurrent)
 
 
 def _json_web_tokens(config: Config, settings: AuthSettings) -> Authenticator:

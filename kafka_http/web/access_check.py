@@ -21,6 +21,7 @@ from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import Credentials
 from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
 from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.web.health import HEALTH, READY
 from kafka_http.web.negotiation import is_streaming_upload
 from kafka_http.web.responses import error_response
 from kafka_http.web.trusted_proxies import TrustedProxies
@@ -156,6 +157,8 @@ class AccessCheck:
     def check(self, request: Request) -> None:
         """Admit a request before its view, for which `request_access` then works. Raises the refusal."""
         if not self._check_point.has_decisions or request.endpoint in OPEN:
+            return
+        if request.path in (HEALTH, READY):  # a 405 from the main loop, where no password may be checked
             return
         try:
             g.access, g.limit_headers = self._admission(request)

@@ -283,3 +283,17 @@ def test_application_without_auth_imports_no_package_of_the_extra() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [("POST", {}, 405), ("GET", {"Connection": "Upgrade", "Upgrade": "websocket"}, 400)],
+)
+def test_health_checks_of_another_form_check_no_password(
+    client: FlaskClient, path: str, method: str, headers: dict[str, str], status: int
+) -> None:
+    """The main loop runs all requests for /health, and nothing may block it, such as bcrypt."""
+    response = client.open(path, method=method, headers=headers | basic("ann", "wrong"))
+
+    assert response.status_code == status

@@ -237,6 +237,19 @@ def test_list_of_instances_shows_those_of_the_principal(call: Call, instance: st
     assert listed("bob") == []
 
 
+@pytest.mark.parametrize(("path", "body"), [("subscription", {"topics": ["t"]}), ("assignments", T0)])
+def test_list_of_instances_omits_topics_whose_right_was_lost(
+    client: FlaskClient, access: StubAccess, call: Call, instance: str, path: str, body: Any
+) -> None:
+    call("alice", "DELETE", f"{instance}/subscription")
+    assert call("alice", "POST", f"{instance}/{path}", body).status_code == 204
+    revoke(client, access)
+
+    for who, has_topic in (("alice", False), ("root", True)):
+        listed = call(who, "GET", "/instances").text
+        assert ('"t"' in listed) is has_topic, listed
+
+
 def test_name_of_an_instance_of_another_principal_is_taken(call: Call, instance: str) -> None:
     assert call("bob", "POST", "/consumers/g", {"name": "i"}).status_code == 409
     assert call("alice", "DELETE", instance).status_code == 204

@@ -153,7 +153,7 @@ def test_concurrent_requests_with_one_login_verify_it_once(
 def load(tmp_path: Path, text: str, attempts: LoginAttempts) -> BasicLogins:
     file = tmp_path / "users.htpasswd"
     file.write_bytes(text.encode())
-    return BasicLogins.from_file(str(file), attempts)
+    return BasicLogins.from_file(str(file), attempts, 16)
 
 
 def test_file_with_comments_and_crlf_is_read(tmp_path: Path, attempts: LoginAttempts) -> None:
@@ -201,3 +201,29 @@ def test_hash_with_an_impossible_salt_matches_nothing(attempts: LoginAttempts) -
     for filler in (".", "z", "/", "9"):
         with pytest.raises(Unauthenticated):
             authenticate(BasicLogins({"ann": "$2y$04$" + 53 * filler}, attempts), sent("ann"))
+
+
+def test_logins_over_the_concurrent_limit_are_refused_and_not_counted(
+    attempts: LoginAttempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logins from many addresses must not occupy all threads: requests with keys need some, too."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def slow_check(password: bytes, stored: bytes) -> bool:
+        started.set()
+        return may_end.wait(30)
+
+    monkeypatch.setattr(bcrypt, "checkpw", slow_check)
+    logins = BasicLogins({"ann": HASH, "bob": HASH}, attempts, concurrent=1)
+    first = threading.Thread(target=authenticate, args=(logins, sent("ann")))
+    first.start()
+    try:
+        assert started.wait(30)
+        for _ in range(2 * FAILURES_PER_MINUTE):
+            with pytest.raises(TooManyLogins) as raised:
+                authenticate(logins, sent("bob", address="192.0.2.2"))
+            assert raised.value.headers == {"Retry-After": "1"}
+    finally:
+        may_end.set()
+        first.join()
+    assert authenticate(logins, sent("bob", address="192.0.2.2")).name == "bob"
