@@ -81,13 +81,12 @@ class JsonWebTokens:
     def _verify(self, token: str) -> Principal:
         try:
             key = self._find_key(jwt.get_unverified_header(token))
-            claims = self._decode(token, key)
+            return self._principal(self._decode(token, key), key)
         except jwt.PyJWTError as error:
             problem = _PROBLEMS.get(type(error), "is malformed, or its signature is wrong")
             raise Unauthenticated(f"The token {problem}. Nothing was done.") from None
         except (ValueError, TypeError, ArithmeticError, RecursionError):  # PyJWT does not check all that it gets
             raise Unauthenticated("The token is malformed. Nothing was done.") from None
-        return self._principal(claims, key)
 
     def _find_key(self, header: Mapping[str, Any]) -> VerificationKey:
         algorithm = header.get("alg")

@@ -152,6 +152,7 @@ def test_principal_claim_names_another_claim(server: KeySetServer) -> None:
         ({"exp": float("inf")}, "malformed"),
         ({"exp": float("nan")}, "malformed"),
         ({"exp": [1]}, "malformed"),
+        ({"exp": 10**400}, "malformed"),  # it is not a float
         ({"sub": None}, "no name that is allowed"),
         ({"sub": ""}, "no name that is allowed"),
         ({"sub": 7}, "no name that is allowed"),
