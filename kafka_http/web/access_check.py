@@ -56,7 +56,7 @@ def _publish(access: Access, names: Arguments, query: Query) -> None:
 
 def _read(access: Access, names: Arguments, query: Query) -> None:
     access.require("read", names["topic"])
-    if "ack" in query:  # moves the consumer's position
+    if "ack" in query or names["offset"] == "committed":  # moves the consumer's position, or shows it
         access.require("consumer", names["consumer"])
 
 
@@ -158,10 +158,10 @@ class AccessCheck:
         """Admit a request before its view, for which `request_access` then works. Raises the refusal."""
         if not self._check_point.has_decisions or request.endpoint in OPEN:
             return
-        if request.path in (HEALTH, READY):  # a 405 from the main loop, where no password may be checked
-            return
         try:
             g.access, g.limit_headers = self._admission(request)
+        except WouldBlock:  # a 405 or a 400 follows, which needs no rights
+            return
         except KafkaHttpError as refusal:
             request.environ[PRINCIPAL] = principal_text(refusal.principal)
             if not isinstance(refusal, _REFUSALS):  # such as a topic that the principal must not see
@@ -174,7 +174,7 @@ class AccessCheck:
         if isinstance(admission, KafkaHttpError):
             raise admission
         if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
-            return self._admit(request, blocking=True)
+            return self._admit(request, blocking=request.path not in (HEALTH, READY))  # these run in the main loop
         self._check_needs(request, admission.access)  # the server may have seen another path before the body
         return admission
 

@@ -168,7 +168,7 @@ def test_principal_claim_names_another_claim(server: KeySetServer) -> None:
         ({"groups": ["a\nb"]}, "not a list of names"),
         ({"groups": {"ops": 1}}, "not a list of names"),
     ],
-    ids=range(27),
+    ids=range(28),
 )
 def test_token_with_wrong_claims_is_refused(with_file: JsonWebTokens, changes: dict[str, Any], problem: str) -> None:
     header = {"alg": "RS256", "typ": "JWT"}
