@@ -5,7 +5,7 @@ other allows. The right to read, write, delete or alter a topic includes the rig
 """
 
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
@@ -103,9 +103,36 @@ def _names(acls: Iterable[Acl], right: str) -> NameFilter:
     """Return the names for which a right holds, in an order that does not depend on the broker's."""
     resource, allowing, denying = _RIGHTS[right]
     of_kind = [each for each in acls if each.resource == resource]
-    allowed = {_pattern(each) for each in of_kind if not each.is_denied and each.operation in allowing}
-    denied = {_pattern(each) for each in of_kind if each.is_denied and each.operation in denying}
-    return NameFilter((tuple(sorted(allowed)),), tuple(sorted(denied)))
+    allowed = [each for each in of_kind if not each.is_denied and each.operation in allowing]
+    denied = [each for each in of_kind if each.is_denied and each.operation in denying]
+    return NameFilter((_patterns(allowed),), _patterns(_effective(denied, allowed)))
+
+
+def _effective(denied: Sequence[Acl], allowed: Sequence[Acl]) -> list[Acl]:
+    """Return the ACLs that deny something that is allowed. `GET /access` must not show the names in the others."""
+    texts = [_beginning(each) for each in allowed]
+    names = frozenset(texts)
+    prefixes = tuple(text for text, each in zip(texts, allowed, strict=True) if _is_prefix(each))
+    return [
+        each
+        for each in denied
+        if (text := _beginning(each)) in names
+        or text.startswith(prefixes)
+        or (_is_prefix(each) and any(other.startswith(text) for other in texts))
+    ]
+
+
+def _patterns(acls: Iterable[Acl]) -> tuple[str, ...]:
+    return tuple(sorted({_pattern(each) for each in acls}))
+
+
+def _is_prefix(acl: Acl) -> bool:
+    return acl.is_prefix or acl.name == ALL_NAMES
+
+
+def _beginning(acl: Acl) -> str:
+    """Return the name of a resource, or the beginning of all names that an ACL is about."""
+    return "" if acl.name == ALL_NAMES and not acl.is_prefix else acl.name
 
 
 def _concerned_rights(acl: Acl) -> list[str]:

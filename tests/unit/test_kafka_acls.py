@@ -168,3 +168,27 @@ def test_explanation_names_each_acl_and_its_rights() -> None:
     ]
     assert explained[0].rule == "User:alice: Allow all on topic orders. (prefixed) from host *"
     assert explained[2].rule == "User:alice: Allow read on group * from host 10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "is_prefix", "shown"),
+    [
+        (None, False, ()),
+        ("orders", False, ("o*", "orders")),
+        ("hid", False, ("hid*",)),
+        ("h", True, ("hid*", "hidden")),
+        ("hidde", True, ("hid*", "hidden")),
+        ("*", False, ("hid*", "hidden", "o*", "orders")),
+        ("t", False, ()),
+    ],
+)
+def test_denied_names_of_which_nothing_is_allowed_are_not_shown(
+    allowed: str | None, is_prefix: bool, shown: tuple[str, ...]
+) -> None:
+    """`GET /access` shows these patterns. A topic on which a principal has no right must look as if it did not exist."""
+    denied = [("hidden", False), ("hid", True), ("orders", False), ("o", True)]
+    acls = [Acl("User:*", "all", "topic", name, each, is_denied=True) for name, each in denied]
+    acls += [Acl(ALICE, "read", "topic", allowed, is_prefix)] if allowed else []
+
+    assert rights_of(acls).read.exclude == shown
+    assert rights_of(acls).publish.exclude == ()
