@@ -21,7 +21,7 @@ from kafka_http.schemas.formats import Formats
 from kafka_http.security.access import Access
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.principal import ConnectedClient, Credentials
-from kafka_http.security.rate_limits import UNLIMITED
+from kafka_http.security.rate_limits import UNLIMITED, ConnectionCounts
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.cors import CrossOriginSharing
@@ -133,7 +133,8 @@ class FastPathPublishes:
         access = self._check_point.authenticate(credentials, blocking=False)
         if (route := _ROUTE.fullmatch(path)) is not None:
             access.require("publish", route["topic"] or route["v2"])
-        return Grant(self._check_point, access)
+        counts_connections = access.limits.has_connections and not self._trusted.is_forwarded(client.address, headers)
+        return Grant(self._check_point, access, counts_connections=counts_connections)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -151,11 +152,13 @@ class FastPathPublishes:
 class Grant:
     """The check point's decision about a head, for requests of one client. The main loop uses it."""
 
-    __slots__ = ("_check_point", "access")
+    __slots__ = ("_check_point", "access", "counts_connections")
 
-    def __init__(self, check_point: CheckPoint, access: Access) -> None:
+    def __init__(self, check_point: CheckPoint, access: Access, *, counts_connections: bool) -> None:
         self._check_point = check_point
         self.access = access
+        self.counts_connections = counts_connections
+        """Whether the connections of the client are limited."""
 
     @property
     def is_current(self) -> bool:
@@ -185,6 +188,7 @@ class PreparedPublish:
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
         self._limits = UNLIMITED if grant is None else grant.access.limits
+        self._counts_connections = grant is not None and grant.counts_connections
         self._principal = grant.access.principal.name if grant else ""
         self._check_point = check_point
         self._generation = generation
@@ -201,11 +205,20 @@ class PreparedPublish:
             return self._grant.is_current
         return self._generation == self._check_point.generation
 
-    def has_room(self, size: int) -> bool:
-        """Whether the limits of the client allow a body of this size now. Counts nothing."""
-        return self._limits.has_room(size)
+    def has_room(self, size: int, connection: ConnectionCounts | None = None) -> bool:
+        """Whether the limits of the client allow a body of this size now. Counts nothing but the connection."""
+        return self._limits.has_room(size) and (not self._counts_connections or self._admits(connection))
 
-    def start(self, body: bytes) -> "FastPathPublish | None":
+    def _admits(self, connection: ConnectionCounts | None) -> bool:
+        """Count a connection for the client. Return False if it has too many."""
+        if connection is not None and connection.last is not self._limits:
+            try:
+                connection.add(self._limits)
+            except RateLimited:
+                return False
+        return True
+
+    def start(self, body: bytes, connection: ConnectionCounts | None = None) -> "FastPathPublish | None":
         """Start a publish, which the loop's `end_round` sends. Does not block.
 
         Returns None, with nothing done, if a view must respond.
@@ -213,6 +226,8 @@ class PreparedPublish:
         if len(body) > self._max_body_bytes:
             return None
         if self._grant is not None and not self._grant.is_current:  # revoked while the body arrived
+            return None
+        if self._counts_connections and not self._admits(connection):
             return None
         sent_id = self._request_id or new_request_id()
         try:
