@@ -121,6 +121,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     consumers = V2ConsumerRoutes(
         *(services, node.instances, config, bodies, wait_limiter),
         page_memory=page_memory,
+        check_point=check_point,
         locator=node.locator,
         node_tls=lifecycle.node_tls,
     )
@@ -231,6 +232,12 @@ class AppLifecycle:
         if self._config.access_rules == "kafka":
             self.acls.start()
         self._node.start()
+
+    def start_with_request(self) -> None:
+        """Start when the first request arrives, for a WSGI server that does not call `start` and uses no `tls`."""
+        if self._process != os.getpid() and self.tls is not None:
+            log.warning("tls_cert has no effect: this WSGI server does not use it.")
+        self.start()
 
     def attach(self, loop: EventLoop) -> None:
         """Let a main loop drive the publishes. Its thread calls this before the first request."""
@@ -352,7 +359,7 @@ def _new_app(
     app.url_map.strict_slashes = False
     app.url_map.converters["default"] = SegmentConverter
     app.extensions["kafka_http"] = lifecycle
-    app.before_request(lifecycle.start)  # for servers that do not call it
+    app.before_request(lifecycle.start_with_request)
     app.before_request(_set_request_id)
     app.before_request(lambda: guard.check(request))
     app.before_request(lambda: cors.answer_preflight(request))

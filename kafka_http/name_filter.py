@@ -1,7 +1,9 @@
 """Sets of names that globs describe: topics, consumers and groups that a principal may use."""
 
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+import re
+from fnmatch import translate
+from functools import lru_cache
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -23,9 +25,32 @@ class NameFilter(Struct, frozen=True):
         return NameFilter((*self.include, patterns), self.exclude)
 
 
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, each) for each in patterns)
-
-
 ALL_NAMES = NameFilter()
 NO_NAMES = NameFilter(include=((),))
+
+
+class _Patterns(NamedTuple):
+    """Patterns by the cost of their comparison: names, beginnings of names, and globs."""
+
+    names: frozenset[str]
+    prefixes: tuple[str, ...]
+    globs: re.Pattern[str] | None
+
+
+_SPECIAL = re.compile(r"[*?[]")
+
+
+def _matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+    if not patterns:
+        return False
+    names, prefixes, globs = _prepared(patterns)
+    return name in names or name.startswith(prefixes) or (globs is not None and globs.match(name) is not None)
+
+
+@lru_cache(1024)
+def _prepared(patterns: tuple[str, ...]) -> _Patterns:
+    """Sort patterns: there may be thousands from ACLs, mostly names and beginnings, for each of thousands of topics."""
+    names = frozenset(each for each in patterns if not _SPECIAL.search(each))
+    prefixes = tuple(each[:-1] for each in patterns if each.endswith("*") and not _SPECIAL.search(each[:-1]))
+    globs = [translate(each) for each in patterns if _SPECIAL.search(each.removesuffix("*"))]
+    return _Patterns(names, prefixes, re.compile("|".join(globs)) if globs else None)

@@ -67,7 +67,7 @@ def _to_json(value: Any) -> str:
 
 def _hide_secrets(name: str, value: Any) -> Any:
     """Hide a secret, also in tables in a list."""
-    if is_secret(name):
+    if is_secret(name) and not isinstance(value, bool):
         return "(hidden)"
     if isinstance(value, Mapping):
         return {key: _hide_secrets(f"{name}.{key}", inner) for key, inner in value.items()}

@@ -34,7 +34,7 @@ class AccessEntry(Struct, frozen=True, kw_only=True):
     publish: Annotated[Patterns, "topics to publish to"] = ()
     read: Annotated[Patterns, "topics to read"] = ()
     consumer: Annotated[Patterns, "names of consumers, groups and queues"] = ()
-    admin: Annotated[Switch, "topic administration; tasks, keys and instances of others; /metrics"] = False
+    admin: Annotated[Switch, "see all topics; tasks and consumer instances of others"] = False
 
 
 class Explanation(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
-from kafka_http.security.forwarded_calls import ForwardedCaller
+from kafka_http.security.forwarded_calls import ForwardedCaller, is_forwarded
 from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
@@ -82,11 +82,15 @@ class CheckPoint:
         Raises `Unauthenticated`, `TooManyLogins`, `CrossSiteRequest`, `Unavailable`; `WouldBlock` if `blocking` is
         false and a thread must do it.
         """
+        access = self._authenticate(credentials, blocking=blocking)
+        _check_origin(access.principal, credentials.headers.get("origin"))
+        return access
+
+    def _authenticate(self, credentials: Credentials, *, blocking: bool) -> Access:
         generation, state = self.generation, self._state
         if not state.authenticators:
             return _access(state, OFF, credentials.address, generation) if state.limits.is_on else UNRESTRICTED
         principal = self._principal(state, credentials, blocking=blocking)
-        _check_origin(principal, credentials.headers.get("origin"))
         return _access(state, principal, credentials.address, generation)
 
     def admit(
@@ -98,13 +102,14 @@ class CheckPoint:
         `RateLimited`. Refused requests count, too: those without valid credentials for their address.
         """
         try:
-            access = self.authenticate(credentials, blocking=blocking)
+            access = self._authenticate(credentials, blocking=blocking)
         except Unauthenticated as error:
             error.headers = self.limits.of(ANONYMOUS, credentials.address).take(0)
             raise
         headers: Mapping[str, str] = {}
         try:
             headers = access.limits.take(size)
+            _check_origin(access.principal, credentials.headers.get("origin"))
             needs(access)
         except KafkaHttpError as error:
             error.headers = {**error.headers, **headers}
@@ -143,7 +148,7 @@ class CheckPoint:
         if principal.scheme == "anonymous":
             return _access(state, principal, access.address, generation) if state.anonymous else None
         kinds = [each for each in state.authenticators if each.scheme == principal.scheme]
-        if not any(each.is_current(principal) for each in kinds):
+        if not (is_forwarded(principal) or any(each.is_current(principal) for each in kinds)):
             return None
         return _access(state, principal, access.address, generation)
 
@@ -204,8 +209,6 @@ def _check_origin(principal: Principal, origin: str | None) -> None:
     origins = key_origins(patterns)
     if origin is None or not (origin in origins or origins.allows_reading):
         sent = "no Origin header" if origin is None else f"Origin: {origin[:100]}"
-        refusal = CrossSiteRequest(
+        raise CrossSiteRequest(
             f"The API key {principal.name} is for web pages of its origins only, got {sent}. Nothing was done."
         )
-        refusal.principal = principal.name
-        raise refusal

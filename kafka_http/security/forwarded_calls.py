@@ -17,6 +17,10 @@ PRINCIPAL_HEADER = "Kafka-Http-Principal"
 """The principal of a forwarded request: the JSON of a `ForwardedCaller` in base64 (URL-safe)."""
 
 
+_VOUCHED = "another node"
+"""The `credential` of a forwarded principal."""
+
+
 class ForwardedCaller(Struct, frozen=True, omit_defaults=True):
     """The principal that the first node has authenticated, and the address of its client. It has no credentials."""
 
@@ -28,7 +32,13 @@ class ForwardedCaller(Struct, frozen=True, omit_defaults=True):
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.scheme, frozenset(self.groups), restriction=self.restriction)
+        groups = frozenset(self.groups)
+        return Principal(self.name, self.scheme, groups, credential=_VOUCHED, restriction=self.restriction)
+
+
+def is_forwarded(principal: Principal) -> bool:
+    """Whether another node has checked the credentials, which this node does not know."""
+    return principal.credential == _VOUCHED
 
 
 _OFF = ForwardedCaller("", "off")

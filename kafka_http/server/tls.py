@@ -1,6 +1,7 @@
 """TLS for the main loop: sockets that behave like TCP sockets, and handshakes that occupy no thread."""
 
 import logging
+import math
 import socket
 import ssl
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 10.0
 """Maximum time from the TCP connection to the end of the handshake."""
+_MIN_SECONDS = 1.0
+"""Minimum age of a connection before it is closed to make room for another one."""
 _LOG_SECONDS = 60.0
 _RECORD = 1 << 14
 """Maximum size of the data in a TLS record (RFC 8446, 5.1). OpenSSL reads and writes one record at a time."""
@@ -157,26 +160,29 @@ class TlsHandshakes:
 
     def expire(self) -> None:
         """Close the connections that are late."""
-        while self._deadlines and next(iter(self._deadlines.values())) <= time.monotonic():
-            self.close_oldest()
+        self._close_due(time.monotonic())
 
     def limit(self, deadline: float) -> None:
         """Move later deadlines to this one: the worker stops."""
         self._deadlines = {conn: min(deadline, before) for conn, before in self._deadlines.items()}
 
-    def close_oldest(self) -> bool:
-        """Close the connection that has waited longest. Return False if there is none."""
-        conn = next(iter(self._deadlines), None)
-        if conn is None:
+    def make_room(self) -> bool:
+        """Close the connection that has waited longest. Return False if none has waited for a second."""
+        deadline = next(iter(self._deadlines.values()), math.inf)
+        if deadline > time.monotonic() + HANDSHAKE_SECONDS - _MIN_SECONDS:
             return False
-        self._remove(conn)
-        self._close(conn)
+        self._close_due(deadline)
         return True
 
     def close(self) -> None:
         """Close all connections."""
-        while self.close_oldest():
-            pass
+        self._close_due(math.inf)
+
+    def _close_due(self, until: float) -> None:
+        """Close the connections whose deadline is not after this one."""
+        for conn in [each for each, deadline in self._deadlines.items() if deadline <= until]:
+            self._remove(conn)
+            self._close(conn)
 
     def _remove(self, conn: TConn) -> None:
         self._loop.unregister(conn.sock)

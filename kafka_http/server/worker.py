@@ -286,7 +286,7 @@ class Worker(ThreadWorker):
     def _make_room(self, limit: int) -> None:
         """Close the least active connections until at most `limit` are left."""
         while self.nr_conns > max(0, limit):
-            if self._lingering.close_oldest() or (self._handshakes is not None and self._handshakes.close_oldest()):
+            if self._lingering.close_oldest() or (self._handshakes is not None and self._handshakes.make_room()):
                 continue
             if self._connections is None or not self._connections.make_room():
                 return

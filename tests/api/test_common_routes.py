@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.environ import REQUEST_STARTED
 from tests.api.conftest import ClientFactory
+from tests.support.certificates import Authority, settings_of
 from tests.support.fake_broker import FakeBroker
 
 
@@ -160,3 +162,15 @@ def test_bodies_over_max_in_flight_return_429(make_client: Any, broker: FakeBrok
         assert first.result().status_code == 504
     broker.silent = False
     assert put(1).status_code == 200
+
+
+def test_server_that_does_not_use_tls_cert_is_warned_about_once(
+    make_client: ClientFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under another WSGI server, connections are plain HTTP, and nothing said so."""
+    client = make_client(**settings_of(Authority(tmp_path).server()))
+    for _ in range(2):
+        client.get("/health")
+    assert [each for each in caplog.messages if "tls" in each] == [
+        "tls_cert has no effect: this WSGI server does not use it."
+    ]

@@ -5,6 +5,7 @@ import ssl
 import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from kafka_http.security.principal import KeyRestriction
 from kafka_http.security.rate_limits import NoLimits
 from tests.api.conftest import ClientFactory
 from tests.support.certificates import Authority
+from tests.support.fake_broker import FakeBroker
+from tests.support.planted_secrets import plant
+from tests.support.polling import wait_for
 from tests.support.stub_access import CHALLENGE, StubAccess, names
-from tests.support.v2_consumer import V2
+from tests.support.v2_consumer import V2, next_lease, write
 
-SECRET = "planted-secret-of-the-nodes"  # noqa: S105  of the tests
+SECRET = plant("secret-of-the-nodes")
 INSTANCE = "/consumers/g/instances/i"
 RIGHTS = {
     "alice": Rights(read=names("*"), consumer=names("*")),
@@ -124,6 +128,23 @@ def test_groups_and_restriction_of_the_principal_are_forwarded(node: FlaskClient
     ((principal, address),) = seen
     assert (principal.groups, address, principal.scheme) == ({"g1", "g2"}, "192.0.2.1", "jwt")
     assert principal.restriction == KeyRestriction(topics=("t",))
+
+
+def test_forwarded_read_that_waits_survives_a_reload(
+    node: FlaskClient, access: StubAccess, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This node does not know the credentials, so it only checks the rules again."""
+    access.is_current = lambda _: False  # type: ignore[method-assign]
+    headers = {**forwarded(header()), "Content-Type": V2, "Accept": "*/*"}
+    assert node.post(f"{INSTANCE}/subscription", json={"topics": ["t"]}, headers=headers).status_code == 204
+    wait_for(lambda: node.get(f"{INSTANCE}/assignments", headers=headers).json["partitions"])  # type: ignore[index]
+    has_begun = next_lease(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(node.get, f"{INSTANCE}/records?timeout=20000", headers=headers)
+        assert has_begun.wait(10)
+        node.application.extensions["kafka_http"].reload()
+        write(broker, b"1")
+        assert [each["value"] for each in waiting.result().json] == [1]
 
 
 class Exhausted(NoLimits):

@@ -28,6 +28,7 @@ class Principals(NamedPrincipals):
     """Principals whose credentials may expire, with rules that may be unknown for a while."""
 
     expires = math.inf
+    end_at_expiry = True
     are_rules_known = True
 
     def authenticate(self, credentials: Credentials, *, blocking: bool) -> Principal | None:
@@ -35,7 +36,7 @@ class Principals(NamedPrincipals):
         return None if principal is None else Principal(principal.name, "key", expires=self.expires)
 
     def is_current(self, principal: Principal) -> bool:
-        return super().is_current(principal) and principal.expires > time.time()
+        return super().is_current(principal) and (principal.expires > time.time() or not self.end_at_expiry)
 
     def rights_of(self, principal: Principal, address: str) -> Rights:
         if not self.are_rules_known:
@@ -89,6 +90,26 @@ def test_stream_of_revoked_key_ends_with_401_and_its_position(
     assert "40101" in line
 
 
+def test_stream_drops_what_it_has_read_when_the_key_was_revoked_meanwhile(
+    client: FlaskClient, broker: FakeBroker, principals: Principals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read can take long while brokers are slow. The position is that before the messages that were not sent."""
+    put(broker, "t", b"1")
+    opened = stream(client)
+    opened.events(1)
+    fetch: Callable[..., Any] = broker.fetch
+
+    def revoke(*arguments: Any, **options: Any) -> Any:
+        principals.rights.pop("alice", None)
+        reload(client)
+        put(broker, "t", b"planted")
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(broker, "fetch", revoke)
+    assert error_of(opened)["next"] == "0:1,*:earliest"
+    assert b"planted" not in opened.bytes
+
+
 def test_stream_of_principal_that_lost_its_right_ends_with_403_and_its_position(
     client: FlaskClient, broker: FakeBroker, principals: Principals
 ) -> None:
@@ -121,6 +142,20 @@ def test_stream_ends_when_its_token_expires(client: FlaskClient, principals: Pri
     ended = error_of(stream(client))
     assert ended["error"]["code"] == 40101
     assert time.time() >= principals.expires
+
+
+def test_stream_continues_after_the_expiry_of_a_verified_password(
+    client: FlaskClient, broker: FakeBroker, principals: Principals
+) -> None:
+    """It says when the password must be verified again, for which a stream has no credentials any more."""
+    principals.expires, principals.end_at_expiry = time.time() - 1, False
+    opened = stream(client)
+    for number in range(3):
+        put(broker, "t", b"%d" % number)
+        assert opened.values(1) == [number]
+    del principals.rights["alice"]  # its password has changed
+    reload(client)
+    assert error_of(opened)["error"]["code"] == 40101
 
 
 def test_streams_of_others_continue_after_a_reload(

@@ -14,7 +14,7 @@ from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
 from tests.support.stub_access import CHALLENGE, StubAccess, names
-from tests.support.v2_consumer import V2, refer, write
+from tests.support.v2_consumer import V2, next_lease, refer, write
 
 ASYNC = {"Prefer": "respond-async"}
 INSTANCE = "/consumers/g/instances/i"
@@ -58,6 +58,12 @@ def calls_of(client: FlaskClient) -> Call:
 
 def reload(client: FlaskClient) -> None:
     client.application.extensions["kafka_http"].reload()
+
+
+def revoke(client: FlaskClient, access: StubAccess) -> None:
+    """Leave alice only what calls for an instance need."""
+    access.rights["alice"] = Rights(consumer=names("g"))
+    reload(client)
 
 
 @pytest.fixture
@@ -317,13 +323,31 @@ def test_read_of_named_topic_whose_right_was_lost_is_refused(
 
 
 def test_read_that_waits_for_another_is_refused_after_the_right_was_lost(
-    client: FlaskClient, access: StubAccess, call: Call, instance: str
+    client: FlaskClient, access: StubAccess, call: Call, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for(lambda: call("alice", "GET", f"{instance}/assignments").json["partitions"])
+    has_begun = next_lease(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(read, call, "alice", 1500)
-        wait_for(lambda: call("root", "GET", f"{instance}/records?timeout=0", Accept="*/*").json == [])
-        access.rights["alice"] = Rights(consumer=names("g"))
-        reload(client)
+        assert has_begun.wait(10)
+        revoke(client, access)
         assert call("alice", "GET", f"{instance}/records?timeout=5000", Accept="*/*").status_code == 404
         assert first.result() == []
+
+
+def test_records_that_arrive_after_the_right_was_lost_are_not_delivered(
+    client: FlaskClient, access: StubAccess, call: Call, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created(call, "alice")
+    assert call("alice", "POST", f"{INSTANCE}/subscription", {"topics": ["t"]}).status_code == 204
+    wait_for(lambda: call("alice", "GET", f"{INSTANCE}/assignments").json["partitions"])
+    has_begun = next_lease(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(call, "alice", "GET", f"{INSTANCE}/records?timeout=20000", Accept="*/*")
+        assert has_begun.wait(10)
+        revoke(client, access)
+        write(broker, b"1")
+        assert waiting.result().status_code == 403
+    access.rights["alice"] = ALICE
+    reload(client)
+    assert wait_for(lambda: read(call, "alice")) == [1]

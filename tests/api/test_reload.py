@@ -70,6 +70,20 @@ def test_reload_reads_the_settings_file(client: FlaskClient, file: Path, keys: P
     assert client.get("/messages/t/me/earliest").status_code == 200
 
 
+def test_reload_reads_access_rules_and_limits(client: FlaskClient, file: Path) -> None:
+    before = file.read_text("utf-8")
+    rules = '[access.alice]\npublish = ["t"]\n[limits.alice]\nrequests = 0.01\nburst = 200\n'
+    file.write_text(before + rules, "utf-8")
+    reload(client)
+    assert [status(client, each) for each in ("bob", "alice", "alice", "alice")] == [404, 200, 200, 429]
+    file.write_text(before, "utf-8")
+    reload(client)
+    assert [status(client, each) for each in ("bob", "alice", "alice", "alice")] == [200] * 4
+    file.write_text(before + rules, "utf-8")
+    reload(client)
+    assert [status(client, each) for each in ("bob", "alice")] == [404, 429], "a reload does not refill what was used"
+
+
 @pytest.mark.parametrize(
     ("settings", "entries", "named"),
     [

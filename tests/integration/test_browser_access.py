@@ -1,8 +1,11 @@
 """A real Chromium before a real server that needs credentials: pages of other origins, and the console's login."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bcrypt
@@ -14,6 +17,7 @@ from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.console_browser import Console, chromium
 from tests.support.page_server import page_server
+from tests.support.planted_secrets import plant
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 APP, EVIL = "app.example", "evil.example"
 """Both are resolved to this machine by the browser."""
+CONTRASTS = Path(__file__).parents[1] / "support" / "console_contrasts.js"
 RULES = """
 [access.web]
 publish = ["*"]
@@ -83,7 +88,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def secrets() -> Secrets:
-    return Secrets(new_key(), new_key(), "pässword:1")
+    return Secrets(plant(new_key()), plant(new_key()), plant("pässword:1"))
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +98,58 @@ def port() -> Iterator[int]:
         yield found
 
 
+class Settings:
+    """The settings and the files of the server, which a test may write again."""
+
+    def __init__(self, directory: Path, secrets: Secrets, port: int) -> None:
+        self._secrets = secrets
+        self.origins = [f"http://{APP}:{port}", f"http://127.0.0.1:{port}"]
+        self.file, self.keys, self.users = (directory / each for each in ("kafka_http.toml", "keys.toml", "users"))
+        hashed = bcrypt.hashpw(secrets.password.encode(), bcrypt.gensalt(4))
+        self.users.write_text(f"reader:{hashed.decode()}\n")
+        self.write()
+
+    def write(self, *, has_editor: bool = True, has_origins: bool = True) -> None:
+        editor, web = (sha256(each.encode()).hexdigest() for each in (self._secrets.editor, self._secrets.web))
+        narrowed = f'publish_only = true\norigins = ["{self.origins[0]}"]'
+        self.keys.write_text(
+            f'[web]\nsha256 = "{web}"\n{narrowed}\n' + (f'[editor]\nsha256 = "{editor}"\n' if has_editor else "")
+        )
+        self.file.write_text(f"cors_origins = {json.dumps(self.origins if has_origins else [])}\n{RULES}")
+
+
+@pytest.fixture(scope="module")
+def settings(secrets: Secrets, port: int, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(tmp_path_factory.mktemp("settings"), secrets, port)
+
+
 @pytest.fixture(scope="module")
 def server(
-    browser: "Browser", secrets: Secrets, port: int, kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
+    browser: "Browser", settings: Settings, kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    directory = tmp_path_factory.mktemp("access")
-    origin, same_host = f"http://{APP}:{port}", f"http://127.0.0.1:{port}"
-    keys, users, rules = (directory / each for each in ("keys.toml", "users", "kafka_http.toml"))
-    digests = [sha256(each.encode()).hexdigest() for each in (secrets.editor, secrets.web)]
-    web = f'sha256 = "{digests[1]}"\npublish_only = true\norigins = ["{origin}"]'
-    keys.write_text(f'[editor]\nsha256 = "{digests[0]}"\n[web]\n{web}\n')
-    hashed = bcrypt.hashpw(secrets.password.encode(), bcrypt.gensalt(4))
-    users.write_text(f"reader:{hashed.decode()}\n")
-    rules.write_text(RULES)
-    settings: dict[str, Any] = {"console": True, "config": rules, "auth__keys": keys, "auth__basic": users}
-    settings |= {"cors_origins": f"{origin},{same_host}", "cors_credentials": True}
-    service = Service(directory, kafka.bootstrap_servers, **settings)
+    auth = {"auth__keys": settings.keys, "auth__basic": settings.users}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    service = Service(
+        tmp_path_factory.mktemp("access"),
+        kafka.bootstrap_servers,
+        **{"console": True, "config": settings.file, "cors_credentials": True, **auth},
+    )
     with running(service):
         yield service
-    assert not [each for each in secrets if each in service.log + service.access_log]
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def reload(server: Service, settings: Settings) -> Iterator[Callable[..., None]]:
+    """`reload(**written)` writes the files again and lets the server read them."""
+
+    def reload_(**written: bool) -> None:
+        assert server.process is not None
+        settings.write(**written)
+        server.process.send_signal(signal.SIGHUP)
+
+    yield reload_
+    reload_()
 
 
 @pytest.fixture
@@ -313,6 +351,22 @@ def test_console_works_after_a_login_and_forgets_it_at_the_end(
     window.page.get_by_role("heading", name="Log in").wait_for()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_login_and_access_view_have_enough_contrast_and_fit_a_phone(
+    console: Callable[..., Console], secrets: Secrets, scheme: str
+) -> None:
+    window = console(color_scheme=scheme, viewport={"width": 320, "height": 640}).open("#/access")
+    window.button("Log in").wait_for()
+    for seen in ("Log in", "Access"):
+        window.page.get_by_role("heading", name=seen).wait_for()
+        found = window.page.evaluate(CONTRASTS.read_text())
+        assert [each for each in found if each["contrast"] < each["wanted"]] == []
+        assert window.page.evaluate("document.documentElement.scrollWidth") == 320
+        if seen == "Log in":
+            log_in(window, user="reader", password=secrets.password)
+            window.page.locator("table.rights td").first.wait_for()
+
+
 def test_console_does_not_use_a_password_that_the_browser_knows(
     console: Callable[..., Console], server: Service, secrets: Secrets
 ) -> None:
@@ -324,13 +378,34 @@ def test_console_does_not_use_a_password_that_the_browser_knows(
     window.page.get_by_role("heading", name="Log in").wait_for()
 
 
-def test_console_asks_for_a_login_again_when_the_credentials_no_longer_count(
-    console: Callable[..., Console], server: Service, secrets: Secrets, topic: TopicFactory
+def test_console_asks_for_a_login_again_when_its_key_is_revoked(
+    console: Callable[..., Console], secrets: Secrets, topic: TopicFactory, reload: Callable[..., None]
 ) -> None:
     window = console().open(f"#/topics/{topic()}")
     log_in(window, key=secrets.editor)
     window.state("live").wait_for()
-    refused = json.dumps({"error": {"code": 40101, "message": "Unknown API key."}})
-    window.page.route("**/messages/**", lambda route: route.fulfill(status=401, body=refused))
+    reload(has_editor=False)
     window.page.get_by_role("heading", name="Log in").wait_for()
     assert window.page.locator("#user").inner_text() == ""
+    log_in(window, key=secrets.editor)
+    window.page.locator(".login .outcome.bad", has_text="Unknown API key").wait_for()
+    log_in(window, user="reader", password=secrets.password)
+    window.state("live").wait_for()
+
+
+def test_reload_takes_an_origin_away(
+    page_of: Callable[..., "Page"], server: Service, secrets: Secrets, topic: TopicFactory, reload: Callable[..., None]
+) -> None:
+    name, page = topic(), page_of(APP)
+    url, sent = f"{server.url}/messages/{name}", {"Authorization": f"Bearer {secrets.editor}"}
+    wait_for(lambda: fetched(page, url, "POST", headers=sent, body="before")[0] == 200)
+    origin = {"Origin": page.url.rstrip("/")}
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(each) for each in server.session_of_each_worker().values()]
+        health, allowed = f"{server.url}/health", "Access-Control-Allow-Origin"
+        assert all(each.get(health, headers=origin).headers[allowed] for each in sessions)
+        reload(has_origins=False)
+        wait_for(lambda: not any(allowed in each.get(health, headers=origin).headers for each in sessions))
+    for method, body in (("GET", None), ("POST", "after")):  # the browser remembers the preflight request
+        assert fetched(page, url, method, headers=sent, body=body)[0] == "TypeError"
+    assert values(server, name, secrets) == ["before"]

@@ -1,6 +1,7 @@
 """SIGHUP to a real server: what it reads again, and that no request notices."""
 
-import signal
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import requests
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
+from tests.support.certificates import Authority, settings_of
 from tests.support.event_parser import EventParser
 from tests.support.load_clients import Load, check_nothing_lost_or_doubled
 from tests.support.polling import scaled, wait_for
@@ -41,11 +43,6 @@ def key(name: str) -> str:
 
 def headers(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key(name)}"}
-
-
-def hang_up(service: Service) -> None:
-    assert service.process is not None
-    service.process.send_signal(signal.SIGHUP)
 
 
 @pytest.fixture
@@ -80,16 +77,18 @@ def test_twenty_sighups_under_load_fail_no_request_and_revoke_keys_at_once(
     load, sessions = Load(service, name), service.session_of_each_worker()
     stream = f"{service.url}/messages/{name}/me/latest"
     with ExitStack() as streams, load.running():
+        for session in sessions.values():
+            streams.callback(session.close)
         victims = [streams.enter_context(opened(stream, **headers("victim"))) for _ in range(4)]
         others = [streams.enter_context(opened(stream, **headers("load"))) for _ in range(4)]
         for number in range(20):
             has_spare = number % 2 == 0
             keys.write("load", "victim", *(["spare"] if has_spare else []))
-            hang_up(service)
+            service.hang_up()
             expected = {404} if has_spare else {401}
             wait_for(lambda expected=expected: statuses(sessions, service, "spare") == expected, 1)
         keys.write("load")
-        hang_up(service)
+        service.hang_up()
         began = time.monotonic()
         ends = [b"".join(iter(lambda each=each: each.read1(1 << 16), b"")) for each in victims]
         assert time.monotonic() - began < scaled(5)
@@ -102,6 +101,41 @@ def test_twenty_sighups_under_load_fail_no_request_and_revoke_keys_at_once(
             assert any(b"after all" in line for line in iter(each.readline, b""))
     assert {answer.status for answer in load.answers} <= {200, 204}
     assert service.workers == workers
+    check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
+
+
+def connected(context: ssl.SSLContext, service: Service) -> ssl.SSLSocket:
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    return context.wrap_socket(connection, server_hostname="localhost")
+
+
+def serial_of(context: ssl.SSLContext, service: Service) -> int:
+    """Return the serial number of the certificate that a new connection gets."""
+    with connected(context, service) as tls:
+        return int(tls.getpeercert()["serialNumber"], 16)  # type: ignore[index, arg-type]
+
+
+def test_certificate_renewed_by_sighup_under_load_fails_no_request(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    """Open connections keep the old certificate. A faulty file changes nothing."""
+    authority, name = Authority(tmp_path), topic(3)
+    served = authority.server()
+    service = start_service(kafka.bootstrap_servers, authority=authority, **settings_of(served))
+    context, load = authority.client_context(), Load(service, name)
+    with connected(context, service) as kept, load.running():
+        for count, renewed in enumerate((authority.server(), authority.server(is_rsa=True)), 1):
+            served.certificate.write_bytes(renewed.certificate.read_bytes())  # does not belong to the key
+            service.hang_up()
+            wait_for(lambda count=count: service.log.count("Reload failed") == count)
+            served.key.write_bytes(renewed.key.read_bytes())
+            service.hang_up()
+            wait_for(lambda serial=renewed.serial: {serial_of(context, service) for _ in range(20)} == {serial}, 5)
+            there = len(load.answers)
+            wait_for(lambda there=there: len(load.answers) > there + 20)
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert {answer.status for answer in load.answers} <= {200, 204}
     check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)
 
 

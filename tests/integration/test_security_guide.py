@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Guide:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.pid = 0
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         settings = {"DATA_DIR": str(directory / "data"), "WORKERS": "1", "ACCESS_LOG": "true"}
@@ -65,7 +67,7 @@ class Guide:
     def write_settings(self, bootstrap_servers: str) -> None:
         found = re.search(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
         assert found is not None
-        settings = found[1].replace("/etc/kafka-http/", f"{self.directory}/")
+        settings = found[1].replace("/etc/kafka_http/", f"{self.directory}/")
         settings = settings.replace('["kafka1:9092", "kafka2:9092"]', f'["{bootstrap_servers}"]')
         (self.directory / "settings.toml").write_text(settings)
 
@@ -79,10 +81,12 @@ class Guide:
                 ["bash", "-c", f"exec {command}"],
                 cwd=self.directory,
                 env=self.environment,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
+        self.pid = process.pid
         try:
             yield
         finally:
@@ -103,12 +107,14 @@ class Guide:
 
 
 @pytest.fixture(params=["alone", "behind nginx"])
-def guide(request: pytest.FixtureRequest, kafka: EmbeddedKafka, tmp_path: Path) -> Iterator[Guide]:
+def guide(request: pytest.FixtureRequest, kafka: EmbeddedKafka, tmp_path: Path, hang_up: None) -> Iterator[Guide]:
     guide = Guide(tmp_path)
     guide.make_keys()
     guide.write_settings(kafka.bootstrap_servers)
     create_topics(kafka.bootstrap_servers, {"orders": 1, "payments": 1})
     assert guide.run("kafka-http config --config settings.toml").returncode == 0
+    explained = guide.run("kafka-http access shop --config settings.toml")
+    assert (explained.returncode, 'access."shop"' in explained.stdout) == (0, True), explained
     (port,) = free_ports(1)
     alone, behind = guide.commands("kafka-http serve")
     with ExitStack() as stack:
@@ -145,3 +151,9 @@ def test_guide_leads_to_a_server_that_refuses_what_it_should(guide: Guide) -> No
     verify = guide.environment.get("CURL_CA_BUNDLE", True)
     answer = requests.get(f"{url}/access", headers={"X-Api-Key": guide.environment["SHOP"]}, verify=verify, timeout=10)
     assert "RateLimit-Limit" in answer.headers
+
+    keys = guide.directory / "keys.toml"
+    keys.write_text(re.sub(r"\[shop\]\n.*\n", "", keys.read_text()))
+    os.kill(guide.pid, signal.SIGHUP)
+    wait_for(lambda: guide.curl(publish)[0] == 401)
+    assert guide.curl(read)[0] == 200

@@ -18,6 +18,7 @@ from kafka_http.security.forwarded_calls import NODE_HEADER, PRINCIPAL_HEADER
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.certificates import Authority, settings_of
+from tests.support.planted_secrets import plant
 from tests.support.polling import wait_for
 from tests.support.postgresql import PostgreSQL
 from tests.support.server_process import Service
@@ -121,15 +122,13 @@ def test_instance_of_a_principal_is_reached_through_each_node_by_nobody_else(
 
     forged = {PRINCIPAL_HEADER: urlsafe_b64encode(b'{"name":"root","scheme":"key"}').decode()}
     with closing(open_database(tmp_path, store_url)) as database:
-        secret = StoredNodes(database, "test", "").secret()
+        secret = plant(StoredNodes(database, "test", "").secret())
     for each in ("", "1", secret[:-1]):
         refused = home.call(None, "GET", f"{instance}/subscription", **forged, **{NODE_HEADER: each})
         assert refused.status_code == 401
     accepted = home.call(None, "GET", f"{instance}/subscription", **forged, **{NODE_HEADER: secret})
     assert accepted.status_code == 200
     assert away.call("alice", "DELETE", instance).status_code == 204
-    for node in nodes:
-        assert not [each for each in (secret, *KEYS.values()) if each in node.log + node.access_log]
 
 
 @pytest.mark.slow

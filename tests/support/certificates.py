@@ -11,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.support.planted_secrets import plant
+
 _DAY = timedelta(days=1)
 
 
@@ -62,7 +64,7 @@ class Authority:
             serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
         )
         form = serialization.PrivateFormat.PKCS8
-        files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, encryption))
+        files.key.write_text(plant(key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()))
         return files
 
 

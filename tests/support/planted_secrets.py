@@ -1,8 +1,8 @@
 """Secrets that tests use, and the search for them in everything that kafka_http writes.
 
-`plant` registers a secret. Credentials in requests, and secret settings of servers, are registered without a call. The
-fixture `watch_outputs` of `tests/conftest.py` searches log records, errors, answers, and the output of commands; the
-logs of servers are searched when they stop. A test during which a secret was found fails.
+`plant` registers a secret. Credentials in requests, hashes of passwords, and secret settings of servers are registered
+without a call. The fixture `watch_outputs` of `tests/conftest.py` searches log records, errors, answers, and the output
+of commands; the logs of servers are searched when they stop. A test during which a secret was found fails.
 """
 
 import base64
@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import parse_qsl, urlsplit
 
+import bcrypt
 import pytest
 import requests
 from werkzeug.test import Client, TestResponse
@@ -87,6 +88,7 @@ def searching_outputs() -> Iterator[None]:
         stack.enter_context(_searching_log_records())
         for each in (KafkaHttpError, ConfigError):
             stack.enter_context(_around(each, "__init__", _search_error))
+        stack.enter_context(_around(bcrypt, "hashpw", lambda _, hashed: plant(hashed.decode())))
         stack.enter_context(_around(requests.Session, "send", _search_exchange))
         stack.enter_context(_around(Client, "open", _search_response))
         stack.enter_context(_around(subprocess.Popen, "communicate", _search_command))
@@ -114,7 +116,7 @@ def _searching_log_records() -> Iterator[None]:
 
     def searched(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = factory(*arguments, **named)
-        if _planted and record.name.startswith(_OURS):
+        if _planted and str(record.name).startswith(_OURS):
             with suppress(TypeError, ValueError):  # the handler reports arguments that do not fit
                 search(f"log of {record.name}", record.getMessage())
             if record.exc_info:
@@ -141,7 +143,8 @@ def _search_exchange(arguments: tuple[Any, ...], response: requests.Response) ->
 def _search_response(arguments: tuple[Any, ...], response: TestResponse) -> None:
     sent = response.request
     _plant_request(sent.headers, sent.url)
-    is_whole = "Content-Length" in response.headers
+    is_page = sent is not None and sent.path.endswith("/records")  # it counts as delivered when it was read
+    is_whole = "Content-Length" in response.headers and not is_page
     _search_answer(response.headers, response.get_data() if is_whole else b"")
 
 

@@ -16,6 +16,7 @@ from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from kafka_http.demo.broker_properties import BrokerNode
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
+from tests.support.planted_secrets import plant
 
 PROTOCOLS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -66,6 +67,7 @@ def _write_pem(file: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Ce
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     file.touch(mode=0o600)
+    plant(encoded.decode())
     file.write_bytes(encoded + certificate.public_bytes(serialization.Encoding.PEM))
 
 

@@ -166,6 +166,11 @@ class Service(Server):
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        """Let it read its settings and their files again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
     def begin_stop(self) -> None:
         """Send SIGTERM and wait until the stop has begun: the server then closes an idle connection."""
         with self.connect() as idle:

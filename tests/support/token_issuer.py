@@ -13,6 +13,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from tests.support.planted_secrets import plant
+
 ISSUER = "https://issuer.example.org"
 AUDIENCE = "kafka"
 _CURVES = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
@@ -32,7 +34,7 @@ def public_pem(private_key: Any) -> str:
 
 
 def private_pem(private_key: Any) -> str:
-    return str(private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "ascii")
+    return plant(str(private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "ascii"))
 
 
 def jwk(private_key: Any, algorithm: str, **more: Any) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """A client for consumer instances of the REST Proxy v2 API."""
 
 import json
+from threading import Event
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 
+from kafka_http.consumers.instance_registry import InstanceRegistry
+from kafka_http.consumers.instance_service import ReadLease
 from kafka_http.records import NewRecord
 from tests.support.fake_broker import FakeBroker
 
@@ -77,3 +81,16 @@ def refer(topic: str, partition: int) -> dict[str, Any]:
 
 def write(broker: FakeBroker, *values: bytes | None, topic: str = "t", partition: int = 0) -> None:
     broker.publish(topic, [NewRecord(each, partition=partition) for each in values], 1).result()
+
+
+def next_lease(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Return an event that is set when a read of an instance has begun."""
+    has_begun, acquire = Event(), InstanceRegistry.acquire_lease
+
+    def acquire_lease(*arguments: Any) -> ReadLease:
+        lease = acquire(*arguments)
+        has_begun.set()
+        return lease
+
+    monkeypatch.setattr(InstanceRegistry, "acquire_lease", acquire_lease)
+    return has_begun

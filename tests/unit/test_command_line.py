@@ -53,6 +53,14 @@ def test_config_shows_value_and_source_of_each_setting(
     assert settings["timeout"] == ("10.0", "default")
 
 
+def test_config_shows_files_and_switches_of_authentication(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.touch()
+    settings = shown(capsys, "--auth", f"keys={keys}", "--require-auth")
+    assert settings["auth.keys"][0] == f'"{keys}"'
+    assert settings["require_auth"][0] == "true"
+
+
 def test_config_hides_secrets_without_show_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--kafka", "sasl_plain_password=hush", "--serializers", "avro.url=http://me:hush@registry/x"]
     given += ["--callback-secret", "hush-hush-hush-hush,hush-hush-hush-hushed"]

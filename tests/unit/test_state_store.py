@@ -33,6 +33,7 @@ from tests.support.postgresql import PostgreSQL
 
 SETTINGS = InstanceSettings(format="json", reset="latest", auto_commit=False, max_bytes=1, timeout=2.5)
 SUBSCRIBED = InstanceDefinition("g", "i", "i-x7", SETTINGS, topics=("a", "ü"))
+OF_ALICE = replace(SUBSCRIBED, owner="alice")
 PROGRESS = InstanceProgress(
     3, (OffsetEntry("a", 0, 5),), (OffsetEntry("a", 0, 4, "m"),), (OffsetEntry("a", 1, 1 << 60),)
 )
@@ -296,7 +297,7 @@ FIRST_VERSION = """
 def two(database: Database) -> tuple[StoredNodes, StoredNodes]:
     """Two nodes that share the store. The first one has an instance and a lease."""
     first, second = StoredNodes(database, "n1", "http://one"), StoredNodes(database, "n2", "http://two")
-    StoredInstances(database, "n1").create(SUBSCRIBED)
+    StoredInstances(database, "n1").create(OF_ALICE)
     first.renew_lease()
     second.renew_lease()
     return first, second
@@ -323,13 +324,13 @@ def test_instance_is_adopted_after_its_lease_was_released(
     old.save("g", "i", PROGRESS)
     first.release_lease()
     assert second.expired_instances(0) == [("g", "i")]
-    assert second.adopt("g", "i") == StoredInstance(SUBSCRIBED, PROGRESS)
+    assert second.adopt("g", "i") == StoredInstance(OF_ALICE, PROGRESS)
     first.renew_lease()
     assert first.adopt("g", "i") is None
     assert first.adopted_by_others([("g", "i"), ("g", "j")]) == [("g", "i")]
     old.save("g", "i", InstanceProgress())
     old.delete("g", "i")
-    assert (old.load(), new.load()) == ([], [StoredInstance(SUBSCRIBED, PROGRESS)])
+    assert (old.load(), new.load()) == ([], [StoredInstance(OF_ALICE, PROGRESS)])
 
 
 def test_lease_expires_by_itself(two: tuple[StoredNodes, StoredNodes], database: Database) -> None:

@@ -191,11 +191,16 @@ def test_client_that_disconnects_at_any_byte_of_handshake_is_closed(server: Serv
         wait_for(lambda count=count: server.run_round() or len(server.closed) == count)
 
 
-def test_oldest_handshake_makes_room(server: Server) -> None:
-    with server.accept() as first, server.accept():
-        assert server.handshakes.close_oldest()
-        assert first.recv(1) == b""
-        assert len(server.closed) == 1
+def test_oldest_handshake_makes_room_after_a_second(server: Server, clock: list[float]) -> None:
+    with server.accept() as first:
+        clock[0] += 0.5
+        with server.accept():
+            assert not server.handshakes.make_room()
+            clock[0] += 0.6
+            assert server.handshakes.make_room()
+            assert not server.handshakes.make_room()
+            assert first.recv(1) == b""
+            assert len(server.closed) == 1
 
 
 def test_stop_limits_handshakes(server: Server, clock: list[float]) -> None:

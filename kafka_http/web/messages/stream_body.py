@@ -205,24 +205,40 @@ class StreamBody:
         self._on_close()
 
     def _next(self, wait: float) -> bytes:
-        stream = self._stream
+        """Return the next bytes, unless the client may no longer read the topic: then the error that ends the stream.
+
+        Reading can take long, so the right is checked again before the data is sent.
+        """
+        position = self._stream.position
         try:
             self._access.check()
-            data = stream.next(wait)
-            if stream.is_over:
-                self.is_over = True
-                return data + self._encoder.end(stream.position)
-            if stream.is_stopping:
-                self.is_over = True
-                return data + self._encoder.stopping(stream.position)
+            data = self._read(wait)
+            if data:
+                self._access.check()
         except KafkaHttpError as error:
-            self.is_over = True
-            return self._encoder.error(error, stream.position)
+            return self._end(error, position)
+        return data
+
+    def _read(self, wait: float) -> bytes:
+        stream = self._stream
+        try:
+            data = stream.next(wait)
+        except KafkaHttpError as error:
+            return self._end(error, stream.position)
         except Exception:
             log.exception("Unexpected error: stream ended")
+            return self._end(internal_error(), stream.position)
+        if stream.is_over:
             self.is_over = True
-            return self._encoder.error(internal_error(), stream.position)
+            return data + self._encoder.end(stream.position)
+        if stream.is_stopping:
+            self.is_over = True
+            return data + self._encoder.stopping(stream.position)
         return data
+
+    def _end(self, error: KafkaHttpError, position: PartitionOffsets) -> bytes:
+        self.is_over = True
+        return self._encoder.error(error, position)
 
 
 class StreamResponseBody:

@@ -15,7 +15,9 @@ from kafka_http.consumers.instance_service import InstanceLocator, InstanceServi
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
+from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.server_tls import ServerTls
+from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
 from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
@@ -62,11 +64,13 @@ class V2ConsumerRoutes:
         wait_limiter: WaitLimiter,
         *,
         page_memory: PageMemoryBudget,
+        check_point: CheckPoint,
         locator: InstanceLocator | None,
         node_tls: ServerTls | None,
     ) -> None:
         """Create the views. `locator` is None if there is only one node. `node_tls` is that of `InstanceForwarding`."""
         self._page_memory = page_memory
+        self._check_point = check_point
         self._formats = services.formats
         self._instances = instances
         self._reader = InstanceReader(instances, services.reader)
@@ -248,6 +252,16 @@ class V2ConsumerRoutes:
         if page is not None and not page.parts:
             page.confirm()
             return None
+        return None if page is None else self._still_readable(page)
+
+    def _still_readable(self, page: LeasedPage) -> LeasedPage:
+        """Return a page if its topics may still be read: it may have waited for a minute. Otherwise discard it."""
+        try:
+            for topic in {each.topic for each in page.parts}:
+                StreamAccess(self._check_point, request_access(), "read", topic).check()
+        except KafkaHttpError:
+            page.discard()
+            raise
         return page
 
     def _acquire(self, group: str, name: str, seconds: float) -> ReadLease:
