@@ -17,6 +17,7 @@ from kafka_http.security.principal import Credentials, Principal
 from kafka_http.server.app_interface import Client, RequestPolicy
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
+from tests.support.key_file import KeyFile
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -322,15 +323,20 @@ def test_connection_with_several_principals_counts_once_for_each(make_client: Cl
     assert statuses(put(client, key=each, connection=other) for each in principals) == [200] * 4
 
 
-@pytest.mark.usefixtures("with_keys")
-def test_connection_without_an_admitted_request_does_not_count_for_a_principal(make_client: ClientFactory) -> None:
-    client = make_client(access={"*": {"publish": ["t"]}}, limits={"web-*": {"connections": 1}})
+def test_connection_without_an_admitted_request_does_not_count_for_a_principal(
+    make_client: ClientFactory, tmp_path: Path
+) -> None:
+    keys = KeyFile(tmp_path / "keys.toml", ["web-1"])
+    settings = {"access": {"*": {"publish": ["t"]}}, "limits": {"web-*": {"connections": 1}}}
+    client = make_client(auth={"keys": str(keys.path)}, **settings)
     first, second, third = connect(client, 3)
-    assert put(client, key="wrong", connection=first).status_code == 401
-    assert put(client, path="/messages/three", key="web-1", connection=first).status_code == 404
-    health = client.get("/health", headers={"X-Api-Key": "web-1"}, environ_overrides={CONNECTION: second})
+    key = keys.headers("web-1")["X-Api-Key"]
+    assert put(client, key="kh_wrong", connection=first).status_code == 401
+    assert put(client, path="/messages/three", key=key, connection=first).status_code == 404
+    health = client.get("/health", headers={"X-Api-Key": key}, environ_overrides={CONNECTION: second})
     assert health.status_code == 200
-    assert put(client, key="web-1", connection=third).status_code == 200
+    assert put(client, key=key, connection=third).status_code == 200
+    assert put(client, key=key, connection=first).status_code == 429
 
 
 @pytest.mark.usefixtures("with_keys")
