@@ -126,10 +126,10 @@ def test_certificate_renewed_by_sighup_under_load_fails_no_request(
     with connected(context, service) as kept, load.running():
         for count, renewed in enumerate((authority.server(), authority.server(is_rsa=True)), 1):
             served.certificate.write_bytes(renewed.certificate.read_bytes())  # does not belong to the key
-            hang_up(service)
+            service.hang_up()
             wait_for(lambda count=count: service.log.count("Reload failed") == count)
             served.key.write_bytes(renewed.key.read_bytes())
-            hang_up(service)
+            service.hang_up()
             wait_for(lambda serial=renewed.serial: {serial_of(context, service) for _ in range(20)} == {serial}, 5)
             there = len(load.answers)
             wait_for(lambda there=there: len(load.answers) > there + 20)
