@@ -250,7 +250,7 @@ class _s_client:  # noqa: N801  # named like the program
 def test_500_streams_over_tls_take_little_memory(
     kafka: EmbeddedKafka, topic: TopicFactory, authority: Authority, start_service: ServiceFactory
 ) -> None:
-    """A stream over TLS takes 12 KiB of the worker, without TLS 2.5 KiB."""
+    """A stream over TLS takes 16 KiB of the worker, without TLS 2 KiB."""
     service, name = start_service(kafka.bootstrap_servers, authority=authority, workers=1), topic()
     (worker,) = service.workers
     head = f"GET /messages/{name}/me/latest HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n".encode()
