@@ -80,9 +80,14 @@ def _acknowledge(access: Access, names: Arguments, query: Query) -> None:
     access.require("consumer", names["consumer"])
 
 
-def _instance(access: Access, names: Arguments, query: Query) -> None:
-    """Need the right on the group. The view checks the owner of the instance, and the topics in the body."""
+def _group(access: Access, names: Arguments, query: Query) -> None:
     access.require("consumer", names["group"])
+
+
+def _instance(access: Access, names: Arguments, query: Query) -> None:
+    """Need the right on the group, or `admin`. The view checks the owner, and the topics in the body."""
+    if not access.may("admin"):
+        access.require("consumer", names["group"])
 
 
 OPEN: frozenset[str] = frozenset(
@@ -111,7 +116,7 @@ ROUTES: Mapping[str, Needs] = {
     "v2_topics.partitions": _describe,
     "v2_topics.partition": _describe,
     "v2_topics.offsets": _describe,
-    "v2_consumers.create": _instance,
+    "v2_consumers.create": _group,
     "v2_consumers.delete": _instance,
     "v2_consumers.delete_by_post": _instance,
     "v2_consumers.subscribe": _instance,
