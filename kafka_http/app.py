@@ -6,11 +6,11 @@ Read `create_app` first: it shows which parts there are and what each of them us
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flask import Flask, Response, request
+from flask import Blueprint, Flask, Response, request
 
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker.client_settings import check_client_settings
@@ -82,65 +82,111 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     broker = broker or KafkaBroker(config)
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
     services = _new_services(config, broker)
-
-    # Limits that all routes share: bodies and pages in memory, waiting requests, and which web pages may call
-    bodies, wait_limiter = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
-    page_memory = PageMemoryBudget(config.max_answers_in_flight)
-    shared, trusted = SharedCounters.create(), TrustedNetworks(config.trusted_proxies)
-    acls = AclCache(broker.acls)
-    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
-    acls.on_change = check_point.expire_decisions
-    guard, cors = BrowserGuard(config, check_point), CrossOriginSharing(check_point)
-
+    security = _new_security(config, broker)
+    limits = RequestLimits(
+        RequestBodies(config.max_in_flight),
+        WaitLimiter(config.threads),
+        PageMemoryBudget(config.max_answers_in_flight),
+    )
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
-    publish_view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
-    idempotent_publish = IdempotentPublish(node.idempotency, publish_view, bodies.reserve, config.threads)
-    fast_path = FastPathPublishes(
-        publish_view,
-        idempotent_publish,
-        services.formats,
-        config,
-        guard=guard,
-        cors=cors,
-        check_point=check_point,
-        trusted=trusted,
-    )
+    publish_view = PublishView(services.publisher, deferred, config.max_records, limits.bodies.reserve)
+    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
-    lifecycle.check_point = check_point
-    lifecycle.acls = acls
-    lifecycle.tls, lifecycle.node_tls = load_server_tls(config), load_node_tls(config)
-    lifecycle.idempotent_publish = idempotent_publish
-    lifecycle.fast_path = fast_path if config.fast_path else None
-    app = _new_app(config, lifecycle, guard, cors, page_memory)
+    lifecycle.security, lifecycle.idempotent_publish = security, publish
+    lifecycle.tls = security.tls
+    lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish) if config.fast_path else None
+    app = _new_app(config, lifecycle, security, limits.page_memory)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
-    access_check = AccessCheck(app, check_point, trusted, forwarded)
+    check = AccessCheck(app, security.check_point, security.trusted, forwarded)
     app.before_request(lambda: check_target(request))
-    lifecycle.request_policy = ReceivePolicy(config, bodies, access_check.admit_early, access_check.admit_connection)
-    consumers = V2ConsumerRoutes(
-        *(services, node.instances, config, bodies, wait_limiter),
-        page_memory=page_memory,
-        check_point=check_point,
-        locator=node.locator,
-        node_tls=lifecycle.node_tls,
-    )
-    messages = MessageRoutes(
-        *(services, config, bodies, wait_limiter, idempotent_publish), page_memory=page_memory, check_point=check_point
-    )
-    app.register_blueprint(messages.blueprint())
-    app.register_blueprint(V2TopicRoutes(services, config, bodies, idempotent_publish).blueprint())
-    app.register_blueprint(consumers.blueprint())
-    app.register_blueprint(InstanceRoutes(node.instances).blueprint())
-    app.register_blueprint(TaskRoutes(node.tasks, wait_limiter, config.task_retention).blueprint())
-    app.register_blueprint(AccessRoutes().blueprint())
-    app.register_blueprint(HealthRoutes(broker.log, node.is_daemon_hung).blueprint())
-    app.register_blueprint(RootRoutes(config).blueprint())
-    app.register_blueprint(ManualRoutes().blueprint())
-    if config.console:
-        app.register_blueprint(ConsoleRoutes().blueprint())
+    lifecycle.request_policy = ReceivePolicy(config, limits.bodies, check.admit_early, check.admit_connection)
+    for blueprint in _blueprints(
+        config, services, node, broker=broker, security=security, limits=limits, publish=publish
+    ):
+        app.register_blueprint(blueprint)
     check_all_routes_listed(app)
     return app
+
+
+class RequestLimits(NamedTuple):
+    """Limits that all routes share: bodies and pages in memory, and waiting requests."""
+
+    bodies: RequestBodies
+    waiting: WaitLimiter
+    page_memory: PageMemoryBudget
+
+
+class Security(NamedTuple):
+    """What decides who may call. A reload replaces the state of the check point, the ACLs and the TLS contexts."""
+
+    check_point: CheckPoint
+    acls: AclCache
+    trusted: TrustedNetworks
+    guard: BrowserGuard
+    cors: CrossOriginSharing
+    tls: ServerTls | None
+    """None without `tls_cert`."""
+    node_tls: ServerTls | None
+    """That of calls to other nodes."""
+
+
+def _new_security(config: Config, broker: Broker) -> Security:
+    shared, acls = SharedCounters.create(), AclCache(broker.acls)
+    check_point = CheckPoint(lambda: load_security(reloaded_config(config), shared, acls))
+    acls.on_change = check_point.expire_decisions
+    return Security(
+        check_point,
+        acls,
+        TrustedNetworks(config.trusted_proxies),
+        BrowserGuard(config, check_point),
+        CrossOriginSharing(check_point),
+        load_server_tls(config),
+        load_node_tls(config),
+    )
+
+
+def _fast_path(
+    config: Config, services: Services, security: Security, publish_view: PublishView, publish: IdempotentPublish
+) -> FastPathPublishes:
+    return FastPathPublishes(
+        publish_view,
+        publish,
+        services.formats,
+        config,
+        guard=security.guard,
+        cors=security.cors,
+        check_point=security.check_point,
+        trusted=security.trusted,
+    )
+
+
+def _blueprints(
+    config: Config,
+    services: Services,
+    node: "NodeResources",
+    *,
+    broker: Broker,
+    security: Security,
+    limits: RequestLimits,
+    publish: IdempotentPublish,
+) -> Iterator[Blueprint]:
+    """Yield all routes."""
+    bodies, waiting, page_memory = limits
+    shared: dict[str, Any] = {"page_memory": page_memory, "check_point": security.check_point}
+    yield MessageRoutes(services, config, bodies, waiting, publish, **shared).blueprint()
+    yield V2TopicRoutes(services, config, bodies, publish).blueprint()
+    nodes: dict[str, Any] = {"locator": node.locator, "node_tls": security.node_tls}
+    yield V2ConsumerRoutes(services, node.instances, config, bodies, waiting, **shared, **nodes).blueprint()
+    yield InstanceRoutes(node.instances).blueprint()
+    yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
+    yield AccessRoutes().blueprint()
+    yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
+    yield RootRoutes(config).blueprint()
+    yield ManualRoutes().blueprint()
+    if config.console:
+        yield ConsoleRoutes().blueprint()
 
 
 class NodeResources(NamedTuple):
@@ -197,16 +243,13 @@ class AppLifecycle:
     `create_app` creates it before the fork; each worker calls `start`, `stop` and `close` in its main thread.
     """
 
-    check_point: CheckPoint
-    acls: AclCache
+    security: Security
     request_policy: ReceivePolicy
     idempotent_publish: IdempotentPublish
     fast_path: FastPathPublishes | None
     """None if the fast path is switched off."""
     tls: ServerTls | None
     """None without `tls_cert`."""
-    node_tls: ServerTls | None
-    """That of calls to other nodes."""
 
     def __init__(
         self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
@@ -230,7 +273,7 @@ class AppLifecycle:
             log.warning("%s", error.message)
         gc.freeze()  # garbage collections then skip all objects that exist now
         if self._config.access_rules == "kafka":
-            self.acls.start()
+            self.security.acls.start()
         self._node.start()
 
     def start_with_request(self) -> None:
@@ -263,20 +306,20 @@ class AppLifecycle:
     @property
     def has_authentication(self) -> bool:
         """Whether requests need credentials."""
-        return self.check_point.is_on
+        return self.security.check_point.is_on
 
     def reload(self) -> None:
         """Read the security settings and their files again. Raises `ConfigError`: nothing has changed then."""
-        loaded = [(each, each.load()) for each in (self.tls, self.node_tls) if each is not None]
-        self.check_point.reload()
+        loaded = [(each, each.load()) for each in (self.tls, self.security.node_tls) if each is not None]
+        self.security.check_point.reload()
         for tls, context in loaded:
             tls.context = context
-        self.acls.refresh()
+        self.security.acls.refresh()
         if self._process != os.getpid():  # the workers would repeat it
             self._log_warnings()
 
     def _log_warnings(self) -> None:
-        for warning in self.check_point.warnings:
+        for warning in self.security.check_point.warnings:
             log.warning("%s", warning)
 
     def check_before_fork(self) -> None:
@@ -288,7 +331,7 @@ class AppLifecycle:
         if self._config.access_rules == "kafka":
             broker = KafkaBroker(self._config)  # workers must not inherit its connections
             try:
-                self.acls.check(broker.acls)
+                self.security.acls.check(broker.acls)
             finally:
                 broker.close(0)
 
@@ -316,7 +359,7 @@ class AppLifecycle:
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
         self._submitter.close(_SUBMIT_SECONDS)
-        self.acls.close()
+        self.security.acls.close()
         self._node.close_before_broker()
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)
@@ -346,13 +389,7 @@ def _deferred_publisher(
     )
 
 
-def _new_app(
-    config: Config,
-    lifecycle: AppLifecycle,
-    guard: BrowserGuard,
-    cors: CrossOriginSharing,
-    page_memory: PageMemoryBudget,
-) -> Flask:
+def _new_app(config: Config, lifecycle: AppLifecycle, security: Security, page_memory: PageMemoryBudget) -> Flask:
     """Create the Flask application without routes: URL rules, and the steps before and after each request."""
     app = Flask("kafka_http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -361,10 +398,10 @@ def _new_app(
     app.extensions["kafka_http"] = lifecycle
     app.before_request(lifecycle.start_with_request)
     app.before_request(_set_request_id)
-    app.before_request(lambda: guard.check(request))
-    app.before_request(lambda: cors.answer_preflight(request))
+    app.before_request(lambda: security.guard.check(request))
+    app.before_request(lambda: security.cors.answer_preflight(request))
     app.after_request(_finish_response)
-    app.after_request(lambda response: cors.finish(request, response))
+    app.after_request(lambda response: security.cors.finish(request, response))
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
     return app

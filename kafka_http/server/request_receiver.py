@@ -121,7 +121,7 @@ class RequestReceiver:
     def _is_admitted(self, connection: ClientConnection, reader: RequestReader) -> bool:
         """Ask the application before the body arrives. If not at once admitted, the request runs without its body."""
         if reader.prepared is not None:
-            if reader.prepared.prepared.has_room(reader.content_length):
+            if reader.prepared.prepared.has_room(reader.content_length, connection.client.connection):
                 return True
             reader.prepared = None
             reader.parse_head()

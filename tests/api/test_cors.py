@@ -336,7 +336,7 @@ def test_reload_replaces_the_origins(make_client: ClientFactory, monkeypatch: py
     from kafka_http.security.origins import Origins
 
     client = make_client(cors_origins=LISTED)
-    check_point = client.application.extensions["kafka_http"].check_point
+    check_point = client.application.extensions["kafka_http"].security.check_point
     before = security_state.load_security
 
     def publish(origin: str) -> tuple[int, dict[str, str]]:
@@ -386,6 +386,6 @@ def test_host_is_checked_if_requests_without_a_secret_are_accepted(
         assert client.get("/messages", headers=headers).status_code == expected
         assert client.put("/messages/t", data=b"x", headers=headers).status_code == expected
     states.append([])
-    client.application.extensions["kafka_http"].check_point.reload()
+    client.application.extensions["kafka_http"].security.check_point.reload()
     assert client.get("/messages", headers=headers).status_code == 421, "what was accepted before is checked again"
     assert client.put("/messages/t", data=b"x", headers=headers).status_code == 421

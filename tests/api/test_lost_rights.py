@@ -186,7 +186,7 @@ def test_open_stream_ends_when_authentication_is_turned_on(
 ) -> None:
     client = make_client(stream_keepalive=0.2)
     opened = Open(client, "/messages/t/me/earliest")
-    check_point = client.application.extensions["kafka_http"].check_point
+    check_point = client.application.extensions["kafka_http"].security.check_point
     before = check_point._load  # the settings have no authentication
     monkeypatch.setattr(check_point, "_load", lambda: before()._replace(authenticators=[principals], rules=principals))
     reload(client)

@@ -17,7 +17,7 @@ from kafka_http.node.store import StoredNodes, open_database
 from kafka_http.security.forwarded_calls import NODE_HEADER, PRINCIPAL_HEADER
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
-from tests.support.certificates import Authority, settings_of
+from tests.support.certificates import Authority
 from tests.support.planted_secrets import plant
 from tests.support.polling import wait_for
 from tests.support.postgresql import PostgreSQL
@@ -33,16 +33,10 @@ class TlsNode(Service):
 
     def __init__(self, directory: Path, bootstrap_servers: str, authority: Authority, **settings: Any) -> None:
         directory.mkdir()
-        super().__init__(directory, bootstrap_servers)
-        self.url = f"https://localhost:{self.port}"
-        self._tls = {"verify": str(authority.file), "cert": tuple(map(str, authority.client("client")))}
-        trusted = dict.fromkeys(("tls_client_ca", "node_tls_ca"), authority.file)
-        tls = {**settings_of(authority.server()), **trusted, "tls_client_required": "true"}
-        given = {**tls, "node_url": self.url, **settings}
-        self._environment |= {f"KAFKA_HTTP_{name.upper()}": str(value) for name, value in given.items()}
-
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return super().request(method, path, **self._tls, **options)
+        trusted = dict.fromkeys(("tls_client_ca", "node_tls_ca"), str(authority.file))
+        given = {**trusted, "tls_client_required": True, **settings}
+        super().__init__(directory, bootstrap_servers, authority, authority.client("client"), **given)
+        self._environment["KAFKA_HTTP_NODE_URL"] = self.url
 
     def call(self, who: str | None, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         key = {"X-Api-Key": KEYS[who]} if who else {}

@@ -66,13 +66,13 @@ OWNED = """
 call                                                    nobody stranger reader consumer twin  admin member all
 GET     /tasks/task                                        401    404    404    404     404   ok    ok    ok
 DELETE  /tasks/task                                        401    404    404    404     404   ok    ok    ok
-DELETE  /consumers/g/instances/i                           401    403    403    404     404   403   ok    ok
-POST    /consumers/g/instances/i                           401    403    403    404     404   403   ok    ok
+DELETE  /consumers/g/instances/i                           401    403    403    404     404   ok    ok    ok
+POST    /consumers/g/instances/i                           401    403    403    404     404   ok    ok    ok
 POST    /consumers/g/instances/i/subscription              401    403    403    404     404   403   ok    ok
-GET     /consumers/g/instances/i/subscription              401    403    403    404     404   403   ok    ok
-DELETE  /consumers/g/instances/i/subscription              401    403    403    404     404   403   ok    ok
+GET     /consumers/g/instances/i/subscription              401    403    403    404     404   ok    ok    ok
+DELETE  /consumers/g/instances/i/subscription              401    403    403    404     404   ok    ok    ok
 POST    /consumers/g/instances/i/assignments               401    403    403    404     404   403   ok    ok
-GET     /consumers/g/instances/i/assignments               401    403    403    404     404   403   ok    ok
+GET     /consumers/g/instances/i/assignments               401    403    403    404     404   ok    ok    ok
 POST    /consumers/g/instances/i/positions                 401    403    403    404     404   403   ok    ok
 POST    /consumers/g/instances/i/positions/beginning       401    403    403    404     404   403   ok    ok
 POST    /consumers/g/instances/i/positions/end             401    403    403    404     404   403   ok    ok
