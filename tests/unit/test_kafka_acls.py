@@ -185,7 +185,7 @@ def test_explanation_names_each_acl_and_its_rights() -> None:
 def test_denied_names_of_which_nothing_is_allowed_are_not_shown(
     allowed: str | None, is_prefix: bool, shown: tuple[str, ...]
 ) -> None:
-    """`GET /access` shows these patterns. A topic on which a principal has no right must look as if it did not exist."""
+    """`GET /access` shows these patterns. A topic without any right must look as if it did not exist."""
     denied = [("hidden", False), ("hid", True), ("orders", False), ("o", True)]
     acls = [Acl("User:*", "all", "topic", name, each, is_denied=True) for name, each in denied]
     acls += [Acl(ALICE, "read", "topic", allowed, is_prefix)] if allowed else []
