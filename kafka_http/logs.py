@@ -44,10 +44,10 @@ _KAFKA_LEVELS = {
 }
 
 
-def principal_text(name: str) -> str:
-    """Return a principal as one word of a log line: spaces, quotes and percent signs are encoded as in URLs.
+def word_text(name: str) -> str:
+    """Return a name, such as that of a principal, as one word of a log line.
 
-    It is `-` without a principal.
+    Spaces, quotes and percent signs are encoded as in URLs. It is `-` without a name.
     """
     if name == "-":
         return "%2D"

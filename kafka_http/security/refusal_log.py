@@ -5,7 +5,7 @@ import threading
 import time
 
 from kafka_http.errors import KafkaHttpError
-from kafka_http.logs import principal_text
+from kafka_http.logs import word_text
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class RefusalLog:
         log.info(
             "Refused %s, principal %s, client %s: %d %s%s",
             what[:_MAX_TEXT],
-            principal_text(principal),
-            address or "-",
+            word_text(principal),
+            word_text(address),
             error.code,
             error.message,
             rest,

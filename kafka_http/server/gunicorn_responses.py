@@ -16,7 +16,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.util import http_date
 
 from kafka_http.environ import PRINCIPAL, split_access_key, without_access_key
-from kafka_http.logs import principal_text, request_id
+from kafka_http.logs import request_id, word_text
 from kafka_http.server.app_interface import FastPathResponse
 from kafka_http.server.client_connection import ClientConnection
 
@@ -78,7 +78,7 @@ class AccessLog:
             "PATH_INFO": path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": "HTTP/1.1",
-            PRINCIPAL: principal_text(sent.principal),
+            PRINCIPAL: word_text(sent.principal),
             **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
         }
         # gunicorn's log uses only these attributes of a response

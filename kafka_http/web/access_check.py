@@ -21,7 +21,7 @@ from kafka_http.environ import (
     without_access_key,
 )
 from kafka_http.errors import CrossSiteRequest, Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
-from kafka_http.logs import principal_text
+from kafka_http.logs import word_text
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
@@ -175,11 +175,11 @@ class AccessCheck:
         except WouldBlock:  # a 405 or a 400 follows, which needs no rights
             return
         except KafkaHttpError as refusal:
-            request.environ[PRINCIPAL] = principal_text(refusal.principal)
+            request.environ[PRINCIPAL] = word_text(refusal.principal)
             if not isinstance(refusal, _REFUSALS):  # such as a topic that the principal must not see
                 self._log(refusal)
             raise
-        request.environ[PRINCIPAL] = principal_text(g.access.principal.name)
+        request.environ[PRINCIPAL] = word_text(g.access.principal.name)
 
     def _admission(self, request: Request) -> Admission:
         admission: Admission | KafkaHttpError | None = request.environ.get(ADMISSION)
@@ -198,7 +198,8 @@ class AccessCheck:
     def _log(self, error: KafkaHttpError) -> None:
         principal = error.principal or request_access().principal.name
         address = request.environ.get("REMOTE_ADDR", "")
-        self._check_point.refusals.log(error, f"{request.method} {request.path}", principal, address)
+        what = f"{request.method} {word_text(request.path)}"  # a space in it must not begin another field
+        self._check_point.refusals.log(error, what, principal, address)
 
     def admit_early(self, environ: "WSGIEnvironment") -> Admission | KafkaHttpError | None:
         """Return the admission or the refusal of a request without its body, None if a thread must decide.

@@ -9,7 +9,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from kafka_http.environ import PRINCIPAL, split_access_key, without_access_key
 from kafka_http.errors import Unauthenticated
-from kafka_http.logs import principal_text
+from kafka_http.logs import word_text
 from kafka_http.security.access import NameFilter, Rights
 from kafka_http.security.refusal_log import MAX_LINES, RefusalLog
 from tests.api.conftest import ClientFactory
@@ -75,7 +75,7 @@ def test_principal_is_absent_while_authentication_is_off(make_client: ClientFact
     ],
 )
 def test_principal_in_a_log_line_is_one_word(name: str, text: str) -> None:
-    assert principal_text(name) == text
+    assert word_text(name) == text
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,16 @@ def test_refusal_is_logged_with_its_principal_and_address(
     (line,) = refusals.lines
     assert line.startswith(f"Refused PUT {path}, {logged}")
     assert "planted" not in line
+
+
+def test_refused_path_and_address_are_one_word_each(client: FlaskClient, refusals: Refusals) -> None:
+    """A client must not add a principal to the line."""
+    headers = key_of("alice") | {"X-Forwarded-For": "192.0.2.9, principal root"}
+    client.put("/messages/hidden,%20principal%20root", data=b"x", headers=headers)
+    (line,) = refusals.lines
+    assert line.startswith(
+        "Refused PUT /messages/hidden,%20principal%20root, principal alice, client principal%20root:"
+    )
 
 
 def test_refusals_of_one_address_have_one_line_in_a_second(monkeypatch: pytest.MonkeyPatch, refusals: Refusals) -> None:
