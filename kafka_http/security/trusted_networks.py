@@ -1,10 +1,14 @@
 """The addresses of proxies that are trusted to name the address, or the principal, of their clients."""
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
 FORWARDED_HEADERS = frozenset(("x-forwarded-for", "forwarded"))
 """In which a proxy names its client."""
+
+_ADDRESS = re.compile(r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<bare>[0-9.]+))(?::[0-9]{1,5})?|(?P<v6>[0-9A-Fa-f:.]+)")
+"""An address as proxies write it, some with the port."""
 
 
 class TrustedNetworks:
@@ -34,4 +38,15 @@ class TrustedNetworks:
         sent = headers.get("x-forwarded-for")
         if sent is None or peer not in self:
             return peer
-        return sent.rpartition(",")[2].strip() or peer
+        return forwarded_address(sent) or peer
+
+
+def forwarded_address(header: str) -> str:
+    """Return the address in the last entry of `X-Forwarded-For`, without its port; empty if it is malformed."""
+    found = _ADDRESS.fullmatch(header.rpartition(",")[2].strip())
+    address = next(filter(None, found.groups()), "") if found else ""
+    try:
+        ip_address(address)
+    except ValueError:
+        return ""
+    return address

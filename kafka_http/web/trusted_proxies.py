@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from kafka_http.config.settings import PORT
-from kafka_http.security.trusted_networks import TrustedNetworks
+from kafka_http.security.trusted_networks import TrustedNetworks, forwarded_address
 from kafka_http.web.authority import parse_authority
 from kafka_http.web.url_paths import ABSOLUTE
 
@@ -48,6 +48,8 @@ class TrustedProxies:
         forwarded = _parse_forwarded(environ.get("HTTP_FORWARDED", ""))
         if _checked_host(forwarded.get("host", "")):
             environ.pop("HTTP_X_FORWARDED_PORT", None)  # belongs to the host of X-Forwarded-Host
+        if (sent := environ.get("HTTP_X_FORWARDED_FOR")) is not None:
+            environ["HTTP_X_FORWARDED_FOR"] = forwarded_address(sent) or environ.get("REMOTE_ADDR", "")
         for name, check in _CHECKS.items():
             key = f"HTTP_X_FORWARDED_{name.upper()}"
             last = environ.pop(key, "").rpartition(",")[2].strip()

@@ -95,14 +95,12 @@ def test_refusal_is_logged_with_its_principal_and_address(
     assert "planted" not in line
 
 
-def test_refused_path_and_address_are_one_word_each(client: FlaskClient, refusals: Refusals) -> None:
+def test_refused_path_is_one_word_and_malformed_address_is_ignored(client: FlaskClient, refusals: Refusals) -> None:
     """A client must not add a principal to the line."""
     headers = key_of("alice") | {"X-Forwarded-For": "192.0.2.9, principal root"}
     client.put("/messages/hidden,%20principal%20root", data=b"x", headers=headers)
     (line,) = refusals.lines
-    assert line.startswith(
-        "Refused PUT /messages/hidden,%20principal%20root, principal alice, client principal%20root:"
-    )
+    assert line.startswith("Refused PUT /messages/hidden,%20principal%20root, principal alice, client 127.0.0.1:")
 
 
 def test_refusals_of_one_address_have_one_line_in_a_second(monkeypatch: pytest.MonkeyPatch, refusals: Refusals) -> None:
