@@ -63,7 +63,7 @@ def _publish(access: Access, names: Arguments, query: Query) -> None:
 
 def _read(access: Access, names: Arguments, query: Query) -> None:
     access.require("read", names["topic"])
-    if "ack" in query or names["offset"] == "committed":  # moves the consumer's position, or shows it
+    if "ack" in query:  # moves the consumer's position
         access.require("consumer", names["consumer"])
 
 

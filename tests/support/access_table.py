@@ -34,9 +34,9 @@ GET     /messages/t/g/earliest             401    404      403      ok     404  
 GET     /messages/t/-/0?partition=0        401    404      403      ok     404      ok     403    ok
 GET     /messages/t/g/0?ack=previous       401    404      403      403    404      ok     403    ok
 GET     /messages/t/other/0?ack=previous   401    404      403      403    404      403    403    ok
-GET     /messages/t/g/committed            401    404      403      403    404      ok     403    ok
-GET     /messages/t/other/committed        401    404      403      403    404      403    403    ok
-stream  /messages/t/other/committed        401    404      403      403    404      403    403    ok
+GET     /messages/t/g/committed            401    404      403      ok     404      ok     403    ok
+GET     /messages/t/other/committed        401    404      403      ok     404      ok     403    ok
+stream  /messages/t/other/committed        401    404      403      ok     404      ok     403    ok
 GET     /messages/three/g/earliest         401    404      404      404    404      404    403    ok
 stream  /messages/t/g/earliest             401    404      403      ok     404      ok     403    ok
 stream  /messages/three/g/earliest         401    404      404      404    404      404    403    ok
