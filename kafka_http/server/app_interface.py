@@ -198,7 +198,7 @@ class ServerHooks(Protocol):
         """Whether requests need credentials."""
 
     def start(self) -> None:
-        """Start serving in this process. Must not block."""
+        """Start serving in this process. Must not block. Raises `ConfigError`."""
 
     def attach(self, loop: EventLoop) -> None:
         """Use this loop for Kafka's sockets. Called once after `start`, by the thread of the loop, the main thread."""
