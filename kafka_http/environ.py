@@ -27,6 +27,9 @@ CLIENT_CERTIFICATE = "kafka_http.client_certificate"
 ADMISSION = "kafka_http.admission"
 """What `RequestPolicy.admit` has returned for this request before its body was received."""
 
+CONNECTION = "kafka_http.connection"
+"""What `RequestPolicy.admit_connection` has returned for the connection of this request."""
+
 PRINCIPAL = "kafka_http.principal"
 """The name of the principal, for the access log. The views set it; absent without a principal."""
 

@@ -13,12 +13,11 @@ from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, 
 from kafka_http.security.access_rules import AllowAll
 from kafka_http.security.forwarded_calls import ForwardedCaller, is_forwarded
 from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
-from kafka_http.security.principal import ANONYMOUS_NAME, OFF, Authenticator, Credentials, Principal, Scheme
+from kafka_http.security.principal import ANONYMOUS, OFF, Authenticator, Credentials, Principal, Scheme
 from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
-_ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
 
 
 class SecurityState(NamedTuple):
@@ -113,7 +112,7 @@ class CheckPoint:
         try:
             access = self._authenticate(credentials, blocking=blocking)
         except Unauthenticated as error:
-            error.headers = self.limits.of(_ANONYMOUS, credentials.address).take(0)
+            error.headers = self.limits.of(ANONYMOUS, credentials.address).take(0)
             raise
         headers: Mapping[str, str] = {}
         try:
@@ -171,7 +170,7 @@ class CheckPoint:
         if scheme is not None:
             raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
         if state.anonymous:
-            return _ANONYMOUS
+            return ANONYMOUS
         raise Unauthenticated("This request needs credentials. Nothing was done.")
 
 

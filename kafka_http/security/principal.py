@@ -38,6 +38,10 @@ class ConnectedClient(Protocol):
     def certificate(self) -> Mapping[str, Any] | None:
         """The verified certificate."""
 
+    @property
+    def connection(self) -> Any:
+        """The `ConnectionCounts` of the connection, or None."""
+
 
 class KeyRestriction(Struct, frozen=True):
     """What an API key narrows. `topics` are patterns, None: all. `origins` are those of web pages, None: all."""
@@ -90,6 +94,7 @@ class PrincipalList(Protocol):
 
 ANONYMOUS_NAME = "anonymous"
 """The principal of requests without credentials. Users, keys and tokens of this name are rejected."""
+ANONYMOUS = Principal(ANONYMOUS_NAME, "anonymous")
 OFF = Principal("", "off")
 """The principal of all requests while authentication is off."""
 

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from ipaddress import IPv6Address
 from math import ceil
+from threading import Lock
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from msgspec import Meta, Struct
@@ -17,7 +18,7 @@ from kafka_http.security.shared_counters import Bucket, Rate, SharedCounters
 
 SECTION = "limits"
 NO_HEADERS: Mapping[str, str] = {}
-_STREAM_RETRY_SECONDS = 5
+_OPEN_RETRY_SECONDS = 5
 _WILDCARDS = frozenset("*?[")
 _MAX_REMEMBERED = 1024
 """Clients whose limits a process remembers. What they have used lies in the shared counters."""
@@ -38,11 +39,16 @@ class LimitSettings(Struct, frozen=True, kw_only=True):
     bytes: Annotated[Bytes, "bytes of request bodies per second, as they are sent"] = None
     burst: Annotated[Seconds, "seconds of the rate that may be used at once"] = 2.0
     streams: Annotated[Streams, "open streams and streaming publishes"] = None
-    connections: Annotated[Connections, "open connections of an address"] = None
+    connections: Annotated[Connections, "open connections"] = None
 
 
 class ClientLimits(Protocol):
     """The limits of the sender of a request. It may be kept. Any thread may call; nothing blocks."""
+
+    client: str
+    """Names the principal or the address."""
+    has_connections: bool
+    """Whether its connections are limited."""
 
     def take(self, size: int) -> Mapping[str, str]:
         """Count a request with a body of `size` bytes. Return the `RateLimit-…` headers of its response.
@@ -62,6 +68,9 @@ class ClientLimits(Protocol):
     def acquire_stream(self) -> Callable[[], None]:
         """Count a stream, and return what releases it. It may be called twice. Raises `RateLimited`."""
 
+    def acquire_connection(self) -> Callable[[], None]:
+        """Count a connection, and return what releases it. It may be called twice. Raises `RateLimited`."""
+
 
 class RateLimits(Protocol):
     """The limits in `[limits]`. Any thread may call; nothing blocks."""
@@ -70,15 +79,19 @@ class RateLimits(Protocol):
     def is_on(self) -> bool:
         """Whether there is any limit."""
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether the connections of any client are limited."""
+
     def of(self, principal: Principal, address: str) -> ClientLimits:
         """Return the limits of a principal, or of the address for requests without one."""
-
-    def acquire_connection(self, address: str) -> Callable[[], None] | None:
-        """Count a connection, and return what releases it. It may be called twice. None: there are too many."""
 
 
 class _Unlimited:
     """The `ClientLimits` without any limit."""
+
+    client = ""
+    has_connections = False
 
     def take(self, size: int) -> Mapping[str, str]:
         return NO_HEADERS
@@ -95,6 +108,9 @@ class _Unlimited:
     def acquire_stream(self) -> Callable[[], None]:
         return release_nothing
 
+    def acquire_connection(self) -> Callable[[], None]:
+        return release_nothing
+
 
 UNLIMITED: ClientLimits = _Unlimited()
 
@@ -103,16 +119,56 @@ class NoLimits:
     """The `RateLimits` without any limit."""
 
     is_on = False
+    has_connections = False
 
     def of(self, principal: Principal, address: str) -> ClientLimits:
         return UNLIMITED
 
-    def acquire_connection(self, address: str) -> Callable[[], None] | None:
-        return release_nothing
-
 
 def release_nothing() -> None:
     """Do nothing, as what releases something that is not counted."""
+
+
+class ConnectionCounts:
+    """The clients for which a connection counts, each once, until it is closed. That of a proxy may have several.
+
+    The server gets it for each connection that it accepts. One thread at a time calls `add`, any thread `close`.
+    """
+
+    __slots__ = ("_releases", "is_refused", "last")
+
+    def __init__(self) -> None:
+        self.last: ClientLimits | None = None
+        """The limits of the last client, for which the connection counts."""
+        self.is_refused = False
+        """Whether a client has too many connections, so that this one must be closed."""
+        self._releases: dict[str, Callable[[], None]] | None = {}
+
+    def add(self, limits: ClientLimits) -> None:
+        """Count the connection for a client, if that is limited. Raises `RateLimited`."""
+        if limits is self.last or not limits.has_connections:
+            return
+        with _counting:
+            if self._releases is None:  # closed meanwhile
+                return
+            if limits.client not in self._releases:  # a reload makes other limits of the same client
+                try:
+                    self._releases[limits.client] = limits.acquire_connection()
+                except RateLimited:
+                    self.is_refused = True
+                    raise
+        self.last = limits
+
+    def close(self) -> None:
+        """Stop counting the connection. May be called twice."""
+        with _counting:
+            releases, self._releases = self._releases, None
+        for release in (releases or {}).values():
+            release()
+
+
+_counting = Lock()
+"""For all connections of a process, since each of them needs it only for its first request and its end."""
 
 
 def load_limits(
@@ -126,13 +182,7 @@ def load_limits(
 
 def _read_entry(pattern: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> LimitSettings:
     name = f"{SECTION}.{pattern}"
-    settings = LimitSettings(**read_section(LimitSettings, name, values, sources))
-    if settings.connections is not None and not fnmatchcase(ANONYMOUS_NAME, pattern):
-        raise ConfigError(
-            f"{name}.connections has no effect: connections are counted by address, before there is a principal. Set "
-            f"it in an entry that matches {ANONYMOUS_NAME}."
-        )
-    return settings
+    return LimitSettings(**read_section(LimitSettings, name, values, sources))
 
 
 def _check_order(patterns: Sequence[str]) -> None:
@@ -152,8 +202,8 @@ class ConfiguredLimits:
     is_on = True
 
     def __init__(self, entries: Mapping[str, LimitSettings], shared: SharedCounters) -> None:
+        self.has_connections = any(each.connections is not None for each in entries.values())
         self._entries = entries
-        self._shared = shared
         self._entry_of = lru_cache(_MAX_REMEMBERED)(self._find_entry)
         self._limits_of = lru_cache(_MAX_REMEMBERED)(partial(_EntryLimits, shared))
 
@@ -164,12 +214,6 @@ class ConfiguredLimits:
             return UNLIMITED
         client = f"address {client_network(address)}" if is_anonymous else f"principal {principal.name}"
         return self._limits_of(settings, client)
-
-    def acquire_connection(self, address: str) -> Callable[[], None] | None:
-        settings = self._entry_of(ANONYMOUS_NAME)
-        if settings is None or settings.connections is None:
-            return release_nothing
-        return self._shared.open_counts.acquire(f"connections {client_network(address)}", settings.connections)
 
     def _find_entry(self, name: str) -> LimitSettings | None:
         exact = self._entries.get(name)
@@ -213,13 +257,14 @@ class _Meter(NamedTuple):
 class _EntryLimits:
     """The `ClientLimits` of a principal or an address."""
 
-    __slots__ = ("_bytes", "_client", "_requests", "_shared", "_streams")
+    __slots__ = ("_bytes", "_connections", "_requests", "_shared", "_streams", "client", "has_connections")
 
     def __init__(self, shared: SharedCounters, settings: LimitSettings, client: str) -> None:
         """`client` names the principal or the address."""
-        self._client = client
+        self.client = client
+        self.has_connections = settings.connections is not None
         self._shared = shared
-        self._streams = settings.streams
+        self._streams, self._connections = settings.streams, settings.connections
         self._requests, self._bytes = (
             None if rate is None else _Meter.create(shared, client, unit, rate, settings.burst)
             for unit, rate in (("requests", settings.requests), ("bytes", settings.bytes))
@@ -243,7 +288,7 @@ class _EntryLimits:
                 return NO_HEADERS if sizes is None else sizes.headers(after_bytes)
         meter, wait = (requests, -after) if after < 0 else (sizes, -after_bytes)
         assert meter is not None  # noqa: S101  only a limit refuses
-        raise meter.refusal(self._client, wait, meter.bucket.backlog(now))
+        raise meter.refusal(self.client, wait, meter.bucket.backlog(now))
 
     def give_back(self, size: int) -> None:
         for meter, cost in self._costs(size):
@@ -265,15 +310,19 @@ class _EntryLimits:
         return self._bytes.bucket.wait(0)
 
     def acquire_stream(self) -> Callable[[], None]:
-        if self._streams is None:
+        return self._acquire("streams", self._streams)
+
+    def acquire_connection(self) -> Callable[[], None]:
+        return self._acquire("connections", self._connections)
+
+    def _acquire(self, unit: str, limit: int | None) -> Callable[[], None]:
+        if limit is None:
             return release_nothing
-        release = self._shared.open_counts.acquire(f"streams {self._client}", self._streams)
+        release = self._shared.open_counts.acquire(f"{unit} {self.client}", limit)
         if release is None:
-            kind, _, name = self._client.partition(" ")
-            error = RateLimited(
-                f"The {kind} {name[:255]} may have {self._streams} open streams. Close one, or retry later."
-            )
-            error.headers = {"Retry-After": str(_STREAM_RETRY_SECONDS)}
+            kind, _, name = self.client.partition(" ")
+            error = RateLimited(f"The {kind} {name[:255]} may have {limit} open {unit}. Close one, or retry later.")
+            error.headers = {"Retry-After": str(_OPEN_RETRY_SECONDS)}
             raise error
         return release
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
+FORWARDED_HEADERS = frozenset(("x-forwarded-for", "forwarded"))
+"""In which a proxy names its client."""
+
 
 class TrustedNetworks:
     """The setting `trusted_proxies`. Any thread may use it."""
@@ -18,6 +21,13 @@ class TrustedNetworks:
         except ValueError:
             return False
         return any(peer in network for network in self._networks)
+
+    def is_forwarded(self, peer: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request is from a trusted proxy, whose connection carries those of many clients.
+
+        Header names are in lower case.
+        """
+        return not FORWARDED_HEADERS.isdisjoint(headers) and peer in self
 
     def client_address(self, peer: str, headers: Mapping[str, str]) -> str:
         """Return the address of the client of a connection from `peer`. Header names are in lower case."""

@@ -20,6 +20,16 @@ def stop_seconds(config: Config) -> int:
     return math.ceil(config.timeout) + _STOP_SECONDS
 
 
+class AdmittedConnection(Protocol):
+    """What the application counts a connection for. One thread at a time may use it."""
+
+    is_refused: bool
+    """Whether a client has too many connections: the next response is the last of this one."""
+
+    def close(self) -> None:
+        """Stop counting the connection: it is closed. Any thread may call, more than once."""
+
+
 class Client(NamedTuple):
     """Who is at the other end of a connection."""
 
@@ -29,6 +39,8 @@ class Client(NamedTuple):
     """The verified certificate, in the form of `ssl.SSLSocket.getpeercert()`."""
     certificate_digest: bytes = b""
     """Identifies the certificate; empty without one. Comparing certificates would take 8 us for each request."""
+    connection: Any = None
+    """The `AdmittedConnection` of the connection."""
 
 
 class FastPathResponse(NamedTuple):
@@ -71,11 +83,14 @@ class PreparedRequest(Protocol):
     def is_current(self) -> bool:
         """Whether the application would still prepare this head for the same client. Asked if `decides_by_client`."""
 
-    def has_room(self, size: int) -> bool:
-        """Whether the limits of the client allow a body of this size now. Counts nothing."""
+    def has_room(self, size: int, connection: Any) -> bool:
+        """Whether the limits of the client allow a body of this size now, on this `Client.connection`."""
 
-    def start(self, body: bytes) -> PendingResponse | None:
-        """Start a publish without blocking. Return None, with nothing done, if a view must respond. Raises nothing."""
+    def start(self, body: bytes, connection: Any) -> PendingResponse | None:
+        """Start a publish without blocking. Return None, with nothing done, if a view must respond. Raises nothing.
+
+        `connection` is `Client.connection` of the request.
+        """
 
 
 class FastPathHandler(Protocol):
@@ -140,8 +155,8 @@ class RequestPolicy(Protocol):
         with `blocking`. Without it, nothing blocks.
         """
 
-    def admit_connection(self, address: str) -> Callable[[], None] | None:
-        """Count a new connection. Return what to call when it is closed, or None: this address has too many."""
+    def admit_connection(self, address: str) -> AdmittedConnection | None:
+        """Count a new connection. Return what to close with it, or None: this address has too many."""
 
 
 class DefaultRequestPolicy:
@@ -166,12 +181,15 @@ class DefaultRequestPolicy:
     ) -> Decision | None:
         return Decision(is_refused=False, value=None)
 
-    def admit_connection(self, address: str) -> Callable[[], None] | None:
-        return _do_nothing
+    def admit_connection(self, address: str) -> AdmittedConnection | None:
+        return _UncountedConnection()
 
 
-def _do_nothing() -> None:
-    """Do nothing."""
+class _UncountedConnection:
+    is_refused = False
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class TlsContext(Protocol):

@@ -3,14 +3,14 @@
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextvars import Context
 from hashlib import sha256
 from typing import Any
 
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.server.app_interface import Client, PendingResponse
+from kafka_http.server.app_interface import AdmittedConnection, Client, PendingResponse
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.request_reader import RequestReader
 
@@ -74,13 +74,14 @@ class SendBuffer:
 
 
 class CountedConnection(TConn):
-    """gunicorn's connection, with what is called when it is closed: once or more often, by any thread."""
+    """gunicorn's connection, with what the application counts it for."""
 
-    on_close: Callable[[], None] = staticmethod(lambda: None)
+    admitted: AdmittedConnection | None = None
 
     def close(self, graceful: bool = False) -> None:
         super().close(graceful)
-        self.on_close()
+        if self.admitted is not None:
+            self.admitted.close()
 
 
 class ClientConnection:
@@ -130,12 +131,15 @@ class ClientConnection:
 
 def _client_of(conn: TConn) -> Client:
     """Return the client with its verified certificate, if the server asks for one."""
-    address = conn.client[0] if isinstance(conn.client, tuple) else ""
+    admitted = conn.admitted if isinstance(conn, CountedConnection) else None
+    client = Client(conn.client[0] if isinstance(conn.client, tuple) else "", connection=admitted)
     sock: Any = conn.sock
     if not isinstance(sock, ssl.SSLSocket) or sock.context.verify_mode == ssl.CERT_NONE:
-        return Client(address)
+        return client
     encoded = sock.getpeercert(binary_form=True)
-    return Client(address) if encoded is None else Client(address, sock.getpeercert(), sha256(encoded).digest())
+    if encoded is None:
+        return client
+    return client._replace(certificate=sock.getpeercert(), certificate_digest=sha256(encoded).digest())
 
 
 class ConnectionTimeouts:

@@ -51,7 +51,7 @@ class FastPath:
     def start(self, connection: ClientConnection, head: PreparedHead, body: bytes) -> bool:
         """Start a publish, or do nothing and return False if it needs a view."""
         connection.started = time.monotonic()
-        pending = head.prepared.start(body)
+        pending = head.prepared.start(body, connection.client.connection)
         request_id.set("-")  # the loop's next log lines are about other requests
         if pending is None:
             return False

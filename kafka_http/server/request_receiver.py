@@ -125,7 +125,7 @@ class RequestReceiver:
         """Wait for the rest of a body, if the application admits the request."""
         expect_body = partial(self._expect_body, connection, reader)
         if reader.prepared is not None:
-            if reader.prepared.prepared.has_room(reader.content_length):
+            if reader.prepared.prepared.has_room(reader.content_length, connection.client.connection):
                 expect_body()
                 return
             reader.prepared = None

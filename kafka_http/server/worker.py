@@ -33,6 +33,7 @@ from kafka_http.environ import (
     ADMISSION,
     BODY_ERROR,
     CLIENT_CERTIFICATE,
+    CONNECTION,
     DETACH_STREAM,
     HEADER_PAIRS,
     RECEIVED_BYTES,
@@ -113,7 +114,7 @@ class Worker(ThreadWorker):
         self._start(hooks)
         hooks.attach(loop)
         self._reload.start(hooks, loop)
-        self.wsgi = with_header_pairs(self.wsgi)
+        self.wsgi = with_request_details(self.wsgi)
         if can_receive_requests(self.cfg):
             handler = hooks.fast_path if can_use_fast_path(self.cfg) else None
             self._connections = ConnectionLoop(self, hooks.request_policy, handler, loop, stall=STALL_SECONDS)
@@ -184,9 +185,8 @@ class Worker(ThreadWorker):
     def _admit(self, conn: CountedConnection) -> bool:
         """Count a connection, or close it and return False if its address has too many."""
         address = conn.client[0] if isinstance(conn.client, tuple) else ""
-        on_close = self._hooks.request_policy.admit_connection(address)
-        if on_close is not None:
-            conn.on_close = on_close
+        conn.admitted = self._hooks.request_policy.admit_connection(address)
+        if conn.admitted is not None:
             return True
         self._warnings.warning("Closed connections: their address has too many (limits, connections).")
         if self._handshakes is None and not self.cfg.is_ssl:  # a handshake would cost what the limit should save
@@ -315,8 +315,9 @@ class Worker(ThreadWorker):
         """Pass a connection to the thread that sends streams."""
         assert self._streams is not None  # noqa: S101  DETACH_STREAM is set only with it
         self.nr_conns -= 1
-        on_close = cast("CountedConnection", conn).on_close
-        self._streams.add(conn.sock, detached.source, detached.is_chunked, on_close)
+        admitted = cast("CountedConnection", conn).admitted
+        assert admitted is not None  # noqa: S101  set for each connection that is not closed
+        self._streams.add(conn.sock, detached.source, detached.is_chunked, admitted.close)
 
     def count_request(self) -> None:
         """Count a request toward gunicorn's `max_requests`."""
@@ -402,11 +403,17 @@ class Worker(ThreadWorker):
         request.force_close()
         return request
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Respond to a request that gunicorn's own code has read."""
+        req.admitted = conn.admitted
+        return super().handle_request(req, conn)
+
     def _response_and_environ(
         self, connection: ClientConnection, reader: RequestReader, request: Any
     ) -> tuple[Any, dict[str, Any]]:
         conn = connection.conn
         create: Any = wsgi.create
+        request.admitted = connection.client.connection
         response, environ = create(request, connection.send_buffer, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
         if self._handshakes is not None:
@@ -463,14 +470,22 @@ class Worker(ThreadWorker):
             self.log.exception("Closing the application failed.")
 
 
-def with_header_pairs(app: Any) -> Any:
-    """Return the application with the headers in its environ one by one: WSGI joins repeated headers with commas."""
+def with_request_details(app: Any) -> Any:
+    """Return the application with the connection in its environ, and with the headers one by one.
+
+    WSGI joins repeated headers with commas, and has no way to close the connection after the response.
+    """
 
     def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
-        response = getattr(start_response, "__self__", None)  # gunicorn's, which has the request
-        if (request := getattr(response, "req", None)) is not None:
-            environ[HEADER_PAIRS] = request.headers
-        return app(environ, start_response)
+        response: Any = getattr(start_response, "__self__", None)  # gunicorn's, which has the request
+        if (request := getattr(response, "req", None)) is None:
+            return app(environ, start_response)
+        environ[HEADER_PAIRS] = request.headers
+        environ[CONNECTION] = admitted = getattr(request, "admitted", None)  # None in HTTP/2
+        body = app(environ, start_response)
+        if admitted is not None and admitted.is_refused:
+            response.force_close()
+        return body
 
     return wrapped
 

@@ -12,14 +12,21 @@ from werkzeug.datastructures import EnvironHeaders, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as PlainRequest
 
-from kafka_http.environ import ADMISSION, CLIENT_CERTIFICATE, PRINCIPAL, split_access_key, without_access_key
+from kafka_http.environ import (
+    ADMISSION,
+    CLIENT_CERTIFICATE,
+    CONNECTION,
+    PRINCIPAL,
+    split_access_key,
+    without_access_key,
+)
 from kafka_http.errors import CrossSiteRequest, Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
 from kafka_http.logs import principal_text
 from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
-from kafka_http.security.principal import Credentials
-from kafka_http.security.rate_limits import NO_HEADERS, release_nothing
+from kafka_http.security.principal import ANONYMOUS, Credentials
+from kafka_http.security.rate_limits import NO_HEADERS, ConnectionCounts
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.negotiation import is_streaming_upload
 from kafka_http.web.responses import error_response
@@ -213,13 +220,18 @@ class AccessCheck:
             environ[ADMISSION] = None
         return ()
 
-    def admit_connection(self, address: str) -> Callable[[], None] | None:
-        """Count a connection from an address. Return what releases it, or None: there are too many.
+    def admit_connection(self, address: str) -> ConnectionCounts | None:
+        """Count a connection for its address. None: there are too many.
 
-        Those of trusted proxies do not count, because each carries the requests of many clients.
+        Those of trusted proxies may carry the requests of many clients, which only the requests tell.
         """
-        limits = self._check_point.limits
-        return limits.acquire_connection(address) if limits.is_on and address not in self._trusted else release_nothing
+        connection, limits = ConnectionCounts(), self._check_point.limits
+        if limits.has_connections and address not in self._trusted:
+            try:
+                connection.add(limits.of(ANONYMOUS, address))
+            except RateLimited:
+                return None
+        return connection
 
     def finish(self, response: Response) -> Response:
         """Add the headers of the limits to a response, and the challenge to a 401."""
@@ -235,7 +247,23 @@ class AccessCheck:
             caller = self._forwarded.caller(credentials.headers, blocking=blocking)
             if caller is not None:
                 return self._check_point.admit_forwarded(caller, needs)
-        return self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
+        admission = self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
+        if admission.access.limits.has_connections:
+            self._count_connection(request.environ.get(CONNECTION), credentials, admission)
+        return admission
+
+    def _count_connection(
+        self, connection: ConnectionCounts | None, credentials: Credentials, admission: Admission
+    ) -> None:
+        """Count a connection for the client of a request. Raises `RateLimited`."""
+        if connection is None or self._trusted.is_forwarded(credentials.peer, credentials.headers):
+            return
+        try:
+            connection.add(admission.access.limits)
+        except RateLimited as error:
+            error.headers = {**error.headers, **admission.headers}
+            error.principal = admission.access.principal.name
+            raise
 
     def _check_needs(self, request: PlainRequest, access: Access) -> None:
         endpoint, names = self._match(request)

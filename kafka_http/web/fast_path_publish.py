@@ -7,6 +7,7 @@ feature of the views are left to the views, which give the same responses.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -18,10 +19,10 @@ from kafka_http.config import Config
 from kafka_http.errors import KafkaHttpError, RateLimited, WouldBlock
 from kafka_http.logs import request_id
 from kafka_http.schemas.formats import Formats
-from kafka_http.security.access import Access
+from kafka_http.security.access import UNRESTRICTED, Access
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.principal import ConnectedClient, Credentials
-from kafka_http.security.rate_limits import UNLIMITED
+from kafka_http.security.rate_limits import ConnectionCounts
 from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.cors import CrossOriginSharing
@@ -96,13 +97,12 @@ class FastPathPublishes:
         Header names are in lower case, each once.
         """
         path, _, query = target.partition("?")
-        generation, sharing = self._check_point.generation, self._cors.headers(headers.get("origin"))
         try:
             args = MultiDict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else _NO_QUERY
-            grant = self._grant(path, headers, client) if self._check_point.has_decisions else None
-            if grant is not None:
+            grant = self._grant(path, headers, client)
+            if self._check_point.has_decisions:
                 headers = {name: value for name, value in headers.items() if name not in _CREDENTIALS}
-            head = RequestHead(method, args, headers, self._root, owner=grant.access.owner if grant else "")
+            head = RequestHead(method, args, headers, self._root, owner=grant.access.owner)
             dialect = self._parse(path, head)
         except Exception:  # the view will raise it again and respond
             return None
@@ -115,25 +115,21 @@ class FastPathPublishes:
             if dialect.timeout < _MIN_TIMEOUT_WITH_KEY or not self._idempotent_publish.is_ready:
                 return None
             start = partial(self._idempotent_publish.start, dialect, head, path, query.encode())
-        return PreparedPublish(
-            start,
-            dialect,
-            headers,
-            max_body_bytes=self._max_body_bytes,
-            grant=grant,
-            check_point=self._check_point,
-            generation=generation,
-            response_headers=sharing,
-        )
+        return PreparedPublish(start, dialect, headers, self._max_body_bytes, grant)
 
     def _grant(self, path: str, headers: Mapping[str, str], client: ConnectedClient) -> "Grant":
         """Return the check point's decision. Raises the refusal, `WouldBlock`."""
+        check_point, generation = self._check_point, self._check_point.generation
+        response_headers = self._cors.headers(headers.get("origin"))
+        if not check_point.has_decisions:
+            return Grant(check_point, generation, UNRESTRICTED, response_headers)
         address = self._trusted.client_address(client.address, headers)
         credentials = Credentials(headers, client.address, address, None, client.certificate)
-        access = self._check_point.authenticate(credentials, blocking=False)
+        access = check_point.authenticate(credentials, blocking=False)
         if (route := _ROUTE.fullmatch(path)) is not None:
             access.require("publish", route["topic"] or route["v2"])
-        return Grant(self._check_point, access)
+        counts_connections = access.limits.has_connections and not self._trusted.is_forwarded(client.address, headers)
+        return Grant(check_point, generation, access, response_headers, counts_connections=counts_connections)
 
     def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
@@ -151,15 +147,30 @@ class FastPathPublishes:
 class Grant:
     """The check point's decision about a head, for requests of one client. The main loop uses it."""
 
-    __slots__ = ("_check_point", "access")
+    __slots__ = ("_check_point", "_expires", "_generation", "access", "counts_connections", "response_headers")
 
-    def __init__(self, check_point: CheckPoint, access: Access) -> None:
+    def __init__(
+        self,
+        check_point: CheckPoint,
+        generation: int,
+        access: Access,
+        response_headers: Mapping[str, str],
+        *,
+        counts_connections: bool = False,
+    ) -> None:
+        """`generation` is that of the check point before it decided."""
         self._check_point = check_point
+        self._generation = generation
+        self._expires = access.principal.expires
         self.access = access
+        self.response_headers = response_headers
+        """Headers that the origins in the settings add to each response."""
+        self.counts_connections = counts_connections
+        """Whether the connections of the client are limited."""
 
     @property
     def is_current(self) -> bool:
-        return self._check_point.is_current(self.access)
+        return self._generation == self._check_point.generation and self._expires > time.time()
 
 
 class PreparedPublish:
@@ -170,25 +181,14 @@ class PreparedPublish:
         start: "StartPublish",
         dialect: PublishDialect,
         headers: Mapping[str, str],
-        *,
         max_body_bytes: int,
-        grant: Grant | None,
-        check_point: CheckPoint,
-        generation: int,
-        response_headers: Mapping[str, str],
+        grant: Grant,
     ) -> None:
-        """`start` starts a publish with a body, like `PublishView.start`. `grant` is None if nothing is decided.
-
-        `generation` is that of the check point. `response_headers` are added to those of the dialect.
-        """
+        """`start` starts a publish with a body, like `PublishView.start`."""
         self.is_reusable = _OF_ONE_REQUEST.isdisjoint(headers)
         """Whether the head has nothing that only one request has, and no credentials."""
         self._grant = grant
-        self._limits = UNLIMITED if grant is None else grant.access.limits
-        self._principal = grant.access.principal.name if grant else ""
-        self._check_point = check_point
-        self._generation = generation
-        self._response_headers = response_headers
+        self._limits = grant.access.limits
         self._start = start
         self._dialect = dialect
         self._request_id = valid_request_id(headers.get("x-request-id"))
@@ -197,34 +197,45 @@ class PreparedPublish:
     @property
     def is_current(self) -> bool:
         """Whether the client may still publish with this head."""
-        if self._grant is not None:
-            return self._grant.is_current
-        return self._generation == self._check_point.generation
+        return self._grant.is_current
 
-    def has_room(self, size: int) -> bool:
-        """Whether the limits of the client allow a body of this size now. Counts nothing."""
-        return self._limits.has_room(size)
+    def has_room(self, size: int, connection: ConnectionCounts | None = None) -> bool:
+        """Whether the limits of the client allow a body of this size now. Counts nothing but the connection."""
+        return self._limits.has_room(size) and (not self._grant.counts_connections or self._admits(connection))
 
-    def start(self, body: bytes) -> "FastPathPublish | None":
+    def _admits(self, connection: ConnectionCounts | None) -> bool:
+        """Count a connection for the client. Return False if it has too many."""
+        if connection is not None and connection.last is not self._limits:
+            try:
+                connection.add(self._limits)
+            except RateLimited:
+                return False
+        return True
+
+    def start(self, body: bytes, connection: ConnectionCounts | None = None) -> "FastPathPublish | None":
         """Start a publish, which the loop's `end_round` sends. Does not block.
 
         Returns None, with nothing done, if a view must respond.
         """
         if len(body) > self._max_body_bytes:
             return None
-        if self._grant is not None and not self._grant.is_current:  # revoked while the body arrived
+        grant = self._grant
+        if not grant.is_current:  # revoked while the body arrived
             return None
-        sent_id = self._request_id or new_request_id()
+        if grant.counts_connections and not self._admits(connection):
+            return None
+        sent_id, headers = self._request_id or new_request_id(), grant.response_headers
+        principal = grant.access.principal.name
         try:
-            headers = self._limits.take(len(body))
+            if limits := self._limits.take(len(body)):
+                headers = {**headers, **limits}
         except RateLimited as error:
-            return FastPathPublish(self._dialect, _FailedStart(error), sent_id, self._response_headers, self._principal)
+            return FastPathPublish(self._dialect, _FailedStart(error), sent_id, headers, principal)
         pending = self._start_or_fail(body, sent_id)
         if pending is None:
             self._limits.give_back(len(body))
             return None
-        headers = {**self._response_headers, **headers} if headers else self._response_headers
-        return FastPathPublish(self._dialect, pending, sent_id, headers, self._principal)
+        return FastPathPublish(self._dialect, pending, sent_id, headers, principal)
 
     def _start_or_fail(self, body: bytes, sent_id: str) -> "_Pending | None":
         """Start a publish. Return None, with nothing done, if a view must respond."""

@@ -14,10 +14,11 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from kafka_http.config import Config
-from kafka_http.environ import BODY_ERROR, CLIENT_CERTIFICATE, RECEIVED_BYTES
+from kafka_http.environ import BODY_ERROR, CLIENT_CERTIFICATE, CONNECTION, RECEIVED_BYTES
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight
 from kafka_http.security.check_point import Admission
 from kafka_http.security.principal import ConnectedClient
+from kafka_http.security.rate_limits import ConnectionCounts
 from kafka_http.web.access_check import request_access
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
@@ -115,7 +116,7 @@ class ReceivePolicy:
         config: Config,
         bodies: RequestBodies,
         admit: Callable[["WSGIEnvironment", bool], Admission | KafkaHttpError | None],
-        admit_connection: Callable[[str], Callable[[], None] | None],
+        admit_connection: Callable[[str], ConnectionCounts | None],
     ) -> None:
         """`admit` and `admit_connection` are `AccessCheck.admit_early` and `AccessCheck.admit_connection`."""
         self.max_body_bytes = config.max_body_bytes
@@ -159,6 +160,7 @@ class ReceivePolicy:
             "wsgi.url_scheme": "http",
             "CONTENT_LENGTH": str(size),
             CLIENT_CERTIFICATE: client.certificate,
+            CONNECTION: client.connection,
             **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
         }
         admission = self._admit(environ, blocking)

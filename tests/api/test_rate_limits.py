@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from kafka_http.config import ConfigError
+from kafka_http.environ import CONNECTION
 from kafka_http.errors import Unauthenticated
 from kafka_http.security import security_state
 from kafka_http.security.check_point import SecurityState
@@ -16,6 +17,7 @@ from kafka_http.security.principal import Credentials, Principal
 from kafka_http.server.app_interface import Client, RequestPolicy
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
+from tests.support.key_file import KeyFile
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -58,11 +60,18 @@ def with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put(
-    client: FlaskClient, body: bytes = b"x", path: str = "/messages/t", key: str = "", address: str = ""
+    client: FlaskClient,
+    body: bytes = b"x",
+    path: str = "/messages/t",
+    key: str = "",
+    address: str = "",
+    *,
+    connection: Any = None,
+    **headers: str,
 ) -> TestResponse:
-    headers = {"X-Api-Key": key} if key else {}
+    headers |= {"X-Api-Key": key} if key else {}
     environ = {"REMOTE_ADDR": address} if address else {}
-    return client.put(path, data=body, headers=headers, environ_overrides=environ)
+    return client.put(path, data=body, headers=headers, environ_overrides={**environ, CONNECTION: connection})
 
 
 def statuses(responses: Iterable[TestResponse]) -> list[int]:
@@ -268,10 +277,105 @@ def test_connections_over_the_limit_of_an_address_are_not_admitted(make_client: 
     held = [policy.admit_connection("192.0.2.1") for _ in range(3)]
     assert [each is None for each in held] == [False, False, True]
     assert policy.admit_connection("192.0.2.2") is not None
-    held[0]()
-    held[0]()
+    held[0].close()
+    held[0].close()
     assert [policy.admit_connection("192.0.2.1") is None for _ in range(2)] == [False, True]
     assert None not in [policy.admit_connection("127.0.0.1") for _ in range(9)], "a trusted proxy"
+
+
+def connect(client: FlaskClient, count: int, address: str = "127.0.0.1") -> list[Any]:
+    """Open connections, as the server does."""
+    policy = client.application.extensions["kafka_http"].request_policy
+    return [policy.admit_connection(address) for _ in range(count)]
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_connections_over_the_limit_of_a_principal_return_429_with_nothing_done(
+    make_client: ClientFactory, broker: FakeBroker
+) -> None:
+    client = make_client(limits={"web-*": {"connections": 2}})
+    connections = connect(client, 3)
+
+    answers = [put(client, key="web-1", connection=each) for _ in range(2) for each in connections]
+
+    assert statuses(answers) == [200, 200, 429] * 2
+    assert [each.is_refused for each in connections] == [False, False, True]
+    assert len(broker.records("t")) == 4
+    refused = answers[2]
+    assert refused.headers["Retry-After"] == "5"
+    assert refused.get_json()["error"]["code"] == 42902
+    assert "The principal web-1 may have 2 open connections" in refused.text
+    assert put(client, key="other", connection=connections[2]).status_code == 200, "has no limit"
+    connections[0].close()
+    connections[0].close()
+    assert statuses(put(client, key="web-1", connection=each) for each in connect(client, 2)) == [200, 429]
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_connection_with_several_principals_counts_once_for_each(make_client: ClientFactory) -> None:
+    client = make_client(limits={"web-*": {"connections": 1}})
+    shared, other = connect(client, 2)
+    principals = ["web-1", "web-2", "web-1", "web-2"]
+
+    assert statuses(put(client, key=each, connection=shared) for each in principals) == [200] * 4
+    assert statuses(put(client, key=each, connection=other) for each in principals) == [429] * 4
+    shared.close()
+    assert statuses(put(client, key=each, connection=other) for each in principals) == [200] * 4
+
+
+def test_connection_without_an_admitted_request_does_not_count_for_a_principal(
+    make_client: ClientFactory, tmp_path: Path
+) -> None:
+    keys = KeyFile(tmp_path / "keys.toml", ["web-1"])
+    settings = {"access": {"*": {"publish": ["t"]}}, "limits": {"web-*": {"connections": 1}}}
+    client = make_client(auth={"keys": str(keys.path)}, **settings)
+    first, second, third = connect(client, 3)
+    key = keys.headers("web-1")["X-Api-Key"]
+    assert put(client, key="kh_wrong", connection=first).status_code == 401
+    assert put(client, path="/messages/three", key=key, connection=first).status_code == 404
+    health = client.get("/health", headers={"X-Api-Key": key}, environ_overrides={CONNECTION: second})
+    assert health.status_code == 200
+    assert put(client, key=key, connection=third).status_code == 200
+    assert put(client, key=key, connection=first).status_code == 429
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_reload_counts_open_connections_once(make_client: ClientFactory) -> None:
+    client = make_client(limits={"web-*": {"connections": 1}})
+    first, second = connect(client, 2)
+    for _ in range(2):
+        assert statuses(put(client, key="web-1", connection=each) for each in (first, second)) == [200, 429]
+        client.application.extensions["kafka_http"].reload()
+    first.close()
+    assert put(client, key="web-1", connection=second).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_connections_from_a_trusted_proxy_count_unless_they_carry_requests_of_others(
+    make_client: ClientFactory, header: str
+) -> None:
+    client = make_client(limits={"*": {"connections": 2}})
+    forwarded = {header: "192.0.2.1" if header.startswith("X") else "for=192.0.2.1"}
+    assert statuses(put(client, connection=each, **forwarded) for each in connect(client, 5)) == [200] * 5
+    assert statuses(put(client, connection=each) for each in connect(client, 3)) == [200, 200, 429]
+    others = connect(client, 2, "192.0.2.9")
+    assert connect(client, 1, "192.0.2.9") == [None], "counted when it is accepted"
+    assert statuses(put(client, address="192.0.2.9", connection=each) for each in others) == [200, 200]
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_connection_over_the_limit_is_refused_before_the_body(make_client: ClientFactory) -> None:
+    client = make_client(limits={"web-*": {"connections": 1}})
+    hooks = client.application.extensions["kafka_http"]
+    first, second = connect(client, 2)
+    headers = {"host": "localhost", "x-api-key": "web-1"}
+    prepared = hooks.fast_path.prepare("PUT", "/messages/t", headers, Client("127.0.0.1", connection=first))
+    assert [prepared.has_room(1, each) for each in (first, second)] == [True, False]
+    decisions = [
+        hooks.request_policy.admit("PUT", "/messages/t", headers, Client("127.0.0.1", connection=each), 1)
+        for each in (first, second)
+    ]
+    assert [each.is_refused for each in decisions] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +386,7 @@ def test_connections_over_the_limit_of_an_address_are_not_admitted(make_client: 
         ({"*": {"bytes": "many"}}, "limits.*.bytes"),
         ({"*": {"burst": 0}}, "limits.*.burst"),
         ({"*": {"streams": -1}}, "limits.*.streams"),
-        ({"web-*": {"connections": 1}}, "limits.web-*.connections has no effect"),
+        ({"web-*": {"connections": 0}}, "limits.web-*.connections"),
         ({"*": {"requests": 1}, "web-*": {"requests": 9}}, "limits.web-* has no effect: limits.* comes first"),
     ],
 )

@@ -6,7 +6,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.certificates import Authority
+from tests.support.key_file import KeyFile
 from tests.support.polling import wait_for
 from tests.support.server_process import Service, read_answers
 
@@ -205,3 +206,51 @@ def test_connections_are_counted_over_tls_and_failed_handshakes_are_released(
         assert connect_securely() is None
         first.close()
         assert wait_for(connect_securely)
+
+
+def test_connections_of_a_principal_are_limited_until_they_or_their_streams_end(
+    kafka: EmbeddedKafka, tmp_path: Path, sockets: ExitStack, topic: TopicFactory
+) -> None:
+    keys, name = KeyFile(tmp_path / "keys.toml", ["web-1", "other"]), topic()
+    (tmp_path / "settings.toml").write_text(f'[auth]\nkeys = "{keys.path}"\n[limits."web-*"]\nconnections = 3\n')
+
+    def publish(client: socket.socket, principal: str = "web-1", *extra: str) -> tuple[int, Mapping[str, str]]:
+        credentials = f"X-Api-Key: {keys.headers(principal)['X-Api-Key']}"
+        client.sendall(head("PUT", f"/messages/{name}", "Content-Length: 1", credentials, *extra) + b"x")
+        ((status, headers, _),) = read_answers(client, 1)
+        return status, headers
+
+    with running(Service(tmp_path, kafka.bootstrap_servers, config=tmp_path / "settings.toml")) as service:
+        service.headers = keys.headers("other")
+
+        def opened() -> socket.socket:
+            return connect(service, sockets, "127.0.0.1")
+
+        def open_admitted() -> socket.socket | None:
+            client = opened()
+            if publish(client)[0] == 200:
+                return client
+            client.close()
+            return None
+
+        stream, *others = [opened() for _ in range(3)]
+        accept = ("Accept: text/event-stream", f"X-Api-Key: {keys.headers('web-1')['X-Api-Key']}")
+        stream.sendall(head("GET", f"/messages/{name}/me/latest", *accept))
+        assert status_of(stream) == 200
+        assert [publish(each)[0] for each in others * 2] == [200] * 4
+        for extra in ((), ("Traceparent: x",), ("Expect: 100-continue",)):  # remembered head, other head, a view
+            refused = opened()
+            status, headers = publish(refused, "web-1", *extra)
+            assert (status, headers["connection"], headers["retry-after"]) == (429, "close", "5")
+            assert refused.recv(1) == b""
+        assert publish(opened(), "web-1", "X-Forwarded-For: 192.0.2.1")[0] == 200, "carries requests of others"
+        assert publish(opened(), "other")[0] == 200
+        stream.close()
+        wait_for(open_admitted)
+        assert open_admitted() is None
+        others[0].close()
+        wait_for(open_admitted)
+        assert open_admitted() is None
+        kill_workers(service)
+        assert [open_admitted() is None for _ in range(4)] == [False, False, False, True]
+        assert len(service.records(name)) == 11

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
-from kafka_http.environ import CLIENT_CERTIFICATE
+from kafka_http.environ import CLIENT_CERTIFICATE, CONNECTION
 from kafka_http.server.app_interface import Client
 from kafka_http.web.fast_path_publish import PreparedPublish
 from kafka_http.web.responses import STATUS_LINES
@@ -38,9 +38,10 @@ class FastPathMiddleware:
         environ["wsgi.input"] = BytesIO(body)
         if len(body) != int(environ["CONTENT_LENGTH"]):
             return self._views(environ, start_response)
-        client = Client(environ.get("REMOTE_ADDR", ""), environ.get(CLIENT_CERTIFICATE))
+        connection = environ.get(CONNECTION)
+        client = Client(environ.get("REMOTE_ADDR", ""), environ.get(CLIENT_CERTIFICATE), connection=connection)
         prepared = self._prepare(environ["REQUEST_METHOD"], environ["REQUEST_URI"], headers, client)
-        pending = None if prepared is None else prepared.start(body)
+        pending = None if prepared is None else prepared.start(body, connection)
         if pending is None:
             return self._views(environ, start_response)
         self.taken += 1
@@ -55,7 +56,14 @@ class FastPathMiddleware:
 
     def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedPublish | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
-        key = (method, target, *headers.items(), repr(client), self._hooks.fast_path.decides_by_client)
+        key = (
+            method,
+            target,
+            *headers.items(),
+            client.address,
+            repr(client.certificate),
+            self._hooks.fast_path.decides_by_client,
+        )
         if key in self._prepared and self._prepared[key].is_current:
             return self._prepared[key]
         prepared = self._hooks.fast_path.prepare(method, target, headers, client)

@@ -53,10 +53,10 @@ class FakePreparedRequest:
         self.is_current = True
         self._loop = loop
 
-    def has_room(self, size: int) -> bool:
+    def has_room(self, size: int, connection: Any) -> bool:
         return self._loop.has_room
 
-    def start(self, body: bytes) -> FakePendingResponse | None:
+    def start(self, body: bytes, connection: Any) -> FakePendingResponse | None:
         return self._loop.begin(body)
 
 

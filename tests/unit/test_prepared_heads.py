@@ -43,10 +43,10 @@ class Prepared:
         self.head = head
         self.is_reusable = "x-request-id" not in head.headers
 
-    def has_room(self, size: int) -> bool:
+    def has_room(self, size: int, connection: Any) -> bool:
         return True
 
-    def start(self, body: bytes) -> PendingResponse | None:
+    def start(self, body: bytes, connection: Any) -> PendingResponse | None:
         return None
 
 
