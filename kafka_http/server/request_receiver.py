@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -200,10 +201,12 @@ class RequestReceiver:
             connection.counted_bytes = 0
 
     def _send_continue(self, connection: ClientConnection) -> None:
-        try:
+        """Send 100, or close the connection: its client has not read its earlier responses, and no room is left."""
+        with suppress(OSError):
             connection.send_buffer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except OSError:
-            self._loop.drop(connection)
+            if not connection.send_buffer.unsent:
+                return
+        self._loop.drop(connection)
 
     def _limit_memory(self) -> None:
         """End the slowest requests if incomplete requests use more than half of `max_in_flight`."""

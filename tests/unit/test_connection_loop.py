@@ -13,7 +13,7 @@ from gunicorn.workers.gthread import TConn
 
 from kafka_http.logs import request_id
 from kafka_http.server.app_interface import Client, Decision, DefaultRequestPolicy, FastPathResponse
-from kafka_http.server.client_connection import ClientConnection
+from kafka_http.server.client_connection import ClientConnection, SendBuffer
 from kafka_http.server.connection_loop import ConnectionLoop
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.request_reader import RequestReader
@@ -548,6 +548,15 @@ def test_streaming_upload_is_decided_about_before_a_thread_reads_it(loop: Loop, 
         client.sendall(INCOMPLETE.replace(b"PUT", b"POST"))
         loop.run_once()
         assert (loop.decisions, loop.streamed) == (["decision"], [not is_refused])
+
+
+def test_client_that_does_not_accept_100_continue_is_disconnected(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not read its earlier responses. The loop used all of its CPU until the body was late."""
+    with loop.connect() as client:
+        monkeypatch.setattr(SendBuffer, "_send", lambda *_: 0)  # as if the kernel's buffer was full
+        client.sendall(INCOMPLETE + b"begin")
+        loop.run_once()
+        assert len(loop.ended) == 1
 
 
 def test_admitted_request_gets_its_decision_with_the_body(loop: Loop) -> None:
