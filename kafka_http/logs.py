@@ -26,6 +26,7 @@ _CLOSE_ERRORS = {
 _MISSING_TOPIC = "Topic %s not found in cluster metadata"
 _CLOSE_MESSAGE = re.compile(r"failed: (Cancelled|KafkaConnectionError) \(")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_API_KEY = re.compile(r"kh_[A-Za-z0-9_-]{43}")
 _NOT_IN_A_WORD = re.compile(r'[\s"%\\]')
 _KAFKA_LEVELS = {
     # DEBUG shows passwords, INFO shows each connection.
@@ -51,7 +52,10 @@ def principal_text(name: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record as one line. The line ends of a traceback are escaped like all control characters."""
+    """Formats a record as one line. The line ends of a traceback are escaped like all control characters.
+
+    API keys are hidden, wherever a client has put one: into a parameter of another name than `access_key`, or a path.
+    """
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -64,6 +68,7 @@ class LineFormatter(logging.Formatter):
         record.request_id = request_id.get()
         repeated = getattr(record, "repeated", 0)
         line = super().format(record) + (f" (repeated {repeated} times)" if repeated else "")
+        line = _API_KEY.sub("kh_(hidden)", line)
         return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 

@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--days", type=_days, metavar="N", help="the key expires after N days (default: never)")
     parser.add_argument("--publish-only", action="store_true", help="the key may only publish")
     parser.add_argument(
-        "--topic", action="append", metavar="PATTERN", help="the key is for topics that match, such as orders.* only"
+        "--topic",
+        action="append",
+        metavar="PATTERN",
+        help="the key is only for topics that match, such as orders.*; can be repeated",
     )
 
 
@@ -36,11 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the entry to stdout and the key to stderr, so that the entry can be appended to the file of keys."""
     if not is_valid_name(arguments.name):
         raise ConfigError(
-            "The name of a key must not be empty, anonymous, over 255 characters, or have control characters."
+            f"The name of a key must not be empty, anonymous, or over 255 characters, and must not have control "
+            f"characters or spaces at its ends, got {arguments.name[:40]!r}."
         )
     key = new_key()
     print(f"The key of {arguments.name}. It is shown only once:\n{key}\n", file=sys.stderr)
-    print("The entry for the file that auth.keys names:", file=sys.stderr, flush=True)
+    if sys.stdout.isatty():  # else the entry is appended to a file, and this line would announce nothing
+        print("The entry for the file that auth.keys names:", file=sys.stderr)
+    sys.stderr.flush()
     print("\n".join(_entry(arguments, key)))
     return 0
 

@@ -91,7 +91,8 @@ def _parser(called: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kafka-http {version('kafka_http')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar=" | ".join(_COMMANDS))
     for name, (module_name, about) in _COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about, allow_abbrev=False, epilog=_EPILOG)
+        epilog = None if name in _WITHOUT_SETTINGS else _EPILOG
+        command = commands.add_parser(name, help=about, description=about, allow_abbrev=False, epilog=epilog)
         if name == called:  # the others may need packages that are not installed
             module = import_module(module_name)
             module.add_arguments(command)

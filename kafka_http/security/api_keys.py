@@ -127,7 +127,8 @@ def read_keys(path: str, text: str) -> dict[bytes, Principal]:
 def _read_entry(path: str, name: str, entry: Any) -> KeySettings:
     if not is_valid_name(name):
         raise ConfigError(
-            f"{path}: the name {name[:40]!r} is reserved, over 255 characters, or has control characters."
+            f"{path}: the name {name[:40]!r} is empty, reserved, over 255 characters, or has control characters or "
+            "spaces at its ends."
         )
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{path}: {name} must be a table such as [{name}] with sha256.")

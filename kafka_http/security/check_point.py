@@ -18,6 +18,14 @@ from kafka_http.security.rate_limits import NO_HEADERS, RateLimits
 from kafka_http.security.refusal_log import RefusalLog
 
 API_KEY_PREFIX = "kh_"
+_KIND_NAMES: Mapping[Scheme, str] = {
+    "key": f"an API key that begins with {API_KEY_PREFIX} (X-Api-Key, or Authorization: Bearer)",
+    "jwt": "a token (Authorization: Bearer)",
+    "basic": "a user and a password (Authorization: Basic)",
+    "certificate": "a client certificate",
+    "proxy": "a login at the proxy in front of this server",
+}
+"""What errors call each kind of credentials."""
 
 
 class SecurityState(NamedTuple):
@@ -168,10 +176,12 @@ class CheckPoint:
                 if principal is not None:
                     return principal
         if scheme is not None:
-            raise Unauthenticated("Credentials of this kind are not accepted here. Nothing was done.")
+            raise Unauthenticated(
+                f"Credentials of this kind are not accepted here. Accepted: {_accepted(state)}. Nothing was done."
+            )
         if state.anonymous:
             return ANONYMOUS
-        raise Unauthenticated("This request needs credentials. Nothing was done.")
+        raise Unauthenticated(f"This request needs credentials: {_accepted(state)}. Nothing was done.")
 
 
 def _opened(before: SecurityState, after: SecurityState) -> Sequence[str]:
@@ -209,6 +219,12 @@ def present_scheme(credentials: Credentials) -> Scheme | None:
     if kind == "bearer":
         return "key" if secret.lstrip(" ").startswith(API_KEY_PREFIX) else "jwt"
     return "basic" if kind == "basic" else "off"
+
+
+def _accepted(state: SecurityState) -> str:
+    """Return the kinds of credentials that are on, for errors."""
+    kinds = {each.scheme for each in state.authenticators}
+    return "; or ".join(name for scheme, name in _KIND_NAMES.items() if scheme in kinds)
 
 
 def _access(state: SecurityState, principal: Principal, address: str, generation: int) -> Access:

@@ -27,10 +27,7 @@ _CACHE_SIZE = 4096
 _PROBLEMS: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "has expired",
     jwt.ImmatureSignatureError: "is not valid yet",
-    jwt.InvalidAudienceError: "is for another audience",
-    jwt.InvalidIssuerError: "is from another issuer",
     jwt.InvalidAlgorithmError: "is signed with an algorithm that is not accepted",
-    jwt.MissingRequiredClaimError: "lacks one of the claims exp, iss and aud",
 }
 """What is wrong with a token, for errors that tell nothing about the keys."""
 
@@ -83,11 +80,21 @@ class JsonWebTokens:
             key = self._find_key(jwt.get_unverified_header(token))
             claims = self._decode(token, key)
         except jwt.PyJWTError as error:
-            problem = _PROBLEMS.get(type(error), "is malformed, or its signature is wrong")
-            raise Unauthenticated(f"The token {problem}. Nothing was done.") from None
+            raise Unauthenticated(f"The token {self._problem(error)}. Nothing was done.") from None
         except (ValueError, TypeError, ArithmeticError, RecursionError):  # PyJWT does not check all that it gets
             raise Unauthenticated("The token is malformed. Nothing was done.") from None
         return self._principal(claims, key)
+
+    def _problem(self, error: jwt.PyJWTError) -> str:
+        """Say what is wrong. The expected claims are only shown for a token whose signature is right."""
+        match error:
+            case jwt.MissingRequiredClaimError():
+                return f"lacks the claim {error.claim}"
+            case jwt.InvalidAudienceError():
+                return f"is for another audience (expected: {self._settings.audience})"
+            case jwt.InvalidIssuerError():
+                return f"is from another issuer (expected: {self._settings.issuer})"
+        return _PROBLEMS.get(type(error), "is malformed, or its signature is wrong")
 
     def _find_key(self, header: Mapping[str, Any]) -> VerificationKey:
         algorithm = header.get("alg")
@@ -114,10 +121,14 @@ class JsonWebTokens:
         settings = self._settings
         name = claims.get(settings.principal_claim)
         if not isinstance(name, str) or not is_valid_name(name):
-            raise Unauthenticated(f"The token has no name that is allowed in the claim {settings.principal_claim}.")
+            raise Unauthenticated(
+                f"The token has no valid name in the claim {settings.principal_claim}. Nothing was done."
+            )
         groups = claims.get(settings.groups_claim, []) if settings.groups_claim else []
         if not isinstance(groups, list) or not all(isinstance(each, str) and is_valid_name(each) for each in groups):
-            raise Unauthenticated(f"The claim {settings.groups_claim} of the token is not a list of names.")
+            raise Unauthenticated(
+                f"The claim {settings.groups_claim} of the token is not a list of names. Nothing was done."
+            )
         expires = float(int(claims["exp"]) + LEEWAY) if "exp" in claims else math.inf
         again = min(expires, time.time() + _CACHE_SECONDS)
         return Principal(name, self.scheme, frozenset(groups), again, credential=f"{expires} {key.id}")

@@ -142,5 +142,8 @@ def _problem(user: str, stored: str) -> str | None:
     if not 4 <= int(found[1]) <= _MAX_COST:
         return f"has a bcrypt hash of cost {int(found[1])}; it must be between 4 and {_MAX_COST}"
     if not is_valid_name(user):
-        return "has a user name that is empty, reserved, over 255 characters, or has control characters"
+        return (
+            "has a user name that is empty, reserved, over 255 characters, or has control characters or spaces at its "
+            "ends"
+        )
     return None

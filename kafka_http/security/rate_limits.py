@@ -36,7 +36,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True):
     """The limits of each principal or address under one pattern: `[limits."pattern"]`. None: no limit."""
 
     requests: Annotated[Requests, "requests per second"] = None
-    bytes: Annotated[Bytes, "bytes of request bodies per second, as they are sent"] = None
+    bytes: Annotated[Bytes, "bytes of request bodies per second, as they are sent; at least 1024"] = None
     burst: Annotated[Seconds, "seconds of the rate that may be used at once"] = 2.0
     streams: Annotated[Streams, "open streams and streaming publishes"] = None
     connections: Annotated[Connections, "open connections"] = None

@@ -32,7 +32,8 @@ class RefusalLog:
         skipped = self._count(address)
         if skipped is None:
             return
-        rest = f" ({skipped} more refusals were not logged)" if skipped else ""
+        more = "1 more refusal was" if skipped == 1 else f"{skipped} more refusals were"
+        rest = f" ({more} not logged)" if skipped else ""
         log.info(
             "Refused %s, principal %s, client %s: %d %s%s",
             what[:_MAX_TEXT],

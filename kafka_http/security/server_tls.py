@@ -9,6 +9,12 @@ from pathlib import Path
 
 from kafka_http.config import Config, ConfigError
 
+_WRONG_KEY = {
+    "KEY_VALUES_MISMATCH",  # a key of the same type as the certificate's
+    "KEY_TYPE_MISMATCH",
+    "NO_CERTIFICATE_ASSIGNED",  # a key of another type, such as RSA for an ECDSA certificate
+}
+"""OpenSSL's errors if the private key is not the certificate's."""
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -82,7 +88,7 @@ def _load_certificate(context: ssl.SSLContext, config: Config) -> None:
         context.load_cert_chain(config.tls_cert, config.tls_key or None, config.tls_key_password)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None)
-        if reason == "KEY_VALUES_MISMATCH":
+        if reason in _WRONG_KEY:
             raise _faulty(config, "tls_cert", f"which does not belong to the private key of {key_setting}") from None
         if is_encrypted:
             raise _faulty(config, key_setting, "whose private key tls_key_password does not open") from None

@@ -290,7 +290,7 @@ def log_in(window: Console, **typed: str) -> None:
     if window.page.locator("select[name=kind]").evaluate("each => each.value") != (
         "key" if "key" in typed else "password"
     ):
-        window.box("With").select_option("key" if "key" in typed else "password")
+        window.box("Log in with").select_option("key" if "key" in typed else "password")
     for name, text in typed.items():
         window.page.locator(f"input[name={name}]").fill(text)
     window.button("Log in").click()

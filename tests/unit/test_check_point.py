@@ -115,6 +115,16 @@ def test_authorization_of_a_kind_that_is_off_is_refused_beside_a_valid_key(sent:
         Setup("key", "proxy").authenticate({"authorization": sent, "x-api-key": "right", "x-user": "right"})
 
 
+@pytest.mark.parametrize(("headers", "problem"), [({}, "needs credentials"), ({"authorization": "kh_right"}, "kind")])
+def test_refusal_names_the_kinds_of_credentials_that_are_accepted(headers: dict[str, str], problem: str) -> None:
+    with pytest.raises(Unauthenticated, match=problem) as refusal:
+        Setup("basic", "key").authenticate(headers)
+    message = refusal.value.message
+    assert "an API key that begins with kh_ (X-Api-Key, or Authorization: Bearer)" in message
+    assert "a user and a password" in message
+    assert "a token" not in message
+
+
 def test_challenge_names_each_kind_once() -> None:
     assert Setup("basic", "key", "jwt").check_point.challenge == "Basic realm, Bearer realm"
 

@@ -64,3 +64,14 @@ def test_wrong_usage_makes_no_key(capsys: pytest.CaptureFixture[str], arguments:
     with pytest.raises(SystemExit):
         main(["key", *arguments])
     assert "kh_" not in capsys.readouterr().err
+
+
+def test_entry_is_only_announced_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `kafka-http key create NAME >> keys.toml` the announcement would be followed by nothing."""
+    assert main(["key", "create", "web"]) == 0
+    assert "The entry" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["key", "create", "web"]) == 0
+    assert "The entry for the file that auth.keys names:" in capsys.readouterr().err

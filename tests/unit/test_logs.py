@@ -45,6 +45,12 @@ def kafka_log() -> Iterator[CapturedLog]:
     log.stop()
 
 
+def test_api_key_in_a_parameter_of_another_name_is_hidden(our_log: CapturedLog) -> None:
+    key = "kh_" + "aB3_-" * 8 + "xyz"
+    our_log.logger.warning('"GET /messages?api_key=%s&limit=1"', key)
+    assert our_log.lines[0].endswith('"GET /messages?api_key=kh_(hidden)&limit=1"')
+
+
 def test_log_line_has_time_level_process_request_id_logger_and_message(our_log: CapturedLog) -> None:
     token = request_id.set("abc")
     our_log.logger.warning("It is %s.", "late")

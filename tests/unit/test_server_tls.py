@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from kafka_http import create_app
 from kafka_http.config import Config, ConfigError
@@ -102,6 +104,17 @@ def test_damaged_key_is_an_error_without_its_text(authority: Authority, tmp_path
 
 def test_key_of_another_certificate_is_an_error(authority: Authority) -> None:
     message = error_of(tls_cert=str(authority.server().certificate), tls_key=str(authority.server().key))
+    assert message.endswith("which does not belong to the private key of tls_key.")
+
+
+def test_key_of_another_type_than_the_certificate_is_an_error_that_says_so(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """OpenSSL's reason is NO_CERTIFICATE_ASSIGNED, which says nothing about the key."""
+    key = tmp_path / "rsa.key"
+    private = rsa.generate_private_key(65537, 2048)
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    message = error_of(tls_cert=str(authority.server().certificate), tls_key=str(key))
     assert message.endswith("which does not belong to the private key of tls_key.")
 
 

@@ -35,7 +35,7 @@ export function loginView(done) {
   chosen();
   const form = element(
     "form.panel.login", { submit, "aria-label": "Log in" },
-    field("With", kinds), fields.key, fields.password,
+    field("Log in with", kinds), fields.key, fields.password,
     element(
       "div.actions", {},
       element("button.primary", { type: "submit" }, "Log in"),
@@ -44,7 +44,7 @@ export function loginView(done) {
         : undefined,
     ),
     outcome.element,
-    element("p.hint", {}, "The page keeps this in its memory only. It is gone when you reload or close the page."),
+    element("p.hint", {}, "The page keeps your credentials in its memory only. They are gone when you log out, reload or close the page."),
   );
   return { element: element("section", {}, element("div.title", {}, element("h2", {}, "Log in")), form), title: "Log in" };
 }

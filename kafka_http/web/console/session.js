@@ -34,7 +34,8 @@ export function useBrowser() {
 
 /** Logs in with an API key or a token. Throws an Error with the server's message. */
 export function logInWithKey(key) {
-  if (!KEY.test(key)) throw new Error("A key or token has only letters, digits and signs, without spaces.");
+  if (!key) throw new Error("Enter an API key or a token.");
+  if (!KEY.test(key)) throw new Error("An API key or a token has only letters, digits and signs. Enter it without spaces and without “Bearer”.");
   // A proxy may need the header Authorization for itself
   if (key.startsWith("kh_")) return logIn({ "X-Api-Key": key }, '-H "X-Api-Key: $KEY"');
   return logIn({ Authorization: `Bearer ${key}` }, '-H "Authorization: Bearer $TOKEN"');

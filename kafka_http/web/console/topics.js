@@ -3,8 +3,16 @@
 import { forEach, get, request, send } from "./api.js";
 import { CurlBox } from "./curl.js";
 import { Outcome, attempt, element, number } from "./dom.js";
+import { session } from "./session.js";
 
 const CONCURRENT_CALLS = 4;
+
+/** Whether there may be topics that the user may not see. */
+function isNarrowed() {
+  const { publish, read, describe } = session.access?.rights ?? {};
+  const isForAll = right => right.include.every(each => each.includes("*")) && !right.exclude.length;
+  return publish !== undefined && ![publish, read, describe].some(isForAll);
+}
 
 export const address = topic => `#/topics/${encodeURIComponent(topic)}`;
 
@@ -33,7 +41,7 @@ async function fill(rows, box, outcome) {
   const listing = request("GET", ["messages"]);
   box.show(listing);
   const { topics } = (await send(listing)).content;
-  outcome.good(topics.length ? "" : "There are no topics yet.");
+  outcome.good(topics.length ? "" : isNarrowed() ? "There are no topics that you may see." : "There are no topics yet.");
   const made = topics.map(row);
   rows.replaceChildren(...made.map(each => each.row));
   await forEach(made, CONCURRENT_CALLS, each => attempt(outcome, each.complete));
