@@ -16,7 +16,7 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
-from kafka_http.config import Config
+from kafka_http.config import Config, ConfigError
 from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
@@ -261,11 +261,19 @@ class AppLifecycle:
         self._submitter = submitter
         self._open_files = OpenFileLimit(1, "streams")
         self._process = 0
+        self._created_in = os.getpid()
+        self._arbiter_reloads = False
+        """Whether the arbiter reads the security settings again at a SIGHUP, so that later workers inherit them."""
 
     def start(self) -> None:
-        """Start serving requests in this process, after the fork. Does not block. Repeated calls have no effect."""
+        """Start serving requests in this process, after the fork. Does not block. Repeated calls have no effect.
+
+        Raises `ConfigError` if the files have changed since the application was created, and are faulty.
+        """
         if self._process == os.getpid():
             return
+        if os.getpid() != self._created_in and not self._arbiter_reloads:
+            self.reload()  # a SIGHUP to gunicorn with preload_app only makes new workers
         self._process = os.getpid()
         try:
             self._open_files.check(self._services.streams.limit)
@@ -280,7 +288,11 @@ class AppLifecycle:
         """Start when the first request arrives, for a WSGI server that does not call `start` and uses no `tls`."""
         if self._process != os.getpid() and self.tls is not None:
             log.warning("tls_cert has no effect: this WSGI server does not use it.")
-        self.start()
+        try:
+            self.start()
+        except ConfigError as error:
+            log.error("This process accepts no requests: %s", error)
+            raise Unavailable("The settings of this server are faulty. See its log. Nothing was done.") from None
 
     def attach(self, loop: EventLoop) -> None:
         """Let a main loop drive the publishes. Its thread calls this before the first request."""
@@ -325,8 +337,10 @@ class AppLifecycle:
     def check_before_fork(self) -> None:
         """Log settings without effect, and read the cluster's ACLs if they are the access rules.
 
+        Only the arbiter of `kafka-http serve` calls this, which reloads by itself.
         Blocks while it connects to Kafka, for some seconds at most. Raises `ConfigError`.
         """
+        self._arbiter_reloads = True
         self._log_warnings()
         if self._config.access_rules == "kafka":
             broker = KafkaBroker(self._config)  # workers must not inherit its connections

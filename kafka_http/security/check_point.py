@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from kafka_http.config import ConfigError
 from kafka_http.errors import CrossSiteRequest, KafkaHttpError, Unauthenticated
 from kafka_http.security.access import ALL_RIGHTS, UNRESTRICTED, Access, Right, Rules
+from kafka_http.security.access_rules import AllowAll
 from kafka_http.security.forwarded_calls import ForwardedCaller, is_forwarded
 from kafka_http.security.origins import NO_ORIGINS, Origins, key_origins
 from kafka_http.security.principal import ANONYMOUS, OFF, Authenticator, Credentials, Principal, Scheme
@@ -35,7 +37,9 @@ class SecurityState(NamedTuple):
     limits: RateLimits
     origins: Origins = NO_ORIGINS
     warnings: Sequence[str] = ()
-    """Sentences about settings without effect."""
+    """Sentences about settings without effect, and about what a reload has opened."""
+    is_required: bool = False
+    """Whether a reload must not turn authentication off."""
 
 
 class CheckPoint:
@@ -51,7 +55,7 @@ class CheckPoint:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Sentences about settings without effect, for the log."""
+        """Sentences for the log about settings without effect, and about what the last reload has opened."""
         return self._state.warnings
 
     @property
@@ -76,8 +80,12 @@ class CheckPoint:
         """Whether requests must be admitted at all: authentication or a limit is on."""
 
     def reload(self) -> None:
-        """Read the settings and their files again. If this raises, the earlier state remains."""
-        self._replace_state(self._load())
+        """Read the settings and their files again. If this raises, the earlier state remains.
+
+        Raises `ConfigError` and what `load` raises.
+        """
+        state = self._load()
+        self._replace_state(state._replace(warnings=(*state.warnings, *_opened(self._state, state))))
         self.expire_decisions()
 
     def expire_decisions(self) -> None:
@@ -174,6 +182,20 @@ class CheckPoint:
         if state.anonymous:
             return ANONYMOUS
         raise Unauthenticated(f"This request needs credentials: {_accepted(state)}. Nothing was done.")
+
+
+def _opened(before: SecurityState, after: SecurityState) -> Sequence[str]:
+    """Return sentences about what everyone may do after a reload: a file that was not complete may lack a section.
+
+    Raises `ConfigError` if authentication is required and would end.
+    """
+    if before.authenticators and not after.authenticators:
+        if after.is_required:
+            raise ConfigError("require_auth: the section [auth] is gone. Turning authentication off needs a restart.")
+        return ("Authentication is off from now on: the section [auth] is gone.",)
+    if isinstance(after.rules, AllowAll) and not isinstance(before.rules, AllowAll):
+        return ("Each authenticated principal may do everything from now on: the section [access] is gone.",)
+    return ()
 
 
 class Admission(NamedTuple):

@@ -38,6 +38,7 @@ def load_security(config: Config, shared: SharedCounters, acls: AclCache) -> Sec
         load_limits(config.limits, config.sources, shared),
         _origins(config),
         _warnings(config, settings, rules, kinds),
+        is_required=config.require_auth,
     )
 
 

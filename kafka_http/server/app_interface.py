@@ -146,10 +146,13 @@ class RequestPolicy(Protocol):
     def runner(self, path: str) -> Runner:
         """Return where a request for this path runs."""
 
-    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
-        """Decide about a request before its body is received. Must not block. Raises nothing.
+    def admit(
+        self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int, *, blocking: bool
+    ) -> Decision | None:
+        """Decide about a request before its body is received. Raises nothing.
 
-        `size` is that of the body, 0 if it is not known. Header names are in lower case. None: a thread must decide.
+        `size` is that of the body, 0 if it is not known. Header names are in lower case. None: a thread must decide,
+        with `blocking`. Without it, nothing blocks.
         """
 
     def admit_connection(self, address: str) -> AdmittedConnection | None:
@@ -173,7 +176,9 @@ class DefaultRequestPolicy:
     def runner(self, path: str) -> Runner:
         return "pool"
 
-    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
+    def admit(
+        self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int, *, blocking: bool
+    ) -> Decision | None:
         return Decision(is_refused=False, value=None)
 
     def admit_connection(self, address: str) -> AdmittedConnection | None:
@@ -211,7 +216,7 @@ class ServerHooks(Protocol):
         """Whether requests need credentials."""
 
     def start(self) -> None:
-        """Start serving in this process. Must not block."""
+        """Start serving in this process. Must not block. Raises `ConfigError`."""
 
     def attach(self, loop: EventLoop) -> None:
         """Use this loop for Kafka's sockets. Called once after `start`, by the thread of the loop, the main thread."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gunicorn.workers.gthread import TConn
 
 from kafka_http.event_loop import EventLoop
-from kafka_http.server.app_interface import FastPathHandler, RequestPolicy
+from kafka_http.server.app_interface import Decision, FastPathHandler, RequestPolicy
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.fast_path import FastPath, FastPathWorker
 from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD
@@ -266,6 +266,39 @@ class ConnectionLoop:
         self._worker.handle_error(request, connection.send_buffer, connection.conn.client, error)
 
     # Requests for threads
+
+    def decide_in_thread(
+        self,
+        connection: ClientConnection,
+        decide: Callable[[], Decision | None],
+        on_decided: Callable[[Decision], None],
+    ) -> None:
+        """Call `decide` in a thread, then `on_decided` in the main loop. Nothing is received meanwhile."""
+        self.stop_watching(connection)
+        self._worker.run_in_thread(partial(self._decide, connection, decide, on_decided))
+
+    def _decide(
+        self,
+        connection: ClientConnection,
+        decide: Callable[[], Decision | None],
+        on_decided: Callable[[Decision], None],
+    ) -> None:
+        decision = None
+        try:
+            decision = decide()
+        except Exception:
+            log.exception("A decision about a request failed.")
+        self._main_loop.call_soon(self._on_decided, connection, decision, on_decided)
+
+    def _on_decided(
+        self, connection: ClientConnection, decision: Decision | None, on_decided: Callable[[Decision], None]
+    ) -> None:
+        if decision is None:
+            self.drop(connection)
+        elif not connection.is_closed:
+            if not connection.has_eof:
+                self._watch(connection)
+            on_decided(decision)
 
     def dispatch(self, connection: ClientConnection, reader: RequestReader, is_streamed: bool = False) -> None:
         """Run a request where the policy says."""

@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
-from kafka_http.server.app_interface import RequestPolicy
+from kafka_http.server.app_interface import Decision, RequestPolicy
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
 from kafka_http.server.gunicorn_responses import render_error
 from kafka_http.server.request_reader import RequestReader
@@ -28,6 +30,14 @@ class ReceiverOwner(Protocol):
 
     def dispatch(self, connection: ClientConnection, reader: RequestReader, is_streamed: bool = False) -> None:
         """Run a request where the policy says."""
+
+    def decide_in_thread(
+        self,
+        connection: ClientConnection,
+        decide: Callable[[], Decision | None],
+        on_decided: Callable[[Decision], None],
+    ) -> None:
+        """Call `decide` in a thread, then `on_decided` in the main loop. Nothing is received meanwhile."""
 
     def stop_watching(self, connection: ClientConnection) -> None:
         """Stop waiting for the client."""
@@ -96,7 +106,7 @@ class RequestReceiver:
             elif reader.size > SMALL_BYTES:
                 self._limit_memory()
         elif is_first and self._is_streamed(reader.request):
-            self._loop.dispatch(connection, reader, is_streamed=True)
+            self._admit(connection, reader, partial(self._loop.dispatch, connection, reader, is_streamed=True))
         else:
             self._receive_body(connection, reader, is_first)
 
@@ -108,35 +118,57 @@ class RequestReceiver:
                 self._dispatch(connection, reader)
             return
         if is_first:
-            if not self._is_admitted(connection, reader):
-                return
-            self.heads.discard(connection)
-            connection.body_bytes_checked = -1
-            self.bodies.add(connection, RATE_SECONDS)
-            if reader.expects_continue:
-                self._send_continue(connection)
-        if reader.size > SMALL_BYTES:
+            self._begin_body(connection, reader)
+        elif reader.size > SMALL_BYTES:
             self._limit_memory()
 
-    def _is_admitted(self, connection: ClientConnection, reader: RequestReader) -> bool:
-        """Ask the application before the body arrives. If not at once admitted, the request runs without its body."""
+    def _begin_body(self, connection: ClientConnection, reader: RequestReader) -> None:
+        """Wait for the rest of a body, if the application admits the request."""
+        expect_body = partial(self._expect_body, connection, reader)
         if reader.prepared is not None:
             if reader.prepared.prepared.has_room(reader.content_length, connection.client.connection):
-                return True
+                expect_body()
+                return
             reader.prepared = None
             reader.parse_head()
             if reader.error is not None:
                 self._reject(connection, reader, reader.error)
-                return False
+                return
+        self._admit(connection, reader, expect_body)
+
+    def _expect_body(self, connection: ClientConnection, reader: RequestReader) -> None:
+        self.heads.discard(connection)
+        connection.body_bytes_checked = -1
+        self.bodies.add(connection, RATE_SECONDS)
+        if reader.expects_continue:
+            self._send_continue(connection)
+        if reader.size > SMALL_BYTES:
+            self._limit_memory()
+
+    def _admit(self, connection: ClientConnection, reader: RequestReader, on_admitted: Callable[[], None]) -> None:
+        """Ask the application before the body arrives. A refused request runs without its body.
+
+        If a thread must decide, it does not read the body: a slow client would occupy it.
+        """
         request = reader.request
-        headers = _joined(request.headers)
-        decision = self._policy.admit(request.method, request.uri, headers, connection.client, reader.content_length)
-        if decision is not None:
-            reader.decision = decision.value
-            if not decision.is_refused:
-                return True
-        self._loop.dispatch(connection, reader, is_streamed=decision is None)  # a thread decides, then reads the body
-        return False
+        ask = partial(
+            self._policy.admit,
+            *(request.method, request.uri, _joined(request.headers), connection.client, reader.content_length),
+        )
+        on_decided = partial(self._on_decided, connection, reader, on_admitted)
+        if (decision := ask(blocking=False)) is not None:
+            on_decided(decision)
+        else:
+            self._loop.decide_in_thread(connection, partial(ask, blocking=True), on_decided)
+
+    def _on_decided(
+        self, connection: ClientConnection, reader: RequestReader, on_admitted: Callable[[], None], decision: Decision
+    ) -> None:
+        reader.decision = decision.value
+        if decision.is_refused:
+            self._loop.dispatch(connection, reader)
+        else:
+            on_admitted()
 
     def _dispatch(self, connection: ClientConnection, reader: RequestReader) -> None:
         if reader.request is None:  # the fast path did not take it
@@ -169,10 +201,12 @@ class RequestReceiver:
             connection.counted_bytes = 0
 
     def _send_continue(self, connection: ClientConnection) -> None:
-        try:
+        """Send 100, or close the connection: its client has not read its earlier responses, and no room is left."""
+        with suppress(OSError):
             connection.send_buffer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except OSError:
-            self._loop.drop(connection)
+            if not connection.send_buffer.unsent:
+                return
+        self._loop.drop(connection)
 
     def _limit_memory(self) -> None:
         """End the slowest requests if incomplete requests use more than half of `max_in_flight`."""

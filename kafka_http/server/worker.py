@@ -28,6 +28,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from kafka_http.config import ConfigError
 from kafka_http.environ import (
     ADMISSION,
     BODY_ERROR,
@@ -110,7 +111,7 @@ class Worker(ThreadWorker):
         loop = self._replace_poller()
         self._lingering = LingeringConnections(loop, self.close_connection)
         hooks = self._hooks = hooks_of(self.wsgi)
-        hooks.start()
+        self._start(hooks)
         hooks.attach(loop)
         self._reload.start(hooks, loop)
         self.wsgi = with_request_details(self.wsgi)
@@ -132,6 +133,13 @@ class Worker(ThreadWorker):
             if self._reserved_thread is not None:
                 self._reserved_thread.shutdown(wait=False)
             self._close_app()
+
+    def _start(self, hooks: ServerHooks) -> None:
+        try:
+            hooks.start()
+        except ConfigError as error:  # gunicorn then stops, as when it loads an application with faulty settings
+            self.log.error("%s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _new_handshakes(self, loop: MainLoop, tls: TlsContext) -> TlsHandshakes:
         if self._connections is None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _ACCESS_KEY = "kafka_http.access_key"
+_MAY_BLOCK = "kafka_http.may_block"
 _FORWARDED = "v2_consumers."
 """Prefix of the endpoints that nodes forward."""
 
@@ -201,13 +202,14 @@ class AccessCheck:
         what = f"{request.method} {word_text(request.path)}"  # a space in it must not begin another field
         self._check_point.refusals.log(error, what, principal, address)
 
-    def admit_early(self, environ: "WSGIEnvironment") -> Admission | KafkaHttpError | None:
+    def admit_early(self, environ: "WSGIEnvironment", blocking: bool) -> Admission | KafkaHttpError | None:
         """Return the admission or the refusal of a request without its body, None if a thread must decide.
 
-        `environ` is that of the server. Does not block.
+        `environ` is that of the server. Does not block without `blocking`.
         """
         if not self._check_point.has_decisions:
             return Admission(UNRESTRICTED, NO_HEADERS)
+        environ[_MAY_BLOCK] = blocking
         list(self._early(environ, _start_nothing))
         admission: Admission | KafkaHttpError | None = environ[ADMISSION]
         return admission
@@ -215,7 +217,7 @@ class AccessCheck:
     def _admit_early(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         """Set the admission, as a WSGI application behind the same middleware as the views."""
         try:
-            environ[ADMISSION] = self._admit(PlainRequest(environ), blocking=False)
+            environ[ADMISSION] = self._admit(PlainRequest(environ), blocking=environ[_MAY_BLOCK])
         except KafkaHttpError as refusal:
             environ[ADMISSION] = refusal
         except WouldBlock:

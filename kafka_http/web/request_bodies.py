@@ -115,7 +115,7 @@ class ReceivePolicy:
         self,
         config: Config,
         bodies: RequestBodies,
-        admit: Callable[["WSGIEnvironment"], Admission | KafkaHttpError | None],
+        admit: Callable[["WSGIEnvironment", bool], Admission | KafkaHttpError | None],
         admit_connection: Callable[[str], ConnectionCounts | None],
     ) -> None:
         """`admit` and `admit_connection` are `AccessCheck.admit_early` and `AccessCheck.admit_connection`."""
@@ -137,9 +137,16 @@ class ReceivePolicy:
         return "loop" if path == HEALTH else "reserved" if path == READY else "pool"
 
     def admit(
-        self, method: str, target: str, headers: Mapping[str, str], client: ConnectedClient, size: int
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        client: ConnectedClient,
+        size: int,
+        *,
+        blocking: bool = False,
     ) -> "BodyDecision | None":
-        """Decide about a request before its body is received. None: a thread must decide. Does not block."""
+        """Decide about a request before its body is received. None: a thread must decide, with `blocking`."""
         path, _, query = ABSOLUTE.sub("", target).partition("#")[0].partition("?")
         environ = {
             "REQUEST_METHOD": method,
@@ -156,7 +163,7 @@ class ReceivePolicy:
             CONNECTION: client.connection,
             **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
         }
-        admission = self._admit(environ)
+        admission = self._admit(environ, blocking)
         return None if admission is None else BodyDecision(isinstance(admission, KafkaHttpError), admission)
 
 

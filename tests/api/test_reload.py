@@ -162,3 +162,34 @@ def test_require_auth_rejects_a_reload_that_turns_authentication_off(make_client
     with pytest.raises(ConfigError, match="require_auth"):
         reload(client)
     assert status(client, None) == 401
+
+
+def test_require_auth_behind_a_proxy_rejects_a_reload_that_turns_authentication_off(
+    make_client: ClientFactory, file: Path
+) -> None:
+    """The server listens on a loopback address, and a settings file that is half written has no [auth]."""
+    client = make_client(config=str(file), require_auth=True)
+    for without in ("", "[auth]\n", "[auth]\nkeys = ''\n"):
+        file.write_text(without, "utf-8")
+        with pytest.raises(ConfigError, match="require_auth"):
+            reload(client)
+        assert status(client, None) == 401
+
+
+def test_reload_that_opens_the_server_is_logged(
+    client: FlaskClient, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_keys = file.read_text("utf-8")
+    for settings, warned in (
+        (with_keys + '[access.alice]\npublish = ["t"]\n', ""),
+        (with_keys, "may do everything from now on: the section [access] is gone"),
+        (with_keys, ""),
+        ("", "Authentication is off from now on: the section [auth] is gone"),
+        ("", ""),
+    ):
+        caplog.clear()
+        file.write_text(settings, "utf-8")
+        reload(client)
+        messages = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert len(messages) == bool(warned)
+        assert warned in "".join(messages)

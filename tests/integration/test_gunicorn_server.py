@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from kafka_http.demo.local_resources import free_ports
+from tests.support.key_file import KeyFile
 from tests.support.polling import scaled, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -573,3 +574,31 @@ def test_gunicorn_command_serves_the_application(start: ServerFactory, worker_cl
     assert answer.status_code == 200
     server.process.terminate()
     assert server.process.wait(15) == 0
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", OURS])
+def test_sighup_to_gunicorn_with_preload_app_revokes_a_key(
+    start: ServerFactory, worker_class: str, tmp_path: Path
+) -> None:
+    """New workers are forks of the process that has read the keys at the start."""
+    keys, file = KeyFile(tmp_path / "keys.toml", ["kept", "revoked"]), tmp_path / "settings.toml"
+    file.write_text(f'[auth]\nkeys = "{keys.path}"\n', "utf-8")
+    command = [*gunicorn(worker_class, "wsgi:app"), "--preload"]
+    server = start(*command, bootstrap_servers="127.0.0.1:1", config=file, data_dir=tmp_path / "data")
+
+    def statuses() -> list[int]:
+        return [server.get("/access", headers=keys.headers(name)).status_code for name in ("kept", "revoked")]
+
+    assert statuses() == [200, 200]
+    (before,) = server.workers
+    keys.revoke("revoked")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(server.workers) == 1 and before not in server.workers, 15)
+    assert statuses() == [200, 401]
+    keys.path.write_text("[kept", "utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    if worker_class == OURS:
+        assert server.process.wait(15) == 3
+    else:
+        wait_for(lambda: statuses() == [503, 503], 15)
+    assert any("keys.toml (auth.keys) is not TOML" in line for line in server.err)

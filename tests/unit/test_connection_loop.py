@@ -13,7 +13,7 @@ from gunicorn.workers.gthread import TConn
 
 from kafka_http.logs import request_id
 from kafka_http.server.app_interface import Client, Decision, DefaultRequestPolicy, FastPathResponse
-from kafka_http.server.client_connection import ClientConnection
+from kafka_http.server.client_connection import ClientConnection, SendBuffer
 from kafka_http.server.connection_loop import ConnectionLoop
 from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.request_reader import RequestReader
@@ -65,8 +65,13 @@ class FixedPolicy(DefaultRequestPolicy):
 
     decision: Decision | None = Decision(is_refused=False, value=None)
 
-    def admit(self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int) -> Decision | None:
-        return self.decision
+    after_thread: Decision | None = None
+    """The decision in a thread, if `decision` is None."""
+
+    def admit(
+        self, method: str, target: str, headers: Mapping[str, str], client: Client, size: int, *, blocking: bool
+    ) -> Decision | None:
+        return self.after_thread if blocking else self.decision
 
 
 class Conn:
@@ -481,12 +486,77 @@ def test_refused_request_runs_without_its_body(loop: Loop) -> None:
         assert len(loop.ended) == 1, "the rest of the body is not the next request"
 
 
-def test_request_that_a_thread_must_decide_reads_its_body_there(loop: Loop) -> None:
-    loop.policy.decision = None
+def test_thread_that_decides_about_a_request_does_not_read_its_body(loop: Loop) -> None:
+    """A slow client with a password that was not verified yet occupied the thread until its body had arrived."""
+    loop.policy.decision, loop.policy.after_thread = None, Decision(is_refused=False, value="admission")
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE)
+        while b"100 Continue" not in loop.let_receive(client):
+            assert loop.in_threads == []
+        client.sendall(b"x" * 100)
+        loop.run_once()
+        assert (loop.in_threads, loop.decisions) == ([INCOMPLETE + b"x" * 100], ["admission"])
+        assert loop.streamed == [False]
+
+
+def test_request_that_a_thread_refuses_runs_without_its_body(loop: Loop) -> None:
+    loop.policy.decision, loop.policy.after_thread = None, Decision(is_refused=True, value="refusal")
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE + b"begin")
+        loop.run_once()
+        loop.run_once()
+        assert (loop.in_threads, loop.decisions) == ([INCOMPLETE + b"begin"], ["refusal"])
+        loop.run_once()
+        assert len(loop.ended) == 1
+
+
+def test_connection_whose_client_vanishes_while_a_thread_decides_is_closed(loop: Loop) -> None:
+    loop.policy.decision, loop.policy.after_thread = None, Decision(is_refused=False, value="admission")
+    decide: list[Callable[[], None]] = []
+    loop.run_in_thread = lambda work, **_: decide.append(work)  # type: ignore[method-assign]
     with loop.connect() as client:
         client.sendall(INCOMPLETE)
         loop.run_once()
-        assert (loop.in_threads, loop.streamed) == ([INCOMPLETE], [True])
+    decide[0]()
+    loop.run_once()
+    loop.run_once()
+    assert len(loop.ended) == 1
+    assert loop.in_threads == []
+
+
+def test_failed_decision_closes_the_connection(loop: Loop) -> None:
+    def fail(*_: Any, blocking: bool) -> Decision | None:
+        if blocking:
+            raise ZeroDivisionError
+        return None
+
+    loop.policy.admit = fail  # type: ignore[method-assign]
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE)
+        loop.run_once()
+        loop.run_once()
+        assert len(loop.ended) == 1
+        assert loop.in_threads == []
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_streaming_upload_is_decided_about_before_a_thread_reads_it(loop: Loop, is_refused: bool) -> None:
+    """Uploads without credentials occupied a thread for 2 s, which it took to give up their bodies."""
+    loop.policy.is_streamed = lambda *_: True  # type: ignore[method-assign]
+    loop.policy.decision = Decision(is_refused=is_refused, value="decision")
+    with loop.connect() as client:
+        client.sendall(INCOMPLETE.replace(b"PUT", b"POST"))
+        loop.run_once()
+        assert (loop.decisions, loop.streamed) == (["decision"], [not is_refused])
+
+
+def test_client_that_does_not_accept_100_continue_is_disconnected(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not read its earlier responses. The loop used all of its CPU until the body was late."""
+    with loop.connect() as client:
+        monkeypatch.setattr(SendBuffer, "_send", lambda *_: 0)  # as if the kernel's buffer was full
+        client.sendall(INCOMPLETE + b"begin")
+        loop.run_once()
+        assert len(loop.ended) == 1
 
 
 def test_admitted_request_gets_its_decision_with_the_body(loop: Loop) -> None:
