@@ -12,33 +12,19 @@ import logging
 import math
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any, cast
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.http import wsgi
-from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.config import ConfigError
-from kafka_http.environ import (
-    ADMISSION,
-    BODY_ERROR,
-    CLIENT_CERTIFICATE,
-    CONNECTION,
-    DETACH_STREAM,
-    HEADER_PAIRS,
-    RECEIVED_BYTES,
-    REQUEST_STARTED,
-)
 from kafka_http.logs import LogOnce
 from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
 from kafka_http.server.client_connection import ClientConnection, CountedConnection
@@ -49,11 +35,10 @@ from kafka_http.server.main_loop import MainLoop
 from kafka_http.server.memory_trim import MemoryTrimmer
 from kafka_http.server.reload import WorkerReload
 from kafka_http.server.request_reader import RequestReader
-from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams, detach_stream
+from kafka_http.server.stream_sender import StreamDetached, StreamSender, can_send_streams
 from kafka_http.server.tls import TlsHandshakes
+from kafka_http.server.view_responder import STALL_SECONDS, ViewResponder, set_socket_timeouts, with_request_details
 
-STALL_SECONDS = 30
-"""Time without progress after which a client is disconnected."""
 MAX_ACCEPTS = 16
 """Connections accepted in one round of the main loop. With 1, the last of a thousand clients waits for seconds."""
 _SWITCH_SECONDS = 0.0005
@@ -87,6 +72,7 @@ class Worker(ThreadWorker):
         self._handshakes: TlsHandshakes | None = None
         """None without the application's TLS."""
         self._streams: StreamSender | None = None
+        self._responder: ViewResponder | None = None
         self._reserved_thread: ThreadPoolExecutor | None = None
         self._keepalive = float(self.cfg.keepalive)
         self._hooks: ServerHooks = DefaultHooks()
@@ -125,6 +111,8 @@ class Worker(ThreadWorker):
             self._handshakes = self._new_handshakes(loop, hooks.tls)
         if can_send_streams(self.cfg):
             self._streams = StreamSender(stall=STALL_SECONDS)
+        has_tls, has_streams = self._handshakes is not None, self._streams is not None
+        self._responder = ViewResponder(self, is_tls=has_tls, can_detach=has_streams)
         try:
             super().run()
         finally:
@@ -204,7 +192,7 @@ class Worker(ThreadWorker):
         elif conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
         else:
-            _set_socket_timeouts(conn.sock)
+            set_socket_timeouts(conn.sock)
             conn.timeout = time.monotonic() + (self.cfg.keepalive or LINGER_SECONDS)
             self.pending_conns.append(conn)
             conn.sock.setblocking(False)
@@ -339,100 +327,14 @@ class Worker(ThreadWorker):
     def respond(
         self, connection: ClientConnection, reader: RequestReader, is_streamed: bool
     ) -> Generator[None, None, bool]:
-        """Respond to a request, as `ThreadWorker.handle` does. Runs in a thread, except for `/health`.
-
-        Yields when unsent data must be sent before it continues. Returns whether the connection may be kept open.
-        """
-        client, send_buffer = connection.conn.client, connection.send_buffer
-        request = reader.request
-        try:
-            request = self._request(connection, reader, is_streamed)
-            return (yield from self._respond(connection, reader, request))
-        except OSError as error:
-            self.log.debug("Connection broke: %s", error)
-        except (Exception, SystemExit) as error:
-            if send_buffer.has_data:
-                self.log.exception("Request failed after its response had started.")
-            else:
-                self.handle_error(request, send_buffer, client, error)
-        return False
-
-    def _respond(
-        self, connection: ClientConnection, reader: RequestReader, request: Any
-    ) -> Generator[None, None, bool]:
-        send_buffer = connection.send_buffer
-        started, response = datetime.now(), None
-        environ: dict[str, Any] = {}
-        self.cfg.pre_request(self, request)
-        try:
-            response, environ = self._response_and_environ(connection, reader, request)
-            if connection.closes_after_response or not self.allows_keepalive:
-                response.force_close()
-            body = self.wsgi(environ, response.start_response)
-            try:
-                for part in body:
-                    response.write(part)
-                    while send_buffer.unsent:
-                        yield
-                response.close()
-                while send_buffer.unsent:
-                    yield
-            finally:
-                self.log.access(response, request, environ, datetime.now() - started)
-                if hasattr(body, "close"):
-                    body.close()
-            return not response.should_close()
-        finally:
-            try:
-                self.cfg.post_request(self, request, environ, response)
-            except Exception:
-                self.log.exception("The post_request hook failed.")
-
-    def _request(self, connection: ClientConnection, reader: RequestReader, is_streamed: bool) -> Any:
-        """Return the request with its body, either in memory or to be read from the socket."""
-        conn = connection.conn
-        if not is_streamed:
-            reader.request.body = reader.body()
-            reader.request._expected_100_continue = False  # the main loop has sent it
-            return reader.request
-        _set_socket_timeouts(conn.sock)
-        conn.sock.settimeout(STALL_SECONDS if self._handshakes is not None else None)
-        parser = RequestParser(self.cfg, conn.sock, conn.client)
-        parser.unreader.unread(reader.all_received())
-        request = next(parser)
-        request.force_close()
-        return request
+        """Respond to a request. See `ViewResponder.respond`."""
+        assert self._responder is not None  # noqa: S101  set before the first request
+        return self._responder.respond(connection, reader, is_streamed)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Respond to a request that gunicorn's own code has read."""
         req.admitted = conn.admitted
         return super().handle_request(req, conn)
-
-    def _response_and_environ(
-        self, connection: ClientConnection, reader: RequestReader, request: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        conn = connection.conn
-        create: Any = wsgi.create
-        request.admitted = connection.client.connection
-        response, environ = create(request, connection.send_buffer, conn.client, conn.server, self.cfg)
-        environ["wsgi.multithread"] = True
-        if self._handshakes is not None:
-            environ["wsgi.url_scheme"] = "https"
-        environ[REQUEST_STARTED] = connection.started
-        if connection.client.certificate is not None:
-            environ[CLIENT_CERTIFICATE] = connection.client.certificate
-        if reader.decision is not None:
-            environ[ADMISSION] = reader.decision
-        if request is reader.request:
-            del environ["gunicorn.socket"]  # only the main loop uses it
-            environ[RECEIVED_BYTES] = reader.body_size
-            if reader.body_error is not None:
-                environ[BODY_ERROR] = reader.body_error
-        else:
-            environ["gunicorn.socket"] = conn.sock
-        if self._streams is not None:
-            environ[DETACH_STREAM] = partial(detach_stream, request.version == (1, 1))
-        return response, environ
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to invalid HTTP with a JSON error, where gunicorn responds with HTML."""
@@ -468,34 +370,6 @@ class Worker(ThreadWorker):
             self._hooks.close(max(0.0, deadline - time.monotonic()))
         except Exception:
             self.log.exception("Closing the application failed.")
-
-
-def with_request_details(app: Any) -> Any:
-    """Return the application with the connection in its environ, and with the headers one by one.
-
-    WSGI joins repeated headers with commas, and has no way to close the connection after the response.
-    """
-
-    def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
-        response: Any = getattr(start_response, "__self__", None)  # gunicorn's, which has the request
-        if (request := getattr(response, "req", None)) is None:
-            return app(environ, start_response)
-        environ[HEADER_PAIRS] = request.headers
-        environ[CONNECTION] = admitted = getattr(request, "admitted", None)  # None in HTTP/2
-        body = app(environ, start_response)
-        if admitted is not None and admitted.is_refused:
-            response.force_close()
-        return body
-
-    return wrapped
-
-
-def _set_socket_timeouts(client: socket.socket) -> None:
-    """Limit each wait for the client in a thread: a longer read or write raises an `OSError`."""
-    seconds = struct.pack("@ll", STALL_SECONDS, 0)
-    with suppress(OSError):
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
 
 
 def _shorten_stall(record: logging.LogRecord) -> bool:

@@ -17,7 +17,7 @@ import requests
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
-from kafka_http.server.worker import STALL_SECONDS
+from kafka_http.server.view_responder import STALL_SECONDS
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.kafka_reader import read_topic
