@@ -236,7 +236,7 @@ class _Meter(NamedTuple):
 
     def headers(self, backlog: float) -> dict[str, str]:
         """Return the headers of a response, `backlog` seconds before the bucket is full."""
-        remaining = int((self.bucket.window - backlog) / self.bucket.cost_seconds)
+        remaining = int((self.bucket.window - backlog) * self.per_second)
         return {
             "RateLimit-Limit": self.limit,
             "RateLimit-Remaining": str(remaining) if remaining > 0 else "0",

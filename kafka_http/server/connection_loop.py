@@ -253,6 +253,8 @@ class ConnectionLoop:
         """Start a request that arrived in pieces on the fast path, or do nothing and return False."""
         if self._fast_path is None or reader.prepared is None:
             return False
+        if not reader.prepared.prepared.is_current:  # the right was revoked while the body arrived
+            return False
         self._receiver.release(connection)
         if not self._fast_path.start(connection, reader.prepared, reader.whole_body()):
             self._receiver.count(connection, reader)

@@ -220,15 +220,13 @@ class PreparedPublish:
         if len(body) > self._max_body_bytes:
             return None
         grant = self._grant
-        if not grant.is_current:  # revoked while the body arrived
-            return None
         if grant.counts_connections and not self._admits(connection):
             return None
         sent_id, headers = self._request_id or new_request_id(), grant.response_headers
         principal = grant.access.principal.name
         try:
             if limits := self._limits.take(len(body)):
-                headers = {**headers, **limits}
+                headers = {**headers, **limits} if headers else limits
         except RateLimited as error:
             return FastPathPublish(self._dialect, _FailedStart(error), sent_id, headers, principal)
         pending = self._start_or_fail(body, sent_id)
