@@ -6,7 +6,7 @@ saves most of the work for a small request.
 
 import os
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import sha256
 from typing import NamedTuple
 
 from kafka_http.server.app_interface import Client, FastPathHandler, PreparedRequest
@@ -47,7 +47,7 @@ class PreparedHeads:
     ) -> None:
         self._handler = handler
         self._prepare = prepare
-        self._digest = blake2b(key=os.urandom(32), digest_size=16)
+        self._digest = sha256(os.urandom(64))  # a secret of one block
         self._recent: dict[bytes, PreparedHead] = {}
         self._previous: dict[bytes, PreparedHead] = {}
 
