@@ -81,7 +81,10 @@ class PreparedRequest(Protocol):
 
     @property
     def is_current(self) -> bool:
-        """Whether the application would still prepare this head for the same client. Asked if `decides_by_client`."""
+        """Whether the application would still prepare this head for the same client.
+
+        The server asks before it uses a remembered head, and before `start` if the body has arrived later.
+        """
 
     def has_room(self, size: int, connection: Any) -> bool:
         """Whether the limits of the client allow a body of this size now, on this `Client.connection`."""

@@ -50,8 +50,11 @@ class FakePendingResponse:
 class FakePreparedRequest:
     def __init__(self, loop: "Loop", *, is_reusable: bool) -> None:
         self.is_reusable = is_reusable
-        self.is_current = True
         self._loop = loop
+
+    @property
+    def is_current(self) -> bool:
+        return self._loop.is_current
 
     def has_room(self, size: int, connection: Any) -> bool:
         return self._loop.has_room
@@ -99,6 +102,7 @@ class Loop:
         self.decisions: list[Any] = []
         self.streamed: list[bool] = []
         self.has_room = True
+        self.is_current = True
         self.ended: list[TConn] = []
         self.takes = True
         self.sockets: list[socket.socket] = []
@@ -578,3 +582,14 @@ def test_publish_over_its_limit_is_refused_before_its_body(loop: Loop) -> None:
         loop.run_once()
         assert loop.begun == []
         assert loop.decisions == ["limit"]
+
+
+def test_publish_whose_right_is_lost_while_its_body_arrives_goes_to_a_view(loop: Loop) -> None:
+    with loop.connect() as client:
+        client.sendall(REQUEST.replace(b": 1", b": 10") + b"begin")
+        loop.run_once()
+        loop.is_current = False
+        client.sendall(b"-ends")
+        loop.run_once()
+        assert loop.begun == []
+        assert loop.in_threads == [REQUEST.replace(b": 1", b": 10") + b"begin-ends"]
