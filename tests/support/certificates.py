@@ -14,6 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support.planted_secrets import plant
 
 _DAY = timedelta(days=1)
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Issued(NamedTuple):
@@ -88,11 +99,16 @@ def _certificate(
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-    return (
+    builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - 3 * _DAY)
         .not_valid_after(now - _DAY if is_expired else now + _DAY)
         .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(issuer_key, hashes.SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+    authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    builder = builder.add_extension(authority_key, critical=False)  # Python 3.13 is strict about these
+    if is_authority:
+        builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+    return builder.sign(issuer_key, hashes.SHA256())
