@@ -39,9 +39,8 @@ class Server:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options["headers"] = {**self.headers, **options.get("headers", {})}
         timeout, verify = options.pop("timeout", 30), options.pop("verify", self.verify)
-        return requests.request(
-            method, self.url + path, timeout=timeout, verify=verify, cert=self.certificate, **options
-        )
+        certificate = options.pop("cert", self.certificate)
+        return requests.request(method, self.url + path, timeout=timeout, verify=verify, cert=certificate, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)
