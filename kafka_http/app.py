@@ -122,6 +122,7 @@ class Security(NamedTuple):
     """What decides who may call. A reload replaces the state of the check point, the ACLs and the TLS contexts."""
 
     check_point: CheckPoint
+    shared: SharedCounters
     acls: AclCache
     trusted: TrustedNetworks
     guard: BrowserGuard
@@ -138,6 +139,7 @@ def _new_security(config: Config, broker: Broker) -> Security:
     acls.on_change = check_point.expire_decisions
     return Security(
         check_point,
+        shared,
         acls,
         TrustedNetworks(config.trusted_proxies),
         BrowserGuard(config, check_point),
@@ -378,6 +380,7 @@ class AppLifecycle:
         self._broker.close(timeout)
         self._node.idempotency.close(_KEY_STORE_SECONDS)
         self._node.close_after_broker()
+        self.security.shared.open_counts.close()
 
 
 def _check_settings(config: Config) -> None:

@@ -157,7 +157,7 @@ class OpenCounts:
         self._tables: dict[int, _CountTable] = {}
         self._hash = KeyHash()
         self._file = _new_file()
-        weakref.finalize(self, os.close, self._file)
+        self._close_file = weakref.finalize(self, os.close, self._file)
         self._lock = Lock()
         self._process = 0
         self._own: _CountTable | None = None
@@ -167,11 +167,18 @@ class OpenCounts:
         """Count one more. None, with nothing counted: there are `limit` already."""
         number = self._hash(key)
         with self._lock:
+            if not self._close_file.alive:
+                return OpenCount(self, number, is_open=False)
             own = self._own_table()
             if self._total(number) >= limit and not (self._forget_dead(own) and self._total(number) < limit):
                 return None
             is_counted = own is not None and own.change(number, 1)
         return OpenCount(self, number, is_open=is_counted)
+
+    def close(self) -> None:
+        """Close the file at the end of the process. Nothing is counted any more."""
+        with self._lock:
+            self._close_file()
 
     def release(self, count: "OpenCount") -> None:
         with self._lock:
