@@ -19,6 +19,7 @@ from kafka_http.security.auth_settings import JwtSettings
 from kafka_http.security.issuer_keys import FileKey, PublishedKeys
 from kafka_http.security.json_web_tokens import LEEWAY, JsonWebTokens
 from kafka_http.security.principal import Credentials, Principal
+from tests.support.clock import Clock
 from tests.support.polling import wait_for
 from tests.support.token_issuer import (
     AUDIENCE,
@@ -36,14 +37,6 @@ from tests.support.token_issuer import (
 
 RSA, EC, ED = (new_private_key(each) for each in ("RS256", "ES256", "EdDSA"))
 SETTINGS = JwtSettings(issuer=ISSUER, audience=AUDIENCE, jwks_url="http://127.0.0.1:1/", groups_claim="groups")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

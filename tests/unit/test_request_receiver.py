@@ -10,17 +10,10 @@ import pytest
 from gunicorn.config import Config
 
 from kafka_http.server.worker import MAX_ACCEPTS, Worker
+from tests.support.clock import Clock
 from tests.unit.test_connection_loop import Loop
 
 HEAD = b"PUT /x HTTP/1.1\r\nHost: h\r\n"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -8,16 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from kafka_http.security.shared_counters import OpenCounts, Rate, SharedBuckets
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
