@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.datastructures import EnvironHeaders, MultiDict
@@ -188,7 +188,9 @@ class AccessCheck:
             raise admission
         if admission is None or not self._check_point.is_current(admission.access):  # revoked while the body arrived
             return self._admit(request, blocking=request.path not in (HEALTH, READY))  # these run in the main loop
-        self._check_needs(request, admission.access)  # the server may have seen another path before the body
+        _check_needs(
+            self._match(request), request.args, admission.access
+        )  # the server may have seen another path before the body
         return admission
 
     def _log_refusal(self, error: KafkaHttpError) -> Response:
@@ -245,13 +247,14 @@ class AccessCheck:
         return response
 
     def _admit(self, request: PlainRequest, *, blocking: bool) -> Admission:
-        needs = partial(self._check_needs, request)
+        route = self._match(request)
+        needs = partial(_check_needs, route, request.args)
         credentials = _credentials(request.environ)
-        if self._forwarded is not None and self._match(request)[0].startswith(_FORWARDED):
+        if self._forwarded is not None and route.endpoint.startswith(_FORWARDED):
             caller = self._forwarded.caller(credentials.headers, blocking=blocking)
             if caller is not None:
                 return self._check_point.admit_forwarded(caller, needs)
-        admission = self._check_point.admit(credentials, needs, self._size(request), blocking=blocking)
+        admission = self._check_point.admit(credentials, needs, _body_size(request, route), blocking=blocking)
         if admission.access.limits.has_connections:
             self._count_connection(request.environ.get(CONNECTION), credentials, admission)
         return admission
@@ -269,26 +272,33 @@ class AccessCheck:
             error.principal = admission.access.principal.name
             raise
 
-    def _check_needs(self, request: PlainRequest, access: Access) -> None:
-        endpoint, names = self._match(request)
-        needs = ROUTES.get(endpoint, _nothing)
-        needs(access, names, request.args)
-
-    def _size(self, request: PlainRequest) -> int:
-        """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
-        headers = request.headers
-        is_upload = self._match(request)[0] == "messages.publish" and is_streaming_upload(
-            request.method, headers.get("Accept"), headers.get("Content-Type")
-        )
-        return 0 if is_upload else request.content_length or 0
-
-    def _match(self, request: PlainRequest) -> tuple[str, Arguments]:
+    def _match(self, request: PlainRequest) -> "_Route":
         if isinstance(request, Request):
-            return request.endpoint or "", request.view_args or {}
+            return _Route(request.endpoint or "", request.view_args or {})
         try:
-            return self._app.url_map.bind_to_environ(request.environ).match()
+            return _Route(*self._app.url_map.bind_to_environ(request.environ).match())
         except HTTPException:  # the view raises it again
-            return "", {}
+            return _Route("", {})
+
+
+class _Route(NamedTuple):
+    """The endpoint of a request, empty if there is none, and the names in its path."""
+
+    endpoint: str
+    names: Arguments
+
+
+def _check_needs(route: _Route, query: Query, access: Access) -> None:
+    ROUTES.get(route.endpoint, _nothing)(access, route.names, query)
+
+
+def _body_size(request: PlainRequest, route: _Route) -> int:
+    """Return the size of the body for the limits. A streaming upload counts its bytes as they arrive."""
+    headers = request.headers
+    is_upload = route.endpoint == "messages.publish" and is_streaming_upload(
+        request.method, headers.get("Accept"), headers.get("Content-Type")
+    )
+    return 0 if is_upload else request.content_length or 0
 
 
 def _credentials(environ: "WSGIEnvironment") -> Credentials:

@@ -16,6 +16,7 @@ from kafka_http.security.api_keys import new_key
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.console_browser import Console, chromium
+from tests.support.page_scripts import FORM
 from tests.support.page_server import page_server
 from tests.support.planted_secrets import plant
 from tests.support.polling import wait_for
@@ -57,13 +58,6 @@ FIRST_EVENTS = """async ([url, headers]) => {
   while (!text.includes("data:")) text += (await reader.read()).value;
   stopped.abort();
   return text;
-}"""
-FORM = """url => {
-  const form = document.createElement("form");
-  Object.assign(form, {method: "POST", action: url, enctype: "text/plain"});
-  form.append(Object.assign(document.createElement("input"), {name: "form", value: "form"}));
-  document.body.append(form);
-  form.submit();
 }"""
 STORED = """async () => JSON.stringify([
   {...localStorage}, {...sessionStorage}, document.cookie, location.href, history.state,

@@ -10,6 +10,7 @@ from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
 from tests.support.console_browser import Console, chromium
+from tests.support.page_scripts import FORM
 from tests.support.page_server import page_server
 from tests.support.server_process import Service
 
@@ -30,13 +31,6 @@ ATTACK = """async url => {
     image.src = url + "/c/0:1?ack=previous";
   });
   return sent;
-}"""
-FORM = """url => {
-  const form = document.createElement("form");
-  Object.assign(form, {method: "POST", action: url, enctype: "text/plain"});
-  form.append(Object.assign(document.createElement("input"), {name: "form", value: "form"}));
-  document.body.append(form);
-  form.submit();
 }"""
 
 
