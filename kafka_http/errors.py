@@ -6,10 +6,12 @@
     ├── NotAuthorized               40301  Kafka's ACLs reject it
     ├── Forbidden                   40302  the principal lacks a right
     ├── CrossSiteRequest            40302  a web page of another origin sent it
+    ├── TopicAdminOff               40302  the setting topic_admin is off
     ├── TopicNotFound               40401
     │   └── TopicRecreated          40401  the topic was deleted and created again
     ├── PartitionNotFound           40402
     ├── InstanceNotFound            40403  no such v2 consumer instance
+    ├── GroupNotFound               40406  no such consumer group
     ├── TaskNotFound                404
     ├── NotAcceptable               406    no type in the Accept header is available
     ├── FormatMismatch              40601  the v2 consumer instance has another format
@@ -19,6 +21,7 @@
     ├── TaskFinished                409    the task is no longer pending
     ├── InstanceExists              40902
     ├── IllegalState                40903  not possible in this state of the v2 consumer instance
+    ├── TopicExists                 40906
     ├── TooLarge                    413    the body, or a message, is too large
     ├── UnsupportedFormat           415    no such format
     ├── UnsupportedEncoding         415    no such Content-Encoding
@@ -136,6 +139,19 @@ class CrossSiteRequest(KafkaHttpError):
     """A web page of another origin sent the request."""
 
     code = 40302
+
+
+class TopicAdminOff(KafkaHttpError):
+    """The setting `topic_admin` is off."""
+
+    code = 40302
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Topics cannot be created, changed or deleted: the setting topic_admin (--topic-admin) is off. "
+            "Nothing was done.",
+            setting="topic_admin",
+        )
 
 
 class TopicNotFound(KafkaHttpError):
@@ -320,6 +336,15 @@ class InstanceNotFound(KafkaHttpError):
         super().__init__("Consumer instance not found.")
 
 
+class GroupNotFound(KafkaHttpError):
+    """No such consumer group."""
+
+    code = 40406
+
+    def __init__(self, group: str) -> None:
+        super().__init__(f"There is no consumer group {group}. GET /consumers lists all groups.", group=group)
+
+
 class FormatMismatch(KafkaHttpError):
     """The v2 consumer instance has another format."""
 
@@ -344,6 +369,15 @@ class IllegalState(KafkaHttpError):
     """Not possible in this state of the v2 consumer instance."""
 
     code = 40903
+
+
+class TopicExists(KafkaHttpError):
+    """There is a topic of this name."""
+
+    code = 40906
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"The topic {topic} exists already. Nothing was done.", topic=topic)
 
 
 class MissingKeySchema(KafkaHttpError):

@@ -51,6 +51,13 @@ HostPort = Annotated[
     str,
     Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+):{PORT}$", description="HOST:PORT, such as 127.0.0.1:8082"),
 ]
+OptionalHostPort = Annotated[
+    str,
+    Meta(
+        pattern=rf"^((\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+):{PORT})?$",
+        description="HOST:PORT, such as 127.0.0.1:9100, or empty",
+    ),
+]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
 MinFree = Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="a number of bytes, or 0 for no limit")]
@@ -64,6 +71,7 @@ Level = Annotated[
     Literal["debug", "info", "warning", "error", "critical"],
     Meta(description="one of debug, info, warning, error, critical"),
 ]
+LogFormat = Annotated[Literal["text", "json"], Meta(description="text or json")]
 Servers = Annotated[tuple[HostPort, ...], Meta(min_length=1, description="HOST:PORT,… such as kafka1:9092,kafka2:9092")]
 Networks = Annotated[tuple[Network, ...], Meta(description="IP addresses or networks, such as 10.0.0.0/8,::1")]
 Hosts = Annotated[
@@ -153,12 +161,19 @@ class Config:
     max_streams: Annotated[Count, "maximum number of streams of a worker; more are a 503"] = 1000
     stream_keepalive: Annotated[Seconds, "seconds without messages after which a stream sends a keep-alive"] = 15.0
     auto_create_topics: Annotated[Switch, "let a publish create a missing topic, if the brokers allow it"] = False
+    topic_admin: Annotated[
+        Switch, "let clients create, change and delete topics; with authentication the right admin decides"
+    ] = False
     data_dir: Annotated[Directory, "directory of this node's data; {port} stands for the port of bind"] = field(
         default_factory=_default_data_dir
     )
     console: Annotated[Switch, "serve a web page at /console to browse topics, publish and acknowledge"] = False
     access_log: Annotated[Switch, "write a line for each request to stdout"] = False
     log_level: Annotated[Level, "lowest level that is logged to stderr: debug, info, warning, error, critical"] = "info"
+    log_format: Annotated[LogFormat, "form of the log lines: text, or json with an object for each line"] = "text"
+    metrics_bind: Annotated[
+        OptionalHostPort, "another address for /metrics, which needs no credentials there; empty: that of bind"
+    ] = ""
     trusted_proxies: Annotated[Networks, "addresses whose X-Forwarded-* and Forwarded headers are trusted"] = (
         Network("127.0.0.0/8"),
         Network("::1"),
