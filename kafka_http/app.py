@@ -21,8 +21,8 @@ from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
-from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.environ import REQUEST_FACTS
+from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
