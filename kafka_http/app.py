@@ -42,6 +42,7 @@ from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.access_routes import AccessRoutes
+from kafka_http.web.api_description import ApiDescription
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -189,6 +190,7 @@ def _blueprints(
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
+    yield ApiDescription(config).blueprint()
     if config.console:
         yield ConsoleRoutes().blueprint()
 
@@ -440,7 +442,7 @@ def _set_request_facts() -> None:
 
 def _finish_response(response: Response) -> Response:
     for name, value in common_headers():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
