@@ -19,6 +19,7 @@ from kafka_http.logs import LogFormat, configure_logging, line_formatter
 from kafka_http.server.access_log import AccessLogger
 from kafka_http.server.app_interface import ServerHooks, hooks_of, stop_seconds
 from kafka_http.server.reload import ArbiterReload
+from kafka_http.server.start_log import log_start
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(
     app = (load_app or _create_app)(config)
     _check_address(config)
     hooks_of(app).check_before_fork()
+    log_start(config)
     _warn_if_exposed(hooks_of(app), config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
