@@ -47,6 +47,7 @@ from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
 from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.groups import GroupRoutes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
@@ -61,6 +62,7 @@ from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
 from kafka_http.web.services import Services
 from kafka_http.web.task_routes import TaskRoutes
+from kafka_http.web.topics import TopicRoutes
 from kafka_http.web.url_paths import SegmentConverter, check_target
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -180,9 +182,11 @@ def _blueprints(
     bodies, waiting, page_memory = limits
     shared: dict[str, Any] = {"page_memory": page_memory, "check_point": security.check_point}
     yield MessageRoutes(services, config, bodies, waiting, publish, **shared).blueprint()
+    yield TopicRoutes(services, broker.topic_admin, config, bodies).blueprint()
     yield V2TopicRoutes(services, config, bodies, publish).blueprint()
     nodes: dict[str, Any] = {"locator": node.locator, "node_tls": security.node_tls}
     yield V2ConsumerRoutes(services, node.instances, config, bodies, waiting, **shared, **nodes).blueprint()
+    yield GroupRoutes(services.groups).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
     yield AccessRoutes().blueprint()
