@@ -12,7 +12,7 @@ import msgspec
 from kafka_http.backoff import Backoff
 from kafka_http.cli.client_lines import Line
 from kafka_http.cli.client_output import note
-from kafka_http.cli.client_requests import ApiClient, RequestError, path_of
+from kafka_http.cli.client_requests import USAGE, ApiClient, RequestError, path_of
 
 LineResult = Mapping[str, Any]
 """The place of a message in Kafka, or its error, as the response has it."""
@@ -95,7 +95,8 @@ def _extend(ranges: list[int], line: int) -> None:
 def _ranges(ranges: Sequence[int]) -> str:
     pairs = zip(ranges[::2], ranges[1::2], strict=True)
     shown = [f"{first}" if first == last else f"{first}-{last}" for first, last in pairs]
-    return f"lines {', '.join(shown)}" if shown else "nothing"
+    plural = "" if len(shown) == 1 and ranges[0] == ranges[1] else "s"
+    return f"line{plural} {', '.join(shown)}" if shown else "nothing"
 
 
 class BatchPublisher:
@@ -117,7 +118,8 @@ class BatchPublisher:
         try:
             results = self._send(lines, records) if lines else []
         except RequestError as error:
-            index = error.details.get("record")
+            of_single = 0 if len(lines) == 1 and error.exit_status == USAGE else None
+            index = error.details.get("record", of_single)
             if not isinstance(index, int) or not 0 <= index < len(lines):
                 raise
             # A request with an invalid record wrote nothing.
@@ -197,4 +199,5 @@ _PLACE = re.compile(r"records\[\d+\]( \(line \d+\))?")
 
 def _at_line(error: RequestError, line: Line) -> RequestError:
     message = _PLACE.sub("the record", str(error))
-    return RequestError(f"Line {line.number}: {message}", error.status, error.code)
+    where = f"Line {line.number}: " if line.number else ""
+    return RequestError(f"{where}{message}", error.status, error.code)

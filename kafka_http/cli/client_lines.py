@@ -15,7 +15,7 @@ MAX_LINE_BYTES = 64 << 20
 
 
 class Line(NamedTuple):
-    """A line without its LF. Numbers start with 1."""
+    """A line without its LF. Numbers start with 1; 0 is a whole file."""
 
     number: int
     text: bytes

@@ -4,7 +4,7 @@ import http.client
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -43,6 +43,11 @@ class RequestError(Exception):
         self.is_replayed = False
         """Whether this is the kept response of an Idempotency-Key, which another request does not change."""
         self._is_sent = is_sent
+
+    def extended(self, sentence: str) -> Self:
+        """Add a sentence to the message."""
+        self.args = (f"{self} {sentence}",)
+        return self
 
     @property
     def may_pass(self) -> bool:

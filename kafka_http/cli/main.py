@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from kafka_http.cli.client_address import SERVER_EPILOG
 from kafka_http.cli.client_requests import RequestError
@@ -47,6 +48,21 @@ _WITHOUT_SETTINGS = ("key", "completion", *_CLIENT_COMMANDS)
 _SETTINGS_EPILOG = (
     "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags take precedence."
 )
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of a command. An optional argument may follow flags: `publish orders --whole FILE`."""
+
+    _is_inner = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_inner:
+            return super().parse_known_args(args, namespace)
+        self._is_inner = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)  # calls `parse_known_args` in Python 3.11
+        finally:
+            self._is_inner = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +132,7 @@ def _parser(called: Collection[str]) -> argparse.ArgumentParser:
     """Return the parser of all commands. Only the commands `called` have arguments."""
     parser = argparse.ArgumentParser("kafka-http", description="Apache Kafka behind HTTP.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"kafka-http {version('kafka_http')}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_CommandParser)
     for name, (module_name, about) in _COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about, allow_abbrev=False, epilog=_epilog(name))
         if name in called:  # the others may need packages that are not installed

@@ -56,9 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     publisher = BatchPublisher(ApiClient(server_address(arguments)), arguments.topic)
     try:
         _publish(arguments, publisher)
-    except (RequestError, KeyboardInterrupt):
-        if not arguments.whole:
-            note(str(publisher.report))
+    except RequestError as error:
+        raise error if arguments.whole else error.extended(str(publisher.report)) from None
+    except KeyboardInterrupt:
+        note(str(publisher.report))
         raise
     plural = "" if publisher.report.count == 1 else "s"
     note(f"Published {publisher.report.count} message{plural} to {arguments.topic}.")
@@ -102,4 +103,4 @@ def _whole(file: BinaryIO) -> Iterator[list[Line]]:
         content += data
         if len(content) > MAX_LINE_BYTES:
             raise RequestError("The input is larger than 64 MiB.", USAGE)
-    yield [Line(1, bytes(content))]
+    yield [Line(0, bytes(content))]

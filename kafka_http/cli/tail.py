@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import threading
+from stat import S_ISFIFO
 
 from kafka_http.cli.client_address import server_address
 from kafka_http.cli.client_reading import OffsetRange, TopicReading, add_reading_flags
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     if span and span.last is not None:
         arguments.usage_error("tail has no end, so --offset must not be a range. Use `kafka-http read`.")
     client = ApiClient(server_address(arguments))
-    threading.Thread(target=_end_with_stdout, name="stdout", daemon=True).start()
+    if S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+        threading.Thread(target=_end_with_stdout, name="stdout", daemon=True).start()
     return TopicReading(client, arguments, "latest").run({}, endless=True)
 
 
