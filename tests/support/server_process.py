@@ -61,6 +61,7 @@ class Service(Server):
     With an `authority` it is an https server with a certificate of that one. Requests have the certificate `client`.
     """
 
+    working_directory = ROOT
     passed_descriptors: Sequence[int] = ()
     """Open files of this process that the server's process inherits."""
 
@@ -107,7 +108,7 @@ class Service(Server):
         with self._log_file.open("ab") as log, self._access_log_file.open("ab") as access_log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=ROOT,
+                cwd=self.working_directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=access_log,
