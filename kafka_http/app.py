@@ -26,6 +26,7 @@ from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import parse_store_url
 from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
@@ -387,6 +388,11 @@ class AppLifecycle:
         self._node.idempotency.close(_KEY_STORE_SECONDS)
         self._node.close_after_broker()
         self.security.shared.open_counts.close()
+
+    def stop_node(self, timeout: float) -> None:
+        """Stop the daemon and wait up to `timeout` seconds for its end. No worker may run any more."""
+        if self._config.daemon == "process":
+            DataDirectory(self._config.data_dir).stop_daemon(timeout)
 
 
 def _check_settings(config: Config) -> None:
