@@ -3,18 +3,11 @@
 import { forEach, get, request, send } from "./api.js";
 import { CurlBox } from "./curl.js";
 import { Outcome, attempt, element, number } from "./dom.js";
-import { session } from "./session.js";
+import { newTopicPanel } from "./new_topic.js";
+import { isNarrowed } from "./rights.js";
+import { address } from "./state.js";
 
 const CONCURRENT_CALLS = 4;
-
-/** Whether there may be topics that the user may not see. */
-function isNarrowed() {
-  const { publish, read, describe } = session.access?.rights ?? {};
-  const isForAll = right => right.include.every(each => each.includes("*")) && !right.exclude.length;
-  return publish !== undefined && ![publish, read, describe].some(isForAll);
-}
-
-export const address = topic => `#/topics/${encodeURIComponent(topic)}`;
 
 /** Returns the number of offsets between the ends of the partitions. */
 export const count = partitions => partitions.reduce((sum, each) => sum + each.latest - each.earliest, 0);
@@ -31,6 +24,7 @@ export function topicsView() {
     element("div.title", {}, element("h2", {}, "Topics"), element("button", { type: "button", click: refresh }, "Refresh")),
     outcome.element,
     element("div.panel.scroll", {}, element("table", {}, element("thead", {}, head), rows)),
+    newTopicPanel(),
     element("p.hint", {}, "The number of messages is the difference of the log's ends. Compacted topics hold fewer."),
     box.element,
   );
@@ -49,7 +43,7 @@ async function fill(rows, box, outcome) {
 
 function row(topic) {
   const [partitions, messages] = [element("td.number", {}, "…"), element("td.number", {}, "…")];
-  const name = element("th", { scope: "row" }, element("a", { href: address(topic) }, topic));
+  const name = element("th", { scope: "row" }, element("a", { href: address("topics", topic) }, topic));
   const complete = async () => {
     const found = (await get("messages", topic)).partitions;
     partitions.textContent = number(found.length);
