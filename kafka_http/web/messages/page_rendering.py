@@ -63,6 +63,16 @@ def render_records(formats: Formats, topic: str, decode_as: TopicFormat, records
     return [_encode(each) for part in parts for each in _messages(formats, topic, decode_as, part)]
 
 
+def shown_texts(
+    formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns
+) -> tuple[Sequence[bytes | None], Sequence[bytes | None]]:
+    """Return the JSON texts of the keys and of the values in their formats; none for a column without a format."""
+    columns = ((decode_as.key, records.keys), (decode_as.value, records.values))
+    decoded = ([] if name is None else formats.decode_all(topic, name, records.headers, data) for name, data in columns)
+    keys, values = ([bytes(each) if isinstance(each, Raw) else None for each in texts] for texts in decoded)
+    return keys, values
+
+
 def _messages(formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns) -> list[_Message]:
     """Return what is shown of records.
 
