@@ -73,6 +73,7 @@ export function consumerPanel(topic, messages) {
     box.preview(calls.progress);
     attempt(outcome, async () => {
       outcome.good("");
+      if (!may("consumer", name.value.trim())) throw new Error("You may not use the consumer of this name.");
       await refresh();
     });
   };

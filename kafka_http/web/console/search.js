@@ -21,6 +21,7 @@ export class Search {
   #outcome = new Outcome();
   #contains = element("input", { name: "contains", type: "search", autocomplete: "off", spellcheck: "false" });
   #key = element("input", { name: "searched-key", autocomplete: "off", spellcheck: "false" });
+  #box;
   #bar = element("progress", { "aria-label": "Searched part of the topic" });
   #text = element("span", { role: "status" });
   #stop = element("button", { type: "button", click: () => this.#closing.abort() }, "Stop");
@@ -34,7 +35,8 @@ export class Search {
   constructor(topic, box, on) {
     this.#topic = topic;
     this.#on = on;
-    const asking = () => this.#request("earliest", this.#on.query());
+    this.#box = box;
+    const asking = () => this.#request("earliest", on.query());
     const submit = event => {
       event.preventDefault();
       attempt(this.#outcome, async () => {
@@ -44,7 +46,7 @@ export class Search {
     };
     this.element = element(
       "form", { submit, input: () => box.preview(asking), "aria-label": "Search the whole topic" },
-      element("div.fields", {}, field("Search the whole topic for the text", this.#contains), field("or the key", this.#key),
+      element("div.fields", {}, field("Search the whole topic for a text", this.#contains), field("with the key", this.#key),
         curlButton("Search", box, asking, undefined, { type: "submit" })),
       this.#outcome.element, this.#progress,
     );
@@ -80,6 +82,7 @@ export class Search {
 
   /** Searches from the beginning of the topic. */
   run() {
+    this.#box.preview(() => this.#request("earliest", this.#on.query()));
     [this.#next, this.#scanned, this.#total] = ["earliest", 0, 0];
     return this.#read();
   }

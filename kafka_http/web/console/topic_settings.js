@@ -55,6 +55,7 @@ function forms(topic, changed) {
     field("Configuration, name=value per line", configs, "Without a value the default applies again."),
     element("button", { type: "submit", focus: preview, pointerenter: preview }, "Change"),
   );
+  preview();
   const trim = async () => {
     const text = `The messages of ${topic} before ${before.value.trim()} are deleted for all consumers.`;
     if (await confirmed({ title: "Delete messages", text, action: "Delete messages" })) await act(trimming, "Messages deleted.");

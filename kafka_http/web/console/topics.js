@@ -16,21 +16,24 @@ export function topicsView() {
   const box = new CurlBox("List topics");
   const outcome = new Outcome();
   const rows = element("tbody");
-  const refresh = () => attempt(outcome, () => fill(rows, box, outcome));
+  const newTopic = newTopicPanel();
+  const refresh = () => attempt(outcome, async () => {
+    if (!(await fill(rows, box, outcome))) newTopic.open = true;
+  });
   const head = element("tr", {}, ...["Topic", "Partitions", "Messages"].map(each => element("th", { scope: "col" }, each)));
   refresh();
   const shown = element(
     "section", {},
     element("div.title", {}, element("h2", {}, "Topics"), element("button", { type: "button", click: refresh }, "Refresh")),
-    outcome.element,
+    outcome.element, newTopic,
     element("div.panel.scroll", {}, element("table", {}, element("thead", {}, head), rows)),
-    newTopicPanel(),
     element("p.hint", {}, "The number of messages is the difference of the log's ends. Compacted topics hold fewer."),
     box.element,
   );
   return { element: shown, title: "Topics" };
 }
 
+/** Returns the number of topics. */
 async function fill(rows, box, outcome) {
   const listing = request("GET", ["messages"]);
   box.show(listing);
@@ -39,6 +42,7 @@ async function fill(rows, box, outcome) {
   const made = topics.map(row);
   rows.replaceChildren(...made.map(each => each.row));
   await forEach(made, CONCURRENT_CALLS, each => attempt(outcome, each.complete));
+  return topics.length;
 }
 
 function row(topic) {
