@@ -190,7 +190,7 @@ def _blueprints(
     yield GroupRoutes(services.groups).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
-    yield AccessRoutes().blueprint()
+    yield AccessRoutes(services.formats.names, has_topic_admin=config.topic_admin).blueprint()
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
