@@ -8,6 +8,8 @@ import { messageRow } from "./message.js";
 
 const MAX_ROWS = 300;
 const PAGE = 100;
+const FOLLOWING = ["connecting", "live", "reconnecting"];
+const NO_KAFKA = [50302, 50003, 504]; // the codes of errors when Kafka does not answer
 const FLUSH_MS = 100;
 const ANNOUNCE_MS = 5000;
 const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
@@ -23,6 +25,8 @@ export class Messages {
   #received = 0;
   #unannounced = 0;
   #announcer = setInterval(() => this.#announce(), ANNOUNCE_MS);
+  #reading = "stopped"; // what the page does
+  #isKafkaAway = false;
 
   #box = new CurlBox("Read messages");
   #outcome = new Outcome();
@@ -49,6 +53,26 @@ export class Messages {
   acknowledging(consumer) {
     this.#consumer = consumer;
     this.#start();
+  }
+
+  /** Is called with each message that comes. */
+  onMessage = () => {};
+
+  /** Shows by the response to a request whether Kafka answers. Returns the response. */
+  async watch(response) {
+    try {
+      const found = await response;
+      this.#kafka(true);
+      return found;
+    } catch (error) {
+      this.#kafka(!NO_KAFKA.includes(error.code));
+      throw error;
+    }
+  }
+
+  #kafka(isThere) {
+    this.#isKafkaAway = !isThere;
+    this.#showReading();
   }
 
   readFrom(position) {
@@ -177,12 +201,18 @@ export class Messages {
   }
 
   #showState(state) {
-    this.#state.textContent = state;
-    this.#state.dataset.state = state;
+    this.#reading = state;
+    this.#showReading();
     this.#pause.hidden = !this.#live.control.checked || state === "stopped" || state === "page";
     this.#pause.textContent = state === "paused" ? "Resume" : "Pause";
     this.#more.hidden = state !== "page";
     if (state === "live") this.#outcome.good("");
+  }
+
+  #showReading() {
+    const isWaiting = this.#isKafkaAway && FOLLOWING.includes(this.#reading);
+    this.#state.textContent = isWaiting ? "waiting for Kafka" : this.#reading;
+    this.#state.dataset.state = isWaiting ? "waiting" : this.#reading;
   }
 
   // Showing
@@ -190,6 +220,7 @@ export class Messages {
   #receive(record, exact) {
     this.#received += 1;
     this.#unannounced += 1;
+    this.onMessage(record);
     this.#waiting.push([record, exact]);
     if (this.#waiting.length > MAX_ROWS) this.#waiting.shift();
     this.#flush ??= setTimeout(() => this.#shown(), FLUSH_MS);

@@ -5,6 +5,7 @@ import { consumerPanel } from "./consumer.js";
 import { Outcome, attempt, element, number, panel, repeatWhileShown } from "./dom.js";
 import { Messages } from "./messages.js";
 import { publishPanel } from "./publish.js";
+import { Tape } from "./tape.js";
 import { count } from "./topics.js";
 
 const REFRESH_MS = 2000;
@@ -15,11 +16,14 @@ export function topicView(topic) {
   const rows = element("tbody");
   const messages = new Messages(topic);
   const consumer = consumerPanel(topic, messages);
+  const tape = new Tape(topic, position => messages.readFrom(position));
+  messages.onMessage = record => tape.receive(record);
   messages.acknowledging(consumer);
   const shown = element(
     "section", {},
     element("div.title", {}, element("h2", {}, topic), summary),
     outcome.element,
+    tape.element,
     element(
       "div.columns", {},
       element("div.side", {}, publishPanel(topic), consumer.element, partitionsPanel(rows)),
@@ -27,10 +31,11 @@ export function topicView(topic) {
     ),
   );
   const refresh = (mark = made => made) => attempt(outcome, async () => {
-    const { partitions } = (await send(mark(request("GET", ["messages", topic])))).content;
+    const { partitions } = (await messages.watch(send(mark(request("GET", ["messages", topic]))))).content;
     outcome.good("");
     summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
     rows.replaceChildren(...partitions.map(partitionRow));
+    tape.update(partitions);
   });
   refresh();
   repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
