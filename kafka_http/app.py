@@ -21,6 +21,7 @@ from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
+from kafka_http.environ import REQUEST_FACTS
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
@@ -28,6 +29,7 @@ from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.store import parse_store_url
 from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
+from kafka_http.request_facts import RequestFacts, request_facts
 from kafka_http.schemas.registry_settings import RegistrySettings
 from kafka_http.schemas.serializers import load_serializers
 from kafka_http.security.acl_cache import AclCache
@@ -183,7 +185,7 @@ def _blueprints(
     yield V2ConsumerRoutes(services, node.instances, config, bodies, waiting, **shared, **nodes).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
-    yield AccessRoutes().blueprint()
+    yield AccessRoutes(services.formats.names, has_topic_admin=config.topic_admin).blueprint()
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
@@ -415,6 +417,7 @@ def _new_app(config: Config, lifecycle: AppLifecycle, security: Security, page_m
     app.extensions["kafka_http"] = lifecycle
     app.before_request(lifecycle.start_with_request)
     app.before_request(_set_request_id)
+    app.before_request(_set_request_facts)
     app.before_request(lambda: security.guard.check(request))
     app.before_request(lambda: security.cors.answer_preflight(request))
     app.after_request(_finish_response)
@@ -426,6 +429,13 @@ def _new_app(config: Config, lifecycle: AppLifecycle, security: Security, page_m
 
 def _set_request_id() -> None:
     set_request_id(request.headers.get("X-Request-Id"))
+
+
+def _set_request_facts() -> None:
+    route = "none" if request.url_rule is None else request.url_rule.rule
+    facts = RequestFacts(route, (request.view_args or {}).get("topic", ""))
+    request.environ[REQUEST_FACTS] = facts
+    request_facts.set(facts)
 
 
 def _finish_response(response: Response) -> Response:

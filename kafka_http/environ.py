@@ -33,6 +33,9 @@ CONNECTION = "kafka_http.connection"
 PRINCIPAL = "kafka_http.principal"
 """The name of the principal, for the access log. The views set it; absent without a principal."""
 
+REQUEST_FACTS = "kafka_http.request_facts"
+"""The `RequestFacts` of the request, for the access log. The views set it."""
+
 ACCESS_KEY = "access_key"
 """Query parameter with an API key, for `navigator.sendBeacon`, which cannot send headers."""
 

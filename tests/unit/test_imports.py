@@ -23,6 +23,7 @@ FOR_EVERYONE = {
     "http_client",
     "loading_cache",
     "environ",
+    "request_facts",
     "chunked",
     "name_filter",
     "broker_protocols",

@@ -5,8 +5,6 @@ const root = new URL(location.pathname.replace(/\/+console\/*$/, "/"), location.
 
 const JSON_TYPE = /^application\/(.*\+)?json/;
 
-export const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
-
 /** request("GET", ["messages", topic], {query, headers, body}). Throws an Error if a name cannot be in a path. */
 export function request(method, segments, { query = {}, headers = {}, body } = {}) {
   const url = new URL(segments.map(segment).join("/"), root);

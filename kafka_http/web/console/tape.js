@@ -19,7 +19,7 @@ const REFUSED = [401, 403, 404];
 
 export class Tape {
   #topic;
-  #readFrom;
+  #messages;
   #rows = new Map();
   #visible = new Set();
   #picked; // the key whose messages stand out
@@ -41,10 +41,11 @@ export class Tape {
   });
   #watcher = new IntersectionObserver(entries => this.#scrolled(entries), { root: this.#grid, rootMargin: "60px" });
 
-  /** `readFrom(position)` lists the messages from a position on. */
-  constructor(topic, readFrom) {
+  /** `messages` is the list of messages. It passes on what it receives, and can show one of them. */
+  constructor(topic, messages) {
     this.#topic = topic;
-    this.#readFrom = readFrom;
+    this.#messages = messages;
+    messages.listen(records => this.#receive(records));
     this.#charts = new LogCharts(topic);
     this.#box.element.hidden = true;
     this.element = element(
@@ -70,9 +71,8 @@ export class Tape {
     this.#once("fill", () => fill(this.#topic, [...this.#visible]));
   }
 
-  /** Adds a message that the page has received. */
-  receive(record) {
-    this.#rows.get(record.partition)?.receive(record);
+  #receive(records) {
+    for (const each of records) this.#rows.get(each.partition)?.receive(each);
     this.#drawLater();
   }
 
@@ -224,8 +224,8 @@ export class Tape {
       this.#box.element.hidden = true;
       this.#grid.focus();
     };
-    const read = button("Read from here", () => this.#readFrom(`${record.partition}:${record.offset}`));
-    return messageRow(record, exact, [element("span.actions", {}, read, button("Close", close))]);
+    const find = button("Show in the list", () => this.#messages.reveal(record.partition, record.offset));
+    return messageRow(record, exact, [element("span.actions", {}, find, button("Close", close))]);
   }
 }
 

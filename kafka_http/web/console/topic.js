@@ -1,4 +1,4 @@
-// One topic: publish, read, consumers, partitions.
+// One topic: publish, read, consumers, partitions, settings.
 
 import { polled, request, send } from "./api.js";
 import { consumerPanel } from "./consumer.js";
@@ -6,6 +6,7 @@ import { Outcome, attempt, element, number, panel, repeatWhileShown } from "./do
 import { Messages } from "./messages.js";
 import { publishPanel } from "./publish.js";
 import { Tape } from "./tape.js";
+import { topicSettings } from "./topic_settings.js";
 import { count } from "./topics.js";
 
 const REFRESH_MS = 2000;
@@ -16,8 +17,16 @@ export function topicView(topic) {
   const rows = element("tbody");
   const messages = new Messages(topic);
   const consumer = consumerPanel(topic, messages);
-  const tape = new Tape(topic, position => messages.readFrom(position));
-  messages.onMessage = record => tape.receive(record);
+  const refresh = (mark = made => made) => attempt(outcome, async () => {
+    const { partitions, config } = (await messages.watch(send(mark(request("GET", ["messages", topic]))))).content;
+    outcome.good("");
+    summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
+    rows.replaceChildren(...partitions.map(partitionRow));
+    settings.show(config);
+    tape.update(partitions);
+  });
+  const settings = topicSettings(topic, refresh);
+  const tape = new Tape(topic, messages);
   messages.acknowledging(consumer);
   const shown = element(
     "section", {},
@@ -26,21 +35,22 @@ export function topicView(topic) {
     tape.element,
     element(
       "div.columns", {},
-      element("div.side", {}, publishPanel(topic), consumer.element, partitionsPanel(rows)),
+      element("div.side", {}, publishPanel(topic), consumer.element, partitionsPanel(rows), settings.element),
       messages.element,
     ),
+    element("p.hint.keys", {}, "Keys: ", key("/"), " goes to the search, ", key("Ctrl+Enter"), " in the form publishes, ",
+      key("Esc"), " closes a question."),
   );
-  const refresh = (mark = made => made) => attempt(outcome, async () => {
-    const { partitions } = (await messages.watch(send(mark(request("GET", ["messages", topic]))))).content;
-    outcome.good("");
-    summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
-    rows.replaceChildren(...partitions.map(partitionRow));
-    tape.update(partitions);
-  });
   refresh();
   repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
-  return { element: shown, title: topic, leave: () => messages.close() };
+  const restore = () => {
+    consumer.restore();
+    messages.restore();
+  };
+  return { element: shown, title: topic, restore, leave: () => messages.close() };
 }
+
+const key = name => element("kbd", {}, name);
 
 const plural = (amount, noun) => `${number(amount)} ${noun}${amount === 1 ? "" : "s"}`;
 

@@ -25,7 +25,7 @@ from kafka_http.web.messages.read_parameters import (
     requested_formats,
     requested_isolation,
 )
-from kafka_http.web.messages.stream_view import STREAM_TYPES, MessageStreams
+from kafka_http.web.messages.stream_view import SEARCH_PARAMETERS, STREAM_TYPES, MessageStreams
 from kafka_http.web.messages.upload_view import UploadView
 from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of, kafka_format, kafka_types
 from kafka_http.web.page_memory import PageMemoryBudget
@@ -114,6 +114,12 @@ class MessageRoutes:
         media_type = best_of(accept, (JSON, OCTETS, *STREAM_TYPES, *kafka_types(formats)))
         if media_type in STREAM_TYPES:
             return self._streams.open(topic, consumer, offset, media_type)
+        if not SEARCH_PARAMETERS.isdisjoint(request.args):
+            raise InvalidRequest(
+                "contains and key search a stream: send until=end, and Accept: text/event-stream or "
+                "application/x-ndjson.",
+                field="Accept",
+            )
         query = QueryParameters(request.args, _READ_PARAMETERS)
         decode_as = requested_formats(formats, topic, query, kafka_format(media_type, formats))
         parameters = ReadParameters.from_request(consumer, offset, query)

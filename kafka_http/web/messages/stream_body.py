@@ -28,6 +28,8 @@ END = ";end"
 _RECONNECT_MS = (500, 2500)
 """The range of the delay before clients reconnect to a server that stops. They should not reconnect together."""
 _STOPPING_MESSAGE = "Server is stopping. Continue from next."
+PROGRESS_SECONDS = 0.5
+"""Time between reports of the progress of a search."""
 _WAIT_SECONDS = 1.0
 """How long a thread waits for the next event before it checks the keepalive."""
 
@@ -66,6 +68,10 @@ class EventEncoder(Struct, frozen=True):
         """Encode a keepalive."""
         return self.first(position)
 
+    def progress(self, scanned: int, position: PartitionOffsets) -> bytes:
+        """Encode the progress of a search."""
+        return b'id: %b\nevent: progress\ndata: {"scanned":%d}\n\n' % (self._position(position), scanned)
+
     def end(self, position: PartitionOffsets) -> bytes:
         """Encode the end of a stream that has reached the requested end."""
         at = self._position(position)
@@ -102,6 +108,9 @@ class LineEncoder(Struct, frozen=True):
 
     def idle(self, position: PartitionOffsets) -> bytes:
         return b"\n"
+
+    def progress(self, scanned: int, position: PartitionOffsets) -> bytes:
+        return b""
 
     def end(self, position: PartitionOffsets) -> bytes:
         return b""
@@ -140,7 +149,17 @@ class StreamBody:
     `kafka_http.server.stream_sender.StreamSource`; otherwise the request's thread sends it.
     """
 
-    __slots__ = ("_access", "_encoder", "_followers", "_on_close", "_sent_at", "_stream", "is_over", "keepalive")
+    __slots__ = (
+        "_access",
+        "_encoder",
+        "_followers",
+        "_on_close",
+        "_progress_at",
+        "_sent_at",
+        "_stream",
+        "is_over",
+        "keepalive",
+    )
 
     def __init__(
         self,
@@ -165,6 +184,7 @@ class StreamBody:
         self._encoder = encoder
         self._on_close = on_close
         self._sent_at = 0.0
+        self._progress_at = time.monotonic() + PROGRESS_SECONDS
 
     @property
     def is_following(self) -> bool:
@@ -188,12 +208,22 @@ class StreamBody:
     def next(self, wait: float) -> bytes:
         """Return the next bytes, or none if there are no events within `wait` seconds."""
         keepalive_at = self._sent_at + self.keepalive
-        data = self._next(min(wait, max(0.0, keepalive_at - time.monotonic())))
+        if self._stream.is_search:
+            wait = min(wait, PROGRESS_SECONDS)
+        data = self._next(min(wait, max(0.0, keepalive_at - time.monotonic()))) + self._progress()
         if not data and not self.is_over and time.monotonic() >= keepalive_at:
             data = self._encoder.idle(self._stream.position)
         if data:
             self._sent_at = time.monotonic()
         return data
+
+    def _progress(self) -> bytes:
+        """Return the progress of a search, if a report is due."""
+        now = time.monotonic()
+        if not self._stream.is_search or self.is_over or now < self._progress_at:
+            return b""
+        self._progress_at = now + PROGRESS_SECONDS
+        return self._encoder.progress(self._stream.scanned, self._stream.position)
 
     def watch(self, on_data: Callable[[], None]) -> None:
         """Call `on_data` when `next` may return something. Any thread calls it, so it must not block."""
@@ -230,6 +260,8 @@ class StreamBody:
             return self._end(internal_error(), stream.position)
         if stream.is_over:
             self.is_over = True
+            if stream.is_search:
+                data += self._encoder.progress(stream.scanned, stream.position)
             return data + self._encoder.end(stream.position)
         if stream.is_stopping:
             self.is_over = True
