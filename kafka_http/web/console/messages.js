@@ -13,6 +13,7 @@ import { remember, state } from "./state.js";
 
 const PAGE = 100;
 const FROM = "-10";
+const NO_KAFKA = [50302, 50003, 504]; // the codes of errors when Kafka does not answer
 
 export class Messages {
   #topic;
@@ -20,6 +21,8 @@ export class Messages {
   #follower = null;
   #next = null; // the position after the last page
   #session = 0;
+  #reading = "stopped"; // what the page does
+  #isKafkaAway = false;
 
   #box = new CurlBox("Read messages");
   #outcome = new Outcome();
@@ -69,6 +72,20 @@ export class Messages {
   /** Calls `listener(records)` for all messages that the list gets from now on, some at a time. */
   listen(listener) {
     this.#list.listen(listener);
+  }
+
+  /** Shows by the response to a request whether Kafka answers. Returns the response. */
+  async watch(response) {
+    try {
+      const found = await response;
+      this.#isKafkaAway = false;
+      return found;
+    } catch (error) {
+      this.#isKafkaAway = NO_KAFKA.includes(error.code);
+      throw error;
+    } finally {
+      this.#showReading();
+    }
   }
 
   /** Shows the message at an offset: its row if the list has it, else it reads from there. */
@@ -236,11 +253,17 @@ export class Messages {
   }
 
   #showState(shown) {
-    this.#state.textContent = shown;
-    this.#state.dataset.state = shown;
+    this.#reading = shown;
+    this.#showReading();
     this.#pause.hidden = !["connecting", "live", "reconnecting", "paused"].includes(shown);
     this.#pause.textContent = shown === "paused" ? "Resume" : "Pause";
     this.#more.hidden = shown !== "page";
     if (shown === "live") this.#outcome.good("");
+  }
+
+  #showReading() {
+    const isWaiting = this.#isKafkaAway && ["connecting", "live", "reconnecting"].includes(this.#reading);
+    this.#state.textContent = isWaiting ? "waiting for Kafka" : this.#reading;
+    this.#state.dataset.state = isWaiting ? "waiting" : this.#reading;
   }
 }
