@@ -26,6 +26,7 @@ from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import parse_store_url
 from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
@@ -202,7 +203,7 @@ def _blueprints(
     yield GroupRoutes(services.groups).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
-    yield AccessRoutes().blueprint()
+    yield AccessRoutes(services.formats.names, has_topic_admin=config.topic_admin).blueprint()
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
@@ -400,6 +401,11 @@ class AppLifecycle:
         self._node.idempotency.close(_KEY_STORE_SECONDS)
         self._node.close_after_broker()
         self.security.shared.open_counts.close()
+
+    def stop_node(self, timeout: float) -> None:
+        """Stop the daemon and wait up to `timeout` seconds for its end. No worker may run any more."""
+        if self._config.daemon == "process":
+            DataDirectory(self._config.data_dir).stop_daemon(timeout)
 
 
 def _check_settings(config: Config) -> None:

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from uuid import UUID
 
 from msgspec import Struct
@@ -10,6 +12,7 @@ from msgspec import Struct
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import KafkaHttpError, OffsetOutOfRange, TooManyStreams
 from kafka_http.read.page_reader import Page, PageReader, ReadLimits
+from kafka_http.read.record_filter import RecordFilter
 from kafka_http.read.stream_batch import OffsetGap, RenderBatch, StreamBatch, StreamForm
 from kafka_http.read.topic_follower import (
     FollowedBatch,
@@ -26,6 +29,7 @@ from kafka_http.records import (
     OffsetReset,
     PartitionOffsets,
     Record,
+    RecordColumns,
     TopicPartition,
     count_within,
     payload_size,
@@ -56,6 +60,7 @@ class StreamRequest(Struct, frozen=True):
     reset: the end of the log to go to if a position is out of range.
     reports_gaps: whether the client is notified of offsets that retention has removed. Without `reset`, such a stream
         continues at the earliest offset; other streams end with an error.
+    filter: selects the records of a search, which the limits count; None for all.
     is_resumed: whether the client has read this stream before. If not, the first positions must be in range.
     """
 
@@ -68,6 +73,7 @@ class StreamRequest(Struct, frozen=True):
     reset: OffsetReset | None = None
     reports_gaps: bool = False
     is_resumed: bool = False
+    filter: RecordFilter | None = None
 
 
 class TopicStreams:
@@ -133,6 +139,8 @@ class TopicStream:
         "_retries",
         "is_ending",
         "position",
+        "returned",
+        "scanned",
     )
 
     def __init__(
@@ -146,6 +154,10 @@ class TopicStream:
         """`close` calls `on_close` once."""
         self.position: PartitionOffsets = dict(sorted(request.positions.items()))
         """The offset after the last batch of `next`, by partition."""
+        self.scanned = 0
+        """The number of records that a search has looked at."""
+        self.returned = 0
+        """The number of records that `next` has returned."""
         self.is_ending = False
         """Whether the rest of the stream is in memory, so that `next` does not wait any more."""
         self._reader = reader
@@ -193,6 +205,11 @@ class TopicStream:
         return self.is_ending and (self._first is None or not (self._first.records or self._first.gaps))
 
     @property
+    def is_search(self) -> bool:
+        """Whether only selected records are returned, so that `next` may return nothing while it reads."""
+        return self._request.filter is not None
+
+    @property
     def is_following(self) -> bool:
         """Whether the stream is at the follower, so that `next(0)` does not block: batches are rendered already."""
         return (
@@ -218,7 +235,9 @@ class TopicStream:
             was_following, left = self.is_following, max(0.0, until - time.monotonic())
             batch = self._take(left, was_following=was_following)
             if batch is not None and (batch.records or batch.gaps):
-                return batch.rendered(self._form.render)
+                rendered = batch.rendered(self._form.render)
+                self.returned += len(batch.records)
+                return rendered
             if time.monotonic() >= until or (self.is_following and not was_following):
                 break
         return b""
@@ -272,7 +291,8 @@ class TopicStream:
         return batch
 
     def _page(self, partitions: Collection[int]) -> Page:
-        request, limits = self._request, self._budget.limits(_PAGE_LIMITS)
+        request = self._request
+        limits = _PAGE_LIMITS if request.filter is not None else self._budget.limits(_PAGE_LIMITS)
         ids = {request.topic: request.topic_id}
         while True:
             positions = {TopicPartition(request.topic, each): self.position[each] for each in partitions}
@@ -297,13 +317,19 @@ class TopicStream:
     def _batch_of(self, page: Page) -> StreamBatch:
         """Return the part of a page before `_read_until`, as far as the limits allow."""
         following = {**self.position, **{tp.partition: at for tp, at in page.next.items()}}
-        records = page.records
+        parts = page.parts
         if self._read_until is not None:
             until = self._read_until
-            records = [each for each in records if each.offset < until[each.partition]]
+            parts = [each[: bisect_left(each.offsets, until[each.partition])] for each in parts]
             following = {each: max(self.position[each], min(at, until[each])) for each, at in following.items()}
         gaps, self._gaps = self._gaps, []
-        return self._limited(StreamBatch(self.position, records, following, gaps))
+        return self._limited(StreamBatch(self.position, self._selected(parts), following, gaps))
+
+    def _selected(self, parts: Sequence[RecordColumns]) -> list[Record]:
+        if (search := self._request.filter) is None:
+            return list(chain.from_iterable(parts))
+        self.scanned += sum(map(len, parts))
+        return [record for part in parts for record in search.select(part)]
 
     def _check_end(self, batch: StreamBatch) -> None:
         """Check whether a batch reaches `_read_until`."""

@@ -92,7 +92,10 @@ class TopicRoutes:
         return Response(status=204)
 
     def _parse_change(self, topic: str) -> TopicChange:
-        """Parse and check the body. Raises `InvalidRequest`, `InvalidValue`, `PartitionNotFound`, `OffsetOutOfRange`."""
+        """Parse and check the body.
+
+        Raises `InvalidRequest`, `InvalidValue`, `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`.
+        """
         wanted = decode(_topic_patch, self._body())
         if wanted == _TopicPatch():
             raise InvalidRequest("The body changes nothing. Send partitions, config or delete_before.")

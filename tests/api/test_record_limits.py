@@ -417,8 +417,10 @@ def test_timeout_includes_the_time_before_kafka(
     case: tuple[str, dict[str, Any], dict[str, str]],
 ) -> None:
     """The response says that nothing was written. A 504 would leave that open."""
+    serialized: list[object] = []
 
-    def serialize(*_: object) -> bytes:
+    def serialize(*arguments: object) -> bytes:
+        serialized.append(arguments)
         time.sleep(0.05)
         return b"x"
 
@@ -427,12 +429,11 @@ def test_timeout_includes_the_time_before_kafka(
     path, changed, headers = case
     body = records_of(100, '"x"')
     client = make_client(timeout=0.3)
-    began = time.monotonic()
     response = client.post(path, data=body, **({"content_type": JSON} | changed), headers=headers)
     status, message = error_of(response)
     assert (status, response.headers["Retry-After"]) == (503, "1"), response.text
     assert "Nothing was written" in message
-    assert time.monotonic() - began < 4  # of 5 that all records take
+    assert len(serialized) < 100  # of 100: the rest is not serialized
     assert written(broker) == 0
 
 

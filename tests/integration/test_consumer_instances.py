@@ -291,7 +291,7 @@ def test_members_rejoin_after_coordinator_moves(hold: HolderFactory, kafka_clust
     for group in groups:
         wait_for(lambda group=group: commits(holder, group), 30)
         assert len(holder.instances.assignments(group, "a")) == 3
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < scaled(30)
 
 
 def is_up(holder: Holder) -> bool:

@@ -474,7 +474,7 @@ def test_second_ctrl_c_stops_at_once(start: ServerFactory) -> None:
         os.killpg(server.process.pid, signal.SIGINT)
 
         server.process.wait(10)
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < scaled(8)
     assert "closed" in server.out
 
 
@@ -488,7 +488,7 @@ def test_idle_connections_do_not_delay_stop(start: ServerFactory) -> None:
         server.process.terminate()
 
         assert server.process.wait(10) == 0
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < scaled(6)
 
 
 def test_workers_end_when_main_process_is_killed(start: ServerFactory) -> None:

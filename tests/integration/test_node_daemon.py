@@ -343,7 +343,7 @@ def test_hung_daemon_fails_its_calls_and_delays_nothing_else(
                     assert session.get(f"{service.url}/instances", timeout=20).status_code == 503
                     assert session.put(f"{service.url}/messages/{name}", b"now", timeout=20).status_code == 200
                     assert session.get(f"{service.url}/messages/{name}/c/0:0", timeout=20).status_code == 200
-                    assert time.monotonic() - began < 4, "not one of them waits for the daemon"
+                    assert time.monotonic() - began < scaled(4), "not one of them waits for the daemon"
         for session in sessions:
             wait_for(lambda session=session: ready(service, session) == (200, {"status": "ready"}), 20)  # type: ignore[misc]
     assert len(read_until(instance, 40)) == 40, "nothing that was answered with a 503 is published"
@@ -387,7 +387,7 @@ def test_read_that_hung_with_the_daemon_releases_its_instance_afterwards(
     produce(service.url, name, ["x"])
     began = time.monotonic()
     wait_for(lambda: instance.get(5000).status_code == 200 and instance.commit().status_code == 200, 20)
-    assert time.monotonic() - began < 15, "it is not the loan's own end that was waited for"
+    assert time.monotonic() - began < scaled(15), "it is not the loan's own end that was waited for"
 
 
 def test_server_stops_and_starts_beside_a_hung_daemon(

@@ -451,12 +451,11 @@ def test_only_rejected_records_end_at_once(run: ProducerRun) -> None:
     assert isinstance(pending.result(0)[0], InvalidValue)
 
 
+@pytest.mark.timeout(100)
 def test_many_rejected_records_take_linear_time(run: ProducerRun) -> None:
-    """Each made a copy of the errors before it: 20,000 held the loop for many seconds."""
+    """Each made a copy of the errors before it. That takes minutes for this number, instead of a second."""
     published(run, b"a")
-    began = time.thread_time()
-    pending = publish(run, [NewRecord(b"x", timestamp=-5)] * 20_000)
-    assert time.thread_time() - began < 1
+    pending = publish(run, [NewRecord(b"x", timestamp=-5)] * 100_000)
     assert pending.is_done
 
 

@@ -10,6 +10,7 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.read.page_reader import Page, ReadLimits
 from kafka_http.read.start_positions import FromOffset, ReadStart
 from kafka_http.records import TopicPartition
+from kafka_http.request_facts import count_page
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
@@ -25,7 +26,7 @@ from kafka_http.web.messages.read_parameters import (
     requested_formats,
     requested_isolation,
 )
-from kafka_http.web.messages.stream_view import STREAM_TYPES, MessageStreams
+from kafka_http.web.messages.stream_view import SEARCH_PARAMETERS, STREAM_TYPES, MessageStreams
 from kafka_http.web.messages.upload_view import UploadView
 from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of, kafka_format, kafka_types
 from kafka_http.web.page_memory import PageMemoryBudget
@@ -108,6 +109,12 @@ class MessageRoutes:
         media_type = best_of(accept, (JSON, OCTETS, *STREAM_TYPES, *kafka_types(formats)))
         if media_type in STREAM_TYPES:
             return self._streams.open(topic, consumer, offset, media_type)
+        if not SEARCH_PARAMETERS.isdisjoint(request.args):
+            raise InvalidRequest(
+                "contains and key search a stream: send until=end, and Accept: text/event-stream or "
+                "application/x-ndjson.",
+                field="Accept",
+            )
         query = QueryParameters(request.args, _READ_PARAMETERS)
         decode_as = requested_formats(formats, topic, query, kafka_format(media_type, formats))
         parameters = ReadParameters.from_request(consumer, offset, query)
@@ -143,6 +150,7 @@ class MessageRoutes:
                 start_offsets, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
         StreamAccess(self._check_point, request_access(), "read", topic).check()  # it may have waited for a minute
+        count_page(page.parts)
         return page
 
     def _next_link(self, topic: str, consumer: str, next_position: str) -> str:

@@ -4,16 +4,19 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
+from kafka_http.logs import request_id
 from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.read.topic_follower import TopicFollowers
 from kafka_http.read.topic_stream import TopicStream
 from kafka_http.records import EARLIEST, PartitionOffsets
+from kafka_http.request_facts import RequestFacts, request_facts
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.security.stream_access import StreamAccess
@@ -28,6 +31,8 @@ END = ";end"
 _RECONNECT_MS = (500, 2500)
 """The range of the delay before clients reconnect to a server that stops. They should not reconnect together."""
 _STOPPING_MESSAGE = "Server is stopping. Continue from next."
+PROGRESS_SECONDS = 0.5
+"""Time between reports of the progress of a search."""
 _WAIT_SECONDS = 1.0
 """How long a thread waits for the next event before it checks the keepalive."""
 
@@ -66,6 +71,10 @@ class EventEncoder(Struct, frozen=True):
         """Encode a keepalive."""
         return self.first(position)
 
+    def progress(self, scanned: int, position: PartitionOffsets) -> bytes:
+        """Encode the progress of a search."""
+        return b'id: %b\nevent: progress\ndata: {"scanned":%d}\n\n' % (self._position(position), scanned)
+
     def end(self, position: PartitionOffsets) -> bytes:
         """Encode the end of a stream that has reached the requested end."""
         at = self._position(position)
@@ -102,6 +111,9 @@ class LineEncoder(Struct, frozen=True):
 
     def idle(self, position: PartitionOffsets) -> bytes:
         return b"\n"
+
+    def progress(self, scanned: int, position: PartitionOffsets) -> bytes:
+        return b""
 
     def end(self, position: PartitionOffsets) -> bytes:
         return b""
@@ -140,7 +152,19 @@ class StreamBody:
     `kafka_http.server.stream_sender.StreamSource`; otherwise the request's thread sends it.
     """
 
-    __slots__ = ("_access", "_encoder", "_followers", "_on_close", "_sent_at", "_stream", "is_over", "keepalive")
+    __slots__ = (
+        "_access",
+        "_encoder",
+        "_facts",
+        "_followers",
+        "_on_close",
+        "_progress_at",
+        "_request_id",
+        "_sent_at",
+        "_stream",
+        "is_over",
+        "keepalive",
+    )
 
     def __init__(
         self,
@@ -152,9 +176,10 @@ class StreamBody:
         access: StreamAccess,
         on_close: Callable[[], None],
     ) -> None:
-        """`keepalive` is the time in seconds after which something is sent if there are no events.
+        """Create the body in the thread of its request.
 
-        `on_close` is called at the end, perhaps twice.
+        `keepalive` is the time in seconds after which something is sent if there are no events. `on_close` is called
+        at the end, perhaps twice.
         """
         self.keepalive = keepalive
         self.is_over = False
@@ -165,6 +190,9 @@ class StreamBody:
         self._encoder = encoder
         self._on_close = on_close
         self._sent_at = 0.0
+        self._progress_at = time.monotonic() + PROGRESS_SECONDS
+        self._facts = request_facts.get() or RequestFacts()
+        self._request_id = request_id.get()
 
     @property
     def is_following(self) -> bool:
@@ -188,12 +216,22 @@ class StreamBody:
     def next(self, wait: float) -> bytes:
         """Return the next bytes, or none if there are no events within `wait` seconds."""
         keepalive_at = self._sent_at + self.keepalive
-        data = self._next(min(wait, max(0.0, keepalive_at - time.monotonic())))
+        if self._stream.is_search:
+            wait = min(wait, PROGRESS_SECONDS)
+        data = self._next(min(wait, max(0.0, keepalive_at - time.monotonic()))) + self._progress()
         if not data and not self.is_over and time.monotonic() >= keepalive_at:
             data = self._encoder.idle(self._stream.position)
         if data:
             self._sent_at = time.monotonic()
         return data
+
+    def _progress(self) -> bytes:
+        """Return the progress of a search, if a report is due."""
+        now = time.monotonic()
+        if not self._stream.is_search or self.is_over or now < self._progress_at:
+            return b""
+        self._progress_at = now + PROGRESS_SECONDS
+        return self._encoder.progress(self._stream.scanned, self._stream.position)
 
     def watch(self, on_data: Callable[[], None]) -> None:
         """Call `on_data` when `next` may return something. Any thread calls it, so it must not block."""
@@ -212,12 +250,24 @@ class StreamBody:
         position = self._stream.position
         try:
             self._access.check()
-            data = self._read(wait)
+            with self._request_context():
+                data = self._read(wait)
             if data:
                 self._access.check()
         except KafkaHttpError as error:
             return self._end(error, position)
+        self._facts.records = self._stream.returned
         return data
+
+    @contextmanager
+    def _request_context(self) -> Iterator[None]:
+        """Let the current thread, which may read for many streams, wait and log for this stream's request."""
+        facts_before, id_before = request_facts.set(self._facts), request_id.set(self._request_id)
+        try:
+            yield
+        finally:
+            request_facts.reset(facts_before)
+            request_id.reset(id_before)
 
     def _read(self, wait: float) -> bytes:
         stream = self._stream
@@ -230,6 +280,8 @@ class StreamBody:
             return self._end(internal_error(), stream.position)
         if stream.is_over:
             self.is_over = True
+            if stream.is_search:
+                data += self._encoder.progress(stream.scanned, stream.position)
             return data + self._encoder.end(stream.position)
         if stream.is_stopping:
             self.is_over = True

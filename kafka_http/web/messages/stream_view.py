@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from flask import Response, request
 
 from kafka_http.config import Config
 from kafka_http.environ import DETACH_STREAM
 from kafka_http.errors import InvalidRequest, Unavailable
+from kafka_http.read.record_filter import RecordFilter
 from kafka_http.read.start_positions import FromOffset, FromOffsetSpec
 from kafka_http.read.topic_stream import StreamLimits, StreamRequest, TopicStream
 from kafka_http.records import EARLIEST
+from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
+from kafka_http.web.messages.page_rendering import shown_texts
 from kafka_http.web.messages.position_syntax import parse_start
 from kafka_http.web.messages.read_parameters import (
     SHARED_PARAMETERS,
@@ -38,7 +42,9 @@ from kafka_http.web.wait_limiter import WaitLimiter
 STREAM_TYPES: Mapping[str, type[StreamEncoder]] = {EVENTS: EventEncoder, NDJSON: LineEncoder}
 
 _FROM_START = FromOffsetSpec(EARLIEST)
-_PARAMETERS = (*SHARED_PARAMETERS, "until")
+SEARCH_PARAMETERS = frozenset(("contains", "key"))
+_PARAMETERS = (*SHARED_PARAMETERS, "until", *sorted(SEARCH_PARAMETERS))
+_MAX_SEARCH_CHARACTERS = 1000
 
 
 class MessageStreams:
@@ -84,6 +90,7 @@ class MessageStreams:
             reset=parameters.reset,
             reports_gaps=encoder.reports_gaps,
             is_resumed=bool(last_id),
+            filter=self._record_filter(topic, decode_as, query),
         )
         stream = self._services.streams.open(stream_request, encoder)
         try:
@@ -111,6 +118,16 @@ class MessageStreams:
         response.headers["X-Accel-Buffering"] = "no"  # nginx sends each event at once
         return response
 
+    def _record_filter(self, topic: str, decode_as: TopicFormat, query: QueryParameters) -> RecordFilter | None:
+        """Return the filter of a search, or None if the stream is none. Raises `InvalidRequest`."""
+        contains, key = (_search_text(query, name) for name in ("contains", "key"))
+        if contains is None and key is None:
+            return None
+        if query.text("until") != "end":
+            raise InvalidRequest("contains and key need until=end: a search ends at the end of the log.", field="until")
+        shown = partial(shown_texts, self._services.formats, topic, decode_as) if any(decode_as) else None
+        return RecordFilter(contains, key, shown)
+
     def _acquire_thread(self) -> Callable[[], None]:
         """Acquire the right to keep this thread. Return the function that releases it. Raises `Unavailable`."""
         release = self._wait_limiter.try_acquire()
@@ -125,6 +142,13 @@ def _stream_limits(query: QueryParameters) -> StreamLimits:
     limit = query.integer("limit", 0, 1, MAX_INT64)
     max_bytes = query.integer("max_bytes", 0, 1, MAX_INT64)
     return StreamLimits(limit or None, max_bytes or None, query.choice("until", ("end", ""), "") == "end")
+
+
+def _search_text(query: QueryParameters, name: str) -> str | None:
+    text = query.text(name)
+    if text is not None and not (0 < len(text) <= _MAX_SEARCH_CHARACTERS):
+        raise InvalidRequest(f"{name} must have 1 to {_MAX_SEARCH_CHARACTERS} characters, got {len(text)}.", field=name)
+    return text
 
 
 def _last_event_id() -> str:
