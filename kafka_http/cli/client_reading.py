@@ -142,7 +142,7 @@ class TopicReading:
     def _starts(self) -> dict[int, int]:
         """Return where each partition that has offsets of the range is read from."""
         first, last = self._range
-        topic = self._client.call("GET", path_of("messages", self._topic))
+        topic = self._client.call("GET", path_of("messages", self._topic), "partitions")
         wanted = self._arguments.partition and self._arguments.partition.split(",")
         starts = {}
         for each in topic["partitions"]:
