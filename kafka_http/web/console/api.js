@@ -50,7 +50,9 @@ export async function send(made) {
   const response = await callOrLogIn(made);
   const text = await response.text();
   const content = text && JSON_TYPE.test(response.headers.get("Content-Type")) ? JSON.parse(text) : null;
-  if (!response.ok) throw new Error(problem(response, content));
+  if (!response.ok) {
+    throw Object.assign(new Error(problem(response, content)), { status: response.status, code: content?.error?.code });
+  }
   return { content, text };
 }
 

@@ -6,13 +6,15 @@ import { Outcome, attempt, checkbox, choice, element, field } from "./dom.js";
 import { Follower } from "./follower.js";
 import { formats, readingFormats } from "./formats.js";
 import { MessageList } from "./message_list.js";
-import { positionExamples, positionInput, timeField } from "./position.js";
+import { positionExamples, positionInput, timePicker } from "./position.js";
 import { may } from "./rights.js";
 import { Search } from "./search.js";
 import { remember, state } from "./state.js";
 
 const PAGE = 100;
 const FROM = "-10";
+const FOLLOWING = ["connecting", "live", "reconnecting"];
+const NO_KAFKA = [50302, 50003, 504]; // the codes of errors when Kafka does not answer
 
 export class Messages {
   #topic;
@@ -20,6 +22,8 @@ export class Messages {
   #follower = null;
   #next = null; // the position after the last page
   #session = 0;
+  #reading = "stopped"; // what the page does
+  #isKafkaAway = false;
 
   #box = new CurlBox("Read messages");
   #outcome = new Outcome();
@@ -35,7 +39,9 @@ export class Messages {
 
   constructor(topic) {
     this.#topic = topic;
-    this.#list = new MessageList(topic, record => this.#actions(record), [this.#pause, this.#more]);
+    this.#list = new MessageList(topic, {
+      actions: record => this.#actions(record), buttons: [this.#pause, this.#more], added: record => this.onMessage(record),
+    });
     this.#search = new Search(topic, this.#box, {
       start: () => this.#start({ isStep: true, isSearch: true }),
       path: position => this.#path(position),
@@ -66,9 +72,24 @@ export class Messages {
     this.#start({ isStep: true });
   }
 
-  /** Calls `listener(records)` for all messages that the list gets from now on, some at a time. */
-  listen(listener) {
-    this.#list.listen(listener);
+  /** Is called with each message that comes. */
+  onMessage = () => {};
+
+  /** Shows by the response to a request whether Kafka answers. Returns the response. */
+  async watch(response) {
+    try {
+      const found = await response;
+      this.#kafka(true);
+      return found;
+    } catch (error) {
+      this.#kafka(!NO_KAFKA.includes(error.code));
+      throw error;
+    }
+  }
+
+  #kafka(isThere) {
+    this.#isKafkaAway = !isThere;
+    this.#showReading();
   }
 
   /** Shows the message at an offset: its row if the list has it, else it reads from there. */
@@ -96,7 +117,7 @@ export class Messages {
     };
     const form = element(
       "form.fields", { submit, input: preview, "aria-label": "Read" },
-      field("From", this.#from), timeField("or a time", this.#from), field("Partition", this.#partition),
+      field("From", this.#from), ...timePicker(this.#from), field("Partition", this.#partition),
       field("Format", this.#format), this.#live.label,
       element("button.primary", { type: "submit", focus: preview, pointerenter: preview }, "Read"),
     );
@@ -235,12 +256,18 @@ export class Messages {
     }
   }
 
-  #showState(shown) {
-    this.#state.textContent = shown;
-    this.#state.dataset.state = shown;
-    this.#pause.hidden = !["connecting", "live", "reconnecting", "paused"].includes(shown);
-    this.#pause.textContent = shown === "paused" ? "Resume" : "Pause";
-    this.#more.hidden = shown !== "page";
-    if (shown === "live") this.#outcome.good("");
+  #showState(state) {
+    this.#reading = state;
+    this.#showReading();
+    this.#pause.hidden = ![...FOLLOWING, "paused"].includes(state);
+    this.#pause.textContent = state === "paused" ? "Resume" : "Pause";
+    this.#more.hidden = state !== "page";
+    if (state === "live") this.#outcome.good("");
+  }
+
+  #showReading() {
+    const isWaiting = this.#isKafkaAway && FOLLOWING.includes(this.#reading);
+    this.#state.textContent = isWaiting ? "waiting for Kafka" : this.#reading;
+    this.#state.dataset.state = isWaiting ? "waiting" : this.#reading;
   }
 }

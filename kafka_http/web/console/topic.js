@@ -17,7 +17,7 @@ export function topicView(topic) {
   const messages = new Messages(topic);
   const consumer = consumerPanel(topic, messages);
   const refresh = (mark = made => made) => attempt(outcome, async () => {
-    const { partitions, config } = (await send(mark(request("GET", ["messages", topic])))).content;
+    const { partitions, config } = (await messages.watch(send(mark(request("GET", ["messages", topic]))))).content;
     outcome.good("");
     summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
     rows.replaceChildren(...partitions.map(partitionRow));
