@@ -1,6 +1,7 @@
 // One message, as a row.
 
 import { element, time } from "./dom.js";
+import { keyClass } from "./key_colors.js";
 
 const SHORT = 120;
 
@@ -19,7 +20,7 @@ export function messageRow(record, exact, actions) {
 
 function key({ key, key_format: format }) {
   if (key === null) return [element("span.soft", {}, "no key")];
-  const shown = element("span", {}, element("span.soft", {}, "key "), element("code.key", {}, text(key)));
+  const shown = element("span", {}, element("span.soft", {}, "key "), element(`code.key.${keyClass(key)}`, {}, text(key)));
   return format ? [shown, element("span.badge", {}, format === "binary" ? "key in base64" : `key ${format}`)] : [shown];
 }
 

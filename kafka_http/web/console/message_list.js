@@ -15,13 +15,13 @@ const ORDERS = [["", "last received first"], ["newest", "newest first"], ["oldes
 export class MessageList {
   #topic;
   #actions;
-  #added;
   #entries = []; // {record, exact, row} in the order of their arrival
   #waiting = [];
   #flush = null;
   #received = 0;
   #unannounced = 0;
   #announcer = setInterval(() => this.#announce(), ANNOUNCE_MS);
+  #listeners = [];
 
   #filter = element("input", { name: "filter", type: "search", placeholder: "text in key, value or headers" });
   #order = choice(ORDERS, { name: "sort" });
@@ -32,10 +32,9 @@ export class MessageList {
   /** How many messages are shown, and how many were received. */
   count = element("span.soft");
 
-  /** `actions(record)` returns the buttons of a message, `buttons` are shown beside the filter, `added(record)` is called. */
-  constructor(topic, { actions, buttons, added }) {
+  /** `actions(record)` returns the buttons of a message; `buttons` are shown beside the filter. */
+  constructor(topic, actions, buttons) {
     this.#topic = topic;
-    this.#added = added;
     this.#actions = actions;
     this.#filter.addEventListener("input", () => this.#filtered());
     this.#order.addEventListener("input", () => this.#sorted());
@@ -54,11 +53,14 @@ export class MessageList {
   receive(json) {
     this.#received += 1;
     this.#unannounced += 1;
-    const record = JSON.parse(json);
-    this.#added(record);
-    this.#waiting.push({ record, exact: parseExactly(json) });
+    this.#waiting.push({ record: JSON.parse(json), exact: parseExactly(json) });
     if (this.#waiting.length > MAX_ROWS) this.#waiting.shift();
     this.#flush ??= setTimeout(() => this.#add(), FLUSH_MS);
+  }
+
+  /** Calls `listener(records)` for all messages that are added from now on, some at a time. */
+  listen(listener) {
+    this.#listeners.push(listener);
   }
 
   /** Returns the row of a message, or undefined if it is not in the list. */
@@ -97,6 +99,7 @@ export class MessageList {
     else this.#list.prepend(...added.map(each => each.row).reverse());
     for (const { row } of this.#entries.splice(0, this.#entries.length - MAX_ROWS)) row.remove();
     this.#counted();
+    for (const listener of this.#listeners) listener(added.map(each => each.record));
   }
 
   #row({ record, exact }) {

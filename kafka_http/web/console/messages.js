@@ -13,7 +13,6 @@ import { remember, state } from "./state.js";
 
 const PAGE = 100;
 const FROM = "-10";
-const FOLLOWING = ["connecting", "live", "reconnecting"];
 const NO_KAFKA = [50302, 50003, 504]; // the codes of errors when Kafka does not answer
 
 export class Messages {
@@ -39,9 +38,7 @@ export class Messages {
 
   constructor(topic) {
     this.#topic = topic;
-    this.#list = new MessageList(topic, {
-      actions: record => this.#actions(record), buttons: [this.#pause, this.#more], added: record => this.onMessage(record),
-    });
+    this.#list = new MessageList(topic, record => this.#actions(record), [this.#pause, this.#more]);
     this.#search = new Search(topic, this.#box, {
       start: () => this.#start({ isStep: true, isSearch: true }),
       path: position => this.#path(position),
@@ -72,24 +69,23 @@ export class Messages {
     this.#start({ isStep: true });
   }
 
-  /** Is called with each message that comes. */
-  onMessage = () => {};
+  /** Calls `listener(records)` for all messages that the list gets from now on, some at a time. */
+  listen(listener) {
+    this.#list.listen(listener);
+  }
 
   /** Shows by the response to a request whether Kafka answers. Returns the response. */
   async watch(response) {
     try {
       const found = await response;
-      this.#kafka(true);
+      this.#isKafkaAway = false;
       return found;
     } catch (error) {
-      this.#kafka(!NO_KAFKA.includes(error.code));
+      this.#isKafkaAway = NO_KAFKA.includes(error.code);
       throw error;
+    } finally {
+      this.#showReading();
     }
-  }
-
-  #kafka(isThere) {
-    this.#isKafkaAway = !isThere;
-    this.#showReading();
   }
 
   /** Shows the message at an offset: its row if the list has it, else it reads from there. */
@@ -256,17 +252,17 @@ export class Messages {
     }
   }
 
-  #showState(state) {
-    this.#reading = state;
+  #showState(shown) {
+    this.#reading = shown;
     this.#showReading();
-    this.#pause.hidden = ![...FOLLOWING, "paused"].includes(state);
-    this.#pause.textContent = state === "paused" ? "Resume" : "Pause";
-    this.#more.hidden = state !== "page";
-    if (state === "live") this.#outcome.good("");
+    this.#pause.hidden = !["connecting", "live", "reconnecting", "paused"].includes(shown);
+    this.#pause.textContent = shown === "paused" ? "Resume" : "Pause";
+    this.#more.hidden = shown !== "page";
+    if (shown === "live") this.#outcome.good("");
   }
 
   #showReading() {
-    const isWaiting = this.#isKafkaAway && FOLLOWING.includes(this.#reading);
+    const isWaiting = this.#isKafkaAway && ["connecting", "live", "reconnecting"].includes(this.#reading);
     this.#state.textContent = isWaiting ? "waiting for Kafka" : this.#reading;
     this.#state.dataset.state = isWaiting ? "waiting" : this.#reading;
   }

@@ -5,6 +5,7 @@ import { consumerPanel } from "./consumer.js";
 import { Outcome, attempt, element, number, panel, repeatWhileShown } from "./dom.js";
 import { Messages } from "./messages.js";
 import { publishPanel } from "./publish.js";
+import { Tape } from "./tape.js";
 import { topicSettings } from "./topic_settings.js";
 import { count } from "./topics.js";
 
@@ -22,13 +23,16 @@ export function topicView(topic) {
     summary.textContent = `${plural(partitions.length, "partition")}, ${plural(count(partitions), "message")}`;
     rows.replaceChildren(...partitions.map(partitionRow));
     settings.show(config);
+    tape.update(partitions);
   });
   const settings = topicSettings(topic, refresh);
+  const tape = new Tape(topic, messages);
   messages.acknowledging(consumer);
   const shown = element(
     "section", {},
     element("div.title", {}, element("h2", {}, topic), summary),
     outcome.element,
+    tape.element,
     element(
       "div.columns", {},
       element("div.side", {}, publishPanel(topic), consumer.element, partitionsPanel(rows), settings.element),
