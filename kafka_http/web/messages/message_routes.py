@@ -10,6 +10,7 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.read.page_reader import Page, ReadLimits
 from kafka_http.read.start_positions import FromOffset, ReadStart
 from kafka_http.records import TopicPartition
+from kafka_http.request_facts import count_page
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
@@ -35,6 +36,7 @@ from kafka_http.web.request_head import RequestHead
 from kafka_http.web.responses import flask_response, json_response
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.topics import topic_object
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -83,20 +85,9 @@ class MessageRoutes:
         return json_response({"topics": request_access().visible(self._services.topics.names())})
 
     def describe(self, topic: str) -> Response:
-        """GET /messages/<topic>: the topic's partitions."""
+        """GET /messages/<topic>: the topic's partitions, and the settings of its own."""
         QueryParameters(request.args, ())
-        partitions = self._services.topics.partitions(topic)
-        ends = self._services.topics.offset_ranges(topic, [each.partition for each in partitions])
-        listed = [
-            {
-                "partition": each.partition,
-                **ends[each.partition]._asdict(),
-                "leader": each.leader,
-                "replicas": each.replicas,
-            }
-            for each in partitions
-        ]
-        return json_response({"topic": topic, "partitions": listed})
+        return json_response(topic_object(self._services.topics, topic))
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one or more messages."""
@@ -155,6 +146,7 @@ class MessageRoutes:
                 start_offsets, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
         StreamAccess(self._check_point, request_access(), "read", topic).check()  # it may have waited for a minute
+        count_page(page.parts)
         return page
 
     def _next_link(self, topic: str, consumer: str, next_position: str) -> str:
