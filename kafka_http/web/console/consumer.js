@@ -4,7 +4,7 @@ import { polled, request, send } from "./api.js";
 import { confirmed } from "./confirm.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, number, panel, repeatWhileShown } from "./dom.js";
-import { positionInput, timeField } from "./position.js";
+import { positionInput, timePicker } from "./position.js";
 import { may } from "./rights.js";
 import { keepInAddress } from "./state.js";
 
@@ -85,7 +85,7 @@ export function consumerPanel(topic, messages) {
     progressTable(rows),
     element(
       "div.fields", {},
-      field("Position", position), timeField("or a time", position),
+      field("Position", position), ...timePicker(position),
       curlButton("Set position", box, rewind, () => act(rewind, "Position set.")),
     ),
     element(
