@@ -5,6 +5,7 @@ module of the command that is called is imported: `demo` and `bench` need packag
 """
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -17,7 +18,10 @@ from kafka_http.cli.setting_flags import add_setting_flags
 from kafka_http.config import ConfigError
 from kafka_http.config.spelling import within_edits
 from kafka_http.errors import how_to_install
+from kafka_http.logs import logs_json
 from kafka_http.server import CannotServe
+
+log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "serve": ("kafka_http.cli.serve", "serve HTTP in front of the brokers"),
@@ -81,7 +85,10 @@ def _unknown_argument(command: str, argument: str, usage: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"kafka-http: {message}", file=sys.stderr)
+    if logs_json():
+        log.critical("%s", message)
+    else:
+        print(f"kafka-http: {message}", file=sys.stderr)
     return status
 
 

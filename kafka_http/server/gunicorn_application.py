@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.glogging import Logger
 
 from kafka_http.config import Config
 from kafka_http.config.settings import is_loopback
-from kafka_http.environ import PRINCIPAL
-from kafka_http.logs import LineFormatter, configure_logging
+from kafka_http.logs import LogFormat, configure_logging, line_formatter
+from kafka_http.server.access_log import AccessLogger
 from kafka_http.server.app_interface import ServerHooks, hooks_of, stop_seconds
 from kafka_http.server.reload import ArbiterReload
 from kafka_http.server.service_manager import FIRST_LISTENER, ServiceManager, listener_address, passed_listeners
+from kafka_http.server.start_log import log_start
 from kafka_http.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _server_log = logging.getLogger("kafka_http.server")
-
-_POLLED_PATH = re.compile(r"/(messages/[^/]+(/[^/]+)?|instances|tasks)")
 
 
 _START_POLL_SECONDS = 0.1
@@ -60,10 +57,11 @@ def run(
 
     Raises `ConfigError` if a setting is wrong, and `CannotServe` if the server cannot start or ends with an error.
     """
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     app = (load_app or _create_app)(config)
     _check_address(config)
     hooks_of(app).check_before_fork()
+    log_start(config)
     _warn_if_exposed(hooks_of(app), config)
     main_process = os.getpid()
     signals = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
@@ -272,38 +270,30 @@ class _Arbiter(Arbiter):
             self._application.stop_node(min(_NODE_STOP_SECONDS, max(1.0, end - time.monotonic())))
 
 
-class _Logger(Logger):
+class _Logger(AccessLogger):
     """Logs gunicorn's events as `kafka_http.server`, and the access log in the same format as all other lines."""
+
+    log_format: LogFormat
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         for handler in list(self.error_log.handlers):  # gunicorn adds one each time
             self.error_log.removeHandler(handler)
         self.error_log = _server_log
+        if cfg.loglevel == "debug":
+            self.access_log.setLevel(logging.DEBUG)
         for handler in self.access_log.handlers:
-            handler.setFormatter(LineFormatter())
+            handler.setFormatter(line_formatter(self.log_format))
 
 
-class _ConsoleLogger(_Logger):
-    """Leaves the requests that an open console page repeats out of the access log."""
+def _logger_class(config: Config) -> type[_Logger]:
+    """Return the class that gunicorn makes its logger of. It passes its own settings only."""
 
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        self.access_log.addFilter(_is_not_polling)  # has no effect if it was added before
+    class ConfiguredLogger(_Logger):
+        log_format = config.log_format
+        has_console = config.console
 
-
-def _is_not_polling(record: logging.LogRecord) -> bool:
-    """Return False for a successful GET of metadata with the console's header.
-
-    Reads and writes of messages are always logged, so that a client cannot hide them with the header.
-    """
-    atoms: Any = record.args
-    return not (
-        atoms["{x-console-poll}i"] != "-"
-        and atoms["m"] == "GET"
-        and str(atoms["s"]) == "200"
-        and _POLLED_PATH.fullmatch(atoms["U"])
-    )
+    return ConfiguredLogger
 
 
 def _gunicorn_settings(config: Config) -> dict[str, Any]:
@@ -323,8 +313,7 @@ def _gunicorn_settings(config: Config) -> dict[str, Any]:
         "limit_request_field_size": 8190,  # the same as in nginx
         "forwarded_allow_ips": ",".join(config.trusted_proxies),
         "forwarder_headers": "",  # otherwise a client behind a trusted proxy could set PATH_INFO
-        "logger_class": _ConsoleLogger if config.console else _Logger,
+        "logger_class": _logger_class(config),
         "loglevel": config.log_level,
         "accesslog": "-" if config.access_log else None,
-        "access_log_format": "%(h)s %({" + PRINCIPAL + '}e)s "%(r)s" %(s)s %(B)s bytes %(M)s ms "%(a)s"',
     }
