@@ -18,6 +18,7 @@ from tests.integration.conftest import running
 from tests.support.manual import page, section, shell_commands
 from tests.support.server_process import PREFIX, ROOT, Service
 
+pytestmark = pytest.mark.slow
 BUILD, *INSTALL, _ = shell_commands(section(page("deployment"), "## Install a wheel"))
 """The commands of the manual, without the last one, which shows the version."""
 EXTRAS = "[auth,postgresql,schemas]"
@@ -72,7 +73,6 @@ def outside(environ: dict[str, str], home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home)}
 
 
-@pytest.mark.slow
 def test_wheel_works_in_an_empty_environment(
     wheel: Path, kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path
 ) -> None:
