@@ -26,6 +26,7 @@ from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
+from kafka_http.node.data_directory import DataDirectory
 from kafka_http.node.store import parse_store_url
 from kafka_http.publish.deferred_publish import DeferredPublisher, TaskSubmitter, new_task_submitter
 from kafka_http.publish.idempotency_keys import IdempotencyService, MemoryIdempotencyKeys
@@ -47,6 +48,7 @@ from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
 from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.groups import GroupRoutes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
@@ -61,6 +63,7 @@ from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
 from kafka_http.web.services import Services
 from kafka_http.web.task_routes import TaskRoutes
+from kafka_http.web.topics import TopicRoutes
 from kafka_http.web.url_paths import SegmentConverter, check_target
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -180,12 +183,14 @@ def _blueprints(
     bodies, waiting, page_memory = limits
     shared: dict[str, Any] = {"page_memory": page_memory, "check_point": security.check_point}
     yield MessageRoutes(services, config, bodies, waiting, publish, **shared).blueprint()
+    yield TopicRoutes(services, broker.topic_admin, config, bodies).blueprint()
     yield V2TopicRoutes(services, config, bodies, publish).blueprint()
     nodes: dict[str, Any] = {"locator": node.locator, "node_tls": security.node_tls}
     yield V2ConsumerRoutes(services, node.instances, config, bodies, waiting, **shared, **nodes).blueprint()
+    yield GroupRoutes(services.groups).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
-    yield AccessRoutes().blueprint()
+    yield AccessRoutes(services.formats.names, has_topic_admin=config.topic_admin).blueprint()
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
@@ -383,6 +388,11 @@ class AppLifecycle:
         self._node.idempotency.close(_KEY_STORE_SECONDS)
         self._node.close_after_broker()
         self.security.shared.open_counts.close()
+
+    def stop_node(self, timeout: float) -> None:
+        """Stop the daemon and wait up to `timeout` seconds for its end. No worker may run any more."""
+        if self._config.daemon == "process":
+            DataDirectory(self._config.data_dir).stop_daemon(timeout)
 
 
 def _check_settings(config: Config) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import re2
 
+from kafka_http.administration import TopicConfig
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import InvalidRequest, InvalidValue, PartitionNotFound, TopicNotFound
 from kafka_http.records import EARLIEST, LATEST, Isolation, PartitionInfo
@@ -37,6 +38,13 @@ def check_publishable(topic: str) -> None:
     check_topic_name(topic)
     if topic in _INTERNAL:
         raise InvalidRequest(f"Topic {topic} is internal to Kafka. Clients cannot publish to it.", topic=topic)
+
+
+def check_changeable(topic: str) -> None:
+    """Raise `InvalidRequest` if clients cannot create, change or delete a topic."""
+    check_topic_name(topic)
+    if topic in _INTERNAL:
+        raise InvalidRequest(f"Topic {topic} is internal to Kafka. Clients cannot change it.", topic=topic)
 
 
 class OffsetRange(NamedTuple):
@@ -80,6 +88,14 @@ class Topics:
         """
         check_topic_name(topic)
         return self._log.configs(topic)
+
+    def own_config(self, topic: str) -> TopicConfig | None:
+        """Return the settings that are set on the topic itself. Returns None if ACLs hide them.
+
+        Raises `InvalidRequest`, `TopicNotFound`.
+        """
+        check_topic_name(topic)
+        return self._log.own_config(topic)
 
     def brokers(self) -> list[int]:
         """Return the ids of the live brokers."""

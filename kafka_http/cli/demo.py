@@ -26,7 +26,7 @@ from kafka_http.demo.kafka_jars import KAFKA_VERSION
 from kafka_http.demo.local_resources import DemoError, is_free
 from kafka_http.node.data_directory import DataDirectory
 
-_DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}
+_DEFAULTS = {"auto_create_topics": True, "topic_admin": True, "access_log": True, "console": True}
 _DAEMON_STOP_SECONDS = 10.0
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _NOT_ALLOWED = {

@@ -254,6 +254,12 @@ class ServerHooks(Protocol):
         The server has driven the loop until `next_deadline` was infinite, or for as long as a stop may take.
         """
 
+    def stop_node(self, timeout: float) -> None:
+        """Stop the other processes of the node, and wait up to `timeout` seconds. Only the arbiter calls this.
+
+        It does so after its workers have ended, if those processes would otherwise be killed with it.
+        """
+
 
 class DefaultHooks:
     """The `ServerHooks` for an application that has none."""
@@ -289,6 +295,9 @@ class DefaultHooks:
         pass
 
     def close(self, timeout: float) -> None:
+        pass
+
+    def stop_node(self, timeout: float) -> None:
         pass
 
 

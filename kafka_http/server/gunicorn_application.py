@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ from kafka_http.logs import LogFormat, configure_logging, line_formatter
 from kafka_http.server.access_log import AccessLogger
 from kafka_http.server.app_interface import ServerHooks, hooks_of, stop_seconds
 from kafka_http.server.reload import ArbiterReload
+from kafka_http.server.service_manager import FIRST_LISTENER, ServiceManager, listener_address, passed_listeners
 from kafka_http.server.start_log import log_start
 from kafka_http.server.worker import Worker
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _server_log = logging.getLogger("kafka_http.server")
+
+
+_START_POLL_SECONDS = 0.1
+_NODE_STOP_SECONDS = 5.0
 
 
 class CannotServe(Exception):
@@ -90,6 +96,9 @@ def check_config(config: Config) -> None:
 
 def _check_address(config: Config) -> None:
     """Try to listen on `bind`, because gunicorn's own error does not help. Raises `CannotServe`."""
+    if count := passed_listeners():
+        _check_passed_listener(config, count)
+        return
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -102,6 +111,20 @@ def _check_address(config: Config) -> None:
             f"Cannot listen on {config.bind}: {reason}. Stop the program that uses this address, or choose another "
             "address with --bind."
         ) from None
+
+
+def _check_passed_listener(config: Config, count: int) -> None:
+    """Check that systemd has passed one socket, on `bind`: rights and links depend on that setting."""
+    try:
+        address = listener_address(FIRST_LISTENER)
+    except OSError as error:
+        raise CannotServe(f"Cannot listen on the socket that systemd has passed: {error}") from None
+    expected = {info[4][:2] for info in socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)}
+    if count != 1 or address not in expected:
+        raise CannotServe(
+            f"systemd has passed {count} sockets, the first one on port {address[1]} of {address[0]}. The setting bind "
+            f"is {config.bind}. Pass one socket, and set bind to the ListenStream= of the socket unit."
+        )
 
 
 def _warn_if_exposed(hooks: ServerHooks, config: Config) -> None:
@@ -139,9 +162,11 @@ class _Application(BaseApplication):
     def __init__(
         self, config: Config, app: "WSGIApplication", when_ready: Callable[[], None] | None, *, reloads: bool
     ) -> None:
-        self._config = config
+        self.config = config
         self._app = app
         self._when_ready = when_ready
+        self.stop_node = hooks_of(app).stop_node
+        self.service_manager = ServiceManager()
         hooks = hooks_of(app)
         on_success = partial(_warn_if_exposed, hooks)
         self.arbiter_reload = ArbiterReload(config, hooks, on_success) if reloads else None
@@ -149,7 +174,7 @@ class _Application(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in _gunicorn_settings(self._config).items():
+        for name, value in _gunicorn_settings(self.config).items():
             self.cfg.set(name, value)
         if when_ready := self._when_ready:
             self.cfg.set("when_ready", lambda _: when_ready())
@@ -159,7 +184,7 @@ class _Application(BaseApplication):
         return self._app
 
     def run(self) -> None:
-        _Arbiter(self, self.arbiter_reload).run()
+        _Arbiter(self).run()
 
 
 def _check_brokers(worker: Worker) -> None:
@@ -171,11 +196,12 @@ def _check_brokers(worker: Worker) -> None:
 class _Arbiter(Arbiter):
     """Handles Ctrl-C and the end of the terminal like SIGTERM. A second Ctrl-C does not wait for requests.
 
-    SIGHUP reloads without new workers, so that connections and streams stay.
+    SIGHUP reloads without new workers, so that connections and streams stay. It tells systemd the state of the server.
     """
 
-    def __init__(self, app: BaseApplication, reload: ArbiterReload | None) -> None:
-        self._reload = reload
+    def __init__(self, app: _Application) -> None:
+        self._application = app
+        self._manager = app.service_manager
         super().__init__(app)
 
     def init_signals(self) -> None:
@@ -188,10 +214,60 @@ class _Arbiter(Arbiter):
         self.handle_term()
 
     def handle_hup(self) -> None:
-        if self._reload is None:
+        if self._application.arbiter_reload is None:
             self.handle_term()
-        elif self._reload.run():
+            return
+        self._manager.reloading()
+        if self._application.arbiter_reload.run():
             self.kill_workers(signal.SIGHUP)  # they only look at the count
+            self._manager.ready(self._status)
+        else:
+            self._manager.ready("The last reload failed, nothing has changed. See the log.")
+
+    def handle_usr2(self) -> None:
+        """Do not start a second server beside this one, as gunicorn does: both would use the same data directory."""
+        _server_log.warning("SIGUSR2 has no effect. The page Deployment of the manual describes upgrades.")
+
+    # The state for systemd
+
+    @property
+    def _status(self) -> str:
+        return f"Listening on {self._application.config.bind}. Workers: {self.num_workers}."
+
+    def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
+        """Wait for signals. Until the first worker is ready, only for a moment."""
+        is_starting = self._manager.is_present and not self._manager.is_ready
+        signals: list[int] = super().wait_for_signals(_START_POLL_SECONDS if is_starting else timeout)
+        return signals
+
+    def murder_workers(self) -> None:
+        """Kill hung workers. gunicorn calls this at least once per second."""
+        super().murder_workers()
+        silences = self._silences()
+        if silences and not self._manager.is_ready:
+            self._manager.ready(self._status)
+        self._manager.ping(silences)
+
+    def reap_workers(self) -> None:
+        """Collect ended workers. gunicorn calls this again and again while it stops."""
+        super().reap_workers()
+        self._manager.ping(self._silences())
+
+    def _silences(self) -> list[float]:
+        """Return the seconds since the last sign of life of each worker that has begun to accept connections."""
+        now, found = time.monotonic(), []
+        for worker in list(self.WORKERS.values()):
+            with suppress(OSError, ValueError):  # it has just ended
+                found.append(now - worker.tmp.last_update())
+        return [each for each in found if each >= 0]  # until its first sign, a worker's file has the time of the day
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers, then what else would be killed at the end of this process."""
+        end = time.monotonic() + self.cfg.graceful_timeout
+        self._manager.stopping()
+        super().stop(graceful)
+        if self._manager.is_present or 1 in (os.getpid(), os.getppid()):
+            self._application.stop_node(min(_NODE_STOP_SECONDS, max(1.0, end - time.monotonic())))
 
 
 class _Logger(AccessLogger):

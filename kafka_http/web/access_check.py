@@ -92,6 +92,18 @@ def _instance(access: Access, names: Arguments, query: Query) -> None:
         access.require("consumer", names["group"])
 
 
+def _admin(access: Access, names: Arguments, query: Query) -> None:
+    """Need `admin`. Without authentication, the view checks the setting `topic_admin`."""
+    if not access.is_unrestricted:
+        access.require("admin")
+
+
+def _groups(access: Access, names: Arguments, query: Query) -> None:
+    """Need the right to describe the topic in the query. The view shows the groups that the principal may use."""
+    for topic in query.getlist("topic"):
+        access.require_describe(topic)
+
+
 OPEN: frozenset[str] = frozenset(
     ("root.root", "manual.index", "manual.page", "health.health", "health.ready", "console.page", "console.file")
 )
@@ -106,6 +118,12 @@ ROUTES: Mapping[str, Needs] = {
     "messages.read": _read,
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
+    "topics.create": _admin,
+    "topics.change": _admin,
+    "topics.delete": _admin,
+    "groups.list": _groups,
+    "groups.describe": _group,
+    "groups.delete": _group,
     "access.show": _nothing,
     "tasks.list": _nothing,
     "tasks.find": _nothing,

@@ -166,7 +166,9 @@ def test_table_has_each_route_and_method(client: FlaskClient) -> None:
     assert covered == {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods - automatic}
 
 
-def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: KeyFile) -> None:
+def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: KeyFile, broker: FakeBroker) -> None:
+    for group in ("g", "other"):
+        broker.commit(group, "t", {0: 1})
     for row in ROWS:
         if row.call.kind != "GET":
             continue
@@ -187,7 +189,12 @@ def test_hidden_topic_looks_like_a_missing_one(send: Send) -> None:
 
 
 def test_unknown_path_and_method_need_credentials(client: FlaskClient, keys: KeyFile) -> None:
-    for method, path in (("GET", "/nothing"), ("PATCH", "/messages/t"), ("POST", "/health"), ("GET", "/messages//t//")):
+    for method, path in (
+        ("GET", "/nothing"),
+        ("PATCH", "/messages/t/g"),
+        ("POST", "/health"),
+        ("GET", "/messages//t//"),
+    ):
         assert client.open(path, method=method).status_code == 401, path
         assert client.open(path, method=method, headers=keys.headers("stranger")).status_code in {404, 405}, path
 

@@ -15,6 +15,7 @@ FOR_EVERYONE = {
     "errors",
     "records",
     "acls",
+    "administration",
     "tasks",
     "config",
     "encoding",

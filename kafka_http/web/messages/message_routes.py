@@ -36,6 +36,7 @@ from kafka_http.web.request_head import RequestHead
 from kafka_http.web.responses import flask_response, json_response
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.topics import topic_object
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -84,20 +85,9 @@ class MessageRoutes:
         return json_response({"topics": request_access().visible(self._services.topics.names())})
 
     def describe(self, topic: str) -> Response:
-        """GET /messages/<topic>: the topic's partitions."""
+        """GET /messages/<topic>: the topic's partitions, and the settings of its own."""
         QueryParameters(request.args, ())
-        partitions = self._services.topics.partitions(topic)
-        ends = self._services.topics.offset_ranges(topic, [each.partition for each in partitions])
-        listed = [
-            {
-                "partition": each.partition,
-                **ends[each.partition]._asdict(),
-                "leader": each.leader,
-                "replicas": each.replicas,
-            }
-            for each in partitions
-        ]
-        return json_response({"topic": topic, "partitions": listed})
+        return json_response(topic_object(self._services.topics, topic))
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one or more messages."""
