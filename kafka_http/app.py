@@ -98,7 +98,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, limits.bodies.reserve)
-    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads)
+    servers = ", ".join(config.bootstrap_servers)
+    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads, servers)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.security, lifecycle.idempotent_publish = security, publish
