@@ -43,6 +43,7 @@ from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.access_routes import AccessRoutes
+from kafka_http.web.api_description import ApiDescription
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -97,7 +98,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, limits.bodies.reserve)
-    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads)
+    servers = ", ".join(config.bootstrap_servers)
+    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads, servers)
 
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.security, lifecycle.idempotent_publish = security, publish
@@ -207,6 +209,7 @@ def _blueprints(
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
+    yield ApiDescription(config).blueprint()
     if config.console:
         yield ConsoleRoutes().blueprint()
 
@@ -463,7 +466,7 @@ def _set_request_facts() -> None:
 
 def _finish_response(response: Response) -> Response:
     for name, value in common_headers():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]

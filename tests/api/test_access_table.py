@@ -68,7 +68,7 @@ GET     /instances                           403       ok       401
 GET     /access                              ok        ok       ok
 POST    /consumers/g                         403       ok       401
 """
-OPEN = "/ /health /ready /docs /docs/read /console /console/console.js"
+OPEN = "/ /health /ready /docs /docs/read /openapi.json /docs/api /docs/api/viewer.js /console /console/console.js"
 
 
 @pytest.fixture(params=[False, True], ids=["views", "fast path"])
