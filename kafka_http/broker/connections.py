@@ -64,6 +64,8 @@ class ConnectionPool:
         """`settings` are those of `KafkaNetClient`."""
         self._settings = net_settings(settings)
         self._timeout = settings["request_timeout_ms"] / 1000
+        self.servers = ", ".join(settings["bootstrap_servers"])
+        """The addresses in the settings, for errors."""
         self._idle: deque[tuple[KafkaNetClient, float]] = deque()
         self._connecting = Lock()
         self._failed_until = 0.0
@@ -90,7 +92,7 @@ class ConnectionPool:
                 except CONNECTION_LOST:
                     return self._attempt(exchange, deadline, fresh=True)
         except KafkaError as error:
-            raise translate(error) from error
+            raise translate(error, servers=self.servers) from error
 
     def close(self) -> None:
         """Close the idle clients now, and those in use when they are released."""

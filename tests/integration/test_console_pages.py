@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -254,3 +256,124 @@ def test_malformed_address_shows_what_it_can(console: OpenConsole, server: Servi
     window.page.locator(".outcome.bad").first.wait_for()
     window.open("#/topics/50%")
     window.page.get_by_role("heading", name="50%").wait_for()
+
+
+def test_lesson_with_the_console_alone(console: OpenConsole, server: Service) -> None:
+    """Make a topic, publish with keys, see them, two consumers, acknowledge, lag, replay, delete."""
+    name = f"lesson-{uuid4().hex[:8]}"
+    window = console().open()
+    page = window.page
+    new = window.panel("New topic")
+    page.get_by_role("heading", name="Topics").wait_for()
+    if new.get_attribute("open") is None:
+        new.locator("summary").click()
+    new.get_by_label("Name", exact=True).fill(name)
+    new.get_by_label("Partitions").fill("3")
+    new.get_by_label("Configuration").fill("retention.ms=86400000")
+    assert '"partitions":3' in new.locator("pre").inner_text()
+    window.button("Create topic").click()
+    page.get_by_role("heading", name=name, exact=True).wait_for()
+    window.state("live").wait_for()
+    window.panel("Settings").get_by_text("86400000", exact=True).wait_for()
+
+    partitions: dict[str, set[str]] = {}
+    for number in range(6):
+        key = f"customer-{number % 2}"
+        window.box("Key").fill(key)
+        window.box("Value").fill(f'{{"order": {number}}}')
+        window.box("Value").press("Control+Enter")
+        place = window.row(f'"order": {number}').locator("code.place")
+        partitions.setdefault(key, set()).add(place.inner_text().partition(":")[0])
+    assert [len(each) for each in partitions.values()] == [1, 1]  # the key chooses the partition
+
+    for consumer, lag in (("billing", 3), ("shipping", 6)):
+        window.choose_consumer(f"{consumer}-{name}")
+        window.lag(6).wait_for()
+        if consumer == "billing":
+            window.row('"order": 4').locator("button.ack").click()
+            window.lag(lag).wait_for()
+    window.choose_consumer(f"billing-{name}")
+    window.lag(3).wait_for()
+    page.get_by_role("link", name="Show the group").click()
+    page.get_by_role("heading", name=f"billing-{name}").wait_for()
+    total = page.locator("table.offsets tr.total td")
+    wait_for(lambda: total.inner_text() in {"0", "3"})  # of the partitions that it has acknowledged
+    page.go_back()
+    window.lag(3).wait_for()
+    window.button("Replay").click()
+    window.confirm("Replay all messages")
+    window.lag(6).wait_for()
+    wait_for(lambda: window.rows.count() == 6)
+
+    window.button("Delete topic").click()
+    assert page.get_by_role("dialog").get_by_role("button", name="Delete topic").is_disabled()
+    window.confirm("Delete topic", name)
+    page.get_by_role("heading", name="Topics").wait_for()
+    assert server.get(f"/messages/{name}").status_code == 404
+
+
+def test_topic_settings_change_the_topic(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+    name = topic()
+    publish(server, name, *[{"value": number} for number in range(5)])
+    window = console().open(f"#/topics/{name}")
+    settings = window.panel("Settings")
+    settings.get_by_label("More partitions").fill("3")
+    settings.get_by_label("Configuration").fill("retention.ms=1000000\nmax.message.bytes = 5000")
+    window.button("Change").click()
+    settings.get_by_text("Topic changed.").wait_for()
+    wait_for(lambda: len(server.get(f"/messages/{name}").json()["partitions"]) == 3)
+    assert server.get(f"/messages/{name}").json()["config"] == {"retention.ms": "1000000", "max.message.bytes": "5000"}
+    settings.get_by_text("1000000", exact=True).wait_for()
+
+    settings.get_by_label("More partitions").fill("2")
+    settings.get_by_label("Configuration").fill("retention.ms=")
+    window.button("Change").click()
+    settings.locator(".outcome.bad", has_text="3").wait_for()
+    settings.get_by_label("More partitions").fill("")
+    window.button("Change").click()
+    settings.get_by_text("Topic changed.").wait_for()
+    assert server.get(f"/messages/{name}").json()["config"] == {"max.message.bytes": "5000"}
+
+    settings.get_by_label("Delete messages before").fill("0:3")
+    window.button("Delete messages").click()
+    window.confirm("Delete messages")
+    settings.get_by_text("Messages deleted.").wait_for()
+    assert server.get(f"/messages/{name}").json()["partitions"][0]["earliest"] == 3
+
+
+def test_groups_show_members_and_lag_and_are_deleted(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
+    name, group = topic(), f"group-{uuid4().hex[:8]}"
+    publish(server, name, *[{"value": number} for number in range(5)])
+    assert server.delete(f"/messages/{name}/{group}/0:1").status_code == 204
+    v2 = {"Content-Type": "application/vnd.kafka.v2+json"}
+    assert server.post(f"/consumers/{group}", '{"name": "mine", "format": "json"}', headers=v2).ok
+    subscription = json.dumps({"topics": [name]})
+    assert server.post(f"/consumers/{group}/instances/mine/subscription", subscription, headers=v2).ok
+    window = console().open("#/groups")
+    page = window.page
+    row = page.locator("tr", has=page.get_by_role("link", name=group))
+    wait_for(lambda: row.locator("td").all_inner_texts()[1:] == ["Stable", "1"], 20)
+    row.get_by_role("link").click()
+    page.locator("table.members td", has_text=f"{name} 0").wait_for()
+    assert page.locator("table.offsets tr").nth(1).locator("td").all_inner_texts() == ["0", "2", "5", "3"]
+    assert window.button("Delete group").is_disabled()
+    assert "without members" in (window.button("Delete group").get_attribute("title") or "")
+
+    assert server.delete(f"/consumers/{group}/instances/mine", headers=v2).ok
+    page.get_by_text("The group has no members.").wait_for()
+    window.button("Delete group").click()
+    window.confirm("Delete group")
+    page.get_by_role("heading", name="Groups").wait_for()
+    assert server.get(f"/consumers/{group}").status_code == 404
+    window.open(f"#/groups/{group}")
+    page.locator(".outcome.bad", has_text=group).wait_for()
+
+
+def test_topic_that_is_deleted_by_others_is_shown_as_gone(console: OpenConsole, server: Service) -> None:
+    name = f"gone-{uuid4().hex[:8]}"
+    assert server.post("/messages", json={"topic": name}).status_code == 201
+    window = console().open_topic(name)
+    assert server.delete(f"/messages/{name}").status_code == 204
+    window.page.locator("section > .outcome.bad", has_text=name).wait_for()

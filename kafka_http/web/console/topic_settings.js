@@ -57,6 +57,7 @@ function forms(topic, changed) {
   );
   preview();
   const trim = async () => {
+    if (!before.value.trim()) return outcome.bad("Enter the position before which messages are deleted, such as 0:42.");
     const text = `The messages of ${topic} before ${before.value.trim()} are deleted for all consumers.`;
     if (await confirmed({ title: "Delete messages", text, action: "Delete messages" })) await act(trimming, "Messages deleted.");
   };
