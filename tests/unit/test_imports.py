@@ -24,6 +24,8 @@ FOR_EVERYONE = {
     "loading_cache",
     "environ",
     "request_facts",
+    "metrics",
+    "metrics_files",
     "chunked",
     "name_filter",
     "broker_protocols",
