@@ -27,6 +27,7 @@ from kafka_http.broker.error_map import CONNECTION_LOST, translate
 from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import CommittedOffset, GroupMember, PartitionOffsets
 from kafka_http.records import TopicPartition as OurPartition
+from kafka_http.request_facts import waiting_for_kafka
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,10 @@ class Admin:
 
     def run(self, call: Callable[[KafkaAdminClient], Result], topic: str | None = None) -> Result:
         """Return what `call` returns; retry transient errors. Raises errors of `kafka_http.errors`."""
+        with waiting_for_kafka():
+            return self._run(call, topic)
+
+    def _run(self, call: Callable[[KafkaAdminClient], Result], topic: str | None) -> Result:
         deadline = time.monotonic() + self._timeout
         while True:
             client = self._client.get()

@@ -36,6 +36,7 @@ from kafka_http.broker.patches import (
     net_settings,
 )
 from kafka_http.errors import BrokerUnavailable
+from kafka_http.request_facts import waiting_for_kafka
 
 Result = TypeVar("Result")
 Exchange = Callable[[KafkaConnectionManager], Awaitable[Result]]
@@ -83,10 +84,11 @@ class ConnectionPool:
     def _retried(self, exchange: ClientExchange[Result], timeout: float | None) -> Result:
         deadline = time.monotonic() + (timeout or self._timeout)
         try:
-            try:
-                return self._attempt(exchange, deadline, fresh=False)
-            except CONNECTION_LOST:
-                return self._attempt(exchange, deadline, fresh=True)
+            with waiting_for_kafka():
+                try:
+                    return self._attempt(exchange, deadline, fresh=False)
+                except CONNECTION_LOST:
+                    return self._attempt(exchange, deadline, fresh=True)
         except KafkaError as error:
             raise translate(error) from error
 

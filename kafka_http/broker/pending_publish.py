@@ -9,6 +9,7 @@ from kafka_http.broker.error_map import unknown_outcome
 from kafka_http.errors import KafkaHttpError, OutcomePending, TooLarge, TopicNotFound
 from kafka_http.pending import DoneCallbacks
 from kafka_http.records import AppendedRecords, BareValues, NewRecord, RecordMetadata, RecordResult
+from kafka_http.request_facts import waiting_for_kafka
 
 UNKNOWN_OFFSET = -1
 """The offset of a record that Kafka has, but whose offset it no longer knows."""
@@ -76,7 +77,9 @@ class KafkaPendingPublish(DoneCallbacks):
 
     def result(self, timeout: float | None = None) -> Sequence[RecordResult]:
         """Return one result for each record, as `PendingPublish.result` says."""
-        self.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
+        if timeout != 0:
+            with waiting_for_kafka():
+                self.wait(max(0.0, self._response_deadline - time.monotonic()) if timeout is None else timeout)
         if self.error is not None:
             raise self.error.with_traceback(None)  # publishes share it, and each `raise` adds to its traceback
         results = self._results()

@@ -139,6 +139,7 @@ class TopicStream:
         "_retries",
         "is_ending",
         "position",
+        "returned",
         "scanned",
     )
 
@@ -155,6 +156,8 @@ class TopicStream:
         """The offset after the last batch of `next`, by partition."""
         self.scanned = 0
         """The number of records that a search has looked at."""
+        self.returned = 0
+        """The number of records that `next` has returned."""
         self.is_ending = False
         """Whether the rest of the stream is in memory, so that `next` does not wait any more."""
         self._reader = reader
@@ -232,7 +235,9 @@ class TopicStream:
             was_following, left = self.is_following, max(0.0, until - time.monotonic())
             batch = self._take(left, was_following=was_following)
             if batch is not None and (batch.records or batch.gaps):
-                return batch.rendered(self._form.render)
+                rendered = batch.rendered(self._form.render)
+                self.returned += len(batch.records)
+                return rendered
             if time.monotonic() >= until or (self.is_following and not was_following):
                 break
         return b""

@@ -54,6 +54,11 @@ class FastPathResponse(NamedTuple):
     body: bytes
     principal: str
     """For the access log; empty if authentication is off."""
+    route: str
+    """The URL rule, such as `/messages/<topic>`."""
+    topic: str
+    records: int
+    """Records that were written to Kafka."""
 
 
 class PendingResponse(Protocol):

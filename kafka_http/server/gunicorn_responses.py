@@ -37,7 +37,7 @@ _RESPONSE = (
 
 def render(response: FastPathResponse, *, is_last: bool) -> bytes:
     """Return a whole response. If `is_last`, it announces that the connection is closed."""
-    status, headers, content_type, sent_id, body, _ = response
+    status, headers, content_type, sent_id, body, *_ = response
     return _RESPONSE % (
         _STATUS_LINES[status],
         _date(int(time.time())),

@@ -56,6 +56,9 @@ class IdentifiedResponse(NamedTuple):
     request_id: str
     body: bytes
     principal: str
+    route: str
+    topic: str
+    records: int
 
 
 class FastPathPublishes:
@@ -275,8 +278,17 @@ class FastPathPublish:
         finally:
             self._pending.release()
         headers = {**response.headers, **self._headers} if response.headers else self._headers
+        dialect = self._dialect
         return IdentifiedResponse(
-            response.status, headers, response.content_type, self._request_id, response.body, self._principal
+            response.status,
+            headers,
+            response.content_type,
+            self._request_id,
+            response.body,
+            self._principal,
+            dialect.route,
+            dialect.topic,
+            response.records,
         )
 
     def _error_response(self, error: Exception) -> RenderedResponse:

@@ -29,6 +29,11 @@ class PublishDialect(Protocol):
     topic: str
     timeout: float
     """Seconds."""
+
+    @property
+    def route(self) -> str:
+        """The URL rule, for `RequestFacts`."""
+
     respond_async: RespondAsync | None
 
     def parse(self, body: bytes, limits: PublishLimits) -> PublishRequest:

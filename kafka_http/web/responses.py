@@ -20,6 +20,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from kafka_http.errors import KafkaHttpError, NotAcceptable, PartitionNotFound, TooLarge, TopicNotFound, status_of
 from kafka_http.logs import request_id
 from kafka_http.records import AppendedRecords
+from kafka_http.request_facts import count_records
 from kafka_http.tasks import NewTask, Task, task_to_dict
 from kafka_http.web.negotiation import JSON, V2, v2_response_type
 
@@ -43,6 +44,8 @@ class RenderedResponse(Struct, frozen=True, gc=False):
     headers: Mapping[str, str]
     content_type: str
     body: bytes
+    records: int = 0
+    """Records that the request has written to Kafka. A repeated response has written none."""
 
 
 _LAST_DIGITS = [f"{each:03}" for each in range(1000)]
@@ -149,7 +152,9 @@ def common_headers() -> list[tuple[str, str]]:
 
 
 def flask_response(rendered: RenderedResponse) -> Response:
-    """Convert a rendered response for Flask."""
+    """Convert a rendered response for Flask, and count the records that the request has written."""
+    if rendered.records:
+        count_records(rendered.records)
     return Response(rendered.body, rendered.status, rendered.headers, content_type=rendered.content_type)
 
 

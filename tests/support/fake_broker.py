@@ -43,6 +43,7 @@ from kafka_http.records import (
     TopicPartition,
     payload_size,
 )
+from kafka_http.request_facts import waiting_for_kafka
 from tests.support.fake_groups import FakeGroups
 from tests.support.fake_pending import FakePendingPublish
 from tests.support.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
@@ -321,7 +322,7 @@ class FakeBroker:
         ids: TopicIds | None = None,
     ) -> Fetched:
         until = time.monotonic() + wait
-        with self._changed:
+        with waiting_for_kafka(), self._changed:
             while True:
                 for topic, topic_id in (ids or {}).items():
                     if self.topic_id(topic) != topic_id:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kafka_http.errors import KafkaHttpError, OutcomePending
 from kafka_http.records import RecordResult
+from kafka_http.request_facts import waiting_for_kafka
 
 _PENDING = OutcomePending("Kafka did not acknowledge the record in time: it may have been written.")
 
@@ -26,7 +27,8 @@ class FakePendingPublish:
         return self._done.is_set()
 
     def result(self, timeout: float | None = None) -> Sequence[RecordResult]:
-        self._done.wait(max(0.0, self.deadline - time.monotonic()) if timeout is None else timeout)
+        with waiting_for_kafka():
+            self._done.wait(max(0.0, self.deadline - time.monotonic()) if timeout is None else timeout)
         if self._error is not None:
             raise self._error
         return self._results

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
-from kafka_http.environ import CLIENT_CERTIFICATE, CONNECTION
+from kafka_http.environ import CLIENT_CERTIFICATE, CONNECTION, REQUEST_FACTS
+from kafka_http.request_facts import RequestFacts
 from kafka_http.server.app_interface import Client
 from kafka_http.web.fast_path_publish import PreparedPublish
 from kafka_http.web.responses import STATUS_LINES
@@ -49,7 +50,10 @@ class FastPathMiddleware:
         pending.add_done_callback(done.set)
         self._hooks.end_round()
         done.wait(TIMEOUT)
-        status, headers, content_type, request_id, response_body = pending.finish()[:5]
+        response = pending.finish()
+        status, headers, content_type, request_id, response_body = response[:5]
+        environ[REQUEST_FACTS] = facts = RequestFacts(response.route, response.topic)
+        facts.records = response.records
         sent = [*headers.items(), ("Content-Type", content_type), ("Content-Length", str(len(response_body)))]
         start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
         return [response_body]

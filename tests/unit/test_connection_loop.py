@@ -44,7 +44,7 @@ class FakePendingResponse:
     def finish(self) -> FastPathResponse:
         self.answered += 1
         request_id.set(self._request_id)
-        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body, "")
+        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body, "", "/", "t", 1)
 
 
 class FakePreparedRequest:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 
+from msgspec.structs import replace
+
 from kafka_http.errors import InvalidRequest, KafkaHttpError, OutcomeUnknown
 from kafka_http.publish.publisher import PublishRequest
 from kafka_http.records import AppendedRecords, BareValues, ProducerRecord, RecordMetadata, RecordResult
@@ -40,6 +42,8 @@ _MULTIPART = {"multipart/mixed", "multipart/form-data"}
 
 class MessagesPublish:
     """The head of a publish: a `PublishDialect`."""
+
+    route = "/messages/<topic>"
 
     def __init__(self, head: RequestHead, topic: str, formats: Formats, timeout: float) -> None:
         """`timeout` is the default, in seconds. Raises `InvalidRequest`."""
@@ -145,8 +149,11 @@ class MessagesPublish:
             timestamp = "null" if results.timestamp is None else results.timestamp
             appended = appended_entries(results, f',"timestamp":{timestamp}')
             body = f'{{"topic":"{self.topic}","records":[{appended}]}}\n'  # a topic's name needs no escapes
-            return RenderedResponse(200, NO_HEADERS, JSON, body.encode())
+            return RenderedResponse(200, NO_HEADERS, JSON, body.encode(), len(results))
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
+        return replace(self._mixed_response(results, failures), records=len(results) - len(failures))
+
+    def _mixed_response(self, results: Sequence[RecordResult], failures: Sequence[KafkaHttpError]) -> RenderedResponse:
         if not failures:
             return render_json({"topic": self.topic, "records": results})
         errors = {id(each): {"error": each.as_object()} for each in distinct_errors(failures)}

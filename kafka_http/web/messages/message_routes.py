@@ -10,6 +10,7 @@ from kafka_http.errors import InvalidRequest
 from kafka_http.read.page_reader import Page, ReadLimits
 from kafka_http.read.start_positions import FromOffset, ReadStart
 from kafka_http.records import TopicPartition
+from kafka_http.request_facts import count_page
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
@@ -155,6 +156,7 @@ class MessageRoutes:
                 start_offsets, limits, wait=seconds, isolation=isolation, reset=reset, has_all=parameters.has_all
             )
         StreamAccess(self._check_point, request_access(), "read", topic).check()  # it may have waited for a minute
+        count_page(page.parts)
         return page
 
     def _next_link(self, topic: str, consumer: str, next_position: str) -> str:

@@ -4,16 +4,19 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
 
 from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable
+from kafka_http.logs import request_id
 from kafka_http.read.stream_batch import StreamBatch
 from kafka_http.read.topic_follower import TopicFollowers
 from kafka_http.read.topic_stream import TopicStream
 from kafka_http.records import EARLIEST, PartitionOffsets
+from kafka_http.request_facts import RequestFacts, request_facts
 from kafka_http.schemas.formats import Formats
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.security.stream_access import StreamAccess
@@ -152,9 +155,11 @@ class StreamBody:
     __slots__ = (
         "_access",
         "_encoder",
+        "_facts",
         "_followers",
         "_on_close",
         "_progress_at",
+        "_request_id",
         "_sent_at",
         "_stream",
         "is_over",
@@ -171,9 +176,10 @@ class StreamBody:
         access: StreamAccess,
         on_close: Callable[[], None],
     ) -> None:
-        """`keepalive` is the time in seconds after which something is sent if there are no events.
+        """Create the body in the thread of its request.
 
-        `on_close` is called at the end, perhaps twice.
+        `keepalive` is the time in seconds after which something is sent if there are no events. `on_close` is called
+        at the end, perhaps twice.
         """
         self.keepalive = keepalive
         self.is_over = False
@@ -185,6 +191,8 @@ class StreamBody:
         self._on_close = on_close
         self._sent_at = 0.0
         self._progress_at = time.monotonic() + PROGRESS_SECONDS
+        self._facts = request_facts.get() or RequestFacts()
+        self._request_id = request_id.get()
 
     @property
     def is_following(self) -> bool:
@@ -242,12 +250,24 @@ class StreamBody:
         position = self._stream.position
         try:
             self._access.check()
-            data = self._read(wait)
+            with self._request_context():
+                data = self._read(wait)
             if data:
                 self._access.check()
         except KafkaHttpError as error:
             return self._end(error, position)
+        self._facts.records = self._stream.returned
         return data
+
+    @contextmanager
+    def _request_context(self) -> Iterator[None]:
+        """Let the current thread, which may read for many streams, wait and log for this stream's request."""
+        facts_before, id_before = request_facts.set(self._facts), request_id.set(self._request_id)
+        try:
+            yield
+        finally:
+            request_facts.reset(facts_before)
+            request_id.reset(id_before)
 
     def _read(self, wait: float) -> bytes:
         stream = self._stream

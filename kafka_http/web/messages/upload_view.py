@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import chain
 from threading import Semaphore
 from typing import Any
@@ -15,8 +16,10 @@ from kafka_http.config import Config
 from kafka_http.errors import InvalidRequest, KafkaHttpError, TooMuchInFlight, Unavailable
 from kafka_http.publish.upload_session import MAX_BYTES, UploadPublisher, UploadSession
 from kafka_http.records import ProducerRecord
+from kafka_http.request_facts import count_received, count_records
 from kafka_http.schemas.formats import Formats
 from kafka_http.security.check_point import CheckPoint
+from kafka_http.security.rate_limits import ClientLimits
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.web.access_check import request_access
 from kafka_http.web.body_reader import READ_SIZE, BodyReader, LimitedSource, body_source
@@ -101,10 +104,16 @@ class UploadView:
         resources.callback(limits.acquire_stream())
         memory = _UploadMemory(self._bodies)
         resources.callback(memory.release)
-        source = LimitedSource(body_source(request.environ, request.content_length), limits.add_bytes)
+        source = LimitedSource(body_source(request.environ, request.content_length), partial(_count_bytes, limits))
         body = BodyReader(source, self._config.max_body_bytes, memory.reserve)
         request.environ["wsgi.input"] = body  # after an error before the first record, the rest is drained
         return body
+
+
+def _count_bytes(limits: ClientLimits, size: int) -> float:
+    """Count bytes of the body. Return the seconds to wait before more may arrive."""
+    count_received(size)
+    return limits.add_bytes(size)
 
 
 class _UploadMemory:
@@ -185,6 +194,7 @@ class _UploadResponse:
         self._lines: list[tuple[int, bytes]] = []
         self._reported = 0
         self._reported_at = 0.0
+        self._counted = 0
 
     @property
     def has_written(self) -> bool:
@@ -201,6 +211,7 @@ class _UploadResponse:
             self.error = internal_error()
         self._session.finish()
         rest = self._session.unacknowledged()
+        self._count_records(rest.get("written", ()))
         self.summary = self._progress() | rest
         end = {"done": True} if self.error is None else {"error": self.error.as_object()}
         yield _json_line({**self.summary, **end})
@@ -210,12 +221,19 @@ class _UploadResponse:
     def _publish_body(self) -> Iterator[bytes]:
         while self._step():
             self._session.check()
+            self._count_records()
             self._access.check()
             if self._is_progress_due():
                 self._reported, self._reported_at = self._session.acknowledged, time.monotonic()
                 yield _json_line(self._progress())
         if not self._session.sent:
             not_empty([])
+
+    def _count_records(self, written: Sequence[tuple[int, int]] = ()) -> None:
+        """Count the records that Kafka has acknowledged, and the ranges of later ones that were written."""
+        acknowledged = self._session.acknowledged
+        count_records(acknowledged - self._counted + sum(last + 1 - first for first, last in written))
+        self._counted = acknowledged
 
     def _is_progress_due(self) -> bool:
         """Whether there is progress to report, it is time to, and the client takes it without delay."""

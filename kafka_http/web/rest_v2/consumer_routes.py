@@ -15,6 +15,7 @@ from kafka_http.consumers.instance_service import InstanceLocator, InstanceServi
 from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
+from kafka_http.request_facts import count_page
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.server_tls import ServerTls
 from kafka_http.security.stream_access import StreamAccess
@@ -277,10 +278,12 @@ class V2ConsumerRoutes:
 
     def _render(self, page: LeasedPage, format_: str) -> tuple[bytes, Mapping[str, str]]:
         try:
-            return compress(request, render_v2(self._formats, format_, page.parts))
+            rendered = compress(request, render_v2(self._formats, format_, page.parts))
         except BaseException:
             page.discard()
             raise
+        count_page(page.parts)
+        return rendered
 
     def _body(self) -> bytes:
         request.max_content_length = min(MAX_BODY_BYTES, self._config.max_body_bytes)

@@ -55,6 +55,7 @@ class V2Produce:
     def __init__(self, head: RequestHead, topic: str, partition: int | None, formats: Formats, timeout: float) -> None:
         """Check the headers. `partition` is the one in the path. Raises `NotAcceptable`, `UnsupportedFormat`."""
         self.topic = topic
+        self.route = "/topics/<topic>" if partition is None else "/topics/<topic>/partitions/<partition>"
         self.timeout = timeout
         self.respond_async = head.respond_async(head.args.get("callback") if head.args else None)
         self._partition = partition
@@ -84,8 +85,18 @@ class V2Produce:
             entries = appended_entries(results, ',"error_code":null,"error":null')
             ids = msgspec.json.encode(_schema_ids(schema_ids))[1:].decode() if schema_ids else _NO_SCHEMA_IDS
             text = f'{{"offsets":[{entries}],{ids}\n'
-            return RenderedResponse(200, headers, self._response_type, text.encode())
+            return RenderedResponse(200, headers, self._response_type, text.encode(), len(results))
         failures = [each for each in results if isinstance(each, KafkaHttpError)]
+        response = self._mixed_response(results, failures, schema_ids, headers)
+        return msgspec.structs.replace(response, records=len(results) - len(failures))
+
+    def _mixed_response(
+        self,
+        results: Sequence[RecordResult],
+        failures: Sequence[KafkaHttpError],
+        schema_ids: Mapping[Role, int],
+        headers: Mapping[str, str],
+    ) -> RenderedResponse:
         if (request_error := _request_error(failures, len(results))) is not None:
             return render_v2_error(request_error, self._accept)
         errors = {id(each): _error(each) for each in distinct_errors(failures)}
