@@ -486,6 +486,15 @@ class LeaseExpired(Unavailable):
         super().__init__("The read took too long; the consumer instance was released.")
 
 
+class MetricsElsewhere(KafkaHttpError):
+    """The metrics are served on another address."""
+
+    code = 404
+
+    def __init__(self, bind: str) -> None:
+        super().__init__(f"The metrics are not here but on the address {bind} (metrics_bind): GET /metrics there.")
+
+
 class TaskNotFound(KafkaHttpError):
     """No such task."""
 

@@ -6,14 +6,16 @@ takes about a microsecond, and does not block.
 """
 
 import json
+import mmap
+import os
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
 from threading import Lock
 from typing import ClassVar, NamedTuple, Protocol
-
-from kafka_http.records import BareValues, NewRecord, Record, payload_size
 
 MAX_TOPICS = 200
 OTHER = "other"
@@ -254,12 +256,19 @@ def count_produced(topic: str, records: int, size: int) -> None:
     PRODUCED_BYTES.add(size, label)
 
 
-def count_consumed(topic: str, records: Sequence[NewRecord | Record] | BareValues) -> None:
-    """Count records that are sent to a client."""
+def count_consumed(topic: str, records: int, size: int) -> None:
+    """Count records that are sent to a client. `size` is that of their keys and values."""
     if records:
         label = topic_label(topic)
-        CONSUMED_RECORDS.add(len(records), label)
-        CONSUMED_BYTES.add(payload_size(records), label)
+        CONSUMED_RECORDS.add(records, label)
+        CONSUMED_BYTES.add(size, label)
+
+
+def update_process(process: str) -> None:
+    """Update the gauges about this process. Call it once in a while, at least once."""
+    PROCESSES.set(1, process)
+    with suppress(OSError, IndexError, ValueError), Path("/proc/self/statm").open() as pages:
+        MEMORY.set(int(pages.read().split()[1]) * mmap.PAGESIZE, process, str(os.getpid()))
 
 
 class RequestTally:

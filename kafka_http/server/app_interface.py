@@ -236,6 +236,9 @@ class ServerHooks(Protocol):
     def next_deadline(self) -> float:
         """When `end_round` must be called again at the latest, on the monotonic clock. Infinity if nothing waits."""
 
+    def update_gauges(self) -> None:
+        """Set the gauges of the metrics. Called about once a second by the main loop. Must not block."""
+
     def release_memory(self) -> None:
         """Release memory that nothing will use any more: the process is idle. Any thread may call. Must not block."""
 
@@ -253,6 +256,9 @@ class ServerHooks(Protocol):
 
         The server has driven the loop until `next_deadline` was infinite, or for as long as a stop may take.
         """
+
+    def end(self) -> None:
+        """Remove what the workers have left. The arbiter calls this at its end. Raises nothing."""
 
 
 class DefaultHooks:
@@ -276,6 +282,9 @@ class DefaultHooks:
     def end_round(self) -> None:
         pass
 
+    def update_gauges(self) -> None:
+        pass
+
     def release_memory(self) -> None:
         pass
 
@@ -289,6 +298,9 @@ class DefaultHooks:
         pass
 
     def close(self, timeout: float) -> None:
+        pass
+
+    def end(self) -> None:
         pass
 
 

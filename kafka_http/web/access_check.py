@@ -86,6 +86,10 @@ def _group(access: Access, names: Arguments, query: Query) -> None:
     access.require("consumer", names["group"])
 
 
+def _admin(access: Access, names: Arguments, query: Query) -> None:
+    access.require("admin")
+
+
 def _instance(access: Access, names: Arguments, query: Query) -> None:
     """Need the right on the group, or `admin`. The view checks the owner, and the topics in the body."""
     if not access.may("admin"):
@@ -107,6 +111,7 @@ ROUTES: Mapping[str, Needs] = {
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
     "access.show": _nothing,
+    "metrics.show": _admin,
     "tasks.list": _nothing,
     "tasks.find": _nothing,
     "tasks.cancel": _nothing,
