@@ -98,6 +98,7 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     server.close()
     services.close()
     files.close()
+    files.end()
     database.close()
 
 
