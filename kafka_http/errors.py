@@ -13,6 +13,7 @@
     ├── InstanceNotFound            40403  no such v2 consumer instance
     ├── GroupNotFound               40406  no such consumer group
     ├── TaskNotFound                404
+    ├── MetricsElsewhere            404    the metrics are on another address
     ├── NotAcceptable               406    no type in the Accept header is available
     ├── FormatMismatch              40601  the v2 consumer instance has another format
     ├── GroupHasMembers             409    the consumer group has active members

@@ -190,7 +190,7 @@ REQUESTS = Counter(
 )
 REQUEST_SECONDS = Histogram(
     "kafka_http_request_seconds",
-    "Time from the arrival of a request to its response, or to the begin of a stream.",
+    "Time from the arrival of a request to its response, or to the start of a stream.",
     *("route", "method"),
 )
 REQUESTS_IN_FLIGHT = Gauge(

@@ -21,7 +21,8 @@ from kafka_http.config import ConfigError
 log = logging.getLogger(__name__)
 
 BUILD_INFO = "kafka_http_build_info"
-_BUILD_HELP = "The version of kafka_http and of Python; always 1."
+BUILD_LABELS = ("version", "python")
+BUILD_HELP = "The version of kafka_http and of Python; always 1."
 _BOUNDS = (*map(str, metrics.BOUNDS), "+Inf")
 _CLIENT_SECONDS = 10.0
 """Time of each wait for a client of `metrics_bind`."""
@@ -54,7 +55,7 @@ class MetricsExposition(Collector):
             numbers[each.metric.name][each.values][each.part] = each.number
         for metric in metrics.all_metrics():
             yield _family(metric, numbers[metric.name])
-        build = GaugeMetricFamily(BUILD_INFO, _BUILD_HELP, labels=["version", "python"])
+        build = GaugeMetricFamily(BUILD_INFO, BUILD_HELP, labels=BUILD_LABELS)
         build.add_metric([version("kafka_http"), platform.python_version()], 1.0)
         yield build
 
