@@ -5,5 +5,5 @@ from kafka_http.config.sources import load_config
 from kafka_http.logs import configure_logging
 
 config = load_config()
-configure_logging(config.log_level)
+configure_logging(config.log_level, config.log_format)
 app = create_app(config)

@@ -46,11 +46,13 @@ from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.access_routes import AccessRoutes
+from kafka_http.web.api_description import ApiDescription
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
 from kafka_http.web.cors import CrossOriginSharing
 from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.groups import GroupRoutes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
@@ -67,6 +69,8 @@ from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
 from kafka_http.web.services import Services
 from kafka_http.web.task_routes import TaskRoutes
+from kafka_http.web.topic_hints import TopicHints
+from kafka_http.web.topics import TopicRoutes
 from kafka_http.web.url_paths import SegmentConverter, check_target
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -108,14 +112,18 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle.bodies = limits.bodies
     lifecycle.security, lifecycle.idempotent_publish = security, publish
     lifecycle.tls = security.tls
-    lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish) if config.fast_path else None
+    lifecycle.fast_path = None
+    hints = TopicHints(config)
+    if config.fast_path:
+        lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish, hints=hints)
     app = _new_app(config, lifecycle, security, limits.page_memory)
+    hints.register(app)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
     check = AccessCheck(app, security.check_point, security.trusted, forwarded)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, limits.bodies, check.admit_early, check.admit_connection)
     for blueprint in _blueprints(
-        config, services, node, broker=broker, security=security, limits=limits, publish=publish
+        config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
@@ -163,7 +171,13 @@ def _new_security(config: Config, broker: Broker) -> Security:
 
 
 def _fast_path(
-    config: Config, services: Services, security: Security, publish_view: PublishView, publish: IdempotentPublish
+    config: Config,
+    services: Services,
+    security: Security,
+    publish_view: PublishView,
+    publish: IdempotentPublish,
+    *,
+    hints: TopicHints,
 ) -> FastPathPublishes:
     return FastPathPublishes(
         publish_view,
@@ -174,6 +188,7 @@ def _fast_path(
         cors=security.cors,
         check_point=security.check_point,
         trusted=security.trusted,
+        hints=hints,
     )
 
 
@@ -186,20 +201,24 @@ def _blueprints(
     security: Security,
     limits: RequestLimits,
     publish: IdempotentPublish,
+    hints: TopicHints,
 ) -> Iterator[Blueprint]:
     """Yield all routes."""
     bodies, waiting, page_memory = limits
     shared: dict[str, Any] = {"page_memory": page_memory, "check_point": security.check_point}
-    yield MessageRoutes(services, config, bodies, waiting, publish, **shared).blueprint()
+    yield MessageRoutes(services, config, bodies, waiting, publish, **shared, hints=hints).blueprint()
+    yield TopicRoutes(services, broker.topic_admin, config, bodies).blueprint()
     yield V2TopicRoutes(services, config, bodies, publish).blueprint()
     nodes: dict[str, Any] = {"locator": node.locator, "node_tls": security.node_tls}
     yield V2ConsumerRoutes(services, node.instances, config, bodies, waiting, **shared, **nodes).blueprint()
+    yield GroupRoutes(services.groups).blueprint()
     yield InstanceRoutes(node.instances).blueprint()
     yield TaskRoutes(node.tasks, waiting, config.task_retention).blueprint()
-    yield AccessRoutes().blueprint()
+    yield AccessRoutes(services.formats.names, has_topic_admin=config.topic_admin).blueprint()
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
+    yield ApiDescription(config).blueprint()
     if config.console:
         yield ConsoleRoutes().blueprint()
 
@@ -435,6 +454,11 @@ class AppLifecycle:
         if self._metric_files is not None:
             self._metric_files.end()
 
+    def stop_node(self, timeout: float) -> None:
+        """Stop the daemon and wait up to `timeout` seconds for its end. No worker may run any more."""
+        if self._config.daemon == "process":
+            DataDirectory(self._config.data_dir).stop_daemon(timeout)
+
 
 def _check_settings(config: Config) -> None:
     """Log deprecated settings. Raise `ConfigError` for settings that only the libraries that use them can check."""
@@ -506,7 +530,7 @@ def _end_request(_: BaseException | None) -> None:
 
 def _finish_response(response: Response) -> Response:
     for name, value in common_headers():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]

@@ -3,8 +3,8 @@
 All methods block unless their docstring says otherwise, and any thread may call them. Times are in seconds.
 
 Methods raise errors of `kafka_http.errors` only: `BrokerUnavailable` if no broker can be reached, `TopicNotFound`,
-`PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`. Only `Producer.publish` creates topics, if
-the setting `auto_create_topics` is on.
+`PartitionNotFound`, `NotAuthorized`, `BrokerError`, `RetriableBrokerError`. Only `TopicAdmin.create` creates topics,
+and `Producer.publish` if the setting `auto_create_topics` is on.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from kafka_http.acls import Acl
+from kafka_http.administration import DescribedGroup, ListedGroup, TopicChange, TopicConfig, TopicSettings
 from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
     BareValues,
@@ -108,6 +109,12 @@ class Log(Protocol):
         Raises `TopicNotFound`.
         """
 
+    def own_config(self, topic: str) -> TopicConfig | None:
+        """Return the settings that are set on the topic itself. Returns None if ACLs hide them.
+
+        Raises `TopicNotFound`.
+        """
+
     def brokers(self) -> list[int]:
         """Return the ids of the live brokers, sorted."""
 
@@ -159,8 +166,27 @@ class Log(Protocol):
         """Return the id of the cluster, which never changes."""
 
 
+class TopicAdmin(Protocol):
+    """Creates, changes and deletes topics."""
+
+    def create(self, topic: str, settings: TopicSettings) -> None:
+        """Create a topic, and return when it can be used.
+
+        Raises `TopicExists`, `InvalidRequest` for its name, and `InvalidValue` with Kafka's reason.
+        """
+
+    def change(self, topic: str, change: TopicChange) -> None:
+        """Check all parts of a change, then make them. Nothing was done if a check raises.
+
+        Raises `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`, and `InvalidValue` with Kafka's reason.
+        """
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic, and return when it is gone. Raises `TopicNotFound`, `InvalidValue` with Kafka's reason."""
+
+
 class Groups(Protocol):
-    """Committed offsets of consumer groups. A committed offset is that of the next record to read."""
+    """Consumer groups and their committed offsets. A committed offset is that of the next record to read."""
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         """Return committed offsets. Partitions without one are left out."""
@@ -181,6 +207,23 @@ class Groups(Protocol):
 
     def members(self, group: str) -> list[GroupMember]:
         """Return the live members of a group."""
+
+    def list_groups(self) -> list[ListedGroup]:
+        """Return all groups that Kafka's ACLs show, sorted by name."""
+
+    def describe_groups(self, groups: Collection[str]) -> list[DescribedGroup]:
+        """Return these groups and their members, sorted by name. Groups that do not exist are left out."""
+
+    def group_offsets(
+        self, groups: Collection[ListedGroup | DescribedGroup], partitions: Collection[TopicPartition] | None = None
+    ) -> dict[str, dict[TopicPartition, int]]:
+        """Return the committed offsets of groups by name, of share groups the offsets where their windows start.
+
+        `partitions` limits them; None: those of all topics. Partitions without an offset are left out.
+        """
+
+    def delete_group(self, group: str) -> None:
+        """Delete a group and its offsets. Raises `GroupNotFound`, `GroupHasMembers` with the members."""
 
 
 class Membership(Protocol):
@@ -233,6 +276,9 @@ class Broker(Protocol):
 
     @property
     def log(self) -> Log: ...
+
+    @property
+    def topic_admin(self) -> TopicAdmin: ...
 
     @property
     def groups(self) -> Groups: ...

@@ -27,6 +27,7 @@ _MAX_ADDRESSES = 4
 _CHUNK_BYTES = 1 << 16
 _USER_AGENT = f"kafka_http/{version('kafka_http')}"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_INCOMPLETE = "closed the connection before the end of its response"
 
 Resolve = Callable[[str, int], Iterable[object]]
 """Returns the IP addresses of a host and port. May block; raises `OSError` if there are none."""
@@ -44,6 +45,10 @@ class HttpRequestFailed(Exception):
 
 class HttpTimeout(HttpRequestFailed):
     """The deadline has passed."""
+
+
+class HttpNotConnected(HttpRequestFailed):
+    """No connection was made, so the server has received nothing."""
 
 
 class HttpResponseTooLarge(HttpRequestFailed):
@@ -113,8 +118,24 @@ class HttpResponse:
         if self._stream.is_truncated:
             raise HttpResponseTooLarge("sent a response that is too large")
         if not is_complete:
-            raise HttpRequestFailed("closed the connection before the end of its response")
+            raise HttpRequestFailed(_INCOMPLETE)
         return bytes(body)
+
+    def chunks(self, timeout: float) -> Iterator[bytes]:
+        """Yield the parts of the body as they arrive, until its end.
+
+        Raises `HttpRequestFailed` also if nothing arrives for `timeout` seconds.
+        """
+        while chunk := self._next_chunk(timeout):
+            yield chunk
+
+    def _next_chunk(self, timeout: float) -> bytes:
+        self._stream.deadline = Deadline(timeout)
+        with _failures_described(self._stream.deadline):
+            try:
+                return self._response.read1(_CHUNK_BYTES)
+            except IncompleteRead:
+                raise HttpRequestFailed(_INCOMPLETE) from None
 
 
 @contextmanager
@@ -135,13 +156,15 @@ def send(
     `timeout` is for the whole exchange, in seconds, `connect_timeout` for the TCP connection to one address. At most
     `max_bytes` of the response are received, headers included. `resolve` returns the only addresses to connect to, in
     place of the system's resolver; up to four are tried. The Host header and the certificate are always those of
-    `target.host`. Raises `HttpRequestFailed`, and what `resolve` raises. Any thread may call; blocks.
+    `target.host`. Raises `HttpRequestFailed`, such as `HttpNotConnected`, and what `resolve` raises. Any thread may
+    call; blocks.
     """
     deadline = Deadline(timeout)
     with ExitStack() as stack:
-        with _failures_described(deadline):
+        with _failures_described(deadline, HttpNotConnected):
             addresses = _within(deadline, lambda: list((resolve or resolve_host)(target.host, target.port)))
             connected = stack.enter_context(closing(_connect(addresses, target.port, deadline, connect_timeout)))
+        with _failures_described(deadline):
             connected = stack.enter_context(closing(_with_tls(connected, target, deadline, tls)))
             stream = _DeadlineStream(connected, deadline, max_bytes)
             response = HttpResponse(_exchange(stream, method, target, headers, body), stream)
@@ -250,13 +273,14 @@ def _default_tls() -> ssl.SSLContext:
 
 
 @contextmanager
-def _failures_described(deadline: Deadline) -> Iterator[None]:
+def _failures_described(deadline: Deadline, failure: type[HttpRequestFailed] = HttpRequestFailed) -> Iterator[None]:
+    """Turn errors into `HttpTimeout` and `failure`."""
     try:
         yield
     except TimeoutError:
         raise HttpTimeout(f"did not answer within {deadline.seconds:.3g} s") from None
     except (OSError, HTTPException, UnicodeError) as error:
-        raise HttpRequestFailed(_describe(error)) from None
+        raise failure(_describe(error)) from None
 
 
 def _describe(error: Exception) -> str:

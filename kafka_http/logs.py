@@ -1,5 +1,7 @@
 """Logging: one line for each event, with time, level, process, request id, logger and message.
 
+A line is a text, or with `log_format = "json"` a JSON object.
+
 Control characters in a message are escaped, so that a client's text cannot forge a line. API keys are hidden wherever
 they occur.
 
@@ -7,12 +9,18 @@ kafka-python logs each retry several times (21 lines per second and process whil
 code is therefore logged once a minute, with the number of repetitions and without a traceback.
 """
 
+import json
 import logging
 import re
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread handles. It stays set until the next request, so that the access log, which is
@@ -53,6 +61,14 @@ def word_text(name: str) -> str:
     return _NOT_IN_A_WORD.sub(lambda found: "".join(f"%{each:02X}" for each in found[0].encode()), name) or "-"
 
 
+class StructuredMessage:
+    """The only argument of a log call whose message has fields of its own. `str` is the message of a text line."""
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return the fields that a JSON line has in addition, and `message`."""
+        raise NotImplementedError
+
+
 class LineFormatter(logging.Formatter):
     """Formats a record as one line. The line ends of a traceback are escaped like all control characters.
 
@@ -68,10 +84,51 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
-        repeated = getattr(record, "repeated", 0)
-        line = super().format(record) + (f" (repeated {repeated} times)" if repeated else "")
-        line = _API_KEY.sub("kh_(hidden)", line)
-        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+        line = _API_KEY.sub("kh_(hidden)", self._line(record))
+        return _CONTROL.sub(self._escape, line)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        return super().format(record) + _repetitions(record)
+
+    @staticmethod
+    def _escape(found: re.Match[str]) -> str:
+        return found[0].encode("unicode_escape").decode()
+
+
+class JsonFormatter(LineFormatter):
+    """Formats a record as a JSON object on one line, in ASCII."""
+
+    def _line(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage() + _repetitions(record),
+            "process": record.process,
+        }
+        if (sent_id := request_id.get()) != "-":
+            fields["request_id"] = sent_id
+        if isinstance(record.args, tuple) and len(record.args) == 1 and isinstance(record.args[0], StructuredMessage):
+            fields |= record.args[0].fields()
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(fields)
+
+    @staticmethod
+    def _escape(found: re.Match[str]) -> str:
+        return f"\\u{ord(found[0]):04x}"
+
+
+def _repetitions(record: logging.LogRecord) -> str:
+    repeated = getattr(record, "repeated", 0)
+    return f" (repeated {repeated} times)" if repeated else ""
+
+
+def line_formatter(log_format: LogFormat) -> LineFormatter:
+    """Return the formatter of our lines."""
+    return JsonFormatter() if log_format == "json" else LineFormatter()
 
 
 class KafkaLogFilter(logging.Filter):
@@ -161,20 +218,36 @@ class LogOnce:
         return had_problem
 
 
-def log_handler(stream: TextIO) -> logging.Handler:
+def log_handler(stream: TextIO, log_format: LogFormat = "text") -> logging.Handler:
     """A handler that writes our lines to a stream."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(line_formatter(log_format))
     handler.addFilter(KafkaLogFilter())
     return handler
 
 
-def configure_logging(level: str) -> None:
-    """Log to stderr, our own loggers from `level`. No effect if the root logger has a handler already."""
+def configure_logging(level: str, log_format: LogFormat = "text") -> None:
+    """Log to stderr, our own loggers from `level`. No effect if the root logger has a handler already.
+
+    Warnings of Python and exceptions that nothing catches are logged, too: nothing else writes lines to stderr.
+    """
     logging.raiseExceptions = False  # a closed stderr must not make logging print records, which may hold headers
     if logging.root.handlers:
         return
-    logging.root.addHandler(log_handler(sys.stderr))
+    logging.root.addHandler(log_handler(sys.stderr, log_format))
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     logging.getLogger("kafka_http").setLevel(level.upper())
     for name, kafka_level in _KAFKA_LEVELS.items():
         logging.getLogger(name).setLevel(kafka_level)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+        logging.getLogger("kafka_http").critical("Unexpected error.", exc_info=(kind, error, traceback))
+
+
+def logs_json() -> bool:
+    """Return whether this process logs JSON."""
+    return any(isinstance(each.formatter, JsonFormatter) for each in logging.root.handlers)

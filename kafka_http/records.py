@@ -252,11 +252,13 @@ class PartitionInfo(Struct, frozen=True):
 
 
 class GroupMember(Struct, frozen=True):
-    """A live member of a consumer group."""
+    """A live member of a consumer group, and the partitions that it reads. A static member has an `instance_id`."""
 
     member_id: str
     client_id: str
     host: str
+    instance_id: str | None = None
+    partitions: tuple[TopicPartition, ...] = ()
 
 
 Commits = Mapping[TopicPartition, CommittedOffset]

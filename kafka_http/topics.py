@@ -8,6 +8,7 @@ from uuid import UUID
 
 import re2
 
+from kafka_http.administration import TopicConfig
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import InvalidRequest, InvalidValue, PartitionNotFound, TopicNotFound
 from kafka_http.records import EARLIEST, LATEST, Isolation, PartitionInfo
@@ -21,9 +22,14 @@ _INTERNAL = frozenset(("__consumer_offsets", "__transaction_state", "__share_gro
 """Topics of the brokers. Their names do not depend on the cluster's settings."""
 
 
+def is_legal_name(topic: str) -> bool:
+    """Whether Kafka allows a topic name."""
+    return _LEGAL_TOPIC.fullmatch(topic) is not None and topic not in {".", ".."}
+
+
 def check_topic_name(topic: str) -> None:
     """Raise `InvalidRequest` if Kafka does not allow a topic name."""
-    if not _LEGAL_TOPIC.fullmatch(topic) or topic in {".", ".."}:
+    if not is_legal_name(topic):
         raise InvalidRequest(
             "Illegal topic name: expected 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', "
             "but not '.' or '..'.",
@@ -37,6 +43,13 @@ def check_publishable(topic: str) -> None:
     check_topic_name(topic)
     if topic in _INTERNAL:
         raise InvalidRequest(f"Topic {topic} is internal to Kafka. Clients cannot publish to it.", topic=topic)
+
+
+def check_changeable(topic: str) -> None:
+    """Raise `InvalidRequest` if clients cannot create, change or delete a topic."""
+    check_topic_name(topic)
+    if topic in _INTERNAL:
+        raise InvalidRequest(f"Topic {topic} is internal to Kafka. Clients cannot change it.", topic=topic)
 
 
 class OffsetRange(NamedTuple):
@@ -80,6 +93,14 @@ class Topics:
         """
         check_topic_name(topic)
         return self._log.configs(topic)
+
+    def own_config(self, topic: str) -> TopicConfig | None:
+        """Return the settings that are set on the topic itself. Returns None if ACLs hide them.
+
+        Raises `InvalidRequest`, `TopicNotFound`.
+        """
+        check_topic_name(topic)
+        return self._log.own_config(topic)
 
     def brokers(self) -> list[int]:
         """Return the ids of the live brokers."""

@@ -22,8 +22,10 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from kafka_http.administration import DescribedGroup, ListedGroup, TopicConfig
 from kafka_http.broker.client_lifecycle import ClientHolder
 from kafka_http.broker.error_map import CONNECTION_LOST, count_error, translate
+from kafka_http.broker.group_requests import GroupRequests
 from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import CommittedOffset, GroupMember, PartitionOffsets
 from kafka_http.records import TopicPartition as OurPartition
@@ -35,6 +37,8 @@ _STALE_CLIENT = (*CONNECTION_LOST, CoordinatorNotAvailableError, NotControllerEr
 """Errors after which a new client is created, because a client never refreshes the coordinator of a group."""
 _TRANSIENT = (*_STALE_CLIENT, CoordinatorLoadInProgressError, UnstableOffsetCommitError)
 _RETRY_DELAY = 0.1
+_SET_ON_TOPIC = "DYNAMIC_TOPIC_CONFIG"
+"""The source of a config that is set on the topic itself."""
 
 
 class Admin:
@@ -87,12 +91,22 @@ class Admin:
 
     def configs(self, topic: str, *names: str) -> dict[str, str]:
         """Return the topic's configs of these names, or all. Configs whose value Kafka hides are left out."""
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names) or None)
-        described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
-        settings = described["topic"][topic]
+        settings = self._described_configs(topic, *names)
         if not settings:
             raise NotAuthorized(f"Kafka's ACLs hide the settings of the topic {topic}.")
         return {name: str(each["value"]) for name, each in settings.items() if each["value"] is not None}
+
+    def own_config(self, topic: str) -> TopicConfig | None:
+        """Return the configs that are set on the topic itself; None if ACLs hide them."""
+        settings = self._described_configs(topic)
+        own = {name: each["value"] for name, each in settings.items() if each["config_source"] == _SET_ON_TOPIC}
+        return {name: str(value) for name, value in own.items() if value is not None} if settings else None
+
+    def _described_configs(self, topic: str, *names: str) -> Mapping[str, Any]:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names) or None)
+        described = self.run(lambda client: client.describe_configs([resource], config_filter="all"), topic)
+        settings: Mapping[str, Any] = described["topic"][topic]
+        return settings
 
     def remove_member(self, group: str, instance_id: str, member_id: str | None) -> None:
         """Remove a static member from a group if its member id is still `member_id` (None: any)."""
@@ -113,8 +127,9 @@ class Admin:
 class KafkaGroups:
     """The `Groups` of a Kafka cluster."""
 
-    def __init__(self, admin: Admin) -> None:
+    def __init__(self, admin: Admin, requests: GroupRequests) -> None:
         self._admin = admin
+        self._requests = requests
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         offsets_found = self._list(group, [TopicPartition(topic, each) for each in partitions])
@@ -144,11 +159,26 @@ class KafkaGroups:
             self._change(group, topic, lambda client: client.delete_group_offsets(group, present))
 
     def members(self, group: str) -> list[GroupMember]:
-        described = self._admin.run(lambda client: client.describe_groups([group]))[group]
-        return [
-            GroupMember(each["member_id"], each["client_id"], each["client_host"].removeprefix("/"))
-            for each in described["members"]
-        ]
+        return [member for each in self._requests.describe([group]) for member in each.members]
+
+    def list_groups(self) -> list[ListedGroup]:
+        return self._requests.list_all()
+
+    def describe_groups(self, groups: Collection[str]) -> list[DescribedGroup]:
+        return self._requests.describe(groups)
+
+    def group_offsets(
+        self, groups: Collection[ListedGroup | DescribedGroup], partitions: Collection[OurPartition] | None = None
+    ) -> dict[str, dict[OurPartition, int]]:
+        share = [each.group for each in groups if each.type == "share"]
+        others = [each.group for each in groups if each.type != "share"]
+        return self._requests.share_offsets(share, partitions) | self._committed_of_all(others, partitions)
+
+    def delete_group(self, group: str) -> None:
+        try:
+            self._requests.delete(group)
+        except GroupHasMembers:
+            raise self._has_members(group, "Nothing was done. Stop them first.") from None
 
     def close(self) -> None:
         self._admin.close()
@@ -164,6 +194,22 @@ class KafkaGroups:
             each: offsets_found for each, offsets_found in self._admin.run(call).items() if offsets_found.offset >= 0
         }
 
+    def _committed_of_all(
+        self, groups: Collection[str], partitions: Collection[OurPartition] | None
+    ) -> dict[str, dict[OurPartition, int]]:
+        wanted = None if partitions is None else [TopicPartition(*each) for each in partitions]
+
+        def call(client: KafkaAdminClient) -> Mapping[str, Mapping[TopicPartition, OffsetAndMetadata]]:
+            try:
+                return client.list_group_offsets(dict.fromkeys(groups, wanted)) if groups else {}
+            except GroupIdNotFoundError:  # one was just deleted
+                return {each: self._list(each, wanted) for each in groups}
+
+        return {
+            group: {OurPartition(*tp): at.offset for tp, at in offsets.items() if at.offset >= 0}
+            for group, offsets in self._admin.run(call).items()
+        }
+
     def _change(
         self, group: str, topic: str, call: Callable[[KafkaAdminClient], Mapping[Any, type[KafkaError]]]
     ) -> None:
@@ -177,11 +223,12 @@ class KafkaGroups:
         except GroupHasMembers:
             raise self._has_members(group) from None
 
-    def _has_members(self, group: str) -> GroupHasMembers:
+    def _has_members(
+        self, group: str, remedy: str = "Stop them first, or use another consumer name."
+    ) -> GroupHasMembers:
         members = self.members(group)
         names = ", ".join(f"{each.client_id} on {each.host}" for each in members)
         return GroupHasMembers(
-            f"The consumer {group} has active members that commit its offsets{': ' + names if names else ''}. "
-            "Stop them first, or use another consumer name.",
+            f"The consumer {group} has active members that commit its offsets{': ' + names if names else ''}. {remedy}",
             members=[{"client_id": each.client_id, "host": each.host} for each in members],
         )

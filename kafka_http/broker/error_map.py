@@ -72,6 +72,12 @@ OVERRIDES: Mapping[type[kafka.KafkaError], type[KafkaHttpError]] = {
     kafka.MessageSizeTooLargeError: TooLarge,
     kafka.OffsetMetadataTooLargeError: TooLarge,
     kafka.RecordListTooLargeError: TooLarge,
+    # Kafka rejects the topic, or a change of it
+    kafka.InvalidConfigurationError: InvalidValue,
+    kafka.InvalidPartitionsError: InvalidValue,
+    kafka.InvalidReplicationAssignmentError: InvalidValue,
+    kafka.InvalidReplicationFactorError: InvalidValue,
+    kafka.TopicDeletionDisabledError: NotAuthorized,
     # no broker answered
     kafka.BrokerNotAvailableError: BrokerUnavailable,
     kafka.Cancelled: BrokerUnavailable,
@@ -120,6 +126,7 @@ _REASONS: Mapping[type[BaseException], str] = {
     kafka.RecordListTooLargeError: "it is larger than the topic's segment.bytes",
     kafka.RequestTimedOutError: "no response in time",
     kafka.SaslAuthenticationFailedError: "the brokers reject this server's credentials",
+    kafka.TopicDeletionDisabledError: "the brokers delete no topics: their setting delete.topic.enable is false",
     kafka.TopicAuthorizationFailedError: "this server has no permission for this operation on the topic",
     kafka.UnsupportedSaslMechanismError: "the brokers reject this server's sasl_mechanism",
 }

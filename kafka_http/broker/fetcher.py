@@ -8,6 +8,7 @@ from uuid import UUID
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest
 from kafka.protocol.consumer import OffsetSpec as KafkaOffsetSpec
 
+from kafka_http.administration import TopicConfig
 from kafka_http.broker.admin_client import Admin
 from kafka_http.broker.batch_codec import BatchReader, record_size
 from kafka_http.broker.connections import ConnectionPool
@@ -92,6 +93,10 @@ class Fetcher:
     def configs(self, topic: str) -> dict[str, str]:
         self._metadata.partitions(topic)  # the admin client does not report an unknown topic
         return self._admin.configs(topic)
+
+    def own_config(self, topic: str) -> TopicConfig | None:
+        self._metadata.partitions(topic)  # the admin client does not report an unknown topic
+        return self._admin.own_config(topic)
 
     def brokers(self) -> list[int]:
         return self._metadata.brokers()

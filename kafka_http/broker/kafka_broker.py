@@ -10,10 +10,12 @@ from kafka_http.broker.cluster_acls import KafkaAcls
 from kafka_http.broker.connections import ConnectionPool
 from kafka_http.broker.fetcher import Fetcher
 from kafka_http.broker.group_membership import KafkaMemberships
+from kafka_http.broker.group_requests import GroupRequests
 from kafka_http.broker.idempotent_producer import IdempotentProducer
 from kafka_http.broker.prefetch_buffer import PrefetchBuffer
 from kafka_http.broker.producer_calls import ProducerCalls
 from kafka_http.broker.topic_metadata import TopicMetadata
+from kafka_http.broker.topic_requests import KafkaTopicAdmin
 from kafka_http.config import Config
 
 _TIMEOUT = 5.0
@@ -38,8 +40,10 @@ class KafkaBroker:
         self._producer = IdempotentProducer(settings, calls)
         self._prefetched = PrefetchBuffer(config.max_read_ahead)
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, self._prefetched)
-        self._groups = KafkaGroups(admin)
-        self._acls = KafkaAcls(ConnectionPool(admin_settings(config) | _CONNECT))
+        admin_connections = ConnectionPool(admin_settings(config) | _CONNECT)
+        self._groups = KafkaGroups(admin, GroupRequests(admin_connections, _TIMEOUT))
+        self._topic_admin = KafkaTopicAdmin(admin_connections, metadata)
+        self._acls = KafkaAcls(admin_connections)
         self._memberships = KafkaMemberships(connection_settings(config), admin)
 
     @property
@@ -49,6 +53,10 @@ class KafkaBroker:
     @property
     def log(self) -> Fetcher:
         return self._log
+
+    @property
+    def topic_admin(self) -> KafkaTopicAdmin:
+        return self._topic_admin
 
     @property
     def groups(self) -> KafkaGroups:

@@ -114,14 +114,25 @@ class TopicMetadata:
 
     def _ask(self, topics: Iterable[str] | None, timeout: float | None = None) -> Any:
         async def ask(manager: KafkaConnectionManager) -> Any:
-            requested = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
-            response = await ask_any(manager, MetadataRequest(topics=requested, allow_auto_topic_creation=False))
+            response = await ask_metadata(manager, topics)
             self.addresses = {each.node_id: address_of(each) for each in response.brokers}
-            if {each.node_id for each in response.brokers} != {each.node_id for each in manager.cluster.brokers()}:
-                manager.cluster.update_metadata(response)
             return response
 
         return self._connections.run(ask, timeout)
+
+
+async def ask_metadata(manager: KafkaConnectionManager, topics: Iterable[str] | None) -> Any:
+    """Ask a broker about these topics, or all (None). The manager can then send requests to all live brokers."""
+    response = await ask_any(manager, metadata_request(topics))
+    if {each.node_id for each in response.brokers} != {each.node_id for each in manager.cluster.brokers()}:
+        manager.cluster.update_metadata(response)
+    return response
+
+
+def metadata_request(topics: Iterable[str] | None) -> MetadataRequest:
+    """Return a request that never creates a topic."""
+    requested = None if topics is None else [MetadataRequest.MetadataRequestTopic(name=each) for each in topics]
+    return MetadataRequest(topics=requested, allow_auto_topic_creation=False)
 
 
 def _id(described: Any) -> UUID | None:

@@ -4,9 +4,11 @@ import argparse
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ from kafka_http.demo.kafka_jars import KAFKA_VERSION
 from kafka_http.demo.local_resources import DemoError, is_free
 from kafka_http.node.data_directory import DataDirectory
 
-_DEFAULTS = {"auto_create_topics": True, "access_log": True, "console": True}
+_DEFAULTS = {"auto_create_topics": True, "topic_admin": True, "access_log": True, "console": True}
 _DAEMON_STOP_SECONDS = 10.0
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _NOT_ALLOWED = {
@@ -110,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan = make_plan(arguments, load_config(given_settings(arguments), defaults=_DEFAULTS))
         with _running(plan) as ready:
             _print_step(f"Starting the HTTP server: {ready.config.bind}")
-            server.run(ready.config, lambda: print(_welcome(ready), flush=True), reloads=False)
+            server.run(ready.config, partial(_print_welcome, ready, time.monotonic()), reloads=False)
     except DemoError as error:
         print(f"kafka-http demo: {error}", file=sys.stderr)
         return 1
@@ -162,16 +164,18 @@ def _running(plan: DemoPlan) -> Iterator[DemoPlan]:
     kafka = EmbeddedKafka(plan.node, announce=True)
     registry = EmbeddedRegistry(plan.directory / "registry", announce=True)
     try:
+        began = time.monotonic()
         _print_step(f"Starting Apache Kafka {KAFKA_VERSION}: {kafka.bootstrap_servers}")
         kafka.launch()
+        registry_began = time.monotonic()
         if plan.with_registry:
             _print_step("Starting the schema registry")
             registry.launch()
         kafka.wait_until_ready()
-        _print_step("Apache Kafka is ready")
+        _print_step("Apache Kafka is ready", began)
         if plan.with_registry:
             registry.wait_until_ready()
-            _print_step("The schema registry is ready")
+            _print_step("The schema registry is ready", registry_began)
             plan = replace(plan, config=use_registry(plan.config, registry.url))
         yield replace(plan, topics=_create_topics(plan))
     finally:
@@ -189,17 +193,25 @@ def use_registry(config: Config, url: str) -> Config:
 
 def _create_topics(plan: DemoPlan) -> list[DemoTopic]:
     """Create the missing topics. Return all of them with their real numbers of partitions."""
+    began = time.monotonic()
     requested = {topic.name: topic.partitions for topic in plan.topics}
     existing = create_topics(plan.config.bootstrap_servers[0], requested)
     for name, count in requested.items():
         plural = "" if existing[name] == 1 else "s"
         note = "" if existing[name] == count else f" (not {count}: it existed before and was not changed)"
         _print_step(f"Topic {name}: {existing[name]} partition{plural}{note}")
+    _print_step("Topics are ready", began)
     return [DemoTopic(name, existing[name]) for name in requested]
 
 
-def _print_step(step: str) -> None:
-    print(step, flush=True)
+def _print_step(step: str, began: float | None = None) -> None:
+    """Print a step, with its duration if it began at a time (monotonic clock) and is complete."""
+    print(step if began is None else f"{step} ({time.monotonic() - began:.1f} s)", flush=True)
+
+
+def _print_welcome(plan: DemoPlan, began: float) -> None:
+    _print_step("The HTTP server is ready", began)
+    print(_welcome(plan), flush=True)
 
 
 def _welcome(plan: DemoPlan) -> str:

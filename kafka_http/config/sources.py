@@ -21,6 +21,8 @@ from kafka_http.config.settings import RENAMED_SETTINGS, SETTINGS, Setting, is_s
 from kafka_http.config.spelling import nearest
 
 ENVIRONMENT_PREFIX = "KAFKA_HTTP_"
+_NOT_SETTINGS = ("CONFIG", "URL", "API_KEY")
+"""Variables with the prefix that are no settings. The client commands, such as `kafka-http read`, use the last two."""
 _KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
 """Kubernetes sets such variables in every pod if there is a service named kafka-http. They are not settings."""
 
@@ -86,7 +88,7 @@ def _from_file(file: Path) -> Iterator[_SourceValue]:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_SourceValue]:
     for variable, value in environ.items():
         rest = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if rest in (variable, "CONFIG") or _is_from_kubernetes(rest, value):
+        if rest == variable or rest in _NOT_SETTINGS or _is_from_kubernetes(rest, value):
             continue
         path = tuple(rest.lower().split("__"))
         yield from _flatten(path, value, f"environment {variable}", parse_text=True)

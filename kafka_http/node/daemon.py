@@ -74,7 +74,7 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     from kafka_http.node.store import open_database
 
     config = config_from_json(parameters["settings"])
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     database = open_database(config.data_dir, config.store_url, config.outbox_min_free)
     node_id = directory.node_id() if database.is_shared else ""
     if not _is_needed(database, node_id) and parameters["if_needed"]:

@@ -20,6 +20,7 @@ from kafka_http.records import (
     missing_partitions,
     payload_size,
 )
+from kafka_http.request_facts import waiting_for_kafka
 from kafka_http.schemas.formats import Encoded, Formats, Schemas
 from kafka_http.topics import check_publishable
 
@@ -136,7 +137,8 @@ class UploadSession:
 
     def wait(self, seconds: float) -> None:
         """Wait for results, up to a time."""
-        self._changed.wait(seconds)
+        with waiting_for_kafka():
+            self._changed.wait(seconds)
         self._changed.clear()
 
     def check(self) -> None:

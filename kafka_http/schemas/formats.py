@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats
 
 Role = Literal["key", "value"]
+AUTO = "auto"
+"""In a read: the topic's format, else the format that recognizes the bytes, else what `detect` finds."""
 MAX_ENCODED = 256 << 20
 """Limit of bytes for the serialized records of a request: defaults in a schema can make a small request large."""
 
@@ -78,6 +81,9 @@ class Formats:
         self._immediate = self._names_with("immediate")
         self._verbatim = self._names_with("verbatim")
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in self._serializers.items()}
+        self._recognizers = {
+            name: each.recognizes for name, each in self._serializers.items() if hasattr(each, "recognizes")
+        }
         self._topics = TopicFormats(topics or {}, self.check)
 
     def _names_with(self, attribute: str) -> set[str | None]:
@@ -178,6 +184,28 @@ class Formats:
             return repeat("json") if all(data) else [None if each is None else "json" for each in data], texts
         detected = [(None, None) if each is None else self.detect(each) for each in data]
         return [name for name, _ in detected], [None if text is None else Raw(text) for _, text in detected]
+
+    def recognize_all(
+        self, topic: str, headers: Sequence[Headers], data: Sequence[bytes | None]
+    ) -> tuple[list[str | None], list[Raw | None]]:
+        """Return the formats that recognize stored bytes as their own, and the JSON texts. Both are None for others.
+
+        If the schema registry does not answer, the rest is not recognized: each attempt would wait for it.
+        """
+        names: list[str | None] = [None] * len(data)
+        texts: list[Raw | None] = [None] * len(data)
+        with suppress(Unavailable):
+            for at, each in enumerate(data):
+                name = None if each is None else self._format_of(each)
+                decoded = (
+                    None if each is None or name is None else self._decode_or_error(topic, name, headers[at], each)
+                )
+                if isinstance(decoded, Raw):
+                    names[at], texts[at] = name, decoded
+        return names, texts
+
+    def _format_of(self, data: bytes) -> str | None:
+        return next((name for name, recognizes in self._recognizers.items() if recognizes(data)), None)
 
     def detect(self, data: bytes) -> tuple[str, bytes]:
         """Return the first of `json`, `text` and `binary` that can read these bytes, and their JSON text.

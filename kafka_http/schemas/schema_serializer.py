@@ -111,6 +111,19 @@ class SchemaSerializer(ABC):
         schema_id, body = split_message(data)
         return self._codec(self._registry.by_id(schema_id)).decode(body)
 
+    def recognizes(self, data: bytes) -> bool:
+        """Return whether the bytes are a message of this format: they begin with the id of a schema of its type.
+
+        Raises `RegistryUnavailable`.
+        """
+        if data[:1] != b"\0":  # the common case
+            return False
+        try:
+            schema_id, _ = split_message(data)
+            return self._registry.by_id(schema_id).type == self.type
+        except (InvalidValue, InvalidSchema):
+            return False
+
     def _default_schema(self, role: Role, subject: str, *, blocking: bool) -> Schema:
         try:
             return self._registry.by_version(subject, "latest", blocking=blocking)

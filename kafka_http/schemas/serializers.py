@@ -39,6 +39,7 @@ class Serializer(Protocol):
     * `needs_schema`: if true, a REST Proxy v2 publish must name a schema.
     * `immediate`: if true, the serializer never blocks, so that an event loop may call it. If it has a `for_request`,
       that takes `blocking=False` and raises `WouldBlock` instead of blocking.
+    * `recognizes(data)`: returns whether stored bytes have this format, for a read with `format=auto`.
     """
 
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes: ...

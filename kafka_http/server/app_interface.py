@@ -257,6 +257,12 @@ class ServerHooks(Protocol):
         The server has driven the loop until `next_deadline` was infinite, or for as long as a stop may take.
         """
 
+    def stop_node(self, timeout: float) -> None:
+        """Stop the other processes of the node, and wait up to `timeout` seconds. Only the arbiter calls this.
+
+        It does so after its workers have ended, if those processes would otherwise be killed with it.
+        """
+
     def end(self) -> None:
         """Remove what the workers have left. The arbiter calls this at its end. Raises nothing."""
 
@@ -298,6 +304,9 @@ class DefaultHooks:
         pass
 
     def close(self, timeout: float) -> None:
+        pass
+
+    def stop_node(self, timeout: float) -> None:
         pass
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextvars import Context
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn.workers.gthread import TConn
 
@@ -84,6 +84,14 @@ class CountedConnection(TConn):
             self.admitted.close()
 
 
+class LoggedRequest(NamedTuple):
+    """A request on the fast path, for its access log line. It was handed to Kafka at `started` (monotonic clock)."""
+
+    head: FastPathHead
+    body_size: int
+    started: float
+
+
 class ClientConnection:
     """A client's connection: idle, receiving a request, waiting for Kafka, used by a thread, or sending a response.
 
@@ -111,8 +119,8 @@ class ClientConnection:
         self.pending_response: PendingResponse | None = None
         self.method = ""
         """The method of the request that `pending_response` belongs to."""
-        self.logged_request: tuple[FastPathHead, int] | None = None
-        """For the access log: the head that `pending_response` belongs to, and the size of its body."""
+        self.logged_request: LoggedRequest | None = None
+        """For the access log: the request that `pending_response` belongs to."""
         self.started = 0.0
         """When the first byte of the request arrived, or the connection became idle, on the monotonic clock."""
         self.response_steps: Generator[None, None, bool] | None = None

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from kafka_http.event_loop import guarded
 from kafka_http.logs import request_id
 from kafka_http.metrics import RequestTally
+from kafka_http.server.access_log import AccessLog
 from kafka_http.server.app_interface import Client, FastPathHandler, FastPathResponse, PendingResponse, PreparedRequest
-from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
+from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts, LoggedRequest
 from kafka_http.server.fast_path_parser import FastPathHead
-from kafka_http.server.gunicorn_responses import AccessLog, render
+from kafka_http.server.gunicorn_responses import render
 from kafka_http.server.prepared_heads import PreparedHead, PreparedHeads
 
 _FORWARDED = frozenset(("x-forwarded-for", "forwarded"))
@@ -66,7 +67,7 @@ class FastPath:
         connection.pending_response, connection.method = pending, head.parsed.method
         connection.closes_after_response = head.parsed.is_last
         if self._access_log.is_on:
-            connection.logged_request = head.parsed, len(body)
+            connection.logged_request = LoggedRequest(head.parsed, len(body), time.monotonic())
         self.pending.add(connection, pending.timeout)
         pending.add_done_callback(partial(self._on_done, connection, pending))
         return True

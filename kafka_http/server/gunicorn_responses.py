@@ -1,24 +1,19 @@
-"""Responses in gunicorn's form, and its access log, for requests that gunicorn itself does not answer."""
+"""Responses in gunicorn's form, for requests that gunicorn itself does not answer."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from types import SimpleNamespace
 from typing import Any
 
 from gunicorn import SERVER
-from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.util import http_date
 
-from kafka_http.environ import PRINCIPAL, split_access_key, without_access_key
-from kafka_http.logs import request_id, word_text
+from kafka_http.environ import split_access_key, without_access_key
 from kafka_http.server.app_interface import FastPathResponse
-from kafka_http.server.client_connection import ClientConnection
 
 _STATUS_LINES: Mapping[int, bytes] = {
     **{each.value: b"%d %b" % (each.value, each.phrase.encode()) for each in HTTPStatus},
@@ -55,42 +50,13 @@ def _date(second: int) -> bytes:
     return http_date(second).encode()
 
 
-class AccessLog:
-    """Writes gunicorn's access log for requests on the fast path."""
-
-    def __init__(self, log: Logger) -> None:
-        self._access: Callable[..., None] = log.access
-        self.is_on = bool(log.access_log_enabled or type(log).access is not Logger.access)
-
-    def write(self, connection: ClientConnection, sent: FastPathResponse) -> None:
-        """Write a line about the request in `connection.logged_request`, if there is one."""
-        if connection.logged_request is None:
-            return
-        (method, target, headers, _), size = connection.logged_request
-        connection.logged_request = None
-        client = connection.conn.client
-        path, _, query = target.partition("?")
-        headers = {**headers, "content-length": str(size)}
-        environ = {
-            "REMOTE_ADDR": client[0] if isinstance(client, tuple) else client,
-            "REQUEST_METHOD": method,
-            "RAW_URI": target,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            PRINCIPAL: word_text(sent.principal),
-            **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
-        }
-        # gunicorn's log uses only these attributes of a response
-        response = SimpleNamespace(
-            status=_STATUS_LINES[sent.status].decode(), headers=_header_pairs(sent), sent=len(sent.body)
-        )
-        request_id.set(sent.request_id)
-        self._access(response, headers, environ, timedelta(seconds=time.monotonic() - connection.started))
-        request_id.set("-")
+def status_line(status: int) -> str:
+    """Return a status with its reason."""
+    return _STATUS_LINES[status].decode()
 
 
-def _header_pairs(sent: FastPathResponse) -> list[tuple[str, str]]:
+def header_pairs(sent: FastPathResponse) -> list[tuple[str, str]]:
+    """Return all headers that `render` writes, apart from Server, Date and Connection."""
     return [
         *sent.headers.items(),
         ("Content-Type", sent.content_type),

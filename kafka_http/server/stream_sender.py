@@ -61,6 +61,8 @@ class StreamDetached(BaseException):
         super().__init__()
         self.source = source
         self.is_chunked = is_chunked
+        self.on_end: Callable[[int], None] | None = None
+        """Called once when the connection is closed, with the bytes of the body that were sent since."""
 
 
 def can_send_streams(cfg: Any) -> bool:
@@ -77,11 +79,12 @@ class _Client:
     """A connection whose response is a stream."""
 
     __slots__ = (
-        "closing_until", "is_blocked", "is_chunked", "is_reading", "on_close", "sent_at", "socket", "source", "unsent",
+        "closing_until", "is_blocked", "is_chunked", "is_reading", "on_close", "sent_at", "sent_bytes", "socket",
+        "source", "unsent",
     )  # fmt: skip
 
     def __init__(
-        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[], None]
+        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[int], None]
     ) -> None:
         self.socket = connection
         self.source = source
@@ -89,6 +92,8 @@ class _Client:
         self.on_close = on_close
         self.unsent: list[memoryview] = []
         self.sent_at = 0.0
+        self.sent_bytes = 0
+        """Bytes of the body, with those in `unsent`."""
         self.is_blocked = False
         """Whether the socket's send buffer is full."""
         self.is_reading = False
@@ -107,6 +112,7 @@ class _Client:
 
     def frame(self, data: bytes) -> Iterator[bytes]:
         """Yield the data in the response's framing."""
+        self.sent_bytes += len(data)
         if self.is_chunked and data:
             yield from (b"%x\r\n" % len(data), data, b"\r\n")
         elif data:
@@ -135,9 +141,12 @@ class StreamSender:
         self._thread.start()
 
     def add(
-        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[], None]
+        self, connection: socket.socket, source: StreamSource, is_chunked: bool, on_close: Callable[[int], None]
     ) -> None:
-        """Send the rest of a response, then close the connection, and call `on_close` in the thread."""
+        """Send the rest of a response, then close the connection.
+
+        The thread then calls `on_close` with the bytes of the body that it has sent.
+        """
         connection.setblocking(False)
         with suppress(OSError, AttributeError):  # a host that vanishes sends nothing
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall * 1000))
@@ -279,6 +288,6 @@ class StreamSender:
         del self._clients[client.socket.fileno()]
         self._epoll.unregister(client.socket)
         client.socket.close()
-        client.on_close()
+        client.on_close(max(0, client.sent_bytes - sum(map(len, client.unsent))))
         if not client.is_reading:
             client.source.close()

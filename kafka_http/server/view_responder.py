@@ -2,9 +2,10 @@
 
 import socket
 import struct
+import time
 from collections.abc import Generator
 from contextlib import suppress
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,10 @@ from kafka_http.environ import (
     RECEIVED_BYTES,
     REQUEST_STARTED,
 )
+from kafka_http.server.access_log import end_logger
 from kafka_http.server.client_connection import ClientConnection
 from kafka_http.server.request_reader import RequestReader
-from kafka_http.server.stream_sender import detach_stream
+from kafka_http.server.stream_sender import StreamDetached, detach_stream
 
 STALL_SECONDS = 30
 """Time without progress after which a client is disconnected."""
@@ -63,7 +65,7 @@ class ViewResponder:
         self, connection: ClientConnection, reader: RequestReader, request: Any
     ) -> Generator[None, None, bool]:
         send_buffer = connection.send_buffer
-        started, response = datetime.now(), None
+        started, response, is_detached = time.monotonic(), None, False
         environ: dict[str, Any] = {}
         self._worker.cfg.pre_request(self._worker, request)
         try:
@@ -79,8 +81,14 @@ class ViewResponder:
                 response.close()
                 while send_buffer.unsent:
                     yield
+            except StreamDetached as stream:
+                stream.on_end = end_logger(self._worker.log, response, request, environ, started)
+                is_detached = True
+                raise
             finally:
-                self._worker.log.access(response, request, environ, datetime.now() - started)
+                if not is_detached:
+                    took = timedelta(seconds=time.monotonic() - started)
+                    self._worker.log.access(response, request, environ, took)
                 if hasattr(body, "close"):
                     body.close()
             return not response.should_close()

@@ -27,7 +27,14 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from kafka_http.config import ConfigError
 from kafka_http.logs import LogOnce
 from kafka_http.metrics import CONNECTIONS, OTHER, REQUESTS_IN_FLIGHT, count_requests
-from kafka_http.server.app_interface import FLUSH_SECONDS, DefaultHooks, ServerHooks, TlsContext, hooks_of
+from kafka_http.server.app_interface import (
+    FLUSH_SECONDS,
+    AdmittedConnection,
+    DefaultHooks,
+    ServerHooks,
+    TlsContext,
+    hooks_of,
+)
 from kafka_http.server.client_connection import ClientConnection, CountedConnection
 from kafka_http.server.connection_loop import ConnectionLoop, can_receive_requests, can_use_fast_path
 from kafka_http.server.gunicorn_responses import ErrorPage, hide_credentials, render_error
@@ -313,7 +320,7 @@ class Worker(ThreadWorker):
         self.nr_conns -= 1
         admitted = cast("CountedConnection", conn).admitted
         assert admitted is not None  # noqa: S101  set for each connection that is not closed
-        self._streams.add(conn.sock, detached.source, detached.is_chunked, admitted.close)
+        self._streams.add(conn.sock, detached.source, detached.is_chunked, partial(_end_stream, admitted, detached))
 
     def count_request(self) -> None:
         """Count a request toward gunicorn's `max_requests`."""
@@ -379,6 +386,12 @@ class Worker(ThreadWorker):
             self._hooks.close(max(0.0, deadline - time.monotonic()))
         except Exception:
             self.log.exception("Closing the application failed.")
+
+
+def _end_stream(admitted: AdmittedConnection, detached: StreamDetached, sent: int) -> None:
+    admitted.close()
+    if detached.on_end is not None:
+        detached.on_end(sent)
 
 
 def _shorten_stall(record: logging.LogRecord) -> bool:

@@ -86,18 +86,29 @@ def _group(access: Access, names: Arguments, query: Query) -> None:
     access.require("consumer", names["group"])
 
 
-def _admin(access: Access, names: Arguments, query: Query) -> None:
-    access.require("admin")
-
-
 def _instance(access: Access, names: Arguments, query: Query) -> None:
     """Need the right on the group, or `admin`. The view checks the owner, and the topics in the body."""
     if not access.may("admin"):
         access.require("consumer", names["group"])
 
 
+def _admin(access: Access, names: Arguments, query: Query) -> None:
+    """Need `admin`. Without authentication, the view checks the setting `topic_admin`."""
+    if not access.is_unrestricted:
+        access.require("admin")
+
+
+def _groups(access: Access, names: Arguments, query: Query) -> None:
+    """Need the right to describe the topic in the query. The view shows the groups that the principal may use."""
+    for topic in query.getlist("topic"):
+        access.require_describe(topic)
+
+
 OPEN: frozenset[str] = frozenset(
-    ("root.root", "manual.index", "manual.page", "health.health", "health.ready", "console.page", "console.file")
+    (
+        *("root.root", "manual.index", "manual.page", "openapi.document", "openapi.viewer", "openapi.viewer_file"),
+        *("health.health", "health.ready", "console.page", "console.file"),
+    )
 )
 """Endpoints that need no credentials."""
 
@@ -110,6 +121,12 @@ ROUTES: Mapping[str, Needs] = {
     "messages.read": _read,
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
+    "topics.create": _admin,
+    "topics.change": _admin,
+    "topics.delete": _admin,
+    "groups.list": _groups,
+    "groups.describe": _group,
+    "groups.delete": _group,
     "access.show": _nothing,
     "metrics.show": _admin,
     "tasks.list": _nothing,

@@ -17,7 +17,7 @@ from kafka_http.security.rate_limits import NO_HEADERS
 EXPOSED = "Kafka-Next, Kafka-Ack, Link, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
 """Response headers that the scripts of a page may read, in addition to those that they always may."""
 
-_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _READING = ("GET", "HEAD")
 _CREDENTIALS = frozenset(("authorization", "x-api-key", "cookie"))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.consumer_offsets import ConsumerOffsets
+from kafka_http.consumers.group_progress import GroupProgress
 from kafka_http.publish.publisher import Publisher
 from kafka_http.publish.upload_session import UploadPublisher
 from kafka_http.read.page_reader import PageReader
@@ -31,6 +32,7 @@ class Services:
         self.topics = Topics(broker.log)
         self.resolver = PositionResolver(broker.log, broker.groups, self.topics)
         self.consumers = ConsumerOffsets(broker.log, broker.groups, self.topics, self.resolver)
+        self.groups = GroupProgress(broker.groups, self.topics)
         self.publisher = Publisher(broker.producer, self.formats)
         self.uploader = UploadPublisher(broker.producer, broker.log, self.formats)
         self.reader = PageReader(broker.log)

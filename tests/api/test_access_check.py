@@ -104,18 +104,24 @@ def test_get_access_shows_the_principal_and_its_rights(client: FlaskClient) -> N
                 "consumer": {"include": [["r"]], "exclude": []},
                 "describe": nothing,
                 "admin": False,
+                "topic_admin": False,
             },
-        }
+        },
+        "formats": ["binary", "json", "text"],
     }
 
 
 def test_get_access_without_authentication_shows_all_rights(make_client: Callable[..., FlaskClient]) -> None:
     every = {"include": [["*"]], "exclude": []}
-    assert make_client().get("/access").json == {
-        "access": {
-            "principal": None,
-            "scheme": "off",
-            "groups": [],
-            "rights": {"publish": every, "read": every, "consumer": every, "describe": every, "admin": True},
+    rights = {"publish": every, "read": every, "consumer": every, "describe": every, "admin": True}
+    for is_on in (False, True):
+        shown = make_client(topic_admin=is_on).get("/access").json
+        assert shown == {
+            "access": {
+                "principal": None,
+                "scheme": "off",
+                "groups": [],
+                "rights": {**rights, "topic_admin": is_on},
+            },
+            "formats": ["binary", "json", "text"],
         }
-    }

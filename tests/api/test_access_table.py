@@ -68,7 +68,7 @@ GET     /instances                           403       ok       401
 GET     /access                              ok        ok       ok
 POST    /consumers/g                         403       ok       401
 """
-OPEN = "/ /health /ready /docs /docs/read /console /console/console.js"
+OPEN = "/ /health /ready /docs /docs/read /openapi.json /docs/api /docs/api/viewer.js /console /console/console.js"
 
 
 @pytest.fixture(params=[False, True], ids=["views", "fast path"])
@@ -166,7 +166,9 @@ def test_table_has_each_route_and_method(client: FlaskClient) -> None:
     assert covered == {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods - automatic}
 
 
-def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: KeyFile) -> None:
+def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: KeyFile, broker: FakeBroker) -> None:
+    for group in ("g", "other"):
+        broker.commit(group, "t", {0: 1})
     for row in ROWS:
         if row.call.kind != "GET":
             continue
@@ -180,14 +182,22 @@ def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: K
 def test_hidden_topic_looks_like_a_missing_one(send: Send) -> None:
     for call in (each.call for each in ROWS):
         if "/three" in call.path and call.body is None:
-            hidden = send("member", call)
-            missing = send("all", call._replace(path=call.path.replace("three", "none")))
-            assert hidden.status_code == missing.status_code == 404
+            absent = call._replace(path=call.path.replace("three", "none"))
+            hidden, missing, really_missing = send("member", call), send("member", absent), send("all", absent)
+            assert hidden.status_code == missing.status_code == really_missing.status_code == 404
             assert hidden.text.replace("three", "none") == missing.text, call
+            # A hint for the client follows
+            start = really_missing.text.partition("GET /messages lists the topics.")[0]
+            assert missing.text.startswith(start), call
 
 
 def test_unknown_path_and_method_need_credentials(client: FlaskClient, keys: KeyFile) -> None:
-    for method, path in (("GET", "/nothing"), ("PATCH", "/messages/t"), ("POST", "/health"), ("GET", "/messages//t//")):
+    for method, path in (
+        ("GET", "/nothing"),
+        ("PATCH", "/messages/t/g"),
+        ("POST", "/health"),
+        ("GET", "/messages//t//"),
+    ):
         assert client.open(path, method=method).status_code == 401, path
         assert client.open(path, method=method, headers=keys.headers("stranger")).status_code in {404, 405}, path
 

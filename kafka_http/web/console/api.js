@@ -5,8 +5,6 @@ const root = new URL(location.pathname.replace(/\/+console\/*$/, "/"), location.
 
 const JSON_TYPE = /^application\/(.*\+)?json/;
 
-export const FORMATS = ["json", "text", "binary", "avro", "protobuf", "jsonschema"];
-
 /** request("GET", ["messages", topic], {query, headers, body}). Throws an Error if a name cannot be in a path. */
 export function request(method, segments, { query = {}, headers = {}, body } = {}) {
   const url = new URL(segments.map(segment).join("/"), root);
@@ -52,7 +50,9 @@ export async function send(made) {
   const response = await callOrLogIn(made);
   const text = await response.text();
   const content = text && JSON_TYPE.test(response.headers.get("Content-Type")) ? JSON.parse(text) : null;
-  if (!response.ok) throw new Error(problem(response, content));
+  if (!response.ok) {
+    throw Object.assign(new Error(problem(response, content)), { status: response.status, code: content?.error?.code });
+  }
   return { content, text };
 }
 

@@ -1,34 +1,44 @@
 // The page: shows the view that the address names.
 
 import { accessView } from "./access.js";
+import { groupView, groupsView } from "./groups.js";
 import { instancesView } from "./instances.js";
 import { loginView, showUser } from "./login.js";
 import { begin, session } from "./session.js";
+import { address, state } from "./state.js";
 import { tasksView } from "./tasks.js";
 import { topicView } from "./topic.js";
 import { topicsView } from "./topics.js";
 
 const main = document.getElementById("main");
 const user = document.getElementById("user");
-let leave = () => {};
+let shown = null; // {path, element, title, leave(), restore()}
 let isLoginShown = false;
 
 function show() {
-  const [view, name] = location.hash.split("/").slice(1);
-  if (!view && main.childElementCount) return; // a link within the view
-  leave();
-  const made = isLoginShown ? loginView(entered) : viewOf(view, name && decodeURIComponent(name));
-  leave = made.leave ?? (() => {});
-  main.replaceChildren(made.element);
-  document.title = `${made.title} · kafka_http`;
+  const { path, view, name } = state();
+  if (shown && !path.startsWith("#/") && path) return; // a link within the view
+  if (shown?.path === path && shown.restore) return shown.restore();
+  shown?.leave?.();
+  shown = { path, ...(isLoginShown ? loginView(entered) : viewOf(view, name)) };
+  main.replaceChildren(shown.element);
+  document.title = `${shown.title} · kafka_http`;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.getAttribute("href") === `#/${view || "topics"}`) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === address(view)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
 
+/** Shows the view of the address from its beginning. */
+function showAnew() {
+  shown?.leave?.();
+  shown = null;
+  show();
+}
+
 function viewOf(view, name) {
   if (view === "access") return accessView();
+  if (view === "groups") return name ? groupView(name) : groupsView();
   if (view === "tasks") return tasksView();
   if (view === "instances") return instancesView();
   return name ? topicView(name) : topicsView();
@@ -38,15 +48,13 @@ function viewOf(view, name) {
 function entered() {
   isLoginShown = false;
   showUser(user, { logIn: askForLogin, logOut: start });
-  main.replaceChildren();
-  show();
+  showAnew();
 }
 
 function askForLogin() {
   isLoginShown = true;
   user.replaceChildren();
-  main.replaceChildren();
-  show();
+  showAnew();
   main.querySelector("input:not([type=hidden])")?.focus();
 }
 
@@ -63,7 +71,14 @@ document.querySelector(".skip").addEventListener("click", event => {
 });
 addEventListener("hashchange", () => {
   show();
-  main.focus({ preventScroll: true });
+  if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
+});
+document.addEventListener("keydown", event => {
+  if (event.key !== "/" || event.target.matches("input, select, textarea") || document.querySelector("dialog")) return;
+  const search = main.querySelector("input[type=search]");
+  if (!search) return;
+  event.preventDefault();
+  search.focus();
 });
 // Credentials were revoked or have expired. Users without any stay, and see what is not allowed.
 addEventListener("unauthenticated", () => {

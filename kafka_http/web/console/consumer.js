@@ -1,13 +1,17 @@
 // A consumer: its progress, and calls that change its position.
 
 import { polled, request, send } from "./api.js";
+import { confirmed } from "./confirm.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, number, panel, repeatWhileShown } from "./dom.js";
+import { positionInput, timePicker } from "./position.js";
+import { may } from "./rights.js";
+import { address, keepInAddress } from "./state.js";
 
 const REFRESH_MS = 1000;
 const STORAGE_KEY = "kafka_http.consumers";
 
-/** The consumers used in this browser. The API does not list Kafka's groups. */
+/** The consumers used in this browser. */
 function knownNames() {
   try {
     return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? [];
@@ -24,7 +28,7 @@ function remember(name) {
   }
 }
 
-/** `{element, name(), acknowledgement(position), acknowledge(position)}`. */
+/** `{element, name(), restore(), acknowledgement(position), acknowledge(position)}`. */
 export function consumerPanel(topic, messages) {
   const box = new CurlBox("Consumer");
   const outcome = new Outcome();
@@ -33,7 +37,8 @@ export function consumerPanel(topic, messages) {
   const name = element("input", {
     name: "consumer", value: knownNames()[0] ?? "me", list: known.id, autocomplete: "off", spellcheck: "false", required: true,
   });
-  const position = element("input", { name: "rewind", value: "earliest", list: "positions", spellcheck: "false" });
+  const restore = keepInAddress("consumer", name, name.value);
+  const position = positionInput("rewind", "earliest");
   const path = (...more) => ["messages", topic, name.value.trim(), ...more];
   const calls = {
     progress: () => request("GET", path()),
@@ -41,7 +46,17 @@ export function consumerPanel(topic, messages) {
     forget: () => request("DELETE", path()),
     acknowledgement: place => request("DELETE", path(place)),
   };
-  const list = () => known.replaceChildren(...knownNames().map(value => element("option", { value })));
+  const page = element("a", {}, "Show the group");
+  let groups = [];
+  const list = () => {
+    const names = new Set([...groups, ...knownNames()]);
+    known.replaceChildren(...[...names].map(value => element("option", { value })));
+  };
+  const listGroups = async () => {
+    const found = (await send(polled(request("GET", ["consumers"], { query: { topic } })))).content.groups;
+    groups = found.map(each => each.group);
+    list();
+  };
   const refresh = async (mark = made => made) => fill(rows, (await send(mark(calls.progress()))).content.partitions);
   const act = (made, sentence) => attempt(outcome, async () => {
     const request_ = made();
@@ -54,14 +69,22 @@ export function consumerPanel(topic, messages) {
   });
   const rewind = () => calls.set(position.value.trim());
   const replay = async () => {
+    const text = `${name.value.trim()} goes back to the first message of ${topic}. Its clients get all messages again.`;
+    if (!(await confirmed({ title: "Replay", text, action: "Replay all messages" }))) return;
     await act(() => calls.set("earliest"), "Position set to the first message.");
     messages.readFrom("committed");
   };
+  const forget = async () => {
+    const text = `The offsets of ${name.value.trim()} on ${topic} are deleted. It then has no position on this topic.`;
+    if (await confirmed({ title: "Delete offsets", text, action: "Delete its offsets" })) await act(calls.forget, "Offsets deleted.");
+  };
   const chosen = () => {
     rows.replaceChildren();
+    page.href = address("groups", name.value.trim());
     box.preview(calls.progress);
     attempt(outcome, async () => {
       outcome.good("");
+      if (!may("consumer", name.value.trim())) throw new Error("You may not use the consumer of this name.");
       await refresh();
     });
   };
@@ -73,22 +96,27 @@ export function consumerPanel(topic, messages) {
     progressTable(rows),
     element(
       "div.fields", {},
-      field("Position", position),
+      field("Position", position), ...timePicker(position),
       curlButton("Set position", box, rewind, () => act(rewind, "Position set.")),
     ),
     element(
       "div.actions", {},
       curlButton("Continue reading", box, calls.progress, () => messages.readFrom("committed")),
       curlButton("Replay", box, () => calls.set("earliest"), replay),
-      curlButton("Delete offsets", box, calls.forget, () => act(calls.forget, "Offsets deleted."), { class: "quiet" }),
+      curlButton("Delete offsets", box, calls.forget, forget, { class: "quiet" }), page,
     ),
     outcome.element, box.element,
   );
   chosen();
+  listGroups().catch(() => {}); // the names help to type only
   repeatWhileShown(shown, REFRESH_MS, () => refresh(polled).catch(() => rows.replaceChildren()));
   return {
     element: shown,
     name: () => name.value.trim(),
+    restore: () => {
+      const before = name.value;
+      if (restore() !== before) chosen();
+    },
     acknowledgement: calls.acknowledgement,
     acknowledge: place => act(() => calls.acknowledgement(place), `Acknowledged up to ${place}.`),
   };

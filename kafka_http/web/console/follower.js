@@ -1,7 +1,7 @@
-// Follows a topic over a stream of server-sent events, and reconnects when it ends. An EventSource could not send the
-// header with the user's credentials.
+// Follows a topic over a stream of server-sent events, and reconnects when it ends.
 
 import { callOrLogIn, problem } from "./api.js";
+import { events } from "./events.js";
 
 const MIN_DELAY = 500;
 const MAX_DELAY = 10_000;
@@ -46,13 +46,7 @@ export class Follower {
     if (!response.ok) return this.#refused(response);
     this.#delay = MIN_DELAY;
     this.#on.state("live");
-    let rest = "";
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let read = await reader.read(); !read.done && !this.#isClosed; read = await reader.read()) {
-      const events = (rest + read.value).split("\n\n");
-      rest = events.pop();
-      for (const event of events) this.#received(parsed(event));
-    }
+    for await (const event of events(response)) this.#received(event);
   }
 
   async #refused(response) {
@@ -73,8 +67,5 @@ export class Follower {
     else if (!event) this.#on.record(data);
   }
 }
-
-/** Returns the fields of an event. This server writes each on one line. */
-const parsed = event => Object.fromEntries(event.split("\n").map(line => line.split(/: ?(.*)/s, 2)));
 
 const gap = ({ partition, from, to }) => `Partition ${partition}: offsets ${from} to ${to - 1} are no longer in the log.`;

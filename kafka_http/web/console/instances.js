@@ -1,6 +1,7 @@
 // The consumer instances of the REST Proxy v2 API, and what they read.
 
 import { polled, request, send } from "./api.js";
+import { confirmed } from "./confirm.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, repeatWhileShown } from "./dom.js";
 import { update } from "./rows.js";
@@ -13,6 +14,8 @@ export function instancesView() {
   const list = element("ul.messages");
   const listing = () => request("GET", ["instances"]);
   const remove = instance => attempt(outcome, async () => {
+    const text = `The instance ${instance.name} of the group ${instance.group} is closed. Its client gets errors from then on.`;
+    if (!(await confirmed({ title: "Delete instance", text, action: "Delete instance" }))) return;
     const removing = removal(instance);
     box.show(removing);
     await send(removing);

@@ -1,6 +1,9 @@
 // One message, as a row.
 
 import { element, time } from "./dom.js";
+import { keyClass } from "./key_colors.js";
+
+const SHORT = 120;
 
 /** `exact` is the value with the original digits of its numbers. `actions` are buttons. */
 export function messageRow(record, exact, actions) {
@@ -17,7 +20,7 @@ export function messageRow(record, exact, actions) {
 
 function key({ key, key_format: format }) {
   if (key === null) return [element("span.soft", {}, "no key")];
-  const shown = element("span", {}, element("span.soft", {}, "key "), element("code.key", {}, text(key)));
+  const shown = element("span", {}, element("span.soft", {}, "key "), element(`code.key.${keyClass(key)}`, {}, text(key)));
   return format ? [shown, element("span.badge", {}, format === "binary" ? "key in base64" : `key ${format}`)] : [shown];
 }
 
@@ -37,9 +40,12 @@ function value(record, exact) {
     return element("p.value.bad", {}, element("span.badge.bad", {}, "unreadable"), ` ${record.error.message}`);
   }
   if (record.value === null) return element("p.value", {}, element("span.badge.warn", {}, "tombstone"));
-  return element("pre.value", {}, text(exact, 2));
+  return element("pre.value", {}, text(exact));
 }
 
-function text(content, indent) {
-  return typeof content === "string" ? content : JSON.stringify(content, null, indent);
+/** A text as it is, JSON on one line if it is short. Line ends occur only between the tokens of JSON. */
+function text(content) {
+  if (typeof content === "string") return content;
+  const lines = JSON.stringify(content, null, 2);
+  return lines.length > SHORT ? lines : lines.replaceAll(/\n */g, " ");
 }

@@ -1,16 +1,19 @@
-// The messages of a topic, live or page by page. Keeps the newest ones, up to a limit.
+// The messages of a topic: live, page by page, or what a search finds.
 
-import { FORMATS, parseExactly, request, send } from "./api.js";
+import { parseExactly, request, send } from "./api.js";
 import { CurlBox, curlButton } from "./curl.js";
-import { Outcome, attempt, checkbox, choice, element, field, number } from "./dom.js";
+import { Outcome, attempt, checkbox, choice, element, field } from "./dom.js";
 import { Follower } from "./follower.js";
-import { messageRow } from "./message.js";
+import { formats, readingFormats } from "./formats.js";
+import { MessageList } from "./message_list.js";
+import { positionExamples, positionInput, timePicker } from "./position.js";
+import { may } from "./rights.js";
+import { Search } from "./search.js";
+import { remember, state } from "./state.js";
 
-const MAX_ROWS = 300;
 const PAGE = 100;
-const FLUSH_MS = 100;
-const ANNOUNCE_MS = 5000;
-const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
+const FROM = "-10";
+const NO_KAFKA = [50302, 50003, 504]; // the codes of errors when Kafka does not answer
 
 export class Messages {
   #topic;
@@ -18,73 +21,132 @@ export class Messages {
   #follower = null;
   #next = null; // the position after the last page
   #session = 0;
-  #waiting = [];
-  #flush = null;
-  #received = 0;
-  #unannounced = 0;
-  #announcer = setInterval(() => this.#announce(), ANNOUNCE_MS);
+  #reading = "stopped"; // what the page does
+  #isKafkaAway = false;
 
   #box = new CurlBox("Read messages");
   #outcome = new Outcome();
-  #from = element("input", { name: "from", value: "-10", list: "positions", autocomplete: "off", spellcheck: "false" });
+  #from = positionInput("from", FROM);
   #partition = element("input", { name: "partition", placeholder: "all", inputmode: "numeric", autocomplete: "off" });
-  #format = choice([["", "detected"], ...FORMATS.map(each => [each, each])], { name: "format" });
+  #format = choice([["", "detected"], ...formats().map(each => [each, each])], { name: "format" });
   #live = checkbox("Live", { name: "live", checked: true });
-  #filter = element("input", { name: "filter", type: "search", placeholder: "text in key, value or headers" });
-  #list = element("ol.messages", { "aria-label": "Messages, newest first" });
   #state = element("span.badge", { "data-state": "" });
-  #count = element("span.soft");
-  #announcement = element("p.unseen", { role: "status" });
   #pause = element("button", { type: "button", click: () => this.#pauseOrResume() }, "Pause");
   #more = curlButton("Next page", this.#box, () => this.#page(this.#next), () => this.#readNext());
+  #list;
+  #search;
 
   constructor(topic) {
     this.#topic = topic;
+    this.#list = new MessageList(topic, record => this.#actions(record), [this.#pause, this.#more]);
+    this.#search = new Search(topic, this.#box, {
+      start: () => this.#start({ isStep: true, isSearch: true }),
+      path: position => this.#path(position),
+      query: () => this.#query(),
+      record: json => this.#list.receive(json),
+    });
+    this.#restoreForm();
     this.element = this.#built();
-    this.#filter.addEventListener("input", () => this.#filtered());
     this.#box.preview(() => this.#shownRequest());
   }
 
   /** Sets the consumer that reads and acknowledges, which `consumerPanel` returns. */
   acknowledging(consumer) {
     this.#consumer = consumer;
-    this.#start();
+    this.restore();
+  }
+
+  /** Shows what the address says. */
+  restore() {
+    this.#restoreForm();
+    this.#search.restore();
+    this.#list.restore();
+    this.#start({ isSearch: this.#search.isWanted });
   }
 
   readFrom(position) {
     this.#from.value = position;
-    this.#start();
+    this.#start({ isStep: true });
+  }
+
+  /** Calls `listener(records)` for all messages that the list gets from now on, some at a time. */
+  listen(listener) {
+    this.#list.listen(listener);
+  }
+
+  /** Shows by the response to a request whether Kafka answers. Returns the response. */
+  async watch(response) {
+    try {
+      const found = await response;
+      this.#isKafkaAway = false;
+      return found;
+    } catch (error) {
+      this.#isKafkaAway = NO_KAFKA.includes(error.code);
+      throw error;
+    } finally {
+      this.#showReading();
+    }
+  }
+
+  /** Shows the message at an offset: its row if the list has it, else it reads from there. */
+  reveal(partition, offset) {
+    const row = this.#list.row(partition, offset);
+    if (!row) return this.readFrom(`${partition}:${offset}`);
+    row.hidden = false;
+    row.tabIndex = -1;
+    row.scrollIntoView({ block: "center" });
+    row.focus({ preventScroll: true });
   }
 
   close() {
     this.#session += 1;
-    clearInterval(this.#announcer);
-    clearTimeout(this.#flush);
     this.#follower?.close();
+    this.#search.close();
+    this.#list.close();
   }
 
   #built() {
     const preview = () => this.#box.preview(() => this.#shownRequest());
+    const submit = event => {
+      event.preventDefault();
+      this.#start({ isStep: true });
+    };
     const form = element(
-      "form.fields", { submit: event => this.#submitted(event), input: preview, "aria-label": "Read" },
-      field("From", this.#from), field("Partition", this.#partition), field("Format", this.#format),
-      this.#live.label,
+      "form.fields", { submit, input: preview, "aria-label": "Read" },
+      field("From", this.#from), ...timePicker(this.#from), field("Partition", this.#partition),
+      field("Format", this.#format), this.#live.label,
       element("button.primary", { type: "submit", focus: preview, pointerenter: preview }, "Read"),
     );
     return element(
       "section.reading", { "aria-labelledby": "messages-title" },
-      element("div.title", {}, element("h3", { id: "messages-title" }, "Messages"), this.#state, this.#count),
-      element("datalist", { id: "positions" }, ...POSITIONS.map(value => element("option", { value }))),
-      form, this.#box.element, this.#outcome.element,
-      element("div.fields", {}, field("Filter", this.#filter), this.#pause, this.#more,
-        element("button.quiet", { type: "button", click: () => this.#clear() }, "Clear")),
-      this.#announcement, this.#list,
+      element("div.title", {}, element("h3", { id: "messages-title" }, "Messages"), this.#state, this.#list.count),
+      positionExamples(), form, this.#search.element, this.#box.element, this.#outcome.element, this.#list.element,
     );
   }
 
-  #submitted(event) {
-    event.preventDefault();
-    this.#start();
+  #actions(record) {
+    const place = `${record.partition}:${record.offset}`;
+    return [curlButton(
+      "Ack up to here", this.#box, () => this.#consumer.acknowledgement(place),
+      () => this.#consumer.acknowledge(place), { class: "quiet ack", "aria-label": `Acknowledge up to ${place}` },
+    )];
+  }
+
+  #restoreForm() {
+    const { parameters } = state();
+    this.#from.value = parameters.get("from") ?? FROM;
+    this.#partition.value = parameters.get("partition") ?? "";
+    this.#format.value = parameters.get("format") ?? "";
+    this.#live.control.checked = parameters.get("live") !== "false";
+  }
+
+  #rememberForm(isStep) {
+    const from = this.#from.value.trim();
+    const parameters = {
+      from: from === FROM ? "" : from, partition: this.#partition.value.trim(), format: this.#format.value,
+      live: this.#live.control.checked ? "" : "false",
+    };
+    remember({ ...parameters, ...this.#search.parameters }, { isStep });
   }
 
   // Requests
@@ -94,7 +156,7 @@ export class Messages {
   }
 
   #query() {
-    return { partition: this.#partition.value.trim(), format: this.#format.value };
+    return { partition: this.#partition.value.trim() || undefined, ...readingFormats(this.#format.value) };
   }
 
   #page(position, query = this.#query()) {
@@ -113,26 +175,41 @@ export class Messages {
 
   // Reading
 
+  /** Reads or searches as the forms say. With `isStep` the back button returns to what was shown before. */
+  #start({ isStep = false, isSearch = false }) {
+    this.#stop();
+    this.#list.clear();
+    if (!isSearch) this.#search.clear();
+    this.#rememberForm(isStep);
+    this.#outcome.good("");
+    if (!may("read", this.#topic)) this.#outcome.bad("You may not read this topic.");
+    else if (isSearch) this.#find();
+    else attempt(this.#outcome, () => this.#readFirst());
+  }
+
+  async #find() {
+    const session = this.#session;
+    this.#showState("searching");
+    await this.#search.run();
+    if (session === this.#session) this.#showState("search");
+  }
+
   /** Reads a page first. It shows errors, and its position is the start of the stream, so that no message is missed if
    * the stream breaks before its first message. */
-  #start() {
-    this.#stop();
-    this.#clear();
+  async #readFirst() {
     const session = this.#session;
-    attempt(this.#outcome, async () => {
-      this.#outcome.good("");
-      this.#box.preview(() => this.#shownRequest());
-      await this.#readPage(this.#page(this.#from.value.trim()), session);
-      if (session !== this.#session) return;
-      if (this.#live.control.checked) this.#follow(this.#next);
-      else this.#showState("page");
-    });
+    this.#box.preview(() => this.#shownRequest());
+    await this.#readPage(this.#page(this.#from.value.trim()), session);
+    if (session !== this.#session) return;
+    if (this.#live.control.checked) this.#follow(this.#next);
+    else this.#showState("page");
   }
 
   #stop() {
     this.#session += 1;
     this.#follower?.close();
     this.#follower = null;
+    this.#search.close();
     this.#next = null;
     this.#showState("stopped");
   }
@@ -141,14 +218,13 @@ export class Messages {
     const { content, text } = await send(page);
     if (session !== this.#session) return;
     this.#next = content.next;
-    const exact = parseExactly(text).records;
-    content.records.forEach((record, at) => this.#receive(record, exact[at].value));
+    for (const exact of parseExactly(text).records) this.#list.receive(JSON.stringify(exact));
     if (!content.records.length && !this.#live.control.checked) this.#outcome.good("There are no more messages at present.");
   }
 
   #readNext() {
     attempt(this.#outcome, async () => {
-      const page = this.#page(this.#next, { format: this.#format.value });
+      const page = this.#page(this.#next, readingFormats(this.#format.value));
       this.#outcome.good("");
       this.#box.show(page);
       await this.#readPage(page, this.#session);
@@ -156,10 +232,10 @@ export class Messages {
   }
 
   #follow(position) {
-    const query = { format: this.#format.value }; // the position names the partitions
     this.#showState("connecting");
+    const query = readingFormats(this.#format.value); // the position names the partitions
     this.#follower = new Follower(this.#stream(position, query), position, {
-      record: json => this.#receive(JSON.parse(json), parseExactly(json).value),
+      record: json => this.#list.receive(json),
       state: text => this.#showState(text),
       problem: text => this.#outcome.bad(text),
     });
@@ -176,71 +252,18 @@ export class Messages {
     }
   }
 
-  #showState(state) {
-    this.#state.textContent = state;
-    this.#state.dataset.state = state;
-    this.#pause.hidden = !this.#live.control.checked || state === "stopped" || state === "page";
-    this.#pause.textContent = state === "paused" ? "Resume" : "Pause";
-    this.#more.hidden = state !== "page";
-    if (state === "live") this.#outcome.good("");
+  #showState(shown) {
+    this.#reading = shown;
+    this.#showReading();
+    this.#pause.hidden = !["connecting", "live", "reconnecting", "paused"].includes(shown);
+    this.#pause.textContent = shown === "paused" ? "Resume" : "Pause";
+    this.#more.hidden = shown !== "page";
+    if (shown === "live") this.#outcome.good("");
   }
 
-  // Showing
-
-  #receive(record, exact) {
-    this.#received += 1;
-    this.#unannounced += 1;
-    this.#waiting.push([record, exact]);
-    if (this.#waiting.length > MAX_ROWS) this.#waiting.shift();
-    this.#flush ??= setTimeout(() => this.#shown(), FLUSH_MS);
-  }
-
-  #shown() {
-    this.#flush = null;
-    const rows = this.#waiting.map(([record, exact]) => this.#row(record, exact));
-    this.#waiting = [];
-    this.#list.prepend(...rows.reverse());
-    while (this.#list.childElementCount > MAX_ROWS) this.#list.lastElementChild.remove();
-    this.#counted();
-  }
-
-  #row(record, exact) {
-    const place = `${record.partition}:${record.offset}`;
-    const acknowledge = curlButton(
-      "Ack up to here", this.#box, () => this.#consumer.acknowledgement(place),
-      () => this.#consumer.acknowledge(place), { class: "quiet", "aria-label": `Acknowledge up to ${place}` },
-    );
-    const row = messageRow(record, exact, [acknowledge]);
-    row.hidden = !this.#matches(row);
-    return row;
-  }
-
-  #matches(row) {
-    return row.textContent.toLowerCase().includes(this.#filter.value.trim().toLowerCase());
-  }
-
-  #filtered() {
-    for (const row of this.#list.children) row.hidden = !this.#matches(row);
-    this.#counted();
-  }
-
-  #counted() {
-    const shown = [...this.#list.children].filter(each => !each.hidden).length;
-    this.#count.textContent = `${number(shown)} shown of ${number(this.#received)} received`;
-  }
-
-  #clear() {
-    this.#waiting = [];
-    this.#received = 0;
-    this.#unannounced = 0;
-    this.#list.replaceChildren();
-    this.#counted();
-  }
-
-  /** Announces new messages to screen readers from time to time, not each one. */
-  #announce() {
-    if (!this.#unannounced) return;
-    this.#announcement.textContent = `${number(this.#unannounced)} new messages`;
-    this.#unannounced = 0;
+  #showReading() {
+    const isWaiting = this.#isKafkaAway && ["connecting", "live", "reconnecting"].includes(this.#reading);
+    this.#state.textContent = isWaiting ? "waiting for Kafka" : this.#reading;
+    this.#state.dataset.state = isWaiting ? "waiting" : this.#reading;
   }
 }

@@ -1,26 +1,28 @@
 // Publish one message or many.
 
-import { FORMATS, request, send } from "./api.js";
+import { request, send } from "./api.js";
 import { CurlBox } from "./curl.js";
 import { Outcome, attempt, checkbox, choice, element, field, panel } from "./dom.js";
+import { formats } from "./formats.js";
+import { may } from "./rights.js";
 
 const WAYS = [
   ["one", "one message"],
   ["lines", "many: one value per line (NDJSON)"],
   ["records", "many: one record per line, with key and headers"],
 ];
-const CHOICES = [["", "JSON, or the topic's format"], ...FORMATS.map(each => [each, each])];
 const PRINTABLE = /^[!-~]([ -~]*[!-~])?$/;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 
 export function publishPanel(topic) {
+  if (!may("publish", topic)) return panel("Publish", element("p.hint", {}, "You may not publish to this topic."));
   const box = new CurlBox("Publish");
   const outcome = new Outcome();
   const inputs = {
     way: choice(WAYS, { name: "way" }),
     key: element("input", { name: "key", autocomplete: "off", spellcheck: "false" }),
     partition: element("input", { name: "partition", inputmode: "numeric", placeholder: "by key", autocomplete: "off" }),
-    format: choice(CHOICES, { name: "format" }),
+    format: choice([["", "JSON, or the topic's format"], ...formats().map(each => [each, each])], { name: "format" }),
     headers: element("textarea", { name: "headers", rows: 2, spellcheck: "false", placeholder: "name: value" }),
     value: element("textarea", { name: "value", rows: 3, spellcheck: "false" }, '{"hello": "world"}'),
     tombstone: checkbox("Tombstone", { name: "tombstone" }),
@@ -40,8 +42,11 @@ export function publishPanel(topic) {
       report(outcome, (await send(request_)).content);
     });
   };
+  const keydown = event => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  };
   const form = element(
-    "form", { submit, input: update, "aria-label": "Publish" },
+    "form", { submit, keydown, input: update, "aria-label": "Publish" },
     field("Content", inputs.way),
     element("div.pair", {}, field("Key", inputs.key), field("Partition", inputs.partition)),
     field("Value", inputs.value),

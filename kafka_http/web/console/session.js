@@ -6,8 +6,11 @@ import { quoted } from "./curl.js";
 const NEEDS_CREDENTIALS = 40101;
 const KEY = /^[!-~]+$/;
 
-/** `access` is what the server says about the user, or null. `challenge` says which kinds of credentials it accepts. */
-export const session = { access: null, isRefused: false, challenge: "", problem: "" };
+/**
+ * `access` is what the server says about the user, or null. `formats` are those that work on the server, or null.
+ * `challenge` says which kinds of credentials it accepts.
+ */
+export const session = { access: null, formats: null, isRefused: false, challenge: "", problem: "" };
 
 /** Whether the user has logged in here, so that the page can forget it. */
 export const isLoggedIn = () => Object.keys(login.headers).length > 0;
@@ -68,6 +71,7 @@ async function identify() {
     const response = await call(request("GET", ["access"]));
     const content = await response.json().catch(() => null); // the page of a proxy
     if (response.ok) session.access = content?.access ?? null;
+    if (response.ok) session.formats = content?.formats ?? null;
     session.isRefused = response.status === 401 && content?.error?.code === NEEDS_CREDENTIALS;
     session.challenge = response.headers.get("WWW-Authenticate") ?? session.challenge;
     session.problem = problem(response, content);

@@ -36,6 +36,8 @@ from kafka_http.web.request_head import RequestHead
 from kafka_http.web.responses import flask_response, json_response
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.topic_hints import TopicHints
+from kafka_http.web.topics import topic_object
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
@@ -58,6 +60,7 @@ class MessageRoutes:
         *,
         page_memory: PageMemoryBudget,
         check_point: CheckPoint,
+        hints: TopicHints,
     ) -> None:
         self._services = services
         self._check_point = check_point
@@ -66,6 +69,7 @@ class MessageRoutes:
         self._wait_limiter = wait_limiter
         self._idempotent_publish = idempotent_publish
         self._page_memory = page_memory
+        self._hints = hints
         self._uploads = UploadView(services.uploader, services.formats, config, bodies, check_point)
         self._streams = MessageStreams(services, config, wait_limiter, check_point)
 
@@ -84,27 +88,17 @@ class MessageRoutes:
         return json_response({"topics": request_access().visible(self._services.topics.names())})
 
     def describe(self, topic: str) -> Response:
-        """GET /messages/<topic>: the topic's partitions."""
+        """GET /messages/<topic>: the topic's partitions, and the settings of its own."""
         QueryParameters(request.args, ())
-        partitions = self._services.topics.partitions(topic)
-        ends = self._services.topics.offset_ranges(topic, [each.partition for each in partitions])
-        listed = [
-            {
-                "partition": each.partition,
-                **ends[each.partition]._asdict(),
-                "leader": each.leader,
-                "replicas": each.replicas,
-            }
-            for each in partitions
-        ]
-        return json_response({"topic": topic, "partitions": listed})
+        return json_response(topic_object(self._services.topics, topic))
 
     def publish(self, topic: str) -> Response:
         """PUT, POST /messages/<topic>: publish one or more messages."""
         head = RequestHead.from_request(request, self._config.base_url)
         if head.is_streaming_upload:
-            return self._uploads.publish(request, head, topic)
-        publish = MessagesPublish(head, topic, self._services.formats, self._config.timeout)
+            return self._uploads.publish(request, head, topic, self._hints.of_request())
+        hint = self._hints.of_request()
+        publish = MessagesPublish(head, topic, self._services.formats, self._config.timeout, hint)
         with self._bodies.read(request) as body:
             return flask_response(self._idempotent_publish.publish(request, publish, body))
 

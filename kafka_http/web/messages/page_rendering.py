@@ -15,7 +15,7 @@ from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.read.page_reader import Page
 from kafka_http.records import Headers, Record, RecordColumns
-from kafka_http.schemas.formats import Formats
+from kafka_http.schemas.formats import AUTO, Formats
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.messages.position_syntax import page_position
 
@@ -68,9 +68,19 @@ def shown_texts(
 ) -> tuple[Sequence[bytes | None], Sequence[bytes | None]]:
     """Return the JSON texts of the keys and of the values in their formats; none for a column without a format."""
     columns = ((decode_as.key, records.keys), (decode_as.value, records.values))
-    decoded = ([] if name is None else formats.decode_all(topic, name, records.headers, data) for name, data in columns)
+    decoded = (_decoded(formats, topic, name, records.headers, data) for name, data in columns)
     keys, values = ([bytes(each) if isinstance(each, Raw) else None for each in texts] for texts in decoded)
     return keys, values
+
+
+def _decoded(
+    formats: Formats, topic: str, format_: str | None, headers: Sequence[Headers], data: Sequence[bytes | None]
+) -> Sequence[Raw | InvalidValue | None]:
+    if format_ is None:
+        return []
+    if format_ == AUTO:
+        return formats.recognize_all(topic, headers, data)[1]
+    return formats.decode_all(topic, format_, headers, data)
 
 
 def _messages(formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns) -> list[_Message]:
@@ -96,9 +106,21 @@ def _shown_values(
     if format_ is None:
         names, texts = formats.detect_all(records.values)
         return texts, repeat(UNSET), names
+    if format_ == AUTO:
+        return _detected_values(formats, topic, records)
     decoded = formats.decode_all(topic, format_, records.headers, records.values)
     values, errors, names = zip(*[_shown_value(formats, format_, each) for each in decoded], strict=True)
     return values, errors, names
+
+
+def _detected_values(
+    formats: Formats, topic: str, records: RecordColumns
+) -> tuple[Iterable[Raw | None], Iterable[UnsetType], Iterable[str | None]]:
+    """Return the columns `value`, `error` and `format`. What a format recognizes takes precedence."""
+    names, texts = formats.detect_all(records.values)
+    recognized, decoded = formats.recognize_all(topic, records.headers, records.values)
+    shown_names = (name or other for name, other in zip(recognized, names, strict=False))
+    return [text or other for text, other in zip(decoded, texts, strict=True)], repeat(UNSET), shown_names
 
 
 def _shown_value(formats: Formats, format_: str, decoded: Raw | InvalidValue | None) -> _ShownValue:
@@ -118,12 +140,15 @@ def _shown_keys(
     if records.keys.count(None) == len(records):
         return repeat(None), repeat(UNSET)
     decoded: Sequence[Raw | InvalidValue | None] = [None] * len(records)
-    if format_ is not None:
+    names: Iterable[str | None] = repeat(format_)
+    if format_ == AUTO:
+        names, decoded = formats.recognize_all(topic, records.headers, records.keys)
+    elif format_ is not None:
         decoded = formats.decode_all(topic, format_, records.headers, records.keys)
     else:
         with suppress(UnicodeDecodeError):
             return [None if each is None else str(each, "utf-8") for each in records.keys], repeat(UNSET)
-    keys, key_formats = zip(*map(_shown_key, repeat(format_), records.keys, decoded), strict=False)
+    keys, key_formats = zip(*map(_shown_key, names, records.keys, decoded), strict=False)
     return keys, key_formats
 
 

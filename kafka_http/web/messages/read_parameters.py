@@ -6,7 +6,7 @@ from kafka_http.consumers.consumer_offsets import check_consumer_name
 from kafka_http.errors import InvalidRequest
 from kafka_http.read.start_positions import FromCommitted, ReadStart
 from kafka_http.records import Isolation, OffsetReset
-from kafka_http.schemas.formats import Formats
+from kafka_http.schemas.formats import AUTO, Formats
 from kafka_http.schemas.topic_formats import TopicFormat
 from kafka_http.web.messages.position_syntax import parse_partitions, parse_start
 from kafka_http.web.query_parameters import QueryParameters
@@ -17,13 +17,20 @@ SHARED_PARAMETERS = ("partition", "limit", "max_bytes", "format", "key_format", 
 def requested_formats(formats: Formats, topic: str, query: QueryParameters, accepted: str | None = None) -> TopicFormat:
     """Return the formats to decode keys and values with: those of the request, else of the topic's settings.
 
-    `accepted` is the format in the Accept header. Raises `UnsupportedFormat`.
+    `accepted` is the format in the Accept header. Without a setting for the topic, `auto` stays. Raises
+    `UnsupportedFormat`.
     """
     default = formats.topic_format(topic)
-    requested = TopicFormat(query.text("key_format") or default.key, accepted or query.text("format") or default.value)
-    for each in filter(None, requested):
-        formats.check(each)
-    return requested
+    key = _requested_format(query.text("key_format"), default.key)
+    value = accepted or _requested_format(query.text("format"), default.value)
+    for each in (key, value):
+        if each is not None and each != AUTO:
+            formats.check(each)
+    return TopicFormat(key, value)
+
+
+def _requested_format(requested: str | None, default: str | None) -> str | None:
+    return default or AUTO if requested == AUTO else requested or default
 
 
 def requested_isolation(query: QueryParameters) -> Isolation:

@@ -1,0 +1,160 @@
+"""Requests to the coordinators of consumer groups: all groups, their members, share groups' offsets, deletion."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from kafka.errors import GroupIdNotFoundError, IncompatibleBrokerVersion, NoError, for_code
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.admin import DeleteGroupsRequest, ListGroupsRequest
+from kafka.protocol.metadata import FindCoordinatorRequest
+
+from kafka_http.administration import DescribedGroup, GroupType, ListedGroup
+from kafka_http.broker.connections import ConnectionPool, ask_any
+from kafka_http.broker.group_descriptions import check_group_error, describe_requests, described_groups
+from kafka_http.broker.messages import DescribeShareGroupOffsetsRequest
+from kafka_http.broker.topic_metadata import ask_metadata
+from kafka_http.errors import GroupNotFound, RetriableBrokerError
+from kafka_http.records import TopicPartition
+
+Result = TypeVar("Result")
+
+_RETRY_DELAY = 0.1
+_TYPES: Mapping[str, GroupType] = {"": "classic", "classic": "classic", "consumer": "consumer", "share": "share"}
+"""By Kafka's names in lower case. Brokers before Kafka 3.8 name no type."""
+
+
+class GroupRequests:
+    """Asks the brokers about groups. Any thread may call; each call has its own connection.
+
+    Groups of Kafka Streams with a protocol of their own (KIP-1071) are left out.
+    """
+
+    def __init__(self, connections: ConnectionPool, timeout: float) -> None:
+        """`timeout` limits the attempts while a coordinator moves, in seconds."""
+        self._connections = connections
+        self._timeout = timeout
+
+    def list_all(self) -> list[ListedGroup]:
+        """Return all groups that this server may describe, sorted by name."""
+        groups = self._retried(self._list)
+        return sorted(groups, key=lambda each: each.group)
+
+    def describe(self, groups: Collection[str]) -> list[DescribedGroup]:
+        """Return these groups, sorted by name, without those that do not exist."""
+        described = self._retried(lambda: self._describe(groups)) if groups else []
+        return sorted(described, key=lambda each: each.group)
+
+    def share_offsets(
+        self, groups: Collection[str], partitions: Collection[TopicPartition] | None
+    ) -> dict[str, dict[TopicPartition, int]]:
+        """Return the start offsets of share groups, of these partitions or of all (None)."""
+        return self._retried(lambda: self._share_offsets(groups, partitions)) if groups else {}
+
+    def delete(self, group: str) -> None:
+        """Delete a group. Raises `GroupNotFound`, `GroupHasMembers`."""
+        self._retried(lambda: self._delete(group))
+
+    def _retried(self, ask: Callable[[], Result]) -> Result:
+        """Repeat a call while a coordinator is loading or moving."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return ask()
+            except RetriableBrokerError:
+                if time.monotonic() + _RETRY_DELAY > deadline:
+                    raise
+                time.sleep(_RETRY_DELAY)
+
+    def _list(self) -> list[ListedGroup]:
+        async def ask(manager: KafkaConnectionManager) -> list[Any]:
+            brokers = (await ask_metadata(manager, [])).brokers
+            return await _ask_nodes(manager, [(each.node_id, ListGroupsRequest(min_version=0)) for each in brokers])
+
+        responses = self._connections.run(ask)
+        for each in responses:
+            check_group_error(each.error_code)
+        listed = [each for response in responses for each in response.groups]
+        return [
+            ListedGroup(each.group_id, group_type, each.group_state or "")
+            for each in listed
+            if (group_type := _TYPES.get((each.group_type or "").lower())) is not None
+        ]
+
+    def _describe(self, groups: Collection[str]) -> list[DescribedGroup]:
+        """Ask each coordinator by all types of groups: the type of a group is not known, and may change."""
+
+        async def ask(manager: KafkaConnectionManager) -> list[Any]:
+            coordinators = await _coordinators(manager, groups)
+            requests = [(node, each) for node, names in coordinators.items() for each in describe_requests(names)]
+            return await _ask_nodes(manager, requests)
+
+        return [each for response in self._connections.run(ask) for each in described_groups(response)]
+
+    def _share_offsets(
+        self, groups: Collection[str], partitions: Collection[TopicPartition] | None
+    ) -> dict[str, dict[TopicPartition, int]]:
+        topics = None if partitions is None else list(_by_topic(partitions).items())
+
+        async def ask(manager: KafkaConnectionManager) -> list[Any]:
+            coordinators = await _coordinators(manager, groups)
+            new_request: Any = DescribeShareGroupOffsetsRequest
+            requests = [
+                (node, new_request(groups=[(each, topics) for each in names])) for node, names in coordinators.items()
+            ]
+            return await _ask_nodes(manager, requests)
+
+        offsets: dict[str, dict[TopicPartition, int]] = {}
+        for each in (each for response in self._connections.run(ask) for each in response.groups):
+            if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
+                check_group_error(each.error_code)
+                offsets[each.group_id] = dict(_start_offsets(each))
+        return offsets
+
+    def _delete(self, group: str) -> None:
+        async def ask(manager: KafkaConnectionManager) -> Any:
+            [node] = await _coordinators(manager, [group])
+            return await manager.send(DeleteGroupsRequest(groups_names=[group]), node)
+
+        [result] = self._connections.run(ask).results
+        if for_code(result.error_code) is GroupIdNotFoundError:
+            raise GroupNotFound(group)
+        check_group_error(result.error_code)
+
+
+async def _coordinators(manager: KafkaConnectionManager, groups: Collection[str]) -> dict[int, list[str]]:
+    """Return the groups by the node id of their coordinator."""
+    await ask_metadata(manager, [])  # the coordinators may be new brokers
+    nodes: dict[int, list[str]] = {}
+    request = FindCoordinatorRequest(key_type=0, coordinator_keys=list(groups), min_version=4)
+    for each in (await ask_any(manager, request)).coordinators:
+        if (error := for_code(each.error_code)) is not NoError:
+            raise error
+        nodes.setdefault(each.node_id, []).append(each.key)
+    return nodes
+
+
+async def _ask_nodes(manager: KafkaConnectionManager, requests: Iterable[tuple[int, Any]]) -> list[Any]:
+    """Send requests to nodes at the same time. Return the responses, without those that brokers do not support."""
+    sent = [manager.send(request, node) for node, request in requests]
+    responses = []
+    for each in sent:
+        try:
+            responses.append(await each)
+        except IncompatibleBrokerVersion:
+            continue
+    return responses
+
+
+def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
+    topics: dict[str, list[int]] = {}
+    for topic, partition in partitions:
+        topics.setdefault(topic, []).append(partition)
+    return topics
+
+
+def _start_offsets(group: Any) -> Iterator[tuple[TopicPartition, int]]:
+    for topic in group.topics:
+        for each in topic.partitions:
+            if not each.error_code and each.start_offset >= 0:
+                yield TopicPartition(topic.topic_name, each.partition_index), each.start_offset

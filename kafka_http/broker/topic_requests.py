@@ -1,0 +1,176 @@
+"""Requests that create, change and delete topics."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kafka.admin import ConfigResourceType
+from kafka.errors import (
+    InvalidRequestError,
+    KafkaError,
+    NoError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.admin import (
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DeleteRecordsRequest,
+    DeleteTopicsRequest,
+    IncrementalAlterConfigsRequest,
+)
+
+from kafka_http.administration import TopicChange, TopicSettings
+from kafka_http.backoff import Backoff
+from kafka_http.broker.connections import ConnectionPool
+from kafka_http.broker.error_map import translate
+from kafka_http.broker.leader_requests import LeaderRequests
+from kafka_http.broker.topic_metadata import TopicMetadata, ask_metadata, metadata_request
+from kafka_http.errors import InvalidValue, KafkaHttpError, OffsetOutOfRange, RetriableBrokerError, TopicExists
+from kafka_http.records import PartitionOffsets, TopicPartition
+
+_TIMEOUT = 15.0
+"""Seconds that the controller has. To create or delete a topic with thousands of partitions takes some of them."""
+_READY_TIMEOUT = 5.0
+"""Seconds to wait until all brokers know of a change."""
+_RETRY_DELAY = 0.1
+_SET, _DELETE = 0, 1
+"""Operations of IncrementalAlterConfigs."""
+_NewConfig = CreateTopicsRequest.CreatableTopic.CreatableTopicConfig
+_ChangedConfigs = IncrementalAlterConfigsRequest.AlterConfigsResource
+_OldRecords = DeleteRecordsRequest.DeleteRecordsTopic
+
+IsDone = Callable[[Any], bool]
+"""Whether a broker knows of a change, by its description of the topic."""
+
+
+class KafkaTopicAdmin:
+    """The `TopicAdmin` of a Kafka cluster. Any thread may call."""
+
+    def __init__(self, connections: ConnectionPool, metadata: TopicMetadata) -> None:
+        self._connections = connections
+        self._metadata = metadata
+        self._leaders = LeaderRequests(connections, metadata, _TIMEOUT)
+
+    def create(self, topic: str, settings: TopicSettings) -> None:
+        new = CreateTopicsRequest.CreatableTopic(
+            name=topic,
+            num_partitions=settings.partitions or -1,
+            replication_factor=settings.replication_factor or -1,
+            assignments=[],
+            configs=[_NewConfig(name=name, value=value) for name, value in settings.config.items()],
+        )
+        request = CreateTopicsRequest(topics=[new], timeout_ms=_milliseconds(_TIMEOUT), validate_only=False)
+        self._ask_controller(topic, request, lambda response: response.topics)
+        self._wait_until(topic, _has_leaders)
+
+    def change(self, topic: str, change: TopicChange) -> None:
+        for validate_only in (True, False):
+            if change.config:
+                request = _alter_request(topic, change.config, validate_only=validate_only)
+                self._ask_controller(topic, request, lambda response: response.responses)
+            if change.partitions is not None:
+                self._add_partitions(topic, change.partitions, validate_only=validate_only)
+        if change.delete_before:
+            self._delete_records(topic, change.delete_before)
+
+    def delete(self, topic: str) -> None:
+        named = DeleteTopicsRequest.DeleteTopicState(name=topic)
+        request = DeleteTopicsRequest(topics=[named], topic_names=[topic], timeout_ms=_milliseconds(_TIMEOUT))
+        self._ask_controller(topic, request, lambda response: response.responses)
+        self._wait_until(topic, lambda described: described.error_code == UnknownTopicOrPartitionError.errno)
+
+    def _add_partitions(self, topic: str, count: int, *, validate_only: bool) -> None:
+        wanted = CreatePartitionsRequest.CreatePartitionsTopic(name=topic, count=count, assignments=None)
+        request = CreatePartitionsRequest(
+            topics=[wanted], timeout_ms=_milliseconds(_TIMEOUT), validate_only=validate_only
+        )
+        self._ask_controller(topic, request, lambda response: response.results)
+        if not validate_only:
+            self._wait_until(topic, lambda described: len(described.partitions) >= count and _has_leaders(described))
+
+    def _delete_records(self, topic: str, offsets: PartitionOffsets) -> None:
+        def request(partitions: Sequence[TopicPartition], _: float) -> DeleteRecordsRequest:
+            listed = [
+                _OldRecords.DeleteRecordsPartition(partition_index=each.partition, offset=offsets[each.partition])
+                for each in partitions
+            ]
+            old = _OldRecords(name=topic, partitions=listed)
+            return DeleteRecordsRequest(topics=[old], timeout_ms=_milliseconds(_READY_TIMEOUT))
+
+        responses = self._leaders.ask([TopicPartition(topic, each) for each in offsets], request, _deleted_partitions)
+        for tp, response in responses.items():
+            if for_code(response.error_code) is OffsetOutOfRangeError:
+                raise OffsetOutOfRange(f"{topic} has no offset {offsets[tp.partition]} in partition {tp.partition}.")
+
+    def _ask_controller(self, topic: str, request: Any, results: Callable[[Any], Sequence[Any]]) -> None:
+        """Send a request to the controller until it is not refused for a transient reason. Raises its error."""
+
+        async def ask(manager: KafkaConnectionManager) -> Any:
+            controller = (await ask_metadata(manager, [])).controller_id
+            return await manager.send(request, controller, _milliseconds(_TIMEOUT))
+
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while True:
+            [result] = results(self._connections.run(ask, _TIMEOUT))
+            if (kind := for_code(result.error_code)) is NoError:
+                return
+            error = _refusal(topic, kind, getattr(result, "error_message", None))
+            if not isinstance(error, RetriableBrokerError) or time.monotonic() > deadline:
+                raise error
+            time.sleep(_RETRY_DELAY)
+
+    def _wait_until(self, topic: str, is_done: IsDone) -> None:
+        """Wait until all live brokers know of a change, for `_READY_TIMEOUT` at most. Forget what is cached."""
+        deadline, backoff = time.monotonic() + _READY_TIMEOUT, Backoff(0.01, 0.2)
+        while time.monotonic() < deadline and not self._is_done(topic, is_done):
+            time.sleep(backoff.next())
+        self._metadata.remove(topic)
+
+    def _is_done(self, topic: str, is_done: IsDone) -> bool:
+        try:
+            nodes = self._metadata.brokers()
+            requests = {each: metadata_request([topic]) for each in nodes}
+            responses = self._connections.ask_nodes(requests, _READY_TIMEOUT)
+        except KafkaHttpError:  # a broker is just stopping
+            return False
+        return all(is_done(response.topics[0]) for response in responses)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _alter_request(
+    topic: str, config: Mapping[str, str | None], *, validate_only: bool
+) -> IncrementalAlterConfigsRequest:
+    entries = [
+        _ChangedConfigs.AlterableConfig(name=name, config_operation=_DELETE if value is None else _SET, value=value)
+        for name, value in config.items()
+    ]
+    resource = _ChangedConfigs(resource_type=ConfigResourceType.TOPIC, resource_name=topic, configs=entries)
+    return IncrementalAlterConfigsRequest(resources=[resource], validate_only=validate_only)
+
+
+def _has_leaders(described: Any) -> bool:
+    return not described.error_code and all(each.leader_id >= 0 for each in described.partitions)
+
+
+def _deleted_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
+    for topic in response.topics:
+        for each in topic.partitions:
+            yield TopicPartition(topic.name, each.partition_index), each
+
+
+def _refusal(topic: str, kind: type[KafkaError], message: str | None) -> KafkaHttpError:
+    """Return the error for a refusal of the controller, with Kafka's own reason."""
+    if kind is TopicAlreadyExistsError:
+        return TopicExists(topic)
+    error = translate(kind, topic)
+    if message and (isinstance(error, InvalidValue) or kind is InvalidRequestError):
+        name = kind.__name__.removesuffix("Error")
+        return InvalidValue(f"Kafka rejected the topic {topic}: {message.rstrip('.')} ({name}).", topic=topic)
+    return error
