@@ -104,7 +104,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view = PublishView(services.publisher, deferred, config.max_records, limits.bodies.reserve)
-    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads)
+    servers = ", ".join(config.bootstrap_servers)
+    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads, servers)
 
     # Tests with a broker of their own run many applications in one process
     metric_files = None if is_fake else MetricFiles(config.data_dir, DataDirectory(config.data_dir).create)

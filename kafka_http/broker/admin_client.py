@@ -50,6 +50,7 @@ class Admin:
     def __init__(self, settings: Mapping[str, Any], timeout: float, check_reachable: Callable[[], None]) -> None:
         """`settings` are those of `KafkaAdminClient`. `check_reachable` raises if no broker answers."""
         self._client = ClientHolder(KafkaAdminClient, KafkaAdminClient.close, settings, check_reachable)
+        self._servers = ", ".join(settings["bootstrap_servers"])
         self._timeout = timeout
         self._check_reachable = check_reachable
 
@@ -70,11 +71,11 @@ class Admin:
                     self._check_reachable()
                 lost = isinstance(error, _STALE_CLIENT) and self._client.drop(client)
                 if time.monotonic() + _RETRY_DELAY > deadline:
-                    raise translate(error, topic) from error
+                    raise translate(error, topic, servers=self._servers) from error
                 time.sleep(0 if lost else _RETRY_DELAY)
             except KafkaError as error:
                 count_error(type(error))
-                raise translate(error, topic) from error
+                raise translate(error, topic, servers=self._servers) from error
 
     def create_topic(self, topic: str) -> None:
         """Create a topic with the brokers' defaults, unless it exists."""

@@ -38,6 +38,7 @@ class ClientHolder(Generic[Client]):
         self._close = close
         self._settings = settings
         self._check_reachable = check_reachable
+        self._servers = ", ".join(settings["bootstrap_servers"])
         self._lock = Lock()
         self._client: Client | None = None
         self._created_at = float("-inf")
@@ -78,7 +79,7 @@ class ClientHolder(Generic[Client]):
             raise BrokerUnavailable("This server is shutting down.")
         self._check_reachable()
         if time.monotonic() < self._created_at + 1:
-            raise BrokerUnavailable("No Kafka broker answers: the connection was just lost.")
+            raise BrokerUnavailable(f"No Kafka broker answers: the connection was just lost. Kafka: {self._servers}.")
         self._created_at = time.monotonic()
         nets: list[KafkaNetClient] = []
 
@@ -95,7 +96,7 @@ class ClientHolder(Generic[Client]):
             if isinstance(error, KafkaError):
                 if nets:
                     note_addresses(error, cast("PatchedConnectionManager", nets[-1]._manager).addresses_tried())
-                raise translate(error) from error
+                raise translate(error, servers=self._servers) from error
             raise
 
 

@@ -42,7 +42,7 @@ class KafkaAcls:
         if error is SecurityDisabledError:
             return None
         if error is not NoError:
-            raise translate(error)
+            raise translate(error, servers=self._connections.servers)
         return [
             _acl(described, each) for described in response.resources if _is_known(described) for each in described.acls
         ]

@@ -65,6 +65,8 @@ class ConnectionPool:
         """`settings` are those of `KafkaNetClient`."""
         self._settings = net_settings(settings)
         self._timeout = settings["request_timeout_ms"] / 1000
+        self.servers = ", ".join(settings["bootstrap_servers"])
+        """The addresses in the settings, for errors."""
         self._idle: deque[tuple[KafkaNetClient, float]] = deque()
         self._connecting = Lock()
         self._failed_until = 0.0
@@ -92,7 +94,7 @@ class ConnectionPool:
                     return self._attempt(exchange, deadline, fresh=True)
         except KafkaError as error:
             count_error(type(error))
-            raise translate(error) from error
+            raise translate(error, servers=self.servers) from error
 
     def close(self) -> None:
         """Close the idle clients now, and those in use when they are released."""

@@ -17,6 +17,7 @@ from kafka_http.errors import (
     RetriableBrokerError,
     TooLarge,
     TopicNotFound,
+    status_of,
 )
 from kafka_http.metrics import KAFKA_ERRORS
 
@@ -157,10 +158,13 @@ def connection_problem(error: BaseException) -> str:
     return _REASONS.get(type(error)) or type(error).__name__.removesuffix("Error")
 
 
-def translate(error: BaseException | type[BaseException], topic: str | None = None) -> KafkaHttpError:
+def translate(
+    error: BaseException | type[BaseException], topic: str | None = None, *, servers: str = ""
+) -> KafkaHttpError:
     """Return the `KafkaHttpError` for an error of kafka-python: an exception, or the class that a response names.
 
-    With `topic`, an unknown topic becomes `TopicNotFound`.
+    With `topic`, an unknown topic becomes `TopicNotFound`. A 5xx names `servers`, the addresses of Kafka, unless the
+    error has those that were tried.
     """
     kind = error if isinstance(error, type) else type(error)
     if topic is not None and kind is kafka.UnknownTopicOrPartitionError:
@@ -169,7 +173,8 @@ def translate(error: BaseException | type[BaseException], topic: str | None = No
     if isinstance(error, Unreachable):
         return error_type(f"{_MESSAGES[BrokerUnavailable]}: {error.args[0]}.")
     return error_type(
-        f"{_MESSAGES.get(error_type, 'Kafka answered with an error')}: {_reason(error, kind)}{_addresses(error)}"
+        f"{_MESSAGES.get(error_type, 'Kafka answered with an error')}: {_reason(error, kind)}"
+        f"{_addresses(error) or _servers(error_type, servers)}"
     )
 
 
@@ -187,6 +192,10 @@ def note_addresses(error: kafka.KafkaError, addresses: str) -> None:
 def _addresses(error: BaseException | type[BaseException]) -> str:
     notes = getattr(error, "__notes__", ())
     return f" Tried: {notes[0]}." if notes else ""
+
+
+def _servers(error_type: type[KafkaHttpError], servers: str) -> str:
+    return f" Kafka: {servers}." if servers and status_of(error_type.code) >= 500 else ""
 
 
 def result_of(error: BaseException, topic: str, tried: str = "") -> KafkaHttpError:

@@ -39,7 +39,7 @@ def describe_requests(groups: list[str]) -> Iterator[Any]:
         yield request(group_ids=groups, include_authorized_operations=False, min_version=first_version)
 
 
-def described_groups(response: Any) -> Iterator[DescribedGroup]:
+def described_groups(response: Any, servers: str) -> Iterator[DescribedGroup]:
     """Yield the groups that a response describes, without those that do not exist or have another type.
 
     Raises the errors of `kafka_http.errors` for other error codes.
@@ -48,15 +48,15 @@ def described_groups(response: Any) -> Iterator[DescribedGroup]:
     describe = _described_classic if group_type == "classic" else _described
     for group in response.groups:
         if for_code(group.error_code) is not GroupIdNotFoundError:
-            check_group_error(group.error_code)
+            check_group_error(group.error_code, servers)
             if group.group_state != _DEAD:
                 yield describe(group, group_type)
 
 
-def check_group_error(error_code: int) -> None:
-    """Raise the error of `kafka_http.errors` for an error code of a group."""
+def check_group_error(error_code: int, servers: str) -> None:
+    """Raise the error of `kafka_http.errors` for an error code of a group. `servers` is that of `translate`."""
     if (error := for_code(error_code)) is not NoError:
-        raise translate(error)
+        raise translate(error, servers=servers)
 
 
 def _described_classic(group: Any, group_type: GroupType) -> DescribedGroup:

@@ -51,6 +51,8 @@ class KafkaMemberships:
         """`settings` are those of `KafkaNetClient`."""
         # metadata_max_age_ms bounds how late new partitions are seen
         self._settings = {"metadata_max_age_ms": 60_000, **net_settings(settings)}
+        self.servers = ", ".join(settings["bootstrap_servers"])
+        """The addresses of Kafka in the settings, for errors."""
         self._admin = admin
         self._lock = Lock()
         self._loop: NetworkSelector | None = None
@@ -141,7 +143,7 @@ class KafkaMembership:
             self._notify()
             raise RetriableBrokerError("Another process has taken over this consumer instance. Retry.") from None
         except KafkaError as error:
-            raise translate(error) from error
+            raise translate(error, servers=self._memberships.servers) from error
         except RuntimeError:  # the loop is closed
             raise BrokerUnavailable("This server is shutting down.") from None
 
@@ -180,7 +182,7 @@ class KafkaMembership:
                     self._memberships.discard(self)
             except Exception as error:  # of any kind: the next session may succeed
                 if not self._closed:
-                    self._fail(translate(error))
+                    self._fail(translate(error, servers=self._memberships.servers))
             finally:
                 self._close_session()
             if not self._closed:

@@ -73,7 +73,7 @@ class GroupRequests:
 
         responses = self._connections.run(ask)
         for each in responses:
-            check_group_error(each.error_code)
+            check_group_error(each.error_code, self._connections.servers)
         listed = [each for response in responses for each in response.groups]
         return [
             ListedGroup(each.group_id, group_type, each.group_state or "")
@@ -89,7 +89,8 @@ class GroupRequests:
             requests = [(node, each) for node, names in coordinators.items() for each in describe_requests(names)]
             return await _ask_nodes(manager, requests)
 
-        return [each for response in self._connections.run(ask) for each in described_groups(response)]
+        responses, servers = self._connections.run(ask), self._connections.servers
+        return [each for response in responses for each in described_groups(response, servers)]
 
     def _share_offsets(
         self, groups: Collection[str], partitions: Collection[TopicPartition] | None
@@ -107,7 +108,7 @@ class GroupRequests:
         offsets: dict[str, dict[TopicPartition, int]] = {}
         for each in (each for response in self._connections.run(ask) for each in response.groups):
             if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
-                check_group_error(each.error_code)
+                check_group_error(each.error_code, self._connections.servers)
                 offsets[each.group_id] = dict(_start_offsets(each))
         return offsets
 
@@ -119,7 +120,7 @@ class GroupRequests:
         [result] = self._connections.run(ask).results
         if for_code(result.error_code) is GroupIdNotFoundError:
             raise GroupNotFound(group)
-        check_group_error(result.error_code)
+        check_group_error(result.error_code, self._connections.servers)
 
 
 async def _coordinators(manager: KafkaConnectionManager, groups: Collection[str]) -> dict[int, list[str]]:

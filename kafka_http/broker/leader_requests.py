@@ -45,7 +45,9 @@ class LeaderRequests:
         the responses.
         """
         until = time.monotonic() + wait + self._timeout
-        failure: KafkaHttpError = NoLeader("The leader of the partition is moving. Retry.")
+        failure: KafkaHttpError = NoLeader(
+            f"The leader of the partition is moving. Retry. Kafka: {self._metadata.servers}."
+        )
         backoff, delay = Backoff(0.05, 1.0), 0.0  # an election takes about a second
         while time.monotonic() + delay <= until:
             if delay:  # even a sleep of 0 gives other threads the interpreter
@@ -77,7 +79,7 @@ class LeaderRequests:
         except (BrokerUnavailable, RetriableBrokerError) as error:  # retriable: the cluster no longer has this broker
             raise _LeaderMoved(error) from error
         responses = {tp: response for node in nodes for tp, response in by_partition(node)}
-        _check(responses)
+        _check(responses, self._metadata.servers)
         return responses
 
 
@@ -98,12 +100,12 @@ def is_out_of_range(response: Any) -> bool:
     return for_code(response.error_code) is OffsetOutOfRangeError
 
 
-def _check(responses: PartitionResponses) -> None:
+def _check(responses: PartitionResponses, servers: str) -> None:
     for tp, response in responses.items():
         error = for_code(response.error_code)
         if error not in (NoError, OffsetOutOfRangeError):
             count_error(error)
         if error in STALE_METADATA:
-            raise _LeaderMoved(NoLeader(translate(error).message))
+            raise _LeaderMoved(NoLeader(translate(error, servers=servers).message))
         if error not in (NoError, OffsetOutOfRangeError):
-            raise translate(error, tp.topic)
+            raise translate(error, tp.topic, servers=servers)

@@ -330,7 +330,7 @@ class PartitionQueue:
         elif reaction is Reaction.REJECT_RECORDS:
             self._reject_records(batch, kind, response.record_errors)
         else:
-            self._reject(batch, result_of(kind(), self.topic))
+            self._reject(batch, result_of(kind(), self.topic, self._addresses_tried()))
         return False
 
     def _complete(self, batch: Batch, response: PartitionResponse) -> None:
@@ -395,7 +395,7 @@ class PartitionQueue:
             self._single_records += batch.count
         else:
             rejected = rejected or all_indexes
-        self._wait_again(batch, rejected, result_of(kind(), self.topic))
+        self._wait_again(batch, rejected, result_of(kind(), self.topic, self._addresses_tried()))
 
     def _wait_again(
         self, batch: Batch, rejected: "set[int] | frozenset[int]" = frozenset(), error: KafkaHttpError | None = None

@@ -109,7 +109,9 @@ class ProducerCalls:
                 if all(each.leader is not None for each in partitions):
                     return partitions
             time.sleep(_RETRY_SECONDS)
-        raise RetriableBrokerError(f"The topic {topic} was just created and is not ready yet. Retry.")
+        raise RetriableBrokerError(
+            f"The topic {topic} was just created and is not ready yet. Retry. Kafka: {self._connections.servers}."
+        )
 
     def connect(self, node: int) -> OpenedConnection:
         """Connect to a broker, for produce requests."""
@@ -123,8 +125,8 @@ class ProducerCalls:
         if version < max(MIN_VERSION, lowest):
             taken.sock.close()
             raise BrokerError(
-                f"The broker supports versions {lowest} to {highest} of produce requests. "
-                f"This server supports {MIN_VERSION} to {MAX_VERSION}."
+                f"The broker {self.addresses.get(node, node)} supports versions {lowest} to {highest} of produce "
+                f"requests. This server supports {MIN_VERSION} to {MAX_VERSION}."
             )
         return OpenedConnection(taken, version)
 
@@ -144,7 +146,7 @@ class ProducerCalls:
                 return ProducerIdentity(response.producer_id, response.producer_epoch)
             kind = for_code(response.error_code)
             if not is_transient(kind) or time.monotonic() > deadline:
-                raise translate(kind)
+                raise translate(kind, servers=self._connections.servers)
             time.sleep(_RETRY_SECONDS)  # the coordinator is loading
 
     def message_limit(self, topic: str) -> int:

@@ -26,6 +26,8 @@ class TopicMetadata:
     def __init__(self, connections: ConnectionPool) -> None:
         self.addresses: dict[int, str] = {}
         """The brokers' addresses by node id, as last seen."""
+        self.servers = connections.servers
+        """The addresses of Kafka in the settings, for errors."""
         self._connections = connections
         self._known: dict[str, tuple[float, list[PartitionInfo]]] = {}
         self._ids: dict[str, UUID | None] = {}
@@ -52,7 +54,7 @@ class TopicMetadata:
         try:
             described = self._ask([topic]).topics[0]
             if described.error_code:
-                raise translate(for_code(described.error_code), topic)
+                raise translate(for_code(described.error_code), topic, servers=self.servers)
         except KafkaHttpError:
             self.remove(topic)
             raise
@@ -80,7 +82,7 @@ class TopicMetadata:
         for described in self._ask(sorted(topics), timeout).topics if topics else ():
             error = for_code(described.error_code)
             if issubclass(error, TopicAuthorizationFailedError):
-                raise translate(error, described.name)
+                raise translate(error, described.name, servers=self.servers)
             if error is not UnknownTopicOrPartitionError:
                 ids[described.name] = _id(described)
         return ids
@@ -104,7 +106,10 @@ class TopicMetadata:
                 raise PartitionNotFound(topic, partition, len(known))
             leader = known[partition]
             if leader is None:
-                raise NoLeader(f"Partition {partition} of {topic} has no leader now. Retry.", partition=partition)
+                raise NoLeader(
+                    f"Partition {partition} of {topic} has no leader now. Retry. Kafka: {self.servers}.",
+                    partition=partition,
+                )
             leaders[partition] = leader
         return leaders
 

@@ -118,7 +118,7 @@ class KafkaTopicAdmin:
             [result] = results(self._connections.run(ask, _TIMEOUT))
             if (kind := for_code(result.error_code)) is NoError:
                 return
-            error = _refusal(topic, kind, getattr(result, "error_message", None))
+            error = _refusal(topic, kind, getattr(result, "error_message", None), self._connections.servers)
             if not isinstance(error, RetriableBrokerError) or time.monotonic() > deadline:
                 raise error
             time.sleep(_RETRY_DELAY)
@@ -165,11 +165,11 @@ def _deleted_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
             yield TopicPartition(topic.name, each.partition_index), each
 
 
-def _refusal(topic: str, kind: type[KafkaError], message: str | None) -> KafkaHttpError:
+def _refusal(topic: str, kind: type[KafkaError], message: str | None, servers: str) -> KafkaHttpError:
     """Return the error for a refusal of the controller, with Kafka's own reason."""
     if kind is TopicAlreadyExistsError:
         return TopicExists(topic)
-    error = translate(kind, topic)
+    error = translate(kind, topic, servers=servers)
     if message and (isinstance(error, InvalidValue) or kind is InvalidRequestError):
         name = kind.__name__.removesuffix("Error")
         return InvalidValue(f"Kafka rejected the topic {topic}: {message.rstrip('.')} ({name}).", topic=topic)

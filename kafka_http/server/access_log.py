@@ -25,7 +25,7 @@ _TRACEPARENT = re.compile(
 _POLLED_PATH = re.compile(r"/(messages(/[^/]+){0,2}|consumers(/[^/]+)?|instances|tasks)")
 
 
-class AccessEntry(StructuredMessage):
+class AccessLine(StructuredMessage):
     """What a line says about a request."""
 
     def __init__(self, environ: Mapping[str, Any], status: int, bytes_out: int, seconds: float) -> None:
@@ -114,9 +114,9 @@ class AccessLogger(Logger):
         if not self.access_log_enabled:
             return
         status = int(str(resp.status).split(None, 1)[0])
-        entry = AccessEntry(environ, status, getattr(resp, "sent", None) or 0, request_time.total_seconds())
-        is_poll = self.has_console and entry.is_console_poll
-        self.access_log.log(logging.DEBUG if is_poll else logging.INFO, "%s", entry)
+        line = AccessLine(environ, status, getattr(resp, "sent", None) or 0, request_time.total_seconds())
+        is_poll = self.has_console and line.is_console_poll
+        self.access_log.log(logging.DEBUG if is_poll else logging.INFO, "%s", line)
 
 
 def end_logger(log: Logger, response: Any, request: Any, environ: Mapping[str, Any], started: float) -> OnEnd | None:

@@ -44,8 +44,13 @@ class IdempotentPublish:
         publish_view: PublishView,
         reserve: Callable[[int, int], int],
         threads: int,
+        servers: str = "",
     ) -> None:
-        """`reserve` is `RequestBodies.reserve`. At most `threads` threads do what would block a main loop."""
+        """`reserve` is `RequestBodies.reserve`. At most `threads` threads do what would block a main loop.
+
+        `servers` are the addresses of Kafka, for errors.
+        """
+        self._servers = servers
         self._idempotency = idempotency
         self._publish_view = publish_view
         self._reserve = reserve
@@ -101,6 +106,13 @@ class IdempotentPublish:
     def start_publish(self, dialect: PublishDialect, body: bytes, *, blocking: bool) -> PendingPublishResponse:
         """Hand the records of a request to Kafka. Raises `WouldBlock` if a thread must do it."""
         return self._publish_view.start(dialect, body, blocking=blocking, keeps_trying=True)
+
+    def unknown_outcome(self) -> OutcomeUnknown:
+        """Return the error of a publish whose result is not known in time."""
+        tried = f" Kafka: {self._servers}." if self._servers else ""
+        return OutcomeUnknown(
+            f"Kafka did not acknowledge the records in time. They may or may not have been written.{tried}"
+        )
 
     def reserve(self, body: bytes) -> Callable[[], object]:
         """Reserve the memory of a body that waits, and return what releases it. Raises `TooMuchInFlight`."""
@@ -236,7 +248,7 @@ class KeyedPublish:
             return
         if isinstance(claim, StoredResponse):
             self._set_known(partial(_replay, claim), is_done=True)
-        elif self._set_known(lambda: self._dialect.error_response(_unknown())):
+        elif self._set_known(lambda: self._dialect.error_response(self._publisher.unknown_outcome())):
             yield from self._publish_claimed(claim)
         else:
             claim.release()  # the client got a 503, which says that nothing was written
@@ -285,7 +297,7 @@ class KeyedPublish:
         is_known = _is_final(response.status) and not _all_retriable(results)
         if is_known or response.status == OutcomeUnknown.code:
             return response
-        return self._dialect.error_response(_unknown())
+        return self._dialect.error_response(self._publisher.unknown_outcome())
 
 
 def parse_key(header: str) -> str:
@@ -330,10 +342,6 @@ def _is_final(status: int) -> bool:
 def _all_retriable(results: Sequence[RecordResult]) -> bool:
     """Whether all records failed and a retry may succeed. The v2 API may say so with a 200."""
     return bool(results) and not any(isinstance(each, RecordMetadata) or _is_final(each.status) for each in results)
-
-
-def _unknown() -> OutcomeUnknown:
-    return OutcomeUnknown("Kafka did not acknowledge the records in time. They may or may not have been written.")
 
 
 def _raise(error: Exception) -> NoReturn:

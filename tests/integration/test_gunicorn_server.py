@@ -1,5 +1,6 @@
 """gunicorn as `kafka-http serve` runs it: slow and silent clients, stops, log lines."""
 
+import json
 import os
 import re
 import select
@@ -523,9 +524,33 @@ def test_access_log_has_one_line_per_request(start: ServerFactory) -> None:
     wait_for(lines, 15)  # the line is written after the response
     (line,) = lines()
     assert re.fullmatch(
-        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 - "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms ".*"',
+        r'\S+Z INFO \d+ r-1 gunicorn\.access: 127\.0\.0\.1 - "GET /sleep/0\?x=1 HTTP/1\.1" 200 2 bytes \d+ ms "\S+" '
+        r"route=none topic=- records=0 bytes_in=0 kafka_seconds=0\.000 trace_id=-",
         line,
     )
+
+
+def test_all_lines_of_all_processes_are_json_objects(start: ServerFactory) -> None:
+    server = start(access_log="true", log_format="json", log_level="debug", console="true")
+    server.get("/sleep/0?x=1", headers={"X-Request-Id": "r-1"})
+    server.get("/tasks", headers={"X-Console-Poll": "true"})
+    with server.connect() as client:
+        client.sendall(b"nonsense\r\n\r\n")
+        assert client.recv(100)
+
+    def requests_logged() -> dict[tuple[str, int, str], str | None]:
+        access = [json.loads(line) for line in server.out if "gunicorn.access" in line]
+        return {(each["path"], each["status"], each["level"]): each.get("request_id") for each in access}
+
+    expected = {("/sleep/0", 200, "INFO"), ("/tasks", 200, "DEBUG")}
+    wait_for(lambda: expected <= requests_logged().keys(), 15)
+    assert requests_logged()["/sleep/0", 200, "INFO"] == "r-1"
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+    logged = [json.loads(line) for line in server.err]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(each) for each in logged))
+    assert any(each["message"].startswith("Listening at: ") for each in logged)
+    assert len({each["process"] for each in logged}) >= 2
 
 
 @pytest.mark.parametrize("console", [True, False])

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from kafka_http.server.access_log import AccessLog, AccessLogger, end_logger
 from kafka_http.server.app_interface import FastPathResponse
 from kafka_http.server.client_connection import LoggedRequest
 from kafka_http.server.fast_path_parser import FastPathHead
+from tests.support.manual import page, section
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"{TRACE_ID}-00f067aa0ba902b7"
@@ -225,3 +227,26 @@ def test_nothing_is_kept_for_the_access_log_while_it_is_off(kind: type[Logger]) 
     logger = kind(GunicornConfig())
     assert not AccessLog(logger).is_on
     assert end_logger(logger, None, None, {}, 0.0) is None
+
+
+ACCESS_LOG, JSON_LINES = section(page("operations"), "## Logs").split("### ")[1:]
+
+
+def test_manual_lists_the_fields_of_a_json_line() -> None:
+    written = Written("json")
+    written.write(environ_of())
+    listed = re.findall(r"^\| `(\w+)` \|", JSON_LINES, re.MULTILINE)
+    assert set(listed) == written.objects[0].keys() | {"exception"}
+    assert len(listed) == len(set(listed))
+
+
+def test_examples_in_the_manual_have_the_fields_of_the_access_log() -> None:
+    names = re.compile(r" (\w+)=")
+    written = Written("text")
+    written.write(environ_of())
+    (example,) = (each for each in ACCESS_LOG.splitlines() if "gunicorn.access" in each)
+    assert names.findall(example) == names.findall(written.lines[0])
+    written = Written("json")
+    written.write(environ_of())
+    (example,) = re.findall(r"^\{.*\}$", JSON_LINES, re.MULTILINE)
+    assert list(json.loads(example)) == list(written.objects[0])

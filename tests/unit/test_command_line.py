@@ -1,5 +1,6 @@
 """The command line: flags for every setting, `kafka-http config`, and errors of one line."""
 
+import json
 import os
 import socket
 import subprocess
@@ -236,6 +237,15 @@ def test_port_in_use_is_one_line(taken_port: int) -> None:
     (line,) = done.stderr.splitlines()
     assert f"Cannot listen on 127.0.0.1:{taken_port}: address already in use" in line
     assert "--bind" in line
+
+
+def test_failed_start_is_a_json_line_with_log_format_json(taken_port: int) -> None:
+    done = run("-m", "kafka_http", "serve", "--bind", f"127.0.0.1:{taken_port}", "--log-format", "json")
+
+    assert done.returncode == 1
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["logger"]) == ("CRITICAL", "kafka_http.cli.main")
+    assert line["message"].startswith(f"Cannot listen on 127.0.0.1:{taken_port}: address already in use")
 
 
 def test_wrong_setting_of_kafka_python_stops_start(taken_port: int) -> None:

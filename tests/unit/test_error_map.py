@@ -1,11 +1,16 @@
 """kafka-python's errors as ours."""
 
 import inspect
+from collections.abc import Callable, Iterator
 
 import kafka.errors
 import pytest
 
-from kafka_http.broker.error_map import OVERRIDES, error_class, result_of, translate
+from kafka_http.administration import TopicSettings
+from kafka_http.broker import KafkaBroker
+from kafka_http.broker.error_map import OVERRIDES, error_class, note_addresses, result_of, translate
+from kafka_http.config.sources import load_config
+from kafka_http.demo.local_resources import free_ports
 from kafka_http.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -16,6 +21,7 @@ from kafka_http.errors import (
     TooLarge,
     TopicNotFound,
 )
+from kafka_http.records import NewRecord
 
 CLASSES = sorted(
     {
@@ -88,3 +94,42 @@ def test_translate_unknown_topic_returns_topic_not_found() -> None:
 def test_translate_shows_connection_reason_but_no_request() -> None:
     assert "ECONNREFUSED" in translate(kafka.errors.KafkaConnectionError("111 ECONNREFUSED")).message
     assert "secret" not in translate(kafka.errors.InvalidRequestError("request with a secret")).message
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda each: each.__name__)
+def test_error_that_is_a_5xx_names_the_addresses_of_kafka(kind: type[kafka.errors.KafkaError]) -> None:
+    error = translate(kind, "t", servers="kafka1:9092, kafka2:9092")
+    assert error.message.endswith(" Kafka: kafka1:9092, kafka2:9092.") == (error.status >= 500)
+
+
+def test_error_with_the_addresses_that_were_tried_has_no_others() -> None:
+    error = kafka.errors.RequestTimedOutError()
+    note_addresses(error, "kafka3:9092 (timed out)")
+    assert translate(error, servers="kafka1:9092").message.endswith(" Tried: kafka3:9092 (timed out).")
+
+
+CALLS: dict[str, Callable[[KafkaBroker], object]] = {
+    "topics": lambda broker: broker.log.topics(),
+    "partitions": lambda broker: broker.log.partitions("t"),
+    "offsets": lambda broker: broker.log.offsets("t", {0: "latest"}),
+    "configs": lambda broker: broker.log.configs("t"),
+    "committed": lambda broker: broker.groups.committed("g", "t", [0]),
+    "members": lambda broker: broker.groups.members("g"),
+    "acls": lambda broker: broker.acls.describe_acls(),
+    "create": lambda broker: broker.topic_admin.create("t", TopicSettings(None, None, {})),
+    "publish": lambda broker: broker.producer.publish("t", [NewRecord(b"x")], 0.5).result(),
+}
+
+
+@pytest.fixture(scope="module")
+def unreachable() -> Iterator[KafkaBroker]:
+    (port,) = free_ports(1)
+    broker = KafkaBroker(load_config({"bootstrap_servers": f"127.0.0.1:{port}"}, environ={}))
+    yield broker
+    broker.close(0)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_error_of_each_call_names_the_address_that_does_not_answer(unreachable: KafkaBroker, call: str) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:\d+"):
+        CALLS[call](unreachable)
