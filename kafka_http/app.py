@@ -43,6 +43,7 @@ from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.access_check import AccessCheck, check_all_routes_listed
 from kafka_http.web.access_routes import AccessRoutes
+from kafka_http.web.api_description import ApiDescription
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
@@ -63,6 +64,7 @@ from kafka_http.web.rest_v2.topic_routes import V2TopicRoutes
 from kafka_http.web.root_page import RootRoutes
 from kafka_http.web.services import Services
 from kafka_http.web.task_routes import TaskRoutes
+from kafka_http.web.topic_hints import TopicHints
 from kafka_http.web.topics import TopicRoutes
 from kafka_http.web.url_paths import SegmentConverter, check_target
 from kafka_http.web.wait_limiter import WaitLimiter
@@ -102,14 +104,18 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle = AppLifecycle(config, broker, services, node, submitter)
     lifecycle.security, lifecycle.idempotent_publish = security, publish
     lifecycle.tls = security.tls
-    lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish) if config.fast_path else None
+    lifecycle.fast_path = None
+    hints = TopicHints(config)
+    if config.fast_path:
+        lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish, hints=hints)
     app = _new_app(config, lifecycle, security, limits.page_memory)
+    hints.register(app)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
     check = AccessCheck(app, security.check_point, security.trusted, forwarded)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, limits.bodies, check.admit_early, check.admit_connection)
     for blueprint in _blueprints(
-        config, services, node, broker=broker, security=security, limits=limits, publish=publish
+        config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
     check_all_routes_listed(app)
@@ -156,7 +162,13 @@ def _new_security(config: Config, broker: Broker) -> Security:
 
 
 def _fast_path(
-    config: Config, services: Services, security: Security, publish_view: PublishView, publish: IdempotentPublish
+    config: Config,
+    services: Services,
+    security: Security,
+    publish_view: PublishView,
+    publish: IdempotentPublish,
+    *,
+    hints: TopicHints,
 ) -> FastPathPublishes:
     return FastPathPublishes(
         publish_view,
@@ -167,6 +179,7 @@ def _fast_path(
         cors=security.cors,
         check_point=security.check_point,
         trusted=security.trusted,
+        hints=hints,
     )
 
 
@@ -179,11 +192,12 @@ def _blueprints(
     security: Security,
     limits: RequestLimits,
     publish: IdempotentPublish,
+    hints: TopicHints,
 ) -> Iterator[Blueprint]:
     """Yield all routes."""
     bodies, waiting, page_memory = limits
     shared: dict[str, Any] = {"page_memory": page_memory, "check_point": security.check_point}
-    yield MessageRoutes(services, config, bodies, waiting, publish, **shared).blueprint()
+    yield MessageRoutes(services, config, bodies, waiting, publish, **shared, hints=hints).blueprint()
     yield TopicRoutes(services, broker.topic_admin, config, bodies).blueprint()
     yield V2TopicRoutes(services, config, bodies, publish).blueprint()
     nodes: dict[str, Any] = {"locator": node.locator, "node_tls": security.node_tls}
@@ -195,6 +209,7 @@ def _blueprints(
     yield HealthRoutes(broker.log, node.is_daemon_hung).blueprint()
     yield RootRoutes(config).blueprint()
     yield ManualRoutes().blueprint()
+    yield ApiDescription(config).blueprint()
     if config.console:
         yield ConsoleRoutes().blueprint()
 
@@ -451,7 +466,7 @@ def _set_request_facts() -> None:
 
 def _finish_response(response: Response) -> Response:
     for name, value in common_headers():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]

@@ -22,9 +22,14 @@ _INTERNAL = frozenset(("__consumer_offsets", "__transaction_state", "__share_gro
 """Topics of the brokers. Their names do not depend on the cluster's settings."""
 
 
+def is_legal_name(topic: str) -> bool:
+    """Whether Kafka allows a topic name."""
+    return _LEGAL_TOPIC.fullmatch(topic) is not None and topic not in {".", ".."}
+
+
 def check_topic_name(topic: str) -> None:
     """Raise `InvalidRequest` if Kafka does not allow a topic name."""
-    if not _LEGAL_TOPIC.fullmatch(topic) or topic in {".", ".."}:
+    if not is_legal_name(topic):
         raise InvalidRequest(
             "Illegal topic name: expected 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-', "
             "but not '.' or '..'.",

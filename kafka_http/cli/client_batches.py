@@ -163,7 +163,9 @@ class BatchPublisher:
 
     def _request(self, key: str, body: bytes) -> Sequence[LineResult]:
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": f'"{key}"'}
-        answer = self._client.call("POST", self._path, {"lines": "records"}, body, headers)
+        answer = self._client.call(
+            *("POST", self._path, "records"), query={"lines": "records"}, body=body, headers=headers
+        )
         results: Sequence[LineResult] = answer["records"]
         return results
 

@@ -33,8 +33,8 @@ decode_message = msgspec.json.Decoder(ReceivedMessage).decode
 
 
 def stored_bytes(value: Raw, format_: str | None) -> bytes:
-    """Return the bytes of a key or a value that is shown in this format. None are those of a null."""
-    if bytes(value) == b"null" and format_ is None:
+    """Return the bytes of a key or a value that is shown in this format; a null has no format and no bytes."""
+    if format_ is None:
         return b""
     if format_ == "binary":
         return msgspec.json.decode(value, type=bytes)
@@ -64,7 +64,7 @@ _FIELDS: Mapping[str, _Field] = {
     "p": lambda _, message: b"%d" % message.partition,
     "o": lambda _, message: b"%d" % message.offset,
     "k": lambda _, message: _key(message),
-    "v": lambda _, message: stored_bytes(message.value, message.format),
+    "v": lambda _, message: b"" if message.error is not None else stored_bytes(message.value, message.format),
     "T": lambda _, message: b"" if message.timestamp is None else b"%d" % message.timestamp,
     "h": lambda _, message: _headers(message),
 }

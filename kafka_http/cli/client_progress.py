@@ -34,7 +34,7 @@ class ReadProgress:
         """Return the progress of a read into a file or a pipe; None if there is no terminal to show it."""
         if sys.stdout.isatty() or not sys.stderr.isatty():
             return None
-        partitions = client.call("GET", path_of("messages", topic))["partitions"]
+        partitions = client.call("GET", path_of("messages", topic), "partitions")["partitions"]
         return cls({each["partition"]: each["latest"] for each in partitions})
 
     def update(self, position: str) -> None:

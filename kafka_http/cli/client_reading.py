@@ -87,7 +87,8 @@ class TopicReading:
         self._arguments = arguments
         self._topic: str = arguments.topic
         self._offset: str = arguments.offset or ("committed" if arguments.consumer else default)
-        self._range = OffsetRange.parse(self._offset) or OffsetRange()
+        given = OffsetRange.parse(self._offset)
+        self._is_range, self._range = given is not None, given or OffsetRange()
         self._remaining: int | None = arguments.limit or None
         self._has_errors = False
 
@@ -129,9 +130,9 @@ class TopicReading:
     def _parts(self, *, endless: bool) -> Iterator[StreamPart]:
         """Return the streams to read one after the other."""
         wanted = self._arguments.partition
-        starts = self._starts() if OffsetRange.parse(self._offset) else {}
+        starts = self._starts() if self._is_range else {}
         if not starts:  # the server checks the position; of a range beyond the log it says which offsets there are
-            yield StreamPart(self._offset.partition("-")[0] or self._offset, wanted)
+            yield StreamPart(str(self._range.first) if self._is_range else self._offset, wanted)
         elif self._range.last is None:
             rest = ",*:earliest" if endless and wanted is None else ""
             yield StreamPart(",".join(f"{partition}:{start}" for partition, start in starts.items()) + rest)
@@ -142,7 +143,7 @@ class TopicReading:
     def _starts(self) -> dict[int, int]:
         """Return where each partition that has offsets of the range is read from."""
         first, last = self._range
-        topic = self._client.call("GET", path_of("messages", self._topic))
+        topic = self._client.call("GET", path_of("messages", self._topic), "partitions")
         wanted = self._arguments.partition and self._arguments.partition.split(",")
         starts = {}
         for each in topic["partitions"]:

@@ -83,17 +83,23 @@ class ApiClient:
         self,
         method: str,
         path: str,
+        field: str = "",
+        *,
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Send a request. Return the JSON of the response, None if it is empty."""
+        """Send a request. Return the JSON object of the response, which has this field.
+
+        Without a field, any response will do, and None is returned.
+        """
         with self.open(method, path, query, body, {"Accept": "application/json", **(headers or {})}) as response:
-            data = self._read(response)
-        try:
-            return msgspec.json.decode(data) if data else None
-        except msgspec.DecodeError:
-            raise RequestError(f"{self.url} did not answer as kafka_http does. Check the URL.") from None
+            answer = _as_object(self._read(response))
+        if not field:
+            return None
+        if field not in answer:
+            raise RequestError(f"{self.url} did not answer as kafka_http does. Check the URL.", response.status)
+        return answer
 
     @contextmanager
     def open(

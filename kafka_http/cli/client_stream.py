@@ -15,8 +15,8 @@ _IDLE_SECONDS = 75.0
 _PATIENCE_SECONDS = 150.0
 """How long a stream that has an end waits for a server that is away."""
 _END = ";end"
-_SHOWN = ("", "gap")
-"""The events that are for the reader: messages, positions and deleted messages."""
+_SHOWN = ("", "gap", "progress")
+"""The events that are for the reader: messages, positions, deleted messages and the progress of a search."""
 
 
 class StreamEvent(NamedTuple):

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the committed offset, the end and the lag of each partition. Raises `ConfigError`, `RequestError`."""
     client = ApiClient(server_address(arguments))
-    progress = client.call("GET", path_of("messages", arguments.topic, arguments.consumer))
+    progress = client.call("GET", path_of("messages", arguments.topic, arguments.consumer), "partitions")
     if arguments.output == "json":
         write_json(progress)
         return 0

@@ -16,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where to start: 5, 5-10, earliest, latest, committed, -10 (the last ten), @2026-11-21T10:00:00Z, 0:42,3:17 "
         "(default: earliest)",
     )
+    parser.add_argument(
+        "--contains", metavar="TEXT", help="only messages whose key, value or headers contain this text"
+    )
+    parser.add_argument("--key", metavar="TEXT", help="only messages with this key")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,5 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     client = ApiClient(server_address(arguments))
     reading = TopicReading(client, arguments, "earliest")
     progress = ReadProgress.of_topic(client, arguments.topic)
+    search = {name: text for name in ("contains", "key") if (text := getattr(arguments, name)) is not None}
     with closing(progress) if progress else nullcontext():
-        return reading.run({"until": "end"}, progress, endless=False)
+        return reading.run({"until": "end", **search}, progress, endless=False)

@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.create:
         answer = _create(client, arguments.topic, arguments.partitions)
     else:
-        answer = client.call("GET", path_of("messages", *filter(None, [arguments.topic])))
+        answer = client.call(
+            "GET", path_of("messages", *filter(None, [arguments.topic])), "partitions" if arguments.topic else "topics"
+        )
     if arguments.output == "json":
         write_json(answer)
     elif arguments.topic:
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(client: ApiClient, topic: str, partitions: int | None) -> Any:
     wanted = {"topic": topic} | ({} if partitions is None else {"partitions": partitions})
-    created = client.call("POST", "/messages", body=msgspec.json.encode(wanted), headers=_JSON)
+    created = client.call("POST", "/messages", "partitions", body=msgspec.json.encode(wanted), headers=_JSON)
     note(f"Created the topic {topic}.")
     return created
 

@@ -105,7 +105,10 @@ def _groups(access: Access, names: Arguments, query: Query) -> None:
 
 
 OPEN: frozenset[str] = frozenset(
-    ("root.root", "manual.index", "manual.page", "health.health", "health.ready", "console.page", "console.file")
+    (
+        *("root.root", "manual.index", "manual.page", "openapi.document", "openapi.viewer", "openapi.viewer_file"),
+        *("health.health", "health.ready", "console.page", "console.file"),
+    )
 )
 """Endpoints that need no credentials."""
 

@@ -32,6 +32,7 @@ from kafka_http.web.publish_view import PendingPublishResponse, PublishDialect, 
 from kafka_http.web.request_head import KEY_HEADER, RequestHead
 from kafka_http.web.responses import RenderedResponse, internal_error, new_request_id, valid_request_id
 from kafka_http.web.rest_v2.produce_view import V2Produce
+from kafka_http.web.topic_hints import TopicHints
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class FastPathPublishes:
         cors: CrossOriginSharing,
         check_point: CheckPoint,
         trusted: TrustedNetworks,
+        hints: TopicHints,
     ) -> None:
         self._publish_view = publish_view
         self._idempotent_publish = idempotent_publish
@@ -84,6 +86,7 @@ class FastPathPublishes:
         self._cors = cors
         self._check_point = check_point
         self._trusted = trusted
+        self._hints = hints
         self._timeout = config.timeout
         self._max_body_bytes = config.max_body_bytes
 
@@ -106,7 +109,7 @@ class FastPathPublishes:
             if self._check_point.has_decisions:
                 headers = {name: value for name, value in headers.items() if name not in _CREDENTIALS}
             head = RequestHead(method, args, headers, self._root, owner=grant.access.owner)
-            dialect = self._parse(path, head)
+            dialect = self._parse(path, head, grant.access)
         except Exception:  # the view will raise it again and respond
             return None
         if dialect is None or dialect.timeout != self._timeout:
@@ -134,12 +137,15 @@ class FastPathPublishes:
         counts_connections = access.limits.has_connections and not self._trusted.is_forwarded(client.address, headers)
         return Grant(check_point, generation, access, response_headers, counts_connections=counts_connections)
 
-    def _parse(self, path: str, head: RequestHead) -> PublishDialect | None:
+    def _parse(self, path: str, head: RequestHead, access: Access) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
         if route is None or not self._guard.allows(head.headers):
             return None
         if (topic := route["topic"]) is not None:
-            return None if head.is_streaming_upload else MessagesPublish(head, topic, self._formats, self._timeout)
+            if head.is_streaming_upload:
+                return None
+            hint = self._hints.of_head(head.headers, access)
+            return MessagesPublish(head, topic, self._formats, self._timeout, hint)
         if head.method != "POST":
             return None
         partition = route["partition"]

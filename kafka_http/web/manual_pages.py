@@ -158,6 +158,8 @@ def _rewrite_link(token: "Token", base: str) -> None:
 
 def _read_files(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
     for each in directory.iterdir():
+        if each.name.startswith("."):  # such as an .env with passwords: everyone may read the manual
+            continue
         if each.is_dir():
             yield from _read_files(each, f"{prefix}{each.name}/")
         else:

@@ -34,6 +34,7 @@ class RootRoutes:
         self._base_url = config.base_url
         links = {
             "/docs": "Manual",
+            "/docs/api": "All calls, to try out",
             "/messages": "Topics",
             "/health": "Health",
             "/ready": "Ready: does a Kafka broker respond?",

@@ -10,13 +10,13 @@ from msgspec import Meta, Struct, field
 from kafka_http.administration import TopicChange, TopicSettings
 from kafka_http.broker_protocols import TopicAdmin
 from kafka_http.config import Config
-from kafka_http.errors import InvalidRequest, TopicAdminOff
-from kafka_http.read.start_positions import FromCommitted
+from kafka_http.errors import InvalidRequest, InvalidValue, TopicAdminOff
+from kafka_http.read.start_positions import FromCommitted, ReadStart, out_of_range
 from kafka_http.request_facts import name_topic
 from kafka_http.topics import Topics, check_changeable
 from kafka_http.web.access_check import request_access
 from kafka_http.web.json_bodies import decode
-from kafka_http.web.messages.position_syntax import parse_start
+from kafka_http.web.messages.position_syntax import GRAMMAR, parse_start
 from kafka_http.web.query_parameters import MAX_INT32, QueryParameters
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.request_head import root_path
@@ -94,27 +94,61 @@ class TopicRoutes:
         return Response(status=204)
 
     def _parse_change(self, topic: str) -> TopicChange:
+        """Parse and check the body.
+
+        Raises `InvalidRequest`, `InvalidValue`, `TopicNotFound`, `PartitionNotFound`, `OffsetOutOfRange`.
+        """
         wanted = decode(_topic_patch, self._body())
-        config = {name: None if value is None else _config_text(value) for name, value in wanted.config.items()}
-        offsets = {} if wanted.delete_before is None else self._positions(topic, wanted.delete_before)
-        if wanted.partitions is None and not config and not offsets:
+        if wanted == _TopicPatch():
             raise InvalidRequest("The body changes nothing. Send partitions, config or delete_before.")
-        return TopicChange(wanted.partitions, config, offsets)
+        config = {name: None if value is None else _config_text(value) for name, value in wanted.config.items()}
+        partitions = None if wanted.partitions is None else self._more_partitions(topic, wanted.partitions)
+        offsets = {} if wanted.delete_before is None else self._positions(topic, wanted.delete_before)
+        return TopicChange(partitions, config, offsets)
+
+    def _more_partitions(self, topic: str, wanted: int) -> int | None:
+        """Return the new number of partitions, None if the topic has it already."""
+        present = len(self._topics.partitions(topic))
+        if wanted < present:
+            raise InvalidValue(
+                f"Topic {topic} has {present} partitions, and Kafka cannot remove partitions: partitions must be at "
+                f"least {present}, got {wanted}. Nothing was done.",
+                field="partitions",
+                partitions=present,
+            )
+        return wanted if wanted > present else None
 
     def _positions(self, topic: str, text: str) -> dict[int, int]:
-        """Resolve `delete_before`. Raises `InvalidRequest`, `PartitionNotFound`, `OffsetOutOfRange`."""
-        start = parse_start(text)
-        if isinstance(start.rest, FromCommitted):
-            raise InvalidRequest("delete_before cannot be committed: it names no consumer.", field="delete_before")
-        positions = self._resolver.resolve(topic, "", start)
-        self._topics.select(topic, frozenset(positions))
-        self._resolver.check_range(topic, positions)
+        """Return the offsets that `delete_before` names. Those that were deleted already are no error."""
+        positions = self._resolver.resolve(topic, "", _parse_positions(text))
+        ranges = self._topics.offset_ranges(topic, self._topics.select(topic, frozenset(positions)))
+        too_high = {p: ranges[p] for p, offset in positions.items() if offset > ranges[p].latest}
+        if too_high:
+            raise out_of_range(topic, positions, too_high, " Nothing was done.")
+        policy = self._topics.configs(topic).get("cleanup.policy", "delete")
+        if "delete" not in policy:
+            raise InvalidValue(
+                f"Kafka deletes no messages of {topic} by offset: its cleanup.policy is {policy}, without delete. "
+                "Nothing was done.",
+                field="delete_before",
+            )
         return positions
 
     def _body(self) -> bytes:
         request.max_content_length = min(MAX_BODY_BYTES, self._config.max_body_bytes)
         with self._bodies.read(request) as body:
             return body
+
+
+def _parse_positions(text: str) -> ReadStart:
+    try:
+        start = parse_start(text)
+    except InvalidRequest:
+        start = ReadStart(FromCommitted())
+    if isinstance(start.rest, FromCommitted):
+        grammar = GRAMMAR.replace("committed | ", "")
+        raise InvalidRequest(f"delete_before must be one of {grammar}, got {text[:100]!r}.", field="delete_before")
+    return start
 
 
 def _config_text(value: _ConfigValue) -> str:

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
+from tests.support.described_responses import DescribedResponses
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 from tests.support.planted_secrets import plant_settings
@@ -35,8 +36,12 @@ def is_fast_path() -> bool:
 
 @pytest.fixture
 def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Iterator[ClientFactory]:
-    """`make_client(**settings)` gives a client of an application with these settings."""
+    """`make_client(**settings)` gives a client of an application with these settings.
+
+    All responses must be as `kafka_http/web/openapi.json` describes them.
+    """
     made: list[Flask] = []
+    undescribed: list[str] = []
 
     def make(**settings: Any) -> FlaskClient:
         plant_settings(settings)
@@ -46,12 +51,14 @@ def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Itera
         made.append(app)
         if is_fast_path:
             app.wsgi_app = FastPathMiddleware(app)  # type: ignore[method-assign]
+        app.wsgi_app = DescribedResponses(app.wsgi_app, undescribed)  # type: ignore[method-assign]
         return app.test_client()
 
     yield make
     broker.down = False
     for app in made:
         app.extensions["kafka_http"].close(1)
+    assert undescribed == [], "kafka_http/web/openapi.json does not describe it"
 
 
 @contextlib.contextmanager

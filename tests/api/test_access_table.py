@@ -68,7 +68,7 @@ GET     /instances                           403       ok       401
 GET     /access                              ok        ok       ok
 POST    /consumers/g                         403       ok       401
 """
-OPEN = "/ /health /ready /docs /docs/read /console /console/console.js"
+OPEN = "/ /health /ready /docs /docs/read /openapi.json /docs/api /docs/api/viewer.js /console /console/console.js"
 
 
 @pytest.fixture(params=[False, True], ids=["views", "fast path"])
@@ -182,10 +182,13 @@ def test_head_and_options_need_what_the_route_needs(client: FlaskClient, keys: K
 def test_hidden_topic_looks_like_a_missing_one(send: Send) -> None:
     for call in (each.call for each in ROWS):
         if "/three" in call.path and call.body is None:
-            hidden = send("member", call)
-            missing = send("all", call._replace(path=call.path.replace("three", "none")))
-            assert hidden.status_code == missing.status_code == 404
+            absent = call._replace(path=call.path.replace("three", "none"))
+            hidden, missing, really_missing = send("member", call), send("member", absent), send("all", absent)
+            assert hidden.status_code == missing.status_code == really_missing.status_code == 404
             assert hidden.text.replace("three", "none") == missing.text, call
+            # A hint for the client follows
+            start = really_missing.text.partition("GET /messages lists the topics.")[0]
+            assert missing.text.startswith(start), call
 
 
 def test_unknown_path_and_method_need_credentials(client: FlaskClient, keys: KeyFile) -> None:

@@ -130,7 +130,7 @@ def test_preflight_of_a_listed_origin_is_allowed(make_client: ClientFactory, pat
     assert (response.status_code, response.data) == (204, b"")
     assert sharing(response) == {
         **ALLOWED,
-        "Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
+        "Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
         "Allow-Headers": "content-type, kafka-key",
         "Max-Age": "600",
     }

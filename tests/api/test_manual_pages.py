@@ -31,6 +31,7 @@ def small_manual(tmp_path: Path) -> FlaskClient:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     (tmp_path / "manual.css").write_text("a {}")
     (tmp_path / "files" / "site.conf").write_text("listen 80;")
+    (tmp_path / "files" / ".env").write_text("PASSWORD=hush")
     app = Flask(__name__)
     app.register_blueprint(ManualRoutes(tmp_path).blueprint())
     app.wsgi_app = NormalizedPaths(app.wsgi_app)  # type: ignore[method-assign]
@@ -46,6 +47,12 @@ def test_page_is_html_with_its_title_and_without_markdown(client: FlaskClient, n
     assert f"<title>{title} - kafka_http</title>" in answer.text
     text = re.sub(r"<(pre|code)\b.*?</\1>", "", answer.text, flags=re.DOTALL)
     assert not re.search(r"\]\(|^\||^#|```|\*\*", text, re.MULTILINE)
+
+
+def test_hidden_files_are_not_served(small_manual: FlaskClient) -> None:
+    """Someone may have written an .env with passwords beside the compose file, and everyone may read the manual."""
+    assert small_manual.get("/docs/files/site.conf").status_code == 200
+    assert small_manual.get("/docs/files/.env").status_code == 404
 
 
 def test_index_is_at_docs(client: FlaskClient) -> None:

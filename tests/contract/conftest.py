@@ -7,11 +7,13 @@ from uuid import uuid4
 
 import pytest
 
+from kafka_http.administration import GroupType
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.local_resources import free_ports
+from kafka_http.records import TopicPartition
 from tests.support.fake_broker import FakeBroker
 from tests.support.frozen_process import frozen
 from tests.support.group_member import live_member
@@ -30,7 +32,15 @@ class Cluster(Protocol):
     ) -> str:
         """Create a topic and return its name. `limit` is its max.message.bytes."""
 
-    def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
+    def member(
+        self,
+        group: str,
+        topic: str,
+        client_id: str,
+        *,
+        group_type: GroupType = "classic",
+        instance_id: str | None = None,
+    ) -> AbstractContextManager[None]:
         """Run a consumer of the group that subscribes to the topic."""
 
     def silent(self) -> AbstractContextManager[None]:
@@ -55,8 +65,19 @@ class FakeCluster:
         return name
 
     @contextmanager
-    def member(self, group: str, topic: str, client_id: str) -> Iterator[None]:
-        self.broker.join(group, topic, client_id)
+    def member(
+        self,
+        group: str,
+        topic: str,
+        client_id: str,
+        *,
+        group_type: GroupType = "classic",
+        instance_id: str | None = None,
+    ) -> Iterator[None]:
+        self.broker.join(group, topic, client_id, group_type=group_type, instance_id=instance_id)
+        if group_type == "share":
+            partitions = range(len(self.broker.partitions(topic)))
+            self.broker.add_share_group(group, {TopicPartition(topic, each): 0 for each in partitions})
         yield
         self.broker.leave(group)
 
@@ -106,8 +127,18 @@ class KafkaCluster:
             configs["message.timestamp.type"] = "LogAppendTime"
         return self._topics(partitions, configs)
 
-    def member(self, group: str, topic: str, client_id: str) -> AbstractContextManager[None]:
-        return live_member(self._bootstrap_servers, topic, group, client_id)
+    def member(
+        self,
+        group: str,
+        topic: str,
+        client_id: str,
+        *,
+        group_type: GroupType = "classic",
+        instance_id: str | None = None,
+    ) -> AbstractContextManager[None]:
+        return live_member(
+            self._bootstrap_servers, topic, group, client_id, group_type=group_type, instance_id=instance_id
+        )
 
     def unreachable(self) -> Broker:
         return KafkaBroker(Config(bootstrap_servers=(f"127.0.0.1:{free_ports(1)[0]}",)))

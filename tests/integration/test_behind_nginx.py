@@ -11,9 +11,10 @@ import requests
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.integration.conftest import ServiceFactory
 from tests.support.event_parser import EventParser
-from tests.support.nginx import nginx_before
+from tests.support.load_clients import Load, check_nothing_lost_or_doubled
+from tests.support.nginx import nginx_before, running_nginx
 from tests.support.polling import scaled, wait_for
-from tests.support.server_process import Service
+from tests.support.server_process import Server, Service
 from tests.support.stream_clients import events_of, opened
 
 TopicFactory = Callable[..., str]
@@ -110,3 +111,24 @@ def test_disconnect_from_nginx_ends_the_stream(
                 return answer.status == 200
 
         wait_for(is_free, 2)
+
+
+def test_restarts_of_two_nodes_in_turn_fail_no_request(
+    kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    """As in the section "Upgrades" of the page "Deployment": nginx takes a node out before it stops."""
+    name, nodes = topic(3), [start_service(kafka.bootstrap_servers) for _ in range(2)]
+    with running_nginx(nodes, tmp_path) as nginx:
+        load = Load(Server(nginx.url), name)
+        with load.running():
+            for node in [*nodes, None]:
+                began = time.monotonic()
+                wait_for(lambda began=began: len(load.successes("publish", began)) > 20, 30)
+                if node is not None:
+                    nginx.mark(node, is_down=True)
+                    node.terminate()
+                    node.wait_for_end()
+                    node.start()
+                    nginx.mark(node, is_down=False)
+        assert [each for each in load.answers if each.status not in (200, 204)] == []
+        check_nothing_lost_or_doubled(load, kafka.bootstrap_servers, name, 3)

@@ -322,17 +322,25 @@ def test_console_works_after_a_login_and_forgets_it_at_the_end(
     window.row("before").wait_for()
     assert server.put(f"/messages/{name}", b'"after"', headers={"X-Api-Key": secrets.editor}).ok
     window.row("after").wait_for()
-    window.button("Publish").click()
     publish = window.panel("Publish")
-    publish.locator(".outcome.good" if kind == "key" else ".outcome.bad").wait_for()
-    command = publish.locator("pre").inner_text()
+    if kind == "key":
+        window.button("Publish").click()
+        publish.locator(".outcome.good").wait_for()
+    else:
+        publish.get_by_text("You may not publish to this topic.").wait_for()
+        assert window.button("Publish").count() == 0
+    window.panel("Settings").get_by_text("You may not create, change or delete topics.").wait_for()
+    window.choose_consumer("other")
+    not_allowed = window.panel("Consumer").get_by_text("You may not use the consumer of this name.")
+    not_allowed.wait_for(state="hidden" if kind == "key" else "visible")
+    command = window.page.locator(".reading .curl pre").inner_text()
     assert ('-H "X-Api-Key: $KEY"' if kind == "key" else "-u reader") in command
 
     window.page.get_by_role("link", name=user).click()
     window.page.get_by_role("heading", name="Access").wait_for()
     rights = window.page.locator("table.rights tbody tr").all_inner_texts()
     assert [each.split("\t")[1] for each in rights] == (
-        ["all", "all", "none", "all", "no"] if kind == "key" else ["none", "all", "none", "c*, me", "no"]
+        ["all", "all", "none", "all", "no", "no"] if kind == "key" else ["none", "all", "none", "c*, me", "no", "no"]
     )
     stored = window.page.evaluate(STORED)
     assert not [each for each in secrets if each in stored + window.page.content()]

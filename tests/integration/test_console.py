@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.support.console_browser import Console, chromium, missing
+from tests.support.console_browser import Console, chromium, consoles, missing
 from tests.support.nginx import nginx_before
 from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
@@ -73,17 +73,8 @@ def mortal(start_service: ServiceFactory, kafka: EmbeddedKafka) -> Service:
 
 @pytest.fixture
 def console(browser: "Browser", server: Service) -> Iterator[OpenConsole]:
-    """`console(url, **context)` opens a window; at the end none of them may have had an error."""
-    opened: list[Console] = []
-
-    def open_(url: str = server.url, **context: Any) -> Console:
-        opened.append(Console(browser, url, **context))
-        return opened[-1]
-
-    yield open_
-    for each in opened:
-        each.context.close()
-    assert [each.errors for each in opened if each.errors] == []
+    with consoles(browser, server.url) as open_:
+        yield open_
 
 
 def publish(server: Service, topic: str, *records: dict[str, Any]) -> None:
@@ -153,7 +144,7 @@ def test_acknowledge_lowers_the_lag_and_replay_raises_it(
     window.choose_consumer("billing")
     window.lag(5).wait_for()
 
-    window.row_at("0:3").get_by_role("button").click()
+    window.row_at("0:3").locator("button.ack").click()
     window.lag(1).wait_for()
     assert lag_of(server, name, "billing") == 1
     assert "-X DELETE" in window.panel("Consumer").locator("pre").inner_text() or "-X DELETE" in curl_of_reading(window)
@@ -161,6 +152,7 @@ def test_acknowledge_lowers_the_lag_and_replay_raises_it(
     window.button("Continue reading").click()
     wait_for(lambda: window.rows.count() == 1)
     window.button("Replay").click()
+    window.button("Replay all messages").click()
     window.lag(5).wait_for()
     wait_for(lambda: window.rows.count() == 5)
 
@@ -168,6 +160,10 @@ def test_acknowledge_lowers_the_lag_and_replay_raises_it(
     window.button("Set position").click()
     window.lag(3).wait_for()
     window.button("Delete offsets").click()
+    window.button("Cancel").click()
+    window.lag(3).wait_for()
+    window.button("Delete offsets").click()
+    window.button("Delete its offsets").click()
     window.panel("Consumer").locator("td", has_text="none").wait_for()
     assert server.get(f"/messages/{name}/billing").json()["partitions"][0]["committed"] is None
 
@@ -302,7 +298,7 @@ def test_scripts_in_every_field_are_shown_as_text(console: OpenConsole, server: 
     window = console().open_topic(name, "earliest")
     window.choose_consumer(IMAGE)
     window.lag(3).wait_for()
-    window.row("nested").get_by_role("button").click()
+    window.row("nested").locator("button.ack").click()
     window.lag(0).wait_for()
     for label, text in (("Value", IMAGE), ("Headers", SCRIPT), ("Partition", IMAGE)):
         window.panel("Publish").locator("label", has_text=label).locator("textarea, input").last.fill(text)
@@ -365,6 +361,7 @@ def test_consumer_instances_are_listed_and_removed(console: OpenConsole, server:
     assert server.post(f"/consumers/{group}/instances/mine/subscription", subscription, headers=v2).ok
     row.get_by_text(f"subscribed to {name}").wait_for()
     row.get_by_role("button", name="Delete").click()
+    window.button("Delete instance").click()
     row.wait_for(state="detached")
     assert server.delete(f"/consumers/{group}/instances/mine").status_code == 404
 
@@ -392,7 +389,7 @@ def test_shown_curl_command_does_the_same(console: OpenConsole, server: Service,
     found = [{**each, "offset": 0, "timestamp": 0} for each in server.records(name)]
     assert found[:3] == found[3:]
     window.choose_consumer("it's me")
-    window.row_at("0:4").get_by_role("button").focus()
+    window.row_at("0:4").locator("button.ack").focus()
     shell(curl_of_reading(window))
     window.lag(1).wait_for()
 
@@ -449,7 +446,7 @@ def test_text_and_controls_have_enough_contrast(
     window = console(color_scheme=scheme).open_topic(name, "earliest")
     page = window.page
     wait_for(lambda: window.rows.count() == 2)
-    window.row_at("0:1").get_by_role("button").click()
+    window.row_at("0:1").locator("button.ack").click()
     window.panel("Consumer").locator(".outcome.good").wait_for()
     window.box("Partition").fill("x")
     window.button("Publish").click()

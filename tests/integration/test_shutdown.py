@@ -4,13 +4,18 @@ import json
 import os
 import select
 import signal
+import socket
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.support.frozen_process import frozen
+from tests.support.frozen_process import Process, frozen
 from tests.support.load_clients import Load, check_nothing_lost_or_doubled
 from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service, read_answers
@@ -113,3 +118,49 @@ def test_killed_main_process_ends_its_workers(kafka: EmbeddedKafka, start_servic
     service.process.kill()
     service.process.wait(5)
     wait_for(service.is_gone, 10)
+
+
+@pytest.mark.slow
+def test_stop_ends_by_itself_while_kafka_the_daemon_and_clients_hang(
+    fresh_kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    """One client sends a byte now and then, two take nothing of their response. At the bound, workers are killed."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, timeout=2)
+    for _ in range(8):
+        assert service.put("/messages/t", bytes(1_000_000)).status_code == 200
+    assert service.put("/messages/t", headers={"Idempotency-Key": "first"}).status_code == 200
+    with ExitStack() as stack:
+        page, stream, upload, publish, keyed = (stack.enter_context(service.connect()) for _ in range(5))
+        page.sendall(b"GET /messages/t/c/0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        stream.sendall(b"GET /messages/t/c/0 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        for client in (page, stream):
+            assert client.recv(1) == b"H"
+        stack.enter_context(frozen(fresh_kafka))
+        stack.enter_context(frozen(Process(service.daemon)))
+        upload.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        publish.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        keyed.sendall(b"PUT /messages/t HTTP/1.1\r\nHost: x\r\nIdempotency-Key: 2\r\nContent-Length: 0\r\n\r\n")
+        stack.enter_context(trickling(upload))
+        service.terminate()
+        service.wait_for_end(60)
+    assert service.log.count("Worker exiting") == 2
+
+
+@contextmanager
+def trickling(client: socket.socket) -> Iterator[None]:
+    """Send a byte now and then, until the server has closed the connection."""
+    ended = threading.Event()
+
+    def send() -> None:
+        with suppress(OSError):
+            while not ended.wait(0.5):
+                client.send(b"x")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

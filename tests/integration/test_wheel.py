@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ import kafka_http
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import running
+from tests.support.manual import page, section, shell_commands
 from tests.support.server_process import PREFIX, ROOT, Service
 
+pytestmark = pytest.mark.slow
+BUILD, *INSTALL, _ = shell_commands(section(page("deployment"), "## Install a wheel"))
+"""The commands of the manual, without the last one, which shows the version."""
+EXTRAS = "[auth,postgresql,schemas]"
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 ONLY_FOR_README = {"kafka_http/web/console/screenshot.png"}
 BUILD_FILES = ("setup.cfg", "setup.py", "README.md", "LICENSE")
 
@@ -23,14 +30,17 @@ BUILD_FILES = ("setup.cfg", "setup.py", "README.md", "LICENSE")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built in a copy of the sources, because a build writes into its directory."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
     for name in BUILD_FILES:
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "kafka_http", source / "kafka_http", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(target)]
-    subprocess.run([*command, "."], cwd=source, check=True)
-    (built,) = target.iterdir()
+    run(BUILD, source, os.environ)
+    (built,) = (source / "dist").iterdir()
     return built
+
+
+def run(command: str, directory: Path, environ: Mapping[str, str]) -> None:
+    subprocess.run(["bash", "-c", command], cwd=directory, env={**environ, "PATH": PATH, "PIP_QUIET": "1"}, check=True)
 
 
 def test_wheel_has_all_files_of_the_package(wheel: Path) -> None:
@@ -63,15 +73,14 @@ def outside(environ: dict[str, str], home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home)}
 
 
-@pytest.mark.slow
 def test_wheel_works_in_an_empty_environment(
     wheel: Path, kafka: EmbeddedKafka, topic: TopicFactory, tmp_path: Path
 ) -> None:
     environment, name = tmp_path / "environment", topic()
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel)]
-    subprocess.run(pip, check=True)
     environ = outside({each: os.environ[each] for each in os.environ if not each.startswith(PREFIX)}, tmp_path)
+
+    for command in INSTALL:
+        run(command.replace("/opt/kafka_http", str(environment)).replace(EXTRAS, ""), wheel.parents[1], os.environ)
 
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(environment / "bin" / "kafka-http"), *arguments]

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,21 @@ def chromium(*flags: str) -> Iterator["Browser"]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def consoles(browser: "Browser", default_url: str) -> Iterator[Callable[..., "Console"]]:
+    """Yield `console(url, **context)`, which opens a window. At the end none of them may have had an error."""
+    opened: list[Console] = []
+
+    def open_(url: str = default_url, **context: Any) -> Console:
+        opened.append(Console(browser, url, **context))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        each.context.close()
+    assert [each.errors for each in opened if each.errors] == []
 
 
 class Console:
@@ -99,6 +114,22 @@ class Console:
     def rows(self) -> "Locator":
         return self.page.locator("ol.messages > li")
 
+    def search(self, text: str = "", key: str = "") -> None:
+        """Search the whole topic on the server."""
+        self.box("Search the whole topic").fill(text)
+        self.box("with the key").fill(key)
+        self.button("Search").click()
+
+    @property
+    def address(self) -> str:
+        """The part of the URL with the state of the page."""
+        return self.page.url.partition("#")[2]
+
+    @property
+    def offsets(self) -> list[str]:
+        """Return the places of the messages that are shown, from the top."""
+        return self.page.locator("ol.messages > li:visible code.place").all_inner_texts()
+
     def row(self, text: str) -> "Locator":
         return self.rows.filter(has_text=text)
 
@@ -109,6 +140,12 @@ class Console:
     def choose_consumer(self, name: str) -> None:
         self.box("Name").fill(name)
         self.box("Name").press("Tab")
+
+    def confirm(self, action: str, name: str = "") -> None:
+        """Agree in the dialog that asks."""
+        if name:
+            self.page.get_by_role("dialog").locator("input").fill(name)
+        self.page.get_by_role("dialog").get_by_role("button", name=action, exact=True).click()
 
     def lag(self, total: int) -> "Locator":
         return self.panel("Consumer").locator("tr.total td", has_text=str(total)).filter(has_text=str(total))

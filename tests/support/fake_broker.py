@@ -386,6 +386,10 @@ class FakeBroker(FakeGroupAdmin):
             raise self._has_members(group)
         self._commit(group, offsets)
 
+    def commit_offsets_of_members(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commit as a member of the group does."""
+        self._commit(group, offsets)
+
     def _commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         self._committed.setdefault(group, {}).update(offsets)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import requests
 
 from tests.support.kafka_reader import read_topic
-from tests.support.server_process import Service
+from tests.support.server_process import Server
 
 Place = tuple[int, int]
 """Partition and offset."""
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 class Load:
     """Clients of one topic. Each has one request at a time, on its own connection."""
 
-    def __init__(self, service: Service, topic: str, *, values: int = 5, pause: float = PAUSE) -> None:
+    def __init__(self, service: Server, topic: str, *, values: int = 5, pause: float = PAUSE) -> None:
         """Each publish has `values` values. A client waits for `pause` seconds between two publishes."""
         self.answers: list[Answer] = []
         self.in_flight: dict[str, float] = {}

@@ -201,7 +201,7 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: 
         (["demo", "--kafkaport", "1"], "demo has no flag --kafkaport. Did you mean --kafka-port?"),
         (["serve", "--zzz"], "serve has no flag --zzz. `kafka-http serve --help` shows all flags."),
         (["serve", "--port", "8090"], "serve has no flag --port. Did you mean --bind?"),
-        (["--zzz", "serve"], "expected a command before '--zzz': serve, demo, bench, access, config, key."),
+        (["--zzz", "serve"], "expected a command before '--zzz': serve, demo, bench, access, config, key, "),
         (["config", "x"], "config does not take the argument 'x'. `kafka-http config --help`"),
         (["serve", "--topics", "orders"], "'orders' is not KEY=VALUE, such as orders.value=avro"),
         (["serve", "--kafka", "x"], "'x' is not KEY=VALUE, such as security_protocol=SSL"),

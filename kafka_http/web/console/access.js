@@ -27,6 +27,7 @@ export function accessView() {
     );
     rows.replaceChildren(
       ...RIGHTS.map(([right, label]) => row(label, names(access.rights[right]))),
+      row("Create, change and delete topics", access.rights.topic_admin ? "yes" : "no"),
       row("Administer", access.rights.admin ? "yes" : "no"),
     );
   });

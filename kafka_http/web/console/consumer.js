@@ -4,9 +4,9 @@ import { polled, request, send } from "./api.js";
 import { confirmed } from "./confirm.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, number, panel, repeatWhileShown } from "./dom.js";
-import { positionInput, timeField } from "./position.js";
+import { positionInput, timePicker } from "./position.js";
 import { may } from "./rights.js";
-import { keepInAddress } from "./state.js";
+import { address, keepInAddress } from "./state.js";
 
 const REFRESH_MS = 1000;
 const STORAGE_KEY = "kafka_http.consumers";
@@ -46,7 +46,17 @@ export function consumerPanel(topic, messages) {
     forget: () => request("DELETE", path()),
     acknowledgement: place => request("DELETE", path(place)),
   };
-  const list = () => known.replaceChildren(...knownNames().map(value => element("option", { value })));
+  const page = element("a", {}, "Show the group");
+  let groups = [];
+  const list = () => {
+    const names = new Set([...groups, ...knownNames()]);
+    known.replaceChildren(...[...names].map(value => element("option", { value })));
+  };
+  const listGroups = async () => {
+    const found = (await send(polled(request("GET", ["consumers"], { query: { topic } })))).content.groups;
+    groups = found.map(each => each.group);
+    list();
+  };
   const refresh = async (mark = made => made) => fill(rows, (await send(mark(calls.progress()))).content.partitions);
   const act = (made, sentence) => attempt(outcome, async () => {
     const request_ = made();
@@ -70,6 +80,7 @@ export function consumerPanel(topic, messages) {
   };
   const chosen = () => {
     rows.replaceChildren();
+    page.href = address("groups", name.value.trim());
     box.preview(calls.progress);
     attempt(outcome, async () => {
       outcome.good("");
@@ -85,18 +96,19 @@ export function consumerPanel(topic, messages) {
     progressTable(rows),
     element(
       "div.fields", {},
-      field("Position", position), timeField("or a time", position),
+      field("Position", position), ...timePicker(position),
       curlButton("Set position", box, rewind, () => act(rewind, "Position set.")),
     ),
     element(
       "div.actions", {},
       curlButton("Continue reading", box, calls.progress, () => messages.readFrom("committed")),
       curlButton("Replay", box, () => calls.set("earliest"), replay),
-      curlButton("Delete offsets", box, calls.forget, forget, { class: "quiet" }),
+      curlButton("Delete offsets", box, calls.forget, forget, { class: "quiet" }), page,
     ),
     outcome.element, box.element,
   );
   chosen();
+  listGroups().catch(() => {}); // the names help to type only
   repeatWhileShown(shown, REFRESH_MS, () => refresh(polled).catch(() => rows.replaceChildren()));
   return {
     element: shown,

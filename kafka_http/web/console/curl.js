@@ -1,6 +1,7 @@
 // The curl command of a request.
 
 import { login } from "./api.js";
+import { copyButton } from "./clipboard.js";
 import { element } from "./dom.js";
 
 /** Returns the shell command for a request of api.js, with a variable or a prompt in place of a secret. */
@@ -22,16 +23,15 @@ export function quoted(text) {
 /** A box with a command and a button that copies it. */
 export class CurlBox {
   #code = element("code");
-  #copy = element("button.quiet", { type: "button", click: () => this.#copied() }, "Copy");
 
   constructor(label) {
     const shown = element("pre", { tabindex: "0", role: "group", "aria-label": `${label}: curl command` }, this.#code);
-    this.#copy.setAttribute("aria-label", `Copy the curl command: ${label}`);
-    this.element = element("div.curl", {}, shown, this.#copy);
+    const copy = copyButton("Copy", () => this.#code.textContent, { "aria-label": `Copy the curl command: ${label}` });
+    this.element = element("div.curl", {}, shown, copy);
   }
 
   show(request) {
-    this.#code.textContent = curl(request);
+    this.#write(curl(request));
   }
 
   /** Shows the request that `made` returns, or why there is none. */
@@ -39,20 +39,14 @@ export class CurlBox {
     try {
       this.show(made());
     } catch (error) {
-      this.#code.textContent = `# ${error.message}`;
+      this.#write(`# ${error.message}`);
     }
   }
 
-  async #copied() {
-    await this.#write();
-    this.#copy.textContent = "Copied";
-    setTimeout(() => (this.#copy.textContent = "Copy"), 1500);
-  }
-
-  async #write() {
-    if (navigator.clipboard) return navigator.clipboard.writeText(this.#code.textContent);
-    getSelection().selectAllChildren(this.#code); // browsers offer no clipboard without HTTPS, except on localhost
-    document.execCommand("copy");
+  /** The box never becomes smaller: a button that the pointer has reached would move away from it. */
+  #write(text) {
+    this.element.style.minHeight = `${this.element.offsetHeight}px`;
+    this.#code.textContent = text;
   }
 }
 

@@ -26,7 +26,7 @@ export function groupsView() {
     element("div.title", {}, element("h2", {}, "Groups")),
     element("p.hint", {}, "Kafka's consumer groups. A consumer of this API is a group, too, as soon as it has acknowledged a message."),
     outcome.element,
-    element("div.panel.scroll", {}, table(["Group", "Type", "State", "Members"], rows, "names")),
+    element("div.panel.scroll", {}, table(["Group", "Type", "State", "Members"], rows, "groups")),
     box.element,
   );
   repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
@@ -70,7 +70,7 @@ export function groupView(group) {
     element("h3", {}, "Offsets"),
     element("div.panel.scroll", {}, table(["Topic", "Partition", "Position", "End", "Lag"], offsets, "offsets")),
     element("h3", {}, "Members"),
-    element("div.panel.scroll", {}, table(["Member", "Client", "Host", "Instance", "Partitions"], members, "names")),
+    element("div.panel.scroll", {}, table(["Member", "Client", "Host", "Instance", "Partitions"], members, "members")),
     element("div.actions", {}, button),
     box.element,
   );

@@ -6,7 +6,7 @@ import { Outcome, attempt, checkbox, choice, element, field } from "./dom.js";
 import { Follower } from "./follower.js";
 import { formats, readingFormats } from "./formats.js";
 import { MessageList } from "./message_list.js";
-import { positionExamples, positionInput, timeField } from "./position.js";
+import { positionExamples, positionInput, timePicker } from "./position.js";
 import { may } from "./rights.js";
 import { Search } from "./search.js";
 import { remember, state } from "./state.js";
@@ -113,7 +113,7 @@ export class Messages {
     };
     const form = element(
       "form.fields", { submit, input: preview, "aria-label": "Read" },
-      field("From", this.#from), timeField("or a time", this.#from), field("Partition", this.#partition),
+      field("From", this.#from), ...timePicker(this.#from), field("Partition", this.#partition),
       field("Format", this.#format), this.#live.label,
       element("button.primary", { type: "submit", focus: preview, pointerenter: preview }, "Read"),
     );

@@ -1,4 +1,4 @@
-// Input of a position: its text, and a clock that fills it in.
+// Input of a position: its text, and a day and a time that fill it in.
 
 import { element, field } from "./dom.js";
 
@@ -11,13 +11,24 @@ export const positionExamples = () =>
 export const positionInput = (name, value) =>
   element("input", { name, value, list: "positions", autocomplete: "off", spellcheck: "false" });
 
-/** A field with a day and a time (of the browser's time zone), which fills in a position. */
-export function timeField(label, position) {
+/**
+ * A button that shows a field with a day and a time (in the browser's time zone), which fills in a position. The field
+ * has many stops of the tab key, so it is hidden at first.
+ */
+export function timePicker(position) {
   const picker = element("input", { type: "datetime-local", step: 1, name: `${position.name}-time` });
   picker.addEventListener("input", () => {
     if (!picker.value) return;
     position.value = `@${new Date(picker.value).toISOString().replace(".000Z", "Z")}`;
     position.dispatchEvent(new Event("input", { bubbles: true }));
   });
-  return field(label, picker);
+  const shown = field("Time", picker);
+  shown.hidden = true;
+  const toggle = () => {
+    shown.hidden = !shown.hidden;
+    button.setAttribute("aria-expanded", String(!shown.hidden));
+    if (!shown.hidden) picker.focus();
+  };
+  const button = element("button", { type: "button", click: toggle, "aria-expanded": "false" }, "Pick a time");
+  return [button, shown];
 }

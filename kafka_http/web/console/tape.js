@@ -27,6 +27,7 @@ export class Tape {
   #cursor = null; // {row, offset}
   #drawing = null;
   #busy = new Set();
+  #consumers = []; // where they stand
 
   #box = new CurlBox("Show the message");
   #outcome = new Outcome();
@@ -64,9 +65,9 @@ export class Tape {
   /** Sets the ends of all partitions, which the page asks for from time to time. */
   update(partitions) {
     for (const each of partitions) (this.#rows.get(each.partition) ?? this.#added(each.partition)).extend(each);
-    const isLeft = new Set(partitions.map(each => each.partition));
-    for (const row of this.#rows.values()) if (!isLeft.has(row.partition)) this.#remove(row);
-    this.#charts.ended(partitions.reduce((sum, each) => sum + each.latest, 0));
+    const present = new Set(partitions.map(each => each.partition));
+    for (const row of this.#rows.values()) if (!present.has(row.partition)) this.#remove(row);
+    this.#charts.ended(sum(partitions, "latest"));
     this.#drawLater();
     this.#once("fill", () => fill(this.#topic, [...this.#visible]));
   }
@@ -78,6 +79,7 @@ export class Tape {
 
   #added(partition) {
     const row = new TapeRow(partition, (...place) => this.#show(...place));
+    row.stand(at(this.#consumers, partition));
     this.#rows.set(partition, row);
     this.#grid.append(row.element);
     this.#watcher.observe(row.element);
@@ -94,9 +96,9 @@ export class Tape {
 
   #poll() {
     this.#once("consumers", async () => {
-      const consumers = await consumersOf(this.#topic);
-      for (const row of this.#rows.values()) row.stand(at(consumers, row.partition));
-      this.#charts.stood(consumers.map(({ name, places }) => ({ name, lag: places.reduce((sum, each) => sum + each.lag, 0) })));
+      this.#consumers = await consumersOf(this.#topic);
+      for (const row of this.#rows.values()) row.stand(at(this.#consumers, row.partition));
+      this.#charts.stood(this.#consumers.map(({ name, places }) => ({ name, lag: sum(places, "lag") })));
     });
   }
 
@@ -228,6 +230,8 @@ export class Tape {
     return messageRow(record, exact, [element("span.actions", {}, find, button("Close", close))]);
   }
 }
+
+const sum = (items, field) => items.reduce((total, each) => total + each[field], 0);
 
 /** Returns the consumers that have a position in a partition. */
 const at = (consumers, partition) =>

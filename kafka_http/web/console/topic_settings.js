@@ -6,7 +6,7 @@ import { confirmed } from "./confirm.js";
 import { CurlBox, curlButton } from "./curl.js";
 import { Outcome, attempt, element, field, panel } from "./dom.js";
 import { refusal } from "./new_topic.js";
-import { positionInput } from "./position.js";
+import { positionInput, timePicker } from "./position.js";
 import { mayAdministerTopics } from "./rights.js";
 import { address } from "./state.js";
 
@@ -57,6 +57,7 @@ function forms(topic, changed) {
   );
   preview();
   const trim = async () => {
+    if (!before.value.trim()) return outcome.bad("Enter the position before which messages are deleted, such as 0:42.");
     const text = `The messages of ${topic} before ${before.value.trim()} are deleted for all consumers.`;
     if (await confirmed({ title: "Delete messages", text, action: "Delete messages" })) await act(trimming, "Messages deleted.");
   };
@@ -70,7 +71,7 @@ function forms(topic, changed) {
   };
   return [
     change,
-    element("div.fields", {}, field("Delete messages before", before),
+    element("div.fields", {}, field("Delete messages before", before), ...timePicker(before),
       curlButton("Delete messages", box, trimming, trim)),
     element("div.actions", {}, curlButton("Delete topic", box, deleting, remove, { class: "danger" })),
     outcome.element, box.element,

@@ -29,6 +29,7 @@ from kafka_http.web.responses import (
     render_json,
 )
 from kafka_http.web.rest_v2.v2_records import parse_v2
+from kafka_http.web.topic_hints import TopicHint
 
 MAX_TIMEOUT = 60
 SCHEMA_PARAMETERS = ("schema_id", "subject", "version", "key_schema_id", "key_subject", "key_version")
@@ -45,8 +46,11 @@ class MessagesPublish:
 
     route = "/messages/<topic>"
 
-    def __init__(self, head: RequestHead, topic: str, formats: Formats, timeout: float) -> None:
-        """`timeout` is the default, in seconds. Raises `InvalidRequest`."""
+    def __init__(
+        self, head: RequestHead, topic: str, formats: Formats, timeout: float, hint: TopicHint | None = None
+    ) -> None:
+        """`timeout` is the default, in seconds. `hint` is for a missing topic. Raises `InvalidRequest`."""
+        self._hint = hint
         self.topic = topic
         self._head = head
         self._query = QueryParameters(head.args, _PARAMETERS)
@@ -160,6 +164,7 @@ class MessagesPublish:
         entries = [each if isinstance(each, RecordMetadata) else errors[id(each)] for each in results]
         if len(failures) == len(results):
             first = next((each for each in failures if isinstance(each, OutcomeUnknown)), failures[0])
+            first = first if self._hint is None else self._hint.explain(first)
             return render_error(first, **({"records": entries} if len(entries) > 1 else {}))
         return render_json({"topic": self.topic, "records": entries}, 207, error_headers(failures[0]))
 
@@ -167,7 +172,7 @@ class MessagesPublish:
         return render_accepted(task, self._head.root_path, JSON)
 
     def error_response(self, error: KafkaHttpError) -> RenderedResponse:
-        return render_error(error)
+        return render_error(error if self._hint is None else self._hint.explain(error))
 
 
 def check_formats(query: QueryParameters, formats: Formats) -> None:

@@ -36,6 +36,7 @@ from kafka_http.web.request_head import RequestHead
 from kafka_http.web.responses import flask_response, json_response
 from kafka_http.web.rest_v2.v2_records import render_v2
 from kafka_http.web.services import Services
+from kafka_http.web.topic_hints import TopicHints
 from kafka_http.web.topics import topic_object
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
@@ -59,6 +60,7 @@ class MessageRoutes:
         *,
         page_memory: PageMemoryBudget,
         check_point: CheckPoint,
+        hints: TopicHints,
     ) -> None:
         self._services = services
         self._check_point = check_point
@@ -67,6 +69,7 @@ class MessageRoutes:
         self._wait_limiter = wait_limiter
         self._idempotent_publish = idempotent_publish
         self._page_memory = page_memory
+        self._hints = hints
         self._uploads = UploadView(services.uploader, services.formats, config, bodies, check_point)
         self._streams = MessageStreams(services, config, wait_limiter, check_point)
 
@@ -93,8 +96,9 @@ class MessageRoutes:
         """PUT, POST /messages/<topic>: publish one or more messages."""
         head = RequestHead.from_request(request, self._config.base_url)
         if head.is_streaming_upload:
-            return self._uploads.publish(request, head, topic)
-        publish = MessagesPublish(head, topic, self._services.formats, self._config.timeout)
+            return self._uploads.publish(request, head, topic, self._hints.of_request())
+        hint = self._hints.of_request()
+        publish = MessagesPublish(head, topic, self._services.formats, self._config.timeout, hint)
         with self._bodies.read(request) as body:
             return flask_response(self._idempotent_publish.publish(request, publish, body))
 

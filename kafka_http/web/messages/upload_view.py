@@ -41,6 +41,7 @@ from kafka_http.web.query_parameters import QueryParameters
 from kafka_http.web.request_bodies import DRAIN_BYTES, DRAIN_SECONDS, RequestBodies, check_body_length
 from kafka_http.web.request_head import KEY_HEADER, RESPOND_ASYNC, RequestHead
 from kafka_http.web.responses import flask_response, internal_error, render_error
+from kafka_http.web.topic_hints import TopicHint
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ class UploadView:
         self._max_uploads = max(1, config.threads // 8)
         self._slots = Semaphore(self._max_uploads)
 
-    def publish(self, request: Request, head: RequestHead, topic: str) -> Response:
+    def publish(self, request: Request, head: RequestHead, topic: str, hint: TopicHint) -> Response:
         """Publish until the first line of the response is known. The response's iterator publishes the rest.
 
-        Errors before any record was written are raised, or become an error response.
+        Errors before any record was written are raised, or become an error response. `hint` is for a missing topic.
         """
         parameters = UploadParameters(head, topic, self._formats, self._config)
         with ExitStack() as resources:
@@ -85,7 +86,7 @@ class UploadView:
             lines = upload.lines()
             first = next(lines)
             if upload.error is not None and not upload.has_written:
-                return flask_response(render_error(upload.error, **upload.summary))
+                return flask_response(render_error(hint.explain(upload.error), **upload.summary))
             response = Response(chain([first], lines), content_type=NDJSON, headers={"X-Accel-Buffering": "no"})
             response.call_on_close(resources.pop_all().close)
             return response

@@ -1,0 +1,60 @@
+"""WSGI middleware that compares all responses of an application with the description of the API."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tests.support.openapi_document import response_problems
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class DescribedResponses:
+    """Collects in `problems` what the description does not allow. It changes no response."""
+
+    def __init__(self, app: "WSGIApplication", problems: list[str]) -> None:
+        self._app = app
+        self._problems = problems
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        started: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            started[:] = [int(status[:3]), headers]
+            return start_response(status, headers, *more)
+
+        parts = self._app(environ, start)
+        return _Body(parts, lambda body: self._check(environ, *started, body))
+
+    def _check(
+        self, environ: "WSGIEnvironment", status: int, headers: list[tuple[str, str]], body: bytes | None
+    ) -> None:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]  # which the application has normalized
+        if dict(headers).get("Content-Encoding"):
+            body = None
+        self._problems += response_problems(method, path, status, headers, body)
+
+
+class _Body:
+    """The body of a response. The check runs at its end, or without the body if the client does not read it all."""
+
+    def __init__(self, parts: Iterable[bytes], check: Any) -> None:
+        self._parts = parts
+        self._check = check
+
+    def __iter__(self) -> Iterator[bytes]:
+        sent = []
+        for part in self._parts:
+            sent.append(part)
+            yield part
+        self._check_once(b"".join(sent))
+
+    def _check_once(self, body: bytes | None) -> None:
+        check, self._check = self._check, None
+        if check is not None:
+            check(body)
+
+    def close(self) -> None:
+        if (close := getattr(self._parts, "close", None)) is not None:
+            close()
+        self._check_once(None)
