@@ -42,6 +42,12 @@ def count_records(number: int) -> None:
         facts.records += number
 
 
+def note_topic(topic: str) -> None:
+    """Set the topic of the current request if its path names none. No effect outside of a request."""
+    if (facts := request_facts.get()) is not None:
+        facts.topic = topic
+
+
 def count_received(size: int) -> None:
     """Add bytes of a body that the current request reads while it arrives. No effect outside of a request."""
     if (facts := request_facts.get()) is not None:
