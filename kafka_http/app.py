@@ -545,4 +545,4 @@ def _count_request(response: Response) -> None:
     environ = request.environ
     seconds = time.monotonic() - environ.get(REQUEST_STARTED, time.monotonic())
     facts: RequestFacts = environ.get(REQUEST_FACTS) or RequestFacts()
-    metrics.count_requests(facts.route, request.method, response.status_code, [seconds])
+    metrics.count_request(facts.route, request.method, response.status_code, seconds)

@@ -8,8 +8,8 @@ takes about a microsecond, and does not block.
 import json
 import mmap
 import os
+from array import array
 from bisect import bisect_left
-from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -25,11 +25,17 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-class MetricSink(Protocol):
-    """Where a process writes its values, for the process that answers a scrape. One thread at a time calls it."""
+class Memory(Protocol):
+    """Where numbers are written."""
 
-    def write(self, key: str, value: float) -> None:
-        """Replace a value. Must not block."""
+    def __setitem__(self, index: int, number: float, /) -> None: ...
+
+
+class MetricSink(Protocol):
+    """Where a process writes its numbers, for the process that answers a scrape. One thread at a time calls it."""
+
+    def place(self, key: str) -> tuple[Memory, int]:
+        """Return the place of a number: the memory, and the index in it. Must not block."""
 
     def claim_topic(self, topic: str) -> AbstractSet[str]:
         """Give a topic a label of its own while there are some left. Return all topics that have one."""
@@ -43,7 +49,7 @@ class _Process:
         self.metrics: dict[str, Metric] = {}
         self.topics: set[str] = set()
         self.sink: MetricSink | None = None
-        """None: the values stay in this process."""
+        """None: the numbers stay in this process."""
 
     def admit_topic(self, topic: str) -> bool:
         """Return whether a topic has a label of its own."""
@@ -52,28 +58,47 @@ class _Process:
                 self.topics |= {topic} if self.sink is None else self.sink.claim_topic(topic)
         return topic in self.topics
 
+    def place(self, key: str) -> tuple[Memory, int]:
+        return (array("d", (0.0,)), 0) if self.sink is None else self.sink.place(key)
+
 
 _process = _Process()
+_NOWHERE: Memory = array("d")
 
 
-class _Number:
-    """One number of a metric."""
+class Number:
+    """One number of a metric. Keep it where one is counted often: it stays valid."""
 
-    __slots__ = ("_key", "value")
+    __slots__ = ("_index", "_memory", "key", "value")
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, *place: str) -> None:
+        self.key = json.dumps(place)
+        self.reset()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it was set since the process began."""
+        return self._index >= 0
+
+    def reset(self) -> None:
+        """Begin at zero, in another memory."""
+        self._memory, self._index = _NOWHERE, -1
         self.value = 0.0
 
-    def set(self, value: float) -> None:
+    def add(self, number: float) -> None:
+        """Add to the number."""
+        with _process.lock:
+            self.put(self.value + number)
+
+    def put(self, value: float) -> None:
         """Replace the value. The caller has the lock."""
-        self.value = value
-        if _process.sink is not None:
-            _process.sink.write(self._key, value)
+        if self._index < 0:
+            self._memory, self._index = _process.place(self.key)
+        self.value = self._memory[self._index] = value
 
 
 class Metric:
-    """A metric. `help_text` says what it counts; each combination of label values has a number."""
+    """A metric. `help_text` says what it counts; each combination of label values has its numbers."""
 
     kind: ClassVar[str]
 
@@ -81,33 +106,40 @@ class Metric:
         self.name = name
         self.help_text = help_text
         self.labels = labels
-        self.numbers: dict[tuple[str, ...], _Number] = {}
-        """By the part of the metric, which is empty except in histograms, and the label values."""
         _process.metrics[name] = self
 
-    def _add(self, number: float, *place: str) -> None:
-        """Add to the number at a place in `numbers`. The caller has the lock."""
-        found = self._number(place)
-        found.set(found.value + number)
-
-    def _number(self, place: tuple[str, ...]) -> _Number:
-        if (found := self.numbers.get(place)) is None:
-            found = self.numbers[place] = _Number(json.dumps([self.name, *place]))
-        return found
+    def numbers(self) -> Iterator[Number]:
+        """Yield all numbers. The caller has the lock."""
+        raise NotImplementedError
 
 
-class Counter(Metric):
+class _Scalar(Metric):
+    """A metric with one number for each combination of label values."""
+
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
+        super().__init__(name, help_text, *labels)
+        self._numbers: dict[tuple[str, ...], Number] = {}
+
+    def at(self, *values: str) -> Number:
+        """Return the number with these label values."""
+        found = self._numbers.get(values)
+        return found or self._numbers.setdefault(values, Number(self.name, "", *values))
+
+    def numbers(self) -> Iterator[Number]:
+        return iter(self._numbers.values())
+
+
+class Counter(_Scalar):
     """A number that only grows."""
 
     kind = "counter"
 
     def add(self, number: float, *values: str) -> None:
         """Add to the number with these label values."""
-        with _process.lock:
-            self._add(number, "", *values)
+        self.at(*values).add(number)
 
 
-class Gauge(Metric):
+class Gauge(_Scalar):
     """A number that goes up and down. Those of all living processes are added up."""
 
     kind = "gauge"
@@ -115,25 +147,54 @@ class Gauge(Metric):
     def set(self, value: float, *values: str) -> None:
         """Replace the number of this process with these label values."""
         with _process.lock:
-            self._number(("", *values)).set(value)
+            self.at(*values).put(value)
 
     def add(self, number: float, *values: str) -> None:
         """Add to the number of this process with these label values."""
+        self.at(*values).add(number)
+
+
+class Times:
+    """The numbers of a histogram for one combination of label values. The parts are `sum` and indexes of buckets."""
+
+    __slots__ = ("buckets", "sum")
+
+    def __init__(self, name: str, values: tuple[str, ...]) -> None:
+        self.sum = Number(name, "sum", *values)
+        self.buckets = [Number(name, str(bucket), *values) for bucket in range(len(BOUNDS) + 1)]
+
+    def observe(self, seconds: float) -> None:
+        """Add a time."""
         with _process.lock:
-            self._add(number, "", *values)
+            self.put_all((seconds,))
+
+    def put_all(self, times: Sequence[float]) -> None:
+        """Add times. The caller has the lock."""
+        self.sum.put(self.sum.value + sum(times))
+        for seconds in times:
+            bucket = self.buckets[bisect_left(BOUNDS, seconds)]
+            bucket.put(bucket.value + 1)
 
 
 class Histogram(Metric):
-    """How many times were within each of the `BOUNDS`. The parts are `sum` and the indexes of buckets."""
+    """How many times were within each of the `BOUNDS`."""
 
     kind = "histogram"
 
-    def observe(self, seconds: Sequence[float], *values: str) -> None:
-        """Add times with these label values."""
-        with _process.lock:
-            self._add(sum(seconds), "sum", *values)
-            for bucket, count in Tally([bisect_left(BOUNDS, each) for each in seconds]).items():
-                self._add(count, str(bucket), *values)
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
+        super().__init__(name, help_text, *labels)
+        self._times: dict[tuple[str, ...], Times] = {}
+
+    def at(self, *values: str) -> Times:
+        """Return the numbers with these label values."""
+        return self._times.get(values) or self._times.setdefault(values, Times(self.name, values))
+
+    def observe(self, seconds: float, *values: str) -> None:
+        """Add a time with these label values."""
+        self.at(*values).observe(seconds)
+
+    def numbers(self) -> Iterator[Number]:
+        return (number for each in self._times.values() for number in (each.sum, *each.buckets))
 
 
 class Sample(NamedTuple):
@@ -150,8 +211,10 @@ def use_sink(sink: MetricSink | None) -> None:
     with _process.lock:
         _process.sink = sink
         _process.topics.clear()
+        _topic_numbers.clear()
         for metric in _process.metrics.values():
-            metric.numbers.clear()
+            for number in metric.numbers():
+                number.reset()
 
 
 def all_metrics() -> Sequence[Metric]:
@@ -162,11 +225,8 @@ def all_metrics() -> Sequence[Metric]:
 def own_numbers() -> Mapping[str, float]:
     """Return the numbers of this process by their keys."""
     with _process.lock:
-        return {
-            json.dumps([metric.name, *place]): each.value
-            for metric in _process.metrics.values()
-            for place, each in metric.numbers.items()
-        }
+        numbers = [number for metric in _process.metrics.values() for number in metric.numbers()]
+        return {each.key: each.value for each in numbers if each.is_used}
 
 
 def samples(numbers: Mapping[str, float]) -> Iterator[Sample]:
@@ -249,19 +309,31 @@ def method_label(method: str) -> str:
     return method if method in _METHODS else OTHER
 
 
+_topic_numbers: dict[tuple[Counter, str], Number] = {}
+"""The numbers of topics that have a label of their own."""
+
+
+def _of_topic(counter: Counter, topic: str) -> Number:
+    if (found := _topic_numbers.get((counter, topic))) is not None:
+        return found
+    label = topic_label(topic)
+    number = counter.at(label)
+    if label == topic:
+        _topic_numbers[counter, topic] = number
+    return number
+
+
 def count_produced(topic: str, records: int, size: int) -> None:
     """Count records that Kafka has acknowledged. `size` is that of their keys and values."""
-    label = topic_label(topic)
-    PRODUCED_RECORDS.add(records, label)
-    PRODUCED_BYTES.add(size, label)
+    _of_topic(PRODUCED_RECORDS, topic).add(records)
+    _of_topic(PRODUCED_BYTES, topic).add(size)
 
 
 def count_consumed(topic: str, records: int, size: int) -> None:
     """Count records that are sent to a client. `size` is that of their keys and values."""
     if records:
-        label = topic_label(topic)
-        CONSUMED_RECORDS.add(records, label)
-        CONSUMED_BYTES.add(size, label)
+        _of_topic(CONSUMED_RECORDS, topic).add(records)
+        _of_topic(CONSUMED_BYTES, topic).add(size)
 
 
 def update_process(process: str) -> None:
@@ -271,28 +343,46 @@ def update_process(process: str) -> None:
         MEMORY.set(int(pages.read().split()[1]) * mmap.PAGESIZE, process, str(os.getpid()))
 
 
+class _TalliedRequests:
+    """Requests of a round that have the same labels."""
+
+    __slots__ = ("count", "seconds", "times")
+
+    def __init__(self, route: str, method: str, status: int) -> None:
+        method = method_label(method)
+        self.seconds: list[float] = []
+        self.count = REQUESTS.at(route, method, str(status))
+        self.times = REQUEST_SECONDS.at(route, method)
+
+
 class RequestTally:
     """The requests of a round of a main loop, in plain lists until `write`. One thread uses it."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str, int], list[float]] = {}
+        self._tallied: dict[tuple[str, str, int], _TalliedRequests] = {}
+        self._of_round: list[_TalliedRequests] = []
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
         """Add a request."""
-        try:
-            self._seconds[route, method, status].append(seconds)
-        except KeyError:
-            self._seconds[route, method, status] = [seconds]
+        tallied = self._tallied.get((route, method, status))
+        if tallied is None:
+            tallied = self._tallied[route, method, status] = _TalliedRequests(route, method, status)
+        if not tallied.seconds:
+            self._of_round.append(tallied)
+        tallied.seconds.append(seconds)
 
     def write(self) -> None:
         """Count what was added, before the responses are sent."""
-        for (route, method, status), seconds in self._seconds.items():
-            count_requests(route, method, status, seconds)
-        self._seconds.clear()
+        with _process.lock:
+            for each in self._of_round:
+                each.count.put(each.count.value + len(each.seconds))
+                each.times.put_all(each.seconds)
+                each.seconds.clear()
+        self._of_round.clear()
 
 
-def count_requests(route: str, method: str, status: int, seconds: Sequence[float]) -> None:
-    """Count requests with these times. Call it before the responses are sent, so that none is missing after a kill."""
+def count_request(route: str, method: str, status: int, seconds: float) -> None:
+    """Count a request. Call it before the response is sent, so that none is missing after a kill."""
     method = method_label(method)
-    REQUESTS.add(len(seconds), route, method, str(status))
+    REQUESTS.add(1, route, method, str(status))
     REQUEST_SECONDS.observe(seconds, route, method)

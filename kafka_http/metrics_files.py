@@ -10,11 +10,14 @@ import fcntl
 import logging
 import os
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from mmap import mmap
 from pathlib import Path
 from shutil import rmtree
+from struct import Struct
 from uuid import uuid4
 
 from prometheus_client.mmap_dict import MmapedDict
@@ -29,6 +32,9 @@ _FILE_BYTES = 1 << 20
 mapped file kills the process if the disk is full."""
 _ENTRY_BYTES = 40
 """Size of an entry without its key, at most."""
+_NUMBER_BYTES = 16
+"""Size of the number and the time of an entry, its last fields."""
+_SIZE = Struct("i")
 _ARCHIVE = "archive.db"
 _MERGED = "merged "
 """Begins the keys of an archive that name the files in it. They are still there if a merge was interrupted."""
@@ -154,28 +160,37 @@ class MetricFiles:
 
 
 class _ProcessFile:
-    """The numbers of this process: a `MetricSink`."""
+    """The numbers of this process: a `MetricSink`.
+
+    prometheus_client writes the keys. The numbers are written at once to a mapping of the file: each request has some.
+    """
 
     def __init__(self, directory: Path) -> None:
         path = directory / f"{os.getpid()}-{uuid4().hex}.db"
         self._held = _reserve(path, _FILE_BYTES)
         fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._numbers = MmapedDict(str(path))
-        self._known: set[str] = set()
-        self._size = 0
+        self._keys = MmapedDict(str(path))
+        self._map = mmap(self._held, _FILE_BYTES)
+        self._numbers = memoryview(self._map).cast("d")
         self._topics = directory / "topics"
 
-    def write(self, key: str, value: float) -> None:
-        if key not in self._known:
-            if self._size + len(key) + _ENTRY_BYTES > _FILE_BYTES:
-                return
-            self._size += len(key) + _ENTRY_BYTES
-            self._known.add(key)
-        self._numbers.write_value(key, value, 0.0)
+    def place(self, key: str) -> tuple[metrics.Memory, int]:
+        if self._used + len(key) + _ENTRY_BYTES > _FILE_BYTES:
+            return array("d", (0.0,)), 0
+        self._keys.write_value(key, 0.0, 0.0)
+        return self._numbers, (self._used - _NUMBER_BYTES) // self._numbers.itemsize
+
+    @property
+    def _used(self) -> int:
+        """The size of all entries. The file begins with it. An entry ends with its number and a time."""
+        size: int = _SIZE.unpack_from(self._map)[0]
+        return size
 
     def close(self) -> None:
         """Release the file: this process counts as dead."""
-        self._numbers.close()
+        self._numbers.release()
+        self._map.close()
+        self._keys.close()
         os.close(self._held)
 
     def claim_topic(self, topic: str) -> frozenset[str]:

@@ -85,7 +85,7 @@ class LeaderRequests:
 
 def _observe(requests: Iterable[Any], seconds: float) -> None:
     for each in requests:
-        KAFKA_SECONDS.observe([seconds], _NAMES.get(type(each), OTHER))
+        KAFKA_SECONDS.observe(seconds, _NAMES.get(type(each), OTHER))
 
 
 class _LeaderMoved(Exception):

@@ -338,7 +338,7 @@ class PartitionQueue:
         append_time = response.append_time
         if batch.is_unsure and append_time == batch.max_timestamp:
             append_time = -1  # Kafka returns this time for a batch that it already has, whatever the topic's setting
-        count_produced(self.topic, batch.count, sum(_payload(*each) for each in batch.slices))
+        count_produced(self.topic, batch.count, sum([_payload(*each) for each in batch.slices]))
         batch.end(response.base_offset, append_time)
 
     def on_connection_lost(self) -> None:
@@ -479,6 +479,11 @@ def _size(append: PartitionAppend, start: int, stop: int) -> int:
 
 def _payload(append: PartitionAppend, start: int, stop: int) -> int:
     """Return the size of the keys and values of records."""
+    if stop - start == 1:
+        record: Any = append.records[start]
+        if isinstance(append.records, BareValues):
+            return len(record or b"")
+        return len(record.value or b"") + len(record.key or b"")
     records: Any = append.records[start:stop]
     return sum(map(len, filter(None, records))) if isinstance(append.records, BareValues) else payload_size(records)
 

@@ -25,6 +25,8 @@ _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSL
 _RENEW_SHARE, _EXPIRE_SHARE = 0.7, 0.95
 """The parts of a login's lifetime after which another connection is made, and this one is used no more (KIP-368)."""
 
+_TIMES = KAFKA_SECONDS.at("produce")
+
 OnResponse = Callable[[Batch, PartitionResponse], None]
 OnLost = Callable[["ProduceConnection", Sequence[Batch], str], None]
 
@@ -201,7 +203,7 @@ class ProduceConnection:
             self.close("malformed response")
             return
         self._in_flight.popleft()
-        KAFKA_SECONDS.observe([time.monotonic() - sent_at], "produce")
+        _TIMES.observe(time.monotonic() - sent_at)
         if throttle:
             self._throttled_until = time.monotonic() + throttle
         for batch, response in answered:

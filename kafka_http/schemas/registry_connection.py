@@ -151,7 +151,7 @@ class RegistryConnection:
             status = str(response.status)
         finally:
             REGISTRY_REQUESTS.add(1, status)
-            REGISTRY_SECONDS.observe([time.monotonic() - began])
+            REGISTRY_SECONDS.observe(time.monotonic() - began)
         self._check(response)
         return response
 

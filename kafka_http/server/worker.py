@@ -26,7 +26,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.config import ConfigError
 from kafka_http.logs import LogOnce
-from kafka_http.metrics import CONNECTIONS, OTHER, REQUESTS_IN_FLIGHT, count_requests
+from kafka_http.metrics import CONNECTIONS, OTHER, REQUESTS_IN_FLIGHT, count_request
 from kafka_http.server.app_interface import (
     FLUSH_SECONDS,
     AdmittedConnection,
@@ -356,7 +356,7 @@ class Worker(ThreadWorker):
         page = ErrorPage()
         hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
-        count_requests("none", OTHER, page.status, [0.0])
+        count_request("none", OTHER, page.status, 0.0)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
 
