@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from kafka_http.metrics import count_consumed
 from kafka_http.records import RecordColumns
 
 
@@ -20,7 +21,7 @@ class RequestFacts:
         self.route = route
         """The URL rule, such as `/messages/<topic>`, never a path of a client. `none`: no rule matches."""
         self.topic = topic
-        """The topic in the path, or the only topic of a consumer instance's page; empty without one."""
+        """The topic in the path, one to create, or the only one of a consumer instance's page; empty without one."""
         self.records = 0
         """Records that were written to Kafka, or sent to the client."""
         self.bytes_in: int | None = None
@@ -35,16 +36,16 @@ request_facts: ContextVar[RequestFacts | None] = ContextVar("request_facts", def
 """The facts of the request that this thread handles. None outside of requests, such as in the daemon."""
 
 
+def name_topic(topic: str) -> None:
+    """Set the topic of a request that names it in its body. No effect outside of a request."""
+    if (facts := request_facts.get()) is not None:
+        facts.topic = topic
+
+
 def count_records(number: int) -> None:
     """Add records that the current request has written or sent. No effect outside of a request."""
     if (facts := request_facts.get()) is not None:
         facts.records += number
-
-
-def note_topic(topic: str) -> None:
-    """Set the topic of the current request if its path names none. No effect outside of a request."""
-    if (facts := request_facts.get()) is not None:
-        facts.topic = topic
 
 
 def count_received(size: int) -> None:
@@ -54,7 +55,9 @@ def count_received(size: int) -> None:
 
 
 def count_page(parts: Sequence[RecordColumns]) -> None:
-    """Add the records of a page that is sent to the client. No effect outside of a request."""
+    """Add the records of a page that is sent to the client: to the metrics, and to the current request if any."""
+    for each in parts:
+        count_consumed(each.topic, len(each), each.size)
     if (facts := request_facts.get()) is None:
         return
     facts.records += sum(map(len, parts))

@@ -111,7 +111,7 @@ class AccessLogger(Logger):
 
     def access(self, resp: Any, req: Any, environ: Mapping[str, Any], request_time: timedelta) -> None:
         """Write the line about a request. `resp` has the status and the number of bytes that were sent."""
-        if not self.access_log_enabled:
+        if not self.access_log_enabled or resp.status is None:  # a failed view has a line with its 500
             return
         status = int(str(resp.status).split(None, 1)[0])
         line = AccessLine(environ, status, getattr(resp, "sent", None) or 0, request_time.total_seconds())
@@ -129,7 +129,7 @@ def end_logger(log: Logger, response: Any, request: Any, environ: Mapping[str, A
         return None
     access: Callable[..., None] = log.access
     sent_id, headers = request_id.get(), list(request.headers)
-    texts = {name: value for name, value in environ.items() if isinstance(value, str | RequestFacts)}
+    texts = {name: value for name, value in environ.items() if isinstance(value, str | int | RequestFacts)}
     sent = SimpleNamespace(status=response.status, headers=list(response.headers), sent=response.sent)
 
     def write(more: int) -> None:

@@ -12,7 +12,7 @@ from kafka_http.broker_protocols import TopicAdmin
 from kafka_http.config import Config
 from kafka_http.errors import InvalidRequest, InvalidValue, TopicAdminOff
 from kafka_http.read.start_positions import FromCommitted, ReadStart, out_of_range
-from kafka_http.request_facts import note_topic
+from kafka_http.request_facts import name_topic
 from kafka_http.topics import Topics, check_changeable
 from kafka_http.web.access_check import request_access
 from kafka_http.web.json_bodies import decode
@@ -73,7 +73,7 @@ class TopicRoutes:
         QueryParameters(request.args, ())
         wanted = decode(_new_topic, self._body())
         check_changeable(wanted.topic)
-        note_topic(wanted.topic)
+        name_topic(wanted.topic)
         config = {name: _config_text(value) for name, value in wanted.config.items()}
         self._admin.create(wanted.topic, TopicSettings(wanted.partitions, wanted.replication_factor, config))
         location = f"{root_path(request, self._config.base_url)}/messages/{quote(wanted.topic)}"

@@ -97,7 +97,7 @@ def test_root_returns_a_page_with_links_to_browsers(
     response = client.get("/", headers={"Accept": BROWSER, **headers})
     assert (response.status_code, response.content_type) == (200, "text/html; charset=utf-8")
     links = re.findall(r'<a href="([^"]*)">', response.text)
-    paths = [*(["/console"] if console else []), "/docs", "/messages", "/health", "/ready"]
+    paths = [*(["/console"] if console else []), "/docs", "/docs/api", "/messages", "/health", "/ready"]
     assert links == [f"{prefix}{each}" for each in paths]
     for path in paths:
         assert client.get(path).status_code == 200

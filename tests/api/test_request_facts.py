@@ -12,6 +12,7 @@ from kafka_http.environ import REQUEST_FACTS
 from kafka_http.errors import NotAuthorized
 from kafka_http.records import NewRecord
 from kafka_http.request_facts import RequestFacts, waiting_for_kafka
+from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
 from tests.support.v2_consumer import JSON_V2, send
@@ -29,9 +30,8 @@ def is_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@pytest.fixture
-def client(client: FlaskClient) -> FlaskClient:
-    """A client whose responses remember the facts: Werkzeug's client copies the environ."""
+def remembering(client: FlaskClient) -> FlaskClient:
+    """Let the responses of a client remember the facts: Werkzeug's client copies the environ."""
     inner: WSGIApplication = client.application.wsgi_app
 
     def remember(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -42,6 +42,11 @@ def client(client: FlaskClient) -> FlaskClient:
     client.application.wsgi_app = remember  # type: ignore[method-assign]
     client.environ_base[_ORIGINAL] = []
     return client
+
+
+@pytest.fixture
+def client(client: FlaskClient) -> FlaskClient:
+    return remembering(client)
 
 
 def facts_of(response: TestResponse) -> RequestFacts:
@@ -142,6 +147,13 @@ def test_page_of_a_consumer_instance_names_its_only_topic(client: FlaskClient, b
     write_three(broker, "three")
     page = client.get("/consumers/g/instances/me/records", headers={"Accept": JSON_V2})
     assert known(page)[1:] == ("", 6)
+
+
+@pytest.mark.parametrize("is_fast_path", [False])
+@pytest.mark.usefixtures("is_fast_path")
+def test_created_topic_is_the_topic_of_its_request(make_client: ClientFactory) -> None:
+    created = remembering(make_client(topic_admin=True)).post("/messages", json={"topic": "orders"})
+    assert known(created) == ("/messages", "orders", 0), created.text
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,13 @@ FILE = Path(__file__).parents[2] / "kafka_http" / "web" / "openapi.json"
 METHODS = ("get", "put", "post", "delete", "patch")
 TO_COME = frozenset(("/metrics",))
 """Paths that are described before they exist."""
-IN_EVERY_RESPONSE = frozenset(
-    ("x-request-id", "cache-control", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
+COMMON_HEADERS = frozenset(
+    (
+        *("x-request-id", "cache-control", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
+        *("idempotency-replayed", "preference-applied"),
+    )
 )
-"""Headers that no single response lists. The text of the document describes them."""
+"""Headers that not every response lists that may have them. The text of the document describes them."""
 OF_HTTP = frozenset(
     (
         *("content-type", "content-length", "content-encoding", "transfer-encoding", "connection", "date", "server"),
@@ -154,7 +157,7 @@ def response_problems(
 
 
 def _allowed_headers(response: Mapping[str, Any]) -> set[str]:
-    return {each.lower() for each in response.get("headers", ())} | IN_EVERY_RESPONSE | OF_HTTP
+    return {each.lower() for each in response.get("headers", ())} | COMMON_HEADERS | OF_HTTP
 
 
 def _body_problems(where: str, operation: Operation, status: int, media_type: str, body: bytes) -> list[str]:

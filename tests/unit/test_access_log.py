@@ -131,6 +131,13 @@ def test_access_line_of_a_request_that_no_view_has_seen_has_no_facts() -> None:
     assert (found["records"], found["bytes_in"], found["status"]) == (0, 0, 400)
 
 
+def test_response_without_a_status_has_no_line() -> None:
+    """The view has failed, and the response to its error has a line."""
+    written = Written("text")
+    written.logger.access(SimpleNamespace(status=None), [], environ_of(), NOW)
+    assert written.lines == []
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [

@@ -4,7 +4,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
@@ -250,8 +249,7 @@ class StreamBody:
         position = self._stream.position
         try:
             self._access.check()
-            with self._request_context():
-                data = self._read(wait)
+            data = self._read(wait) if self._stream.is_following else self._read_as_request(wait)
             if data:
                 self._access.check()
         except KafkaHttpError as error:
@@ -259,12 +257,11 @@ class StreamBody:
         self._facts.records = self._stream.returned
         return data
 
-    @contextmanager
-    def _request_context(self) -> Iterator[None]:
-        """Let the current thread, which may read for many streams, wait and log for this stream's request."""
+    def _read_as_request(self, wait: float) -> bytes:
+        """Read from Kafka in a thread that reads for many streams, and count the time for this stream's request."""
         facts_before, id_before = request_facts.set(self._facts), request_id.set(self._request_id)
         try:
-            yield
+            return self._read(wait)
         finally:
             request_facts.reset(facts_before)
             request_id.reset(id_before)
