@@ -6,12 +6,14 @@ Read `create_app` first: it shows which parts there are and what each of them us
 import gc
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Flask, Response, request
 
+from kafka_http import metrics
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker.client_settings import check_client_settings
 from kafka_http.broker.open_file_limit import OpenFileLimit
@@ -21,9 +23,10 @@ from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, MemoryInstanceStore
-from kafka_http.environ import REQUEST_FACTS
+from kafka_http.environ import REQUEST_FACTS, REQUEST_STARTED
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
+from kafka_http.metrics_files import MetricFiles
 from kafka_http.node.callbacks import CallbackGuard
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.data_directory import DataDirectory
@@ -55,6 +58,8 @@ from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
 from kafka_http.web.manual_pages import ManualRoutes
 from kafka_http.web.messages.message_routes import MessageRoutes
+from kafka_http.web.metrics_exposition import MetricsExposition, MetricsServer
+from kafka_http.web.metrics_routes import MetricsRoutes
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.publish_view import PublishView
 from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies, drain_body
@@ -85,7 +90,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     """
     _check_settings(config)
     # A daemon is another process, which cannot use the broker object of a test
-    is_inline = config.daemon == "inline" or broker is not None
+    is_fake = broker is not None
+    is_inline = config.daemon == "inline" or is_fake
     broker = broker or KafkaBroker(config)
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
     services = _new_services(config, broker)
@@ -101,7 +107,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     servers = ", ".join(config.bootstrap_servers)
     publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads, servers)
 
-    lifecycle = AppLifecycle(config, broker, services, node, submitter)
+    # Tests with a broker of their own run many applications in one process
+    metric_files = None if is_fake else MetricFiles(config.data_dir, DataDirectory(config.data_dir).create)
+    lifecycle = AppLifecycle(config, broker, services, node, submitter, metric_files=metric_files)
+    lifecycle.bodies = limits.bodies
     lifecycle.security, lifecycle.idempotent_publish = security, publish
     lifecycle.tls = security.tls
     lifecycle.fast_path = None
@@ -118,6 +127,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
+    app.register_blueprint(lifecycle.metrics_routes().blueprint())
     check_all_routes_listed(app)
     return app
 
@@ -275,16 +285,28 @@ class AppLifecycle:
     """None if the fast path is switched off."""
     tls: ServerTls | None
     """None without `tls_cert`."""
+    bodies: RequestBodies
 
     def __init__(
-        self, config: Config, broker: Broker, services: Services, node: NodeResources, submitter: TaskSubmitter
+        self,
+        config: Config,
+        broker: Broker,
+        services: Services,
+        node: NodeResources,
+        submitter: TaskSubmitter,
+        *,
+        metric_files: MetricFiles | None,
     ) -> None:
+        """`metric_files` is None if the metrics of this process are all that there are."""
         self._config = config
         self._broker = broker
         self._services = services
         self._node = node
         self._submitter = submitter
         self._open_files = OpenFileLimit(1, "streams")
+        self._metric_files = metric_files
+        self._exposition = MetricsExposition(metrics.own_numbers if metric_files is None else metric_files.read)
+        self._metrics_server = _metrics_server(config, self._exposition)
         self._process = 0
         self._created_in = os.getpid()
         self._arbiter_reloads = False
@@ -300,6 +322,11 @@ class AppLifecycle:
         if os.getpid() != self._created_in and not self._arbiter_reloads:
             self.reload()  # a SIGHUP to gunicorn with preload_app only makes new workers
         self._process = os.getpid()
+        if self._metric_files is not None:
+            self._metric_files.open()
+        self.update_gauges()
+        if self._metrics_server is not None:
+            self._metrics_server.start()
         try:
             self._open_files.check(self._services.streams.limit)
         except Unavailable as error:
@@ -336,6 +363,16 @@ class AppLifecycle:
         """When `end_round` must be called at the latest, on the monotonic clock."""
         return self._broker.producer.next_deadline
 
+    def update_gauges(self) -> None:
+        """Set the gauges of what this process holds. Does not block. The server calls it about once a second."""
+        metrics.update_process("worker")
+        metrics.STREAMS.set(self._services.streams.count)
+        metrics.BYTES_IN_FLIGHT.set(self.bodies.in_flight)
+
+    def metrics_routes(self) -> MetricsRoutes:
+        """Return the view of the metrics."""
+        return MetricsRoutes(self._exposition, self._config.metrics_bind, self.update_gauges)
+
     def release_memory(self) -> None:
         """Drop records that were fetched ahead for readers that did not come. Any thread may call."""
         self._broker.release_memory()
@@ -367,6 +404,10 @@ class AppLifecycle:
         """
         self._arbiter_reloads = True
         self._log_warnings()
+        if self._metric_files is not None:
+            self._metric_files.prepare()
+        if self._metrics_server is not None:
+            self._metrics_server.listen()
         if self._config.access_rules == "kafka":
             broker = KafkaBroker(self._config)  # workers must not inherit its connections
             try:
@@ -404,6 +445,15 @@ class AppLifecycle:
         self._node.idempotency.close(_KEY_STORE_SECONDS)
         self._node.close_after_broker()
         self.security.shared.open_counts.close()
+        if self._metric_files is not None:
+            self._metric_files.close()
+
+    def end(self) -> None:
+        """Remove what the workers have left. The arbiter calls this when they have ended."""
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+        if self._metric_files is not None:
+            self._metric_files.end()
 
     def stop_node(self, timeout: float) -> None:
         """Stop the daemon and wait up to `timeout` seconds for its end. No worker may run any more."""
@@ -446,11 +496,19 @@ def _new_app(config: Config, lifecycle: AppLifecycle, security: Security, page_m
     app.before_request(_set_request_facts)
     app.before_request(lambda: security.guard.check(request))
     app.before_request(lambda: security.cors.answer_preflight(request))
+    app.teardown_request(_end_request)
     app.after_request(_finish_response)
     app.after_request(lambda response: security.cors.finish(request, response))
     app.after_request(page_memory.track_response)
     register_error_handlers(app)
     return app
+
+
+def _metrics_server(config: Config, exposition: MetricsExposition) -> MetricsServer | None:
+    if not config.metrics_bind:
+        return None
+    host, _, port = config.metrics_bind.rpartition(":")
+    return MetricsServer(exposition, host.strip("[]"), int(port))
 
 
 def _set_request_id() -> None:
@@ -462,6 +520,13 @@ def _set_request_facts() -> None:
     facts = RequestFacts(route, (request.view_args or {}).get("topic", ""))
     request.environ[REQUEST_FACTS] = facts
     request_facts.set(facts)
+    request.environ.setdefault(REQUEST_STARTED, time.monotonic())
+    metrics.REQUESTS_IN_FLIGHT.add(1, "view")
+
+
+def _end_request(_: BaseException | None) -> None:
+    if REQUEST_FACTS in request.environ:
+        metrics.REQUESTS_IN_FLIGHT.add(-1, "view")
 
 
 def _finish_response(response: Response) -> Response:
@@ -470,4 +535,14 @@ def _finish_response(response: Response) -> Response:
     response.status = STATUS_LINES.get(response.status_code, response.status)
     if response.status_code == 204:
         del response.headers["Content-Type"]
-    return drain_body(request, compress_response(request, response))
+    response = drain_body(request, compress_response(request, response))
+    _count_request(response)
+    return response
+
+
+def _count_request(response: Response) -> None:
+    """Count a request, before the server sends the response."""
+    environ = request.environ
+    seconds = time.monotonic() - environ.get(REQUEST_STARTED, time.monotonic())
+    facts: RequestFacts = environ.get(REQUEST_FACTS) or RequestFacts()
+    metrics.count_request(facts.route, request.method, response.status_code, seconds)

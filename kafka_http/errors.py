@@ -13,6 +13,7 @@
     ├── InstanceNotFound            40403  no such v2 consumer instance
     ├── GroupNotFound               40406  no such consumer group
     ├── TaskNotFound                404
+    ├── MetricsElsewhere            404    the metrics are on another address
     ├── NotAcceptable               406    no type in the Accept header is available
     ├── FormatMismatch              40601  the v2 consumer instance has another format
     ├── GroupHasMembers             409    the consumer group has active members
@@ -484,6 +485,15 @@ class LeaseExpired(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The read took too long; the consumer instance was released.")
+
+
+class MetricsElsewhere(KafkaHttpError):
+    """The metrics are served on another address."""
+
+    code = 404
+
+    def __init__(self, bind: str) -> None:
+        super().__init__(f"The metrics are not here but on the address {bind} (metrics_bind): GET /metrics there.")
 
 
 class TaskNotFound(KafkaHttpError):

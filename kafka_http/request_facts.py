@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from kafka_http.metrics import count_consumed
 from kafka_http.records import RecordColumns
 
 
@@ -54,7 +55,9 @@ def count_received(size: int) -> None:
 
 
 def count_page(parts: Sequence[RecordColumns]) -> None:
-    """Add the records of a page that is sent to the client. No effect outside of a request."""
+    """Add the records of a page that is sent to the client: to the metrics, and to the current request if any."""
+    for each in parts:
+        count_consumed(each.topic, len(each), each.size)
     if (facts := request_facts.get()) is None:
         return
     facts.records += sum(map(len, parts))

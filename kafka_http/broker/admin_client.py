@@ -24,7 +24,7 @@ from kafka.structs import OffsetAndMetadata
 
 from kafka_http.administration import DescribedGroup, ListedGroup, TopicConfig
 from kafka_http.broker.client_lifecycle import ClientHolder
-from kafka_http.broker.error_map import CONNECTION_LOST, translate
+from kafka_http.broker.error_map import CONNECTION_LOST, count_error, translate
 from kafka_http.broker.group_requests import GroupRequests
 from kafka_http.errors import GroupHasMembers, NotAuthorized
 from kafka_http.records import CommittedOffset, GroupMember, PartitionOffsets
@@ -66,6 +66,7 @@ class Admin:
             try:
                 return call(client)
             except _TRANSIENT as error:
+                count_error(type(error))
                 if isinstance(error, CONNECTION_LOST):
                     self._check_reachable()
                 lost = isinstance(error, _STALE_CLIENT) and self._client.drop(client)
@@ -73,6 +74,7 @@ class Admin:
                     raise translate(error, topic, servers=self._servers) from error
                 time.sleep(0 if lost else _RETRY_DELAY)
             except KafkaError as error:
+                count_error(type(error))
                 raise translate(error, topic, servers=self._servers) from error
 
     def create_topic(self, topic: str) -> None:

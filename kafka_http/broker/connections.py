@@ -24,6 +24,7 @@ from kafka_http.broker.error_map import (
     CONNECTION_LOST,
     Unreachable,
     connection_problem,
+    count_error,
     is_unavailable,
     note_addresses,
     translate,
@@ -92,6 +93,7 @@ class ConnectionPool:
                 except CONNECTION_LOST:
                     return self._attempt(exchange, deadline, fresh=True)
         except KafkaError as error:
+            count_error(type(error))
             raise translate(error, servers=self.servers) from error
 
     def close(self) -> None:

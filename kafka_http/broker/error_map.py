@@ -19,6 +19,7 @@ from kafka_http.errors import (
     TopicNotFound,
     status_of,
 )
+from kafka_http.metrics import KAFKA_ERRORS
 
 CONNECTION_LOST = (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.UnknownBrokerIdError, kafka.Cancelled)
 """The connection failed or was closed. Another one may work."""
@@ -204,6 +205,11 @@ def result_of(error: BaseException, topic: str, tried: str = "") -> KafkaHttpErr
     """
     translated = translate(error, topic)
     return translated if isinstance(translated, _NOT_WRITTEN) else unknown_outcome(_reason(error, type(error)), tried)
+
+
+def count_error(kind: type[BaseException]) -> None:
+    """Count an error of Kafka for the metrics, under its name."""
+    KAFKA_ERRORS.add(1, kind.__name__.removesuffix("Error"))
 
 
 def is_transient(kind: type[BaseException]) -> bool:

@@ -16,7 +16,7 @@ from kafka_http.broker.leader_requests import LeaderRequests, PartitionResponses
 from kafka_http.broker.prefetch_buffer import PrefetchBuffer, PrefetchedBatches, ReadConditions
 from kafka_http.broker.record_search import RecordSearch
 from kafka_http.broker.topic_metadata import TopicMetadata
-from kafka_http.errors import KafkaHttpError, TopicRecreated
+from kafka_http.errors import KafkaHttpError, NotAuthorized, TopicRecreated
 from kafka_http.records import (
     EARLIEST,
     LATEST,
@@ -92,7 +92,10 @@ class Fetcher:
 
     def configs(self, topic: str) -> dict[str, str]:
         self._metadata.partitions(topic)  # the admin client does not report an unknown topic
-        return self._admin.configs(topic)
+        try:
+            return self._admin.configs(topic)
+        except NotAuthorized:
+            return {}
 
     def own_config(self, topic: str) -> TopicConfig | None:
         self._metadata.partitions(topic)  # the admin client does not report an unknown topic

@@ -125,13 +125,14 @@ class GroupRequests:
 
 async def _coordinators(manager: KafkaConnectionManager, groups: Collection[str]) -> dict[int, list[str]]:
     """Return the groups by the node id of their coordinator."""
-    await ask_metadata(manager, [])  # the coordinators may be new brokers
     nodes: dict[int, list[str]] = {}
     request = FindCoordinatorRequest(key_type=0, coordinator_keys=list(groups), min_version=4)
     for each in (await ask_any(manager, request)).coordinators:
         if (error := for_code(each.error_code)) is not NoError:
             raise error
         nodes.setdefault(each.node_id, []).append(each.key)
+    if not nodes.keys() <= {each.node_id for each in manager.cluster.brokers()}:
+        await ask_metadata(manager, [])  # a coordinator is a new broker
     return nodes
 
 

@@ -1,16 +1,18 @@
 """Requests to the leaders of partitions, repeated when a leader has moved."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka.errors import NoError, OffsetOutOfRangeError, for_code
+from kafka.protocol.consumer import FetchRequest, ListOffsetsRequest
 
 from kafka_http.backoff import Backoff
 from kafka_http.broker.connections import ConnectionPool
-from kafka_http.broker.error_map import STALE_METADATA, translate
+from kafka_http.broker.error_map import STALE_METADATA, count_error, translate
 from kafka_http.broker.topic_metadata import NoLeader, TopicMetadata
 from kafka_http.errors import BrokerUnavailable, KafkaHttpError, RetriableBrokerError
+from kafka_http.metrics import KAFKA_SECONDS, OTHER
 from kafka_http.records import TopicPartition
 
 PartitionResponses = dict[TopicPartition, Any]
@@ -19,6 +21,8 @@ Request = Callable[[Sequence[TopicPartition], float], Any]
 ByPartition = Callable[[Any], Iterable[tuple[TopicPartition, Any]]]
 """Splits the response of a node by partition."""
 
+_NAMES: Mapping[type, str] = {FetchRequest: "fetch", ListOffsetsRequest: "list_offsets"}
+"""Requests in the metrics."""
 _MULTI_NODE_WAIT = 0.1
 """Longest wait for records, in seconds, when more than one node is asked."""
 
@@ -67,13 +71,21 @@ class LeaderRequests:
             raise _LeaderMoved(error) from error
         wait_limit = wait if len(leaders) == 1 else min(wait, _MULTI_NODE_WAIT)
         requests = {node: request(partitions, wait_limit) for node, partitions in leaders.items()}
+        began = time.monotonic()
         try:
             nodes = self._connections.ask_nodes(requests, wait_limit + self._timeout)
+            if not wait_limit:
+                _observe(requests.values(), time.monotonic() - began)
         except (BrokerUnavailable, RetriableBrokerError) as error:  # retriable: the cluster no longer has this broker
             raise _LeaderMoved(error) from error
         responses = {tp: response for node in nodes for tp, response in by_partition(node)}
         _check(responses, self._metadata.servers)
         return responses
+
+
+def _observe(requests: Iterable[Any], seconds: float) -> None:
+    for each in requests:
+        KAFKA_SECONDS.observe(seconds, _NAMES.get(type(each), OTHER))
 
 
 class _LeaderMoved(Exception):
@@ -91,6 +103,8 @@ def is_out_of_range(response: Any) -> bool:
 def _check(responses: PartitionResponses, servers: str) -> None:
     for tp, response in responses.items():
         error = for_code(response.error_code)
+        if error not in (NoError, OffsetOutOfRangeError):
+            count_error(error)
         if error in STALE_METADATA:
             raise _LeaderMoved(NoLeader(translate(error, servers=servers).message))
         if error not in (NoError, OffsetOutOfRangeError):

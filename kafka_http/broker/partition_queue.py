@@ -19,11 +19,12 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import errors as kafka
 from kafka.errors import for_code
 
-from kafka_http.broker.error_map import STALE_METADATA, is_transient, result_of, unknown_outcome
+from kafka_http.broker.error_map import STALE_METADATA, count_error, is_transient, result_of, unknown_outcome
 from kafka_http.broker.pending_publish import UNKNOWN_OFFSET, PartitionAppend, SliceResult
 from kafka_http.broker.produce_requests import PartitionResponse, topic_field
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown
 from kafka_http.logs import LogOnce
+from kafka_http.metrics import count_produced
 from kafka_http.records import BareValues, payload_size
 
 log = logging.getLogger(__name__)
@@ -312,11 +313,13 @@ class PartitionQueue:
         reaction = Reaction.COMPLETE if not response.error_code else reaction_to(kind)
         if reaction is Reaction.COMPLETE:
             self._complete(batch, response)
-        elif reaction in (Reaction.RETRY, Reaction.RETRY_UNSURE):
+            return False
+        count_error(kind)
+        if reaction in (Reaction.RETRY, Reaction.RETRY_UNSURE):
             batch.is_unsure |= reaction is Reaction.RETRY_UNSURE
             self._retry_later(batch)
             return kind in STALE_METADATA
-        elif batch.is_unsure:  # an earlier attempt may have been written, so no error may say that nothing was
+        if batch.is_unsure:  # an earlier attempt may have been written, so no error may say that nothing was
             self._end_unsure(batch, kind)
         elif reaction is Reaction.RENUMBER:
             self._begin_epoch()
@@ -335,11 +338,13 @@ class PartitionQueue:
         append_time = response.append_time
         if batch.is_unsure and append_time == batch.max_timestamp:
             append_time = -1  # Kafka returns this time for a batch that it already has, whatever the topic's setting
+        count_produced(self.topic, batch.count, sum([_payload(*each) for each in batch.slices]))
         batch.end(response.base_offset, append_time)
 
     def on_connection_lost(self) -> None:
         """Handle the loss of the connection with a batch in flight: it may have been written or not."""
         batch = self._end_flight()
+        count_error(kafka.KafkaConnectionError)
         batch.is_unsure = True
         self._retry_later(batch)
 
@@ -469,9 +474,18 @@ def _append_records(
 
 def _size(append: PartitionAppend, start: int, stop: int) -> int:
     """Return the size of records in a batch, or a little more. It does not count headers."""
+    return _payload(append, start, stop) + _RECORD_OVERHEAD * (stop - start)
+
+
+def _payload(append: PartitionAppend, start: int, stop: int) -> int:
+    """Return the size of the keys and values of records."""
+    if stop - start == 1:
+        record: Any = append.records[start]
+        if isinstance(append.records, BareValues):
+            return len(record or b"")
+        return len(record.value or b"") + len(record.key or b"")
     records: Any = append.records[start:stop]
-    size = sum(map(len, filter(None, records))) if isinstance(append.records, BareValues) else payload_size(records)
-    return size + _RECORD_OVERHEAD * (stop - start)
+    return sum(map(len, filter(None, records))) if isinstance(append.records, BareValues) else payload_size(records)
 
 
 def _has_timestamp(append: PartitionAppend, index: int) -> bool:

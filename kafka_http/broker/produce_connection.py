@@ -12,6 +12,7 @@ from typing import Any
 from kafka_http.broker.partition_queue import Batch
 from kafka_http.broker.produce_requests import PartitionResponse, ProduceProtocol
 from kafka_http.event_loop import EventLoop
+from kafka_http.metrics import KAFKA_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ _MAX_RESPONSE = 100_000_000
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RENEW_SHARE, _EXPIRE_SHARE = 0.7, 0.95
 """The parts of a login's lifetime after which another connection is made, and this one is used no more (KIP-368)."""
+
+_TIMES = KAFKA_SECONDS.at("produce")
 
 OnResponse = Callable[[Batch, PartitionResponse], None]
 OnLost = Callable[["ProduceConnection", Sequence[Batch], str], None]
@@ -188,7 +191,7 @@ class ProduceConnection:
     def _handle_frame(self, frame: bytes) -> None:
         try:
             responses, throttle = self._protocol.decode(frame)
-            number, _, batches = self._in_flight[0]
+            number, sent_at, batches = self._in_flight[0]
             if _SIZE.unpack_from(frame)[0] != number:
                 raise ValueError("its correlation id is that of another request")
             sent = {(each.queue.topic_field, each.queue.partition): each for each in batches}
@@ -200,6 +203,7 @@ class ProduceConnection:
             self.close("malformed response")
             return
         self._in_flight.popleft()
+        _TIMES.observe(time.monotonic() - sent_at)
         if throttle:
             self._throttled_until = time.monotonic() + throttle
         for batch, response in answered:

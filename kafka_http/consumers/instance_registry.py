@@ -12,6 +12,7 @@ from kafka_http.consumers.consumer_instance import ConsumerInstance
 from kafka_http.consumers.instance_service import ANY_CALLER, InstanceCaller, InstanceStore, ReadLease
 from kafka_http.errors import InstanceExists, InstanceNotFound, KafkaHttpError, LeaseExpired, TooManyInstances
 from kafka_http.logs import LogOnce
+from kafka_http.metrics import INSTANCES
 from kafka_http.records import (
     InstanceDefinition,
     InstanceProgress,
@@ -243,6 +244,7 @@ class InstanceRegistry:
         updated = time.monotonic()
         while not self._closing.wait(_TICK):
             try:
+                INSTANCES.set(len(self._instances))
                 self.end_idle()
                 if time.monotonic() - updated >= _UPDATE_TOPICS_SECONDS:
                     self.update_topics()

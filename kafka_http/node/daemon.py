@@ -81,6 +81,7 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
         _report(serves=False)
         return
 
+    from kafka_http.metrics_files import MetricFiles
     from kafka_http.node.daemon_server import DaemonServer
     from kafka_http.node.daemon_services import DaemonServices
 
@@ -88,12 +89,16 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     server = DaemonServer(directory.listen(), services.lookup, settings_digest(parameters["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     _report(serves=True, pid=os.getpid())
+    files = MetricFiles(config.data_dir, directory.create)
+    files.open()
     services.open(lambda: server.has_workers, server.is_connected)
     server.serve()
     logging.getLogger("kafka_http.node.daemon").info("Daemon stopping: no workers are connected.")
     directory.remove_socket()
     server.close()
     services.close()
+    files.close()
+    files.end()
     database.close()
 
 

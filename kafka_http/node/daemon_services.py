@@ -12,7 +12,9 @@ from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import LogOnce
+from kafka_http.metrics import update_process
 from kafka_http.node.instance_sharing import InstanceSharing
+from kafka_http.node.node_gauges import NodeGauges
 from kafka_http.node.node_outbox import new_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
@@ -119,6 +121,7 @@ class DaemonServices:
             self._registry.sharing = InstanceSharing(nodes, self._registry)
         self._outbox = new_outbox(config, database, node_id, self._broker.producer)
         self._keys = NodeIdempotencyKeys(StoredKeys(database, node_id, config.idempotency_retention))
+        self._gauges = NodeGauges(database, lambda: update_process("daemon"))
         self._lock = threading.Lock()
         self._is_open = False
         self._closing = threading.Event()
@@ -155,6 +158,7 @@ class DaemonServices:
         This node holds its lease on the instances while `has_workers` returns True. `is_connected` returns whether the
         worker of a name runs.
         """
+        self._gauges.start()
         self._outbox.start()
         self._keys.start(is_connected)
         if self._registry.sharing is not None:
@@ -164,6 +168,7 @@ class DaemonServices:
     def close(self) -> None:
         """Stop all services. The instances stay members of their groups, for the next daemon."""
         self._closing.set()
+        self._gauges.close()
         self._keys.close()
         self._outbox.close(_OUTBOX_STOP_SECONDS)
         self._registry.close()

@@ -9,6 +9,7 @@ from kafka_http.config import Config
 from kafka_http.errors import Unavailable
 from kafka_http.node.callbacks import CallbackSender
 from kafka_http.node.data_directory import DataDirectory
+from kafka_http.node.node_gauges import NodeGauges
 from kafka_http.node.store import Database, StoredCallbacks, StoredTasks, open_database
 from kafka_http.publish.outbox import Outbox
 from kafka_http.tasks import NewTask, Task, TaskStatus
@@ -86,6 +87,9 @@ class InlineOutbox:
         min_free = self._config.outbox_min_free
         database = stack.enter_context(closing(open_database(self._config.data_dir, min_free=min_free)))
         outbox = new_outbox(self._config, database, "", self._producer)
+        gauges = NodeGauges(database)
+        gauges.start()
+        stack.callback(gauges.close)
         outbox.start()
         outbox.relay.start()
         stack.callback(outbox.close, _STOP_SECONDS)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from kafka_http.errors import IdempotencyKeyInUse, IdempotencyKeyMismatch, KafkaHttpError, Unavailable
+from kafka_http.metrics import KEYS
 from kafka_http.publish.batch_submitter import BatchSubmitter, PendingItem
 from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult, StoredResponse
 
@@ -111,6 +112,7 @@ class IdempotencyService:
         return [self._claim_result(each, next(of_claims)) if isinstance(each, ClaimRequest) else None for each in items]
 
     def _claim_result(self, request: ClaimRequest, result: KeyClaimResult) -> "_Result":
+        KEYS.add(1, result.state)
         match result.state:
             case "claimed":
                 return KeyClaim(self._submitter, request)

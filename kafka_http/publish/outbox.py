@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kafka_http.broker_protocols import Producer
 from kafka_http.errors import KafkaHttpError, TaskFinished, TaskInProgress
+from kafka_http.metrics import OUTBOX_BYTES, TASKS
 from kafka_http.publish.outbox_relay import OutboxRelay
 from kafka_http.tasks import NewTask, QueuedTask, Task, TaskStatus, TaskStore
 
@@ -69,6 +70,7 @@ class Outbox:
             except KafkaHttpError:
                 self._size = None  # the store may have the tasks or not: measure again
                 raise
+            TASKS.add(len(fitting), "accepted")
             self.relay.wake({each.topic for each in fitting})
         return len(fitting)
 
@@ -101,6 +103,7 @@ class Outbox:
             return None
         if not is_cancelled:
             raise TaskInProgress() if task.status == "pending" else TaskFinished(task.status)
+        TASKS.add(1, "cancelled")
         self._size = None  # the size of the task is not known here: measure again
         self._ended([task_id], 0, calls_back=task.callback is not None)
         return task
@@ -121,13 +124,18 @@ class Outbox:
             for index, size in enumerate(sizes):
                 if (self._size or 0) + size > self._max_bytes:
                     return index
-                self._size = (self._size or 0) + size
+                self._set_size((self._size or 0) + size)
         return len(sizes)
 
     def _measure(self) -> None:
         size = self._store.pending_size()
         with self._lock:
-            self._size = size
+            self._set_size(size)
+
+    def _set_size(self, size: int) -> None:
+        """Set the size of the pending tasks. The caller has the lock."""
+        self._size = size
+        OUTBOX_BYTES.set(size)
 
     def _published(self, tasks: Sequence[QueuedTask]) -> None:
         size, calls_back = sum(each.size for each in tasks), any(each.calls_back for each in tasks)
@@ -137,7 +145,7 @@ class Outbox:
         with self._lock:
             waiting = [event for each in task_ids for event in self._waiting.get(each, ())]
             if self._size is not None:
-                self._size -= size
+                self._set_size(self._size - size)
         for event in waiting:
             event.set()
         if calls_back:

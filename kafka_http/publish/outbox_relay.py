@@ -11,6 +11,7 @@ from kafka_http.backoff import Backoff
 from kafka_http.broker_protocols import Producer
 from kafka_http.errors import KafkaHttpError, NotAuthorized, OutcomeUnknown, TopicNotFound
 from kafka_http.logs import LogOnce
+from kafka_http.metrics import TASKS
 from kafka_http.records import RecordResult
 from kafka_http.tasks import QueuedTask, TaskResult, TaskStore, task_status
 
@@ -192,8 +193,10 @@ class OutboxRelay:
         """Store the results of the tasks whose records all have a result."""
         ended = [each for each in tasks if None not in queue.sent[each.id]]
         if ended:
-            self._store.end([TaskResult(each.id, *task_status(queue.results(each.id))) for each in ended])
-            for each in ended:
+            results = [TaskResult(each.id, *task_status(queue.results(each.id))) for each in ended]
+            self._store.end(results)
+            for each in results:
+                TASKS.add(1, each.status)
                 del queue.sent[each.id]
             self._on_ended(ended)
 

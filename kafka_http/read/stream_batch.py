@@ -1,12 +1,13 @@
 """Batches of a stream and their rendered forms, which streams with the same form share."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from msgspec import Struct, field
 
 from kafka_http.errors import KafkaHttpError
-from kafka_http.records import PartitionOffsets, Record
+from kafka_http.records import PartitionOffsets, Record, payload_size
 
 
 class OffsetGap(Struct, frozen=True):
@@ -36,6 +37,11 @@ class StreamBatch:
         self.next = following
         self.gaps = gaps
         self._rendered: dict[RenderBatch, bytes | KafkaHttpError] = {}
+
+    @cached_property
+    def payload_size(self) -> int:
+        """The size of all keys and values in bytes."""
+        return payload_size(self.records)
 
     @property
     def rendered_size(self) -> int:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from kafka_http.broker_protocols import Log
 from kafka_http.errors import KafkaHttpError, OffsetOutOfRange, TooManyStreams
+from kafka_http.metrics import count_consumed
 from kafka_http.read.page_reader import Page, PageReader, ReadLimits
 from kafka_http.read.record_filter import RecordFilter
 from kafka_http.read.stream_batch import OffsetGap, RenderBatch, StreamBatch, StreamForm
@@ -90,6 +91,11 @@ class TopicStreams:
         self._followers = followers
         self._lock = threading.Lock()
         self._open = 0
+
+    @property
+    def count(self) -> int:
+        """The number of open streams."""
+        return self._open
 
     def open(self, request: StreamRequest, render: RenderBatch) -> "TopicStream":
         """Open a stream and read once, to find errors in its positions. The caller must close it.
@@ -237,6 +243,7 @@ class TopicStream:
             if batch is not None and (batch.records or batch.gaps):
                 rendered = batch.rendered(self._form.render)
                 self.returned += len(batch.records)
+                count_consumed(self._request.topic, len(batch.records), batch.payload_size)
                 return rendered
             if time.monotonic() >= until or (self.is_following and not was_following):
                 break

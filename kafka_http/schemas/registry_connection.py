@@ -14,6 +14,7 @@ from kafka_http.config import ConfigError
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidSchema, RegistryUnavailable
 from kafka_http.http_client import HttpRequestFailed, HttpResponseTooLarge, HttpTarget
+from kafka_http.metrics import REGISTRY_REQUESTS, REGISTRY_SECONDS
 from kafka_http.schemas.registry_settings import RegistrySettings
 
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -144,6 +145,17 @@ class RegistryConnection:
             yield (first + number) % count, remaining / (count - number % count)
 
     def _attempt(self, method: str, url: str, body: Any, seconds: float) -> RegistryResponse:
+        began, status = time.monotonic(), "none"
+        try:
+            response = self._send(method, url, body, seconds)
+            status = str(response.status)
+        finally:
+            REGISTRY_REQUESTS.add(1, status)
+            REGISTRY_SECONDS.observe(time.monotonic() - began)
+        self._check(response)
+        return response
+
+    def _send(self, method: str, url: str, body: Any, seconds: float) -> RegistryResponse:
         data = None if body is None else msgspec.json.encode(body)
         try:
             with http_client.send(
@@ -155,13 +167,11 @@ class RegistryConnection:
                 max_bytes=4 * self._max_schema_bytes + _HEADER_BYTES,  # JSON escapes take room
                 tls=self._tls,
             ) as sent:
-                response = RegistryResponse(sent.status, sent.read())
+                return RegistryResponse(sent.status, sent.read())
         except HttpResponseTooLarge:
             raise InvalidSchema(f"it is larger than {self._max_schema_bytes} bytes (max_schema_bytes).") from None
         except HttpRequestFailed as error:
             raise _AttemptFailed(str(error)) from None
-        self._check(response)
-        return response
 
     def _check(self, response: RegistryResponse) -> None:
         status = response.status

@@ -236,6 +236,9 @@ class ServerHooks(Protocol):
     def next_deadline(self) -> float:
         """When `end_round` must be called again at the latest, on the monotonic clock. Infinity if nothing waits."""
 
+    def update_gauges(self) -> None:
+        """Set the gauges of the metrics. Called about once a second by the main loop. Must not block."""
+
     def release_memory(self) -> None:
         """Release memory that nothing will use any more: the process is idle. Any thread may call. Must not block."""
 
@@ -260,6 +263,9 @@ class ServerHooks(Protocol):
         It does so after its workers have ended, if those processes would otherwise be killed with it.
         """
 
+    def end(self) -> None:
+        """Remove what the workers have left. The arbiter calls this at its end. Raises nothing."""
+
 
 class DefaultHooks:
     """The `ServerHooks` for an application that has none."""
@@ -282,6 +288,9 @@ class DefaultHooks:
     def end_round(self) -> None:
         pass
 
+    def update_gauges(self) -> None:
+        pass
+
     def release_memory(self) -> None:
         pass
 
@@ -298,6 +307,9 @@ class DefaultHooks:
         pass
 
     def stop_node(self, timeout: float) -> None:
+        pass
+
+    def end(self) -> None:
         pass
 
 

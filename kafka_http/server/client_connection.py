@@ -100,8 +100,8 @@ class ClientConnection:
 
     __slots__ = (
         "body_bytes_checked", "client", "closes_after_response", "conn", "context", "counted_bytes", "has_eof",
-        "is_closed", "is_watched", "logged_request", "pending_response", "reader", "received", "response_steps",
-        "send_buffer", "started",
+        "is_closed", "is_watched", "logged_request", "method", "pending_response", "reader", "received",
+        "response_steps", "send_buffer", "started",
     )  # fmt: skip
 
     def __init__(self, conn: TConn) -> None:
@@ -117,6 +117,8 @@ class ClientConnection:
         self.counted_bytes = 0
         """Bytes of the body that count toward `max_in_flight`."""
         self.pending_response: PendingResponse | None = None
+        self.method = ""
+        """The method of the request that `pending_response` belongs to."""
         self.logged_request: LoggedRequest | None = None
         """For the access log: the request that `pending_response` belongs to."""
         self.started = 0.0

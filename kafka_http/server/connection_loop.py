@@ -136,6 +136,11 @@ class ConnectionLoop:
         """When `expire` must be called next, on the monotonic clock."""
         return min([each.next_deadline for each in self._all])
 
+    @property
+    def pending_count(self) -> int:
+        """The number of publishes on the fast path that Kafka has not answered."""
+        return 0 if self._fast_path is None else len(self._fast_path.pending)
+
     def expire(self) -> None:
         """Close idle and stalled connections, and respond to publishes that Kafka has not answered in time."""
         now = time.monotonic()

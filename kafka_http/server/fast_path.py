@@ -1,13 +1,16 @@
 """Publishes without a thread: the main loop starts them and sends the response when Kafka has answered."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
+from kafka_http.event_loop import guarded
 from kafka_http.logs import request_id
+from kafka_http.metrics import RequestTally
 from kafka_http.server.access_log import AccessLog
-from kafka_http.server.app_interface import Client, FastPathHandler, PendingResponse, PreparedRequest
+from kafka_http.server.app_interface import Client, FastPathHandler, FastPathResponse, PendingResponse, PreparedRequest
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts, LoggedRequest
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.gunicorn_responses import render
@@ -48,6 +51,11 @@ class FastPath:
         self._call_soon = call_soon
         self._send_response = send_response
         self._access_log = AccessLog(worker.log)
+        self._tally = RequestTally()
+        self._done: deque[tuple[ClientConnection, PendingResponse]] = deque()
+        """Publishes that Kafka has answered, with their connections."""
+        self._is_scheduled = False
+        """Whether the loop will call `_respond_to_done`."""
 
     def start(self, connection: ClientConnection, head: PreparedHead, body: bytes) -> bool:
         """Start a publish, or do nothing and return False if it needs a view."""
@@ -56,18 +64,17 @@ class FastPath:
         request_id.set("-")  # the loop's next log lines are about other requests
         if pending is None:
             return False
-        connection.pending_response = pending
+        connection.pending_response, connection.method = pending, head.parsed.method
         connection.closes_after_response = head.parsed.is_last
         if self._access_log.is_on:
             connection.logged_request = LoggedRequest(head.parsed, len(body), time.monotonic())
         self.pending.add(connection, pending.timeout)
-        pending.add_done_callback(partial(self._call_soon, self._on_done, connection, pending))
+        pending.add_done_callback(partial(self._on_done, connection, pending))
         return True
 
     def expire(self, now: float) -> None:
         """Respond to the publishes that Kafka has not answered in time."""
-        for connection in self.pending.pop_expired(now):
-            self._respond(connection)
+        self._respond(self.pending.pop_expired(now))
 
     def _prepare(self, head: FastPathHead, client: Client) -> PreparedRequest | None:
         if self._access_log.is_on and not _FORWARDED.isdisjoint(head.headers):
@@ -75,17 +82,47 @@ class FastPath:
         return self._handler.prepare(head.method, head.target, head.headers, client)
 
     def _on_done(self, connection: ClientConnection, pending: PendingResponse) -> None:
-        if connection.pending_response is pending:  # otherwise its timeout was over before Kafka answered
-            self.pending.discard(connection)
-            self._respond(connection)
+        """Let the loop respond. Any thread may call."""
+        self._done.append((connection, pending))
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self._respond_to_done)
 
-    def _respond(self, connection: ClientConnection) -> None:
-        """Send the response. The caller has removed the connection from `pending`."""
+    def _respond_to_done(self) -> None:
+        """Respond to all publishes that are done, in one go."""
+        self._is_scheduled = False  # before the first is taken, so that none is left behind
+        done = [self._done.popleft() for _ in range(len(self._done))]
+        # A timeout may have been over before Kafka answered
+        connections = [connection for connection, pending in done if connection.pending_response is pending]
+        for each in connections:
+            self.pending.discard(each)
+        self._respond(connections)
+
+    def _respond(self, connections: Iterable[ClientConnection]) -> None:
+        """Send the responses after all of them are counted. The caller has removed the connections from `pending`.
+
+        Writing the counts once for many requests costs less. If the process is killed between the two, requests are
+        counted that were not answered, never the other way round.
+        """
+        now = time.monotonic()
+        responses = [(each, self._finish(each, now)) for each in connections]
+        self._tally.write()
+        for connection, response in responses:
+            guarded(self._send, connection, response)
+
+    def _finish(self, connection: ClientConnection, now: float) -> FastPathResponse | None:
+        """Return the response, added to the tally; None if it was sent already."""
         pending, connection.pending_response = connection.pending_response, None
         if pending is None:
-            return
+            return None
         response = pending.finish()
         request_id.set("-")
+        self._tally.add(response.route, connection.method, response.status, now - connection.started)
+        return response
+
+    def _send(self, connection: ClientConnection, response: FastPathResponse | None) -> None:
+        if response is None:
+            return
         worker = self._worker
         worker.count_request()
         if connection.logged_request is not None:

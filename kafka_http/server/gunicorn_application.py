@@ -77,6 +77,7 @@ def run(
         if end.code:
             raise CannotServe("The server stopped with an error. See the log lines above.") from None
     finally:
+        hooks_of(app).end()
         for number, handler in signals.items():
             signal.signal(number, handler)
         _server_log.removeFilter(_say_https)

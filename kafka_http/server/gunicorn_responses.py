@@ -93,10 +93,19 @@ class ErrorPage:
 
     def as_json(self, message: str) -> bytes:
         """Return the response with the error in JSON. `message` is shown for client errors only."""
-        status_line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
-        status_line = status_line.replace(b" 501 Bad Request", b" 501 Not Implemented")  # a mistake of gunicorn
-        status, reason = str(status_line, "latin-1").split(" ", 2)[1:]
-        return render_error(int(status), reason, reason if status.startswith("5") else f"{reason}: {message}")
+        status, reason = self.status, self._status_line[2]
+        return render_error(status, reason, reason if status >= 500 else f"{reason}: {message}")
+
+    @property
+    def status(self) -> int:
+        """The status of the page."""
+        return int(self._status_line[1])
+
+    @property
+    def _status_line(self) -> list[str]:
+        line = self._sent.partition(b"\r\n")[0] or b"HTTP/1.1 500 Internal Server Error"
+        line = line.replace(b" 501 Bad Request", b" 501 Not Implemented")  # a mistake of gunicorn
+        return str(line, "latin-1").split(" ", 2)
 
 
 def render_error(status: int, reason: str, message: str, *, code: int = 0, headers: str = "") -> bytes:

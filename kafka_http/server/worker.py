@@ -26,6 +26,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from kafka_http.config import ConfigError
 from kafka_http.logs import LogOnce
+from kafka_http.metrics import CONNECTIONS, OTHER, REQUESTS_IN_FLIGHT, count_request
 from kafka_http.server.app_interface import (
     FLUSH_SECONDS,
     AdmittedConnection,
@@ -259,8 +260,15 @@ class Worker(ThreadWorker):
         self._memory_trimmer.check(partial(self.run_in_thread, reserved=True), self._hooks.release_memory)
         self._lingering.expire()
         self._reload.check()
+        self._update_gauges()
         if self._handshakes is not None:
             self._handshakes.expire()
+
+    def _update_gauges(self) -> None:
+        CONNECTIONS.set(self.nr_conns)
+        if self._connections is not None:
+            REQUESTS_IN_FLIGHT.set(self._connections.pending_count, "fast_path")
+        self._hooks.update_gauges()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         if enabled and time.monotonic() < self._accepts_from:
@@ -348,6 +356,7 @@ class Worker(ThreadWorker):
         page = ErrorPage()
         hide_credentials(req, exc)
         super().handle_error(req, cast("socket.socket", page), addr, exc)
+        count_request("none", OTHER, page.status, 0.0)
         with suppress(OSError):
             client.sendall(page.as_json(str(exc)))
 

@@ -128,6 +128,7 @@ ROUTES: Mapping[str, Needs] = {
     "groups.describe": _group,
     "groups.delete": _group,
     "access.show": _nothing,
+    "metrics.show": _admin,
     "tasks.list": _nothing,
     "tasks.find": _nothing,
     "tasks.cancel": _nothing,

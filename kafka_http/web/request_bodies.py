@@ -22,6 +22,7 @@ from kafka_http.security.rate_limits import ConnectionCounts
 from kafka_http.web.access_check import request_access
 from kafka_http.web.content_coding import content_codings, decode_body
 from kafka_http.web.health import HEALTH, READY
+from kafka_http.web.metrics_routes import METRICS
 from kafka_http.web.request_head import RequestHead
 from kafka_http.web.url_paths import ABSOLUTE
 
@@ -48,6 +49,11 @@ class RequestBodies:
         self._limit = max_in_flight
         self._in_flight = 0
         self._lock = threading.Lock()
+
+    @property
+    def in_flight(self) -> int:
+        """The reserved bytes."""
+        return self._in_flight
 
     @contextlib.contextmanager
     def read(self, request: Request) -> Iterator[bytes]:
@@ -133,8 +139,8 @@ class ReceivePolicy:
         return is_publish and RequestHead(method, _NO_QUERY, headers).is_streaming_upload
 
     def runner(self, path: str) -> Literal["loop", "reserved", "pool"]:
-        """Return where a request runs. Health checks must not wait for a thread of the pool."""
-        return "loop" if path == HEALTH else "reserved" if path == READY else "pool"
+        """Return where a request runs. What monitoring calls must not wait for a thread of the pool."""
+        return "loop" if path == HEALTH else "reserved" if path in (READY, METRICS) else "pool"
 
     def admit(
         self,

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from flask.testing import FlaskClient
 
 from kafka_http.app import create_app
 from kafka_http.config.sources import load_config
-from tests.support.described_responses import DescribedResponses
+from tests.support.described_responses import DescribedClient
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 from tests.support.planted_secrets import plant_settings
@@ -51,7 +52,7 @@ def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Itera
         made.append(app)
         if is_fast_path:
             app.wsgi_app = FastPathMiddleware(app)  # type: ignore[method-assign]
-        app.wsgi_app = DescribedResponses(app.wsgi_app, undescribed)  # type: ignore[method-assign]
+        app.test_client_class = partial(DescribedClient, problems=undescribed)  # type: ignore[assignment]
         return app.test_client()
 
     yield make

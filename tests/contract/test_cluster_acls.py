@@ -1,14 +1,17 @@
 """The ACLs of the cluster: the same tests for the fake and for Kafka."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 import pytest
 
 from kafka_http.acls import CLUSTER_NAME, Acl
+from kafka_http.administration import TopicChange, TopicSettings
 from kafka_http.broker import KafkaBroker
 from kafka_http.broker_protocols import Acls, Broker
-from kafka_http.errors import BrokerUnavailable, NotAuthorized
+from kafka_http.errors import BrokerUnavailable, NotAuthorized, TopicExists, TopicNotFound
+from kafka_http.records import PartitionInfo
 from tests.contract.conftest import Cluster
 from tests.support.acl_kafka import SERVER, AclKafka, acl_kafka
 from tests.support.fake_broker import FakeBroker
@@ -106,3 +109,55 @@ def test_describe_acls_needs_describe_on_the_cluster(acl_cluster: AclCluster) ->
             return None
 
     assert wait_for(described) == [allowed]
+
+
+# What Kafka's ACLs do not allow this server
+
+
+@pytest.fixture
+def alice(authorizing_kafka: AclKafka) -> Iterator[Broker]:
+    """A server that logs in as alice. She may describe the topic `seen` and the group `clerks`, and read `clerks`."""
+    alice, server = KafkaBroker(authorizing_kafka.config("alice")), KafkaBroker(authorizing_kafka.config())
+    authorizing_kafka.replace_acls(
+        [Acl("User:alice", "describe", "topic", "seen"), Acl("User:alice", "read", "group", "clerks")]
+    )
+    with suppress(TopicExists):
+        server.topic_admin.create("seen", TopicSettings(config={"retention.ms": "1"}))
+    for group in ("clerks", "others"):
+        server.groups.commit(group, "seen", {0: 0})
+    wait_for(lambda: partitions_or_none(alice, "seen"))
+    yield alice
+    for each in (alice, server):
+        each.close(1)
+
+
+def partitions_or_none(broker: Broker, topic: str) -> list[PartitionInfo] | None:
+    try:
+        return broker.log.partitions(topic)
+    except (NotAuthorized, TopicNotFound):
+        return None
+
+
+def test_administration_that_acls_do_not_allow_raises_not_authorized(alice: Broker) -> None:
+    admin = alice.topic_admin
+    for call in (
+        lambda: admin.create("new", TopicSettings()),
+        lambda: admin.change("seen", TopicChange(3)),
+        lambda: admin.change("seen", TopicChange(config={"retention.ms": None})),
+        lambda: admin.change("seen", TopicChange(delete_before={0: 0})),
+        lambda: admin.delete("seen"),
+        lambda: alice.groups.describe_groups(["others"]),
+        lambda: alice.groups.delete_group("clerks"),
+    ):
+        with pytest.raises(NotAuthorized, match="AuthorizationFailed"):
+            call()
+
+
+def test_settings_that_acls_hide_are_none(alice: Broker) -> None:
+    assert alice.log.own_config("seen") is None
+    assert alice.log.configs("seen") == {}
+
+
+def test_groups_that_acls_hide_are_not_listed(alice: Broker) -> None:
+    wait_for(lambda: [each.group for each in alice.groups.list_groups()] == ["clerks"])
+    assert [each.group for each in alice.groups.describe_groups(["clerks"])] == ["clerks"]

@@ -1,6 +1,7 @@
 """Creation, changes and deletion of topics: the same tests for the fake and for Kafka."""
 
 from collections.abc import Iterator
+from unittest.mock import ANY
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from kafka_http.errors import (
     TopicExists,
     TopicNotFound,
 )
-from kafka_http.records import EARLIEST, LATEST, BareValues, NewRecord, TopicPartition
+from kafka_http.records import EARLIEST, LATEST, BareValues, NewRecord, RecordMetadata, TopicPartition
 from tests.contract.conftest import Cluster
 
 
@@ -128,6 +129,19 @@ def test_delete_removes_a_topic_at_once(cluster: Cluster, broker: Broker) -> Non
             log.partitions(topic)
     with pytest.raises(TopicNotFound):
         broker.producer.publish(topic, BareValues([b"1"]), 5).result()
+
+
+def test_deleted_topic_is_gone_for_a_process_that_has_used_it(cluster: Cluster, broker: Broker, name: str) -> None:
+    other = cluster.another()
+    for value in (b"old", b"new"):
+        broker.topic_admin.create(name, TopicSettings(config={"max.message.bytes": "100000"}))
+        [result] = other.producer.publish(name, BareValues([value]), 10).result()
+        assert result == RecordMetadata(0, 0, ANY)
+        fetched = other.log.fetch({TopicPartition(name, 0): 0}, max_records=10, max_bytes=1000, wait=5)
+        assert [each.value for each in fetched.records[TopicPartition(name, 0)]] == [value]
+        broker.topic_admin.delete(name)
+        with pytest.raises(TopicNotFound):
+            other.producer.publish(name, BareValues([value]), 10).result()
 
 
 def test_topic_that_is_deleted_and_created_again_is_empty(broker: Broker, name: str) -> None:

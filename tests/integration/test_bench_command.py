@@ -14,16 +14,19 @@ from kafka_http.bench.bench_result import BenchResult, read_result
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.support.polling import wait_for
-from tests.support.server_process import ROOT, Service
+from tests.support.server_process import ROOT, Service, program_with
 
 SHORT = ("--seconds", "0.5", "--messages", "3000", "--size", "50")
 
 
+PAUSES = {"kafka_http.bench.memory_load._REST_SECONDS": 2.0, "kafka_http.bench.throughput._WARMUP_SECONDS": 0.2}
+
+
 def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
-    """Start the command in its own session, with its temporary files in `tmp`."""
+    """Start the command in its own session, with its temporary files in `tmp` and with short pauses."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_HTTP_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "kafka_http", "bench", *arguments],
+        [*program_with(PAUSES), "bench", *arguments],
         cwd=ROOT,
         env=environment | {"TMPDIR": str(tmp)},
         stdout=subprocess.PIPE,

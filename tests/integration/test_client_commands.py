@@ -19,6 +19,7 @@ from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.certificates import Authority
 from tests.support.key_file import KeyFile
+from tests.support.manual import page, shell_commands
 from tests.support.server_process import PREFIX, Server, Service
 
 CaptureFixture = pytest.CaptureFixture[bytes]
@@ -131,6 +132,23 @@ def test_line_that_kafka_refuses_is_named(
 def test_missing_topic_is_exit_status_3(commands: Commands) -> None:
     for command in (["read", "no-such-topic"], ["tail", "no-such-topic"], ["lag", "no-such-topic", "me"]):
         commands(*command, status=3)
+
+
+@pytest.mark.slow
+def test_commands_of_the_manual_work_as_printed(
+    kafka: EmbeddedKafka, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    service = start_service(kafka.bootstrap_servers, workers=1, topic_admin=True)
+    environment = {f"{PREFIX}URL": service.url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = shell_commands(page("command-line"))
+    for command in commands:
+        ended = f"{command} | head -3" if " tail " in command else command  # it ends when `head` does
+        done = subprocess.run(
+            ["bash", "-c", ended], cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
+        assert done.stdout or not command.startswith("kafka-http read") or ">" in command, command
+    assert len(commands) > 15
 
 
 def test_lines_of_a_pipe_are_published_as_they_come_and_tail_prints_them(service: Service, topic: TopicFactory) -> None:

@@ -196,7 +196,7 @@ LONG = (pytest.mark.slow, pytest.mark.timeout(240))
 
 @pytest.mark.parametrize(
     ("seconds", "timeout", "is_killed"),
-    [(3, 1, False), pytest.param(30, 10, False, marks=LONG), pytest.param(30, 10, True, marks=LONG)],
+    [(3, 1, False), (3, 1, True), pytest.param(30, 10, False, marks=LONG)],
 )
 def test_keys_repeated_in_a_long_outage_are_written_once(
     fresh_kafka: EmbeddedKafka, start_service: ServiceFactory, seconds: float, timeout: float, is_killed: bool

@@ -17,7 +17,6 @@ import requests
 from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka, create_topics
-from kafka_http.server.view_responder import STALL_SECONDS
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.kafka_reader import read_topic
@@ -279,16 +278,24 @@ class Peak:
 
 
 @pytest.mark.slow
-def test_silent_streaming_upload_stays_open(service: Service, topic: TopicFactory) -> None:
-    name = topic()
+def test_silent_streaming_upload_stays_open(
+    start_service: ServiceFactory, kafka: EmbeddedKafka, topic: TopicFactory
+) -> None:
+    """For longer than the server waits for a client that takes nothing, or sends a whole request too slowly."""
+    constants = {
+        "kafka_http.server.view_responder.STALL_SECONDS": 2,
+        "kafka_http.server.worker.STALL_SECONDS": 2,
+        "kafka_http.server.request_receiver.RATE_SECONDS": 2.0,
+    }
+    service, name = start_service(kafka.bootstrap_servers, workers=1, constants=constants), topic()
     with pipe(service, f"/messages/{name}") as client:
         client.send(b"1\n")
         assert client.line()
-        threading.Event().wait(STALL_SECONDS + 5)
+        threading.Event().wait(5)
         client.send(b"2\n")
         assert client.line() == {"records": 2, "partitions": {"0": 1}}
         client.socket.sendall(b"2\r\n3")
-        threading.Event().wait(STALL_SECONDS + 5)
+        threading.Event().wait(5)
         client.socket.sendall(b"\n\r\n")
         assert client.line() == {"records": 3, "partitions": {"0": 2}}
 

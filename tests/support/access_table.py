@@ -52,6 +52,7 @@ DELETE  /messages/t/other/0                401    404      403      403    404  
 GET     /tasks                             401    ok       ok       ok     ok       ok     ok     ok
 GET     /instances                         401    ok       ok       ok     ok       ok     ok     ok
 GET     /access                            401    ok       ok       ok     ok       ok     ok     ok
+GET     /metrics                           401    403      403      403    403      403    ok     ok
 GET     /brokers                           401    ok       ok       ok     ok       ok     ok     ok
 GET     /topics                            401    ok       ok       ok     ok       ok     ok     ok
 GET     /topics/t                          401    404      ok       ok     404      ok     ok     ok

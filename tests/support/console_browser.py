@@ -112,7 +112,7 @@ class Console:
 
     @property
     def rows(self) -> "Locator":
-        return self.page.locator("ol.messages > li")
+        return self.page.locator(".reading ol.messages > li")
 
     def search(self, text: str = "", key: str = "") -> None:
         """Search the whole topic on the server."""
@@ -128,7 +128,7 @@ class Console:
     @property
     def offsets(self) -> list[str]:
         """Return the places of the messages that are shown, from the top."""
-        return self.page.locator("ol.messages > li:visible code.place").all_inner_texts()
+        return self.page.locator(".reading ol.messages > li:visible code.place").all_inner_texts()
 
     def row(self, text: str) -> "Locator":
         return self.rows.filter(has_text=text)

@@ -59,6 +59,7 @@ class Service(Server):
     """`serve` on a free port with two workers and `settings`, those of `Config`. Its files are in `directory`.
 
     With an `authority` it is an https server with a certificate of that one. Requests have the certificate `client`.
+    `constants` has other values of constants, by their full names, so that a test waits for less; not in the daemon.
     """
 
     working_directory = ROOT
@@ -71,8 +72,10 @@ class Service(Server):
         bootstrap_servers: str,
         authority: Authority | None = None,
         client: Issued | None = None,
+        constants: Mapping[str, object] | None = None,
         **settings: Any,
     ) -> None:
+        self._constants = constants or {}
         self.port = free_ports(1)[0]
         super().__init__(f"{'http' if authority is None else 'https'}://127.0.0.1:{self.port}")
         self._authority = authority
@@ -101,7 +104,7 @@ class Service(Server):
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "kafka_http", "serve"]
+        return [*program_with(self._constants), "serve"]
 
     def start(self) -> None:
         """Start the server and wait until it answers and all workers run."""
@@ -269,6 +272,18 @@ class Service(Server):
             if len(found) == len(self.workers):
                 return found
         raise AssertionError("one worker took all connections")
+
+
+def program_with(constants: Mapping[str, object]) -> list[str]:
+    """Return the command `kafka-http` with other values of constants, by names such as `kafka_http.backoff.SECONDS`."""
+    if not constants:
+        return [sys.executable, "-m", "kafka_http"]
+    lines = ["import sys, importlib", "from kafka_http.cli.main import main"]
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        lines.append(f"module = importlib.import_module({module!r})")
+        lines.append(f"assert hasattr(module, {constant!r}); module.{constant} = {value!r}")
+    return [sys.executable, "-c", "\n".join([*lines, "sys.exit(main())"])]
 
 
 def daemons_of(data_dir: Path) -> list[int]:

@@ -11,6 +11,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
+from kafka_http import metrics
 from kafka_http.logs import request_id
 from kafka_http.server.app_interface import Client, Decision, DefaultRequestPolicy, FastPathResponse
 from kafka_http.server.client_connection import ClientConnection, SendBuffer
@@ -250,6 +251,31 @@ def test_response_is_sent_when_application_is_done(loop: Loop) -> None:
         pending.done()
         loop.run_once()
         assert read_response(client) == b"body1"
+
+
+def test_requests_of_a_round_are_counted_before_their_responses_are_sent(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill, requests may be counted and not answered, but not the other way round."""
+    counted_before_sending: list[float] = []
+    flush = SendBuffer.sendall
+
+    def sendall(buffer: SendBuffer, data: bytes) -> None:
+        counted_before_sending.append(metrics.own_numbers()['["kafka_http_requests_total", "", "/", "PUT", "200"]'])
+        flush(buffer, data)
+
+    monkeypatch.setattr(SendBuffer, "sendall", sendall)
+    metrics.use_sink(None)
+    with loop.connect() as one, loop.connect() as other:
+        for client in (one, other):
+            client.sendall(REQUEST + b"1")
+        loop.run_once()
+        for pending in loop.begun:
+            pending.done()
+        loop.run_once()
+        assert [read_response(client) for client in (one, other)] == [b"body1"] * 2
+
+    assert counted_before_sending == [2, 2]
 
 
 def test_publishes_of_one_round_are_sent_together(loop: Loop) -> None:

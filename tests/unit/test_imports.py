@@ -25,6 +25,8 @@ FOR_EVERYONE = {
     "loading_cache",
     "environ",
     "request_facts",
+    "metrics",
+    "metrics_files",
     "chunked",
     "name_filter",
     "broker_protocols",
@@ -171,7 +173,7 @@ def test_imports_follow_the_architecture() -> None:
 
 def test_callbacks_import_neither_the_daemon_nor_the_store() -> None:
     """They send requests to servers that clients choose: a review of what they can reach reads this package alone."""
-    allowed = ("config", "errors", "tasks", "backoff", "logs", "http_client", "node.callbacks", "node")
+    allowed = ("config", "errors", "tasks", "backoff", "logs", "http_client", "metrics", "node.callbacks", "node")
     for module, imported in module_imports().items():
         if module.startswith("kafka_http.node.callbacks"):
             names = [each.removeprefix("kafka_http.") for each in imported]

@@ -4,13 +4,14 @@ A test that fails prints the table that would be right, ready to be pasted into 
 """
 
 import re
+import subprocess
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 import kafka_http.app  # noqa: F401  defines all errors
-from kafka_http import errors
+from kafka_http import errors, metrics
 from kafka_http.config.settings import SETTINGS, settings_of
 from kafka_http.config.sources import load_config
 from kafka_http.errors import KafkaHttpError, status_of
@@ -19,8 +20,10 @@ from kafka_http.security.access_rules import AccessEntry
 from kafka_http.security.api_keys import KeySettings
 from kafka_http.security.auth_settings import AuthSettings, JwtSettings
 from kafka_http.security.rate_limits import LimitSettings
+from kafka_http.web.metrics_exposition import BUILD_HELP, BUILD_INFO, BUILD_LABELS
 from kafka_http.web.request_bodies import LengthRequired
 from tests.support.manual import ROOT, page, table
+from tests.support.metric_samples import program
 
 FROM_FLASK = {404, 405}
 """Codes of errors that Flask raises by itself."""
@@ -55,6 +58,31 @@ def test_every_setting_is_listed_with_its_default() -> None:
         for name, setting in SETTINGS.items()
     )
     check_table("settings", "## All settings", rows)
+
+
+def test_every_metric_is_listed() -> None:
+    described = [(each.name, each.kind, each.labels, each.help_text) for each in metrics.all_metrics()]
+    described.append((BUILD_INFO, "gauge", BUILD_LABELS, BUILD_HELP))
+    rows = (
+        [f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), help_text]
+        for name, kind, labels, help_text in described
+    )
+    check_table("metrics", "## All metrics", rows)
+
+
+@pytest.mark.parametrize("file", ["dashboard.json", "alerts.yaml"])
+def test_dashboard_and_alerts_use_existing_metrics(file: str) -> None:
+    text = (ROOT / "kafka_http" / "manual" / "files" / file).read_text()
+    names = set(re.findall(r"kafka_http_[a-z_]+(?=[\[{ )])", text))
+    histograms = {each.name for each in metrics.all_metrics() if each.kind == "histogram"}
+    known = {BUILD_INFO, *(each.name for each in metrics.all_metrics())} | {f"{each}_bucket" for each in histograms}
+
+    assert names
+    assert names - known == set()
+
+
+def test_alert_rules_are_valid() -> None:
+    subprocess.run([program("promtool"), "check", "rules", ROOT / "kafka_http/manual/files/alerts.yaml"], check=True)
 
 
 def test_every_registry_setting_is_listed_with_its_default() -> None:

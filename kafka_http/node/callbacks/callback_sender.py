@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from kafka_http.backoff import Backoff
 from kafka_http.config import Config
+from kafka_http.metrics import CALLBACKS
 from kafka_http.node.callbacks.callback_delivery import CallbackDelivery, CallbackResult
 from kafka_http.node.callbacks.per_host_limiter import PerHostLimiter
 from kafka_http.tasks import DueCallback
@@ -162,10 +163,12 @@ class CallbackSender:
 
     def _attempt(self, callback: DueCallback) -> CallbackResult:
         try:
-            return self._post(callback)
+            result = self._post(callback)
         except Exception:
             log.exception("Unexpected error in the callback of task %s", callback.task_id)
-            return CallbackResult("failed", "An unexpected error occurred; see the server's log.")
+            result = CallbackResult("failed", "An unexpected error occurred; see the server's log.")
+        CALLBACKS.add(1, result.status)
+        return result
 
     def _report(self, callback: DueCallback, result: CallbackResult) -> None:
         """Retry until the store has taken it, so that a callback that was delivered is not sent again."""

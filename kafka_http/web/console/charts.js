@@ -1,8 +1,9 @@
-// Throughput of a topic and lag of its consumers over the last 10 minutes. The page measures them while it is open.
+// Throughput of a topic and lag of its consumers over the last minutes. The page measures them while it is open.
 
 import { element, number } from "./dom.js";
 
 const SPAN_MS = 600_000;
+const MINUTES = [1, 2, 5, 10]; // spans of the charts, as far as there are measurements
 const MIN_STEP_MS = 500; // between two measurements of throughput
 const MAX_TOPICS = 20;
 const MAX_LINES = 4;
@@ -14,6 +15,7 @@ const histories = new Map(); // by topic, so that they outlast a change of the v
 class History {
   #totals = [];
   #lags = new Map();
+  #present = new Set(); // the consumers that have a position now
 
   ended(total, at) {
     const last = this.#totals.at(-1);
@@ -23,11 +25,18 @@ class History {
   }
 
   stood(consumers, at) {
+    this.#present = new Set(consumers.map(each => each.name));
     for (const { name, lag } of consumers) this.#lags.set(name, [...this.#lags.get(name) ?? [], { at, value: lag }]);
     for (const [name, points] of this.#lags) {
       if (at - points.at(-1).at > SPAN_MS) this.#lags.delete(name);
       else this.#lags.set(name, recent(points, at));
     }
+  }
+
+  /** Returns the minutes that a chart needs. */
+  get minutes() {
+    const first = Math.min(this.#totals[0]?.at ?? Infinity, ...[...this.#lags.values()].map(([each]) => each.at));
+    return MINUTES.find(each => Date.now() - first <= each * 60_000) ?? MINUTES.at(-1);
   }
 
   /** Returns messages per second, each at the end of its interval. */
@@ -37,12 +46,12 @@ class History {
 
   /** Returns `[name, points]` of the consumers with the largest lag, by name. */
   lags() {
-    const byLag = [...this.#lags].sort(([, one], [, other]) => other.at(-1).value - one.at(-1).value);
+    const byLag = [...this.#lags].filter(([name]) => this.#present.has(name)).sort(([, one], [, other]) => other.at(-1).value - one.at(-1).value);
     return byLag.slice(0, MAX_LINES).sort(([one], [other]) => one.localeCompare(other));
   }
 
   get others() {
-    return Math.max(0, this.#lags.size - MAX_LINES);
+    return Math.max(0, this.#present.size - MAX_LINES);
   }
 }
 
@@ -89,22 +98,24 @@ export class LogCharts {
 
   #draw() {
     const throughput = this.#history.throughput();
+    const minutes = this.#history.minutes;
     const rate = throughput.at(-1)?.value ?? 0;
-    this.#throughput.draw([["messages per second", throughput]], `${rounded(rate)} messages per second`);
+    this.#throughput.draw([["messages per second", throughput]], `${rounded(rate)} messages per second`, minutes);
     const lags = this.#history.lags();
     const others = this.#history.others ? ` (${this.#history.others} more consumers)` : "";
-    this.#lag.draw(lags, lags.length ? others : "no consumer has a position");
+    this.#lag.draw(lags, lags.length ? others : "no consumer has a position", minutes);
   }
 }
 
 const rounded = value => number(value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
 
-/** A chart of lines over the last 10 minutes. */
+/** A chart of lines over the last minutes. */
 class Chart {
   #title;
   #now = element("span");
   #lines = element("ul.lines");
   #max = element("span.max");
+  #start = element("span");
   #svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
 
   constructor(title) {
@@ -112,21 +123,23 @@ class Chart {
     this.element = element(
       "figure.chart", {}, element("figcaption", {}, element("h4", {}, title), this.#now, this.#lines),
       element("div.plot", {}, this.#svg, this.#max),
-      element("div.axis", {}, element("span", {}, "10 minutes ago"), element("span", {}, "now")),
+      element("div.axis", {}, this.#start, element("span", {}, "now")),
     );
   }
 
-  /** Draws `lines`, `[[name, [{at, value}]]]`. `says` is the present state in words. */
-  draw(lines, says) {
+  /** Draws `lines`, `[[name, [{at, value}]]]`, over the last `minutes`. `says` is the present state in words. */
+  draw(lines, says, minutes) {
     const max = ceiling(Math.max(0, ...lines.flatMap(([, points]) => points.map(each => each.value))));
-    const now = Date.now();
+    const place = { now: Date.now(), span: minutes * 60_000, max };
+    const span = minutes === 1 ? "minute" : `${minutes} minutes`;
+    this.#start.textContent = `${minutes === 1 ? "1 minute" : span} ago`;
     this.#now.textContent = says;
     this.#max.textContent = number(max);
-    const drawn = lines.map(([, points], at) => svg("polyline", { points: path(points, now, max), class: `line-${at}` }));
+    const drawn = lines.map(([, points], at) => svg("polyline", { points: path(points, place), class: `line-${at}` }));
     this.#svg.replaceChildren(...drawn);
     const named = lines.length > 1 || this.#title === "Lag";
     this.#lines.replaceChildren(...(named ? lines.map(entry) : []));
-    this.#svg.setAttribute("aria-label", `${this.#title} over the last 10 minutes: ${spoken(lines, says)}`);
+    this.#svg.setAttribute("aria-label", `${this.#title} over the last ${span}: ${spoken(lines, says)}`);
   }
 }
 
@@ -143,10 +156,10 @@ function spoken(lines, says) {
   return facts.join("; ") || says;
 }
 
-/** Returns the points of a polyline: the time from left to right, `max` at the top. */
-export function path(points, now, max) {
+/** Returns the points of a polyline: the `span` of time up to `now` from left to right, `max` at the top. */
+export function path(points, { now, span, max }) {
   return points.map(({ at, value }) => {
-    const x = WIDTH * (1 - (now - at) / SPAN_MS);
+    const x = WIDTH * (1 - (now - at) / span);
     return `${x.toFixed(1)},${(HEIGHT * (1 - value / max)).toFixed(1)}`;
   }).join(" ");
 }

@@ -12,6 +12,7 @@ export class Follower {
   #delay = MIN_DELAY;
   #isResumed = false;
   #closing = new AbortController();
+  #wake = () => {};
 
   /** `request` opens the stream at `position`; `on.record(json)`, `on.state(text)` and `on.problem(text)` are called. */
   constructor(request, position, on) {
@@ -25,6 +26,11 @@ export class Follower {
     this.#closing.abort();
   }
 
+  /** Reconnects now if it waits to do so. */
+  retry() {
+    this.#wake();
+  }
+
   get #isClosed() {
     return this.#closing.signal.aborted;
   }
@@ -34,7 +40,10 @@ export class Follower {
       await this.#follow().catch(() => {}); // the connection is broken, or closed here
       if (this.#isClosed) return;
       this.#on.state("reconnecting");
-      await new Promise(done => setTimeout(done, this.#delay * (1 + Math.random())));
+      await new Promise(done => {
+        this.#wake = done;
+        setTimeout(done, this.#delay * (1 + Math.random()));
+      });
       this.#delay = Math.min(2 * this.#delay, MAX_DELAY);
     }
   }

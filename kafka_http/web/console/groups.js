@@ -7,6 +7,7 @@ import { Outcome, attempt, element, number, repeatWhileShown } from "./dom.js";
 import { address } from "./state.js";
 
 const REFRESH_MS = 2000;
+const LIST_MS = 5000; // the server asks the brokers for all groups
 const TYPES = { classic: "classic", consumer: "consumer (KIP-848)", share: "share (queue)" };
 
 export function groupsView() {
@@ -29,7 +30,7 @@ export function groupsView() {
     element("div.panel.scroll", {}, table(["Group", "Type", "State", "Members"], rows, "groups")),
     box.element,
   );
-  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled));
+  repeatWhileShown(shown, LIST_MS, () => refresh(polled));
   return { element: shown, title: "Groups" };
 }
 

@@ -78,6 +78,7 @@ export class Messages {
   async watch(response) {
     try {
       const found = await response;
+      if (this.#isKafkaAway) this.#follower?.retry();
       this.#isKafkaAway = false;
       return found;
     } catch (error) {

@@ -31,7 +31,7 @@ export class Tape {
 
   #box = new CurlBox("Show the message");
   #outcome = new Outcome();
-  #detail = element("ol.messages.detail", { "aria-label": "Chosen message", "aria-live": "polite" });
+  #detail = element("ul.messages.detail", { "aria-label": "Chosen message", "aria-live": "polite" });
   #legend = new KeyLegend(key => this.#pick(key));
   #table = new TapeTable();
   #charts;
