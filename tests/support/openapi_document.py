@@ -14,8 +14,6 @@ import jsonschema_rs
 
 FILE = Path(__file__).parents[2] / "kafka_http" / "web" / "openapi.json"
 METHODS = ("get", "put", "post", "delete", "patch")
-TO_COME = frozenset(("/metrics",))
-"""Paths that are described before they exist."""
 COMMON_HEADERS = frozenset(
     (
         *("x-request-id", "cache-control", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
