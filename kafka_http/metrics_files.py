@@ -3,13 +3,14 @@
 Each process has a file of its own in the directory, in the format of prometheus_client, mapped into its memory: the
 numbers in it outlive a kill. A process holds the lock of its file while it lives. A process that starts adds the files
 of dead processes to `archive.db`, so that counters never go down and files do not pile up. Names are unique, unlike
-process ids, which containers use again.
+process ids, which containers use again. No process waits long for another one, which may be frozen.
 """
 
 import fcntl
 import logging
 import os
 import tempfile
+import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,6 +28,8 @@ from kafka_http.errors import KafkaHttpError
 
 log = logging.getLogger(__name__)
 
+_LOCK_SECONDS = 1.0
+_POLL_SECONDS = 0.005
 _FILE_BYTES = 1 << 20
 """Size of a process's file: more than twice what all labels need. The disk space is reserved, because a write to a
 mapped file kills the process if the disk is full."""
@@ -36,6 +39,7 @@ _NUMBER_BYTES = 16
 """Size of the number and the time of an entry, its last fields."""
 _SIZE = Struct("i")
 _ARCHIVE = "archive.db"
+_TOPICS = "topics"
 _MERGED = "merged "
 """Begins the keys of an archive that name the files in it. They are still there if a merge was interrupted."""
 
@@ -71,9 +75,8 @@ class MetricFiles:
         self._file = None
         try:
             self._create_all()
-            with self._lock(fcntl.LOCK_EX):
-                self._merge()
-                self._file = _ProcessFile(self._directory)
+            self._file = _ProcessFile(self._directory)
+            self._merge_dead()
         except (OSError, KafkaHttpError) as error:
             log.warning("/metrics shows only the process that answers: %s cannot be used: %s", self._directory, error)
         metrics.use_sink(self._file)
@@ -82,17 +85,19 @@ class MetricFiles:
         """Return the numbers of all processes by key: counters of living and dead ones, gauges of living ones."""
         if self._process != os.getpid() or self._file is None:
             return metrics.own_numbers()
-        with self._lock(fcntl.LOCK_SH):
+        with suppress(BlockingIOError), self._lock(fcntl.LOCK_SH):
             return self._sums(self._files())
+        return self._sums(self._files())  # one that merges hangs; it may count twice what it merges
 
     def remove_dead(self) -> None:
         """Remove all files, unless a process lives: then only those of dead processes, after adding them up."""
-        with self._lock(fcntl.LOCK_EX):
+        with suppress(BlockingIOError), self._lock(fcntl.LOCK_EX):
             files = self._files()
             if any(_is_alive(each) for each in files):
                 self._merge()
                 return
-            for each in (*files, self._directory / _ARCHIVE, self._directory / "topics"):
+            unfinished = [each for each in self._directory.glob("*.new") if not _is_alive(each)]
+            for each in (*files, *unfinished, self._directory / _ARCHIVE, self._directory / _TOPICS):
                 each.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -117,8 +122,13 @@ class MetricFiles:
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        with _locked(self._directory / "lock", kind):
+        """Hold the lock of the directory. Raises `BlockingIOError` if another process holds it for too long."""
+        with _locked(self._directory / "lock", kind, _LOCK_SECONDS):
             yield
+
+    def _merge_dead(self) -> None:
+        with suppress(BlockingIOError), self._lock(fcntl.LOCK_EX):
+            self._merge()
 
     def _files(self) -> list[Path]:
         """Return the files of processes, living and dead."""
@@ -139,7 +149,7 @@ class MetricFiles:
         archive.close()
         new.replace(self._directory / _ARCHIVE)
         for each in dead:
-            each.unlink()
+            each.unlink(missing_ok=True)
 
     def _sums(self, files: Collection[Path]) -> Mapping[str, float]:
         """Add up the archive and these files."""
@@ -167,12 +177,14 @@ class _ProcessFile:
 
     def __init__(self, directory: Path) -> None:
         path = directory / f"{os.getpid()}-{uuid4().hex}.db"
-        self._held = _reserve(path, _FILE_BYTES)
+        new = path.with_suffix(".new")
+        self._held = _reserve(new, _FILE_BYTES)
         fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(path)  # others see it with its lock only
         self._keys = MmapedDict(str(path))
         self._map = mmap(self._held, _FILE_BYTES)
         self._numbers = memoryview(self._map).cast("d")
-        self._topics = directory / "topics"
+        self._topics = directory / _TOPICS
 
     def place(self, key: str) -> tuple[metrics.Memory, int]:
         if self._used + len(key) + _ENTRY_BYTES > _FILE_BYTES:
@@ -194,15 +206,21 @@ class _ProcessFile:
         os.close(self._held)
 
     def claim_topic(self, topic: str) -> frozenset[str]:
+        """Append the topic to a file. The first different ones in it have labels, which needs no lock."""
         try:
-            with _locked(self._topics, fcntl.LOCK_EX) as descriptor:
-                topics = os.pread(descriptor, _FILE_BYTES, 0).decode().split()
-                if topic not in topics and len(topics) < metrics.MAX_TOPICS:
-                    os.write(descriptor, f"{topic}\n".encode())
-                    topics.append(topic)
+            topics = _first_topics(self._topics)
+            if topic not in topics and len(topics) < metrics.MAX_TOPICS:
+                with self._topics.open("ab", buffering=0) as file:
+                    file.write(f"{topic}\n".encode())
+                topics = _first_topics(self._topics)
         except OSError:  # the disk is full
             return frozenset()
-        return frozenset(topics)
+        return topics
+
+
+def _first_topics(file: Path) -> frozenset[str]:
+    topics = file.read_text().split() if file.exists() else []
+    return frozenset(list(dict.fromkeys(topics))[: metrics.MAX_TOPICS])
 
 
 def _numbers(file: Path) -> Iterator[tuple[str, float]]:
@@ -219,19 +237,27 @@ def _numbers(file: Path) -> Iterator[tuple[str, float]]:
 def _is_alive(file: Path) -> bool:
     """Return whether the process of a file holds its lock."""
     try:
-        with _locked(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        with _locked(file, fcntl.LOCK_SH, 0):
             return False
     except BlockingIOError:
         return True
 
 
 @contextmanager
-def _locked(file: Path, kind: int) -> Iterator[int]:
-    """Yield a descriptor of a file, which is appended to, with a lock on it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _locked(file: Path, kind: int, seconds: float) -> Iterator[None]:
+    """Hold the lock of a file. Raises `BlockingIOError` if another process holds it for so many seconds."""
+    until = time.monotonic() + seconds
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, kind)
-        yield descriptor
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        yield
     finally:
         os.close(descriptor)
 
@@ -240,7 +266,10 @@ def _reserve(file: Path, size: int) -> int:
     """Create a file of zeros, whose disk space is allocated. Return its descriptor."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:  # macOS
+            os.ftruncate(descriptor, size)
     except BaseException:
         os.close(descriptor)
         file.unlink()

@@ -1,6 +1,7 @@
 """The metrics in the formats of Prometheus, and the address `metrics_bind` that serves only them."""
 
 import logging
+import os
 import platform
 import socket
 from collections import defaultdict
@@ -94,7 +95,7 @@ class MetricsServer:
             )
         except OSError as error:
             raise ConfigError(
-                f"metrics_bind: cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}. Stop the "
+                f"metrics_bind: cannot listen on {host}:{port}: {os.strerror(error.errno or 0).lower()}. Stop the "
                 "program that uses this address, or choose another one."
             ) from None
         shown = f"[{host}]" if ":" in host else host

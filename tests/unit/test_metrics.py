@@ -1,5 +1,6 @@
 """What is counted in a process, and how the files of several processes are added up."""
 
+import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -194,3 +195,14 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert each.name.endswith("_total") == isinstance(each, Counter)
         assert each.help_text.endswith(".")
         assert each.name.endswith("_seconds") or isinstance(each, Counter | Gauge)
+
+
+def test_process_that_hangs_with_the_lock_stops_no_other(directory: Path, open_files: OpenFiles) -> None:
+    in_process(directory, 1)
+    with (directory / "metrics" / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        files = open_files(directory)
+        metrics.count_produced("t", 1, 1)
+
+        assert numbers(files, COUNTER) == {("accepted",): 1}
+        assert numbers(files, metrics.PRODUCED_RECORDS) == {("t",): 1}
