@@ -167,7 +167,7 @@ class Log(Protocol):
 
 
 class TopicAdmin(Protocol):
-    """Creates, changes and deletes topics."""
+    """Creates, changes and deletes topics. Raises `OutcomeUnknown` if Kafka does not answer a request that it got."""
 
     def create(self, topic: str, settings: TopicSettings) -> None:
         """Create a topic, and return when it can be used.

@@ -6,15 +6,12 @@ from typing import Any
 
 from kafka.admin import ConfigResourceType
 from kafka.errors import (
-    InvalidRequestError,
     KafkaError,
-    NoError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
 )
-from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.admin import (
     CreatePartitionsRequest,
     CreateTopicsRequest,
@@ -26,17 +23,14 @@ from kafka.protocol.admin import (
 from kafka_http.administration import TopicChange, TopicSettings
 from kafka_http.backoff import Backoff
 from kafka_http.broker.connections import ConnectionPool
-from kafka_http.broker.error_map import translate
+from kafka_http.broker.controller_call import CONTROLLER_MS, ControllerCall, Results
 from kafka_http.broker.leader_requests import LeaderRequests
-from kafka_http.broker.topic_metadata import TopicMetadata, ask_metadata, metadata_request
-from kafka_http.errors import InvalidValue, KafkaHttpError, OffsetOutOfRange, RetriableBrokerError, TopicExists
+from kafka_http.broker.topic_metadata import TopicMetadata, metadata_request
+from kafka_http.errors import KafkaHttpError, OffsetOutOfRange
 from kafka_http.records import PartitionOffsets, TopicPartition
 
-_TIMEOUT = 15.0
-"""Seconds that the controller has. To create or delete a topic with thousands of partitions takes some of them."""
 _READY_TIMEOUT = 5.0
 """Seconds to wait until all brokers know of a change."""
-_RETRY_DELAY = 0.1
 _SET, _DELETE = 0, 1
 """Operations of IncrementalAlterConfigs."""
 _NewConfig = CreateTopicsRequest.CreatableTopic.CreatableTopicConfig
@@ -53,7 +47,7 @@ class KafkaTopicAdmin:
     def __init__(self, connections: ConnectionPool, metadata: TopicMetadata) -> None:
         self._connections = connections
         self._metadata = metadata
-        self._leaders = LeaderRequests(connections, metadata, _TIMEOUT)
+        self._leaders = LeaderRequests(connections, metadata, _READY_TIMEOUT)
 
     def create(self, topic: str, settings: TopicSettings) -> None:
         new = CreateTopicsRequest.CreatableTopic(
@@ -63,15 +57,15 @@ class KafkaTopicAdmin:
             assignments=[],
             configs=[_NewConfig(name=name, value=value) for name, value in settings.config.items()],
         )
-        request = CreateTopicsRequest(topics=[new], timeout_ms=_milliseconds(_TIMEOUT), validate_only=False)
-        self._ask_controller(topic, request, lambda response: response.topics)
+        request = CreateTopicsRequest(topics=[new], timeout_ms=CONTROLLER_MS, validate_only=False)
+        self._call(topic, request, lambda response: response.topics, TopicAlreadyExistsError)
         self._wait_until(topic, _has_leaders)
 
     def change(self, topic: str, change: TopicChange) -> None:
         for validate_only in (True, False):
             if change.config:
                 request = _alter_request(topic, change.config, validate_only=validate_only)
-                self._ask_controller(topic, request, lambda response: response.responses)
+                self._call(topic, request, lambda response: response.responses)
             if change.partitions is not None:
                 self._add_partitions(topic, change.partitions, validate_only=validate_only)
         if change.delete_before:
@@ -79,16 +73,14 @@ class KafkaTopicAdmin:
 
     def delete(self, topic: str) -> None:
         named = DeleteTopicsRequest.DeleteTopicState(name=topic)
-        request = DeleteTopicsRequest(topics=[named], topic_names=[topic], timeout_ms=_milliseconds(_TIMEOUT))
-        self._ask_controller(topic, request, lambda response: response.responses)
+        request = DeleteTopicsRequest(topics=[named], topic_names=[topic], timeout_ms=CONTROLLER_MS)
+        self._call(topic, request, lambda response: response.responses, UnknownTopicOrPartitionError)
         self._wait_until(topic, lambda described: described.error_code == UnknownTopicOrPartitionError.errno)
 
     def _add_partitions(self, topic: str, count: int, *, validate_only: bool) -> None:
         wanted = CreatePartitionsRequest.CreatePartitionsTopic(name=topic, count=count, assignments=None)
-        request = CreatePartitionsRequest(
-            topics=[wanted], timeout_ms=_milliseconds(_TIMEOUT), validate_only=validate_only
-        )
-        self._ask_controller(topic, request, lambda response: response.results)
+        request = CreatePartitionsRequest(topics=[wanted], timeout_ms=CONTROLLER_MS, validate_only=validate_only)
+        self._call(topic, request, lambda response: response.results)
         if not validate_only:
             self._wait_until(topic, lambda described: len(described.partitions) >= count and _has_leaders(described))
 
@@ -99,29 +91,15 @@ class KafkaTopicAdmin:
                 for each in partitions
             ]
             old = _OldRecords(name=topic, partitions=listed)
-            return DeleteRecordsRequest(topics=[old], timeout_ms=_milliseconds(_READY_TIMEOUT))
+            return DeleteRecordsRequest(topics=[old], timeout_ms=int(_READY_TIMEOUT * 1000))
 
         responses = self._leaders.ask([TopicPartition(topic, each) for each in offsets], request, _deleted_partitions)
         for tp, response in responses.items():
             if for_code(response.error_code) is OffsetOutOfRangeError:
                 raise OffsetOutOfRange(f"{topic} has no offset {offsets[tp.partition]} in partition {tp.partition}.")
 
-    def _ask_controller(self, topic: str, request: Any, results: Callable[[Any], Sequence[Any]]) -> None:
-        """Send a request to the controller until it is not refused for a transient reason. Raises its error."""
-
-        async def ask(manager: KafkaConnectionManager) -> Any:
-            controller = (await ask_metadata(manager, [])).controller_id
-            return await manager.send(request, controller, _milliseconds(_TIMEOUT))
-
-        deadline = time.monotonic() + _READY_TIMEOUT
-        while True:
-            [result] = results(self._connections.run(ask, _TIMEOUT))
-            if (kind := for_code(result.error_code)) is NoError:
-                return
-            error = _refusal(topic, kind, getattr(result, "error_message", None), self._connections.servers)
-            if not isinstance(error, RetriableBrokerError) or time.monotonic() > deadline:
-                raise error
-            time.sleep(_RETRY_DELAY)
+    def _call(self, topic: str, request: Any, results: Results, done_already: type[KafkaError] | None = None) -> None:
+        ControllerCall(self._connections, topic, request, results).run(done_already)
 
     def _wait_until(self, topic: str, is_done: IsDone) -> None:
         """Wait until all live brokers know of a change, for `_READY_TIMEOUT` at most. Forget what is cached."""
@@ -138,10 +116,6 @@ class KafkaTopicAdmin:
         except KafkaHttpError:  # a broker is just stopping
             return False
         return all(is_done(response.topics[0]) for response in responses)
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
 
 
 def _alter_request(
@@ -163,14 +137,3 @@ def _deleted_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
     for topic in response.topics:
         for each in topic.partitions:
             yield TopicPartition(topic.name, each.partition_index), each
-
-
-def _refusal(topic: str, kind: type[KafkaError], message: str | None, servers: str) -> KafkaHttpError:
-    """Return the error for a refusal of the controller, with Kafka's own reason."""
-    if kind is TopicAlreadyExistsError:
-        return TopicExists(topic)
-    error = translate(kind, topic, servers=servers)
-    if message and (isinstance(error, InvalidValue) or kind is InvalidRequestError):
-        name = kind.__name__.removesuffix("Error")
-        return InvalidValue(f"Kafka rejected the topic {topic}: {message.rstrip('.')} ({name}).", topic=topic)
-    return error

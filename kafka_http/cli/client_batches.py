@@ -125,23 +125,24 @@ class BatchPublisher:
             # A request with an invalid record wrote nothing.
             yield from self.publish(lines[:index], records[:index])
             raise _at_line(error, lines[index]) from None
-        yield from self._noted(lines, results)
+        failed = self._note(lines, results)
+        for line, result in zip(lines, results, strict=True):
+            yield {"line": line.number, **result}
+        if failed is not None:
+            raise failed
 
-    def _noted(self, lines: Sequence[Line], results: Sequence[LineResult]) -> Iterator[LineResult]:
-        """Yield the results with their lines, and note them. Raises `RequestError` for the first error."""
+    def _note(self, lines: Sequence[Line], results: Sequence[LineResult]) -> RequestError | None:
+        """Note which lines are in Kafka. Return the first error."""
         failed = None
         for line, result in zip(lines, results, strict=True):
             error = result.get("error")
             if error is None:
                 self.report.add(line.number)
-            else:
-                failed = failed or (line, error)
-                if error["code"] == _UNKNOWN:
-                    self.report.add_unknown(line.number)
-            yield {"line": line.number, **result}
-        if failed:
-            line, error = failed
-            raise _at_line(RequestError(error["message"], code=error["code"]), line)
+                continue
+            if error["code"] == _UNKNOWN:
+                self.report.add_unknown(line.number)
+            failed = failed or _at_line(RequestError(error["message"], code=error["code"]), line)
+        return failed
 
     def _send(self, lines: Sequence[Line], records: Sequence[bytes]) -> Sequence[LineResult]:
         """Send a request until its result is known. Raises `RequestError`."""
@@ -150,7 +151,7 @@ class BatchPublisher:
         try:
             while True:
                 try:
-                    return self._request(key, body)
+                    return self._request(key, body, len(lines))
                 except RequestError as error:
                     if error.records and (error.status != _UNKNOWN or error.is_replayed):
                         return error.records
@@ -161,12 +162,14 @@ class BatchPublisher:
                     self.report.add_unknown(line.number)
             raise
 
-    def _request(self, key: str, body: bytes) -> Sequence[LineResult]:
+    def _request(self, key: str, body: bytes, count: int) -> Sequence[LineResult]:
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": f'"{key}"'}
         answer = self._client.call(
             *("POST", self._path, "records"), query={"lines": "records"}, body=body, headers=headers
         )
         results: Sequence[LineResult] = answer["records"]
+        if len(results) != count:
+            raise RequestError(f"{self._client.url} answered with {len(results)} results for {count} lines.", 200)
         return results
 
 

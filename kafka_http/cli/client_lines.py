@@ -53,6 +53,7 @@ def _lines(file: BinaryIO) -> Iterator[Line | None]:
                 yield Line(number, text)
             rest = bytearray(last)
         if len(rest) > MAX_LINE_BYTES:
+            yield None  # the lines before it can be published
             raise RequestError(f"Line {number + 1} is longer than 64 MiB.", USAGE)
         if not _has_input(file):
             yield None

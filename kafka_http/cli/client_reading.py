@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
+import msgspec
+
 from kafka_http.cli.client_address import add_server_flags
 from kafka_http.cli.client_output import MessageFormat, ReceivedMessage, decode_message, note, write
 from kafka_http.cli.client_progress import ReadProgress
@@ -78,6 +80,10 @@ def _limit(text: str) -> int:
     return int(text)
 
 
+def _gap_text(gap: Mapping[str, int]) -> str:
+    return f"Partition {gap['partition']}: Kafka deleted the offsets {gap['from']} to {gap['to'] - 1} before the read."
+
+
 class TopicReading:
     """One run of `read` or `tail`: opens streams and prints their messages."""
 
@@ -144,12 +150,13 @@ class TopicReading:
         """Return where each partition that has offsets of the range is read from."""
         first, last = self._range
         topic = self._client.call("GET", path_of("messages", self._topic), "partitions")
-        wanted = self._arguments.partition and self._arguments.partition.split(",")
+        partitions = {str(each["partition"]): each for each in topic["partitions"]}
+        wanted = set((self._arguments.partition or ",".join(partitions)).split(","))
         starts = {}
-        for each in topic["partitions"]:
+        for each in partitions.values() if wanted <= set(partitions) else ():
             start = max(first, each["earliest"])
             is_there = first <= each["latest"] if last is None else start <= min(last, each["latest"] - 1)
-            if is_there and (not wanted or str(each["partition"]) in wanted):
+            if is_there and str(each["partition"]) in wanted:
                 starts[each["partition"]] = start
                 if start > first:
                     note(f"Partition {each['partition']} has no offsets before {start}.")
@@ -159,7 +166,7 @@ class TopicReading:
         """Print those messages that are in the range."""
         for event in events:
             if event.kind == "gap":
-                note(f"Kafka has deleted messages that were not read: {event.data.decode()}")
+                note(_gap_text(msgspec.json.decode(event.data)))
         lines = [(decode_message(event.data), event.data) for event in events if event.data and not event.kind]
         lines = [line for line in lines if line[0].offset in self._range][: self._remaining]
         write(self._shown(message, data) for message, data in lines)

@@ -142,9 +142,9 @@ def test_new_messages_and_new_positions_of_consumers_move_on_the_tape(
     assert server.put(f"/messages/{name}/{one}/latest").status_code == 200
     assert server.put(f"/messages/{name}/{other}/latest").status_code == 200
     wait_for(lambda: flags(window, 0) == [f"{other}, {one} lag 0"])
-    chart = window.page.get_by_role("img", name="Lag over the last minute")
+    chart = window.page.get_by_role("img", name="Lag over the last")
     wait_for(lambda: f"{one} now 0, at most " in (chart.get_attribute("aria-label") or ""))
-    throughput = window.page.get_by_role("img", name="Throughput over the last minute")
+    throughput = window.page.get_by_role("img", name="Throughput over the last")
     assert "messages per second now" in (throughput.get_attribute("aria-label") or "")
 
 

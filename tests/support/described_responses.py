@@ -1,12 +1,13 @@
 """A test client that compares all responses of an application with the description of the API."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flask.testing import FlaskClient
 from werkzeug.test import run_wsgi_app
 
-from tests.support.openapi_document import response_problems
+from tests.support.openapi_document import find_operation, response_problems
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -43,8 +44,15 @@ class DescribedResponses:
     def _check(
         self, environ: "WSGIEnvironment", status: int, headers: list[tuple[str, str]], body: bytes | None
     ) -> None:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]  # which the application has normalized
+        method, paths = environ["REQUEST_METHOD"], list(_paths(environ))
+        path = next((each for each in paths if find_operation(method, each) is not None), paths[0])
         self._problems += response_problems(method, path, status, headers, body)
+
+
+def _paths(environ: "WSGIEnvironment") -> Iterator[str]:
+    """Yield the path without empty segments: decoded, and as it was sent. Names may have slashes."""
+    for each in filter(None, (environ["PATH_INFO"], environ.get("RAW_URI", "").partition("?")[0])):
+        yield re.sub("/+", "/", each).rstrip("/") or "/"
 
 
 class _Body:

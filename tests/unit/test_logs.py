@@ -72,9 +72,9 @@ def test_log_line_has_time_level_process_request_id_logger_and_message(our_log: 
 
 
 def test_json_line_has_the_fields_of_a_text_line(json_log: CapturedLog) -> None:
+    token = request_id.set("-")
     json_log.logger.warning("It is %s.", "late")
-    token = request_id.set("abc")
-    json_log.logger.info("It is %s.", "later")
+    request_id.set("abc")
     json_log.logger.warning("100 %")
     request_id.reset(token)
 

@@ -25,6 +25,7 @@ export class Tape {
   #picked; // the key whose messages stand out
   #lanes = 0;
   #cursor = null; // {row, offset}
+  #chosen = null; // the request for the message that is shown
   #drawing = null;
   #busy = new Set();
   #consumers = []; // where they stand
@@ -194,7 +195,8 @@ export class Tape {
   }
 
   #markCursor() {
-    this.#grid.querySelector("#tape-cursor")?.removeAttribute("id");
+    const before = this.#grid.querySelector("#tape-cursor");
+    for (const each of ["id", "aria-label"]) before?.removeAttribute(each);
     const cell = this.#cursor?.row.cell(this.#cursor.offset);
     if (!cell) return this.#grid.removeAttribute("aria-activedescendant");
     cell.id = "tape-cursor";
@@ -208,11 +210,13 @@ export class Tape {
     this.#cursor = { row, offset };
     this.#markCursor();
     const made = reading(this.#topic, row.partition, offset);
+    this.#chosen = made;
     this.#box.show(made);
     this.#box.element.hidden = false;
     this.#detail.replaceChildren();
     attempt(this.#outcome, async () => {
       const { content, text } = await send(made);
+      if (this.#chosen !== made) return; // another one was chosen meanwhile
       const [record] = content.records;
       this.#outcome.good(record?.offset === offset ? "" : `Partition ${row.partition} has no message at offset ${number(offset)}.`);
       if (record) this.#detail.replaceChildren(this.#detailOf(record, parseExactly(text).records[0].value));

@@ -5,6 +5,7 @@ export const CELL = 20; // width of a message
 const OLDER = { share: 0.18, min: 48, max: 180 };
 const MAX_LANES = 3;
 const LABEL_GAP = 8;
+const POLE_GAP = 4; // from any flag to one without a label
 
 /** Returns the width for the messages before the window, or 0 if each partition fits into `width`. */
 export function olderWidth(partitions, width) {
@@ -61,11 +62,11 @@ export function flagsOf(consumers) {
 
 /**
  * Returns `flags` with `x`, `lane` and `isLeft`, so that no label covers another. `widthOf` measures a label. Flags
- * for which there is no room have lane -1: they have no label.
+ * without room for their label have lane -1, and are left out close to others.
  */
 export function placed(flags, scale, width, widthOf) {
   const ends = Array(MAX_LANES).fill(-Infinity);
-  return flags.map(flag => {
+  const all = flags.map(flag => {
     const x = scale.x(flag.offset);
     const size = widthOf(flag);
     const isLeft = x + size > width && size <= x;
@@ -73,5 +74,11 @@ export function placed(flags, scale, width, widthOf) {
     const lane = ends.findIndex(end => end + LABEL_GAP <= left);
     if (lane >= 0) ends[lane] = left + size;
     return { ...flag, x, lane, isLeft };
+  });
+  let last = -Infinity;
+  return all.filter(({ lane, x }) => {
+    const isShown = lane >= 0 || x - last >= POLE_GAP;
+    if (isShown) last = x;
+    return isShown;
   });
 }

@@ -85,7 +85,7 @@ export class TapeRow {
 
   /** Sets where consumers stand: `[{name, offset, lag}]`. */
   stand(consumers) {
-    this.#flags = flagsOf(consumers);
+    this.#flags = flagsOf(consumers).map(flag => ({ ...flag, label: label(flag) }));
   }
 
   /** Returns the keys in the window, with the number of their messages. */
@@ -128,14 +128,14 @@ export class TapeRow {
     this.#scale = scale;
     this.#drawCells(scale, view);
     this.#drawOlder(scale);
-    this.#drawTicks(scale.ticks(view.digits), scale);
+    this.#drawTicks(scale, view);
     this.#drawFlags(this.placedFlags(view));
     if (before && before.older === scale.older && before.cells === scale.cells) this.#animate(before, scale);
   }
 
-  /** Returns the flags with their places. They need `lanes` lines. */
+  /** Returns the flags with their places. */
   placedFlags({ width, older }) {
-    return placed(this.#flags, new Scale(this, width, older), width, each => label(each).length * CHARACTER);
+    return placed(this.#flags, new Scale(this, width, older), width, each => each.label.length * CHARACTER);
   }
 
   #drawCells(scale, view) {
@@ -161,23 +161,23 @@ export class TapeRow {
     this.#older.classList.toggle("none", first === earliest);
   }
 
-  #drawTicks(offsets, scale) {
-    const shown = [...offsets.map(each => [each, ""]), [scale.latest, "end"]];
+  #drawTicks(scale, { digits, width }) {
+    const shown = [...scale.ticks(digits).map(each => [each, ""]), [scale.latest, "end"]];
     while (this.#ticks.childElementCount > shown.length) this.#ticks.lastElementChild.remove();
     while (this.#ticks.childElementCount < shown.length) this.#ticks.append(element("span"));
     shown.forEach(([offset, name], at) => {
       const tick = this.#ticks.children[at];
       tick.className = name;
       tick.textContent = number(offset);
-      const most = this.width - tick.textContent.length * CHARACTER / 2;
+      const most = width - tick.textContent.length * CHARACTER / 2;
       tick.style.left = `${Math.min(most, scale.x(offset) + CELL / 2)}px`;
     });
   }
 
   #drawFlags(flags) {
     this.#poles.replaceChildren(...flags.map(flag => {
-      const text = flag.lane < 0 ? undefined : element("span", {}, label(flag));
-      const pole = element(flag.isLeft ? "div.pole.left" : "div.pole", { title: label(flag) }, text);
+      const text = flag.lane < 0 ? undefined : element("span", {}, flag.label);
+      const pole = element(flag.isLeft ? "div.pole.left" : "div.pole", { title: flag.label }, text);
       pole.dataset.offset = flag.offset;
       pole.style.left = `${flag.x}px`;
       pole.style.top = `${Math.max(0, flag.lane) * LANE}px`;
