@@ -5,7 +5,7 @@ import select
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from kafka_http.cli.client_requests import USAGE, RequestError
+from kafka_http.cli.client_requests import RequestError
 
 _READ_BYTES = 1 << 16
 BATCH_LINES = 5000
@@ -54,7 +54,7 @@ def _lines(file: BinaryIO) -> Iterator[Line | None]:
             rest = bytearray(last)
         if len(rest) > MAX_LINE_BYTES:
             yield None  # the lines before it can be published
-            raise RequestError(f"Line {number + 1} is longer than 64 MiB.", USAGE)
+            raise RequestError(f"Line {number + 1} is longer than 64 MiB.", 413)
         if not _has_input(file):
             yield None
     if rest:

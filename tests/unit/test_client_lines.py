@@ -11,7 +11,7 @@ import pytest
 
 from kafka_http.cli import client_lines
 from kafka_http.cli.client_lines import BATCH_BYTES, BATCH_LINES, Line, batches
-from kafka_http.cli.client_requests import RequestError
+from kafka_http.cli.client_requests import USAGE, RequestError
 
 
 @contextmanager
@@ -66,5 +66,6 @@ def test_line_that_is_too_long_is_an_error_after_the_lines_before_it(
     with opened(tmp_path, b"a\n" * 3 + b"x" * 300_000) as file:
         found = batches(file)
         assert len(next(found)) == 3
-        with pytest.raises(RequestError, match="Line 4 is longer than 64 MiB"):
+        with pytest.raises(RequestError, match="Line 4 is longer than 64 MiB") as caught:
             next(found)
+    assert caught.value.exit_status == USAGE
