@@ -78,6 +78,7 @@ def _first(*candidates: tuple[str | None, str]) -> tuple[str, str]:
 def _split(url: str, source: str) -> SplitResult:
     try:
         parts = urlsplit(url)
+        url.encode()  # an argument may have bytes that are not UTF-8
         is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         is_valid = False
@@ -105,7 +106,7 @@ def _tls(ca: str | None) -> ssl.SSLContext | None:
     if not ca:
         return None
     try:
-        return ssl.create_default_context(cafile=Path(ca).expanduser())
+        return ssl.create_default_context(cafile=os.path.expanduser(ca))  # noqa: PTH111
     except ssl.SSLError:
         raise ConfigError(f"The file of certificates {ca} has no certificate in PEM form.") from None
     except OSError as error:
@@ -114,7 +115,9 @@ def _tls(ca: str | None) -> ssl.SSLContext | None:
 
 def _load_profile(name: str | None, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the values of a profile. Without a name: those at the top of the file and in its table `default`."""
-    file = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "kafka_http.toml"
+    # `Path.expanduser` raises an error for a user without a home directory.
+    directory = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    file = Path(directory) / "kafka_http.toml"
     try:
         document = tomllib.loads(file.read_text("utf-8"))
         mode = file.stat().st_mode

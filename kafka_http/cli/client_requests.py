@@ -111,7 +111,8 @@ class ApiClient:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[HttpResponse]:
         """Send a request, and yield the response whose status is 2xx and whose body is not read yet."""
-        target = HttpTarget.from_url(f"{self.url}{path}" + (f"?{urlencode(query)}" if query else ""))
+        parameters = f"?{urlencode(query, errors='surrogateescape')}" if query else ""
+        target = HttpTarget.from_url(f"{self.url}{path}{parameters}")
         sent = send(
             *(method, target, {**self._address.credentials, **(headers or {})}, body),
             timeout=_TIMEOUT_SECONDS + len(body or b"") / _SLOWEST_RATE,

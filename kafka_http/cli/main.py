@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from kafka_http.cli.client_address import SERVER_EPILOG
@@ -71,6 +72,7 @@ class _CommandParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Return the exit status: 2 for wrong usage or settings, else 1 or that of a `RequestError`."""
+    _open_closed_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     try:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # such as `kafka-http bench … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        _discard_output()
         return 128 + int(signal.SIGPIPE)
     except (ConfigError, CannotServe, RequestError) as error:
         return _fail(str(error), _exit_status(error))
@@ -89,9 +91,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in _WITH_EXTRA or error.name is None or error.name.startswith("kafka_http"):
             raise
         return _fail(f"The command {name} needs the package {error.name}. {how_to_install('demo')}", 1)
+    except OSError as error:  # such as a full disk; requests have errors of their own
+        if name not in _CLIENT_COMMANDS:
+            raise
+        _discard_output()
+        return _fail(f"The input cannot be read or the output cannot be written: {error.strerror}.", 1)
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _open_closed_output() -> None:
+    """Discard what is written to an output that the shell closed (`>&-`), for which Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  for the life of the process
+
+
+def _discard_output() -> None:
+    """Discard what is left to write, because the interpreter flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unknown_argument(command: str, argument: str, usage: str) -> str:

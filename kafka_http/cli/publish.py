@@ -13,7 +13,7 @@ from kafka_http.cli.client_batches import BatchPublisher, LineRecords
 from kafka_http.cli.client_lines import MAX_LINE_BYTES, Line, batches
 from kafka_http.cli.client_output import note, write_json
 from kafka_http.cli.client_progress import progress_bar
-from kafka_http.cli.client_requests import USAGE, ApiClient, RequestError
+from kafka_http.cli.client_requests import ApiClient, RequestError
 from kafka_http.config import ConfigError
 
 
@@ -46,7 +46,10 @@ def _header(text: str) -> tuple[str, bytes]:
     name, colon, value = os.fsencode(text).partition(b":")
     if not name or not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
-    return name.decode(errors="replace"), value
+    try:
+        return name.decode(), value
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"the name of the header {text!r} is not UTF-8") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,5 +105,5 @@ def _whole(file: BinaryIO) -> Iterator[list[Line]]:
     while data := os.read(file.fileno(), 1 << 20):
         content += data
         if len(content) > MAX_LINE_BYTES:
-            raise RequestError("The input is larger than 64 MiB.", USAGE)
+            raise RequestError("The input is larger than 64 MiB.", 413)
     yield [Line(0, bytes(content))]

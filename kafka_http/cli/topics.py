@@ -7,7 +7,7 @@ import msgspec
 
 from kafka_http.cli.client_address import add_server_flags, server_address
 from kafka_http.cli.client_output import note, write_json, write_table
-from kafka_http.cli.client_requests import ApiClient, path_of
+from kafka_http.cli.client_requests import ApiClient, RequestError, path_of
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -46,7 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(client: ApiClient, topic: str, partitions: int | None) -> Any:
     wanted = {"topic": topic} | ({} if partitions is None else {"partitions": partitions})
-    created = client.call("POST", "/messages", "partitions", body=msgspec.json.encode(wanted), headers=_JSON)
+    try:
+        body = msgspec.json.encode(wanted)
+    except UnicodeEncodeError:  # the argument has bytes that are not UTF-8
+        raise RequestError(f"The name of a topic must be text, got {topic!r}.", 400) from None
+    created = client.call("POST", "/messages", "partitions", body=body, headers=_JSON)
     note(f"Created the topic {topic}.")
     return created
 

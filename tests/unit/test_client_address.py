@@ -108,6 +108,12 @@ def test_wrong_profile_is_an_error_that_says_where(tmp_path: Path, text: str, sa
         address(tmp_path)
 
 
+def test_user_without_a_home_directory_has_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of a container may have no entry in /etc/passwd."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert server_address(argparse.Namespace(url=None, api_key=None, profile=None, ca=None), {}).credentials == {}
+
+
 def test_unknown_profile_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no profile nowhere in"):
         address(tmp_path, "--profile", "nowhere")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
@@ -411,6 +412,68 @@ def test_empty_name_sends_nothing(arguments: list[str]) -> None:
     with stub_api() as api:
         assert run(api, *arguments) == 2
     assert api.requests == []
+
+
+NOT_UTF8 = "\udcff"  # as Python has the byte FF of an argument
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["read", "orders", "--contains", NOT_UTF8],
+        ["read", "orders", "--key", NOT_UTF8],
+        ["read", "orders", "--partition", NOT_UTF8],
+        ["topics", NOT_UTF8],
+    ],
+)
+def test_argument_that_is_not_utf8_is_sent_as_its_bytes(arguments: list[str], capfdbinary: CaptureFixture) -> None:
+    with stub_api(Answer.error(400, "not UTF-8")) as api:
+        assert run(api, *arguments) == 2
+    assert "%FF" in api.requests[0].path
+    assert b"Traceback" not in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["topics", "--create", NOT_UTF8],
+        ["topics", "--url", f"http://127.0.0.1:1/{NOT_UTF8}"],
+        ["publish", "orders", "-H", f"{NOT_UTF8}:1"],
+    ],
+)
+def test_argument_that_must_be_text_and_is_not_is_status_2(arguments: list[str], capfdbinary: CaptureFixture) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == 2
+    assert capfdbinary.readouterr().err.count(b"\n") < 20
+
+
+def command(api: StubApi, shell: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command in a shell, where `$K` is the program."""
+    program = f"{sys.executable} -m kafka_http"
+    environ = {**os.environ, "KAFKA_HTTP_URL": api.url}
+    return subprocess.run(
+        ["bash", "-c", f"K='{program}'; {shell}"], env=environ, capture_output=True, check=False, timeout=60
+    )
+
+
+def test_output_on_a_full_disk_is_an_error_with_its_reason() -> None:
+    with stub_api(Answer.json({"topics": ["orders"]})) as api:
+        done = command(api, "$K topics >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (
+        b"kafka-http: The input cannot be read or the output cannot be written: No space left on device.\n"
+    )
+
+
+def test_closed_stdout_and_stderr_discard_what_is_written() -> None:
+    """Python has None for them. A note for stderr must not go to stdout."""
+    body = events(START, message(0, b"one"), END)
+    with stub_api(Answer.json({"topics": ["orders"]}), Answer(200, body), published(0, 1)) as api:
+        done = command(api, "$K topics >&- && $K read orders 2>&- && echo x | $K publish orders 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one\n", b"")
 
 
 def test_topics_lists_shows_and_creates(capfdbinary: CaptureFixture) -> None:
