@@ -377,3 +377,26 @@ def test_topic_that_is_deleted_by_others_is_shown_as_gone(console: OpenConsole, 
     window = console().open_topic(name)
     assert server.delete(f"/messages/{name}").status_code == 204
     window.page.locator("section > .outcome.bad", has_text=name).wait_for()
+
+
+def test_back_button_closes_a_question_without_an_answer(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
+    """The form had another consumer then, and the answer was for that one."""
+    name = topic()
+    publish(server, name, {"value": 1})
+    for consumer in ("one", "two"):
+        server.put(f"/messages/{name}/{consumer}/earliest").raise_for_status()
+    window = console().open(f"#/topics/{name}?consumer=one")
+    window.state("live").wait_for()
+    window.read("0:0", live=False)
+    window.choose_consumer("two")
+    window.button("Delete offsets").click()
+    window.page.get_by_role("dialog").wait_for()
+
+    window.page.go_back()
+    wait_for(lambda: window.box("Name").input_value() == "one")
+    assert window.page.get_by_role("dialog").count() == 0
+    for consumer in ("one", "two"):
+        partitions = server.get(f"/messages/{name}/{consumer}").json()["partitions"]
+        assert partitions[0]["committed"] == 0
