@@ -379,6 +379,23 @@ def test_topic_that_is_deleted_by_others_is_shown_as_gone(console: OpenConsole, 
     window.page.locator("section > .outcome.bad", has_text=name).wait_for()
 
 
+def test_message_with_a_timestamp_beyond_all_dates_is_shown_and_exported(console: OpenConsole, server: Service) -> None:
+    """Some producers write nanoseconds. Such a message hid all others."""
+    name = f"nanoseconds-{uuid4().hex}"
+    configs = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+    assert server.post("/messages", json={"topic": name, "partitions": 1, "config": configs}).status_code == 201
+    nanoseconds = 1790000000000000000
+    publish(server, name, {"value": "far", "timestamp": nanoseconds}, {"value": "near", "timestamp": 0})
+    window = console().open(f"#/topics/{name}")
+
+    wait_for(lambda: window.offsets == ["0:1", "0:0"])
+    assert str(nanoseconds) in window.row("far").inner_text()
+    with window.page.expect_download() as saved:
+        window.button("Save as CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
+    assert [row["time"] for row in rows] == ["1970-01-01T00:00:00.000Z", str(nanoseconds)]
+
+
 def test_back_button_closes_a_question_without_an_answer(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:

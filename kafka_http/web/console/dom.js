@@ -74,9 +74,15 @@ export function repeatWhileShown(shown, milliseconds, action) {
 
 export const number = value => value.toLocaleString("en").replaceAll(",", "\u202f");
 
-export const time = moment =>
-  element(
-    "time",
-    { datetime: new Date(moment).toISOString(), title: new Date(moment).toISOString() },
-    new Date(moment).toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" }),
-  );
+/** Returns a time in ISO 8601, or the number itself if there is no such date: some producers write nanoseconds. */
+export function isoTime(moment) {
+  const date = new Date(Number(moment));
+  return Number.isNaN(date.getTime()) ? String(moment) : date.toISOString();
+}
+
+export function time(moment) {
+  const exact = isoTime(moment);
+  if (exact === String(moment)) return element("time", {}, exact);
+  const shown = new Date(moment).toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
+  return element("time", { datetime: exact, title: exact }, shown);
+}

@@ -1,12 +1,14 @@
 // The text of messages for other programs. A message is what the API returned, with the original digits of its numbers.
 
+import { isoTime } from "./dom.js";
+
 /** One record per line, which can be published again with lines=records. */
 export const ndjson = records => records.map(each => `${JSON.stringify(each)}\n`).join("");
 
 const COLUMNS = {
   partition: record => record.partition,
   offset: record => record.offset,
-  time: record => (record.timestamp === null ? "" : new Date(Number(plain(record.timestamp))).toISOString()),
+  time: record => (record.timestamp === null ? "" : isoTime(plain(record.timestamp))),
   key: record => text(record.key),
   value: record => text(record.value ?? record.error?.message),
   format: record => record.format,
