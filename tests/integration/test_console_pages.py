@@ -396,6 +396,18 @@ def test_message_with_a_timestamp_beyond_all_dates_is_shown_and_exported(console
     assert [row["time"] for row in rows] == ["1970-01-01T00:00:00.000Z", str(nanoseconds)]
 
 
+def test_headers_with_long_names_leave_room_for_values_on_a_phone(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
+    name = topic()
+    publish(server, name, {"value": 1, "headers": [["long" * 50, "a value"], ["b", {"base64": "/w=="}]]})
+    window = console(viewport={"width": 390, "height": 844}).open(f"#/topics/{name}")
+    wait_for(lambda: window.rows.count() == 1)
+    width = window.page.locator(".reading dl.headers dd").first.evaluate("cell => cell.clientWidth")
+    assert width > 150
+    assert window.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_back_button_closes_a_question_without_an_answer(
     console: OpenConsole, server: Service, topic: TopicFactory
 ) -> None:
