@@ -429,3 +429,38 @@ def test_back_button_closes_a_question_without_an_answer(
     for consumer in ("one", "two"):
         partitions = server.get(f"/messages/{name}/{consumer}").json()["partitions"]
         assert partitions[0]["committed"] == 0
+
+
+def test_search_that_another_read_replaces_shows_nothing_more(
+    console: OpenConsole, server: Service, topic: TopicFactory
+) -> None:
+    """It said that it stopped, and offered to go on, while the other read was running."""
+    name = topic()
+    publish(server, name, {"value": "one"})
+    window = console().open(f"#/topics/{name}")
+    window.state("live").wait_for()
+    window.page.route("**contains=held**", lambda _: None)  # without an answer
+    window.search("held")
+    window.button("Stop").wait_for()
+    window.search("held, too")
+    window.page.wait_for_function("location.hash.includes('too')")
+    window.page.evaluate("new Promise(done => setTimeout(done, 200))")
+    assert window.button("Stop").is_visible()
+    assert window.button("Search on").is_hidden()
+
+    window.read("0:0", live=False)
+    window.page.evaluate("new Promise(done => setTimeout(done, 200))")
+    assert window.button("Search on").is_hidden()
+
+
+def test_search_that_fails_can_go_on(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+    name = topic()
+    publish(server, name, {"value": "one"})
+    window = console().open(f"#/topics/{name}")
+    window.state("live").wait_for()
+    window.page.route("**contains=one**", lambda route: route.abort())
+    window.search("one")
+    window.page.get_by_text("The server cannot be reached.").wait_for()
+    window.page.unroute("**contains=one**")
+    window.button("Search on").click()
+    window.page.get_by_text("Searched to the end: 1 found").wait_for()

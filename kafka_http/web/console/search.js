@@ -76,6 +76,7 @@ export class Search {
 
   close() {
     this.#closing.abort();
+    this.#closing = new AbortController();
     this.#progress.hidden = true;
     this.#outcome.good("");
   }
@@ -96,15 +97,19 @@ export class Search {
   /** Searches until the end of the topic, or until the list is full. */
   async #read() {
     this.close();
-    const closing = (this.#closing = new AbortController());
+    const closing = this.#closing;
     [this.#found, this.#before] = [0, this.#scanned];
     this.#show("");
-    await attempt(this.#outcome, async () => {
+    let ended = "Stopped";
+    try {
       this.#total ||= await this.#counted();
-      const isEnd = await this.#stream(closing);
-      this.#show(isEnd ? "Searched to the end" : this.#found >= MAX_ROWS ? "Stopped at a full list" : "Stopped", !isEnd);
-    });
-    this.#stop.hidden = true;
+      if (await this.#stream(closing)) ended = "Searched to the end";
+      else if (this.#found >= MAX_ROWS) ended = "Stopped at a full list";
+    } catch (error) {
+      if (closing === this.#closing) this.#outcome.bad(error.message);
+    }
+    // Otherwise the page shows another search, or no search any more.
+    if (closing === this.#closing) this.#show(ended, ended !== "Searched to the end");
   }
 
   async #counted() {
