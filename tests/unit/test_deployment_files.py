@@ -1,5 +1,7 @@
 """The files for deployment in the manual: each is valid, and agrees with the settings and with the manual."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from kafka_http.server.app_interface import stop_seconds
 from tests.support.manual import MANUAL, ROOT, page
 from tests.support.nginx import documented_site
 from tests.support.programs import program
+from tests.support.stub_api import Answer, stub_api
 
 FILES = MANUAL / "files"
 CONTAINERFILE = (FILES / "Containerfile").read_text()
@@ -70,6 +73,19 @@ def test_image_runs_as_a_user_without_rights_and_checks_its_health() -> None:
     assert 'CMD ["python", "-c",' in instructions("HEALTHCHECK")[0]
     assert "/health" in instructions("HEALTHCHECK")[0]
     assert instructions("ENTRYPOINT|CMD") == ['["kafka-http"]', '["serve"]']
+
+
+@pytest.mark.parametrize(("answer", "is_healthy"), [(Answer(), True), (Answer.error(503), False)])
+def test_health_check_of_the_image_asks_the_server_and_no_proxy(answer: Answer, is_healthy: bool) -> None:
+    """Podman passes the proxies of its environment on to containers."""
+    command = json.loads(instructions("HEALTHCHECK")[0].partition("CMD ")[2])
+    with stub_api(answer) as api:
+        port = api.url.rpartition(":")[2]
+        arguments = [sys.executable, *(each.replace("8082", port) for each in command[1:])]
+        environ = {**os.environ, "http_proxy": "http://127.0.0.1:1"}
+        done = subprocess.run(arguments, env=environ, capture_output=True, check=False, timeout=60)
+    assert (done.returncode == 0) is is_healthy
+    assert [each.path for each in api.requests] == ["/health"]
 
 
 def test_settings_of_the_image_are_valid() -> None:
