@@ -53,7 +53,7 @@ export class MessageList {
   receive(json) {
     this.#received += 1;
     this.#unannounced += 1;
-    this.#waiting.push({ record: JSON.parse(json), exact: parseExactly(json) });
+    this.#waiting.push(json); // parsed only if it is shown: many more may come than the list keeps
     if (this.#waiting.length > MAX_ROWS) this.#waiting.shift();
     this.#flush ??= setTimeout(() => this.#add(), FLUSH_MS);
   }
@@ -92,7 +92,7 @@ export class MessageList {
 
   #add() {
     this.#flush = null;
-    const added = this.#waiting.map(each => ({ ...each, row: this.#row(each) }));
+    const added = this.#waiting.map(json => this.#entry(json));
     this.#waiting = [];
     this.#entries.push(...added);
     if (this.#order.value) for (const each of added) this.#insert(each);
@@ -100,6 +100,11 @@ export class MessageList {
     for (const { row } of this.#entries.splice(0, this.#entries.length - MAX_ROWS)) row.remove();
     this.#counted();
     for (const listener of this.#listeners) listener(added.map(each => each.record));
+  }
+
+  #entry(json) {
+    const [record, exact] = [JSON.parse(json), parseExactly(json)];
+    return { record, exact, row: this.#row({ record, exact }) };
   }
 
   #row({ record, exact }) {
