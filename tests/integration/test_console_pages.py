@@ -243,6 +243,7 @@ def test_globs_of_rights_match_as_on_the_server(console: OpenConsole) -> None:
       return may("read", name);
     }"""
     for glob, name, expected in (
+        ("[z-a]*", "zebra", False), ("[z-a!]", "!", True), ("[!!]", "!", False), ("[!]", "x", False), ("x[!]", "x[!]", True),
         ("*", "any", True), ("*", "secret", False), ("orders.*", "orders.eu", True), ("orders.*", "ordersXeu", False),
         ("t?", "t1", True), ("t?", "t12", False), ("t[1-3]", "t2", True), ("t[!1-3]", "t2", False),
         ("a+b(c)$", "a+b(c)$", True), ("t[", "t[", True),

@@ -22,10 +22,14 @@ const matches = (patterns, name) => patterns.some(each => new RegExp(`^${express
 
 /** Returns the regular expression of a glob with *, ?, [ab] and [!ab]. */
 function expression(glob) {
-  return glob.replaceAll(/\*|\?|\[(!?)(\]?[^\]]*)\]|[^*?[]+|\[/g, (part, not, characters) => {
+  return glob.replaceAll(/\*|\?|\[(?:(!)|(?!!))(\][^\]]*|[^\]]+)\]|[^*?[]+|\[/g, (part, not, characters) => {
     if (part === "*") return ".*";
     if (part === "?") return ".";
-    if (characters !== undefined) return `[${not && "^"}${characters.replaceAll(/[\\\]^]/g, String.raw`\$&`)}]`;
+    if (characters !== undefined) return `[${not ? "^" : ""}${members(characters)}]`;
     return part.replaceAll(/[.+^${}()|\\[\]]/g, String.raw`\$&`);
   });
 }
+
+/** Returns the members of a character class. A range such as z-a is empty, not an error. */
+const members = characters =>
+  characters.replaceAll(/(.)-(.)/gs, (range, first, last) => (first > last ? "" : range)).replaceAll(/[\\\]^]/g, String.raw`\$&`);
