@@ -155,6 +155,8 @@ def test_position_of_a_picked_time_is_in_utc(console: OpenConsole, server: Servi
     form.get_by_role("button", name="Pick a time").click()
     form.get_by_label("Time").fill("2026-09-21T19:43:35")  # 14:13:35 UTC
     assert window.box("From").input_value() == "@2026-09-21T14:13:35Z"
+    form.get_by_label("Time").fill("20266-09-21T19:43:35")  # a year that no position can have
+    assert window.box("From").input_value() == "@2026-09-21T14:13:35Z"
     window.button("Read").click()
     wait_for(lambda: window.offsets == ["0:1"])
 

@@ -4,6 +4,8 @@ import { element, field } from "./dom.js";
 
 const POSITIONS = ["latest", "earliest", "-10", "committed", "0:0", "@2026-01-01T00:00:00Z"];
 
+const LAST_TIME = "9999-12-31T00:00:00"; // browsers offer years of six digits, which a position cannot have
+
 /** Examples for all inputs of positions. */
 export const positionExamples = () =>
   element("datalist", { id: "positions" }, ...POSITIONS.map(value => element("option", { value })));
@@ -16,9 +18,9 @@ export const positionInput = (name, value) =>
  * has many stops of the tab key, so it is hidden at first.
  */
 export function timePicker(position) {
-  const picker = element("input", { type: "datetime-local", step: 1, name: `${position.name}-time` });
+  const picker = element("input", { type: "datetime-local", step: 1, max: LAST_TIME, name: `${position.name}-time` });
   picker.addEventListener("input", () => {
-    if (!picker.value) return;
+    if (!picker.value || picker.validity.rangeOverflow) return;
     position.value = `@${new Date(picker.value).toISOString().replace(".000Z", "Z")}`;
     position.dispatchEvent(new Event("input", { bubbles: true }));
   });
