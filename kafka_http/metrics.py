@@ -325,8 +325,10 @@ def _of_topic(counter: Counter, topic: str) -> Number:
 
 def count_produced(topic: str, records: int, size: int) -> None:
     """Count records that Kafka has acknowledged. `size` is that of their keys and values."""
-    _of_topic(PRODUCED_RECORDS, topic).add(records)
-    _of_topic(PRODUCED_BYTES, topic).add(size)
+    counted, counted_bytes = _of_topic(PRODUCED_RECORDS, topic), _of_topic(PRODUCED_BYTES, topic)
+    with _process.lock:
+        counted.put(counted.value + records)
+        counted_bytes.put(counted_bytes.value + size)
 
 
 def count_consumed(topic: str, records: int, size: int) -> None:

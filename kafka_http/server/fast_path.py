@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class FastPath:
         self._tally = RequestTally()
         self._done: deque[tuple[ClientConnection, PendingResponse]] = deque()
         """Publishes that Kafka has answered, with their connections."""
+        self._finished: list[tuple[ClientConnection, FastPathResponse]] = []
+        """Responses that are counted next, then sent."""
         self._is_scheduled = False
         """Whether the loop will call `_respond_to_done`."""
 
@@ -74,7 +76,10 @@ class FastPath:
 
     def expire(self, now: float) -> None:
         """Respond to the publishes that Kafka has not answered in time."""
-        self._respond(self.pending.pop_expired(now))
+        if expired := self.pending.pop_expired(now):
+            for connection in expired:
+                self._finish(connection, now)
+            self._send_finished()
 
     def _prepare(self, head: FastPathHead, client: Client) -> PreparedRequest | None:
         if self._access_log.is_on and not _FORWARDED.isdisjoint(head.headers):
@@ -91,38 +96,35 @@ class FastPath:
     def _respond_to_done(self) -> None:
         """Respond to all publishes that are done, in one go."""
         self._is_scheduled = False  # before the first is taken, so that none is left behind
-        done = [self._done.popleft() for _ in range(len(self._done))]
-        # A timeout may have been over before Kafka answered
-        connections = [connection for connection, pending in done if connection.pending_response is pending]
-        for each in connections:
-            self.pending.discard(each)
-        self._respond(connections)
+        now = time.monotonic()
+        for _ in range(len(self._done)):
+            connection, pending = self._done.popleft()
+            if connection.pending_response is pending:  # otherwise its timeout was over before Kafka answered
+                self.pending.discard(connection)
+                self._finish(connection, now)
+        self._send_finished()
 
-    def _respond(self, connections: Iterable[ClientConnection]) -> None:
-        """Send the responses after all of them are counted. The caller has removed the connections from `pending`.
+    def _finish(self, connection: ClientConnection, now: float) -> None:
+        """Prepare the response, and add it to the tally. The caller has removed the connection from `pending`."""
+        pending, connection.pending_response = connection.pending_response, None
+        if pending is not None:
+            response = pending.finish()
+            self._tally.add(response.route, connection.method, response.status, now - connection.started)
+            self._finished.append((connection, response))
+
+    def _send_finished(self) -> None:
+        """Send the responses after all of them are counted.
 
         Writing the counts once for many requests costs less. If the process is killed between the two, requests are
         counted that were not answered, never the other way round.
         """
-        now = time.monotonic()
-        responses = [(each, self._finish(each, now)) for each in connections]
         self._tally.write()
-        for connection, response in responses:
+        request_id.set("-")  # the requests have set it
+        finished, self._finished = self._finished, []
+        for connection, response in finished:
             guarded(self._send, connection, response)
 
-    def _finish(self, connection: ClientConnection, now: float) -> FastPathResponse | None:
-        """Return the response, added to the tally; None if it was sent already."""
-        pending, connection.pending_response = connection.pending_response, None
-        if pending is None:
-            return None
-        response = pending.finish()
-        request_id.set("-")
-        self._tally.add(response.route, connection.method, response.status, now - connection.started)
-        return response
-
-    def _send(self, connection: ClientConnection, response: FastPathResponse | None) -> None:
-        if response is None:
-            return
+    def _send(self, connection: ClientConnection, response: FastPathResponse) -> None:
         worker = self._worker
         worker.count_request()
         if connection.logged_request is not None:

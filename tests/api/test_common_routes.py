@@ -123,7 +123,7 @@ def test_json_responses_of_both_dialects_end_with_a_newline(make_client: ClientF
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("PATCH", "/messages/t"), ("DELETE", "/messages"), ("POST", "/messages/t/c/1")]
+    ("method", "path"), [("PATCH", "/messages/t/c"), ("DELETE", "/messages"), ("POST", "/messages/t/c/1")]
 )
 def test_method_not_allowed_returns_405_with_allow(client: FlaskClient, method: str, path: str) -> None:
     response = client.open(path, method=method)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kafka_http.app import AppLifecycle
+from kafka_http.app_lifecycle import AppLifecycle
 from kafka_http.logs import request_id
 from kafka_http.server.app_interface import Client
 from tests.api.conftest import ClientFactory

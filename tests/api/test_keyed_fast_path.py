@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kafka_http.app import AppLifecycle
+from kafka_http.app_lifecycle import AppLifecycle
 from kafka_http.errors import Unavailable
 from kafka_http.event_loop import LoopThread
 from kafka_http.publish.idempotency_keys import MemoryIdempotencyKeys

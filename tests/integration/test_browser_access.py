@@ -338,6 +338,7 @@ def test_console_works_after_a_login_and_forgets_it_at_the_end(
 
     window.page.get_by_role("link", name=user).click()
     window.page.get_by_role("heading", name="Access").wait_for()
+    window.page.locator("table.rights td").first.wait_for()
     rights = window.page.locator("table.rights tbody tr").all_inner_texts()
     assert [each.split("\t")[1] for each in rights] == (
         ["all", "all", "none", "all", "no", "no"] if kind == "key" else ["none", "all", "none", "c*, me", "no", "no"]
