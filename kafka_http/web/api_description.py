@@ -24,12 +24,13 @@ const target = document.getElementById("viewer")
 let isLoaded = false
 
 // Swagger UI fills in the examples, also those of optional parameters, which exclude each other.
-function withoutOptionalExamples(document) {
+function adapted(document) {
   for (const parameter of Object.values(document.components.parameters)) {
     if (parameter.required || !("example" in parameter)) continue
     parameter.description += ` Example: ${parameter.example}`
     delete parameter.example
   }
+  document.externalDocs = { description: "The manual", url: new URL("../docs", location).href }
   return document
 }
 
@@ -42,7 +43,7 @@ SwaggerUIBundle({
   filter: true,
   validatorUrl: null,
   responseInterceptor(response) {
-    if (!isLoaded && response.ok) response.text = JSON.stringify(withoutOptionalExamples(JSON.parse(response.text)))
+    if (!isLoaded && response.ok) response.text = JSON.stringify(adapted(JSON.parse(response.text)))
     isLoaded = true
     return response
   },
