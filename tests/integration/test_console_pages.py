@@ -153,9 +153,9 @@ def test_position_of_a_picked_time_is_in_utc(console: OpenConsole, server: Servi
     window = console(timezone_id="Asia/Kolkata").open(f"#/topics/{name}")
     form = window.page.get_by_role("form", name="Read")
     form.get_by_role("button", name="Pick a time").click()
-    form.get_by_label("Time").fill("2026-09-21T19:43:35")  # 14:13:35 UTC
-    assert window.box("From").input_value() == "@2026-09-21T14:13:35Z"
     form.get_by_label("Time").fill("20266-09-21T19:43:35")  # a year that no position can have
+    assert window.box("From").input_value() == "-10"
+    form.get_by_label("Time").fill("2026-09-21T19:43:35")  # 14:13:35 UTC
     assert window.box("From").input_value() == "@2026-09-21T14:13:35Z"
     window.button("Read").click()
     wait_for(lambda: window.offsets == ["0:1"])
@@ -245,7 +245,8 @@ def test_globs_of_rights_match_as_on_the_server(console: OpenConsole) -> None:
       return may("read", name);
     }"""
     for glob, name, expected in (
-        ("[z-a]*", "zebra", False), ("[z-a!]", "!", True), ("[!!]", "!", False), ("[!]", "x", False), ("x[!]", "x[!]", True),
+        ("[z-a]*", "zebra", False), ("[z-a!]", "!", True), ("[!!]", "!", False), ("[!]", "x", False),
+        ("x[!]", "x[!]", True),
         ("*", "any", True), ("*", "secret", False), ("orders.*", "orders.eu", True), ("orders.*", "ordersXeu", False),
         ("t?", "t1", True), ("t?", "t12", False), ("t[1-3]", "t2", True), ("t[!1-3]", "t2", False),
         ("a+b(c)$", "a+b(c)$", True), ("t[", "t[", True),
@@ -313,6 +314,21 @@ def test_lesson_with_the_console_alone(console: OpenConsole, server: Service) ->
     window.confirm("Delete topic", name)
     page.get_by_role("heading", name="Topics").wait_for()
     assert server.get(f"/messages/{name}").status_code == 404
+
+
+def test_question_closes_when_its_page_is_left(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+    """After Back, it stood over another page, and deleted the topic of the page before."""
+    name = topic()
+    publish(server, name, {"value": 1})
+    window = console().open("#/topics")
+    page = window.page
+    page.get_by_role("link", name=name, exact=True).click()
+    window.button("Delete topic").click()
+    page.get_by_role("dialog").wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Topics").wait_for()
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert server.get(f"/messages/{name}").status_code == 200
 
 
 def test_topic_settings_change_the_topic(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
@@ -409,29 +425,6 @@ def test_headers_with_long_names_leave_room_for_values_on_a_phone(
     width = window.page.locator(".reading dl.headers dd").first.evaluate("cell => cell.clientWidth")
     assert width > 150
     assert window.page.evaluate("document.documentElement.scrollWidth") == 390
-
-
-def test_back_button_closes_a_question_without_an_answer(
-    console: OpenConsole, server: Service, topic: TopicFactory
-) -> None:
-    """The form had another consumer then, and the answer was for that one."""
-    name = topic()
-    publish(server, name, {"value": 1})
-    for consumer in ("one", "two"):
-        server.put(f"/messages/{name}/{consumer}/earliest").raise_for_status()
-    window = console().open(f"#/topics/{name}?consumer=one")
-    window.state("live").wait_for()
-    window.read("0:0", live=False)
-    window.choose_consumer("two")
-    window.button("Delete offsets").click()
-    window.page.get_by_role("dialog").wait_for()
-
-    window.page.go_back()
-    wait_for(lambda: window.box("Name").input_value() == "one")
-    assert window.page.get_by_role("dialog").count() == 0
-    for consumer in ("one", "two"):
-        partitions = server.get(f"/messages/{name}/{consumer}").json()["partitions"]
-        assert partitions[0]["committed"] == 0
 
 
 def test_search_that_another_read_replaces_shows_nothing_more(

@@ -16,7 +16,7 @@ export function confirmed({ title, text, action, name }) {
       typed && field(`Type “${name}” to confirm`, typed),
       element("div.actions", {}, agree, element("button", { type: "button", click: () => end(false) }, "Cancel")),
     );
-    const leave = () => end(false); // what was asked about is no longer on the page
+    const leave = () => end(false); // Back shows another page: the question no longer applies
     const end = answer => {
       removeEventListener("hashchange", leave);
       resolve(answer);
