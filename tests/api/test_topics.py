@@ -89,6 +89,9 @@ def test_create_topic_that_exists_returns_409(client: FlaskClient) -> None:
         ({"topic": "orders", "config": {"retention.ms": "long"}}, 422, "Invalid value long"),
         ({"topic": "orders", "replication_factor": 3}, 422, "replicate"),
         ({"topic": "orders", "partitions": 1_000_000}, 422, "number of partitions"),
+        ({"topic": "orders", "config": {"retention.ms": "1" * 32_001}}, 422, "at most 32000 bytes, got 32001"),
+        ({"topic": "orders", "config": {"retention.ms": "\xe9" * 16_001}}, 422, "at most 32000 bytes, got 32002"),
+        ({"topic": "orders", "config": {"x" * 40_000: "1"}}, 422, "at most 32000 bytes, got 40000"),
     ],
 )
 def test_create_topic_with_an_invalid_body_creates_nothing(
@@ -202,7 +205,9 @@ def test_delete_before_in_a_compacted_topic_returns_422(client: FlaskClient, bro
         ({"delete_before": 5}, 400, "delete_before must be a string"),
         ({"delete_before": "7:0"}, 404, "has no partition 7"),
         ({"partitions": 5, "config": {"retention.years": 1}}, 422, "Unknown topic config name"),
-        ({"partitions": 20_000, "config": {"retention.ms": 1}}, 422, "number of partitions"),
+        ({"partitions": 10_004, "config": {"retention.ms": 1}}, 422, "at most 10003, got 10004"),
+        ({"config": {"retention.ms": "1" * 32_001}}, 422, "at most 32000 bytes, got 32001"),
+        ({"config": {"x" * 40_000: None}}, 422, "at most 32000 bytes, got 40000"),
     ],
 )
 def test_patch_with_an_invalid_body_changes_nothing(
