@@ -102,6 +102,13 @@ def test_create_topic_with_an_invalid_body_creates_nothing(
     assert broker.topics() == ["t", "three"]
 
 
+def test_error_about_a_setting_names_no_field_that_does_not_exist(client: FlaskClient) -> None:
+    """The path config[...] became the field "..]"."""
+    response = client.post("/messages", json={"topic": "orders", "config": {"retention.ms": None}})
+    assert response.json["error"]["message"].startswith("config[...] must be a boolean or an integer")
+    assert "field" not in response.json["error"]
+
+
 def test_create_topic_rejects_bodies_that_are_no_object_and_unknown_parameters(client: FlaskClient) -> None:
     for body in (b"", b"{", b"[]", b'"orders"', b'{"topic": "orders\xff"}'):
         assert client.post("/messages", data=body).status_code == 400, body
