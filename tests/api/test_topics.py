@@ -363,6 +363,16 @@ def test_hint_with_authentication_depends_on_the_right_admin(make_client: Client
         assert messages["writer"].endswith("Only a principal with the right admin can create it.")
 
 
+def test_hint_for_a_topic_that_is_hidden_does_not_name_topic_admin(make_client: ClientFactory, tmp_path: Any) -> None:
+    """The access check refuses it before the views know the principal. topic_admin does not help its clients."""
+    keys = KeyFile(tmp_path / "keys.toml", ("reader",))
+    for topic_admin in (False, True):
+        client = make_client(auth={"keys": str(keys.path)}, access={"reader": {"read": ["t"]}}, topic_admin=topic_admin)
+        for topic in ("three", "nope"):
+            message = error(client.get(f"/messages/{topic}", headers=keys.headers("reader")))[2]
+            assert message.endswith("Only a principal with the right admin can create it.")
+
+
 def test_hint_has_no_command_for_an_illegal_name(make_client: ClientFactory, tmp_path: Any) -> None:
     """A name from a URL must not become a part of a command."""
     keys = KeyFile(tmp_path / "keys.toml", ("reader",))
