@@ -368,7 +368,7 @@ def test_unsatisfiable_accept_returns_406(client: FlaskClient, method: str, path
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/consumers/g", {"POST"}),
+        ("PUT", "/consumers/g", {"GET", "POST", "DELETE"}),
         ("GET", "/consumers/g/instances/c", {"DELETE", "POST"}),
         ("PUT", "/consumers/g/instances/c/subscription", {"GET", "POST", "DELETE"}),
         ("GET", "/consumers/g/instances/c/positions", {"POST"}),

@@ -63,7 +63,7 @@ def test_daemon_is_started_once_by_the_first_call_that_needs_it(
 
 
 @pytest.mark.parametrize("kills", [1, 3])
-def test_killed_daemon_restarts_with_its_instances_within_two_seconds(
+def test_killed_daemon_restarts_with_its_instances_soon(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, kills: int
 ) -> None:
     service = start_service(kafka.bootstrap_servers)
@@ -102,8 +102,8 @@ def test_killed_daemon_restarts_with_its_instances_within_two_seconds(
 
 
 def soon() -> float:
-    """Two seconds, more on a slow machine."""
-    return scaled(2)
+    """Five seconds, more on a slow machine: far less than the session timeout of the members."""
+    return scaled(5)
 
 
 def settle(*read: ConsumerInstance) -> None:
