@@ -1,6 +1,7 @@
 """Requests of the client commands to the server, and the exit status that their errors lead to."""
 
 import http.client
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ FAILED, USAGE, NOT_FOUND, NOT_ALLOWED = 1, 2, 3, 4
 
 _EXIT_STATUSES = {400: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 413: USAGE, 415: USAGE}
 _EXIT_STATUSES |= {416: USAGE, 422: USAGE}
+_TOPIC_NOT_FOUND = 40401
+_MAY_CREATE = "Create it: "
+"""What the server's message has if the client may create the topic."""
 _HINTS = {401: " Set KAFKA_HTTP_API_KEY, or api_key in a profile."}
 _TIMEOUT_SECONDS = 75.0
 """More than the maximum of the server's `timeout`."""
@@ -143,6 +147,8 @@ class ApiClient:
         answer = _as_object(self._read(response))
         details = _as_object(answer.get("error"))
         message = details.get("message") or self._unexpected(status, headers.get("Location"))
+        if details.get("code") == _TOPIC_NOT_FOUND and _MAY_CREATE in message:
+            message = _topic_not_found(str(details.get("topic")))
         error = RequestError(f"{message}{_HINTS.get(status, '')}", status, details.get("code", status))
         error.details, error.records = details, answer.get("records", ())
         after = headers.get("Retry-After", "")
@@ -154,6 +160,12 @@ class ApiClient:
         """Return the message for a response that is not of kafka_http, such as a proxy's."""
         instead = f" and names {location}. Use that URL" if location and 300 <= status < 400 else ""
         return f"{self.url} answered {status} {http.client.responses.get(status, '')}".rstrip() + f"{instead}."
+
+
+def _topic_not_found(topic: str) -> str:
+    """Return the message with commands in place of the server's calls."""
+    create = f"kafka-http topics --create {shlex.quote(topic)}"
+    return f"Topic not found: {topic}. `kafka-http topics` lists the topics, and `{create}` creates this one."
 
 
 def _as_object(value: Any) -> Mapping[str, Any]:

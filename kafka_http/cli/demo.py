@@ -92,16 +92,16 @@ def _topic(text: str) -> DemoTopic:
     name, colon, partitions = text.partition(":")
     if not _TOPIC_NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(
-            f"{name!r} is not a topic name, that is 1 to 249 letters, digits, dots, underscores and hyphens"
+            f"{name!r} is not a topic name. Use 1 to 249 letters, digits, dots, underscores and hyphens"
         )
     if colon and not (partitions.isdecimal() and 1 <= int(partitions) <= 1000):
-        raise argparse.ArgumentTypeError(f"{partitions!r} is not a number of partitions, that is 1 to 1000")
+        raise argparse.ArgumentTypeError(f"{partitions!r} is not a number of partitions from 1 to 1000")
     return DemoTopic(name, int(partitions) if colon else 1)
 
 
 def _port(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 65534):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, that is a number from 1 to 65534")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65534")
     return int(text)
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 from kafka_http.cli.client_address import SERVER_EPILOG
 from kafka_http.cli.client_requests import RequestError
@@ -46,6 +46,9 @@ _COMMANDS = {
 _OTHER_NAMES = {"brokers": "bootstrap-servers", "host": "bind", "port": "bind"}
 """Flags of other servers, and the flags that do the same here. `demo` has --port itself."""
 
+_MAX_USAGE_LINES = 10
+"""Longest usage that an error prints."""
+
 _WITH_EXTRA = ("demo", "bench")
 _CLIENT_COMMANDS = ("publish", "read", "tail", "ack", "lag", "topics")
 _WITHOUT_SETTINGS = ("key", "completion", *_CLIENT_COMMANDS)
@@ -67,6 +70,13 @@ class _CommandParser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(args, namespace)  # calls `parse_known_args` in Python 3.11
         finally:
             self._is_inner = False
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit. The usage of a command with all settings would fill the screen."""
+        usage = self.format_usage()
+        if usage.count("\n") > _MAX_USAGE_LINES:
+            usage = f"usage: {self.prog} [FLAG]… (`{self.prog} --help` shows all flags)\n"
+        self.exit(2, f"{usage}{self.prog}: error: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -46,7 +46,7 @@ def _help_text(setting: Setting) -> str:
     default = getattr(Config(), setting.name)
     if setting.is_list:
         default = ",".join(default)
-    has_default = not setting.is_section and setting.type is not bool and str(default)
+    has_default = not setting.is_section and setting.type is not bool and default not in (None, "")
     return (setting.help + (f" (default: {default})" if has_default else "")).replace("%", "%%")
 
 

@@ -21,6 +21,19 @@ _VIEWER = "flask_swagger_ui"
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _SCRIPT = b"""\
 const target = document.getElementById("viewer")
+let isLoaded = false
+
+// Swagger UI fills in the examples, also those of optional parameters, which exclude each other.
+function adapted(document) {
+  for (const parameter of Object.values(document.components.parameters)) {
+    if (parameter.required || !("example" in parameter)) continue
+    parameter.description += ` Example: ${parameter.example}`
+    delete parameter.example
+  }
+  document.externalDocs = { description: "The manual", url: new URL("../docs", location).href }
+  return document
+}
+
 SwaggerUIBundle({
   domNode: target,
   url: target.dataset.url,
@@ -29,6 +42,11 @@ SwaggerUIBundle({
   docExpansion: "list",
   filter: true,
   validatorUrl: null,
+  responseInterceptor(response) {
+    if (!isLoaded && response.ok) response.text = JSON.stringify(adapted(JSON.parse(response.text)))
+    isLoaded = true
+    return response
+  },
 })
 """
 _PAGE = """\

@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, redirect
 from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as BaseResponse
 
 from kafka_http.web.console.console_routes import SECURITY_HEADERS
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _INDEX = "index"
+_API = "api"
+"""The page of all calls, beside the manual: see `api_description`."""
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".md": "text/markdown; charset=utf-8",
@@ -75,9 +78,11 @@ class ManualRoutes:
         """GET /docs: the first page of the manual."""
         return self._page(_INDEX, base="docs/")
 
-    def page(self, name: str) -> Response:
+    def page(self, name: str) -> BaseResponse:
         """GET /docs/<name>: a page of the manual, or a file that a page links to."""
         name = self._without_levels(name)
+        if name == _API:
+            return redirect(f"../{_API}")
         if name in self._files:
             return _response(self._files[name], _TYPES.get(PurePosixPath(name).suffix, _TEXT))
         return self._page(name, base="")
@@ -98,10 +103,11 @@ class ManualRoutes:
         return _response(self._rendered[name, base], "text/html; charset=utf-8")
 
     def _render(self, name: str, base: str) -> str:
-        links = (
+        links = [
             f'<li><a href="{base}{each}"{" aria-current=page" * (each == name)}>{escape(self._title(each))}</a></li>'
             for each in (_INDEX, *self._linked_pages())
-        )
+        ]
+        links.append(f'<li><a href="{base}{_API}">All calls, to try out</a></li>')
         content = render_markdown(self._text(name), base)
         return _TEMPLATE.format(title=escape(self._title(name)), base=base, links="\n".join(links), content=content)
 

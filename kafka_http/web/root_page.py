@@ -15,7 +15,12 @@ _XHTML = "application/xhtml+xml"
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>kafka_http</title></head>
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>kafka_http</title>
+<link rel="icon" href="data:,">
+</head>
 <body>
 <h1>kafka_http</h1>
 <p>Apache Kafka behind HTTP.</p>

@@ -312,6 +312,21 @@ def test_lesson_with_the_console_alone(console: OpenConsole, server: Service) ->
     assert server.get(f"/messages/{name}").status_code == 404
 
 
+def test_question_closes_when_its_page_is_left(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
+    """After Back, it stood over another page, and deleted the topic of the page before."""
+    name = topic()
+    publish(server, name, {"value": 1})
+    window = console().open("#/topics")
+    page = window.page
+    page.get_by_role("link", name=name, exact=True).click()
+    window.button("Delete topic").click()
+    page.get_by_role("dialog").wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Topics").wait_for()
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert server.get(f"/messages/{name}").status_code == 200
+
+
 def test_topic_settings_change_the_topic(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name = topic()
     publish(server, name, *[{"value": number} for number in range(5)])

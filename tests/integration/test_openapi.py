@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
 from tests.support.console_browser import chromium
 from tests.support.openapi_document import operations
@@ -34,6 +35,24 @@ def test_viewer_shows_all_calls_and_sends_one(service: Service) -> None:
         call.get_by_text("Execute").click()
         call.locator(".live-responses-table").get_by_text('"ok"').wait_for()
     assert [each for each in errors if not each.startswith("data:")] == []
+
+
+def test_viewer_sends_no_optional_parameters_by_default(service: Service, topic: TopicFactory) -> None:
+    """Swagger UI fills in examples. Those of optional parameters exclude each other."""
+    with chromium() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"{service.url}/docs/api")
+        call = page.locator("#operations-Publish-publish")
+        call.locator(".opblock-summary-control").click()
+        call.get_by_text("Try it out").click()
+        call.get_by_placeholder("topic", exact=True).fill(topic())
+        with page.expect_request(lambda sent: sent.method == "POST") as sent:
+            call.get_by_text("Execute").click()
+        response = sent.value.response()
+        assert response is not None
+        assert response.status == 200
+        assert "?" not in sent.value.url
 
 
 def sender(service: Service) -> Send:

@@ -216,6 +216,28 @@ def test_server_that_is_away_is_exit_status_1_without_credentials(
     assert "hush" not in said
 
 
+@pytest.mark.parametrize(
+    ("remedy", "said"),
+    [
+        (
+            "Create it: curl …",
+            "`kafka-http topics` lists the topics, and `kafka-http topics --create x` creates this one.",
+        ),
+        (
+            "Only a principal with the right admin can create it.",
+            "Only a principal with the right admin can create it.",
+        ),
+    ],
+)
+def test_missing_topic_names_commands_if_the_client_may_create_it(
+    remedy: str, said: str, capfdbinary: CaptureFixture
+) -> None:
+    error = {"code": 40401, "message": f"Topic not found: x. {remedy}", "topic": "x"}
+    with stub_api(Answer(404, json.dumps({"error": error}).encode())) as api:
+        assert run(api, "read", "x") == 3
+    assert capfdbinary.readouterr().err.decode() == f"kafka-http: Topic not found: x. {said}\n"
+
+
 def test_credentials_are_sent_with_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_HTTP_API_KEY", "kh_hush")
     with stub_api(Answer(200, events(START, END))) as api:

@@ -216,6 +216,15 @@ def test_wrong_usage_says_what_would_be_right(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_error_of_a_command_with_all_settings_has_a_short_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["access"])
+
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage == "usage: kafka-http access [FLAG]… (`kafka-http access --help` shows all flags)"
+    assert error.endswith("the following arguments are required: PRINCIPAL")
+
+
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])

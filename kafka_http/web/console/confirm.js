@@ -16,7 +16,9 @@ export function confirmed({ title, text, action, name }) {
       typed && field(`Type “${name}” to confirm`, typed),
       element("div.actions", {}, agree, element("button", { type: "button", click: () => end(false) }, "Cancel")),
     );
+    const leave = () => end(false); // Back shows another page: the question no longer applies
     const end = answer => {
+      removeEventListener("hashchange", leave);
       resolve(answer);
       shown.close(); // returns the focus
       shown.remove();
@@ -25,6 +27,7 @@ export function confirmed({ title, text, action, name }) {
     typed?.addEventListener("keydown", event => {
       if (event.key === "Enter" && !agree.disabled) end(true);
     });
+    addEventListener("hashchange", leave);
     document.body.append(shown);
     shown.showModal();
     (typed ?? shown.querySelector("button:last-child")).focus();
