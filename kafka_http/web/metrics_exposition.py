@@ -130,7 +130,7 @@ class _Handler(MetricsHandler):
     def do_GET(self) -> None:  # noqa: N802
         accept = _valid_accept(self.headers.get("Accept", ""))
         del self.headers["Accept"]
-        self.headers["Accept"] = accept
+        self.headers.add_header("Accept", accept)
         super().do_GET()
 
 
