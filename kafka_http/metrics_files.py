@@ -78,13 +78,28 @@ class MetricFiles:
             self._file = _ProcessFile(self._directory)
             self._merge_dead()
         except (OSError, KafkaHttpError) as error:
-            log.warning("/metrics shows only the process that answers: %s cannot be used: %s", self._directory, error)
+            log.warning(
+                "/metrics of other processes lacks the counts of this one: %s cannot be used: %s. Restart the server "
+                "when it can.",
+                *(self._directory, error),
+            )
         metrics.use_sink(self._file)
 
     def read(self) -> Mapping[str, float]:
-        """Return the numbers of all processes by key: counters of living and dead ones, gauges of living ones."""
-        if self._process != os.getpid() or self._file is None:
+        """Return the numbers of all processes by key: counters of living and dead ones, gauges of living ones.
+
+        Without a file, this process leaves its own out if others have files: what only some processes can show would
+        go up and down with the process that answers. Without any files, its own are all.
+        """
+        if self._process != os.getpid():
             return metrics.own_numbers()
+        try:
+            return self._read_files() or metrics.own_numbers()
+        except OSError as error:  # someone has removed the directory
+            log.debug("The files of the metrics cannot be read: %s", error)
+            return metrics.own_numbers()
+
+    def _read_files(self) -> Mapping[str, float]:
         with suppress(BlockingIOError), self._lock(fcntl.LOCK_SH):
             return self._sums(self._files())
         return self._sums(self._files())  # one that merges hangs; it may count twice what it merges
@@ -127,7 +142,7 @@ class MetricFiles:
             yield
 
     def _merge_dead(self) -> None:
-        with suppress(BlockingIOError), self._lock(fcntl.LOCK_EX):
+        with suppress(OSError), self._lock(fcntl.LOCK_EX):  # if the disk is full, the next process merges
             self._merge()
 
     def _files(self) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kafka.errors import (
     InvalidRequestError,
+    InvalidTopicError,
     KafkaError,
     NoError,
     RequestTimedOutError,
@@ -19,6 +20,7 @@ from kafka_http.broker.error_map import translate
 from kafka_http.broker.topic_metadata import ask_metadata
 from kafka_http.errors import (
     BrokerUnavailable,
+    InvalidRequest,
     InvalidValue,
     KafkaHttpError,
     OutcomeUnknown,
@@ -90,10 +92,11 @@ class ControllerCall:
         error = translate(kind, self._topic, servers=self._connections.servers)
         if kind is RequestTimedOutError and self._changes:
             return self._unknown_outcome(error)
-        if message and (isinstance(error, InvalidValue) or kind is InvalidRequestError):
+        if message and (isinstance(error, InvalidValue) or kind in (InvalidRequestError, InvalidTopicError)):
             name = kind.__name__.removesuffix("Error")
             reason = f"Kafka rejected the topic {self._topic}: {message.rstrip('.')} ({name})."
-            return InvalidValue(reason, topic=self._topic)
+            rejected = InvalidRequest if kind is InvalidTopicError else InvalidValue
+            return rejected(reason, topic=self._topic)
         return error
 
     def _unknown_outcome(self, error: KafkaHttpError) -> OutcomeUnknown:

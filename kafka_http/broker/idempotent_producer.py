@@ -388,6 +388,8 @@ class IdempotentProducer:
         self._identity = self._identity or identity
         topic.update(partitions)
         for queue in topic.missing_for_long():
+            for pending in queue.withdraw():
+                topic.place(pending)
             queue.fail(PartitionNotFound(topic.name, queue.partition, len(partitions)))
         waiting, topic.waiting = topic.waiting, deque()
         self._waiting_topics.discard(topic)

@@ -20,7 +20,7 @@ from kafka import errors as kafka
 from kafka.errors import for_code
 
 from kafka_http.broker.error_map import STALE_METADATA, count_error, is_transient, result_of, unknown_outcome
-from kafka_http.broker.pending_publish import UNKNOWN_OFFSET, PartitionAppend, SliceResult
+from kafka_http.broker.pending_publish import UNKNOWN_OFFSET, KafkaPendingPublish, PartitionAppend, SliceResult
 from kafka_http.broker.produce_requests import PartitionResponse, topic_field
 from kafka_http.errors import KafkaHttpError, OutcomeUnknown
 from kafka_http.logs import LogOnce
@@ -426,6 +426,25 @@ class PartitionQueue:
         if any(each.append.pending.deadline <= now for each in self.waiting):
             error = self._unknown("no broker could be reached in time.")
             self._end_waiting(lambda each: each.append.pending.deadline <= now, error)
+
+    def withdraw(self) -> list[KafkaPendingPublish]:
+        """Take back all publishes, to place them again. Return none unless all of them can be.
+
+        Kafka must have none of their records for certain, and their records must all be here and name no partition.
+        """
+        batch = self._batch
+        if batch is not None and (self._is_in_flight or batch.is_unsure):
+            return []
+        slices = [*(() if batch is None else batch.slices), *self.waiting]
+        publishes = list(dict.fromkeys(each.append.pending for each in slices))
+        if not all(each.is_movable for each in publishes):
+            return []
+        if batch is not None:
+            self._drop(batch)
+        self.waiting.clear()
+        for each in publishes:
+            each.withdraw()
+        return publishes
 
     def fail(self, error: KafkaHttpError) -> None:
         """End all records with an error, apart from a batch in flight. A batch that may be written ends as unknown."""

@@ -97,6 +97,18 @@ class KafkaPendingPublish(DoneCallbacks):
         self._left += len(selected)
         return append
 
+    @property
+    def is_movable(self) -> bool:
+        """Whether all records wait for one partition, which none of them names, and none has a result."""
+        if len(self.appends) != 1 or self.appends[0].indexes is not None or self.appends[0].results:
+            return False
+        return isinstance(self.records, BareValues) or all(each.partition is None for each in self.records)
+
+    def withdraw(self) -> None:
+        """Forget the partition, so that the request can be placed again."""
+        self.appends.clear()
+        self._left = 0
+
     def fail(self, error: KafkaHttpError) -> None:
         """End the whole request with an error. Nothing was written."""
         self.error = error

@@ -62,20 +62,23 @@ class KafkaTopicAdmin:
         self._wait_until(topic, _has_leaders)
 
     def change(self, topic: str, change: TopicChange) -> None:
-        for validate_only in (True, False):
-            if change.config:
-                request = _alter_request(topic, change.config, validate_only=validate_only)
-                self._call(topic, request, lambda response: response.responses)
-            if change.partitions is not None:
-                self._add_partitions(topic, change.partitions, validate_only=validate_only)
-        if change.delete_before:
+        self._alter(topic, change, validate_only=True)
+        if change.delete_before:  # before a new cleanup.policy, with which Kafka may delete no records
             self._delete_records(topic, change.delete_before)
+        self._alter(topic, change, validate_only=False)
 
     def delete(self, topic: str) -> None:
         named = DeleteTopicsRequest.DeleteTopicState(name=topic)
         request = DeleteTopicsRequest(topics=[named], topic_names=[topic], timeout_ms=CONTROLLER_MS)
         self._call(topic, request, lambda response: response.responses, UnknownTopicOrPartitionError)
         self._wait_until(topic, lambda described: described.error_code == UnknownTopicOrPartitionError.errno)
+
+    def _alter(self, topic: str, change: TopicChange, *, validate_only: bool) -> None:
+        if change.config:
+            request = _alter_request(topic, change.config, validate_only=validate_only)
+            self._call(topic, request, lambda response: response.responses)
+        if change.partitions is not None:
+            self._add_partitions(topic, change.partitions, validate_only=validate_only)
 
     def _add_partitions(self, topic: str, count: int, *, validate_only: bool) -> None:
         wanted = CreatePartitionsRequest.CreatePartitionsTopic(name=topic, count=count, assignments=None)

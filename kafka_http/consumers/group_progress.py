@@ -1,6 +1,6 @@
 """The consumer groups of the cluster: how far each of them is."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -66,16 +66,13 @@ class GroupProgress:
 
     def _on_topic(self, topic: str, offsets: Mapping[TopicPartition, int]) -> list[PartitionProgress]:
         """Return the progress on a topic. Partitions that no longer exist are left out."""
-        existing = self._existing(topic)
-        of_topic = {tp: at for tp, at in sorted(offsets.items()) if tp.topic == topic and tp.partition in existing}
-        ranges = self._topics.offset_ranges(topic, [each.partition for each in of_topic])
-        return [_progress(tp, at, ranges[tp.partition]) for tp, at in of_topic.items()]
-
-    def _existing(self, topic: str) -> Collection[int]:
         try:
-            return frozenset(self._topics.select(topic, None))
-        except TopicNotFound:  # it was just deleted
-            return ()
+            existing = frozenset(self._topics.select(topic, None))
+            of_topic = {tp: at for tp, at in sorted(offsets.items()) if tp.topic == topic and tp.partition in existing}
+            ranges = self._topics.offset_ranges(topic, [each.partition for each in of_topic])
+        except TopicNotFound:  # it was just deleted, at any of these steps
+            return []
+        return [_progress(tp, at, ranges[tp.partition]) for tp, at in of_topic.items()]
 
 
 def _progress(tp: TopicPartition, at: int, log: OffsetRange) -> PartitionProgress:

@@ -1,10 +1,12 @@
 """Selects the records of a search: those with a text, or with a key."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kafka_http.records import Record, RecordColumns
 
+_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 ShownTexts = Callable[[RecordColumns], tuple[Sequence[bytes | None], Sequence[bytes | None]]]
 """Returns the keys and the values of records in the form that the client sees: JSON texts."""
 
@@ -18,7 +20,7 @@ class RecordFilter:
 
     def __init__(self, contains: str | None = None, key: str | None = None, shown: ShownTexts | None = None) -> None:
         self._texts = () if contains is None else _forms_in_json(contains)
-        self._keys = frozenset() if key is None else frozenset((key.encode(), json.dumps(key).encode()))
+        self._keys = frozenset() if key is None else _forms_of_key(key)
         self._has_key = key is not None
         self._shown = shown
 
@@ -44,7 +46,21 @@ class RecordFilter:
                 yield from [at for at, each in enumerate(records.headers) if any(text in (v or b"") for _, v in each)]
 
 
+def _forms_of_key(key: str) -> frozenset[bytes]:
+    """Return the bytes of a key as such, and as a JSON string."""
+    return frozenset((key.encode(), *(b'"%b"' % each for each in _escaped_forms(key))))
+
+
 def _forms_in_json(text: str) -> tuple[bytes, ...]:
-    """Return the bytes of a text as such, and inside a JSON string with and without escaped characters."""
-    escaped = (json.dumps(text, ensure_ascii=each)[1:-1].encode() for each in (False, True))
-    return tuple(dict.fromkeys((text.encode(), *escaped)))
+    """Return the bytes of a text as such, and inside a JSON string."""
+    return tuple(dict.fromkeys((text.encode(), *_escaped_forms(text))))
+
+
+def _escaped_forms(text: str) -> list[bytes]:
+    """Return the inner bytes of a JSON string as common writers escape it.
+
+    Some escape characters beyond ASCII, in lower or upper case; PHP also escapes slashes.
+    """
+    plain, escaped = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (False, True))
+    upper = _ESCAPED.sub(lambda found: found[0][:2] + found[0][2:].upper(), escaped)
+    return [form.replace("/", slash).encode() for form in (plain, escaped, upper) for slash in ("/", "\\/")]

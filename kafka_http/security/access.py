@@ -154,5 +154,7 @@ class Access:
         return [each for each in topics if self.rights.may_describe(each)]
 
 
+REFUSED = Access(Principal("", "anonymous"), NO_RIGHTS)
+"""That of a request which the access check has refused, for what explains the refusal."""
 UNRESTRICTED = Access(OFF, ALL_RIGHTS)
 """The access of each request while authentication is off."""

@@ -100,7 +100,8 @@ class AccessLine(StructuredMessage):
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'
+    """Return a text of the client in quotes. Without escaped backslashes, its own would end the field."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class AccessLogger(Logger):

@@ -22,7 +22,7 @@ from kafka_http.environ import (
 )
 from kafka_http.errors import CrossSiteRequest, Forbidden, KafkaHttpError, RateLimited, Unauthenticated, WouldBlock
 from kafka_http.logs import word_text
-from kafka_http.security.access import UNRESTRICTED, Access
+from kafka_http.security.access import REFUSED, UNRESTRICTED, Access
 from kafka_http.security.check_point import Admission, CheckPoint
 from kafka_http.security.forwarded_calls import ForwardedCalls
 from kafka_http.security.principal import ANONYMOUS, Credentials
@@ -198,6 +198,7 @@ class AccessCheck:
         except WouldBlock:  # a 405 or a 400 follows, which needs no rights
             return
         except KafkaHttpError as refusal:
+            g.access = REFUSED
             request.environ[PRINCIPAL] = word_text(refusal.principal)
             if not isinstance(refusal, _REFUSALS):  # such as a topic that the principal must not see
                 self._log(refusal)

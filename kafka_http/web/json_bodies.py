@@ -148,7 +148,7 @@ def _shape_error(
     """Translate msgspec's message, such as ``Expected `int`, got `str` - at `$.records[1].partition` ``."""
     problem, _, inner_path = str(error).replace("`", "").partition(" - at $")
     path = (at + inner_path).lstrip(".")
-    head, _, field = path.partition(".")
+    head, _, field = path.replace("[...]", "").partition(".")
     if record is None and head.startswith("records[") and head[8:-1].isdigit():
         record = int(head[8:-1])
     subject = path or "Body"

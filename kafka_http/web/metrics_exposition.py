@@ -3,13 +3,16 @@
 import logging
 import os
 import platform
+import re
 import socket
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import ThreadingHTTPServer
 from importlib.metadata import version
 from itertools import accumulate
 from threading import Thread
+from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 from prometheus_client.exposition import choose_encoder
@@ -25,6 +28,7 @@ BUILD_INFO = "kafka_http_build_info"
 BUILD_LABELS = ("version", "python")
 BUILD_HELP = "The version of kafka_http and of Python; always 1."
 _BOUNDS = (*map(str, metrics.BOUNDS), "+Inf")
+_NOT_A_VERSION = re.compile(r";\s*version=(?=[^;])(?![0-9]{1,9}(\.[0-9]{1,9})*\s*(;|$))")
 _CLIENT_SECONDS = 10.0
 """Time of each wait for a client of `metrics_bind`."""
 _Parts = Mapping[str, float]
@@ -42,7 +46,7 @@ class MetricsExposition(Collector):
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the text and its media type: that of Prometheus, or OpenMetrics if the Accept header prefers it."""
-        encode, media_type = choose_encoder(accept)
+        encode, media_type = choose_encoder(_valid_accept(accept))
         return encode(self.registry), media_type
 
     def describe(self) -> Iterable[Metric]:
@@ -73,6 +77,11 @@ def _family(metric: metrics.Metric, numbers: Mapping[tuple[str, ...], _Parts]) -
     for values, parts in sorted(numbers.items()):
         family.add_metric(values, parts[""])
     return family
+
+
+def _valid_accept(accept: str) -> str:
+    """Return an Accept header without the media types whose version is no number: `choose_encoder` fails for them."""
+    return ",".join(each for each in accept.split(",") if not _NOT_A_VERSION.search(each))
 
 
 class MetricsServer:
@@ -115,12 +124,28 @@ class MetricsServer:
             self._socket.close()
 
 
+class _Handler(MetricsHandler):
+    """Answers a scrape on any path."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        accept = _valid_accept(self.headers.get("Accept", ""))
+        del self.headers["Accept"]
+        self.headers.add_header("Accept", accept)
+        super().do_GET()
+
+
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, listener: socket.socket, registry: CollectorRegistry) -> None:
-        handler = type("Handler", (MetricsHandler,), {"registry": registry, "timeout": _CLIENT_SECONDS})
+        handler = type("Handler", (_Handler,), {"registry": registry, "timeout": _CLIENT_SECONDS})
         super().__init__(listener.getsockname()[:2], handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         listener.settimeout(_CLIENT_SECONDS)  # another worker may accept a connection that this one was told of
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log an error of a scrape. The base class prints a traceback, also for each client that disconnects."""
+        error = sys.exception()
+        level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+        log.log(level, "A scrape of metrics_bind failed: %r", error)

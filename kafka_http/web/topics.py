@@ -1,5 +1,6 @@
 """Create, change and delete topics: POST /messages, PATCH and DELETE /messages/<topic>."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -26,6 +27,13 @@ from kafka_http.web.url_paths import Routes, new_blueprint
 
 MAX_BODY_BYTES = 1 << 20
 """Maximum size of a body, which takes many times as much memory when it is parsed."""
+_MAX_NEW_PARTITIONS = 10_000
+"""Kafka's limit for a change of a topic. Beyond it, Kafka reports an unknown error."""
+_MAX_CONFIG_BYTES = 32_000
+"""Kafka's strings have 32,767 bytes at most, also that of an error that quotes a setting.
+
+Kafka closes the connection, or reports an unknown error, if one has more.
+"""
 _Count = Annotated[int, Meta(ge=1, le=MAX_INT32)]
 _ConfigValue = str | bool | int | float
 
@@ -75,6 +83,7 @@ class TopicRoutes:
         check_changeable(wanted.topic)
         name_topic(wanted.topic)
         config = {name: _config_text(value) for name, value in wanted.config.items()}
+        _check_lengths(config)
         self._admin.create(wanted.topic, TopicSettings(wanted.partitions, wanted.replication_factor, config))
         location = f"{root_path(request, self._config.base_url)}/messages/{quote(wanted.topic)}"
         return json_response(topic_object(self._topics, wanted.topic), 201, {"Location": location})
@@ -102,6 +111,7 @@ class TopicRoutes:
         if wanted == _TopicPatch():
             raise InvalidRequest("The body changes nothing. Send partitions, config or delete_before.")
         config = {name: None if value is None else _config_text(value) for name, value in wanted.config.items()}
+        _check_lengths(config)
         partitions = None if wanted.partitions is None else self._more_partitions(topic, wanted.partitions)
         offsets = {} if wanted.delete_before is None else self._positions(topic, wanted.delete_before)
         return TopicChange(partitions, config, offsets)
@@ -113,6 +123,13 @@ class TopicRoutes:
             raise InvalidValue(
                 f"Topic {topic} has {present} partitions, and Kafka cannot remove partitions: partitions must be at "
                 f"least {present}, got {wanted}. Nothing was done.",
+                field="partitions",
+                partitions=present,
+            )
+        if wanted - present > _MAX_NEW_PARTITIONS:
+            raise InvalidValue(
+                f"Kafka adds {_MAX_NEW_PARTITIONS} partitions at a time: partitions of {topic} must be at most "
+                f"{present + _MAX_NEW_PARTITIONS}, got {wanted}. Nothing was done.",
                 field="partitions",
                 partitions=present,
             )
@@ -154,6 +171,17 @@ def _parse_positions(text: str) -> ReadStart:
 def _config_text(value: _ConfigValue) -> str:
     """Return a value as Kafka reads it."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _check_lengths(config: Mapping[str, str | None]) -> None:
+    """Raise `InvalidValue` if Kafka cannot read a name or a value."""
+    for name, value in config.items():
+        if (size := max(len(name.encode()), len((value or "").encode()))) > _MAX_CONFIG_BYTES:
+            raise InvalidValue(
+                f"config: names and values must have at most {_MAX_CONFIG_BYTES} bytes, got {size} for {name[:100]}. "
+                "Nothing was done.",
+                field="config",
+            )
 
 
 def topic_object(topics: Topics, topic: str) -> dict[str, Any]:

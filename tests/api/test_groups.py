@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -54,6 +55,23 @@ def test_groups_of_a_topic_have_their_offsets(client: FlaskClient) -> None:
     ]
     [_, work] = client.get("/consumers?topic=t").json["groups"]
     assert work["offsets"] == [{"partition": 0, "start": 3, "end": 5, "lag": 2}]
+
+
+def test_group_shows_its_other_topics_while_one_is_deleted(
+    client: FlaskClient, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic was there when its partitions were listed, and gone when Kafka was asked for their ends: a 404."""
+    offsets = broker.offsets
+
+    def delete_first(topic: str, *arguments: Any) -> dict[int, int]:
+        if topic == "t" and "t" in broker.topics():
+            broker.delete_topic("t")
+        return offsets(topic, *arguments)
+
+    monkeypatch.setattr(broker, "offsets", delete_first)
+    response = client.get("/consumers/billing")
+    assert response.status_code == 200
+    assert {each["topic"] for each in response.json["offsets"]} == {"three"}
 
 
 def test_groups_of_a_topic_without_any_are_empty(client: FlaskClient, broker: FakeBroker) -> None:

@@ -102,6 +102,16 @@ def test_scraper_gets_the_format_that_it_prefers(client: FlaskClient) -> None:
     assert response.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("version", ["x", "1.x", "1e3", "\xb2", "-1", "9" * 5000])
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text", "text/plain"])
+def test_scraper_with_a_malformed_version_gets_the_plain_format(
+    client: FlaskClient, media_type: str, version: str
+) -> None:
+    """prometheus_client raises TypeError for a version that is no number, which was a 500."""
+    response = client.get("/metrics", headers={"Accept": f"{media_type};version={version}"})
+    assert (response.status_code, response.content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
 def test_unknown_parameter_is_rejected(client: FlaskClient) -> None:
     assert client.get("/metrics?name=x").status_code == 400
 

@@ -49,6 +49,16 @@ def test_search_finds_text_in_keys_values_and_headers(client: FlaskClient, query
     assert found(client, query) == [(0, each) for each in offsets]
 
 
+@pytest.mark.parametrize("value", [b'"\\u00E9/1"', b'"\\u00e9/1"', b'"\xc3\xa9/1"', b'"\\u00e9\\/1"', b'"\\u00E9\\/1"'])
+def test_search_finds_text_and_key_however_json_escapes_it(
+    client: FlaskClient, broker: FakeBroker, value: bytes
+) -> None:
+    """Java's writers use upper case, PHP escapes slashes, and a key as JSON was found only if it was ASCII."""
+    put(broker, "t", value, key=value)
+    assert found(client, "contains=é/1") == [(0, 5)]
+    assert found(client, "key=é/1") == [(0, 5)]
+
+
 def test_search_finds_what_a_format_shows(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", b"\x00\x01", b"\x02\x03", key=b"7")
     assert found(client, "format=binary&contains=AgM=", topic="t") == [(0, 6)]

@@ -78,6 +78,14 @@ def test_create_topic_with_an_invalid_name_raises_invalid_request(broker: Broker
         broker.topic_admin.create("no!", TopicSettings())
 
 
+def test_create_topic_whose_name_collides_raises_with_the_reason(broker: Broker, name: str) -> None:
+    existing = f"{name}.a_b"
+    broker.topic_admin.create(existing, TopicSettings())
+    with pytest.raises(InvalidRequest, match=f"collides with existing topic: {existing}"):
+        broker.topic_admin.create(f"{name}_a.b", TopicSettings())
+    broker.topic_admin.delete(existing)
+
+
 def test_change_sets_and_resets_settings_and_keeps_the_others(broker: Broker, name: str) -> None:
     broker.topic_admin.create(name, TopicSettings(config={"retention.ms": "1000", "segment.ms": "2000"}))
     broker.topic_admin.change(name, TopicChange(config={"retention.ms": None, "max.message.bytes": "5000"}))
@@ -102,6 +110,15 @@ def test_change_deletes_records_before_offsets(broker: Broker, name: str) -> Non
     assert broker.log.offsets(name, {0: EARLIEST}) == {0: 3}
     with pytest.raises(OffsetOutOfRange):
         broker.topic_admin.change(name, TopicChange(delete_before={0: 6}))
+
+
+def test_change_deletes_records_of_a_topic_that_it_compacts(broker: Broker, name: str) -> None:
+    """The new cleanup.policy was set first, and then Kafka rejected the deletion: half of the change was done."""
+    broker.topic_admin.create(name, TopicSettings())
+    publish(broker, name, 5)
+    broker.topic_admin.change(name, TopicChange(config={"cleanup.policy": "compact"}, delete_before={0: 3}))
+    assert broker.log.offsets(name, {0: EARLIEST}) == {0: 3}
+    assert broker.log.own_config(name) == {"cleanup.policy": "compact"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kafka_http.administration import DescribedGroup, GroupType, ListedGroup, TopicChange, TopicSettings
-from kafka_http.errors import GroupHasMembers, GroupNotFound, InvalidValue, OffsetOutOfRange, TopicExists
+from kafka_http.errors import (
+    GroupHasMembers,
+    GroupNotFound,
+    InvalidRequest,
+    InvalidValue,
+    OffsetOutOfRange,
+    TopicExists,
+)
 from kafka_http.records import GroupMember, TopicPartition
 from tests.support.fake_topics import FakeTopic
 
@@ -34,6 +41,11 @@ class FakeTopicAdmin:
         self._broker.check_name(topic)
         if topic in self._broker.all_topics:
             raise TopicExists(topic)
+        for other in self._broker.all_topics:
+            if other.replace(".", "_") == topic.replace(".", "_"):
+                raise InvalidRequest(
+                    f"Kafka rejected the topic {topic}: Topic '{topic}' collides with existing topic: {other}."
+                )
         _check_count(topic, settings.partitions or 1)
         if (settings.replication_factor or 1) > 1:
             raise InvalidValue(

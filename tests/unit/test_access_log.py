@@ -189,6 +189,16 @@ def test_quotes_of_a_client_do_not_end_a_field_of_a_text_line() -> None:
     assert '"x\\" route=/health" route=/messages/<topic>' in written.lines[0]
 
 
+@pytest.mark.parametrize("text", [r'"\" route=/health topic="x', "ends with \\", r"\\", 'a"b', r"\"", "plain"])
+def test_quoted_text_of_a_client_can_be_read_back(text: str) -> None:
+    """A backslash before a quote was not escaped, so that what followed looked like a field of the server."""
+    written = Written("text")
+    written.write(environ_of(HTTP_USER_AGENT=text))
+    found = re.search(r' 4 ms "((?:[^"\\]|\\.)*)" route=/messages/<topic> ', written.lines[0])
+    assert found is not None
+    assert re.sub(r"\\(.)", r"\1", found[1]) == text
+
+
 @pytest.mark.parametrize("text", ['"}\n{"level": "INFO', "\x7f\x85\u2028", "\udcff", "Jürgen"])
 def test_text_of_a_client_stays_within_its_json_field(text: str) -> None:
     written = Written("json")

@@ -194,6 +194,25 @@ def test_missing_partition_is_not_found(run: ProducerRun) -> None:
             pending.result(0)
 
 
+@pytest.mark.parametrize("has_key", [False, True])
+def test_publish_without_a_partition_goes_to_one_that_a_recreated_topic_has(
+    run: ProducerRun, monkeypatch: pytest.MonkeyPatch, *, has_key: bool
+) -> None:
+    """Another process created the topic again with fewer partitions: the publish chose one that is gone, a 404."""
+    monkeypatch.setattr("kafka_http.broker.topic_queues.random.choice", max)
+    run.brokers.create("u", 1, 1, 1)
+    records = [NewRecord(b"b", key=b"k1")] if has_key else values(b"b", b"c")
+    first = publish(run, records, "u")
+    run.run_until_done(first)
+    assert {partition for partition, _ in places(first)} != {0}
+
+    run.brokers.delete("u")
+    run.brokers.create("u", 1)
+    again = publish(run, records, "u")
+    run.run_until_done(again)
+    assert places(again) == [(0, each) for each in range(len(records))]
+
+
 def test_publish_that_waits_is_retried_during_a_short_outage(run: ProducerRun) -> None:
     """No other event was due that would have read the metadata again."""
     published(run, b"a")

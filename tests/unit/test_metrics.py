@@ -1,11 +1,13 @@
 """What is counted in a process, and how the files of several processes are added up."""
 
+import errno
 import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -138,7 +140,32 @@ def test_unusable_directory_leaves_the_metrics_in_memory(tmp_path: Path, caplog:
     COUNTER.add(1, "accepted")
 
     assert numbers(files, COUNTER) == {("accepted",): 1}
-    assert "only the process that answers" in caplog.text
+    assert "lacks the counts of this one" in caplog.text
+
+
+def test_counters_do_not_go_down_in_a_process_without_space_for_its_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the restart of a worker: a scrape that it answered had its own counts only."""
+
+    def fail_to_allocate(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    in_process(directory, 10)
+    monkeypatch.setattr(os, "posix_fallocate", fail_to_allocate)
+    files = files_of(directory)
+    files.open()
+    COUNTER.add(1, "accepted")
+
+    assert numbers(files, COUNTER) == {("accepted",): 10}
+
+
+def test_removed_directory_leaves_the_metrics_of_the_process(directory: Path, open_files: OpenFiles) -> None:
+    files = open_files(directory)
+    COUNTER.add(1, "accepted")
+    rmtree(directory)
+
+    assert numbers(files, COUNTER) == {("accepted",): 1}
 
 
 def test_unusable_directory_before_the_fork_takes_a_temporary_one(tmp_path: Path) -> None:
