@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,10 @@ def test_registry_listens_on_loopback_only(registry: EmbeddedRegistry) -> None:
 
 
 def inodes_of(pid: int | None) -> set[int]:
-    links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was just closed
+            links.append(str(file.readlink()))
     return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
 
 
