@@ -90,16 +90,13 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     )
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
-    publish_view = PublishView(services.publisher, deferred, config.max_records, limits.bodies.reserve)
-    servers = ", ".join(config.bootstrap_servers)
-    publish = IdempotentPublish(node.idempotency, publish_view, limits.bodies.reserve, config.threads, servers)
+    publish_view, publish = _new_publish(config, services, node, deferred, limits.bodies)
 
     # Tests with a broker of their own run many applications in one process
     metric_files = None if is_fake else MetricFiles(config.data_dir, DataDirectory(config.data_dir).create)
     lifecycle = AppLifecycle(config, broker, services, node, submitter, metric_files=metric_files)
     lifecycle.bodies = limits.bodies
-    lifecycle.security, lifecycle.idempotent_publish = security, publish
-    lifecycle.tls = security.tls
+    lifecycle.security, lifecycle.idempotent_publish, lifecycle.tls = security, publish, security.tls
     lifecycle.fast_path = None
     hints = TopicHints(config)
     if config.fast_path:
@@ -250,6 +247,14 @@ def _deferred_publisher(
     return DeferredPublisher(
         broker.log, services.formats, submitter, check_callback, auto_create_topics=config.auto_create_topics
     )
+
+
+def _new_publish(
+    config: Config, services: Services, node: NodeResources, deferred: DeferredPublisher, bodies: RequestBodies
+) -> tuple[PublishView, IdempotentPublish]:
+    view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
+    servers = ", ".join(config.bootstrap_servers)
+    return view, IdempotentPublish(node.idempotency, view, bodies.reserve, config.threads, servers)
 
 
 def _new_app(config: Config, lifecycle: AppLifecycle, security: Security, page_memory: PageMemoryBudget) -> Flask:

@@ -18,14 +18,14 @@ _CONSUMER = "kafka-http-cli"
 """The name in the path of a read without a consumer. The read changes nothing, so that it is in no list of groups."""
 
 
-class OffsetRange(NamedTuple):
+class OffsetSpan(NamedTuple):
     """The offsets to read in each partition, both ends included. `last` is None for all that follow."""
 
     first: int = 0
     last: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "OffsetRange | None":
+    def parse(cls, text: str) -> "OffsetSpan | None":
         """Return the range of `5` or `5-10`, None for another position."""
         found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text, re.ASCII)
         return found and cls(int(found[1]), int(found[2]) if found[2] else None)
@@ -68,7 +68,7 @@ def add_reading_flags(parser: argparse.ArgumentParser, offset_help: str) -> None
 
 
 def _offset(text: str) -> str:
-    span = OffsetRange.parse(text)
+    span = OffsetSpan.parse(text)
     if not text or (span and span.last is not None and span.last < span.first):
         raise argparse.ArgumentTypeError(f"{text!r} is not a position such as 5, 5-10, earliest, latest, @TIME or -10")
     return text
@@ -93,8 +93,8 @@ class TopicReading:
         self._arguments = arguments
         self._topic: str = arguments.topic
         self._offset: str = arguments.offset or ("committed" if arguments.consumer else default)
-        given = OffsetRange.parse(self._offset)
-        self._is_range, self._range = given is not None, given or OffsetRange()
+        given = OffsetSpan.parse(self._offset)
+        self._is_range, self._range = given is not None, given or OffsetSpan()
         self._remaining: int | None = arguments.limit or None
         self._has_errors = False
 

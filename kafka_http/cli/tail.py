@@ -9,7 +9,7 @@ import threading
 from stat import S_ISFIFO
 
 from kafka_http.cli.client_address import server_address
-from kafka_http.cli.client_reading import OffsetRange, TopicReading, add_reading_flags
+from kafka_http.cli.client_reading import OffsetSpan, TopicReading, add_reading_flags
 from kafka_http.cli.client_requests import ApiClient
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print messages without end. After a broken connection, continue. Raises `ConfigError`, `RequestError`."""
-    span = OffsetRange.parse(arguments.offset or "")
+    span = OffsetSpan.parse(arguments.offset or "")
     if span and span.last is not None:
         arguments.usage_error("tail has no end, so --offset must not be a range. Use `kafka-http read`.")
     client = ApiClient(server_address(arguments))

@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.support.console_browser import Console, chromium, consoles, missing
+from tests.support.console_browser import Console, chromium, console_service, consoles, missing
 from tests.support.nginx import nginx_before
 from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
@@ -56,13 +56,8 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture(scope="module")
 def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server with the console, for all tests that let it live."""
-    service = Service(tmp_path_factory.mktemp("console"), kafka.bootstrap_servers, console=True)
-    try:
-        service.start()
+    with console_service(tmp_path_factory.mktemp("console"), kafka) as service:
         yield service
-    finally:
-        service.stop()
-    assert "Traceback" not in service.log
 
 
 @pytest.fixture

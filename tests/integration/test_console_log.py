@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.support.console_browser import Console, chromium, consoles
+from tests.support.console_browser import Console, chromium, console_service, consoles
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
 
@@ -38,13 +38,8 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("log"), kafka.bootstrap_servers, console=True)
-    try:
-        service.start()
+    with console_service(tmp_path_factory.mktemp("log"), kafka) as service:
         yield service
-    finally:
-        service.stop()
-    assert "Traceback" not in service.log
 
 
 @pytest.fixture

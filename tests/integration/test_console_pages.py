@@ -13,7 +13,7 @@ import pytest
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.integration.conftest import ServiceFactory
-from tests.support.console_browser import Console, chromium, consoles
+from tests.support.console_browser import Console, chromium, console_service, consoles
 from tests.support.fake_registry import running_registry
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
@@ -32,13 +32,8 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("pages"), kafka.bootstrap_servers, console=True, topic_admin=True)
-    try:
-        service.start()
+    with console_service(tmp_path_factory.mktemp("pages"), kafka, topic_admin=True) as service:
         yield service
-    finally:
-        service.stop()
-    assert "Traceback" not in service.log
 
 
 @pytest.fixture

@@ -5,9 +5,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from kafka_http.demo.embedded_kafka import EmbeddedKafka
+from tests.support.server_process import Service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -45,6 +49,18 @@ def chromium(*flags: str) -> Iterator["Browser"]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def console_service(directory: Path, kafka: EmbeddedKafka, **settings: Any) -> Iterator[Service]:
+    """Run a server with the console, for tests that let it live."""
+    service = Service(directory, kafka.bootstrap_servers, console=True, **settings)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+    assert "Traceback" not in service.log
 
 
 @contextmanager
