@@ -153,7 +153,7 @@ def test_request_without_host_returns_400(service: Service, topic: TopicFactory)
         ("GET /messages/nope", [], "404 Not Found"),
         ("PUT /messages/nope", [], "404 Not Found"),
         ("GET /nope", [], "404 Not Found"),
-        ("PATCH /messages/{}", [], "405 Method Not Allowed"),
+        ("PATCH /messages/{}/c", [], "405 Method Not Allowed"),
         ("GET /messages/{}/c/earliest", ["Accept: text/html"], "406 Not Acceptable"),
         ("GET /messages/{}/c/99?partition=0", [], "416 Requested Range Not Satisfiable"),
         ("POST /topics/{}", ["Content-Type: application/vnd.kafka.v3+json"], "415 Unsupported Media Type"),

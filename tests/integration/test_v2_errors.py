@@ -51,7 +51,8 @@ CALLS = [
     produced({"value": 1}, 40402, "Partition not found.", path="/topics/{topic}/partitions/7"),
     produced({"value": 1, "partition": 7}, 40402, "Partition not found."),
     Call("GET", "/consumers/{group}/instances/nobody/records", 40403, "Consumer instance not found."),
-    Call("GET", "/consumers/{group}", 405, "…POST"),
+    Call("PUT", "/consumers/{group}", 405, "…POST"),
+    Call("GET", "/consumers/{group}-nope", 40406, "There is no consumer group"),
     Call("GET", "/topics/{topic}/else", 404, "There is nothing at"),
     Call("GET", "/topics", 406, f"…{V2}", headers={"Accept": "application/vnd.kafka.v3+json"}),
     Call("GET", f"{ASSIGNED}/records", 406, f"…{JSON_V2}", headers={"Accept": "text/html"}),
@@ -128,7 +129,7 @@ def test_error_has_code_and_message(asked: Asked, call: Call) -> None:
     assert said in answer.json()["message"] if said != call.message else answer.json()["message"].startswith(said)
     assert answer.headers["Content-Type"] == V2
     if call.code == 405:
-        assert answer.headers["Allow"] == "OPTIONS, POST"
+        assert answer.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
 
 
 @pytest.mark.parametrize(
