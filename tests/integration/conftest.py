@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -12,7 +12,11 @@ from kafka import KafkaAdminClient
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from kafka_http.demo.embedded_registry import EmbeddedRegistry
+from tests.support.console_browser import OpenConsole, chromium, consoles
 from tests.support.server_process import Service
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ServiceFactory = Callable[..., Service]
 
@@ -27,6 +31,20 @@ def running(service: Service) -> Iterator[Service]:
         service.stop()
         print(service.log)
     assert "Traceback" not in service.log
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A Chromium. Tests that need flags have a fixture of their own."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def console(browser: "Browser", server: Service) -> Iterator[OpenConsole]:
+    """Open consoles of the fixture `server`, which each module has."""
+    with consoles(browser, server.url) as open_:
+        yield open_
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -18,16 +18,11 @@ from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory
-from tests.support.console_browser import Console, chromium, console_service, consoles, missing
+from tests.integration.conftest import ServiceFactory, running
+from tests.support.console_browser import Console, OpenConsole, missing
 from tests.support.nginx import nginx_before
 from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-OpenConsole = Callable[..., Console]
 
 SCRIPT = "<script>window.harmed = 1</script>"
 IMAGE = '"><img src=x onerror="window.harmed = 1">'
@@ -48,15 +43,9 @@ COLLECT = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def server(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server with the console, for all tests that let it live."""
-    with console_service(tmp_path_factory.mktemp("console"), kafka) as service:
+    with running(Service(tmp_path_factory.mktemp("console"), kafka.bootstrap_servers, console=True)) as service:
         yield service
 
 
@@ -64,12 +53,6 @@ def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.Te
 def mortal(start_service: ServiceFactory, kafka: EmbeddedKafka) -> Service:
     """A server with the console, for one test, which may kill it."""
     return start_service(kafka.bootstrap_servers, console=True)
-
-
-@pytest.fixture
-def console(browser: "Browser", server: Service) -> Iterator[OpenConsole]:
-    with consoles(browser, server.url) as open_:
-        yield open_
 
 
 def publish(server: Service, topic: str, *records: dict[str, Any]) -> None:

@@ -12,14 +12,13 @@ from kafka import KafkaProducer
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.support.console_browser import Console, chromium, console_service, consoles
+from tests.integration.conftest import running
+from tests.support.console_browser import Console, OpenConsole
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Route
-
-OpenConsole = Callable[..., Console]
+    from playwright.sync_api import Locator, Route
 
 CONTRASTS = Path(__file__).parents[1] / "support" / "console_contrasts.js"
 KEYS = ("ada", "bob", "cyn", "user-17")
@@ -31,21 +30,9 @@ Element.prototype.animate = function (...given) { window.animations += 1; return
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with console_service(tmp_path_factory.mktemp("log"), kafka) as service:
+def server(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(Service(tmp_path_factory.mktemp("log"), kafka.bootstrap_servers, console=True)) as service:
         yield service
-
-
-@pytest.fixture
-def console(browser: "Browser", server: Service) -> Iterator[OpenConsole]:
-    with consoles(browser, server.url) as open_:
-        yield open_
 
 
 def publish(server: Service, topic: str, *records: dict[str, Any]) -> list[dict[str, Any]]:

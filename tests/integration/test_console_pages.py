@@ -3,43 +3,28 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
-from tests.integration.conftest import ServiceFactory
-from tests.support.console_browser import Console, chromium, console_service, consoles
+from tests.integration.conftest import ServiceFactory, running
+from tests.support.console_browser import Console, OpenConsole
 from tests.support.fake_registry import running_registry
 from tests.support.polling import wait_for
 from tests.support.server_process import Service
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-OpenConsole = Callable[..., Console]
-
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(browser: "Browser", kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with console_service(tmp_path_factory.mktemp("pages"), kafka, topic_admin=True) as service:
+def server(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(
+        Service(tmp_path_factory.mktemp("pages"), kafka.bootstrap_servers, console=True, topic_admin=True)
+    ) as service:
         yield service
-
-
-@pytest.fixture
-def console(browser: "Browser", server: Service) -> Iterator[OpenConsole]:
-    with consoles(browser, server.url) as open_:
-        yield open_
 
 
 def publish(server: Service, topic: str, *records: dict[str, Any]) -> None:

@@ -5,13 +5,9 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from kafka_http.demo.embedded_kafka import EmbeddedKafka
-from tests.support.server_process import Service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -51,20 +47,12 @@ def chromium(*flags: str) -> Iterator["Browser"]:
             browser.close()
 
 
-@contextmanager
-def console_service(directory: Path, kafka: EmbeddedKafka, **settings: Any) -> Iterator[Service]:
-    """Run a server with the console, for tests that let it live."""
-    service = Service(directory, kafka.bootstrap_servers, console=True, **settings)
-    try:
-        service.start()
-        yield service
-    finally:
-        service.stop()
-    assert "Traceback" not in service.log
+OpenConsole = Callable[..., "Console"]
+"""What `consoles` yields."""
 
 
 @contextmanager
-def consoles(browser: "Browser", default_url: str) -> Iterator[Callable[..., "Console"]]:
+def consoles(browser: "Browser", default_url: str) -> Iterator[OpenConsole]:
     """Yield `console(url, **context)`, which opens a window. At the end none of them may have had an error."""
     opened: list[Console] = []
 
