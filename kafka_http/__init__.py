@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["Config", "__version__", "create_app"]
 
-__version__ = "1.3.0"
+__version__ = "1.4.0"
 
 _MODULES = {"Config": "kafka_http.config", "create_app": "kafka_http.app"}
 

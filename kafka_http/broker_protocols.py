@@ -31,6 +31,7 @@ from kafka_http.records import (
     TopicIds,
     TopicPartition,
 )
+from kafka_http.share_groups import Acknowledgement, ShareGroupSettings, ShareListener
 
 
 class PendingPublish(Protocol):
@@ -258,6 +259,58 @@ class Memberships(Protocol):
         """
 
 
+class ShareMember(Protocol):
+    """A member of a share group that reads one topic. It rejoins by itself after an outage.
+
+    It asks each leader one request at a time, never with a wait: each takes the acknowledgements that came up, and
+    acquires what `ShareListener.wanted` says. While messages are wanted and there are none, it watches the topic's end.
+    """
+
+    def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> None:
+        """Send acknowledgements with the next requests. `ShareListener.acknowledged` gets the results. Never blocks."""
+
+    def wake(self) -> None:
+        """Ask `ShareListener.wanted` again, because more messages are wanted. Never blocks."""
+
+    def close(self, timeout: float) -> None:
+        """Send what was acknowledged, release all other locks, and leave the group, within `timeout`.
+
+        Raises nothing. What could not be released is locked until Kafka notices the end of the connection.
+        """
+
+
+class ShareGroups(Protocol):
+    """Share groups: Kafka's queues. All methods raise `QueuesUnsupported` if the brokers have none."""
+
+    def settings(self, group: str) -> ShareGroupSettings:
+        """Return the group's settings in Kafka. `refused` is False if they cannot be read."""
+
+    def prepare(self, group: str, attempts: int) -> ShareGroupSettings:
+        """Set a new group up: the earliest message, no assignment delay, the largest window, `attempts` deliveries.
+
+        Settings of the group that somebody has made stay as they are. `refused` is True if ACLs refuse the change.
+        Raises `WrongGroupType` if the name belongs to an ordinary consumer group.
+        """
+
+    def join(self, group: str, topic: str, listener: ShareListener) -> ShareMember:
+        """Join a group to read all partitions of a topic. Does not block. Raises `Unavailable` at the limit of files.
+
+        The listener's `failed` gets `WrongGroupType`, `NotAuthorized`, `TopicNotFound` and whatever else prevents it.
+        """
+
+    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """Return the offset of each partition where the first message is that is not settled; -1: unknown.
+
+        Raises `GroupNotFound`. Empty if the group has not read the topic.
+        """
+
+    def delete_offsets(self, group: str, topic: str) -> None:
+        """Delete the group's offsets of a topic, and the group with its last topic.
+
+        Raises `GroupNotFound`, and `GroupHasMembers` with the members.
+        """
+
+
 class Acls(Protocol):
     """The ACLs of the cluster."""
 
@@ -285,6 +338,9 @@ class Broker(Protocol):
 
     @property
     def memberships(self) -> Memberships: ...
+
+    @property
+    def share_groups(self) -> ShareGroups: ...
 
     @property
     def acls(self) -> Acls: ...

@@ -17,11 +17,14 @@
     ├── NotAcceptable               406    no type in the Accept header is available
     ├── FormatMismatch              40601  the v2 consumer instance has another format
     ├── GroupHasMembers             409    the consumer group has active members
+    │   └── QueueInUse              409    clients hold messages of the queue
     ├── IdempotencyKeyInUse         409    the first request with this key is in progress
     ├── TaskInProgress              409    the task's messages are being sent to Kafka
     ├── TaskFinished                409    the task is no longer pending
     ├── InstanceExists              40902
     ├── IllegalState                40903  not possible in this state of the v2 consumer instance
+    ├── LeaseLost                   40904  the message of this lease is delivered again
+    ├── WrongGroupType              40905  the name is a queue, or an ordinary consumer
     ├── TopicExists                 40906
     ├── TooLarge                    413    the body, or a message, is too large
     ├── UnsupportedFormat           415    no such format
@@ -42,6 +45,7 @@
     ├── RateLimited                 42902  a limit of the principal or of the address is reached
     │   └── TooManyLogins           42902  too many failed logins from an address
     ├── BrokerError                 50002  Kafka answered with an error
+    ├── QueuesUnsupported           501    the brokers have no share groups
     ├── RetriableBrokerError        50003  Kafka answered with a transient error
     ├── Unavailable                 503    this server cannot do it now
     │   ├── InstanceBusy            503    another request reads from the v2 consumer instance
@@ -200,6 +204,10 @@ class GroupHasMembers(KafkaHttpError):
     code = 409
 
 
+class QueueInUse(GroupHasMembers):
+    """Clients hold messages of the queue."""
+
+
 class IdempotencyKeyInUse(KafkaHttpError):
     """The first request with this key is in progress."""
 
@@ -304,6 +312,18 @@ class BrokerError(KafkaHttpError):
     code = 50002
 
 
+class QueuesUnsupported(KafkaHttpError):
+    """The brokers have no share groups."""
+
+    code = 501
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Queues need share groups, which these brokers do not have or have switched off. They are in Apache Kafka "
+            "since 4.2, with the feature share.version at 1."
+        )
+
+
 class RetriableBrokerError(KafkaHttpError):
     """Kafka answered with a transient error."""
 
@@ -370,6 +390,24 @@ class IllegalState(KafkaHttpError):
     """Not possible in this state of the v2 consumer instance."""
 
     code = 40903
+
+
+class LeaseLost(KafkaHttpError):
+    """The lease has ended: it expired, was settled, or its node has ended. The message is delivered again."""
+
+    code = 40904
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This lease has ended: it expired, was settled or given back, or the server that held it has ended. "
+            "A message that was not acknowledged is delivered again."
+        )
+
+
+class WrongGroupType(KafkaHttpError):
+    """The name belongs to a group of another type: a queue cannot be an ordinary consumer, and the reverse."""
+
+    code = 40905
 
 
 class TopicExists(KafkaHttpError):

@@ -295,6 +295,12 @@ CALLBACKS_PENDING = Gauge("kafka_http_callbacks_pending", "Callbacks that are st
 KEYS = Counter("kafka_http_idempotency_key_claims_total", "Requests with an Idempotency-Key by result.", "result")
 KEYS_STORED = Gauge("kafka_http_idempotency_keys", "Idempotency keys that are stored.")
 INSTANCES = Gauge("kafka_http_consumer_instances", "Consumer instances of the REST Proxy v2 API.")
+QUEUE_MESSAGES = Counter(
+    "kafka_http_queue_messages_total",
+    "Messages of queues by what happened: acquired, acknowledged, released, rejected, expired, dead, dropped.",
+    *("topic", "event"),
+)
+QUEUE_LEASES = Gauge("kafka_http_queue_leases", "Messages of queues that clients hold.")
 PROCESSES = Gauge("kafka_http_processes", "Living processes: workers and the daemon.", "process")
 MEMORY = Gauge("kafka_http_memory_bytes", "Resident memory of a process.", *("process", "pid"))
 

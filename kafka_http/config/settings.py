@@ -58,6 +58,7 @@ OptionalHostPort = Annotated[
         description="HOST:PORT, such as 127.0.0.1:9100, or empty",
     ),
 ]
+QueueAttempts = Annotated[int, Meta(ge=2, le=9, description="a whole number from 2 to 9")]
 Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
 Bytes = Annotated[int, Meta(ge=1024, description="a number of bytes, at least 1024")]
 MinFree = Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="a number of bytes, or 0 for no limit")]
@@ -216,6 +217,9 @@ class Config:
     consumer_idle_timeout: Annotated[Seconds, "seconds without a request after which a consumer instance is closed"] = (
         300.0
     )
+    queue_attempts: Annotated[
+        QueueAttempts, "deliveries of a message of a new queue before it is dropped or a dead letter: 2 to 9"
+    ] = 5
     consumer_auto_offset_reset: Annotated[
         Reset, "where an instance without a committed offset starts: earliest or latest"
     ] = "earliest"

@@ -16,6 +16,7 @@ FOR_EVERYONE = {
     "records",
     "acls",
     "administration",
+    "share_groups",
     "tasks",
     "config",
     "encoding",

@@ -1,0 +1,150 @@
+"""The calls of a queue: acquire messages, settle their leases, look at the queue, delete it.
+
+A queue is a share group that this server reads for its clients, one for each topic and consumer name. A node has one
+member of the group, and the leases of the messages that it has acquired. Times are in seconds, `locked_until` is in
+milliseconds since 1970 (UTC).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from kafka_http.records import Record
+
+MIN_LOCK, DEFAULT_LOCK, MAX_LOCK = 1.0, 30.0, 12 * 3600.0
+"""Seconds that a client may lock a message for."""
+MAX_MESSAGES = 500
+"""The most messages of one page."""
+
+
+class QueueName(NamedTuple):
+    """A queue: its topic and its consumer, which is the name of the share group."""
+
+    topic: str
+    consumer: str
+
+
+class QueueMessage(Struct, frozen=True, gc=False):
+    """An acquired message. `attempt` counts its deliveries from 1."""
+
+    record: Record
+    lease: str
+    attempt: int
+    locked_until: int
+
+
+class BlockedPartition(Struct, frozen=True):
+    """A partition without further messages until the one at `offset` is settled: Kafka's window of locks is full."""
+
+    partition: int
+    offset: int
+    lease: str
+
+
+class QueuePage(Struct, frozen=True):
+    """Messages of a queue. `id` names the page in `confirm_pages`.
+
+    `warnings` are sentences for the client: for example that the queue starts at the end of the topic.
+    """
+
+    id: str
+    messages: Sequence[QueueMessage] = ()
+    blocked: Sequence[BlockedPartition] = ()
+    warnings: Sequence[str] = ()
+
+
+class ErrorEntry(Struct, frozen=True):
+    """The error of one lease: its code and message as in an error response."""
+
+    code: int
+    message: str
+
+
+class LeaseResult(Struct, frozen=True):
+    """The result for one lease: what was done, or the error. One of the three is set."""
+
+    lease: str
+    acknowledged: bool | None = None
+    """True for an acknowledged, rejected or released message."""
+    locked_until: int | None = None
+    error: ErrorEntry | None = None
+
+
+class QueuePartition(Struct, frozen=True):
+    """A partition of a queue. The first message that is not settled is at `start`, which Kafka keeps; -1: unknown."""
+
+    partition: int
+    start: int
+    end: int
+    lag: int
+
+
+class HeldLease(Struct, frozen=True):
+    """A lease that a client of this node holds."""
+
+    lease: str
+    attempt: int
+    locked_until: int
+
+
+class LockLimits(Struct, frozen=True):
+    """The limits of the parameter `lock` in seconds."""
+
+    default: float = DEFAULT_LOCK
+    min: float = MIN_LOCK
+    max: float = MAX_LOCK
+
+
+class QueueState(Struct, frozen=True):
+    """What is known of a queue. `held` are the leases of this node."""
+
+    topic: str
+    consumer: str
+    attempts: int
+    lock: LockLimits
+    partitions: Sequence[QueuePartition]
+    held: Sequence[HeldLease]
+
+
+Settlement = Literal["acknowledge", "reject", "release", "extend"]
+
+
+class QueueService(Protocol):
+    """The queues of a node: in its daemon, or in the server itself. Any thread may call; all methods may block.
+
+    Raises `QueuesUnsupported`, `WrongGroupType`, `TopicNotFound`, `NotAuthorized`, `BrokerUnavailable`, `Unavailable`.
+    """
+
+    def acquire_messages(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> QueuePage:
+        """Acquire up to `limit` messages for `lock` seconds. Wait up to `wait` if there are none.
+
+        The first call makes the queue. With `dead`, a message is published to that topic before it is dropped or
+        rejected. Confirm the page when it was sent.
+        """
+
+    def confirm_pages(self, pages: Sequence[str]) -> None:
+        """Note that pages were sent to their clients. The pages of a worker that ends without this are released."""
+
+    def release_page(self, page: str) -> None:
+        """Release the messages of a page that was not sent. No effect if it was confirmed."""
+
+    def settle_messages(
+        self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
+    ) -> list[LeaseResult]:
+        """Settle messages by the leases of this node, in order, or extend their locks to `lock` seconds from now.
+
+        Kafka has noted what was done. A lease that is not held here has the error `LeaseLost`.
+        """
+
+    def queue_state(self, queue: QueueName) -> QueueState:
+        """Return the state of a queue. Raises `GroupNotFound` if it never was."""
+
+    def leave_queue(self, queue: QueueName) -> None:
+        """Leave the group on this node, before the queue is deleted. Raises `QueueInUse` if messages are held here."""
+
+    def delete_queue(self, queue: QueueName) -> None:
+        """Delete the offsets of a queue that all nodes have left, and the group with its last topic.
+
+        Raises `GroupNotFound`, and `QueueInUse` if messages are held here.
+        """
