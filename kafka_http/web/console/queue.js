@@ -84,7 +84,7 @@ async function stateOf(asking) {
 
 /** What the server said with the last page beside its messages: `{warnings, blocked}`. */
 class Notices {
-  element = element("div", { role: "status" });
+  element = element("div.notices", { role: "status" });
   blocked = [];
   #warnings = [];
 
@@ -123,7 +123,7 @@ class Partitions {
   constructor() {
     const head = ["Partition", "Start", "End", "Lag"].map(each => element("th", { scope: "col" }, each));
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), this.#rows);
-    const hint = "Start is the first message that is not done: neither acknowledged nor rejected nor dropped.";
+    const hint = "Start is the first message that is not done yet.";
     this.element = panel("Partitions", element("div.scroll", {}, table), element("p.hint", {}, hint));
   }
 

@@ -53,7 +53,7 @@ export function acquirePanel(calls, acquired) {
   const preview = () => box.preview(made);
   const form = element(
     "form", { submit, input: preview, "aria-label": "Acquire" },
-    element("div.fields", {}, field("Messages", limit), field("Wait (s)", wait), field("Lock (s)", lock)),
+    element("div.trio", {}, field("Messages", limit), field("Wait (s)", wait), field("Lock (s)", lock)),
     field("Dead-letter topic", dead, "Gets the messages that are rejected, or dropped after their last attempt."),
     button,
   );

@@ -27,7 +27,7 @@ export class QueueLeases {
     this.element = element(
       "section.reading", { "aria-labelledby": "leases-title" },
       element("div.title", {}, element("h3", { id: "leases-title" }, "Leases"), this.#count),
-      element("p.hint", {}, "The messages that clients hold by this server, and those that you acquire here. A message whose lock ends is delivered again."),
+      element("p.hint", {}, "Messages that clients of this node hold, and those that you acquire here. When its lock ends, a message is delivered again."),
       ...parts, this.#list, this.#more,
     );
     repeatWhileShown(this.element, TICK_MS, () => this.#tick());
@@ -86,7 +86,7 @@ export class QueueLeases {
     const facts = [
       element(`span.badge${isLast ? ".warn" : ""}`, {}, `attempt ${attempt}${attempts ? ` of ${attempts}` : ""}`),
       element("time.left", { "data-lease": lease }),
-      ...this.#actions({ lease, isLast, isOwn }),
+      element("div.settle", {}, ...this.#actions({ lease, isLast, isOwn })),
     ];
     if (isOwn) return messageRow(record, exact.value, facts);
     const place = placeOf(lease);
