@@ -194,7 +194,7 @@ def test_waiting_acquire_can_be_stopped(console: OpenConsole) -> None:
     window.button("Acquire").click()
     window.page.get_by_text("Waiting for messages…").wait_for()
     window.button("Stop waiting").click()
-    window.page.get_by_text("Stopped.").wait_for()
+    window.page.get_by_text("Stopped waiting.").wait_for()
     window.button("Acquire").wait_for()
 
 

@@ -14,19 +14,10 @@ const DEFAULT_WAIT = 5;
  * the page, and its records with the original digits of their numbers.
  */
 export function acquirePanel(calls, acquired) {
-  const box = new CurlBox("Acquire messages");
-  const outcome = new Outcome();
-  const input = (name, properties) => element("input", { name, autocomplete: "off", spellcheck: "false", ...properties });
-  const [limit, wait, lock] = [["limit", "1"], ["wait", "0", DEFAULT_WAIT], ["lock", String(DEFAULT_LOCK)]].map(
-    ([name, placeholder, value]) => input(name, { inputmode: "numeric", placeholder, value }),
-  );
-  const dead = input("dead", { placeholder: "none" });
+  const [box, outcome, inputs] = [new CurlBox("Acquire messages"), new Outcome(), inputsOf()];
   const button = element("button.primary", { type: "submit" }, "Acquire");
+  const made = () => calls.acquire(query(inputs));
   let waiting = null;
-  const made = () => calls.acquire({
-    limit: wholeNumber("Messages", limit.value), wait: wholeNumber("Wait", wait.value),
-    lock: wholeNumber("Lock", lock.value), dead: dead.value.trim(), ...readingFormats(""),
-  });
   const acquire = async () => {
     const sent = made();
     box.show(sent);
@@ -39,7 +30,7 @@ export function acquirePanel(calls, acquired) {
       await acquired(content, parseExactly(text).records);
     } catch (error) {
       if (error.name !== "AbortError") throw error;
-      outcome.good("Stopped. No message was acquired."); // the server releases what it could not send
+      outcome.good("Stopped waiting."); // the server releases what it cannot send
     } finally {
       waiting = null;
       button.textContent = "Acquire";
@@ -50,19 +41,36 @@ export function acquirePanel(calls, acquired) {
     if (waiting) waiting.abort();
     else attempt(outcome, acquire);
   };
-  const preview = () => box.preview(made);
-  const form = element(
-    "form", { submit, input: preview, "aria-label": "Acquire" },
+  box.preview(made);
+  return {
+    element: panel("Acquire messages", formOf(inputs, button, { submit, input: () => box.preview(made) }), outcome.element, box.element),
+    lock: () => wholeNumber("Lock", inputs.lock.value) ?? DEFAULT_LOCK,
+    stop: () => waiting?.abort(),
+  };
+}
+
+function inputsOf() {
+  const input = (name, properties) => element("input", { name, autocomplete: "off", spellcheck: "false", ...properties });
+  return {
+    limit: input("limit", { inputmode: "numeric", placeholder: 1 }),
+    wait: input("wait", { inputmode: "numeric", placeholder: 0, value: DEFAULT_WAIT }),
+    lock: input("lock", { inputmode: "numeric", placeholder: DEFAULT_LOCK }),
+    dead: input("dead", { placeholder: "none" }),
+  };
+}
+
+const query = ({ limit, wait, lock, dead }) => ({
+  limit: wholeNumber("Messages", limit.value), wait: wholeNumber("Wait", wait.value), lock: wholeNumber("Lock", lock.value),
+  dead: dead.value.trim(), ...readingFormats(""),
+});
+
+function formOf({ limit, wait, lock, dead }, button, listeners) {
+  return element(
+    "form", { ...listeners, "aria-label": "Acquire" },
     element("div.trio", {}, field("Messages", limit), field("Wait (s)", wait), field("Lock (s)", lock)),
     field("Dead-letter topic", dead, "Gets the messages that are rejected, or dropped after their last attempt."),
     button,
   );
-  preview();
-  return {
-    element: panel("Acquire messages", form, outcome.element, box.element),
-    lock: () => wholeNumber("Lock", lock.value) ?? DEFAULT_LOCK,
-    stop: () => waiting?.abort(),
-  };
 }
 
 function report(count) {
