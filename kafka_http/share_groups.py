@@ -63,12 +63,12 @@ class ShareListener(Struct, frozen=True):
     """These messages are locked for this member."""
     acknowledged: Callable[[Sequence[AckResult]], None]
     """The results of acknowledgements, each once. A renewed lock lasts for `ShareGroupSettings.lock` from now."""
-    exhausted: Callable[[], None]
-    """Messages are wanted, and no leader has any more. Called after each round of requests without messages."""
     lost: Callable[[Collection[int]], None]
     """All locks on these partitions are gone, because the session or the leader has ended. Kafka delivers again."""
     failed: Callable[[KafkaHttpError | None], None]
     """The group cannot be read now, for this reason. The member keeps trying. None: it can again."""
+    exhausted: Callable[[], None] = lambda: None
+    """Messages are wanted, but all leaders were asked since the last `ShareMember.wake` and have none now."""
 
 
 class ShareGroupSettings(Struct, frozen=True):
