@@ -24,6 +24,7 @@ from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
 from kafka_http.web.instance_routes import instance_caller
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
+from kafka_http.web.node_calls import NodeCalls
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.responses import v2_response
@@ -69,7 +70,8 @@ class V2ConsumerRoutes:
         locator: InstanceLocator | None,
         node_tls: ServerTls | None,
     ) -> None:
-        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `InstanceForwarding`."""
+        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `NodeCalls`."""
+        calls = NodeCalls("this consumer instance", node_tls)
         self._page_memory = page_memory
         self._check_point = check_point
         self._formats = services.formats
@@ -78,7 +80,7 @@ class V2ConsumerRoutes:
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, node_tls)
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, calls)
 
     def blueprint(self) -> Blueprint:
         instance = "/instances/<name>"
