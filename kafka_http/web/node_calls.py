@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Mapping
+from email.message import Message
 from threading import Lock
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class NodeResponse(NamedTuple):
     """The response of another node."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
 

@@ -68,7 +68,7 @@ def render_page(
 
 def render_queue_page(formats: Formats, queue: QueueName, decode_as: TopicFormat, page: QueuePage) -> bytes:
     """Render a page of a queue as JSON. `blocked` and `warnings` are left out if there are none."""
-    shown = []
+    shown: list[_LeasedMessage] = []
     for part in queue_parts(page):
         leases = zip(*[(each.lease, each.attempt, each.locked_until) for each in part], strict=True)
         records = RecordColumns.from_records([each.record for each in part])
