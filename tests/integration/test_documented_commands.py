@@ -23,7 +23,7 @@ from tests.support.polling import wait_for
 
 TIMED_OUT = 28
 """curl's exit status."""
-LESSON = section(README, "## A lesson: Kafka in five curls")
+LESSON = section(README, "## A lesson: Kafka in six steps")
 
 
 @pytest.fixture(autouse=True)
