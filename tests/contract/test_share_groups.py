@@ -17,7 +17,7 @@ from kafka_http.errors import (
     WrongGroupType,
 )
 from kafka_http.records import CommittedOffset, NewRecord, Record, TopicPartition
-from kafka_http.share_groups import AckType, ShareGroupSettings
+from kafka_http.share_groups import Acknowledgement, AckType, ShareGroupSettings
 from tests.contract.conftest import Cluster
 from tests.support.polling import scaled, wait_for
 from tests.support.share_reader import ShareReader
@@ -74,22 +74,27 @@ def test_group_without_settings_has_those_of_kafka(broker: Broker) -> None:
 
 def test_member_acquires_as_many_messages_as_it_wants(cluster: Cluster, broker: Broker, join: Join) -> None:
     topic = cluster.topic()
-    headers = (("a", b"1"), ("b", None))
+    headers = [("a", b"1"), ("b", None)]
     broker.producer.publish(topic, [NewRecord(b"v", b"k", 0, 1_700_000_000_000, headers)] * 20, 10).result(scaled(10))
     reader = join(topic)
     taken = reader.take(7)
     assert [each.offset for each in taken] == list(range(7))
     assert reader.attempts == [1] * 7
-    assert taken[0] == Record(topic, 0, 0, 1_700_000_000_000, b"k", b"v", headers)
+    assert (taken[0].topic, taken[0].timestamp, taken[0].key, taken[0].value) == (topic, 1_700_000_000_000, b"k", b"v")
+    assert list(taken[0].headers) == headers
     assert [each.offset for each in reader.take(5)] == list(range(7, 12))
 
 
-def test_acknowledged_messages_move_the_start_offset(cluster: Cluster, broker: Broker, join: Join, group: str) -> None:
+def test_progress_of_a_group_has_its_lag(cluster: Cluster, broker: Broker, join: Join, group: str) -> None:
     topic = cluster.topic()
     publish(broker, topic, *numbered(10))
     reader = join(topic)
-    assert reader.settle(reader.take(10)) == [None] * 10
-    wait_for(lambda: broker.share_groups.start_offsets(group, topic) == {0: 10})
+    taken = reader.take(10)
+    assert reader.settle(taken[:5]) == [None] * 5
+    wait_for(lambda: broker.share_groups.progress(group, topic)[0].lag == 5)
+    assert reader.settle(taken[5:]) == [None] * 5
+    wait_for(lambda: broker.share_groups.progress(group, topic)[0].lag == 0)
+    assert broker.share_groups.progress(group, topic)[0].start in (5, 10)
     [listed] = [each for each in broker.groups.list_groups() if each.group == group]
     assert listed.type == "share"
 
@@ -153,11 +158,11 @@ def test_renewal_and_acknowledgement_of_one_message_have_a_result_each(
     topic = cluster.topic()
     publish(broker, topic, b"0")
     reader = join(topic)
-    taken = reader.take(1)
-    for _ in range(20):
-        assert reader.settle(taken, AckType.RENEW) == [None]
-    assert reader.settle(taken) == [None]
-    assert [type(each) for each in reader.settle(taken, AckType.RENEW)] == [LeaseLost]
+    reader.take(1)
+    both = [Acknowledgement(0, 0, each) for each in (AckType.RENEW, AckType.ACCEPT)]
+    reader.member.acknowledge(both)
+    reader.wait_until(lambda: len(reader.results) == 2)
+    assert reader.results == dict.fromkeys(both)
 
 
 def test_member_tells_that_no_leader_has_messages(cluster: Cluster, broker: Broker, join: Join) -> None:
@@ -274,7 +279,7 @@ def test_deleting_the_last_topic_deletes_the_group(cluster: Cluster, broker: Bro
     reader.close()
     broker.share_groups.delete_offsets(group, topic)
     with pytest.raises(GroupNotFound):
-        broker.share_groups.start_offsets(group, topic)
+        broker.share_groups.progress(group, topic)
     with pytest.raises(GroupNotFound):
         broker.share_groups.delete_offsets(group, topic)
 
@@ -287,8 +292,8 @@ def test_deleting_one_of_two_topics_keeps_the_other(cluster: Cluster, broker: Br
         assert reader.settle(reader.take(1)) == [None]
         reader.close()
     broker.share_groups.delete_offsets(group, topics[0])
-    assert broker.share_groups.start_offsets(group, topics[0]) == {}
-    assert broker.share_groups.start_offsets(group, topics[1]) == {0: 1}
+    assert broker.share_groups.progress(group, topics[0]) == {}
+    assert broker.share_groups.progress(group, topics[1])[0].lag == 1
     assert values(join(topics[0]).take(2)) == [b"0", b"1"]
 
 
@@ -297,7 +302,7 @@ def test_calls_without_a_broker_are_unavailable(cluster: Cluster) -> None:
     with pytest.raises(BrokerUnavailable):
         broker.share_groups.prepare("q", 6)
     with pytest.raises(BrokerUnavailable):
-        broker.share_groups.start_offsets("q", "t")
+        broker.share_groups.progress("q", "t")
     reader = ShareReader(broker, "q", "t")
     reader.want(1)
     reader.wait_until(lambda: any(isinstance(each, BrokerUnavailable) for each in reader.failures))
