@@ -187,7 +187,11 @@ class TopicAdmin(Protocol):
 
 
 class Groups(Protocol):
-    """Consumer groups and their committed offsets. A committed offset is that of the next record to read."""
+    """Consumer groups and their committed offsets. A committed offset is that of the next record to read.
+
+    A share group has no committed offsets: the calls that return or delete them find none, those that commit raise
+    `WrongGroupType`.
+    """
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         """Return committed offsets. Partitions without one are left out."""

@@ -63,11 +63,8 @@ class GroupRequests:
         }
 
     def share_progress(self, group: str) -> dict[TopicPartition, ShareProgress]:
-        """Return how far a share group is in the partitions of all topics. Raises `GroupNotFound`."""
-        found = self._retried(lambda: self._share_progress([group], None))
-        if group not in found:
-            raise GroupNotFound(group)
-        return found[group]
+        """Return how far a share group is in the partitions of all topics."""
+        return self._retried(lambda: self._share_progress([group], None)).get(group, {})
 
     def delete_share_offsets(self, group: str, topic: str) -> None:
         """Delete a share group's offsets of a topic. Raises `GroupNotFound`, `GroupHasMembers`."""

@@ -41,6 +41,8 @@ class KafkaShareGroups:
 
     def progress(self, group: str, topic: str) -> dict[int, ShareProgress]:
         found = self._requests.share_progress(group)
+        if not found and not self._requests.describe([group]):  # Kafka does not always say that there is no group
+            raise GroupNotFound(group)
         return {tp.partition: each for tp, each in found.items() if tp.topic == topic}
 
     def delete_offsets(self, group: str, topic: str) -> None:
