@@ -9,6 +9,7 @@ from kafka.errors import (
     IncompatibleBrokerVersion,
     NoError,
     UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
     for_code,
 )
 from kafka.net.manager import KafkaConnectionManager
@@ -20,7 +21,7 @@ from kafka_http.broker.connections import ConnectionPool, ask_any
 from kafka_http.broker.group_descriptions import check_group_error, describe_requests, described_groups
 from kafka_http.broker.messages import DeleteShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequest
 from kafka_http.broker.topic_metadata import ask_metadata
-from kafka_http.errors import GroupNotFound, RetriableBrokerError
+from kafka_http.errors import GroupNotFound, QueuesUnsupported, RetriableBrokerError
 from kafka_http.records import TopicPartition
 from kafka_http.share_groups import ShareProgress
 
@@ -63,7 +64,7 @@ class GroupRequests:
         }
 
     def share_progress(self, group: str) -> dict[TopicPartition, ShareProgress]:
-        """Return how far a share group is in the partitions of all topics."""
+        """Return how far a share group is in the partitions of all topics. Raises `QueuesUnsupported`."""
         return self._retried(lambda: self._share_progress([group], None)).get(group, {})
 
     def delete_share_offsets(self, group: str, topic: str) -> None:
@@ -127,7 +128,7 @@ class GroupRequests:
         progress: dict[str, dict[TopicPartition, ShareProgress]] = {}
         for each in (each for response in self._connections.run(ask) for each in response.groups):
             if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
-                check_group_error(each.error_code, self._connections.servers)
+                self._check_share(each.error_code)
                 progress[each.group_id] = dict(_progress(each))
         return progress
 
@@ -143,7 +144,12 @@ class GroupRequests:
             raise GroupNotFound(group)
         for each in (response, *response.responses):
             if for_code(each.error_code) is not UnknownTopicOrPartitionError:  # it has no offsets of this topic
-                check_group_error(each.error_code, self._connections.servers)
+                self._check_share(each.error_code)
+
+    def _check_share(self, error_code: int) -> None:
+        if for_code(error_code) is UnsupportedVersionError:
+            raise QueuesUnsupported
+        check_group_error(error_code, self._connections.servers)
 
     def _delete(self, group: str) -> None:
         async def ask(manager: KafkaConnectionManager) -> Any:

@@ -37,6 +37,7 @@ class KafkaShareGroups:
     def prepare(self, group: str, attempts: int) -> ShareGroupSettings:
         if any(each.type != "share" for each in self._requests.describe([group])):
             raise wrong_group_type(group)
+        self._requests.share_progress(group)  # raises `QueuesUnsupported` if share groups are switched off
         return self._configs.prepare(group, attempts)
 
     def progress(self, group: str, topic: str) -> dict[int, ShareProgress]:

@@ -218,7 +218,7 @@ class ShareLeader:
     def _receive(self, fetched: ShareFetched) -> None:
         for each in fetched.acquired:
             self.may_have_messages = True
-            if each.records:
+            if each.records and not self._is_stopping:  # else they are released
                 self._owner.listener.acquired(AcquiredRecords(each.records, each.attempts, fetched.until))
             self._acks.add(Acknowledgement(each.records.partition, offset, AckType.GAP) for offset in each.gaps)
         for error in fetched.corrupt:
