@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
@@ -113,7 +113,7 @@ class QueueRegistry:
         if not starts and found is None:
             raise GroupNotFound(queue.consumer)
         attempts = groups.settings(queue.consumer).attempts - 1
-        partitions = self._partitions(queue.topic, starts)
+        partitions = [_partition(found, *each) for each in self._ranges(queue.topic, starts)]
         held = [] if found is None else found.held()
         return QueueState(queue.topic, queue.consumer, attempts, LockLimits(), partitions, held)
 
@@ -132,15 +132,14 @@ class QueueRegistry:
         self.leave_queue(queue)
         self._broker.share_groups.delete_offsets(queue.consumer, queue.topic)
 
-    def _partitions(self, topic: str, starts: dict[int, int]) -> list[QueuePartition]:
+    def _ranges(self, topic: str, starts: dict[int, int]) -> Iterator[tuple[int, int, int, int]]:
+        """Yield each partition, its start offset as Kafka has it or -1, and the range of offsets after that."""
         log = self._broker.log
-        numbers = [each.partition for each in log.partitions(topic)]
-        ends = log.offsets(topic, dict.fromkeys(numbers, LATEST))
-        unread = [each for each in numbers if starts.get(each, -1) < 0]
+        partitions = [each.partition for each in log.partitions(topic)]
+        ends = log.offsets(topic, dict.fromkeys(partitions, LATEST))
+        unread = [each for each in partitions if starts.get(each, -1) < 0]
         first = starts | (log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {})
-        return [
-            QueuePartition(each, starts.get(each, -1), ends[each], max(0, ends[each] - first[each])) for each in numbers
-        ]
+        return ((each, starts.get(each, -1), first[each], ends[each]) for each in partitions)
 
     # Queues
 
@@ -200,6 +199,14 @@ class QueueRegistry:
         for page, (queue, leases) in list(self._pages.items()):
             if not queue.holds_any(leases):
                 self._pages.pop(page, None)
+
+
+def _partition(queue: MessageQueue | None, partition: int, start: int, first: int, end: int) -> QueuePartition:
+    """Return the state of a partition. A queue of this node knows more than Kafka has stored."""
+    if queue is None:
+        return QueuePartition(partition, start, end, max(0, end - first))
+    unsettled, lag = queue.unsettled(partition, first, end)
+    return QueuePartition(partition, start if unsettled == first else unsettled, end, lag)
 
 
 def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:
