@@ -60,6 +60,11 @@ class MessageLocks:
         """The number of messages that wait for a client."""
         return len(self._spare)
 
+    @property
+    def next_due(self) -> float:
+        """When to call `check_due` at the latest."""
+        return self._due.next
+
     def take_effects(self) -> Effects:
         """Return what the changes since the last call need."""
         effects, self._effects = self._effects, Effects()
@@ -287,6 +292,7 @@ class MessageLocks:
         self._forget(message, error)
 
     def _forget(self, message: HeldMessage, error: KafkaHttpError | None) -> None:
+        self._due.remove(message)
         if message.is_leased:
             self.leased -= 1
             self._effects.events["expired"] += 1

@@ -258,6 +258,8 @@ class MessageQueue:
 
     def check_due(self) -> None:
         """Do what is due: release, renew, retry."""
+        if self._clock() < self._locks.next_due:
+            return
         with self._changing():
             self._locks.check_due()
 

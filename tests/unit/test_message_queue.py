@@ -1,5 +1,6 @@
 """Queues on share groups, over a fake Kafka and a clock that the test sets."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -718,3 +719,16 @@ def test_state_counts_what_kafka_has_not_stored_as_settled(world: World) -> None
         (partition,) = world.registry.queue_state(QUEUE).partitions
 
     assert (partition.start, partition.end, partition.lag) == (2, 3, 1)
+
+
+def test_settled_messages_are_not_kept_until_the_ends_of_their_locks(world: World) -> None:
+    world.write("a long value", topic="many")
+    value = world.broker.records("many")[0].value
+    queue = QueueName("many", "workers")
+    (message,) = world.acquire(queue=queue, lock=30000).messages
+    held = sys.getrefcount(value)
+
+    world.registry.settle_messages(queue, [message.lease], "acknowledge")
+    del message
+
+    wait_for(lambda: sys.getrefcount(value) < held)
