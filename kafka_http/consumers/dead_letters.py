@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from kafka_http.backoff import Backoff
 from kafka_http.broker_protocols import PendingPublish, Producer
-from kafka_http.consumers.message_leases import HeldMessage
-from kafka_http.errors import KafkaHttpError
+from kafka_http.consumers.held_messages import HeldMessage
+from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.logs import LogOnce
 from kafka_http.records import NewRecord
 
@@ -15,17 +15,23 @@ log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 10.0
 _RETRY_SECONDS = (0.5, 30.0)
 
-OnPublished = Callable[[HeldMessage, KafkaHttpError | None, float], None]
-"""Gets the message, the error if its dead letter is not written, and the seconds to wait before the next attempt."""
-
 
 class DeadLetters:
     """Publishes the dead letters of a queue. Its queue creates it. Any thread may call; it never blocks."""
 
-    def __init__(self, producer: Producer, on_published: OnPublished) -> None:
-        """The producer's loop, or the caller of `publish`, calls `on_published`."""
+    def __init__(
+        self,
+        producer: Producer,
+        on_published: Callable[[HeldMessage], None],
+        on_failed: Callable[[HeldMessage, KafkaHttpError, float], None],
+    ) -> None:
+        """The producer's loop, or the caller of `publish`, calls `on_published` or `on_failed`.
+
+        `on_failed` also gets the error, and the seconds to wait before the next attempt.
+        """
         self._producer = producer
         self._on_published = on_published
+        self._on_failed = on_failed
         self._log = LogOnce(log)
 
     def publish(self, message: HeldMessage) -> None:
@@ -47,15 +53,14 @@ class DeadLetters:
             self._failed(message, result)
             return
         self._log.clear()
-        self._on_published(message, None, 0.0)
+        self._on_published(message)
 
     def _failed(self, message: HeldMessage, error: KafkaHttpError) -> None:
-        self._log.warning(
-            "Dead letters of %s cannot be published to %s; retrying: %s",
-            *(message.record.topic, message.dead, error.message),
-        )
+        problem = f"The dead letter cannot be published to {message.dead} now: {error.message}"
+        self._log.warning("Queue of %s: %s Retrying.", message.record.topic, problem)
         message.backoff = message.backoff or Backoff(*_RETRY_SECONDS)
-        self._on_published(message, error, message.backoff.next())
+        unavailable = Unavailable(f"{problem} This is retried, and until then the message stays locked.")
+        self._on_failed(message, unavailable, message.backoff.next())
 
 
 def dead_letter(message: HeldMessage) -> NewRecord:

@@ -162,8 +162,10 @@ class FakeShareMember:
         if results := self.groups.settle(self, problem):
             self.listener.acknowledged(results)
         if problem is None and (wanted := self.listener.wanted()) > 0:
-            for each in self.groups.acquire(self, min(wanted, _MAX_RECORDS)):
+            for each in (acquired := self.groups.acquire(self, min(wanted, _MAX_RECORDS))):
                 self.listener.acquired(each)
+            if not acquired:
+                self.listener.exhausted()
 
 
 class FakeShareGroups:
