@@ -178,8 +178,7 @@ class MessageLocks:
             elif error is None or isinstance(error, LeaseLost):
                 self._end(message, error)
             else:
-                message.fail_calls(error)
-                message.retry_at = self._clock() + _RETRY_SECONDS
+                self._retry(message, error, _RETRY_SECONDS)
 
     def _renewed(self, message: HeldMessage) -> None:
         now = self._clock()
@@ -202,8 +201,12 @@ class MessageLocks:
     def letter_failed(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
         """Try again to write a dead letter after `delay` seconds. Calls that wait for it get the error."""
         message.is_publishing = False
-        message.retry_at = self._clock() + delay
+        self._retry(message, error, delay)
+
+    def _retry(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
         message.fail_calls(error)
+        message.retry_at = self._clock() + delay
+        self._schedule([message])
 
     # What is due
 
@@ -267,6 +270,7 @@ class MessageLocks:
         if message.drop is not None and message.dead:
             message.is_publishing, message.until = True, inf
             self._effects.letters.append(message)
+            self._schedule([message])  # its lock must be renewed until the letter is written
         else:
             self._send(message, message.decided)
 
