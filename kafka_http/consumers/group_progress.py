@@ -65,6 +65,10 @@ class GroupProgress:
         """Raise `WrongGroupType` if the name is that of a queue."""
         check_not_queue(self._groups, group)
 
+    def is_ordinary(self, group: str) -> bool:
+        """Return whether there is a group of this name that is no queue."""
+        return any(each.type != "share" for each in self._groups.describe_groups([group]))
+
     def delete(self, group: str) -> None:
         """Delete a group and its offsets. Raises `GroupNotFound`, `GroupHasMembers`."""
         self._groups.delete_group(group)

@@ -367,8 +367,9 @@ def test_state_shows_lag_limits_and_leases(client: FlaskClient, broker: FakeBrok
 
 
 def test_state_of_a_queue_that_never_was_is_a_404(client: FlaskClient, broker: FakeBroker) -> None:
-    assert code(client.get(QUEUE)) == (404, 40406)
-    assert code(client.delete(QUEUE)) == (404, 40406)
+    for answer in (client.get(QUEUE), client.delete(QUEUE)):
+        assert code(answer) == (404, 40406)
+        assert "no queue workers on the topic t" in answer.json["error"]["message"]  # type: ignore[index]
     assert not broker.list_groups()
 
 
@@ -528,6 +529,9 @@ def test_queue_on_the_name_of_an_ordinary_consumer_is_refused(client: FlaskClien
     write(broker, b"1")
     assert client.delete("/messages/t/workers/0:0").status_code == 204
     assert code(acquire(client)) == (409, 40905)
+    for answer in (client.get(QUEUE), client.delete(QUEUE)):
+        assert code(answer) == (409, 40905)
+        assert "ordinary consumer" in answer.json["error"]["message"]  # type: ignore[index]
     assert client.get("/messages/t/workers").json["partitions"][0]["committed"] == 1  # type: ignore[index]
 
 
