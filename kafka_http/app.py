@@ -20,6 +20,7 @@ from kafka_http.config.reloading import reloaded_config
 from kafka_http.config.settings import deprecation_warnings
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import MemoryInstanceStore
+from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.environ import REQUEST_FACTS, REQUEST_STARTED
 from kafka_http.metrics_files import MetricFiles
 from kafka_http.node.callbacks import CallbackGuard
@@ -52,8 +53,12 @@ from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.instance_routes import InstanceRoutes
 from kafka_http.web.manual_pages import ManualRoutes
 from kafka_http.web.messages.message_routes import MessageRoutes
+from kafka_http.web.node_calls import NodeCalls
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.publish_view import PublishView
+from kafka_http.web.queue import QueueRoutes
+from kafka_http.web.queue_nodes import QueueNodes
+from kafka_http.web.queue_pages import PageConfirmations
 from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies, drain_body
 from kafka_http.web.responses import STATUS_LINES, common_headers, register_error_handlers, set_request_id
 from kafka_http.web.rest_v2.consumer_routes import V2ConsumerRoutes
@@ -83,11 +88,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     node = _inline_node(config, broker) if is_inline else _daemon_node(config)
     services = _new_services(config, broker)
     security = _new_security(config, broker)
-    limits = RequestLimits(
-        RequestBodies(config.max_in_flight),
-        WaitLimiter(config.threads),
-        PageMemoryBudget(config.max_answers_in_flight),
-    )
+    limits = _new_limits(config)
     submitter = new_task_submitter(node.tasks)
     deferred = _deferred_publisher(config, broker, services, submitter)
     publish_view, publish = _new_publish(config, services, node, deferred, limits.bodies)
@@ -111,6 +112,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
+    lifecycle.confirmations = PageConfirmations(node.queues)
+    queue_nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
+    queues = _queue_routes(services, node, lifecycle.confirmations, queue_nodes, security=security, limits=limits)
+    app.register_blueprint(queues.blueprint())
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
     check_all_routes_listed(app)
     return app
@@ -122,6 +127,11 @@ class RequestLimits(NamedTuple):
     bodies: RequestBodies
     waiting: WaitLimiter
     page_memory: PageMemoryBudget
+
+
+def _new_limits(config: Config) -> RequestLimits:
+    bodies, waiting = RequestBodies(config.max_in_flight), WaitLimiter(config.threads)
+    return RequestLimits(bodies, waiting, PageMemoryBudget(config.max_answers_in_flight))
 
 
 def _new_security(config: Config, broker: Broker) -> Security:
@@ -193,35 +203,59 @@ def _blueprints(
         yield ConsoleRoutes().blueprint()
 
 
+def _queue_routes(
+    services: Services,
+    node: NodeResources,
+    confirmations: PageConfirmations,
+    nodes: QueueNodes,
+    *,
+    security: Security,
+    limits: RequestLimits,
+) -> QueueRoutes:
+    return QueueRoutes(
+        services,
+        node.queues,
+        nodes,
+        confirmations,
+        limits.waiting,
+        page_memory=limits.page_memory,
+        check_point=security.check_point,
+    )
+
+
 def _inline_node(config: Config, broker: Broker) -> NodeResources:
-    """Hold consumer instances and idempotency keys in this process, until it ends."""
+    """Hold consumer instances, queues and idempotency keys in this process, until it ends."""
     from kafka_http.node.node_outbox import InlineOutbox  # workers with a daemon do not need its imports
 
     registry = InstanceRegistry(
         broker, MemoryInstanceStore(), limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
     )
+    queues = QueueRegistry(broker, attempts=config.queue_attempts)
     tasks = InlineOutbox(config, broker.producer)
     idempotency = IdempotencyService(MemoryIdempotencyKeys(config.idempotency_retention), lambda: "")
 
     def close() -> None:
+        queues.close()
         tasks.close()
         registry.close(leave=True)
 
-    return NodeResources(registry, tasks, idempotency, tasks.start, close, lambda: None)
+    return NodeResources(registry, queues, tasks, idempotency, tasks.start, close, lambda: None)
 
 
 def _daemon_node(config: Config) -> NodeResources:
-    """Use the daemon's consumer instances, tasks and idempotency keys."""
+    """Use the daemon's consumer instances, queues, tasks and idempotency keys."""
     daemon = DaemonClient(config)
     idempotency = IdempotencyService(daemon.keys, lambda: daemon.worker, is_responding=False)
     return NodeResources(
         daemon.instances,
+        daemon.queues,
         daemon.tasks,
         idempotency,
         start=daemon.start,
         close_before_broker=lambda: None,
         close_after_broker=daemon.close,
         locator=daemon.nodes if config.store_url else None,
+        queue_locator=daemon.queue_nodes if config.store_url else None,
         is_daemon_hung=lambda: daemon.is_hung,
     )
 

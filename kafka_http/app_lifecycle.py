@@ -13,6 +13,7 @@ from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config, ConfigError
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
+from kafka_http.consumers.queue_service import QueueLocator, QueueService
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.metrics_files import MetricFiles
@@ -31,6 +32,7 @@ from kafka_http.web.fast_path_publish import FastPathPublishes
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.metrics_exposition import MetricsExposition, MetricsServer
 from kafka_http.web.metrics_routes import MetricsRoutes
+from kafka_http.web.queue_pages import PageConfirmations
 from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies
 from kafka_http.web.services import Services
 
@@ -61,6 +63,7 @@ class NodeResources(NamedTuple):
     """State that outlives a request. The node's daemon holds it for all workers, or this process holds it inline."""
 
     instances: InstanceService
+    queues: QueueService
     tasks: Tasks
     idempotency: IdempotencyService
     start: Callable[[], None]
@@ -69,6 +72,8 @@ class NodeResources(NamedTuple):
     close_after_broker: Callable[[], None]
     locator: InstanceLocator | None = None
     """Finds the node of a consumer instance; None if there is only one node."""
+    queue_locator: QueueLocator | None = None
+    """Finds the node of a lease; None if there is only one node."""
     is_daemon_hung: Callable[[], bool] = lambda: False
 
 
@@ -86,6 +91,7 @@ class AppLifecycle:
     tls: ServerTls | None
     """None without `tls_cert`."""
     bodies: RequestBodies
+    confirmations: PageConfirmations
 
     def __init__(
         self,
@@ -239,6 +245,7 @@ class AppLifecycle:
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
         self._submitter.close(_SUBMIT_SECONDS)
+        self.confirmations.close()
         self.security.acls.close()
         self._node.close_before_broker()
         self._broker.close(timeout)

@@ -67,6 +67,8 @@ class ShareListener(Struct, frozen=True):
     """All locks on these partitions are gone, because the session or the leader has ended. Kafka delivers again."""
     failed: Callable[[KafkaHttpError | None], None]
     """The group cannot be read now, for this reason. The member keeps trying. None: it can again."""
+    exhausted: Callable[[], None] = lambda: None
+    """Messages are wanted, but all leaders were asked since the last `ShareMember.wake` and have none now."""
 
 
 class ShareGroupSettings(Struct, frozen=True):

@@ -142,7 +142,7 @@ class ConnectionPool:
             raise self._failure
         net = NetworkSelector(**self._settings)
         client = KafkaNetClient(net=net, manager=PooledConnectionManager(net, **self._settings))
-        bootstrap = _Bootstrap()
+        bootstrap = Bootstrap()
         try:
             _run_until(bootstrap, client, min(deadline, time.monotonic() + self._timeout))
         except KafkaError as error:
@@ -200,7 +200,7 @@ def _abort(client: KafkaNetClient) -> None:
     client.close()
 
 
-class _Bootstrap:
+class Bootstrap:
     """An exchange that learns the cluster's brokers. It asks each server of the settings once.
 
     `KafkaConnectionManager.bootstrap` retries until its timeout, even if all servers refuse at once.

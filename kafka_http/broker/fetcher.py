@@ -233,7 +233,7 @@ class Fetcher:
             topic_names.update(
                 {topic_id: topic for topic, topic_id in conditions.topic_ids.items() if topic_id is not None}
             )
-            return _fetch_request(requested, conditions, share, min(size, share * len(partitions)), wait_limit)
+            return fetch_request(requested, conditions, share, min(size, share * len(partitions)), wait_limit)
 
         def by_partition(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
             for topic in response.responses:
@@ -278,7 +278,7 @@ class Fetcher:
 
     def _list_offsets(self, topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation) -> dict[int, int]:
         def request(partitions: Sequence[TopicPartition], _: float) -> ListOffsetsRequest:
-            return _list_offsets_request(topic, {each.partition: at[each.partition] for each in partitions}, isolation)
+            return list_offsets_request(topic, {each.partition: at[each.partition] for each in partitions}, isolation)
 
         responses = self._leaders.ask([TopicPartition(topic, each) for each in at], request, _listed_partitions)
         return {tp.partition: response.offset for tp, response in responses.items()}
@@ -306,10 +306,8 @@ def _take_records(
     return records, page.size - size
 
 
-def _fetch_request(
-    positions: Positions, conditions: ReadConditions, share: int, size: int, wait: float
-) -> FetchRequest:
-    """A fetch request without a session for `share` bytes of each partition, `size` in all.
+def fetch_request(positions: Positions, conditions: ReadConditions, share: int, size: int, wait: float) -> FetchRequest:
+    """Return a fetch request without a session for `share` bytes of each partition, `size` in all.
 
     It has topic ids if all are known. The versions with topic ids have no names.
     """
@@ -351,7 +349,8 @@ def _listed_partitions(response: Any) -> Iterator[tuple[TopicPartition, Any]]:
             yield TopicPartition(topic.name, each.partition_index), each
 
 
-def _list_offsets_request(topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation) -> ListOffsetsRequest:
+def list_offsets_request(topic: str, at: Mapping[int, OffsetSpec], isolation: Isolation) -> ListOffsetsRequest:
+    """Return a request for an offset of each partition of a topic: an end of its log, or the one at a timestamp."""
     partitions = [
         ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
             partition_index=partition, current_leader_epoch=-1, timestamp=_timestamp(offset)

@@ -4,7 +4,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from kafka.errors import GroupIdNotFoundError, IncompatibleBrokerVersion, NoError, for_code
+from kafka.errors import (
+    GroupIdNotFoundError,
+    IncompatibleBrokerVersion,
+    NoError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.admin import DeleteGroupsRequest, ListGroupsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest
@@ -12,7 +18,7 @@ from kafka.protocol.metadata import FindCoordinatorRequest
 from kafka_http.administration import DescribedGroup, GroupType, ListedGroup
 from kafka_http.broker.connections import ConnectionPool, ask_any
 from kafka_http.broker.group_descriptions import check_group_error, describe_requests, described_groups
-from kafka_http.broker.messages import DescribeShareGroupOffsetsRequest
+from kafka_http.broker.messages import DeleteShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequest
 from kafka_http.broker.topic_metadata import ask_metadata
 from kafka_http.errors import GroupNotFound, RetriableBrokerError
 from kafka_http.records import TopicPartition
@@ -50,6 +56,17 @@ class GroupRequests:
     ) -> dict[str, dict[TopicPartition, int]]:
         """Return the start offsets of share groups, of these partitions or of all (None)."""
         return self._retried(lambda: self._share_offsets(groups, partitions)) if groups else {}
+
+    def share_start_offsets(self, group: str) -> dict[TopicPartition, int]:
+        """Return the start offsets of a share group; -1 where there is none yet. Raises `GroupNotFound`."""
+        found = self._retried(lambda: self._share_offsets([group], None, unknown=True))
+        if group not in found:
+            raise GroupNotFound(group)
+        return found[group]
+
+    def delete_share_offsets(self, group: str, topic: str) -> None:
+        """Delete a share group's offsets of a topic. Raises `GroupNotFound`, `GroupHasMembers`."""
+        self._retried(lambda: self._delete_share_offsets(group, topic))
 
     def delete(self, group: str) -> None:
         """Delete a group. Raises `GroupNotFound`, `GroupHasMembers`."""
@@ -93,7 +110,7 @@ class GroupRequests:
         return [each for response in responses for each in described_groups(response, servers)]
 
     def _share_offsets(
-        self, groups: Collection[str], partitions: Collection[TopicPartition] | None
+        self, groups: Collection[str], partitions: Collection[TopicPartition] | None, *, unknown: bool = False
     ) -> dict[str, dict[TopicPartition, int]]:
         topics = None if partitions is None else list(_by_topic(partitions).items())
 
@@ -109,8 +126,22 @@ class GroupRequests:
         for each in (each for response in self._connections.run(ask) for each in response.groups):
             if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
                 check_group_error(each.error_code, self._connections.servers)
-                offsets[each.group_id] = dict(_start_offsets(each))
+                offsets[each.group_id] = dict(_start_offsets(each, least=-1 if unknown else 0))
         return offsets
+
+    def _delete_share_offsets(self, group: str, topic: str) -> None:
+        new_request: Any = DeleteShareGroupOffsetsRequest
+
+        async def ask(manager: KafkaConnectionManager) -> Any:
+            [node] = await _coordinators(manager, [group])
+            return await manager.send(new_request(group_id=group, topics=[new_request.Topic(topic_name=topic)]), node)
+
+        response = self._connections.run(ask)
+        if for_code(response.error_code) is GroupIdNotFoundError:
+            raise GroupNotFound(group)
+        for each in (response, *response.responses):
+            if for_code(each.error_code) is not UnknownTopicOrPartitionError:  # it has no offsets of this topic
+                check_group_error(each.error_code, self._connections.servers)
 
     def _delete(self, group: str) -> None:
         async def ask(manager: KafkaConnectionManager) -> Any:
@@ -155,8 +186,8 @@ def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
     return topics
 
 
-def _start_offsets(group: Any) -> Iterator[tuple[TopicPartition, int]]:
+def _start_offsets(group: Any, least: int) -> Iterator[tuple[TopicPartition, int]]:
     for topic in group.topics:
         for each in topic.partitions:
-            if not each.error_code and each.start_offset >= 0:
+            if not each.error_code and each.start_offset >= least:
                 yield TopicPartition(topic.topic_name, each.partition_index), each.start_offset

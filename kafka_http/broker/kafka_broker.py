@@ -14,6 +14,8 @@ from kafka_http.broker.group_requests import GroupRequests
 from kafka_http.broker.idempotent_producer import IdempotentProducer
 from kafka_http.broker.prefetch_buffer import PrefetchBuffer
 from kafka_http.broker.producer_calls import ProducerCalls
+from kafka_http.broker.share_group_client import KafkaShareGroups
+from kafka_http.broker.share_group_settings import ShareGroupConfigs
 from kafka_http.broker.topic_metadata import TopicMetadata
 from kafka_http.broker.topic_requests import KafkaTopicAdmin
 from kafka_http.config import Config
@@ -41,10 +43,14 @@ class KafkaBroker:
         self._prefetched = PrefetchBuffer(config.max_read_ahead)
         self._log = Fetcher(connections, metadata, admin, _TIMEOUT, self._prefetched)
         admin_connections = ConnectionPool(admin_settings(config) | _CONNECT)
-        self._groups = KafkaGroups(admin, GroupRequests(admin_connections, _TIMEOUT))
+        group_requests = GroupRequests(admin_connections, _TIMEOUT)
+        self._groups = KafkaGroups(admin, group_requests)
         self._topic_admin = KafkaTopicAdmin(admin_connections, metadata)
         self._acls = KafkaAcls(admin_connections)
         self._memberships = KafkaMemberships(connection_settings(config), admin)
+        self._share_groups = KafkaShareGroups(
+            connection_settings(config), group_requests, ShareGroupConfigs(admin_connections)
+        )
 
     @property
     def producer(self) -> IdempotentProducer:
@@ -70,12 +76,17 @@ class KafkaBroker:
     def memberships(self) -> KafkaMemberships:
         return self._memberships
 
+    @property
+    def share_groups(self) -> KafkaShareGroups:
+        return self._share_groups
+
     def release_memory(self) -> None:
         self._prefetched.drop_expired()
 
     def close(self, timeout: float) -> None:
         """Flush the producer, for `timeout` seconds at most, and close all connections. Members do not leave."""
         self._memberships.close()
+        self._share_groups.close(timeout)
         self._producer.close(timeout)
         self._groups.close()
         self._acls.close()

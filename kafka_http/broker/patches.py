@@ -261,6 +261,10 @@ class SessionConnectionManager(PatchedConnectionManager):
         """Do nothing: the broker does it. kafka-python's timer would keep each closed client in memory for minutes."""
 
 
+class ShareConnectionManager(SessionConnectionManager, PooledConnectionManager):
+    """The connection manager of a share session, or one that share members have in common."""
+
+
 class TakenSocket(NamedTuple):
     """A socket that kafka-python has connected and logged in.
 

@@ -5,17 +5,20 @@ member of the group, and the leases of the messages that it has acquired. Times 
 milliseconds since 1970 (UTC).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from kafka_http.consumers.instance_service import RemoteNode
 from kafka_http.records import Record
 
 MIN_LOCK, DEFAULT_LOCK, MAX_LOCK = 1.0, 30.0, 12 * 3600.0
 """Seconds that a client may lock a message for."""
 MAX_MESSAGES = 500
 """The most messages of one page."""
+MAX_PAGE_BYTES = 16 << 20
+"""The most bytes of keys and values of one page, which crosses the daemon's socket. One message may be larger."""
 
 
 class QueueName(NamedTuple):
@@ -61,7 +64,7 @@ class ErrorEntry(Struct, frozen=True):
     message: str
 
 
-class LeaseResult(Struct, frozen=True):
+class LeaseResult(Struct, frozen=True, omit_defaults=True):
     """The result for one lease: what was done, or the error. One of the three is set."""
 
     lease: str
@@ -91,9 +94,9 @@ class HeldLease(Struct, frozen=True):
 class LockLimits(Struct, frozen=True):
     """The limits of the parameter `lock` in seconds."""
 
-    default: float = DEFAULT_LOCK
-    min: float = MIN_LOCK
-    max: float = MAX_LOCK
+    default: int = int(DEFAULT_LOCK)
+    min: int = int(MIN_LOCK)
+    max: int = int(MAX_LOCK)
 
 
 class QueueState(Struct, frozen=True):
@@ -119,6 +122,7 @@ class QueueService(Protocol):
     def acquire_messages(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> QueuePage:
         """Acquire up to `limit` messages for `lock` seconds. Wait up to `wait` if there are none.
 
+        A page has at most `MAX_PAGE_BYTES`, but one message of any size.
         The first call makes the queue. With `dead`, a message is published to that topic before it is dropped or
         rejected. Confirm the page when it was sent.
         """
@@ -148,3 +152,13 @@ class QueueService(Protocol):
 
         Raises `GroupNotFound`, and `QueueInUse` if messages are held here.
         """
+
+
+class QueueLocator(Protocol):
+    """Finds the nodes of leases, if nodes share a store. Any thread may call."""
+
+    def queue_node(self) -> str:
+        """Return the name of this node in its leases. It does not change."""
+
+    def live_nodes(self) -> Mapping[str, RemoteNode]:
+        """Return the other nodes that run, by their names in leases. Raises `Unavailable`."""

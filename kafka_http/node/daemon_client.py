@@ -16,6 +16,7 @@ import msgspec
 from kafka_http.backoff import Backoff
 from kafka_http.config import Config
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
+from kafka_http.consumers.queue_service import QueueLocator, QueueService
 from kafka_http.errors import Unavailable
 from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
@@ -29,13 +30,14 @@ log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0
 """Timeout of a call, in addition to the wait that it asks for."""
 
-_WAITS = {"acquire_lease": "timeout", "renew_lease": "timeout", "find_task": "wait"}
+_WAITS = {"acquire_lease": "timeout", "renew_lease": "timeout", "acquire_messages": "wait", "find_task": "wait"}
 """For each call that may wait at the daemon, the argument with the seconds."""
 
 _KAFKA_SECONDS = 90.0
 _KAFKA_CALLS = {
     *("create", "delete", "subscribe", "unsubscribe", "assign", "acquire_lease", "renew_lease"),
     *("seek", "seek_times", "seek_ends", "commit", "committed"),
+    *("acquire_messages", "settle_messages", "queue_state", "leave_queue", "delete_queue"),
 }
 """Calls for which the daemon sends requests to Kafka. They get more time, because the daemon has its own timeouts for
 these requests and reports their errors. If the daemon itself hangs, pings detect it, and these calls fail, too."""
@@ -48,18 +50,19 @@ _OVERDUE_SECONDS = 2.5
 _START_SECONDS = 20.0
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 
-_NOT_REPEATABLE = {"create", "delete", "cancel_task"}
+_NOT_REPEATABLE = {"create", "delete", "settle_messages", "delete_queue", "cancel_task"}
 """Calls that are not repeated: after a success whose response was lost, the second result would differ."""
 
-_LEASE_RELEASES = {"release_lease"}
+_LEASE_RELEASES = {"release_lease", "release_page", "confirm_pages"}
+"""Calls that are sent later if the daemon hangs."""
 _MAX_RELEASES = 1000
 
 
 class DaemonClient:
     """Calls the node's daemon, and starts it if a call needs it.
 
-    Created before the fork; connects on first use in each process. Any thread may use `instances`, `nodes`, `tasks` and
-    `keys`. While the daemon hangs, calls fail at once, so that no thread waits for it.
+    Created before the fork; connects on first use in each process. Any thread may use `instances`, `nodes`, `queues`,
+    `queue_nodes`, `tasks` and `keys`. While the daemon hangs, calls fail at once, so that no thread waits for it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -70,6 +73,8 @@ class DaemonClient:
         calls = _RemoteCalls(self._call)
         self.instances = cast("InstanceService", calls)
         self.nodes = cast("InstanceLocator", calls)
+        self.queues = cast("QueueService", calls)
+        self.queue_nodes = cast("QueueLocator", calls)
         self.tasks = cast("Tasks", calls)
         self.keys = cast("IdempotencyKeys", calls)
 

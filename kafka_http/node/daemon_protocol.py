@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from kafka_http import errors
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
+from kafka_http.consumers.queue_service import QueueLocator, QueueService
 from kafka_http.errors import KafkaHttpError
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.tasks import Tasks
@@ -168,7 +169,7 @@ def _error_of(failed: CallFailed) -> KafkaHttpError:
     return error
 
 
-PROTOCOLS = (InstanceService, InstanceLocator, Tasks, IdempotencyKeys)
+PROTOCOLS = (InstanceService, InstanceLocator, QueueService, QueueLocator, Tasks, IdempotencyKeys)
 
 CALLS = {
     name: Call(protocol, method)

@@ -1,4 +1,7 @@
-"""The daemon's side of the socket: one thread per connection, and read leases that end with their worker."""
+"""The daemon's side of the socket: one thread per connection, and what ends with its worker.
+
+That is read leases of consumer instances, and pages of queues that were not sent yet.
+"""
 
 import logging
 import socket
@@ -12,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
+from kafka_http.consumers.queue_service import QueuePage, QueueService
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import request_id
 from kafka_http.node.daemon_protocol import (
@@ -39,7 +43,7 @@ ServiceLookup = Callable[[type], Any]
 LINGER_SECONDS = 10.0
 """How long the daemon waits for a worker before it stops."""
 
-_RELEASES = {"release_lease", "update_keys"}
+_RELEASES = {"release_lease", "release_page", "confirm_pages", "update_keys"}
 """Calls that release something. That is done even if the worker no longer waits for the response."""
 
 _GREETING_SECONDS = 5.0
@@ -144,23 +148,22 @@ class DaemonServer:
         request = requests.decode(message)
         if channel.is_abandoned():
             request = _without_claims(request)
-        response, lease = self._call(request, worker)
+        response, value = self._call(request, worker)
         try:
             channel.send(response)
         except OSError:
-            if lease is not None:
-                worker.drop(lease)
+            worker.drop(value)
             raise
 
-    def _call(self, request: Struct, worker: "_WorkerSession") -> tuple[bytes, ReadLease | None]:
-        """Return the response of a call, and the lease that the call has acquired."""
+    def _call(self, request: Struct, worker: "_WorkerSession") -> tuple[bytes, object]:
+        """Return the response of a call, and the value in it."""
         call = CALLS[type(request).__name__]
         number, *arguments = msgspec.structs.astuple(request)
         request_id.set(number)
         try:
             value = getattr(self._services(call.protocol), call.name)(*arguments)
             worker.track(call.name, arguments, value)
-            return call.encode_result(value), value if isinstance(value, ReadLease) else None
+            return call.encode_result(value), value
         except KafkaHttpError as error:
             return encode_error(error), None
         except Exception:
@@ -192,43 +195,61 @@ def _rejection(hello: Hello) -> Rejected:
 
 
 class _WorkerSession:
-    """A connected worker: its connections and its read leases."""
+    """A connected worker: its connections, its read leases, and the pages of queues that it has not sent yet."""
 
     def __init__(self, services: ServiceLookup) -> None:
         self.channels: set[Channel] = set()
         self._services = services
-        self._leases: dict[str, ReadLease] = {}
+        self._held: dict[str, ReadLease | QueuePage] = {}
         self._lock = threading.Lock()
         self._has_ended = False
 
     def track(self, call: str, arguments: list[Any], value: object) -> None:
-        """Note the lease that a call has acquired or released."""
-        if isinstance(value, ReadLease):
-            with self._lock:
-                self._leases[value.id] = value
-                has_ended = self._has_ended
-            if has_ended:
-                self.drop(value)
+        """Note what a call has acquired or released."""
+        if isinstance(value, ReadLease | QueuePage):
+            self._add(value)
         elif call == "release_lease":
-            with self._lock:
-                self._leases.pop(arguments[0].id, None)
+            self._forget(arguments[0].id)
+        elif call == "release_page":
+            self._forget(arguments[0])
+        elif call == "confirm_pages":
+            self._forget(*arguments[0])
 
-    def drop(self, lease: ReadLease) -> None:
-        """Drop a lease, unless it was released already."""
+    def drop(self, value: object) -> None:
+        """Release what a call has acquired, unless that was done already."""
+        if not isinstance(value, ReadLease | QueuePage):
+            return
         with self._lock:
-            if self._leases.pop(lease.id, None) is None:
+            if self._held.pop(value.id, None) is None:
                 return
         try:
-            self._services(InstanceService).release_lease(lease)
+            if isinstance(value, QueuePage):
+                self._services(QueueService).release_page(value.id)
+            else:
+                self._services(InstanceService).release_lease(value)
         except KafkaHttpError as error:
-            log.debug("Read lease had ended already: %s", error)
+            log.debug("It had ended already: %s", error)
 
     def end(self) -> None:
-        """Close the connections and drop the leases of a worker that has disconnected."""
+        """Close the connections of a worker that has disconnected, and drop what it holds."""
         with self._lock:
             self._has_ended = True
-            leases = list(self._leases.values())
+            held = list(self._held.values())
         for channel in tuple(self.channels):
             channel.shutdown()
-        for lease in leases:
-            self.drop(lease)
+        for each in held:
+            self.drop(each)
+
+    def _add(self, value: ReadLease | QueuePage) -> None:
+        if isinstance(value, QueuePage) and not value.messages:
+            return
+        with self._lock:
+            self._held[value.id] = value
+            has_ended = self._has_ended
+        if has_ended:
+            self.drop(value)
+
+    def _forget(self, *ids: str) -> None:
+        with self._lock:
+            for each in ids:
+                self._held.pop(each, None)

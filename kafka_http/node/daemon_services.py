@@ -1,4 +1,4 @@
-"""The services that workers call over the socket: consumer instances, the outbox, idempotency keys."""
+"""The services that workers call over the socket: consumer instances, queues, the outbox, idempotency keys."""
 
 import logging
 import threading
@@ -10,10 +10,12 @@ from kafka_http.broker import KafkaBroker
 from kafka_http.config import Config
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import RemoteNode
+from kafka_http.consumers.queue_registry import QueueRegistry
+from kafka_http.consumers.queue_service import QueueLocator, QueueService
 from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import LogOnce
 from kafka_http.metrics import update_process
-from kafka_http.node.instance_sharing import InstanceSharing
+from kafka_http.node.instance_sharing import InstanceSharing, lease_name
 from kafka_http.node.node_gauges import NodeGauges
 from kafka_http.node.node_outbox import new_outbox
 from kafka_http.node.store import Database, StoredInstances, StoredKeys, StoredNodes
@@ -38,9 +40,11 @@ _CLEANER_STOP_SECONDS = 5.0
 
 
 class NodeRegistry(InstanceRegistry):
-    """The consumer instances of this node, and the `InstanceLocator` for those of other nodes."""
+    """The consumer instances of this node, and the `InstanceLocator` and `QueueLocator` for other nodes."""
 
     sharing: InstanceSharing | None = None
+    node_id = ""
+    """It is empty if there is only one node."""
 
     def list_instances(self) -> list[InstanceDefinition]:
         return super().list_instances() if self.sharing is None else self.sharing.list_instances()
@@ -50,6 +54,12 @@ class NodeRegistry(InstanceRegistry):
 
     def node_secret(self) -> str:
         return "" if self.sharing is None else self.sharing.secret
+
+    def queue_node(self) -> str:
+        return lease_name(self.node_id)
+
+    def live_nodes(self) -> dict[str, RemoteNode]:
+        return {} if self.sharing is None else self.sharing.live_nodes()
 
 
 class NodeIdempotencyKeys:
@@ -116,6 +126,8 @@ class DaemonServices:
         self._registry = NodeRegistry(
             self._broker, self._store, limit=config.max_consumer_instances, idle_timeout=config.consumer_idle_timeout
         )
+        self._registry.node_id = node_id
+        self._queues = QueueRegistry(self._broker, attempts=config.queue_attempts, node=lease_name(node_id))
         if database.is_shared:
             nodes = StoredNodes(database, node_id, config.node_url or f"http://{config.bind}")
             self._registry.sharing = InstanceSharing(nodes, self._registry)
@@ -130,6 +142,11 @@ class DaemonServices:
         """Return the implementation of one of the daemon's Protocols. Raises `Unavailable`, `BrokerUnavailable`."""
         if protocol is IdempotencyKeys:
             return self.keys()
+        if protocol is QueueService:
+            return self._queues
+        if protocol is QueueLocator:
+            self._check_lease()
+            return self._registry
         return self._outbox if protocol is Tasks else self.instances()
 
     def keys(self) -> NodeIdempotencyKeys:
@@ -166,8 +183,9 @@ class DaemonServices:
         threading.Thread(target=self._open_instances, name="open-instances", daemon=True).start()
 
     def close(self) -> None:
-        """Stop all services. The instances stay members of their groups, for the next daemon."""
+        """Stop all services. The instances stay members of their groups, for the next daemon; the queues leave them."""
         self._closing.set()
+        self._queues.close()
         self._gauges.close()
         self._keys.close()
         self._outbox.close(_OUTBOX_STOP_SECONDS)

@@ -23,6 +23,11 @@ _ADOPT_AFTER_SECONDS = 5.0
 """Seconds after the end of a node's lease when others adopt its instances. A call for an instance does not wait."""
 
 
+def lease_name(node_id: str) -> str:
+    """Return the name of a node in the leases of its queues. `node_id` is empty if there is only one node."""
+    return node_id[:8] or "0"
+
+
 class InstanceSharing:
     """Renews the lease of this node, and adopts the instances of nodes whose lease has expired. Any thread may call.
 
@@ -64,6 +69,11 @@ class InstanceSharing:
         if secret and hmac.compare_digest(secret.encode(), self.secret.encode()):
             raise Unavailable("The consumer instance has just moved to another node. Retry.")
         return RemoteNode(owner.url, self.secret, owner.timeout)
+
+    def live_nodes(self) -> dict[str, RemoteNode]:
+        """See `QueueLocator.live_nodes`."""
+        found = self._nodes.live_others()
+        return {lease_name(node_id): RemoteNode(url, self.secret) for node_id, url in found.items()}
 
     def start(self, has_workers: Callable[[], bool], may_adopt: Callable[[], bool]) -> None:
         """Hold the lease while `has_workers` returns True, and adopt instances while `may_adopt` does."""

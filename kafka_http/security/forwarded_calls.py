@@ -72,13 +72,15 @@ class ForwardedCalls:
         sent = headers.get(NODE_HEADER.lower())
         if not sent:
             return None
+        if not self._secret and not blocking:
+            raise WouldBlock
+        return _decoded(headers.get(PRINCIPAL_HEADER.lower())) if self.is_secret(sent) else None
+
+    def is_secret(self, sent: str) -> bool:
+        """Whether it is the nodes' secret. May block. Raises `Unavailable`."""
         if not self._secret:
-            if not blocking:
-                raise WouldBlock
             self._secret = self._fetch_secret()
-        if not self._secret or not hmac.compare_digest(sent.encode(), self._secret.encode()):
-            return None
-        return _decoded(headers.get(PRINCIPAL_HEADER.lower()))
+        return self._secret != "" and hmac.compare_digest(sent.encode(), self._secret.encode())
 
 
 def _decoded(header: str | None) -> ForwardedCaller:

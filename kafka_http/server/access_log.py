@@ -22,7 +22,7 @@ OnEnd = Callable[[int], None]
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
 )
-_POLLED_PATH = re.compile(r"/(messages(/[^/]+){0,2}|consumers(/[^/]+)?|instances|tasks)")
+_POLLED_PATH = re.compile(r"/(messages(/[^/]+){0,2}|messages/[^/]+/[^/]+/queue|consumers(/[^/]+)?|instances|tasks)")
 
 
 class AccessLine(StructuredMessage):

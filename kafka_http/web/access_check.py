@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 _ACCESS_KEY = "kafka_http.access_key"
 _MAY_BLOCK = "kafka_http.may_block"
-_FORWARDED = "v2_consumers."
-"""Prefix of the endpoints that nodes forward."""
+_FORWARDED = ("v2_consumers.", "queue.")
+"""Prefixes of the endpoints that nodes forward."""
 
 _REFUSALS = (Unauthenticated, Forbidden, RateLimited, CrossSiteRequest)
 """What views raise, too."""
@@ -80,6 +80,12 @@ def _progress(access: Access, names: Arguments, query: Query) -> None:
 def _acknowledge(access: Access, names: Arguments, query: Query) -> None:
     access.require("read", names["topic"])
     access.require("consumer", names["consumer"])
+
+
+def _acquire(access: Access, names: Arguments, query: Query) -> None:
+    _acknowledge(access, names, query)
+    for topic in query.getlist("dead"):
+        access.require("publish", topic)
 
 
 def _group(access: Access, names: Arguments, query: Query) -> None:
@@ -121,6 +127,11 @@ ROUTES: Mapping[str, Needs] = {
     "messages.read": _read,
     "messages.seek": _acknowledge,
     "messages.ack": _acknowledge,
+    "queue.acquire": _acquire,
+    "queue.state": _acknowledge,
+    "queue.delete": _acknowledge,
+    "queue.acknowledge": _acknowledge,
+    "queue.extend": _acknowledge,
     "topics.create": _admin,
     "topics.change": _admin,
     "topics.delete": _admin,

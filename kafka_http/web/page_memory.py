@@ -75,6 +75,11 @@ class PageReservation:
         self.size = min(self.size, _WAITING_PAGE)
         self.resize(_COPIES * self.size)
 
+    def hold(self, size: int) -> None:
+        """Count a page of this size that is in memory already, without a check of the limit."""
+        self.size = size
+        self.resize(_COPIES * size)
+
     def resize(self, size: int) -> None:
         self._budget.add(size - self.reserved)
         self.reserved = size

@@ -125,6 +125,8 @@ def _is_unsafe(request: Request, sent: str) -> bool:
     """Whether a path with empty segments may mean something else than the path without them."""
     if request.endpoint == "messages.publish":  # a PUT of a position would publish if consumer and offset were empty
         return sent.endswith("//")
+    if request.blueprint == "queue" or (request.endpoint == "messages.seek" and sent.rstrip("/").endswith("/queue")):
+        return request.method not in {"GET", "HEAD"}  # the lease may be the empty part
     is_v2 = request.blueprint == "v2_consumers"
     if request.blueprint == "topics":  # the name of the topic may be the empty part
         return True

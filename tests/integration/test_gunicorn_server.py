@@ -556,7 +556,8 @@ def test_all_lines_of_all_processes_are_json_objects(start: ServerFactory) -> No
 @pytest.mark.parametrize("console", [True, False])
 def test_access_log_leaves_out_console_polls_only(start: ServerFactory, console: bool) -> None:
     server = start(access_log="true", console=str(console).lower())
-    polls, others = ["/messages/t", "/messages/t/c", "/instances", "/tasks"], ["/messages/t/c/0", "/console"]
+    polls = ["/messages/t", "/messages/t/c", "/messages/t/c/queue", "/instances", "/tasks"]
+    others = ["/messages/t/c/0", "/messages/t/c/queue/0:1:0.a1", "/console"]
     for path in polls + others:
         server.get(path, headers={"X-Console-Poll": "true"})
         server.get(f"{path}?by=hand")

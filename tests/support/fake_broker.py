@@ -23,6 +23,7 @@ from kafka_http.errors import (
     TooLarge,
     TopicNotFound,
     TopicRecreated,
+    WrongGroupType,
 )
 from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
@@ -48,6 +49,7 @@ from kafka_http.request_facts import waiting_for_kafka
 from tests.support.fake_administration import FakeGroupAdmin, FakeTopicAdmin
 from tests.support.fake_groups import FakeGroups
 from tests.support.fake_pending import FakePendingPublish
+from tests.support.fake_share_groups import FakeShareGroups
 from tests.support.fake_topics import FakePartition, FakeTopic, last, offset_at, place, within
 
 _INTERNAL = {"__consumer_offsets", "__transaction_state"}
@@ -110,6 +112,7 @@ class FakeBroker(FakeGroupAdmin):
         self._groups = FakeGroups(lambda: not self.down, self.refused, self._count, self._commit)
         self._members: dict[str, list[tuple[GroupMember, str]]] = {}
         self._changed = threading.Condition()
+        self._share_groups = FakeShareGroups(self, self._changed)
 
     @property
     def producer(self) -> "FakeBroker":
@@ -130,6 +133,10 @@ class FakeBroker(FakeGroupAdmin):
     @property
     def memberships(self) -> FakeGroups:
         return self._groups
+
+    @property
+    def share_groups(self) -> FakeShareGroups:
+        return self._share_groups
 
     @property
     def acls(self) -> "FakeBroker":
@@ -375,13 +382,14 @@ class FakeBroker(FakeGroupAdmin):
     def committed_offsets(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]:
-        self._check_up()
+        self._check_ordinary(group)
         offsets = self._committed.get(group, {})
         return {each: offsets[each] for each in partitions if each in offsets}
 
     def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         for each in offsets:
             self.found(each.topic)
+        self._check_ordinary(group)
         if self.members(group):
             raise self._has_members(group)
         self._commit(group, offsets)
@@ -397,7 +405,7 @@ class FakeBroker(FakeGroupAdmin):
         return len(self.all_topics[topic].partitions) if topic in self.all_topics else 0
 
     def delete_offsets(self, group: str, topic: str) -> None:
-        self._check_up()
+        self._check_ordinary(group)
         offsets = self._committed.get(group, {})
         forgotten = [each for each in offsets if each[0] == topic]
         if forgotten and any(subscribed == topic for _, subscribed in self._members.get(group, [])):
@@ -408,7 +416,8 @@ class FakeBroker(FakeGroupAdmin):
     def members(self, group: str) -> list[GroupMember]:
         self._check_up()
         static = [GroupMember(each, "kafka_http", "127.0.0.1") for each in self._groups.member_ids(group)]
-        return [member for member, _ in self._members.get(group, [])] + static
+        share = self._share_groups.members(group)
+        return [member for member, _ in self._members.get(group, [])] + static + share
 
     def groups_with_offsets(self) -> dict[str, dict[TopicPartition, int]]:
         self._check_up()
@@ -422,12 +431,18 @@ class FakeBroker(FakeGroupAdmin):
 
     def remove_group(self, group: str) -> None:
         self._committed.pop(group, None)
+        self._share_groups.remove(group)
 
     # Helpers
 
     def _check_up(self) -> None:
         if self.down:
             raise BrokerUnavailable("No Kafka broker answers: connection refused (KafkaConnection).")
+
+    def _check_ordinary(self, group: str) -> None:
+        self._check_up()
+        if self.group_types.get(group) == "share":
+            raise WrongGroupType(f"{group} is the name of a queue.")
 
     def check_name(self, topic: str) -> None:
         self._check_up()

@@ -25,6 +25,20 @@ from kafka_http.consumers.instance_service import (
     ReadLease,
     RemoteNode,
 )
+from kafka_http.consumers.queue_service import (
+    BlockedPartition,
+    ErrorEntry,
+    HeldLease,
+    LeaseResult,
+    LockLimits,
+    QueueLocator,
+    QueueMessage,
+    QueueName,
+    QueuePage,
+    QueuePartition,
+    QueueService,
+    QueueState,
+)
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.name_filter import NameFilter
 from kafka_http.node import daemon_client as proxy
@@ -54,6 +68,7 @@ from kafka_http.records import (
     InstanceSettings,
     KeyClaimResult,
     OffsetEntry,
+    Record,
     StoredResponse,
     TopicPartition,
 )
@@ -66,7 +81,14 @@ TASK = Task("1", "t", "delivered", 1.5, 2.5, b"{}", TaskCallback("http://example
 LOAN = ReadLease("l1", SETTINGS, [OffsetEntry("t", 0, 5)], ids={"t": UUID(int=7), "old": None})
 
 
-class Calls(InstanceService, InstanceLocator, Tasks, IdempotencyKeys, Protocol):
+QUEUE = QueueName("t", "ü")
+LEASE = "0:5:0.k1"
+MESSAGE = QueueMessage(Record("t", 0, 5, None, b"\xff", None, [("h", None)]), LEASE, 2, 1764000000000)
+PAGE = QueuePage("p1", [MESSAGE], [BlockedPartition(1, 7, "1:7:0.k2")], ["a sentence"])
+STATE = QueueState("t", "ü", 5, LockLimits(), [QueuePartition(0, -1, 9, 4)], [HeldLease(LEASE, 2, 1764000000000)])
+
+
+class Calls(InstanceService, InstanceLocator, QueueService, QueueLocator, Tasks, IdempotencyKeys, Protocol):
     """All methods that the workers call."""
 
 
@@ -144,6 +166,24 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("locate", ("g", "i", "secret"), None),
     ("node_secret", (), "secret"),
     ("locate", ("g", "i", ""), RemoteNode("http://127.0.0.1:8083", "secret", 2.5)),
+    ("acquire_messages", (QUEUE, 10, 0.5, 30.0, "dead"), PAGE),
+    ("acquire_messages", (QUEUE, 1, 0.0, 30.0, ""), QueuePage("p2", [], [], [])),
+    ("confirm_pages", (["p1", "p2"],), None),
+    ("release_page", ("p1",), None),
+    (
+        "settle_messages",
+        (QUEUE, [LEASE, "1:7:0.k2", "2:8:0.k3"], "extend", 60.0),
+        [
+            LeaseResult(LEASE, acknowledged=True),
+            LeaseResult("1:7:0.k2", locked_until=1764000000000),
+            LeaseResult("2:8:0.k3", error=ErrorEntry(40904, "ended")),
+        ],
+    ),
+    ("queue_state", (QUEUE,), STATE),
+    ("leave_queue", (QUEUE,), None),
+    ("delete_queue", (QUEUE,), None),
+    ("queue_node", (), "0"),
+    ("live_nodes", (), {"aabbccdd": RemoteNode("http://127.0.0.1:8083", "secret", 0.0)}),
     (
         "update_keys",
         ([ClaimRequest("me", "ü", "f" * 64, "w/1"), ClaimRequest("", "k", "f" * 64, "w/2")], []),
@@ -363,6 +403,56 @@ def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> No
     leave.set()
     wait_for(lambda: node.instances.release_lease.called, 5)
     node.instances.release_lease.assert_called_once_with(LOAN)
+
+
+def test_pages_that_were_not_sent_are_released_when_their_worker_ends(node: Node) -> None:
+    """A worker that is killed between acquiring and sending would keep its messages locked."""
+    node.instances.acquire_messages.side_effect = lambda queue, limit, *_: QueuePage(f"p{limit}", [MESSAGE])
+    node.instances.release_page.return_value = node.instances.confirm_pages.return_value = None
+    first, second = node.worker(), node.worker()
+    for limit in (1, 2, 3):
+        first.queues.acquire_messages(QUEUE, limit, 0, 30)
+    second.queues.acquire_messages(QUEUE, 4, 0, 30)
+    first.queues.confirm_pages(["p1"])
+    first.queues.release_page("p2")
+    first.close()
+    wait_for(lambda: node.instances.release_page.call_count == 2, 5)
+    assert node.instances.release_page.call_args_list == [call("p2"), call("p3")]
+
+
+def test_page_of_a_worker_that_closed_during_the_call_is_released(node: Node) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def acquire(*_: Any) -> QueuePage:
+        entered.set()
+        assert leave.wait(30)
+        return PAGE
+
+    node.instances.acquire_messages.side_effect = acquire
+    worker = node.worker()
+
+    def acquire_messages() -> None:
+        with pytest.raises(Unavailable):
+            worker.queues.acquire_messages(QUEUE, 1, 1.0, 30.0)
+
+    waiting = threading.Thread(target=acquire_messages)
+    waiting.start()
+    assert entered.wait(10)
+    worker.close()
+    waiting.join(10)
+    leave.set()
+    wait_for(lambda: node.instances.release_page.called)
+    node.instances.release_page.assert_called_once_with("p1")
+
+
+def test_settlement_whose_response_is_lost_is_not_repeated(node: Node) -> None:
+    """The second attempt would find the lease gone, though the message was acknowledged."""
+    node.instances.settle_messages.side_effect = lambda *_: [
+        each.shutdown() for session in node.server._workers.values() for each in session.channels.copy()
+    ]
+    with pytest.raises(Unavailable, match="lost"):
+        node.worker().queues.settle_messages(QUEUE, [LEASE], "acknowledge")
+    node.instances.settle_messages.assert_called_once()
 
 
 def test_is_connected_tells_running_workers_by_name(node: Node) -> None:

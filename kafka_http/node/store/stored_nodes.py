@@ -74,6 +74,16 @@ class StoredNodes:
 
         self._database.write(release)
 
+    def live_others(self) -> dict[str, str]:
+        """Return the URLs of the other nodes that have a lease, by node id."""
+
+        def find(connection: Connection) -> dict[str, str]:
+            is_live = nodes.c.leased_until > database_time(connection)
+            others = select(nodes.c.node_id, nodes.c.url).where(is_live, nodes.c.node_id != self.node_id)
+            return {each.node_id: each.url for each in connection.execute(others)}
+
+        return self._database.write(find)
+
     def definitions(self) -> list[InstanceDefinition]:
         """Return the instances of all nodes, by group and name."""
         wanted = select(instances).order_by(instances.c.group_id, instances.c.name)

@@ -41,19 +41,22 @@ export async function callOrLogIn(made, options) {
   return response;
 }
 
-/** Returns the message of an error response, whose body is parsed JSON or null. */
+/** Returns the message of an error response, whose body is parsed JSON or null. That of leases has an error for each. */
 export const problem = (response, content) =>
-  content?.error?.message ?? content?.message ?? `The server responded with status ${response.status}.`;
+  content?.error?.message ?? content?.message ?? content?.leases?.[0]?.error?.message ?? `The server responded with status ${response.status}.`;
 
-/** Sends a request. Returns the text of the response and its parsed JSON. Throws an Error with the server's message. */
-export async function send(made) {
-  const response = await callOrLogIn(made);
+/**
+ * Sends a request. Returns the text of the response, its parsed JSON, and the server's time. Throws an Error with the
+ * server's message.
+ */
+export async function send(made, options) {
+  const response = await callOrLogIn(made, options);
   const text = await response.text();
   const content = text && JSON_TYPE.test(response.headers.get("Content-Type")) ? JSON.parse(text) : null;
   if (!response.ok) {
     throw Object.assign(new Error(problem(response, content)), { status: response.status, code: content?.error?.code });
   }
-  return { content, text };
+  return { content, text, date: Date.parse(response.headers.get("Date")) };
 }
 
 export const get = async (...segments) => (await send(request("GET", segments))).content;

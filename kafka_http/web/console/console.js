@@ -4,6 +4,7 @@ import { accessView } from "./access.js";
 import { groupView, groupsView } from "./groups.js";
 import { instancesView } from "./instances.js";
 import { loginView, showUser } from "./login.js";
+import { queueView } from "./queue.js";
 import { begin, session } from "./session.js";
 import { address, state } from "./state.js";
 import { tasksView } from "./tasks.js";
@@ -16,11 +17,11 @@ let shown = null; // {path, element, title, leave(), restore()}
 let isLoginShown = false;
 
 function show() {
-  const { path, view, name } = state();
+  const { path, view, names } = state();
   if (shown && !path.startsWith("#/") && path) return; // a link within the view
   if (shown?.path === path && shown.restore) return shown.restore();
   shown?.leave?.();
-  shown = { path, ...(isLoginShown ? loginView(entered) : viewOf(view, name)) };
+  shown = { path, ...(isLoginShown ? loginView(entered) : viewOf(view, names)) };
   main.replaceChildren(shown.element);
   document.title = `${shown.title} · kafka_http`;
   for (const link of document.querySelectorAll("nav a")) {
@@ -36,9 +37,10 @@ function showAnew() {
   show();
 }
 
-function viewOf(view, name) {
+function viewOf(view, [name, consumer]) {
   if (view === "access") return accessView();
   if (view === "groups") return name ? groupView(name) : groupsView();
+  if (view === "queues" && consumer) return queueView(name, consumer);
   if (view === "tasks") return tasksView();
   if (view === "instances") return instancesView();
   return name ? topicView(name) : topicsView();

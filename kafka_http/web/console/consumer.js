@@ -9,6 +9,7 @@ import { may } from "./rights.js";
 import { address, keepInAddress } from "./state.js";
 
 const REFRESH_MS = 1000;
+const IS_QUEUE = 40905; // the code of the error if the name is that of a queue
 const STORAGE_KEY = "kafka_http.consumers";
 
 /** The consumers used in this browser. */
@@ -46,8 +47,9 @@ export function consumerPanel(topic, messages) {
     forget: () => request("DELETE", path()),
     acknowledgement: place => request("DELETE", path(place)),
   };
-  const page = element("a", {}, "Show the group");
+  const [page, queue] = [element("a", {}, "Show the group"), element("a", {}, "Open as a queue")];
   let groups = [];
+  let isQueue = false;
   const list = () => {
     const names = new Set([...groups, ...knownNames()]);
     known.replaceChildren(...[...names].map(value => element("option", { value })));
@@ -80,7 +82,9 @@ export function consumerPanel(topic, messages) {
   };
   const chosen = () => {
     rows.replaceChildren();
+    isQueue = false;
     page.href = address("groups", name.value.trim());
+    queue.href = address("queues", topic, name.value.trim());
     box.preview(calls.progress);
     attempt(outcome, async () => {
       outcome.good("");
@@ -103,13 +107,16 @@ export function consumerPanel(topic, messages) {
       "div.actions", {},
       curlButton("Continue reading", box, calls.progress, () => messages.readFrom("committed")),
       curlButton("Replay", box, () => calls.set("earliest"), replay),
-      curlButton("Delete offsets", box, calls.forget, forget, { class: "quiet" }), page,
+      curlButton("Delete offsets", box, calls.forget, forget, { class: "quiet" }), page, queue,
     ),
     outcome.element, box.element,
   );
   chosen();
   listGroups().catch(() => {}); // the names help to type only
-  repeatWhileShown(shown, REFRESH_MS, () => refresh(polled).catch(() => rows.replaceChildren()));
+  repeatWhileShown(shown, REFRESH_MS, () => isQueue || refresh(polled).catch(error => {
+    rows.replaceChildren();
+    isQueue = error.code === IS_QUEUE;
+  }));
   return {
     element: shown,
     name: () => name.value.trim(),

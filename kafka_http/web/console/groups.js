@@ -58,7 +58,7 @@ export function groupView(group) {
     const found = (await send(mark(asking()))).content;
     showFacts(facts, found);
     members.replaceChildren(...(found.members.length ? found.members.map(memberRow) : [nothing("The group has no members.", 5)]));
-    offsets.replaceChildren(...offsetRows(found.offsets));
+    offsets.replaceChildren(...offsetRows(found));
     button.disabled = found.members.length > 0;
     button.title = button.disabled ? "Only a group without members can be deleted." : "";
   });
@@ -89,17 +89,20 @@ function memberRow({ member, client, host, instance, partitions }) {
   return element("tr", {}, element("th", { scope: "row" }, member), ...[client, host, instance ?? "none", assigned || "none"].map(text));
 }
 
-/** A share group has start offsets in place of committed ones. */
-function offsetRows(offsets) {
+/** A share group has start offsets in place of committed ones, and each of its topics is a queue. */
+function offsetRows({ group, type, offsets }) {
   if (!offsets.length) return [nothing("The group has no offsets on topics that you may see.", 5)];
   const rows = offsets.map(({ topic, partition, committed, start, end, lag }) => element(
     "tr", {},
-    element("th", { scope: "row" }, element("a", { href: address("topics", topic) }, topic)),
+    element("th", { scope: "row" }, type === "share" ? queueLink(topic, group) : element("a", { href: address("topics", topic) }, topic)),
     count(partition), count(committed ?? start), count(end), count(lag),
   ));
   const total = offsets.reduce((sum, each) => sum + (each.lag ?? 0), 0);
   return [...rows, element("tr.total", {}, element("th", { scope: "row", colspan: 4 }, "Total lag"), count(total))];
 }
+
+const queueLink = (topic, group) =>
+  element("a", { href: address("queues", topic, group), title: `The queue of ${topic} with its leases` }, topic);
 
 function table(columns, rows, kind) {
   const head = columns.map(each => element("th", { scope: "col" }, each));

@@ -1,11 +1,11 @@
 // The state of the page in its address, such as #/topics/orders?from=0:5. A reload, the back button and a shared link
 // show the same again.
 
-/** Returns the view, the name and the parameters in the address. */
+/** Returns the view, the names and the parameters in the address. */
 export function state() {
   const [path, parameters] = location.hash.split(/\?(.*)/s);
-  const [view, name] = path.split("/").slice(1);
-  return { path, view: view || "topics", name: name && decoded(name), parameters: new URLSearchParams(parameters) };
+  const [view, ...names] = path.split("/").slice(1);
+  return { path, view: view || "topics", names: names.filter(Boolean).map(decoded), parameters: new URLSearchParams(parameters) };
 }
 
 function decoded(name) {
@@ -16,8 +16,8 @@ function decoded(name) {
   }
 }
 
-/** The address of a view, and of a topic or a group in it. */
-export const address = (view, name) => `#/${view}${name === undefined ? "" : `/${encodeURIComponent(name)}`}`;
+/** The address of a view, and of what it shows: a topic, a group, or the topic and the consumer of a queue. */
+export const address = (view, ...names) => `#/${[view, ...names.map(encodeURIComponent)].join("/")}`;
 
 /**
  * Writes parameters to the address. Empty ones are left out. With `isStep` the back button returns to the address

@@ -124,7 +124,7 @@ class MessageRoutes:
             body = render_page(formats, topic, consumer, decode_as, page, next_position=next_position)
             response = json_response(body)
         elif media_type == OCTETS:
-            response = add_positions(raw_response(page), page, next_position)
+            response = add_positions(raw_response(page.parts[0][0] if page.parts else None), page, next_position)
         else:
             body = render_v2(formats, str(decode_as.value), page.parts, decode_as.key)
             response = add_positions(Response(body, content_type=media_type), page, next_position)

@@ -1,7 +1,7 @@
 """Rendering of messages: a page as JSON, a record as JSON, one message byte for byte."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby, repeat
 from operator import attrgetter
@@ -11,6 +11,7 @@ import msgspec
 from flask import Response
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from kafka_http.consumers.queue_service import QueueMessage, QueueName, QueuePage
 from kafka_http.encoding import encode_base64
 from kafka_http.errors import InvalidValue
 from kafka_http.read.page_reader import Page
@@ -39,6 +40,14 @@ class _Message(Struct, gc=False):
     headers: Sequence[tuple[str, str | dict[str, str] | None]]
 
 
+class _LeasedMessage(_Message, gc=False):
+    """The JSON of a message of a queue."""
+
+    lease: str
+    attempt: int
+    locked_until: int
+
+
 _ShownKey = tuple[Raw | str | None, str | UnsetType]
 _ShownValue = tuple[Raw | UnsetType | None, Mapping[str, Any] | UnsetType, str | None]
 """The fields `value`, `error` and `format`."""
@@ -55,6 +64,24 @@ def render_page(
     texts[0] = begin + texts[0]
     texts[-1] += b'],"next":"%b","ack":%b}\n' % (next_position.encode(), _encode(page_position(page.last) or None))
     return b",".join(texts)
+
+
+def render_queue_page(formats: Formats, queue: QueueName, decode_as: TopicFormat, page: QueuePage) -> bytes:
+    """Render a page of a queue as JSON. `blocked` and `warnings` are left out if there are none."""
+    shown: list[_LeasedMessage] = []
+    for part in queue_parts(page):
+        leases = zip(*[(each.lease, each.attempt, each.locked_until) for each in part], strict=True)
+        records = RecordColumns.from_records([each.record for each in part])
+        shown += map(_LeasedMessage, *_columns(formats, queue.topic, decode_as, records), *leases)
+    body: dict[str, Any] = {"topic": queue.topic, "consumer": queue.consumer, "records": shown}
+    body |= {"blocked": page.blocked} if page.blocked else {}
+    body |= {"warnings": page.warnings} if page.warnings else {}
+    return _encode(body)
+
+
+def queue_parts(page: QueuePage) -> list[list[QueueMessage]]:
+    """Return the messages of a page, in parts of one partition each."""
+    return [list(part) for _, part in groupby(page.messages, lambda each: each.record.partition)]
 
 
 def render_records(formats: Formats, topic: str, decode_as: TopicFormat, records: Sequence[Record]) -> list[bytes]:
@@ -84,11 +111,16 @@ def _decoded(
 
 
 def _messages(formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns) -> list[_Message]:
-    """Return what is shown of records.
+    """Return what is shown of records."""
+    return list(map(_Message, *_columns(formats, topic, decode_as, records)))
+
+
+def _columns(formats: Formats, topic: str, decode_as: TopicFormat, records: RecordColumns) -> Iterator[Iterable[Any]]:
+    """Yield the columns of `_Message` for records.
 
     `"value": null` is always a tombstone. For a value that cannot be decoded an error is shown, for a key its text.
     """
-    columns = (
+    yield from (
         repeat(records.partition),
         records.offsets,
         records.timestamps,
@@ -96,7 +128,6 @@ def _messages(formats: Formats, topic: str, decode_as: TopicFormat, records: Rec
         *_shown_values(formats, topic, decode_as.value, records),
         map(_shown_headers, records.headers) if any(records.headers) else repeat(()),
     )
-    return list(map(_Message, *columns))
 
 
 def _shown_values(
@@ -174,11 +205,10 @@ def _header_value(value: bytes | None) -> str | dict[str, str] | None:
         return {"base64": encode_base64(value or b"")}
 
 
-def raw_response(page: Page) -> Response:
-    """Return the one message of a page: its value in the body, the rest in headers. 204 without a message."""
-    if not page.parts:
+def raw_response(record: Record | None) -> Response:
+    """Return a message: its value in the body, the rest in headers. 204 without a message."""
+    if record is None:
         return Response(status=204)
-    record = page.parts[0][0]
     response = Response(record.value or b"", 200, content_type="application/octet-stream")
     response.headers["Kafka-Partition"] = str(record.partition)
     response.headers["Kafka-Offset"] = str(record.offset)
@@ -191,6 +221,14 @@ def raw_response(page: Page) -> Response:
     omitted = sum(not _add_message_header(response, name, value) for name, value in record.headers)
     if omitted:
         response.headers["Kafka-Headers-Omitted"] = str(omitted)
+    return response
+
+
+def add_lease(response: Response, message: QueueMessage) -> Response:
+    """Add the lease of a message to the headers of a response whose body does not contain it."""
+    response.headers["Kafka-Lease"] = message.lease
+    response.headers["Kafka-Attempt"] = str(message.attempt)
+    response.headers["Kafka-Locked-Until"] = str(message.locked_until)
     return response
 
 

@@ -1,9 +1,8 @@
 """The routes of consumer instances in the REST Proxy v2 API: `/consumers/…`."""
 
-import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -24,6 +23,7 @@ from kafka_http.web.authority import link_base
 from kafka_http.web.content_coding import compress
 from kafka_http.web.instance_routes import instance_caller
 from kafka_http.web.negotiation import check_records_type, check_v2_content_type, kafka_type, v2_response_type
+from kafka_http.web.node_calls import NodeCalls
 from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.request_bodies import RequestBodies
 from kafka_http.web.responses import v2_response
@@ -39,11 +39,10 @@ from kafka_http.web.rest_v2.consumer_bodies import (
 )
 from kafka_http.web.rest_v2.instance_forwarding import InstanceForwarding
 from kafka_http.web.rest_v2.v2_records import render_v2
+from kafka_http.web.sent_body import SentBody
 from kafka_http.web.services import Services
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
-
-log = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
 DEFAULT_MAX_BYTES = 4 << 20
@@ -69,7 +68,8 @@ class V2ConsumerRoutes:
         locator: InstanceLocator | None,
         node_tls: ServerTls | None,
     ) -> None:
-        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `InstanceForwarding`."""
+        """Create the views. `locator` is None if there is only one node. `node_tls` is that of `NodeCalls`."""
+        calls = NodeCalls("this consumer instance", node_tls)
         self._page_memory = page_memory
         self._check_point = check_point
         self._formats = services.formats
@@ -78,7 +78,7 @@ class V2ConsumerRoutes:
         self._config = config
         self._bodies = bodies
         self._wait_limiter = wait_limiter
-        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, node_tls)
+        self._forwarding = None if locator is None else InstanceForwarding(locator, bodies, wait_limiter, calls)
 
     def blueprint(self) -> Blueprint:
         instance = "/instances/<name>"
@@ -217,7 +217,7 @@ class V2ConsumerRoutes:
             raise acquired
         page = self._read(group, name, lease, limits, began + seconds)
         body, headers = (b"[]\n", {}) if page is None else self._render(page, settings.format)
-        parts = body if page is None else _PageBody(body, page)
+        parts = body if page is None else SentBody(body, page.confirm, page.discard)
         response = Response(parts, headers=headers, content_type=kafka_type(settings.format))
         response.content_length = len(body)
         return response
@@ -291,35 +291,6 @@ class V2ConsumerRoutes:
             if body:
                 check_v2_content_type(request.headers.get("Content-Type"))
             return body
-
-
-class _PageBody(Iterator[bytes]):
-    """The body with a page, which counts as delivered when the server asks for more after its only part.
-
-    The call of `close` does not tell whether the body was sent.
-    """
-
-    def __init__(self, body: bytes, page: LeasedPage) -> None:
-        self._parts = [body]
-        self._page: LeasedPage | None = page
-
-    def __next__(self) -> bytes:
-        if self._parts:
-            return self._parts.pop()
-        self._finish(LeasedPage.confirm)
-        raise StopIteration
-
-    def close(self) -> None:
-        self._finish(LeasedPage.discard)
-
-    def _finish(self, finish: Callable[[LeasedPage], None]) -> None:
-        page, self._page = self._page, None
-        if page is None:
-            return
-        try:
-            finish(page)
-        except KafkaHttpError as error:  # the response is sent; the records are delivered again
-            log.warning("Delivery of a page was not stored, and its records may be delivered again: %s", error.message)
 
 
 def _require_read(topics: Iterable[str]) -> None:

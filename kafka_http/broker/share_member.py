@@ -1,0 +1,265 @@
+"""Members of share groups, each of which reads all partitions of one topic."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kafka.errors import (
+    GroupIdNotFoundError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NoError,
+    UnsupportedVersionError,
+    for_code,
+)
+from kafka.net.wakeup_notifier import WakeupNotifier
+
+from kafka_http.backoff import Backoff
+from kafka_http.broker.error_map import translate
+from kafka_http.broker.share_connections import ShareConnections
+from kafka_http.broker.share_leader import ShareLeader
+from kafka_http.broker.share_membership import ShareMembership
+from kafka_http.broker.share_requests import MAX_RECORDS
+from kafka_http.broker.share_session import Topic
+from kafka_http.errors import KafkaHttpError, LeaseLost, QueuesUnsupported, RetriableBrokerError, WrongGroupType
+from kafka_http.logs import LogOnce
+from kafka_http.share_groups import Acknowledgement, ShareListener
+
+_log = logging.getLogger(__name__)
+
+_METADATA_SECONDS = 10.0
+"""Interval at which new partitions and moved leaders are looked for."""
+_METADATA_PAUSE = 0.1
+_TOLERATED_SECONDS = 5.0
+"""Time without a heartbeat after which the listener is told: a coordinator may move, or start."""
+_CLOSE_POLL = 0.01
+
+
+class KafkaShareMember:
+    """A member of a group that reads one topic. `KafkaShareGroups.join` makes it, `close` ends it.
+
+    Any thread may call `acknowledge`, `wake` and `close`. Everything else runs on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        connections: ShareConnections,
+        group: str,
+        topic: str,
+        listener: ShareListener,
+        on_closed: Callable[["KafkaShareMember"], None],
+    ) -> None:
+        self.listener = listener
+        self._connections = connections
+        self._group = group
+        self._topic = topic
+        self._on_closed = on_closed
+        self._membership = ShareMembership(connections, group, topic)
+        self._topic_now: Topic | None = None
+        self._leaders: dict[int, ShareLeader] = {}
+        self._by_partition: dict[int, ShareLeader] = {}
+        self._inbox: deque[Acknowledgement] = deque()
+        self._problems: dict[object, KafkaHttpError] = {}
+        self._warnings = LogOnce(_log)
+        self._beat_wake = WakeupNotifier(connections.loop)
+        self._find_wake = WakeupNotifier(connections.loop)
+        self._is_closing = False
+        self._has_left = False
+        connections.loop.call_soon_threadsafe(self._keep_joined)
+
+    # For any thread
+
+    def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> None:
+        is_first = not self._inbox
+        self._inbox.extend(acknowledgements)
+        if is_first:
+            self._call(self._sort_inbox)
+
+    def wake(self) -> None:
+        self._call(self._ask_all)
+
+    def close(self, timeout: float) -> None:
+        with suppress(RuntimeError, KafkaError):  # the loop has ended
+            self._connections.loop.run(self._close, timeout)
+        self._on_closed(self)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError, KafkaError):
+            self._connections.loop.call_soon_threadsafe(call)
+
+    # On the loop's thread
+
+    def _sort_inbox(self) -> None:
+        """Give acknowledgements to the leaders of their partitions."""
+        by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
+        while self._inbox:
+            each = self._inbox.popleft()
+            by_leader.setdefault(self._by_partition.get(each.partition), []).append(each)
+        for leader, acks in by_leader.items():
+            if leader is None or leader.is_stopped:
+                self.listener.acknowledged([(each, LeaseLost()) for each in acks])
+            else:
+                leader.add(acks)
+
+    def _ask_all(self) -> None:
+        for each in self._leaders.values():
+            each.may_have_messages = True
+            each.wake()
+
+    def share_of(self, leader: ShareLeader) -> int:
+        """Share the wanted messages among the leaders that may have some. Those asked long ago come first."""
+        now = time.monotonic()
+        left = self.listener.wanted() - sum(each.asking for each in self._leaders.values())
+        if left <= 0 or not leader.is_ready(now):
+            return 0
+        ready = sorted((each for each in self._leaders.values() if each.is_ready(now)), key=_asked_at)
+        least, more = divmod(left, len(ready))
+        rank = ready.index(leader)
+        share = min(MAX_RECORDS, least + (rank < more))
+        if not share:
+            for each in ready[:more]:
+                each.wake()
+        return share
+
+    def on_asked(self) -> None:
+        """Let other leaders ask for what this one did not have, or tell the listener that none has any."""
+        waiting = [each for each in self._leaders.values() if each.may_have_messages and not each.asking]
+        for each in waiting:
+            each.wake()
+        if not waiting and not any(each.asking for each in self._leaders.values()) and self.listener.wanted() > 0:
+            self.listener.exhausted()
+
+    def translate(self, error: Exception | type[Exception]) -> KafkaHttpError:
+        """Return our error for one of kafka-python."""
+        kind = error if isinstance(error, type) else type(error)
+        if issubclass(kind, IncompatibleBrokerVersion | UnsupportedVersionError):
+            return QueuesUnsupported()
+        if kind is GroupIdNotFoundError:
+            return wrong_group_type(self._group)
+        return translate(error, self._topic, servers=self._connections.servers)
+
+    def report(self, source: object, error: Exception | type[KafkaError] | None) -> None:
+        """Tell the listener when the first thing prevents the group from being read, and when nothing does any more."""
+        had_problem = bool(self._problems)
+        if error is None:
+            self._problems.pop(source, None)
+            if had_problem and not self._problems:
+                self._warnings.clear()
+                self.listener.failed(None)
+            return
+        if not isinstance(error, KafkaError | type):
+            _log.error("A member of the queue %s failed", self._group, exc_info=error)
+        problem = self._problems[source] = self.translate(error)
+        if not self._is_closing:
+            self._warnings.warning("The queue %s cannot be read from %s: %s", self._group, self._topic, problem.message)
+            self.listener.failed(problem)
+
+    # Membership
+
+    async def _keep_joined(self) -> None:
+        backoff, is_finding, last_beat = Backoff(0.1, 2.0), False, time.monotonic()
+        while not self._is_closing:
+            try:
+                if await self._membership.beat():
+                    self.find_leaders()
+                delay, last_beat = self._membership.interval, time.monotonic()
+                self.report("group", None)
+                backoff.reset()
+            except Exception as error:  # of any kind: the next attempt may succeed
+                delay = backoff.next()
+                tolerated = _TOLERATED_SECONDS if isinstance(self.translate(error), RetriableBrokerError) else 0
+                if time.monotonic() > last_beat + tolerated:
+                    self.report("group", error)
+            if self._membership.may_read and not is_finding:
+                is_finding = True
+                self._connections.loop.call_soon(self._keep_leaders)
+            await self._beat_wake(delay)
+        try:
+            await self._membership.leave()
+        except KafkaError as error:
+            _log.debug("A member of the queue %s could not leave, and will time out: %s", self._group, error)
+        self._has_left = True
+
+    def find_leaders(self) -> None:
+        """Read the topic's metadata again, soon."""
+        self._find_wake.notify()
+
+    async def _keep_leaders(self) -> None:
+        backoff = Backoff(0.2, 2.0)
+        while not self._is_closing:
+            delay = _METADATA_SECONDS
+            try:
+                self._use(await self._connections.metadata(self._topic))
+                self.report("topic", None)
+                backoff.reset()
+            except Exception as error:
+                delay = backoff.next()
+                self.report("topic", error)
+            await self._connections.sleep(_METADATA_PAUSE)
+            await self._find_wake(delay)
+
+    def _use(self, metadata: Any) -> None:
+        """Read the partitions from their leaders. Raises the error of the topic."""
+        error = for_code(metadata.error_code)
+        topic = None if error is not NoError else Topic(self._topic, metadata.topic_id)
+        if topic != self._topic_now:  # it was deleted, or created again
+            self._assign({})
+            self._topic_now = topic
+        if topic is None:
+            raise error(self._topic)
+        partitions: dict[int, set[int]] = {}
+        for each in metadata.partitions:
+            if each.leader_id >= 0:
+                partitions.setdefault(each.leader_id, set()).add(each.partition_index)
+        self._assign({node: frozenset(each) for node, each in partitions.items()})
+
+    def _assign(self, partitions: dict[int, frozenset[int]]) -> None:
+        """Give each leader its partitions. Locks are lost where the leader has changed."""
+        for node, leader in list(self._leaders.items()):
+            if gone := leader.partitions - partitions.get(node, frozenset()):
+                leader.lose(gone)
+            if node not in partitions:
+                leader.stop()
+                del self._leaders[node]
+        for node, mine in partitions.items():
+            if node not in self._leaders:
+                self._leaders[node] = self._new_leader(node)
+            if self._leaders[node].partitions != mine:
+                self._leaders[node].partitions = mine
+                self._leaders[node].may_have_messages = True
+                self._leaders[node].wake()
+        self._by_partition = {each: leader for leader in self._leaders.values() for each in leader.partitions}
+
+    def _new_leader(self, node: int) -> ShareLeader:
+        assert self._topic_now is not None  # noqa: S101  partitions belong to a topic
+        leader = ShareLeader(self, self._connections, self._group, self._topic_now, node)
+        self._connections.loop.call_soon(leader.run)
+        return leader
+
+    async def _close(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self._is_closing = True
+        self._beat_wake.notify()
+        self._find_wake.notify()
+        self._sort_inbox()
+        leaders = list(self._leaders.values())
+        for each in leaders:
+            each.stop()
+        while time.monotonic() < deadline and not (self._has_left and all(each.is_stopped for each in leaders)):
+            await self._connections.sleep(_CLOSE_POLL)
+        for each in leaders:
+            each.drop()
+
+
+def _asked_at(leader: ShareLeader) -> float:
+    return leader.asked_at
+
+
+def wrong_group_type(group: str) -> WrongGroupType:
+    """Return the error for a queue on the name of an ordinary group."""
+    return WrongGroupType(
+        f"The name {group} belongs to an ordinary consumer group. A queue needs a name of its own.", group=group
+    )

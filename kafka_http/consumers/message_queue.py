@@ -1,0 +1,345 @@
+"""A queue of this node: its member of the share group, and the calls of clients that wait for messages."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from math import inf
+from threading import Event, Lock
+
+from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.dead_letters import DeadLetters
+from kafka_http.consumers.held_messages import HeldMessage
+from kafka_http.consumers.message_leases import LeaseCall
+from kafka_http.consumers.message_locks import Effects, MessageLocks
+from kafka_http.consumers.queue_service import (
+    BlockedPartition,
+    HeldLease,
+    LeaseResult,
+    QueueMessage,
+    QueueName,
+    QueuePage,
+    Settlement,
+)
+from kafka_http.errors import KafkaHttpError, OutcomeUnknown
+from kafka_http.metrics import QUEUE_MESSAGES, topic_label
+from kafka_http.records import LATEST
+from kafka_http.share_groups import AckResult, AcquiredRecords, ShareGroupSettings, ShareListener
+
+log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 3.0
+"""Seconds that a call waits after its own `wait` until Kafka has said that there are no messages."""
+_FIRST_ROUNDS = 3
+"""How often Kafka must have no messages before a queue that has had none yet counts as empty.
+
+The first request after a member has joined is often empty.
+"""
+_SETTLE_SECONDS = 30.0
+_WARN_SECONDS = 60.0
+
+_REFUSED = (
+    "Kafka's ACLs do not allow this server to change the settings of the group {} (ALTER_CONFIGS on the group). "
+    "The queue has Kafka's defaults: a new queue starts at the end of the topic."
+)
+
+
+class QueueClosed(Exception):
+    """The queue has left its group. The next call opens it again."""
+
+
+class _Waiter:
+    """A call that waits for messages."""
+
+    def __init__(self, limit: int, lock: float, dead: str, rounds: int) -> None:
+        self.limit = limit
+        self.lock = lock
+        self.dead = dead
+        self.rounds = rounds
+        """The number of `MessageQueue._rounds` until which Kafka must have no messages."""
+        self.is_overdue = False
+        """Whether it waits only until Kafka has said that there are none."""
+        self.messages: Sequence[HeldMessage] = ()
+        self.error: KafkaHttpError | None = None
+        self.done = Event()
+
+
+class MessageQueue:
+    """The messages of a topic for the clients of one consumer name on this node.
+
+    The `QueueRegistry` creates it at the first call, calls `check_due` several times a second, and closes it when it is
+    idle. Any thread may call; the loop of the share member calls its listener. The lock is never held during a call to
+    the broker.
+    """
+
+    def __init__(
+        self,
+        name: QueueName,
+        broker: Broker,
+        settings: ShareGroupSettings,
+        node: str = "0",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Join the group. `node` is the part of its leases that names this node. Does not block."""
+        self.name = name
+        self._settings = settings
+        self._topics = broker.log
+        self._clock = clock
+        self._lock = Lock()
+        # A lease of an earlier queue object must not match one of this object
+        self._tag = f"{node}.{secrets.token_hex(3)}"
+        self._locks = MessageLocks(settings, self._tag, clock)
+        self._pages = count()
+        self._waiters: dict[_Waiter, None] = {}
+        self._asked = 0
+        self._rounds = 0
+        self._needed_rounds = _FIRST_ROUNDS
+        self._used = clock()
+        self._failure: KafkaHttpError | None = None
+        self._is_closed = False
+        self._warned: dict[int, float] = {}
+        self._letters = DeadLetters(broker.producer, self._letter_published, self._letter_failed)
+        listener = ShareListener(
+            wanted=self._wanted,
+            acquired=self._acquired,
+            acknowledged=self._acknowledged,
+            exhausted=self._exhausted,
+            lost=self._lost,
+            failed=self._failed,
+        )
+        self._member = broker.share_groups.join(name.consumer, name.topic, listener)
+
+    @property
+    def leases(self) -> int:
+        """The number of messages that clients hold."""
+        return self._locks.leased
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether clients hold messages, or messages wait for their dead letters."""
+        with self._lock:
+            return any(each.lease for each in self._locks.held)
+
+    @property
+    def has_callers(self) -> bool:
+        """Whether calls wait for messages."""
+        return bool(self._waiters)
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether there were neither leases nor waiting calls for this time."""
+        return not self._waiters and self._used + seconds <= self._clock() and not self.is_in_use
+
+    # Acquire
+
+    def acquire(self, limit: int, wait: float, lock: float, dead: str = "") -> QueuePage:
+        """Return up to `limit` messages. Wait up to `wait` seconds if there are none.
+
+        Raises what prevents the queue from being read, and `QueueClosed`.
+        """
+        waiter = _Waiter(limit, lock, dead, self._rounds + self._needed_rounds)
+        with self._changing():
+            if self._is_closed:
+                raise QueueClosed
+            self._used, self._locks.dead = self._clock(), dead
+            self._waiters[waiter] = None
+            self._asked += limit
+            self._hand_out()
+            self._check_failure(waiter)
+        if not waiter.done.is_set():
+            self._member.wake()
+            self._wait(waiter, wait)
+        if waiter.error is not None:
+            raise waiter.error
+        return self._page(waiter)
+
+    def _check_failure(self, waiter: _Waiter) -> None:
+        """End a call that waits for what does not pass by itself."""
+        if waiter in self._waiters and self._failure is not None and not _is_transient(self._failure):
+            waiter.error = self._failure
+            self._end_waiter(waiter)
+
+    def _wait(self, waiter: _Waiter, seconds: float) -> None:
+        if not waiter.done.wait(seconds):
+            with self._lock:
+                waiter.is_overdue = True
+                self._check_rounds(waiter)
+            waiter.done.wait(_ANSWER_SECONDS)
+        with self._lock:
+            self._end_waiter(waiter)
+            self._used = self._clock()
+            if not waiter.messages and waiter.error is None:
+                waiter.error = self._failure
+
+    def _check_rounds(self, waiter: _Waiter) -> None:
+        if waiter.is_overdue and (self._rounds >= waiter.rounds or self._failure is not None):
+            self._end_waiter(waiter)
+
+    def _end_waiter(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            del self._waiters[waiter]
+            self._asked -= waiter.limit
+            waiter.done.set()
+
+    def _hand_out(self) -> None:
+        """Give spare messages to the calls that wait, in order."""
+        while self._locks.spare and self._waiters:
+            waiter = next(iter(self._waiters))
+            if messages := self._locks.lease(waiter.limit, waiter.lock, waiter.dead):
+                waiter.messages = messages
+                self._end_waiter(waiter)
+
+    def _page(self, waiter: _Waiter) -> QueuePage:
+        messages = [
+            QueueMessage(each.record, each.lease, each.attempt, self._wall_time(each.until)) for each in waiter.messages
+        ]
+        return QueuePage(
+            f"{self._tag}.{next(self._pages):x}",
+            messages,
+            () if messages else self._blocked(),
+            (_REFUSED.format(self.name.consumer),) if self._settings.refused else (),
+        )
+
+    def _blocked(self) -> Sequence[BlockedPartition]:
+        """Return the partitions whose window of locks is full while messages wait behind it."""
+        with self._lock:
+            full = self._locks.held.full_windows(self._settings.window)
+        if not full:
+            return ()
+        ends = self._topics.offsets(self.name.topic, {first.record.partition: LATEST for first, _ in full})
+        blocking = [first for first, highest in full if ends[first.record.partition] > highest + 1]
+        for each in blocking:
+            self._warn_blocked(each)
+        return [BlockedPartition(each.record.partition, each.record.offset, each.lease) for each in blocking]
+
+    def _warn_blocked(self, message: HeldMessage) -> None:
+        partition, now = message.record.partition, self._clock()
+        if now - self._warned.get(partition, -inf) >= _WARN_SECONDS:
+            self._warned[partition] = now
+            log.warning(
+                "Queue %s gets no further messages of %s, partition %d, until the message at offset %d is settled.",
+                *(*self._names, partition, message.record.offset),
+            )
+
+    # Settle
+
+    def settle(self, leases: Sequence[str], settlement: Settlement, lock: float = 0) -> list[LeaseResult]:
+        """Settle messages, or extend their locks to `lock` seconds from now. Return when Kafka has noted it."""
+        call = LeaseCall(leases, self._wall_time)
+        with self._changing():
+            self._used = self._clock()
+            for lease in call.leases:
+                self._locks.settle(lease, settlement, call, lock)
+        return call.wait(_SETTLE_SECONDS)
+
+    def return_page(self, leases: Iterable[str]) -> None:
+        """Take back the messages of a page that no client got. The next call gets them in the same attempt."""
+        with self._changing():
+            self._locks.take_back(leases)
+            self._hand_out()
+
+    def held(self) -> list[HeldLease]:
+        """Return the leases that clients hold."""
+        with self._lock:
+            leased = [each for each in self._locks.held if each.is_leased]
+        return [HeldLease(each.lease, each.attempt, self._wall_time(each.until)) for each in leased]
+
+    def holds_any(self, leases: Sequence[str]) -> bool:
+        """Whether a client holds one of these messages."""
+        with self._lock:
+            found = [self._locks.held.with_lease(each) for each in leases]
+        return any(each is not None and each.is_leased for each in found)
+
+    def check_due(self) -> None:
+        """Do what is due: release, renew, retry."""
+        with self._changing():
+            self._locks.check_due()
+
+    def close(self, timeout: float) -> None:
+        """Release all messages and leave the group, within `timeout` seconds. Waiting calls return empty pages."""
+        with self._lock:
+            self._is_closed = True
+            for each in list(self._waiters):
+                self._end_waiter(each)
+        self._member.close(timeout)
+        self._lost(self._locks.held.partitions())
+
+    # Listener of the share member, and of the dead letters
+
+    def _wanted(self) -> int:
+        return self._asked - self._locks.spare
+
+    def _acquired(self, batch: AcquiredRecords) -> None:
+        with self._changing():
+            self._needed_rounds = 1
+            self._locks.add(batch)
+            self._hand_out()
+            self._locks.schedule_new(batch)
+
+    def _acknowledged(self, results: Sequence[AckResult]) -> None:
+        with self._changing():
+            self._locks.acknowledged(results)
+
+    def _exhausted(self) -> None:
+        with self._lock:
+            self._rounds += 1
+            for each in list(self._waiters):
+                self._check_rounds(each)
+
+    def _lost(self, partitions: Collection[int]) -> None:
+        with self._changing():
+            self._locks.lose(partitions)
+
+    def _failed(self, error: KafkaHttpError | None) -> None:
+        with self._lock:
+            self._failure = error
+            for each in list(self._waiters):
+                self._check_failure(each)
+                self._check_rounds(each)
+
+    def _letter_published(self, message: HeldMessage) -> None:
+        with self._changing():
+            self._locks.letter_published(message)
+
+    def _letter_failed(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
+        with self._changing():
+            self._locks.letter_failed(message, error, delay)
+
+    # What changes of the locks need
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock, then carry out what the changes need."""
+        with self._lock:
+            yield
+            effects = self._locks.take_effects()
+        self._carry_out(effects)
+
+    def _carry_out(self, effects: Effects) -> None:
+        if effects.acknowledgements:
+            self._member.acknowledge(effects.acknowledgements)
+        for each in effects.letters:
+            self._letters.publish(each)
+        for each in effects.dropped:
+            log.warning(
+                "Queue %s dropped a message of %s: partition %d, offset %d, attempts %d.",
+                *(*self._names, each.record.partition, each.record.offset, each.attempt),
+            )
+        effects.events["dropped"] += len(effects.dropped)
+        for event, number in effects.events.items():
+            if event and number:
+                QUEUE_MESSAGES.add(number, topic_label(self.name.topic), event)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        return self.name.consumer, self.name.topic
+
+    def _wall_time(self, until: float) -> int:
+        """Return a time of the clock in milliseconds since 1970."""
+        return int((time.time() + until - self._clock()) * 1000)
+
+
+def _is_transient(error: KafkaHttpError) -> bool:
+    """Whether a retry may succeed."""
+    return error.retry_after is not None or isinstance(error, OutcomeUnknown)

@@ -1,0 +1,216 @@
+"""The queues of a process."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Lock, Thread
+
+from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.message_leases import failed_result
+from kafka_http.consumers.message_queue import MessageQueue, QueueClosed
+from kafka_http.consumers.queue_service import (
+    LeaseResult,
+    LockLimits,
+    QueueName,
+    QueuePage,
+    QueuePartition,
+    QueueState,
+    Settlement,
+)
+from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse
+from kafka_http.metrics import QUEUE_LEASES
+from kafka_http.records import EARLIEST, LATEST
+from kafka_http.request_facts import waiting_for_kafka
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 600.0
+_TICK = 0.1
+_LEAVE_SECONDS = 5.0
+_CLOSING_THREADS = 16
+_PAGES_SECONDS = 60.0
+
+
+class QueueRegistry:
+    """The `QueueService` of the process that holds the queues: the daemon, or the server if `daemon = inline`.
+
+    It knows the leases of this node alone. The first call starts its thread, and `close` ends it. Any thread may call.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        attempts: int,
+        node: str = "0",
+        idle_timeout: float = IDLE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`attempts` are the deliveries of a message of a new queue; `node` is the part of a lease that names the node.
+
+        A queue without leases and waiting calls leaves its group after `idle_timeout` seconds. `clock` returns seconds.
+        """
+        self._broker = broker
+        self._attempts = attempts
+        self._node = node
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+        self._lock = Lock()
+        self._queues: dict[QueueName, MessageQueue] = {}
+        self._opening: dict[QueueName, Lock] = {}
+        self._pages: dict[str, tuple[MessageQueue, list[str]]] = {}
+        self._thread: Thread | None = None
+        self._closing = Event()
+
+    @property
+    def leases(self) -> int:
+        """The number of messages that clients hold."""
+        return sum(each.leases for each in list(self._queues.values()))
+
+    def close(self, timeout: float = _LEAVE_SECONDS) -> None:
+        """Release all messages and leave all groups, within about `timeout` seconds."""
+        self._closing.set()
+        with self._lock:
+            queues, self._queues = list(self._queues.values()), {}
+        _close_all(queues, timeout)
+        QUEUE_LEASES.set(0)
+
+    # QueueService
+
+    def acquire_messages(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> QueuePage:
+        with waiting_for_kafka():
+            while True:
+                found = self._open(queue)
+                try:
+                    page = found.acquire(limit, wait, lock, dead)
+                except QueueClosed:
+                    continue
+                if page.messages:
+                    self._pages[page.id] = found, [each.lease for each in page.messages]
+                return page
+
+    def confirm_pages(self, pages: Sequence[str]) -> None:
+        for each in pages:
+            self._pages.pop(each, None)
+
+    def release_page(self, page: str) -> None:
+        if (found := self._pages.pop(page, None)) is not None:
+            queue, leases = found
+            queue.return_page(leases)
+
+    def settle_messages(
+        self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
+    ) -> list[LeaseResult]:
+        if (found := self._queues.get(queue)) is None:
+            return [failed_result(each, LeaseLost()) for each in leases]
+        with waiting_for_kafka():
+            return found.settle(leases, settlement, lock)
+
+    def queue_state(self, queue: QueueName) -> QueueState:
+        groups, found = self._broker.share_groups, self._queues.get(queue)
+        starts = groups.start_offsets(queue.consumer, queue.topic)
+        if not starts and found is None:
+            raise GroupNotFound(queue.consumer)
+        attempts = groups.settings(queue.consumer).attempts - 1
+        partitions = self._partitions(queue.topic, starts)
+        held = [] if found is None else found.held()
+        return QueueState(queue.topic, queue.consumer, attempts, LockLimits(), partitions, held)
+
+    def leave_queue(self, queue: QueueName) -> None:
+        """Leave the group, also with the queues of other topics, because Kafka deletes only what has no members."""
+        with self._lock:
+            queues = {name: each for name, each in self._queues.items() if name.consumer == queue.consumer}
+            for name, each in queues.items():
+                if each.is_in_use or (name != queue and each.has_callers):
+                    raise QueueInUse(_in_use(name), topic=name.topic, consumer=name.consumer)
+            for name in queues:
+                del self._queues[name]
+        _close_all(queues.values(), _LEAVE_SECONDS)
+
+    def delete_queue(self, queue: QueueName) -> None:
+        self.leave_queue(queue)
+        self._broker.share_groups.delete_offsets(queue.consumer, queue.topic)
+
+    def _partitions(self, topic: str, starts: dict[int, int]) -> list[QueuePartition]:
+        log = self._broker.log
+        numbers = [each.partition for each in log.partitions(topic)]
+        ends = log.offsets(topic, dict.fromkeys(numbers, LATEST))
+        unread = [each for each in numbers if starts.get(each, -1) < 0]
+        first = starts | (log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {})
+        return [
+            QueuePartition(each, starts.get(each, -1), ends[each], max(0, ends[each] - first[each])) for each in numbers
+        ]
+
+    # Queues
+
+    def _open(self, queue: QueueName) -> MessageQueue:
+        """Return a queue that has joined its group. Other calls for it wait for that; those for other queues do not."""
+        if (found := self._queues.get(queue)) is not None:
+            return found
+        with self._lock:
+            opening = self._opening.setdefault(queue, Lock())
+        with opening:
+            if (found := self._queues.get(queue)) is None:
+                self._start()
+                found = self._new_queue(queue)
+                with self._lock:
+                    self._queues[queue] = found
+                    self._opening.pop(queue, None)
+        return found
+
+    def _new_queue(self, queue: QueueName) -> MessageQueue:
+        self._broker.log.topic_id(queue.topic)  # the topic must exist before a group is made for it
+        settings = self._broker.share_groups.prepare(queue.consumer, self._attempts + 1)
+        return MessageQueue(queue, self._broker, settings, self._node, self._clock)
+
+    # Maintenance
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="queues", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        cleaned = time.monotonic()
+        while not self._closing.wait(_TICK):
+            try:
+                self.check_due()
+                if time.monotonic() - cleaned >= _PAGES_SECONDS:
+                    cleaned = time.monotonic()
+                    self._forget_pages()
+            except Exception:
+                log.exception("Maintenance of the queues failed; retrying")
+
+    def check_due(self) -> None:
+        """Release, renew and retry what is due, and close idle queues. Its thread calls this; a test may call it."""
+        queues = list(self._queues.items())
+        for _, each in queues:
+            each.check_due()
+        idle = [name for name, each in queues if each.is_idle(self._idle_timeout)]
+        if idle:
+            with self._lock:
+                closed = [self._queues.pop(each) for each in idle if each in self._queues]
+            _close_all(closed, _LEAVE_SECONDS)
+        QUEUE_LEASES.set(self.leases)
+
+    def _forget_pages(self) -> None:
+        """Forget the pages that nobody has confirmed and of which nothing is held any more."""
+        for page, (queue, leases) in list(self._pages.items()):
+            if not queue.holds_any(leases):
+                self._pages.pop(page, None)
+
+
+def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:
+    """Close queues, several at a time, because each waits for its broker."""
+    if queues := list(queues):
+        with ThreadPoolExecutor(min(len(queues), _CLOSING_THREADS), "close-queue") as threads:
+            list(threads.map(lambda each: each.close(timeout), queues))
+
+
+def _in_use(queue: QueueName) -> str:
+    return (
+        f"Clients hold messages of the queue {queue.consumer} of {queue.topic}, or wait for some. Acknowledge or give "
+        "back the messages first. Nothing was deleted."
+    )
