@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from kafka_http.cli.client_address import add_server_flags, server_address
 from kafka_http.cli.client_output import note
@@ -23,6 +25,7 @@ _MAX_LOCK_SECONDS = 12 * 3600
 _INTERRUPTED = 130
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAX_STOPS = 2
+_REPEAT_SECONDS = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,18 +114,30 @@ def _run_until_signal(worker: QueueWorker) -> int:
     The first signal stops the worker, the second kills its commands, the third waits for nothing.
     """
     ended: Future[None] = Future()
-    stops: list[int] = []
+    stops: list[_Stop] = []
     with _signals() as (signals, wake):
         threading.Thread(target=_run, args=(worker, ended, wake), name="worker", daemon=True).start()
         while not ended.done():
-            number = os.read(signals, 1)[0]
-            if number in _STOP_SIGNALS:
-                if len(stops) == _MAX_STOPS:
-                    raise KeyboardInterrupt
-                _stop(worker, kills=bool(stops))
-                stops.append(number)
+            stop = _Stop(os.read(signals, 1)[0], time.monotonic())
+            if stop.number not in _STOP_SIGNALS or (stops and stop.repeats(stops[-1])):
+                continue
+            if len(stops) == _MAX_STOPS:
+                raise KeyboardInterrupt
+            _stop(worker, kills=bool(stops))
+            stops.append(stop)
     ended.result()
-    return stops[0] if stops else 0
+    return stops[0].number if stops else 0
+
+
+class _Stop(NamedTuple):
+    """A signal, and when it came on the monotonic clock."""
+
+    number: int
+    at: float
+
+    def repeats(self, last: "_Stop") -> bool:
+        """Return whether this is the same signal once more: the program `timeout` sends it twice."""
+        return self.number == last.number and self.at - last.at < _REPEAT_SECONDS
 
 
 def _run(worker: QueueWorker, ended: "Future[None]", wake: int) -> None:
@@ -138,11 +153,11 @@ def _run(worker: QueueWorker, ended: "Future[None]", wake: int) -> None:
 def _stop(worker: QueueWorker, *, kills: bool) -> None:
     running = worker.stop()
     plural = "" if running == 1 else "s"
-    if kills:
+    if kills and running:
         note(f"Killing {running} command{plural} and giving their messages back.")
     elif running:
         note(f"Stopping after {running} running command{plural}. Press Ctrl-C again to kill them.")
-    else:
+    elif not kills:
         note("Stopping.")
 
 
