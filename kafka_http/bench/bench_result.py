@@ -46,7 +46,8 @@ class BenchRow(msgspec.Struct, frozen=True):
     `seconds` and CPU times are in seconds, latencies in milliseconds. `generator_busiest` is the largest part of a core
     that a process of the load generator used. `server_cpu` and `kafka_cpu` are None if they are not known. `later` is
     for publishes that are answered with a 202, before Kafka has the records; `key` for publishes with a new
-    Idempotency-Key each. `server` is empty if the bench measures only one.
+    Idempotency-Key each; `wait` for a client of a queue that waits for each message before it is published. `server` is
+    empty if the bench measures only one.
     """
 
     records: int
@@ -65,17 +66,18 @@ class BenchRow(msgspec.Struct, frozen=True):
     key: bool = False
     kafka_cpu: float | None = None
     server: str = ""
+    wait: bool = False
 
     @property
     def name(self) -> RowName:
-        way = "later" if self.later else "key" if self.key else ""
+        way = "later" if self.later else "key" if self.key else "wait" if self.wait else ""
         return RowName(self.records, self.connections, way, self.server)
 
 
 class BenchResult(msgspec.Struct, frozen=True, tag_field="kind", tag="kafka-http bench 1"):
     """A whole run. `conditions` are its machine, versions, flags, and settings of the server."""
 
-    what: Literal["publish", "read"]
+    what: Literal["publish", "read", "queue"]
     date: str
     rows: list[BenchRow]
     conditions: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from kafka_http.bench.bench_result import BenchError
+from kafka_http.bench.queue_load import QueueClient
 from kafka_http.bench.target_server import V2, V2_JSON, TargetServer
 
 _OFFSET = b'"offset":'
@@ -33,12 +34,13 @@ class LoadJob(msgspec.Struct, frozen=True):
     """What one process of the load generator does.
 
     `later` publishes with `Prefer: respond-async`, `key` with a new Idempotency-Key each. `counts` are the numbers of
-    messages in the partitions of a topic that is read, `max_bytes` the size of its pages. Each request has `headers`.
+    messages in the partitions of a topic that is read, `max_bytes` the size of its pages. `queue` is the name of the
+    queue. Each request has `headers`.
     """
 
     url: str
     topic: str
-    what: Literal["publish", "read"]
+    what: Literal["publish", "read", "queue"]
     dialect: Literal["messages", "v2"]
     records: int
     size: int
@@ -47,6 +49,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     key: bool = False
     counts: list[int] = []
     max_bytes: int | None = None
+    queue: str = ""
     headers: dict[str, str] = {}
 
     @property
@@ -163,7 +166,7 @@ class ConsumerClient:
         return found
 
 
-LoadClient = PublishClient | ReadClient | ConsumerClient
+LoadClient = PublishClient | ReadClient | ConsumerClient | QueueClient
 """A client on one connection: `request` is its next request, `handle_response` counts the messages of a response."""
 
 
@@ -176,6 +179,8 @@ def load_clients(job: LoadJob) -> Iterator[Sequence[LoadClient]]:
         yield [KeyClient(*publish) for _ in range(job.connections)]
     elif job.what == "publish":
         yield [PublishClient(*publish, headers="Prefer: respond-async\r\n" if job.later else "")] * job.connections
+    elif job.what == "queue":
+        yield [QueueClient(server, job.topic, job.queue, job.records) for _ in range(job.connections)]
     elif job.dialect == "messages":
         page = (job.records, sum(job.counts), job.max_bytes)
         yield [ReadClient(server, job.topic, *page) for _ in range(job.connections)]

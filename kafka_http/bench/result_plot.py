@@ -76,8 +76,9 @@ def _scaled(bars: Sequence[_Bar]) -> list[_Bar]:
 def _title(result: BenchResult, name: RowName) -> str:
     publishes = result.what == "publish"
     records = f"{name.records} record{'s' * (name.records > 1)}" if publishes else f"pages of {name.records}"
-    connections = f"{name.connections} {'connection' if publishes else 'reader'}{'s' * (name.connections > 1)}"
-    way = {"": "", "key": ", with keys", "later": ", 202"}[name.way]
+    client = {"publish": "connection", "read": "reader", "queue": "worker"}[result.what]
+    connections = f"{name.connections} {client}{'s' * (name.connections > 1)}"
+    way = {"": "", "key": ", with keys", "later": ", 202", "wait": ", waiting"}[name.way]
     return f"{records}, {connections}{way}"
 
 

@@ -1,4 +1,4 @@
-"""The bench of publishing and reading: a row for each combination of records per request and connections."""
+"""The bench of publishing, reading and queues: a row for each combination of records per request and connections."""
 
 import sys
 import time
@@ -17,6 +17,8 @@ from kafka_http.bench.bench_server import BenchServer
 from kafka_http.bench.load_generator import MAX_ERRORS, LoadCounts
 from kafka_http.bench.load_process import run_load
 from kafka_http.bench.load_requests import LoadJob, publish_body
+from kafka_http.bench.queue_load import is_drained, measure_wakeups, temporary_queue
+from kafka_http.bench.share_consumer import measure_share_consumer
 
 _WARMUP_SECONDS = 1.0
 _BATCH = 100
@@ -38,7 +40,7 @@ class Shape(NamedTuple):
 class BenchOptions:
     """What to measure. The names are those of the flags."""
 
-    what: Literal["publish", "read"]
+    what: Literal["publish", "read", "queue"]
     dialect: Literal["messages", "v2"]
     shapes: list[Shape]
     size: int
@@ -50,6 +52,7 @@ class BenchOptions:
     messages: int
     idempotency_key: bool
     respond_async: bool
+    share_consumer: bool
 
     def flags(self) -> dict[str, Any]:
         values = msgspec.to_builtins(self) | {"shapes": ",".join(map(str, self.shapes))}
@@ -57,13 +60,14 @@ class BenchOptions:
 
 
 class ThroughputBench:
-    """Measures servers that share a Kafka, in turn: A B A B. `errors` has the first errors of each row.
+    """Measures servers that share a Kafka, in turn: A B A B. `errors` has the first errors of each row, `notes` more.
 
     The first server creates topics without `--bootstrap-servers`, and fills the topic that is read.
     """
 
     def __init__(self, options: BenchOptions, servers: Sequence[BenchServer]) -> None:
         self.errors: list[str] = []
+        self.notes: list[str] = []
         self._options = options
         self._servers = servers
         self._kafka_usage = servers[0].kafka_usage()
@@ -72,7 +76,7 @@ class ThroughputBench:
     def run(self, settings: dict[str, Any]) -> BenchResult:
         """Run the bench. `settings` are those of the server to store in the result. Raises `BenchError`."""
         options = self._options
-        self._bench_publish() if options.what == "publish" else self._bench_read()
+        {"publish": self._bench_publish, "read": self._bench_read, "queue": self._bench_queue}[options.what]()
         flags = options.flags() | {f"--{name}": value for name, value in settings.items()}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return BenchResult(options.what, date, self._rows, machine() | flags)
@@ -104,6 +108,44 @@ class ThroughputBench:
                 for _ in range(self._options.rounds):
                     for server in self._servers:
                         self._run_row(server, self._job(shape, topic, counts=counts))
+
+    def _bench_queue(self) -> None:
+        """Use a new queue for each row, so that it begins with all messages."""
+        with self._topic() as topic:
+            self._fill(topic)
+            for shape in self._options.shapes:
+                for _ in range(self._options.rounds):
+                    for server in self._servers:
+                        self._run_queue_row(server, shape, topic)
+            if self._options.share_consumer:
+                self._bench_share_consumer(topic)
+        for server in self._servers:
+            with self._servers[0].temporary_topic(self._options.partitions) as empty:
+                self._run_wait_row(server, empty)
+
+    def _run_queue_row(self, server: BenchServer, shape: Shape, topic: str) -> None:
+        with temporary_queue(server.target, topic) as queue:
+            self._run_row(server, self._job(shape, topic, queue=queue))
+            if is_drained(server.target, topic, queue):
+                self.errors.append(f"{shape}: All messages were done before the end. Increase --messages.")
+
+    def _run_wait_row(self, server: BenchServer, topic: str) -> None:
+        _print_step("waiting for messages of a queue")
+        usages = [server.usage, self._kafka_usage]
+        with temporary_queue(server.target, topic) as queue:
+            before, begin = [usage.cpu() if usage else 0.0 for usage in usages], time.monotonic()
+            delays = measure_wakeups(server.target, topic, queue, self._options.seconds)
+            cpu = [usage.cpu() - was if usage else None for usage, was in zip(usages, before, strict=True)]
+        counts = LoadCounts(delays, messages=len(delays))
+        row = _row(self._job(Shape(1, 1), topic), server.name, time.monotonic() - begin, [counts], cpu)
+        self._rows.append(msgspec.structs.replace(row, wait=True))
+
+    def _bench_share_consumer(self, topic: str) -> None:
+        _print_step("ShareConsumer")
+        config = self._servers[0].config
+        if config is None:
+            raise BenchError("--share-consumer needs --bootstrap-servers.")
+        self.notes.append(measure_share_consumer(",".join(config.bootstrap_servers), topic, self._options.seconds))
 
     @contextmanager
     def _topic(self) -> Iterator[str]:

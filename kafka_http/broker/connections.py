@@ -99,9 +99,7 @@ class ConnectionPool:
     def close(self) -> None:
         """Close the idle clients now, and those in use when they are released."""
         self._closed = True
-        while self._idle:
-            with suppress(IndexError):
-                self._idle.pop()[0].close()
+        self._close_idle()
 
     def _attempt(self, exchange: ClientExchange[Result], deadline: float, *, fresh: bool) -> Result:
         client, polled_at = self._acquire(deadline, fresh=fresh)
@@ -156,10 +154,15 @@ class ConnectionPool:
         return client
 
     def _release(self, client: KafkaNetClient, polled_at: float) -> None:
-        if self._closed:
-            client.close()
-        else:
-            self._idle.append((client, polled_at))
+        self._idle.append((client, polled_at))
+        if self._closed:  # checked last: another thread may call `close` at any time
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close the idle clients. A client that was popped is this thread's alone."""
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop()[0].close()
 
 
 async def ask_any(manager: KafkaConnectionManager, request: Any) -> Any:

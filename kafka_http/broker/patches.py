@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
+from threading import current_thread
 from typing import Any, NamedTuple
 
 from kafka.consumer.subscription_state import SubscriptionState
@@ -180,7 +181,7 @@ class PatchedConnectionManager(KafkaConnectionManager):
 
     kafka-python reports calls that its own `close` interrupts as broker failures, and logs errors. Its transports
     receive 4 KiB at a time, which takes a third of the CPU time of a fetch. Uses `_conns`, `_net`, `_build_transport`,
-    `_do_bootstrap`, and the transports' `_write_buffer`, `_sock` and `_sock_recv`.
+    `_do_bootstrap`, the loop's `_io_thread`, and the transports' `_write_buffer`, `_sock` and `_sock_recv`.
     """
 
     def __init__(self, net: NetworkSelector, **settings: Any) -> None:
@@ -215,7 +216,19 @@ class PatchedConnectionManager(KafkaConnectionManager):
             raise
 
     def close(self, node_id: Any = None, timeout_ms: Any = None) -> None:
-        """Close all connections, or those of one node.
+        """Close all connections, or those of one node. If the loop has a thread, that thread does it.
+
+        kafka-python's `close` does it on the caller's thread, while the loop's thread runs coroutines of the
+        connections. These then write to a closed transport, or are executing when `Task.close` closes them.
+        """
+        loop_thread = self._net._io_thread
+        if self.closed or loop_thread is None or loop_thread is current_thread() or not loop_thread.is_alive():
+            self._close(node_id, timeout_ms)
+        else:
+            self._net.run(self._close, node_id, timeout_ms)
+
+    def _close(self, node_id: Any, timeout_ms: Any) -> None:
+        """Close connections on this thread.
 
         kafka-python's `close` waits for a socket with unsent bytes. A loop that is closed right after never sends them.
         """

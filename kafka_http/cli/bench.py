@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kafka_http.bench.bench_result import BenchError, read_result
 from kafka_http.bench.bench_server import BenchServer, running_server, started_server
 from kafka_http.bench.memory_load import measure_memory
+from kafka_http.bench.queue_load import MAX_LIMIT
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.stream_costs import measure_streams
@@ -25,9 +26,13 @@ from kafka_http.config.settings import SETTINGS, available_cores
 from kafka_http.config.sources import load_config
 from kafka_http.demo.local_resources import DemoError
 
-_THROUGHPUT = ("publish", "read")
+_THROUGHPUT = ("publish", "read", "queue")
+_RECORDS, _CONNECTIONS = [1, 100, 1000], [1, 16, 64]
+_QUEUE_SHAPES = [Shape(1, 32), Shape(100, 8)]
 _REPORTS: Mapping[str, Callable[[BenchServer, argparse.Namespace], str]] = {
-    "streams": lambda server, flags: measure_streams(server, flags.connections, flags.seconds, flags.rate),
+    "streams": lambda server, flags: measure_streams(
+        server, flags.connections or _CONNECTIONS, flags.seconds, flags.rate
+    ),
     "memory": lambda server, flags: measure_memory(server, flags.seconds),
 }
 """What else the bench measures: each makes a report on one server as text."""
@@ -66,8 +71,8 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
 
     count = _number(int, "a whole number", 1, 100_000)
     cores = max(1, available_cores() // 2)
-    add("--records", _counts, "N,…", [1, 100, 1000], "records per request or page (default: 1,100,1000)")
-    add("--connections", _counts, "N,…", [1, 16, 64], "connections at the same time (default: 1,16,64)")
+    add("--records", _counts, "N,…", None, "records per request or page (default: 1,100,1000; queue: 1x32,100x8)")
+    add("--connections", _counts, "N,…", None, "connections at the same time (default: 1,16,64)")
     add("--shapes", _shapes, "NxN,…", None, "records by connections, in place of the two flags above: 1x64,100x16")
     add("--size", _number(int, "a number of bytes", 8, 1_000_000), "BYTES", 100, "bytes of a value (default: 100)")
     seconds = "a number of seconds"
@@ -78,7 +83,7 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     add("--partitions", count, "N", 3, "partitions of the topic that the bench creates (default: 3)")
     add("--topic", str, "NAME", None, "an existing topic; without it, the bench creates one and deletes it")
     messages = _number(int, "a whole number", 0, 1_000_000_000)
-    add("--messages", messages, "N", 200_000, "read: messages that fill the topic first (default: 200000)")
+    add("--messages", messages, "N", 200_000, "read, queue: messages that fill the topic first (default: 200000)")
     add("--rate", count, "N", 20, "streams: messages per second (default: 20)")
 
 
@@ -88,6 +93,7 @@ def _add_switches(parser: argparse.ArgumentParser) -> None:
 
     add("--idempotency-key", "publish: measure each row also with new keys")
     add("--respond-async", "publish: measure each row also with Prefer: respond-async (202)")
+    add("--share-consumer", "queue: also measure a ShareConsumer of confluent-kafka alone")
     add("--later", argparse.SUPPRESS, dest="respond_async")  # the name in 1.0
 
 
@@ -117,6 +123,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     urls, most = ("several --url", 1) if what == "memory" else ("--url", 0)
     if what in _REPORTS and (len(arguments.url or ()) > most or arguments.json or arguments.plot):
         arguments.usage_error(f"{urls}, --json and --plot cannot be used with {what}")
+    pages = [*(arguments.records or ()), *(shape.records for shape in arguments.shapes or ())]
+    if what == "queue" and (arguments.dialect != "messages" or max(pages, default=0) > MAX_LIMIT):
+        arguments.usage_error(f"queues have pages of up to {MAX_LIMIT} messages, and no --dialect v2")
     names = [server.name for server in arguments.url or ()]
     if len(set(names)) < len(names):
         arguments.usage_error("several servers need different names: --url a=http://… --url b=http://…")
@@ -127,8 +136,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
     _check_writable(arguments.json)
     _check_writable(arguments.plot)
-    if arguments.shapes is None:
-        arguments.shapes = list(starmap(Shape, product(arguments.records, arguments.connections)))
+    arguments.shapes = arguments.shapes or default_shapes(arguments)
     options = BenchOptions(**{field.name: getattr(arguments, field.name) for field in fields(BenchOptions)})
     with _servers(arguments, config) as servers:
         bench = ThroughputBench(options, servers)
@@ -138,8 +146,16 @@ def _measure_throughput(arguments: argparse.Namespace, config: Config) -> None:
     if arguments.plot:
         arguments.plot.write_text(result_svg(result), "utf-8")
     print(result_table(result))
-    for error in bench.errors:
-        print(f"error: {error}")
+    for line in [*bench.notes, *(f"error: {each}" for each in bench.errors)]:
+        print(line)
+
+
+def default_shapes(arguments: argparse.Namespace) -> list[Shape]:
+    """The shapes without --shapes: all combinations of --records and --connections, or those for queues."""
+    if arguments.what == "queue" and not (arguments.records or arguments.connections):
+        return _QUEUE_SHAPES
+    records = arguments.records or [each for each in _RECORDS if arguments.what != "queue" or each <= MAX_LIMIT]
+    return list(starmap(Shape, product(records, arguments.connections or _CONNECTIONS)))
 
 
 @contextmanager

@@ -91,6 +91,28 @@ def test_running_server_is_measured(
 
 
 @pytest.mark.slow
+def test_queues_are_measured_and_deleted(service: Service, kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    before = topics_of(service)
+    result = measured(
+        "queue", "--shapes", "1x2,20x2", "--url", service.url, "--bootstrap-servers", kafka.bootstrap_servers,
+        tmp=tmp_path,
+    )  # fmt: skip
+
+    assert [(row.records, row.connections, row.wait) for row in result.rows] == [
+        (1, 2, False),
+        (20, 2, False),
+        (1, 1, True),
+    ]
+    for row in result.rows:
+        assert row.errors == 0
+        assert row.messages > 0
+        assert 0 < row.p50 <= row.p99
+    groups = service.get("/consumers").json()["groups"]
+    assert [each["group"] for each in groups if each["group"].startswith("bench-")] == []
+    wait_for(lambda: topics_of(service) == before)
+
+
+@pytest.mark.slow
 def test_several_servers_are_measured_in_turn(service: Service, kafka: EmbeddedKafka, tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     result = measured(

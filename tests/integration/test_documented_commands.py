@@ -23,7 +23,7 @@ from tests.support.polling import wait_for
 
 TIMED_OUT = 28
 """curl's exit status."""
-LESSON = section(README, "## A lesson: Kafka in five curls")
+LESSON = section(README, "## A lesson: Kafka in six steps")
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,10 @@ def test_curls_of_readme_and_manual_work_as_printed(
         pasted = command.replace("http://127.0.0.1:8082", service.url).replace("127.0.0.1:5000", "127.0.0.1:1")
         if "<id>" in pasted:
             pasted = pasted.replace("<id>", answers[-1].partition("/tasks/")[2].split()[0])  # said in its Location
+        if "<lease>" in pasted:
+            pasted = pasted.replace("<lease>", held_leases(answers)[-1])
+        if re.search(r"-X DELETE \S+/queue$", pasted):
+            release_messages(pasted.split()[-1], held_leases(answers))
         endless = " -N " in pasted and "until=end" not in pasted
         if endless:
             pasted = pasted.replace(" -sS ", " -s --max-time 1 ")
@@ -73,13 +77,29 @@ def test_curls_of_readme_and_manual_work_as_printed(
     assert copied in copies, "copied once as a page, once as a stream"
 
 
+def held_leases(answers: list[str]) -> list[str]:
+    """The leases that were acquired and not settled, in the order of the answers."""
+    leases: dict[str, None] = {}
+    for answer in answers:
+        leases |= dict.fromkeys(re.findall(r'"lease": ?"([^"]+)", ?"attempt"', answer))
+        leases |= dict.fromkeys(re.findall(r"(?im)^kafka-lease: (\S+)", answer))
+        for lease in re.findall(r'"lease": ?"([^"]+)", ?"acknowledged": ?true', answer):
+            del leases[lease]
+    return list(leases)
+
+
+def release_messages(queue: str, leases: list[str]) -> None:
+    """Give messages back, as their locks do at their ends."""
+    assert requests.put(f"{queue}/{','.join(leases)}?lock=0", timeout=20).ok
+
+
 def test_readme_lesson_shows_the_real_results(kafka_parts: None, tmp_path: Path) -> None:
     steps = curl_commands(LESSON)
     with demo(tmp_path, "--topic", "rides:3") as running:
 
-        def do(step: int, ack: str = "") -> dict[str, Any]:
-            command = steps[step - 1].replace("http://127.0.0.1:8082", running.url).replace("<ack>", ack)
-            said = shell(command)
+        def do(step: int, ack: str = "", lease: str = "") -> dict[str, Any]:
+            command = steps[step - 1].replace("http://127.0.0.1:8082", running.url)
+            said = shell(command.replace("<ack>", ack).replace("<lease>", lease))
             return json.loads(said) if said else {}
 
         first, again = do(1)["records"], do(1)["records"]
@@ -94,7 +114,17 @@ def test_readme_lesson_shows_the_real_results(kafka_parts: None, tmp_path: Path)
         assert sum(each["lag"] for each in do(4)["partitions"]) == 6
         do(5)
         assert places(do(2)) == places(page)
-    assert len(steps) == 5
+        one, other = do(6), do(6)
+        assert one["records"]
+        assert other["records"]
+        assert not places(one) & places(other)
+        lease, *others = [each["lease"] for each in one["records"] + other["records"]]
+        assert do(7, lease=lease) == {"leases": [{"lease": lease, "acknowledged": True}]}
+        release_messages(f"{running.url}/messages/rides/washing/queue", others)
+        later = do(6)
+        assert {each["attempt"] for each in later["records"]} <= {1, 2}
+        assert not places(later) & places({"records": one["records"][:1]})
+    assert len(steps) == 7
 
 
 def places(page: dict[str, Any]) -> set[tuple[int, int]]:

@@ -10,7 +10,9 @@ README = README_FILE.read_text()
 MANUAL = ROOT / "kafka_http" / "manual"
 ACTIVATE = ". .venv/bin/activate"
 """The command that activates the virtual environment."""
-RUNNABLE_PAGES = ("publish", "read", "streams", "publish-later", "idempotency", "operations", "topics", "metrics")
+RUNNABLE_PAGES = (
+    *("publish", "read", "streams", "publish-later", "idempotency", "operations", "topics", "metrics", "queues"),
+)
 """Pages whose curl commands all work one after the other, against a server with its default settings."""
 
 _SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

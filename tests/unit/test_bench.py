@@ -34,10 +34,11 @@ from kafka_http.bench.load_requests import (
     ResponseError,
 )
 from kafka_http.bench.process_usage import local_usage
+from kafka_http.bench.queue_load import QueueClient
 from kafka_http.bench.result_plot import result_svg
 from kafka_http.bench.result_tables import comparison_table, result_table
 from kafka_http.bench.target_server import TargetServer
-from kafka_http.cli.bench import add_arguments, headers_for
+from kafka_http.cli.bench import add_arguments, default_shapes, headers_for
 from kafka_http.cli.main import main
 from kafka_http.config.sources import load_config
 from kafka_http.demo import process_guard
@@ -284,6 +285,64 @@ def test_consumer_client_seeks_to_beginning_at_end_without_counting_it() -> None
     assert parts(client.request) == records
 
 
+def acquired(*leases: str) -> bytes:
+    """A page of a queue."""
+    records = [{"partition": 0, "offset": each, "lease": lease} for each, lease in enumerate(leases)]
+    return json.dumps({"topic": "t", "consumer": "q", "records": records}).encode()
+
+
+def test_queue_client_acquires_and_acknowledges_in_turns() -> None:
+    client = QueueClient(TargetServer("http://host:1"), "t", "q", 2)
+    acquire = ("POST", "/messages/t/q/queue?limit=2&wait=2", b"")
+
+    assert parts(client.request) == acquire
+    assert client.handle_response(acquired("0:0:0.ab1", "0:1:0.ab2")) == 0
+    assert parts(client.request) == ("DELETE", "/messages/t/q/queue/0:0:0.ab1,0:1:0.ab2", b"")
+    entries = [{"lease": "0:0:0.ab1", "acknowledged": True}, {"lease": "0:1:0.ab2", "acknowledged": True}]
+    assert client.handle_response(json.dumps({"leases": entries}).encode()) == 2
+    assert parts(client.request) == acquire
+    assert client.handle_response(acquired()) == 0
+    assert parts(client.request) == acquire
+
+
+def test_queue_client_does_not_repeat_a_failed_acknowledgment() -> None:
+    """Its lease has ended, so it would fail for ever."""
+    client = QueueClient(TargetServer("http://host:1"), "t", "q", 1)
+
+    assert parts(client.request)[0] == "POST"
+    client.handle_response(acquired("0:0:0.ab1"))
+    assert [parts(client.request)[0] for _ in range(2)] == ["DELETE", "POST"]
+
+
+def test_queue_client_acknowledges_large_pages_with_short_request_lines() -> None:
+    client = QueueClient(TargetServer("http://host:1"), "t", "q", 500)
+    leases = [f"{each % 3}:{each + 10**9}:0.k3fa9d{each:x}" for each in range(500)]
+    assert parts(client.request)[0] == "POST"
+    client.handle_response(acquired(*leases))
+
+    requests = [client.request for _ in range(2)]
+    assert sorted(lease for each in requests for lease in parts(each)[1].rpartition("/")[2].split(",")) == sorted(
+        leases
+    )
+    assert max(each.index(b"\r\n") for each in requests) < 8190
+    assert parts(client.request)[0] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("flags", "shapes"),
+    [
+        (["queue"], "1x32,100x8"),
+        (["queue", "--connections", "4"], "1x4,100x4"),
+        (["queue", "--records", "7"], "7x1,7x16,7x64"),
+        (["publish", "--connections", "4"], "1x4,100x4,1000x4"),
+    ],
+)
+def test_shapes_of_a_bench_without_shapes(flags: list[str], shapes: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert ",".join(map(str, default_shapes(parser.parse_args(flags)))) == shapes
+
+
 @pytest.mark.parametrize(
     ("ordered", "percent", "value"),
     [([], 50, 0), ([7], 99, 7), ([1, 2], 50, 1), (range(1, 101), 50, 50), (range(1, 101), 99, 99), ([1, 2, 3], 90, 3)],
@@ -445,7 +504,7 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "publish, read, streams or memory"),
+        ([], "publish, read, queue, streams or memory"),
         (["streams", "--url", "http://host"], "--url, --json and --plot cannot be used with streams"),
         (["publish", "--shapes", "1"], "'1' is not a list of records by connections"),
         (["publish", "--shapes", "1x2x3"], "'1x2x3' is not a list of records by connections"),
@@ -465,6 +524,9 @@ def test_missing_result_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
         (["publish", "--header", "kh_1"], "a header must be like 'X-Api-Key: kh_…'"),
         (["publish", "--header", "X-Api-Key: a\r\nHost: b"], "a header must be like 'X-Api-Key: kh_…'"),
         (["publish", "--url", "a=http://a", "--header", "b=X-Api-Key: kh_1"], "--header names b, which no --url has"),
+        (["queue", "--shapes", "1x2,501x1"], "queues have pages of up to 500 messages"),
+        (["queue", "--records", "1000"], "queues have pages of up to 500 messages"),
+        (["queue", "--dialect", "v2"], "and no --dialect v2"),
         (["write"], "invalid choice: 'write'"),
         (["--compare", "a.json"], "expected 2 arguments"),
     ],

@@ -78,7 +78,7 @@ def test_documented_commands_activate_or_name_the_environment() -> None:
 
 
 def test_readme_lesson_activates_the_environment() -> None:
-    lesson = section(README, "## A lesson: Kafka in five curls")
+    lesson = section(README, "## A lesson: Kafka in six steps")
     assert shell_commands(lesson)[:2] == [ACTIVATE, "kafka-http demo --topic rides:3"]
 
 
