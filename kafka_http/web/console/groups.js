@@ -61,7 +61,7 @@ export function groupView(group) {
     members.replaceChildren(...(found.members.length ? found.members.map(memberRow) : [nothing("The group has no members.", 5)]));
     offsets.replaceChildren(...offsetRows(found.offsets));
     button.disabled = found.members.length > 0;
-    button.title = button.disabled ? "Only a group without members can be deleted." : "";
+    button.title = button.disabled ? `Only a group without members can be deleted.${found.type === "share" ? " Delete its queues instead." : ""}` : "";
   });
   box.preview(asking);
   refresh();
