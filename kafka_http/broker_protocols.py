@@ -31,7 +31,7 @@ from kafka_http.records import (
     TopicIds,
     TopicPartition,
 )
-from kafka_http.share_groups import Acknowledgement, ShareGroupSettings, ShareListener
+from kafka_http.share_groups import Acknowledgement, ShareGroupSettings, ShareListener, ShareOffset
 
 
 class PendingPublish(Protocol):
@@ -298,8 +298,8 @@ class ShareGroups(Protocol):
         The listener's `failed` gets `WrongGroupType`, `NotAuthorized`, `TopicNotFound` and whatever else prevents it.
         """
 
-    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
-        """Return the offset of each partition where the first message is that is not settled; -1: unknown.
+    def offsets(self, group: str, topic: str) -> dict[int, ShareOffset]:
+        """Return how far a group is in each partition of a topic.
 
         Raises `GroupNotFound`. Empty if the group has not read the topic.
         """

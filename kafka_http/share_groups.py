@@ -6,6 +6,7 @@ and partitions are those of one topic, because a member reads one.
 
 from collections.abc import Callable, Collection, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -69,6 +70,18 @@ class ShareListener(Struct, frozen=True):
     """The group cannot be read now, for this reason. The member keeps trying. None: it can again."""
     exhausted: Callable[[], None] = lambda: None
     """Messages are wanted, but all leaders were asked since the last `ShareMember.wake` and have none now."""
+
+
+class ShareOffset(NamedTuple):
+    """How far a share group is in a partition.
+
+    start: the offset of the first message that is not settled, as Kafka has stored it; -1: unknown.
+    lag: the number of messages that are not settled; -1: unknown. Messages after `start` may be settled, so this is not
+    the distance to the end.
+    """
+
+    start: int
+    lag: int = -1
 
 
 class ShareGroupSettings(Struct, frozen=True):

@@ -22,6 +22,7 @@ from kafka_http.broker.messages import DeleteShareGroupOffsetsRequest, DescribeS
 from kafka_http.broker.topic_metadata import ask_metadata
 from kafka_http.errors import GroupNotFound, RetriableBrokerError
 from kafka_http.records import TopicPartition
+from kafka_http.share_groups import ShareOffset
 
 Result = TypeVar("Result")
 
@@ -55,11 +56,12 @@ class GroupRequests:
         self, groups: Collection[str], partitions: Collection[TopicPartition] | None
     ) -> dict[str, dict[TopicPartition, int]]:
         """Return the start offsets of share groups, of these partitions or of all (None)."""
-        return self._retried(lambda: self._share_offsets(groups, partitions)) if groups else {}
+        found = self._retried(lambda: self._share_offsets(groups, partitions)) if groups else {}
+        return {group: {tp: at.start for tp, at in each.items() if at.start >= 0} for group, each in found.items()}
 
-    def share_start_offsets(self, group: str) -> dict[TopicPartition, int]:
-        """Return the start offsets of a share group; -1 where there is none yet. Raises `GroupNotFound`."""
-        found = self._retried(lambda: self._share_offsets([group], None, unknown=True))
+    def share_group_offsets(self, group: str) -> dict[TopicPartition, ShareOffset]:
+        """Return how far a share group is, also where it has no start offset yet. Raises `GroupNotFound`."""
+        found = self._retried(lambda: self._share_offsets([group], None))
         if group not in found:
             raise GroupNotFound(group)
         return found[group]
@@ -110,8 +112,8 @@ class GroupRequests:
         return [each for response in responses for each in described_groups(response, servers)]
 
     def _share_offsets(
-        self, groups: Collection[str], partitions: Collection[TopicPartition] | None, *, unknown: bool = False
-    ) -> dict[str, dict[TopicPartition, int]]:
+        self, groups: Collection[str], partitions: Collection[TopicPartition] | None
+    ) -> dict[str, dict[TopicPartition, ShareOffset]]:
         topics = None if partitions is None else list(_by_topic(partitions).items())
 
         async def ask(manager: KafkaConnectionManager) -> list[Any]:
@@ -122,11 +124,11 @@ class GroupRequests:
             ]
             return await _ask_nodes(manager, requests)
 
-        offsets: dict[str, dict[TopicPartition, int]] = {}
+        offsets: dict[str, dict[TopicPartition, ShareOffset]] = {}
         for each in (each for response in self._connections.run(ask) for each in response.groups):
             if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
                 check_group_error(each.error_code, self._connections.servers)
-                offsets[each.group_id] = dict(_start_offsets(each, least=-1 if unknown else 0))
+                offsets[each.group_id] = dict(_offsets(each))
         return offsets
 
     def _delete_share_offsets(self, group: str, topic: str) -> None:
@@ -186,8 +188,9 @@ def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
     return topics
 
 
-def _start_offsets(group: Any, least: int) -> Iterator[tuple[TopicPartition, int]]:
+def _offsets(group: Any) -> Iterator[tuple[TopicPartition, ShareOffset]]:
     for topic in group.topics:
         for each in topic.partitions:
-            if not each.error_code and each.start_offset >= least:
-                yield TopicPartition(topic.topic_name, each.partition_index), each.start_offset
+            if not each.error_code:
+                place = TopicPartition(topic.topic_name, each.partition_index)
+                yield place, ShareOffset(each.start_offset, each.lag)  # KIP-1226; -1 from a broker without it

@@ -11,7 +11,7 @@ from kafka_http.broker.share_connections import ShareConnections
 from kafka_http.broker.share_group_settings import ShareGroupConfigs
 from kafka_http.broker.share_member import KafkaShareMember, wrong_group_type
 from kafka_http.errors import BrokerUnavailable, GroupNotFound
-from kafka_http.share_groups import ShareGroupSettings, ShareListener
+from kafka_http.share_groups import ShareGroupSettings, ShareListener, ShareOffset
 
 _DESCRIPTORS_PER_MEMBER = 2
 """A member has a connection to each leader of its topic, and another one while it watches the topic's end."""
@@ -39,13 +39,13 @@ class KafkaShareGroups:
             raise wrong_group_type(group)
         return self._configs.prepare(group, attempts)
 
-    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
-        found = self._requests.share_start_offsets(group)
+    def offsets(self, group: str, topic: str) -> dict[int, ShareOffset]:
+        found = self._requests.share_group_offsets(group)
         return {tp.partition: offset for tp, offset in found.items() if tp.topic == topic}
 
     def delete_offsets(self, group: str, topic: str) -> None:
         self._requests.delete_share_offsets(group, topic)
-        if not self._requests.share_start_offsets(group):
+        if not self._requests.share_group_offsets(group):
             with suppress(GroupNotFound):
                 self._requests.delete(group)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
@@ -22,6 +22,7 @@ from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse
 from kafka_http.metrics import QUEUE_LEASES
 from kafka_http.records import EARLIEST, LATEST
 from kafka_http.request_facts import waiting_for_kafka
+from kafka_http.share_groups import ShareOffset
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _TICK = 0.1
 _LEAVE_SECONDS = 5.0
 _CLOSING_THREADS = 16
 _PAGES_SECONDS = 60.0
+_UNREAD = ShareOffset(-1)
 
 
 class QueueRegistry:
@@ -109,11 +111,11 @@ class QueueRegistry:
 
     def queue_state(self, queue: QueueName) -> QueueState:
         groups, found = self._broker.share_groups, self._queues.get(queue)
-        starts = groups.start_offsets(queue.consumer, queue.topic)
-        if not starts and found is None:
+        offsets = groups.offsets(queue.consumer, queue.topic)
+        if not offsets and found is None:
             raise GroupNotFound(queue.consumer)
         attempts = groups.settings(queue.consumer).attempts - 1
-        partitions = self._partitions(queue.topic, starts)
+        partitions = self._partitions(queue.topic, offsets)
         held = [] if found is None else found.held()
         return QueueState(queue.topic, queue.consumer, attempts, LockLimits(), partitions, held)
 
@@ -132,14 +134,18 @@ class QueueRegistry:
         self.leave_queue(queue)
         self._broker.share_groups.delete_offsets(queue.consumer, queue.topic)
 
-    def _partitions(self, topic: str, starts: dict[int, int]) -> list[QueuePartition]:
+    def _partitions(self, topic: str, offsets: Mapping[int, ShareOffset]) -> list[QueuePartition]:
         log = self._broker.log
         numbers = [each.partition for each in log.partitions(topic)]
         ends = log.offsets(topic, dict.fromkeys(numbers, LATEST))
-        unread = [each for each in numbers if starts.get(each, -1) < 0]
-        first = starts | (log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {})
+        found = {each: offsets.get(each, _UNREAD) for each in numbers}
+        unread = [each for each, at in found.items() if at.start < 0]
+        first = log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {}
         return [
-            QueuePartition(each, starts.get(each, -1), ends[each], max(0, ends[each] - first[each])) for each in numbers
+            QueuePartition(
+                each, at.start, ends[each], at.lag if at.lag >= 0 else ends[each] - first.get(each, at.start)
+            )
+            for each, at in found.items()
         ]
 
     # Queues

@@ -25,6 +25,7 @@ from kafka_http.share_groups import (
     AcquiredRecords,
     ShareGroupSettings,
     ShareListener,
+    ShareOffset,
 )
 from tests.support.fake_topics import FakePartition
 
@@ -215,14 +216,14 @@ class FakeShareGroups:
                 self._thread.start()
         return member
 
-    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
+    def offsets(self, group: str, topic: str) -> dict[int, ShareOffset]:
         self._check()
         with self.changed:
             if self._broker.group_types.get(group) != "share":
                 raise GroupNotFound(group)
             self._broker.found(topic)
             starts = self._broker.share_starts.get(group, {})
-            return {each.partition: offset for each, offset in starts.items() if each.topic == topic}
+            return {each.partition: ShareOffset(at) for each, at in starts.items() if each.topic == topic}
 
     def delete_offsets(self, group: str, topic: str) -> None:
         self._check()
