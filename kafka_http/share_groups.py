@@ -72,16 +72,16 @@ class ShareListener(Struct, frozen=True):
     """Messages are wanted, but all leaders were asked since the last `ShareMember.wake` and have none now."""
 
 
-class ShareOffset(NamedTuple):
-    """How far a share group is in a partition.
+class ShareProgress(NamedTuple):
+    """How far a group is in a partition.
 
-    start: the offset of the first message that is not settled, as Kafka has stored it; -1: unknown.
-    lag: the number of messages that are not settled; -1: unknown. Messages after `start` may be settled, so this is not
-    the distance to the end.
+    start: the offset of the first message that is not settled, as Kafka last wrote it down: it may be an older one.
+        -1: unknown.
+    lag: how many messages are not settled. -1: unknown.
     """
 
     start: int
-    lag: int = -1
+    lag: int
 
 
 class ShareGroupSettings(Struct, frozen=True):

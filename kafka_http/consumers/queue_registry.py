@@ -22,7 +22,7 @@ from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse
 from kafka_http.metrics import QUEUE_LEASES
 from kafka_http.records import EARLIEST, LATEST
 from kafka_http.request_facts import waiting_for_kafka
-from kafka_http.share_groups import ShareOffset
+from kafka_http.share_groups import ShareProgress
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ _TICK = 0.1
 _LEAVE_SECONDS = 5.0
 _CLOSING_THREADS = 16
 _PAGES_SECONDS = 60.0
-_UNREAD = ShareOffset(-1)
+
+_UNREAD = ShareProgress(-1, -1)
 
 
 class QueueRegistry:
@@ -111,11 +112,11 @@ class QueueRegistry:
 
     def queue_state(self, queue: QueueName) -> QueueState:
         groups, found = self._broker.share_groups, self._queues.get(queue)
-        offsets = groups.offsets(queue.consumer, queue.topic)
-        if not offsets and found is None:
+        progress = groups.progress(queue.consumer, queue.topic)
+        if not progress and found is None:
             raise GroupNotFound(queue.consumer)
         attempts = groups.settings(queue.consumer).attempts - 1
-        partitions = self._partitions(queue.topic, offsets)
+        partitions = self._partitions(queue.topic, progress)
         held = [] if found is None else found.held()
         return QueueState(queue.topic, queue.consumer, attempts, LockLimits(), partitions, held)
 
@@ -134,18 +135,18 @@ class QueueRegistry:
         self.leave_queue(queue)
         self._broker.share_groups.delete_offsets(queue.consumer, queue.topic)
 
-    def _partitions(self, topic: str, offsets: Mapping[int, ShareOffset]) -> list[QueuePartition]:
+    def _partitions(self, topic: str, progress: Mapping[int, ShareProgress]) -> list[QueuePartition]:
         log = self._broker.log
         numbers = [each.partition for each in log.partitions(topic)]
         ends = log.offsets(topic, dict.fromkeys(numbers, LATEST))
-        found = {each: offsets.get(each, _UNREAD) for each in numbers}
-        unread = [each for each, at in found.items() if at.start < 0]
-        first = log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {}
+        known = {each: progress.get(each, _UNREAD) for each in numbers}
+        uncounted = [each for each in numbers if known[each].lag < 0]
+        first = log.offsets(topic, dict.fromkeys(uncounted, EARLIEST)) if uncounted else {}
         return [
             QueuePartition(
-                each, at.start, ends[each], at.lag if at.lag >= 0 else ends[each] - first.get(each, at.start)
+                each, at.start, ends[each], at.lag if at.lag >= 0 else ends[each] - max(first[each], at.start)
             )
-            for each, at in found.items()
+            for each, at in known.items()
         ]
 
     # Queues

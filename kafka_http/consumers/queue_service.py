@@ -75,10 +75,7 @@ class LeaseResult(Struct, frozen=True, omit_defaults=True):
 
 
 class QueuePartition(Struct, frozen=True):
-    """A partition of a queue. `start` is what Kafka has stored as the first message that is not settled; -1: unknown.
-
-    lag: the number of messages that are not settled.
-    """
+    """A partition of a queue. The first message that is not settled is at `start`, which Kafka keeps; -1: unknown."""
 
     partition: int
     start: int

@@ -25,7 +25,7 @@ from kafka_http.share_groups import (
     AcquiredRecords,
     ShareGroupSettings,
     ShareListener,
-    ShareOffset,
+    ShareProgress,
 )
 from tests.support.fake_topics import FakePartition
 
@@ -216,14 +216,17 @@ class FakeShareGroups:
                 self._thread.start()
         return member
 
-    def offsets(self, group: str, topic: str) -> dict[int, ShareOffset]:
+    def progress(self, group: str, topic: str) -> dict[int, ShareProgress]:
         self._check()
         with self.changed:
             if self._broker.group_types.get(group) != "share":
                 raise GroupNotFound(group)
-            self._broker.found(topic)
-            starts = self._broker.share_starts.get(group, {})
-            return {each.partition: ShareOffset(at) for each, at in starts.items() if each.topic == topic}
+            partitions = self._broker.found(topic).partitions
+            _, shares = self.group(group).topics.get(topic, (None, {}))
+            return {
+                number: ShareProgress(each.start, partitions[number].latest - each.next + len(each.deliveries))
+                for number, each in shares.items()
+            }
 
     def delete_offsets(self, group: str, topic: str) -> None:
         self._check()
