@@ -291,6 +291,8 @@ class MessageQueue:
     def _exhausted(self) -> None:
         with self._lock:
             self._rounds += 1
+            if self._rounds >= _FIRST_ROUNDS:
+                self._needed_rounds = 1
             for each in list(self._waiters):
                 self._check_rounds(each)
 
