@@ -31,7 +31,7 @@ from kafka_http.records import (
     TopicIds,
     TopicPartition,
 )
-from kafka_http.share_groups import Acknowledgement, ShareGroupSettings, ShareListener
+from kafka_http.share_groups import Acknowledgement, ShareGroupSettings, ShareListener, ShareProgress
 
 
 class PendingPublish(Protocol):
@@ -187,7 +187,11 @@ class TopicAdmin(Protocol):
 
 
 class Groups(Protocol):
-    """Consumer groups and their committed offsets. A committed offset is that of the next record to read."""
+    """Consumer groups and their committed offsets. A committed offset is that of the next record to read.
+
+    A share group has no committed offsets: the calls that return or delete them find none, those that commit raise
+    `WrongGroupType`.
+    """
 
     def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
         """Return committed offsets. Partitions without one are left out."""
@@ -298,11 +302,8 @@ class ShareGroups(Protocol):
         The listener's `failed` gets `WrongGroupType`, `NotAuthorized`, `TopicNotFound` and whatever else prevents it.
         """
 
-    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
-        """Return the offset of each partition where the first message is that is not settled; -1: unknown.
-
-        Raises `GroupNotFound`. Empty if the group has not read the topic.
-        """
+    def progress(self, group: str, topic: str) -> dict[int, ShareProgress]:
+        """Return how far the group is in each partition; none if it has not read the topic. Raises `GroupNotFound`."""
 
     def delete_offsets(self, group: str, topic: str) -> None:
         """Delete the group's offsets of a topic, and the group with its last topic.

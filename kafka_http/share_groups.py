@@ -6,6 +6,7 @@ and partitions are those of one topic, because a member reads one.
 
 from collections.abc import Callable, Collection, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -69,6 +70,18 @@ class ShareListener(Struct, frozen=True):
     """The group cannot be read now, for this reason. The member keeps trying. None: it can again."""
     exhausted: Callable[[], None] = lambda: None
     """Messages are wanted, but all leaders were asked since the last `ShareMember.wake` and have none now."""
+
+
+class ShareProgress(NamedTuple):
+    """How far a group is in a partition.
+
+    start: the offset of the first message that is not settled, as Kafka last wrote it down: it may be an older one.
+        -1: unknown.
+    lag: how many messages are not settled. -1: unknown.
+    """
+
+    start: int
+    lag: int
 
 
 class ShareGroupSettings(Struct, frozen=True):

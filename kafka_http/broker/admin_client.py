@@ -26,7 +26,7 @@ from kafka_http.administration import DescribedGroup, ListedGroup, TopicConfig
 from kafka_http.broker.client_lifecycle import ClientHolder
 from kafka_http.broker.error_map import CONNECTION_LOST, count_error, translate
 from kafka_http.broker.group_requests import GroupRequests
-from kafka_http.errors import GroupHasMembers, NotAuthorized
+from kafka_http.errors import GroupHasMembers, NotAuthorized, WrongGroupType
 from kafka_http.records import CommittedOffset, GroupMember, PartitionOffsets
 from kafka_http.records import TopicPartition as OurPartition
 from kafka_http.request_facts import waiting_for_kafka
@@ -216,6 +216,8 @@ class KafkaGroups:
     ) -> None:
         def call_and_check(client: KafkaAdminClient) -> None:
             for error in call(client).values():
+                if error is GroupIdNotFoundError:  # else Kafka would make it
+                    raise WrongGroupType(f"{group} is a queue, which has no committed offsets.", group=group)
                 if error is not NoError:
                     raise error
 

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kafka.errors import GroupIdNotFoundError, NoError, for_code
+from kafka.errors import GroupIdNotFoundError, NoError, UnsupportedVersionError, for_code
 from kafka.protocol.admin import DescribeGroupsRequest, DescribeGroupsResponse
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 
@@ -28,6 +28,8 @@ _NEWER_REQUESTS: Sequence[tuple[Any, int]] = ((ConsumerGroupDescribeRequest, 0),
 """The requests of the newer types, and their first versions."""
 _CONSUMER_PROTOCOL = "consumer"
 """The protocol type of classic groups of consumers. Kafka Connect has another."""
+_ABSENT = (GroupIdNotFoundError, UnsupportedVersionError)
+"""There is no such group of this type. The second one: share groups are switched off (share.version is 0)."""
 _DEAD = "Dead"
 """The state that older brokers report for a group that does not exist."""
 
@@ -47,7 +49,7 @@ def described_groups(response: Any, servers: str) -> Iterator[DescribedGroup]:
     group_type = _TYPES[type(response)]
     describe = _described_classic if group_type == "classic" else _described
     for group in response.groups:
-        if for_code(group.error_code) is not GroupIdNotFoundError:
+        if for_code(group.error_code) not in _ABSENT:
             check_group_error(group.error_code, servers)
             if group.group_state != _DEAD:
                 yield describe(group, group_type)

@@ -9,6 +9,7 @@ from kafka.errors import (
     IncompatibleBrokerVersion,
     NoError,
     UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
     for_code,
 )
 from kafka.net.manager import KafkaConnectionManager
@@ -20,8 +21,9 @@ from kafka_http.broker.connections import ConnectionPool, ask_any
 from kafka_http.broker.group_descriptions import check_group_error, describe_requests, described_groups
 from kafka_http.broker.messages import DeleteShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequest
 from kafka_http.broker.topic_metadata import ask_metadata
-from kafka_http.errors import GroupNotFound, RetriableBrokerError
+from kafka_http.errors import GroupNotFound, QueuesUnsupported, RetriableBrokerError
 from kafka_http.records import TopicPartition
+from kafka_http.share_groups import ShareProgress
 
 Result = TypeVar("Result")
 
@@ -55,14 +57,15 @@ class GroupRequests:
         self, groups: Collection[str], partitions: Collection[TopicPartition] | None
     ) -> dict[str, dict[TopicPartition, int]]:
         """Return the start offsets of share groups, of these partitions or of all (None)."""
-        return self._retried(lambda: self._share_offsets(groups, partitions)) if groups else {}
+        found = self._retried(lambda: self._share_progress(groups, partitions)) if groups else {}
+        return {
+            group: {tp: each.start for tp, each in progress.items() if each.start >= 0}
+            for group, progress in found.items()
+        }
 
-    def share_start_offsets(self, group: str) -> dict[TopicPartition, int]:
-        """Return the start offsets of a share group; -1 where there is none yet. Raises `GroupNotFound`."""
-        found = self._retried(lambda: self._share_offsets([group], None, unknown=True))
-        if group not in found:
-            raise GroupNotFound(group)
-        return found[group]
+    def share_progress(self, group: str) -> dict[TopicPartition, ShareProgress]:
+        """Return how far a share group is in the partitions of all topics. Raises `QueuesUnsupported`."""
+        return self._retried(lambda: self._share_progress([group], None)).get(group, {})
 
     def delete_share_offsets(self, group: str, topic: str) -> None:
         """Delete a share group's offsets of a topic. Raises `GroupNotFound`, `GroupHasMembers`."""
@@ -109,9 +112,9 @@ class GroupRequests:
         responses, servers = self._connections.run(ask), self._connections.servers
         return [each for response in responses for each in described_groups(response, servers)]
 
-    def _share_offsets(
-        self, groups: Collection[str], partitions: Collection[TopicPartition] | None, *, unknown: bool = False
-    ) -> dict[str, dict[TopicPartition, int]]:
+    def _share_progress(
+        self, groups: Collection[str], partitions: Collection[TopicPartition] | None
+    ) -> dict[str, dict[TopicPartition, ShareProgress]]:
         topics = None if partitions is None else list(_by_topic(partitions).items())
 
         async def ask(manager: KafkaConnectionManager) -> list[Any]:
@@ -122,12 +125,12 @@ class GroupRequests:
             ]
             return await _ask_nodes(manager, requests)
 
-        offsets: dict[str, dict[TopicPartition, int]] = {}
+        progress: dict[str, dict[TopicPartition, ShareProgress]] = {}
         for each in (each for response in self._connections.run(ask) for each in response.groups):
             if for_code(each.error_code) is not GroupIdNotFoundError:  # it was just deleted
-                check_group_error(each.error_code, self._connections.servers)
-                offsets[each.group_id] = dict(_start_offsets(each, least=-1 if unknown else 0))
-        return offsets
+                self._check_share(each.error_code)
+                progress[each.group_id] = dict(_progress(each))
+        return progress
 
     def _delete_share_offsets(self, group: str, topic: str) -> None:
         new_request: Any = DeleteShareGroupOffsetsRequest
@@ -141,7 +144,12 @@ class GroupRequests:
             raise GroupNotFound(group)
         for each in (response, *response.responses):
             if for_code(each.error_code) is not UnknownTopicOrPartitionError:  # it has no offsets of this topic
-                check_group_error(each.error_code, self._connections.servers)
+                self._check_share(each.error_code)
+
+    def _check_share(self, error_code: int) -> None:
+        if for_code(error_code) is UnsupportedVersionError:
+            raise QueuesUnsupported
+        check_group_error(error_code, self._connections.servers)
 
     def _delete(self, group: str) -> None:
         async def ask(manager: KafkaConnectionManager) -> Any:
@@ -186,8 +194,9 @@ def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
     return topics
 
 
-def _start_offsets(group: Any, least: int) -> Iterator[tuple[TopicPartition, int]]:
+def _progress(group: Any) -> Iterator[tuple[TopicPartition, ShareProgress]]:
     for topic in group.topics:
         for each in topic.partitions:
-            if not each.error_code and each.start_offset >= least:
-                yield TopicPartition(topic.topic_name, each.partition_index), each.start_offset
+            if not each.error_code:
+                progress = ShareProgress(each.start_offset, each.lag)
+                yield TopicPartition(topic.topic_name, each.partition_index), progress

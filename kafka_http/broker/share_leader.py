@@ -33,6 +33,9 @@ POLL_SECONDS = 0.5
 """Interval of requests while messages are wanted but none is known: a lock of another member may have ended."""
 KEEP_ALIVE_SECONDS = 240.0
 """Brokers close a connection that is idle for 10 minutes, by default, and release its locks."""
+_LOADING_SECONDS = 0.5
+"""Time after the first fetch of partitions in which they may still have no messages, because the broker loads them."""
+_LOADING_POLL = 0.02
 _ACK_RETRY_DELAY = 0.1
 _MAX_ACK_FAILURES = 50
 """Attempts to acknowledge while Kafka cannot write it down."""
@@ -93,8 +96,17 @@ class ShareLeader:
         self._backoff = Backoff(0.1, 2.0)
         self._ack_failures = 0
         self._fetch_failures = 0
+        self._loading_until = float("inf")
         self._warnings = LogOnce(_log)
         self._is_stopping = False
+
+    def read(self, partitions: frozenset[int]) -> None:
+        """Read these partitions from now on."""
+        if partitions != self.partitions:
+            self.partitions = partitions
+            self.may_have_messages = True
+            self._loading_until = float("inf")
+            self.wake()
 
     def add(self, acknowledgements: Iterable[Acknowledgement]) -> None:
         """Send these acknowledgements with the next request."""
@@ -166,12 +178,16 @@ class ShareLeader:
 
     async def _fetch(self, session: ShareSession, wanted: int, acks: Acks) -> None:
         self.asking, self.asked_at, self.may_have_messages = wanted, time.monotonic(), False
+        self._loading_until = min(self._loading_until, self.asked_at + _LOADING_SECONDS)
         try:
             fetched = await session.fetch(self.partitions, wanted, acks)
             self._receive(fetched)
         finally:
             self.asking = 0
         await self._settle(session, acks, fetched.refused)
+        if not self.may_have_messages and time.monotonic() < self._loading_until:
+            self.may_have_messages = True
+            await self._connections.sleep(_LOADING_POLL)
         self._owner.on_asked()
 
     async def _acknowledge(self, session: ShareSession, acks: Acks) -> None:
@@ -202,7 +218,7 @@ class ShareLeader:
     def _receive(self, fetched: ShareFetched) -> None:
         for each in fetched.acquired:
             self.may_have_messages = True
-            if each.records:
+            if each.records and not self._is_stopping:  # else they are released
                 self._owner.listener.acquired(AcquiredRecords(each.records, each.attempts, fetched.until))
             self._acks.add(Acknowledgement(each.records.partition, offset, AckType.GAP) for offset in each.gaps)
         for error in fetched.corrupt:

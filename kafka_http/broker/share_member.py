@@ -227,10 +227,7 @@ class KafkaShareMember:
         for node, mine in partitions.items():
             if node not in self._leaders:
                 self._leaders[node] = self._new_leader(node)
-            if self._leaders[node].partitions != mine:
-                self._leaders[node].partitions = mine
-                self._leaders[node].may_have_messages = True
-                self._leaders[node].wake()
+            self._leaders[node].read(mine)
         self._by_partition = {each: leader for leader in self._leaders.values() for each in leader.partitions}
 
     def _new_leader(self, node: int) -> ShareLeader:

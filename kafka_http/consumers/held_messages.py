@@ -1,4 +1,4 @@
-"""The messages that a queue holds and has settled, and when they need attention. The queue's lock guards all of it."""
+"""The messages that a queue holds, and when they need attention. The queue's lock guards all of it."""
 
 import heapq
 from collections import defaultdict
@@ -134,42 +134,6 @@ class HeldMessages:
             if held and self._highest[partition] + 1 - (lowest := min(held)) >= window:
                 full.append((held[lowest], self._highest[partition]))
         return full
-
-
-class SettledOffsets:
-    """The offsets of a queue that this node has settled, as ranges that grow together.
-
-    Kafka tells a start offset that lacks the latest acknowledgements: it stores an offset with the next one only.
-    """
-
-    def __init__(self, max_ranges: int) -> None:
-        """Only the highest ranges of a partition are kept, about `max_ranges`."""
-        self._max_ranges = max_ranges
-        self._ends: defaultdict[int, dict[int, int]] = defaultdict(dict)
-        self._starts: defaultdict[int, dict[int, int]] = defaultdict(dict)
-
-    def add(self, partition: int, offset: int) -> None:
-        ends, starts = self._ends[partition], self._starts[partition]
-        start, end = starts.pop(offset, offset), ends.pop(offset + 1, offset + 1)
-        ends[start], starts[end] = end, start
-        if len(ends) > 2 * self._max_ranges:
-            for lowest in sorted(ends)[: self._max_ranges]:
-                del starts[ends.pop(lowest)]
-
-    def forget(self, partitions: Collection[int]) -> None:
-        """Forget partitions, because their messages may be others now."""
-        for each in partitions:
-            self._ends.pop(each, None)
-            self._starts.pop(each, None)
-
-    def unsettled(self, partition: int, start: int, end: int) -> tuple[int, int]:
-        """Return the first offset from `start` on that is not settled, and how many such offsets there are to `end`."""
-        first, number = start, max(0, end - start)
-        for low, high in sorted(self._ends[partition].items()):
-            number -= max(0, min(high, end) - max(low, start))
-            if low <= first < high:
-                first = high
-        return first, number
 
 
 class DueTimes:

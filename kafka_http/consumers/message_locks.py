@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from math import inf
 
-from kafka_http.consumers.held_messages import DropReason, DueTimes, HeldMessage, HeldMessages, SettledOffsets
+from kafka_http.consumers.held_messages import DropReason, DueTimes, HeldMessage, HeldMessages
 from kafka_http.consumers.message_leases import LeaseCall
 from kafka_http.consumers.queue_service import Settlement
 from kafka_http.errors import KafkaHttpError, LeaseLost, OutcomeUnknown
@@ -42,7 +42,6 @@ class MessageLocks:
         self.attempts = settings.attempts - 1
         """The deliveries of a message. Kafka has one more, in which a dead letter can still be written."""
         self.held = HeldMessages()
-        self.settled = SettledOffsets(settings.window)
         self.leased = 0
         """The number of messages that clients hold."""
         self.dead = ""
@@ -124,7 +123,6 @@ class MessageLocks:
         """Remove all messages of partitions, because Kafka has ended their locks."""
         for each in self.held.of_partitions(partitions):
             self._end(each, _loss_of(each))
-        self.settled.forget(partitions)
         self._clean_spare()
 
     # What clients want
@@ -299,8 +297,6 @@ class MessageLocks:
         if error is not None:
             message.fail_calls(error)
             return
-        if message.decided is not AckType.RELEASE:
-            self.settled.add(message.record.partition, message.record.offset)
         self._effects.events[message.event] += 1
         if message.drop in ("expired", "released"):
             self._effects.dropped.append(message)

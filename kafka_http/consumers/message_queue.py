@@ -245,11 +245,6 @@ class MessageQueue:
             leased = [each for each in self._locks.held if each.is_leased]
         return [HeldLease(each.lease, each.attempt, self._wall_time(each.until)) for each in leased]
 
-    def unsettled(self, partition: int, start: int, end: int) -> tuple[int, int]:
-        """Return the first unsettled offset of those from Kafka's `start` to `end`, and their number."""
-        with self._lock:
-            return self._locks.settled.unsettled(partition, start, end)
-
     def holds_any(self, leases: Sequence[str]) -> bool:
         """Whether a client holds one of these messages."""
         with self._lock:

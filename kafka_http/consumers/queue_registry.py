@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
@@ -22,6 +22,7 @@ from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse
 from kafka_http.metrics import QUEUE_LEASES
 from kafka_http.records import EARLIEST, LATEST
 from kafka_http.request_facts import waiting_for_kafka
+from kafka_http.share_groups import ShareProgress
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ _TICK = 0.1
 _LEAVE_SECONDS = 5.0
 _CLOSING_THREADS = 16
 _PAGES_SECONDS = 60.0
+
+_UNREAD = ShareProgress(-1, -1)
 
 
 class QueueRegistry:
@@ -109,11 +112,11 @@ class QueueRegistry:
 
     def queue_state(self, queue: QueueName) -> QueueState:
         groups, found = self._broker.share_groups, self._queues.get(queue)
-        starts = groups.start_offsets(queue.consumer, queue.topic)
-        if not starts and found is None:
+        progress = groups.progress(queue.consumer, queue.topic)
+        if not progress and found is None:
             raise GroupNotFound(queue.consumer)
         attempts = groups.settings(queue.consumer).attempts - 1
-        partitions = [_partition(found, *each) for each in self._ranges(queue.topic, starts)]
+        partitions = self._partitions(queue.topic, progress)
         held = [] if found is None else found.held()
         return QueueState(queue.topic, queue.consumer, attempts, LockLimits(), partitions, held)
 
@@ -132,14 +135,19 @@ class QueueRegistry:
         self.leave_queue(queue)
         self._broker.share_groups.delete_offsets(queue.consumer, queue.topic)
 
-    def _ranges(self, topic: str, starts: dict[int, int]) -> Iterator[tuple[int, int, int, int]]:
-        """Yield each partition, its start offset as Kafka has it or -1, and the range of offsets after that."""
+    def _partitions(self, topic: str, progress: Mapping[int, ShareProgress]) -> list[QueuePartition]:
         log = self._broker.log
-        partitions = [each.partition for each in log.partitions(topic)]
-        ends = log.offsets(topic, dict.fromkeys(partitions, LATEST))
-        unread = [each for each in partitions if starts.get(each, -1) < 0]
-        first = starts | (log.offsets(topic, dict.fromkeys(unread, EARLIEST)) if unread else {})
-        return ((each, starts.get(each, -1), first[each], ends[each]) for each in partitions)
+        numbers = [each.partition for each in log.partitions(topic)]
+        ends = log.offsets(topic, dict.fromkeys(numbers, LATEST))
+        known = {each: progress.get(each, _UNREAD) for each in numbers}
+        uncounted = [each for each in numbers if known[each].lag < 0]
+        first = log.offsets(topic, dict.fromkeys(uncounted, EARLIEST)) if uncounted else {}
+        return [
+            QueuePartition(
+                each, at.start, ends[each], at.lag if at.lag >= 0 else ends[each] - max(first[each], at.start)
+            )
+            for each, at in known.items()
+        ]
 
     # Queues
 
@@ -199,14 +207,6 @@ class QueueRegistry:
         for page, (queue, leases) in list(self._pages.items()):
             if not queue.holds_any(leases):
                 self._pages.pop(page, None)
-
-
-def _partition(queue: MessageQueue | None, partition: int, start: int, first: int, end: int) -> QueuePartition:
-    """Return the state of a partition. A queue of this node knows more than Kafka has stored."""
-    if queue is None:
-        return QueuePartition(partition, start, end, max(0, end - first))
-    unsettled, lag = queue.unsettled(partition, first, end)
-    return QueuePartition(partition, start if unsettled == first else unsettled, end, lag)
 
 
 def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:

@@ -414,6 +414,23 @@ def test_server_stops_and_starts_beside_a_hung_daemon(
     assert instance.delete().status_code == 204
 
 
+def test_daemon_ends_after_a_server_stopped_that_it_did_not_answer(
+    kafka: EmbeddedKafka, start_service: ServiceFactory
+) -> None:
+    """The daemon waited for good for a worker that had given up to connect while the daemon hung."""
+    service = start_service(kafka.bootstrap_servers, workers=1)
+    ConsumerInstance(url_of(service), new_group()).create()
+    with frozen(Process(service.daemon)):
+        service.terminate()
+        service.wait_for_end()
+        service.start()
+        with requests.Session() as session:
+            wait_for(lambda: ready(service, session) == not_responding(), 20)
+        service.terminate()
+        service.wait_for_end()
+    service.end_daemon()
+
+
 def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     """Prints throughput and latency, and asserts a bound that the slowest machine should meet."""
     daemon = DaemonClient(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))

@@ -382,7 +382,7 @@ class FakeBroker(FakeGroupAdmin):
     def committed_offsets(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]:
-        self._check_ordinary(group)
+        self._check_up()
         offsets = self._committed.get(group, {})
         return {each: offsets[each] for each in partitions if each in offsets}
 
@@ -405,7 +405,7 @@ class FakeBroker(FakeGroupAdmin):
         return len(self.all_topics[topic].partitions) if topic in self.all_topics else 0
 
     def delete_offsets(self, group: str, topic: str) -> None:
-        self._check_ordinary(group)
+        self._check_up()
         offsets = self._committed.get(group, {})
         forgotten = [each for each in offsets if each[0] == topic]
         if forgotten and any(subscribed == topic for _, subscribed in self._members.get(group, [])):

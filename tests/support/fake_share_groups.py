@@ -26,6 +26,7 @@ from kafka_http.share_groups import (
     AcquiredRecords,
     ShareGroupSettings,
     ShareListener,
+    ShareProgress,
 )
 from tests.support.fake_topics import FakePartition
 
@@ -218,14 +219,17 @@ class FakeShareGroups:
                 self._thread.start()
         return member
 
-    def start_offsets(self, group: str, topic: str) -> dict[int, int]:
+    def progress(self, group: str, topic: str) -> dict[int, ShareProgress]:
         self._check()
         with self.changed:
             if self._broker.group_types.get(group) != "share":
                 raise GroupNotFound(group)
-            self._broker.found(topic)
-            starts = self._broker.share_starts.get(group, {})
-            return {each.partition: offset for each, offset in starts.items() if each.topic == topic}
+            partitions = self._broker.found(topic).partitions
+            _, shares = self.group(group).topics.get(topic, (None, {}))
+            return {
+                number: ShareProgress(each.start, partitions[number].latest - each.next + len(each.deliveries))
+                for number, each in shares.items()
+            }
 
     def delete_offsets(self, group: str, topic: str) -> None:
         self._check()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from kafka_http.consumers.held_messages import SettledOffsets
 from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.consumers.queue_service import LeaseResult, QueueMessage, QueueName, QueuePage
 from kafka_http.errors import (
@@ -20,7 +19,7 @@ from kafka_http.errors import (
     WrongGroupType,
 )
 from kafka_http.metrics import QUEUE_MESSAGES
-from kafka_http.records import NewRecord, Record, TopicPartition
+from kafka_http.records import NewRecord, Record
 from tests.support.clock import Clock
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import scaled, wait_for
@@ -686,39 +685,6 @@ def test_metrics_count_what_happens_to_messages(world: World) -> None:
 
 def _events() -> Counter[str]:
     return Counter({key[1]: int(number.value) for key, number in QUEUE_MESSAGES._numbers.items() if key[0] == "jobs"})
-
-
-@pytest.mark.parametrize(
-    ("settled", "expected"),
-    [([], (0, 10)), ([0, 1], (2, 8)), ([1, 0], (2, 8)), ([3, 4, 0], (1, 7)), ([4, 2, 0, 1, 3], (5, 5)), ([9], (0, 9))],
-)
-def test_settled_offsets_are_no_lag(settled: list[int], expected: tuple[int, int]) -> None:
-    offsets = SettledOffsets(100)
-    for each in settled:
-        offsets.add(0, each)
-
-    assert offsets.unsettled(0, 0, 10) == expected
-
-
-def test_settled_offsets_keep_the_highest_ranges_only() -> None:
-    offsets = SettledOffsets(10)
-    for each in range(0, 200, 2):
-        offsets.add(0, each)
-
-    assert offsets.unsettled(0, 180, 200) == (181, 10)
-    assert offsets.unsettled(0, 0, 200)[1] >= 180
-
-
-def test_state_counts_what_kafka_has_not_stored_as_settled(world: World) -> None:
-    """Kafka stores the start offset of an acknowledgement with the next one only."""
-    world.write("a", "b", "c")
-    world.settle(world.acquire(2))
-
-    with world.broker.share_groups.paused():
-        world.broker.add_share_group("workers", {TopicPartition("jobs", 0): 0})
-        (partition,) = world.registry.queue_state(QUEUE).partitions
-
-    assert (partition.start, partition.end, partition.lag) == (2, 3, 1)
 
 
 def test_settled_messages_are_not_kept_until_the_ends_of_their_locks(world: World) -> None:

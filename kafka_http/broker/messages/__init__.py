@@ -23,7 +23,10 @@ class ShareGroupDescribeResponse(ApiMessage, load_json=__name__):
 
 
 class DescribeShareGroupOffsetsRequest(ApiMessage, load_json=__name__):
-    """Asks for the start offsets of share groups; `topics` is None for those of all topics. Since Kafka 4.1."""
+    """Asks for the start offsets of share groups; `topics` is None for those of all topics. Since Kafka 4.1.
+
+    Version 1 has the lag.
+    """
 
 
 class DescribeShareGroupOffsetsResponse(ApiMessage, load_json=__name__):
