@@ -197,16 +197,16 @@ class MessageQueue:
         return QueuePage(
             f"{self._tag}.{next(self._pages):x}",
             messages,
-            () if messages else self._blocked(),
+            [] if messages else self._blocked(),
             (_REFUSED.format(self.name.consumer),) if self._settings.refused else (),
         )
 
-    def _blocked(self) -> Sequence[BlockedPartition]:
+    def _blocked(self) -> list[BlockedPartition]:
         """Return the partitions whose window of locks is full while messages wait behind it."""
         with self._lock:
             full = self._locks.held.full_windows(self._settings.window)
         if not full:
-            return ()
+            return []
         ends = self._topics.offsets(self.name.topic, {first.record.partition: LATEST for first, _ in full})
         blocking = [first for first, highest in full if ends[first.record.partition] > highest + 1]
         for each in blocking:
@@ -253,6 +253,8 @@ class MessageQueue:
 
     def check_due(self) -> None:
         """Do what is due: release, renew, retry."""
+        if self._clock() < self._locks.next_due:
+            return
         with self._changing():
             self._locks.check_due()
 
