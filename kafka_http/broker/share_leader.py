@@ -291,8 +291,10 @@ class ShareLeader:
         if not (was_connected and isinstance(error, _NO_RESPONSE)):  # else the next attempt tells
             self._owner.report(self.node, error)
         self._report(self._acks.unsettled(), self._result_of(error))
-        if self._session is None or isinstance(error, ShareSessionNotFoundError):
+        if isinstance(error, ShareSessionNotFoundError):
             self.lose(self.partitions)
+        elif self._session is None:  # the locks were lost with the connection
+            self._report(self._acks.drop(self.partitions), LeaseLost())
         self._owner.on_asked()
 
     def _result_of(self, error: Exception) -> KafkaHttpError:

@@ -142,20 +142,26 @@ class KafkaShareMember:
         return translate(error, self._topic, servers=self._connections.servers)
 
     def report(self, source: object, error: Exception | type[KafkaError] | None) -> None:
-        """Tell the listener when the first thing prevents the group from being read, and when nothing does any more."""
-        had_problem = bool(self._problems)
+        """Note what prevents the group from being read, or a part of it. Tell the listener when that changes."""
+        before = self._problem
         if error is None:
             self._problems.pop(source, None)
-            if had_problem and not self._problems:
-                self._warnings.clear()
-                self.listener.failed(None)
+        else:
+            if not isinstance(error, KafkaError | type):
+                _log.error("A member of the queue %s failed", self._group, exc_info=error)
+            self._problems[source] = self.translate(error)
+        now = self._problem
+        if self._is_closing or (before and before.message) == (now and now.message):
             return
-        if not isinstance(error, KafkaError | type):
-            _log.error("A member of the queue %s failed", self._group, exc_info=error)
-        problem = self._problems[source] = self.translate(error)
-        if not self._is_closing:
-            self._warnings.warning("The queue %s cannot be read from %s: %s", self._group, self._topic, problem.message)
-            self.listener.failed(problem)
+        if now is None:
+            self._warnings.clear()
+        else:
+            self._warnings.warning("The queue %s of %s cannot be read: %s", self._group, self._topic, now.message)
+        self.listener.failed(now)
+
+    @property
+    def _problem(self) -> KafkaHttpError | None:
+        return next(iter(self._problems.values()), None)
 
     # Membership
 
