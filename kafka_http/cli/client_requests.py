@@ -43,6 +43,8 @@ class RequestError(Exception):
         """The object `error` of the response."""
         self.records: Sequence[Mapping[str, Any]] = ()
         """The results of the records in the response."""
+        self.leases: Sequence[Mapping[str, Any]] = ()
+        """The results of the leases in the response."""
         self.retry_after: float | None = None
         self.is_replayed = False
         """Whether this is the kept response of an Idempotency-Key, which another request does not change."""
@@ -151,7 +153,7 @@ class ApiClient:
         if details.get("code") == _TOPIC_NOT_FOUND and _MAY_CREATE in message:
             message = _topic_not_found(str(details.get("topic")))
         error = RequestError(f"{message}{_HINTS.get(status, '')}", status, details.get("code", status))
-        error.details, error.records = details, answer.get("records", ())
+        error.details, error.records, error.leases = details, answer.get("records", ()), answer.get("leases", ())
         after = headers.get("Retry-After", "")
         error.retry_after = float(after) if after.isdecimal() else None
         error.is_replayed = "Idempotency-Replayed" in headers

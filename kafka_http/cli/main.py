@@ -39,6 +39,7 @@ _COMMANDS = {
     "tail": ("kafka_http.cli.tail", "print messages as they are published, until Ctrl-C"),
     "ack": ("kafka_http.cli.ack", "acknowledge messages for a consumer"),
     "lag": ("kafka_http.cli.lag", "show how far a consumer is behind the end of a topic"),
+    "work": ("kafka_http.cli.work", "run a command for each message of a queue"),
     "topics": ("kafka_http.cli.topics", "list topics, show one, or create one"),
     "completion": ("kafka_http.cli.completion", "print the script that completes commands and flags: bash or zsh"),
 }
@@ -51,7 +52,7 @@ _MAX_USAGE_LINES = 10
 """Longest usage that an error prints."""
 
 _WITH_EXTRA = ("demo", "bench")
-_CLIENT_COMMANDS = ("publish", "read", "tail", "ack", "lag", "topics")
+_CLIENT_COMMANDS = ("publish", "read", "tail", "ack", "lag", "work", "topics")
 _WITHOUT_SETTINGS = ("key", "completion", *_CLIENT_COMMANDS)
 _SETTINGS_EPILOG = (
     "A setting can also be given in the environment (KAFKA_HTTP_WORKERS=4) or in the TOML file; flags take precedence."

@@ -6,7 +6,13 @@ from msgspec import Struct
 
 from kafka_http.broker_protocols import Groups, Log
 from kafka_http.errors import InvalidRequest
-from kafka_http.read.start_positions import PositionResolver, ReadStart, out_of_range
+from kafka_http.read.start_positions import (
+    PositionResolver,
+    ReadStart,
+    check_not_queue,
+    committed_offsets,
+    out_of_range,
+)
 from kafka_http.records import Isolation, OffsetReset, TopicPartition
 from kafka_http.topics import OffsetRange, Topics
 
@@ -38,7 +44,7 @@ class ConsumerOffsets:
 
     The composition root creates it; any thread may call. A committed offset after the end of the log is ignored,
     because it was committed for another topic of this name. The end is read after the committed offset: both may
-    advance in between.
+    advance in between. All methods raise `WrongGroupType` for the name of a queue.
     """
 
     def __init__(self, log: Log, groups: Groups, topics: Topics, resolver: PositionResolver) -> None:
@@ -58,7 +64,7 @@ class ConsumerOffsets:
         `PartitionNotFound`, `GroupHasMembers`.
         """
         partitions = self._topics.select(topic, frozenset(offsets))
-        committed = self._groups.committed(consumer, topic, partitions)
+        committed = committed_offsets(self._groups, consumer, topic, partitions)
         ranges = self._topics.offset_ranges(topic, partitions)
         too_high = {p: ranges[p] for p, offset in offsets.items() if offset >= ranges[p].latest}
         if too_high:
@@ -76,7 +82,7 @@ class ConsumerOffsets:
 
         Raises `OffsetOutOfRange` if a log does not have its position. With `skip`, that partition is left out instead.
         """
-        committed = self._groups.committed(consumer, topic, positions)
+        committed = committed_offsets(self._groups, consumer, topic, positions)
         ranges = self._topics.offset_ranges(topic, list(positions))
         if not skip:
             self._resolver.check_range(topic, positions, ranges)
@@ -106,17 +112,19 @@ class ConsumerOffsets:
         if reset is not None:
             positions = self._resolver.reset(topic, positions, reset)
         self._resolver.check_range(topic, positions)
+        check_not_queue(self._groups, consumer)
         self._groups.commit(consumer, topic, positions)
 
     def delete_offsets(self, topic: str, consumer: str) -> None:
         """Remove the consumer's offsets on the topic."""
         self._topics.partitions(topic)
+        check_not_queue(self._groups, consumer)
         self._groups.delete_offsets(consumer, topic)
 
     def progress(self, topic: str, consumer: str) -> list[ConsumerProgress]:
         """Return the progress of a consumer in each partition of a topic."""
         partitions = self._topics.select(topic, None)
-        committed = self._groups.committed(consumer, topic, partitions)
+        committed = committed_offsets(self._groups, consumer, topic, partitions)
         ranges = self._topics.offset_ranges(topic, partitions)
         committed = _in_range(committed, ranges)
         return [

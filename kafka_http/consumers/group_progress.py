@@ -8,6 +8,7 @@ from kafka_http.administration import DescribedGroup
 from kafka_http.broker_protocols import Groups
 from kafka_http.errors import GroupNotFound, TopicNotFound
 from kafka_http.name_filter import NameFilter
+from kafka_http.read.start_positions import check_not_queue
 from kafka_http.records import TopicPartition
 from kafka_http.topics import OffsetRange, Topics
 
@@ -59,6 +60,14 @@ class GroupProgress:
         offsets = self._groups.group_offsets(found)[group]
         topics = sorted(visible({each.topic for each in offsets}))
         return found[0], [each for topic in topics for each in self._on_topic(topic, offsets)]
+
+    def check_not_queue(self, group: str) -> None:
+        """Raise `WrongGroupType` if the name is that of a queue."""
+        check_not_queue(self._groups, group)
+
+    def is_ordinary(self, group: str) -> bool:
+        """Return whether there is a group of this name that is no queue."""
+        return any(each.type != "share" for each in self._groups.describe_groups([group]))
 
     def delete(self, group: str) -> None:
         """Delete a group and its offsets. Raises `GroupNotFound`, `GroupHasMembers`."""

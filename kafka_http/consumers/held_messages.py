@@ -1,9 +1,10 @@
-"""The messages that a queue holds, and the times when they need attention. The queue's lock guards all of it."""
+"""The messages that a queue holds, and when they need attention. The queue's lock guards all of it."""
 
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
+from math import inf
 from typing import Literal
 
 from msgspec import Struct, field
@@ -13,6 +14,8 @@ from kafka_http.consumers.message_leases import LeaseCall
 from kafka_http.errors import KafkaHttpError
 from kafka_http.records import Record
 from kafka_http.share_groups import AckType
+
+_MIN_ENTRIES = 1000
 
 DropReason = Literal["expired", "released", "rejected"]
 
@@ -35,6 +38,8 @@ class HeldMessage(Struct, gc=False, eq=False):
     """The topic of dead letters, or empty."""
     due: float = 0.0
     """When it needs attention next."""
+    due_group: int = 0
+    """Its entry in `DueTimes`."""
     decided: AckType | None = None
     """How it ends. Sent to Kafka once no other acknowledgement of it is in flight and its dead letter is written."""
     event: str = ""
@@ -132,21 +137,46 @@ class HeldMessages:
 
 
 class DueTimes:
-    """When held messages need attention. Messages of one page share an entry, so that a page costs one operation."""
+    """When held messages need attention. Messages of one page share an entry, so that a page costs one operation.
+
+    A message that is removed is not kept in memory until its time: that may be as long as a lock.
+    """
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, list[HeldMessage]]] = []
-        self._counter = count()
+        self._heap: list[tuple[float, int]] = []
+        self._groups: dict[int, dict[HeldMessage, None]] = {}
+        self._numbers = count(1)
+
+    @property
+    def next(self) -> float:
+        """The earliest time, or one that is too early; infinity if there is none."""
+        return self._heap[0][0] if self._heap else inf
 
     def add(self, messages: Sequence[HeldMessage], due: float) -> None:
-        """Set the time of messages. An earlier entry of them has no effect any more."""
+        """Set the time of messages. This replaces an earlier one."""
+        number = next(self._numbers)
         for each in messages:
-            each.due = due
-        if messages:
-            heapq.heappush(self._entries, (due, next(self._counter), list(messages)))
+            self.remove(each)
+            each.due, each.due_group = due, number
+        self._groups[number] = dict.fromkeys(messages)
+        heapq.heappush(self._heap, (due, number))
+
+    def remove(self, message: HeldMessage) -> None:
+        """Remove a message if it has a time."""
+        group = self._groups.get(message.due_group)
+        if group is None:
+            return
+        group.pop(message, None)
+        if not group:
+            del self._groups[message.due_group]
+            self._compact()
 
     def pop(self, now: float) -> Iterator[HeldMessage]:
-        """Yield the messages whose time has come."""
-        while self._entries and self._entries[0][0] <= now:
-            due, _, messages = heapq.heappop(self._entries)
-            yield from (each for each in messages if each.due == due)
+        """Remove and yield the messages whose time has come."""
+        while self._heap and self._heap[0][0] <= now:
+            yield from self._groups.pop(heapq.heappop(self._heap)[1], ())
+
+    def _compact(self) -> None:
+        if len(self._heap) > 2 * len(self._groups) + _MIN_ENTRIES:
+            self._heap = [each for each in self._heap if each[1] in self._groups]
+            heapq.heapify(self._heap)

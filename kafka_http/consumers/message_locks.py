@@ -59,6 +59,11 @@ class MessageLocks:
         """The number of messages that wait for a client."""
         return len(self._spare)
 
+    @property
+    def next_due(self) -> float:
+        """When to call `check_due` at the latest."""
+        return self._due.next
+
     def take_effects(self) -> Effects:
         """Return what the changes since the last call need."""
         effects, self._effects = self._effects, Effects()
@@ -178,8 +183,7 @@ class MessageLocks:
             elif error is None or isinstance(error, LeaseLost):
                 self._end(message, error)
             else:
-                message.fail_calls(error)
-                message.retry_at = self._clock() + _RETRY_SECONDS
+                self._retry(message, error, _RETRY_SECONDS)
 
     def _renewed(self, message: HeldMessage) -> None:
         now = self._clock()
@@ -202,8 +206,12 @@ class MessageLocks:
     def letter_failed(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
         """Try again to write a dead letter after `delay` seconds. Calls that wait for it get the error."""
         message.is_publishing = False
-        message.retry_at = self._clock() + delay
+        self._retry(message, error, delay)
+
+    def _retry(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
         message.fail_calls(error)
+        message.retry_at = self._clock() + delay
+        self._schedule([message])
 
     # What is due
 
@@ -267,6 +275,7 @@ class MessageLocks:
         if message.drop is not None and message.dead:
             message.is_publishing, message.until = True, inf
             self._effects.letters.append(message)
+            self._schedule([message])  # its lock must be renewed until the letter is written
         else:
             self._send(message, message.decided)
 
@@ -281,6 +290,7 @@ class MessageLocks:
         self._forget(message, error)
 
     def _forget(self, message: HeldMessage, error: KafkaHttpError | None) -> None:
+        self._due.remove(message)
         if message.is_leased:
             self.leased -= 1
             self._effects.events["expired"] += 1

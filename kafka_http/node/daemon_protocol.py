@@ -5,6 +5,7 @@ empty message. The messages of a call are derived from the Protocols themselves:
 """
 
 import hashlib
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -61,10 +62,10 @@ class Channel:
 
     def is_abandoned(self) -> bool:
         """Return whether the other end has closed the connection. Does not block."""
-        try:
-            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        # With a timeout, `recv` waits in spite of MSG_DONTWAIT.
+        return bool(poll.poll(0)) and not self._connection.recv(1, socket.MSG_PEEK)
 
     def shutdown(self) -> None:
         """Shut the connection down for both ends, which wakes a thread that waits at it."""

@@ -112,11 +112,12 @@ class DaemonServer:
         channel.settimeout(_GREETING_SECONDS)
         hello = hellos.decode(channel.receive())
         greeting, worker = self._accept(hello, channel)
-        channel.send(msgspec.msgpack.encode(greeting))
         if worker is None:
+            channel.send(msgspec.msgpack.encode(greeting))
             return
-        channel.settimeout(None)
         try:
+            channel.send(msgspec.msgpack.encode(greeting))  # fails if the worker has just given up
+            channel.settimeout(None)
             while True:
                 self._answer(channel, worker)
         finally:
@@ -133,6 +134,8 @@ class DaemonServer:
                 self._closing = not self._workers
                 return (Stopping() if self._closing else _rejection(hello)), None
             if hello.is_heartbeat:
+                if channel.is_abandoned():  # while this daemon hung; the worker may have a later connection
+                    raise EOFError("the worker has given up")
                 self._workers[hello.worker] = _WorkerSession(self._services)
             worker = self._workers.get(hello.worker)
             if worker is None:

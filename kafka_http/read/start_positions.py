@@ -1,11 +1,11 @@
 """Start positions: what a client may ask for, the offsets that result, and whether partitions exist."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
 from kafka_http.broker_protocols import Broker, Groups, Log
-from kafka_http.errors import OffsetOutOfRange, PartitionNotFound, TopicNotFound
+from kafka_http.errors import OffsetOutOfRange, PartitionNotFound, TopicNotFound, WrongGroupType
 from kafka_http.records import EARLIEST, InstanceSettings, Isolation, OffsetReset, OffsetSpec, TopicPartition
 from kafka_http.topics import NEW_PARTITIONS_SECONDS, OffsetRange, Topics
 
@@ -124,9 +124,34 @@ class PositionResolver:
         return {partition: known[partition] for partition in starts}
 
     def _committed(self, topic: str, group: str, resets: Mapping[int, OffsetReset]) -> dict[int, int]:
-        committed = self._groups.committed(group, topic, resets)
+        committed = committed_offsets(self._groups, group, topic, resets)
         without = {partition: reset for partition, reset in resets.items() if partition not in committed}
         return committed | (self._log.offsets(topic, without) if without else {})
+
+
+def committed_offsets(groups: Groups, group: str, topic: str, partitions: Collection[int]) -> dict[int, int]:
+    """Return the committed offsets of a consumer. Raises `WrongGroupType` for the name of a queue, which has none."""
+    try:
+        committed = groups.committed(group, topic, partitions)
+    except WrongGroupType:
+        raise _is_queue(group) from None
+    if not committed:
+        check_not_queue(groups, group)
+    return committed
+
+
+def check_not_queue(groups: Groups, group: str) -> None:
+    """Raise `WrongGroupType` if the name is that of a queue. Kafka does not say so in each case."""
+    if any(each.type == "share" for each in groups.describe_groups([group])):
+        raise _is_queue(group)
+
+
+def _is_queue(group: str) -> WrongGroupType:
+    return WrongGroupType(
+        f"{group} is a queue, which has no committed offsets. See it with GET /messages/<topic>/{group}/queue, and "
+        "acknowledge its messages by their leases. Or use another name.",
+        group=group,
+    )
 
 
 def out_of_range(

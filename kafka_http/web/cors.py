@@ -14,7 +14,7 @@ from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.origins import ANY, Origins
 from kafka_http.security.rate_limits import NO_HEADERS
 
-EXPOSED = "Kafka-Next, Kafka-Ack, Link, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
+EXPOSED = "Kafka-Next, Kafka-Ack, Kafka-Lease, Link, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
 """Response headers that the scripts of a page may read, in addition to those that they always may."""
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"

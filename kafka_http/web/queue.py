@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Blueprint, Request, Response, request
@@ -18,7 +20,7 @@ from kafka_http.consumers.queue_service import (
     QueueService,
     Settlement,
 )
-from kafka_http.errors import InvalidRequest, Unavailable, status_of
+from kafka_http.errors import GroupNotFound, InvalidRequest, Unavailable, WrongGroupType, status_of
 from kafka_http.records import RecordColumns, payload_size
 from kafka_http.request_facts import count_page, waiting_for_kafka
 from kafka_http.security.check_point import CheckPoint
@@ -166,13 +168,32 @@ class QueueRoutes:
     def state(self, topic: str, consumer: str) -> Response:
         """GET …/queue: how far the queue is, and the leases of this node."""
         QueryParameters(request.args, ())
-        return json_response(self._queues.queue_state(_queue(topic, consumer)))
+        queue = _queue(topic, consumer)
+        with self._explaining(queue):
+            return json_response(self._queues.queue_state(queue))
 
     def delete(self, topic: str, consumer: str) -> Response:
         """DELETE …/queue: delete the queue. From another node: leave it, before that node deletes it."""
         QueryParameters(request.args, ())
-        self._nodes.delete(_queue(topic, consumer))
+        queue = _queue(topic, consumer)
+        with self._explaining(queue):
+            self._nodes.delete(queue)
         return Response(status=204)
+
+    @contextmanager
+    def _explaining(self, queue: QueueName) -> Iterator[None]:
+        """Say what else has the name of a queue that does not exist. Raises `WrongGroupType`, `GroupNotFound`."""
+        try:
+            yield
+        except GroupNotFound as error:
+            topic, consumer = queue
+            if self._services.groups.is_ordinary(consumer):
+                raise WrongGroupType(
+                    f"{consumer} is an ordinary consumer, not a queue. See it with GET /messages/{topic}/{consumer}.",
+                    consumer=consumer,
+                ) from None
+            error.message = f"There is no queue {consumer} on the topic {topic}. The first POST to its path makes it."
+            raise
 
 
 def _queue(topic: str, consumer: str) -> QueueName:
@@ -217,6 +238,6 @@ def _single(page: QueuePage) -> Response:
 
 
 def _status(results: list[LeaseResult]) -> int:
-    """Return 200 if nothing failed, the status of the errors if all failed with the same, else 207."""
-    failed = {status_of(each.error.code) if each.error else 200 for each in results}
-    return failed.pop() if len(failed) == 1 else 207
+    """Return 200 if nothing failed, 409, 503 or 504 if all failed with it, else 207."""
+    statuses = {status_of(each.error.code) if each.error else 200 for each in results}
+    return statuses.pop() if len(statuses) == 1 and statuses <= {200, 409, 503, 504} else 207

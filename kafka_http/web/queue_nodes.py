@@ -20,7 +20,8 @@ from kafka_http.errors import KafkaHttpError, LeaseLost, QueueInUse, Unavailable
 from kafka_http.security.forwarded_calls import NODE_HEADER, ForwardedCalls
 from kafka_http.web.node_calls import NodeCalls, NodeResponse
 
-_RESPONSE_SECONDS = 10.0
+_RESPONSE_SECONDS = 35.0
+"""More than a node waits for Kafka before it answers a settlement."""
 _QUERIES: Mapping[Settlement, tuple[str, Mapping[str, str]]] = {
     "acknowledge": ("DELETE", {}),
     "reject": ("DELETE", {"reject": "true"}),

@@ -14,7 +14,7 @@ from tests.api.conftest import ClientFactory
 APP = "https://app.example.org"
 OTHER = "https://other.example"
 LISTED = ["https://app.example.org", "http://*.dev.test:3000"]
-EXPOSED = "Kafka-Next, Kafka-Ack, Link, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
+EXPOSED = "Kafka-Next, Kafka-Ack, Kafka-Lease, Link, Location, Retry-After, X-Request-Id, Idempotency-Replayed"
 PREFLIGHT = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type,kafka-key"}
 
 

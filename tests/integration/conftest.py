@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,22 @@ ServiceFactory = Callable[..., Service]
 @contextmanager
 def running(service: Service) -> Iterator[Service]:
     """Run the service. At the end print its log and check that it contains no traceback."""
-    try:
+    with stopping(service):
         service.start()
         yield service
-    finally:
-        service.stop()
-        print(service.log)
     assert "Traceback" not in service.log
+
+
+@contextmanager
+def stopping(service: Service) -> Iterator[None]:
+    """Stop the service at the end, and print its log even if the stop fails."""
+    try:
+        yield
+    finally:
+        try:
+            service.stop()
+        finally:
+            print(service.log)
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +89,17 @@ def start_service(tmp_path: Path) -> Iterator[ServiceFactory]:
 def starting_services(tmp_path: Path, **given: Any) -> Iterator[ServiceFactory]:
     """Yield a function that starts services with `given` settings. All are stopped at the end."""
     started: list[Service] = []
+    with ExitStack() as stack:
 
-    def start(bootstrap_servers: str, **settings: Any) -> Service:
-        directory = tmp_path / f"service-{len(started)}"
-        directory.mkdir()
-        started.append(Service(directory, bootstrap_servers, **given | settings))
-        started[-1].start()
-        return started[-1]
+        def start(bootstrap_servers: str, **settings: Any) -> Service:
+            directory = tmp_path / f"service-{len(started)}"
+            directory.mkdir()
+            started.append(Service(directory, bootstrap_servers, **given | settings))
+            stack.enter_context(stopping(started[-1]))
+            started[-1].start()
+            return started[-1]
 
-    try:
         yield start
-    finally:
-        for service in started:
-            service.stop()
-            print(service.log)
     assert not [service.log for service in started if "Traceback" in service.log]
 
 

@@ -14,8 +14,11 @@ from tests.support.key_file import CHALLENGE
 NAMES = ("stranger", "publisher", "reader", "consumer", "member", "twin", "admin", "all")
 PRINCIPALS = ("nobody", *(each for each in NAMES if each != "twin"))
 CODES = {"401": 40101, "403": 40302, "404": 40401}
-AFTER_THE_CHECK = {400, 40406, 40906}
-"""Codes of views: an illegal name, a group that does not exist, a topic that does. The client has the right."""
+AFTER_THE_CHECK = {400, 40406, 40904, 40905, 40906}
+"""Codes of views: an illegal name, a group or a lease that does not exist, a topic that does, a group of another type.
+
+The client has the right.
+"""
 
 # The rules give rights on the topic t and the consumer g. Only `all` has rights on the topic three and on the consumer
 # other. `stream` and `upload` are calls of the methods GET and POST.
@@ -49,6 +52,17 @@ PUT     /messages/t/g/0                    401    404      403      403    404  
 PUT     /messages/t/other/0                401    404      403      403    404      403    403    ok
 DELETE  /messages/t/g/0                    401    404      403      403    404      ok     403    ok
 DELETE  /messages/t/other/0                401    404      403      403    404      403    403    ok
+POST    /messages/t/g/queue                401    404      403      403    404      ok     403    ok
+POST    /messages/t/other/queue            401    404      403      403    404      403    403    ok
+POST    /messages/three/g/queue            401    404      404      404    404      404    403    ok
+POST    /messages/t/g/queue?dead=three     401    404      403      403    404      404    403    ok
+GET     /messages/t/g/queue                401    404      403      403    404      ok     403    ok
+GET     /messages/t/other/queue            401    404      403      403    404      403    403    ok
+DELETE  /messages/t/g/queue                401    404      403      403    404      ok     403    ok
+DELETE  /messages/t/other/queue            401    404      403      403    404      403    403    ok
+DELETE  /messages/t/g/queue/0:0:0.k1       401    404      403      403    404      ok     403    ok
+DELETE  /messages/t/other/queue/0:0:0.k1   401    404      403      403    404      403    403    ok
+PUT     /messages/t/g/queue/0:0:0.k1?lock=0 401   404      403      403    404      ok     403    ok
 GET     /tasks                             401    ok       ok       ok     ok       ok     ok     ok
 GET     /instances                         401    ok       ok       ok     ok       ok     ok     ok
 GET     /access                            401    ok       ok       ok     ok       ok     ok     ok
@@ -171,6 +185,7 @@ def result_of(status: int, headers: Mapping[str, str], body: bytes, *, may_be_mi
         return "ok"
     text = str(status)
     error = json.loads(body)
+    error = error["leases"][0] if "leases" in error else error
     code = error["error_code"] if "error_code" in error else error["error"]["code"]
     if code in AFTER_THE_CHECK:
         return "ok"

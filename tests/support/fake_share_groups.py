@@ -3,7 +3,8 @@
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -157,7 +158,7 @@ class FakeShareMember:
         kind = None if problem is None else type(problem).__name__
         if problem is not None and kind != self.failure:
             self.listener.lost(self.groups.forget(self))
-        if kind != self.failure:
+        if kind != self.failure or (problem is not None and self.listener.wanted() > 0):
             self.failure = kind
             self.listener.failed(problem)
         if results := self.groups.settle(self, problem):
@@ -186,6 +187,8 @@ class FakeShareGroups:
         self._groups: dict[str, _ShareGroup] = {}
         self._members: list[FakeShareMember] = []
         self._turn = threading.Lock()
+        """Held while a member runs, so that its listener is called by one thread at a time."""
+        self._is_paused = False
         self._thread: threading.Thread | None = None
 
     # ShareGroups
@@ -255,6 +258,31 @@ class FakeShareGroups:
         for each in self._members_of(group):
             with self._turn:
                 each.listener.lost(self.forget(each))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Answer nothing until `resume`, or the end of the context."""
+        self._turn.acquire()
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._turn.release()
+
+    def finish_turn(self) -> None:
+        """Return when all acknowledgements up to now have their results. No effect while `paused`."""
+        for each in [] if self._is_paused else list(self._members):
+            with self._turn:
+                each.run()
+
+    def wanted(self, group: str) -> int:
+        """Return how many messages the members of a group want."""
+        return sum(each.listener.wanted() for each in self._members_of(group))
 
     # For FakeBroker
 

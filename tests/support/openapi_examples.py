@@ -13,9 +13,10 @@ _STREAMS = ("text/event-stream", "application/x-ndjson")
 _BOUNDARY = "kafka-http-example"
 _NAMES = ("greetings", "orders", "billing", "mine", "8e03978e-40d5-43dd-bc93-6894a57f9324")
 """Names in the examples that a run replaces by names of its own."""
-_NEEDED = {"showCommittedOffsets": {"topic": "greetings", "partition": "0"}}
-"""Parameters without which a call has no success, though none of them is required: a body can replace them."""
+_NEEDED = {"showCommittedOffsets": {"topic": "greetings", "partition": "0"}, "extendLocks": {"lock": "60"}}
+"""Parameters without which a call has no success. A body can replace those that are not required."""
 _NEEDS_REGISTRY = re.compile(r"\.(avro|protobuf|jsonschema)\.")
+LEASE = "0:0:0.k3fa9d1c"
 TASK = "06616c85d8ef7e6525000d232edd9f3e66"
 
 
@@ -134,6 +135,8 @@ class ExampleRun:
         operation, id_ = self._operation, self._operation.fields["operationId"]
         if "{" in operation.path or "topic" in operation.names("query"):
             self._make_topic()
+        if "/queue" in operation.path:
+            self._make_queue()
         if operation.path.startswith("/tasks"):
             self._make_task()
         if operation.path.startswith("/consumers"):
@@ -148,6 +151,20 @@ class ExampleRun:
             elif id_ not in {"subscribe", "assign"}:
                 partitions = [{"topic": "greetings", "partition": 0}]
                 self._ask("POST", "/consumers/mine/instances/one/assignments", {"partitions": partitions})
+
+    def _make_queue(self) -> None:
+        """Make the queue, and acquire a message whose lease replaces the one of the example."""
+        self._ask("POST", "/messages/greetings", {"records": [{"value": 1}]})
+        if self._operation.fields["operationId"] == "acquire":
+            self._ask("POST", "/messages", {"topic": "orders"})  # for dead letters
+            return
+        sent = self._send("POST", self._renamed("/messages/greetings/billing/queue"), {"wait": 20}, {}, None)
+        assert sent.status == 200, sent.body
+        lease = json.loads(sent.body)["records"][0]["lease"]
+        if "{leases}" in self._operation.path:
+            self._names[LEASE] = lease
+        else:
+            self._ask("DELETE", f"/messages/greetings/billing/queue/{lease}")
 
     def _make_topic(self) -> None:
         if self._ask("GET", "/messages/greetings").status == 404:

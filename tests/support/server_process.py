@@ -298,11 +298,18 @@ def daemons_of(data_dir: Path) -> list[int]:
 
 
 def end_daemons(data_dir: Path) -> None:
-    """End the daemons of a data directory. Their workers must have ended."""
+    """End the daemons of a data directory. Their workers must have ended. Kill those that do not end, and fail."""
     for daemon in daemons_of(data_dir):
         with suppress(ProcessLookupError):
             os.kill(daemon, signal.SIGTERM)
-    wait_for(lambda: not daemons_of(data_dir))
+    try:
+        wait_for(lambda: not daemons_of(data_dir))
+    except AssertionError:
+        hung = daemons_of(data_dir)
+        for daemon in hung:
+            with suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGKILL)
+        raise AssertionError(f"the daemons {hung} of {data_dir} do not end") from None
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -38,12 +38,18 @@ class Request(NamedTuple):
 
 
 class StubApi:
-    """`url` is where it listens."""
+    """`url` is where it listens. `answer` gives the answers that are not in the list; threads of requests call it."""
 
-    def __init__(self, url: str, answers: list[Answer]) -> None:
+    def __init__(self, url: str, answers: list[Answer], answer: Callable[[Request], Answer] | None) -> None:
         self.url = url
         self.answers = answers
+        self.answer = answer
         self.requests: list[Request] = []
+
+    def answer_to(self, request: Request) -> Answer:
+        """Keep the request and return its answer."""
+        self.requests.append(request)
+        return self.answer(request) if self.answer and not self.answers else self.answers.pop(0)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,8 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.api.requests.append(Request(self.command, self.path, dict(self.headers), body))
-        answer = self.api.answers.pop(0)
+        answer = self.api.answer_to(Request(self.command, self.path, dict(self.headers), body))
         if not answer.status:
             return
         self.protocol_version = "HTTP/1.1"
@@ -65,18 +70,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"%x\r\n%b\r\n" % (len(answer.body), answer.body) if answer.breaks else answer.body)
 
-    do_GET = do_POST = do_DELETE = respond  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = respond  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @contextmanager
-def stub_api(*answers: Answer) -> Iterator[StubApi]:
+def stub_api(*answers: Answer, answer: Callable[[Request], Answer] | None = None) -> Iterator[StubApi]:
     """Run the server on this machine."""
     handler = type("Handler", (_Handler,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        api = handler.api = StubApi(f"http://127.0.0.1:{server.server_port}", list(answers))
+        api = handler.api = StubApi(f"http://127.0.0.1:{server.server_port}", list(answers), answer)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -102,7 +102,7 @@ class Node:
         self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("release_lease",)})
         self.settings = settings_digest(settings_to_json(self.config))
         self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.workers: list[DaemonClient] = []
 
@@ -289,10 +289,10 @@ def test_keys_claimed_by_a_call_that_timed_out_are_released(node: Node, monkeypa
 def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The response of a worker that was killed is stored, but nobody would end a new claim."""
     has_given_up, is_abandoned = threading.Event(), Channel.is_abandoned
-    monkeypatch.setattr(Channel, "is_abandoned", lambda self: has_given_up.wait(10) and is_abandoned(self))
     node.instances.update_keys.return_value = []
     channel, greeting = node.greet(Hello(VERSION, node.settings, "w", True))
     assert greeting == Welcome()
+    monkeypatch.setattr(Channel, "is_abandoned", lambda self: has_given_up.wait(10) and is_abandoned(self))
     end = ClaimEnd("", "k", "w/1", StoredResponse(200, {}, b""))
     request = CALLS_BY_NAME["update_keys"].request("-", [ClaimRequest("", "l", "f", "w/2")], [end])
     channel.send(msgspec.msgpack.encode(request))
@@ -302,10 +302,12 @@ def test_call_whose_worker_has_given_up_ends_claims_and_makes_none(node: Node, m
     node.instances.update_keys.assert_called_once_with([], [end])
 
 
-def test_channel_is_abandoned_after_other_end_closed() -> None:
+@pytest.mark.parametrize("timeout", [None, 0.01])
+def test_channel_is_abandoned_after_other_end_closed(timeout: float | None) -> None:
     """The daemon ignores a call whose caller has given up, so that a 503 means that nothing was done."""
     ours, theirs = socket.socketpair()
     channel, caller = Channel(ours), Channel(theirs)
+    channel.settimeout(timeout)
     caller.send(b"call")
     assert channel.receive() == b"call"
     assert not channel.is_abandoned()
@@ -465,6 +467,37 @@ def test_is_connected_tells_running_workers_by_name(node: Node) -> None:
     first.close()
     wait_for(lambda: not node.server.is_connected(first.worker), 5)
     assert node.server.is_connected(second.worker)
+
+
+def test_worker_that_gives_up_before_the_greeting_is_not_connected(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that had hung counted such a worker for good, and did not end."""
+    with node.connect() as worker:
+        monkeypatch.setattr(Channel, "send", Mock(side_effect=BrokenPipeError))
+        worker.sendall(_heartbeat(node))
+        assert worker.recv(1) == b""
+    assert not node.server.is_connected("w")
+
+
+def test_heartbeat_that_its_worker_gave_up_does_not_replace_a_later_one(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that had hung accepts the connections of one worker in any order."""
+    may_go_on, is_abandoned = threading.Event(), Channel.is_abandoned
+    with node.connect() as earlier:
+        later, greeting = node.greet(Hello(VERSION, node.settings, "w", True))
+        assert greeting == Welcome()
+        monkeypatch.setattr(Channel, "is_abandoned", lambda self: may_go_on.wait(10) and is_abandoned(self))
+        earlier.sendall(_heartbeat(node))
+        earlier.shutdown(socket.SHUT_WR)
+        may_go_on.set()
+        assert earlier.recv(1) == b""
+    assert node.server.is_connected("w")
+    later.close()
+
+
+def _heartbeat(node: Node) -> bytes:
+    hello = msgspec.msgpack.encode(Hello(VERSION, node.settings, "w", True))
+    return struct.pack(">I", len(hello)) + hello
 
 
 def test_daemon_stops_when_no_worker_is_connected(node: Node) -> None:

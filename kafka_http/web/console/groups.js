@@ -42,7 +42,7 @@ function row({ group, type, state, members }) {
 export function groupView(group) {
   const box = new CurlBox("Show the group");
   const outcome = new Outcome();
-  const [facts, members, offsets] = [element("div.facts"), element("tbody"), element("tbody")];
+  const [facts, queues, members, offsets] = [element("div.facts"), element("p"), element("tbody"), element("tbody")];
   const asking = () => request("GET", ["consumers", group]);
   const deleting = () => request("DELETE", ["consumers", group]);
   const remove = async () => {
@@ -57,17 +57,18 @@ export function groupView(group) {
   const refresh = async (mark = made => made) => attempt(outcome, async () => {
     const found = (await send(mark(asking()))).content;
     showFacts(facts, found);
+    queues.replaceChildren(...queueLinks(found));
     members.replaceChildren(...(found.members.length ? found.members.map(memberRow) : [nothing("The group has no members.", 5)]));
-    offsets.replaceChildren(...offsetRows(found));
+    offsets.replaceChildren(...offsetRows(found.offsets));
     button.disabled = found.members.length > 0;
-    button.title = button.disabled ? "Only a group without members can be deleted." : "";
+    button.title = button.disabled ? `Only a group without members can be deleted.${found.type === "share" ? " Delete its queues instead." : ""}` : "";
   });
   box.preview(asking);
   refresh();
   const shown = element(
     "section.group", {},
     element("div.title", {}, element("h2", {}, group), facts),
-    outcome.element,
+    outcome.element, queues,
     element("h3", {}, "Offsets"),
     element("div.panel.scroll", {}, table(["Topic", "Partition", "Position", "End", "Lag"], offsets, "offsets")),
     element("h3", {}, "Members"),
@@ -84,25 +85,30 @@ function showFacts(facts, { type, state, assignor }) {
   facts.replaceChildren(...parts.filter(Boolean));
 }
 
+/** Links to the queues of a share group: one for each of its topics. It has offsets only after a first acknowledgement. */
+function queueLinks({ group, type, members, offsets }) {
+  if (type !== "share") return [];
+  const topics = new Set([...offsets, ...members.flatMap(each => each.partitions)].map(each => each.topic));
+  const links = [...topics].sort().map(topic => element("a", { href: address("queues", topic, group) }, `Queue of ${topic}`));
+  return links.flatMap(each => [each, " "]);
+}
+
 function memberRow({ member, client, host, instance, partitions }) {
   const assigned = partitions.map(each => `${each.topic} ${each.partition}`).join(", ");
   return element("tr", {}, element("th", { scope: "row" }, member), ...[client, host, instance ?? "none", assigned || "none"].map(text));
 }
 
-/** A share group has start offsets in place of committed ones, and each of its topics is a queue. */
-function offsetRows({ group, type, offsets }) {
+/** A share group has start offsets in place of committed ones. */
+function offsetRows(offsets) {
   if (!offsets.length) return [nothing("The group has no offsets on topics that you may see.", 5)];
   const rows = offsets.map(({ topic, partition, committed, start, end, lag }) => element(
     "tr", {},
-    element("th", { scope: "row" }, type === "share" ? queueLink(topic, group) : element("a", { href: address("topics", topic) }, topic)),
+    element("th", { scope: "row" }, element("a", { href: address("topics", topic) }, topic)),
     count(partition), count(committed ?? start), count(end), count(lag),
   ));
   const total = offsets.reduce((sum, each) => sum + (each.lag ?? 0), 0);
   return [...rows, element("tr.total", {}, element("th", { scope: "row", colspan: 4 }, "Total lag"), count(total))];
 }
-
-const queueLink = (topic, group) =>
-  element("a", { href: address("queues", topic, group), title: `The queue of ${topic} with its leases` }, topic);
 
 function table(columns, rows, kind) {
   const head = columns.map(each => element("th", { scope: "col" }, each));

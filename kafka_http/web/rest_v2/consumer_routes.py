@@ -1,5 +1,6 @@
 """The routes of consumer instances in the REST Proxy v2 API: `/consumers/…`."""
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from flask import Blueprint, Response, request
 from kafka_http.config import Config
 from kafka_http.consumers.instance_reader import InstanceReader, LeasedPage
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService, ReadLease
-from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError
+from kafka_http.errors import InstanceBusy, InvalidRequest, InvalidValue, KafkaHttpError, WrongGroupType
 from kafka_http.read.page_reader import ReadLimits
 from kafka_http.records import InstanceSettings, OffsetReset
 from kafka_http.request_facts import count_page
@@ -44,6 +45,8 @@ from kafka_http.web.services import Services
 from kafka_http.web.url_paths import Routes, new_blueprint
 from kafka_http.web.wait_limiter import WaitLimiter
 
+log = logging.getLogger(__name__)
+
 MAX_RECORDS = 100_000
 DEFAULT_MAX_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
@@ -73,6 +76,7 @@ class V2ConsumerRoutes:
         self._page_memory = page_memory
         self._check_point = check_point
         self._formats = services.formats
+        self._groups = services.groups
         self._instances = instances
         self._reader = InstanceReader(instances, services.reader)
         self._config = config
@@ -107,12 +111,22 @@ class V2ConsumerRoutes:
         """POST /consumers/<group>: create an instance."""
         check_group(group)
         name, settings = parse_create(self._body(), self._config.consumer_auto_offset_reset, self._formats)
+        self._check_not_queue(group)
         if name is None:
             name = f"rest-consumer-{uuid.uuid4()}"
         base = link_base(request.environ, self._config.base_url)
         base_uri = f"{base}/consumers/{quote(group, safe='')}/instances/{quote(name, safe='')}"
         self._instances.create(group, name, settings, instance_caller())
         return v2_response({"instance_id": name, "base_uri": base_uri})
+
+    def _check_not_queue(self, group: str) -> None:
+        """Raise `WrongGroupType` for a queue. If Kafka does not tell, the instance finds out when it joins."""
+        try:
+            self._groups.check_not_queue(group)
+        except WrongGroupType:
+            raise
+        except KafkaHttpError as error:
+            log.debug("The type of group %s is not known: %s", group, error.message)
 
     def delete(self, group: str, name: str) -> Response:
         """DELETE /consumers/<group>/instances/<name>: delete the instance."""
