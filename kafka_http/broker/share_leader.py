@@ -149,11 +149,17 @@ class ShareLeader:
                     self._fail(error)
                     if self._is_stopping:
                         break
-                    await self._wake(self._backoff.next())
+                    await self._pause(self._backoff.next())
             await self._close_session()
         finally:
             self.is_stopped = True
             self._report([*self._acks.unsettled(), *self._acks.drop(self.partitions)], LeaseLost())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, also if there is something to do, but not if `stop` is called."""
+        until = time.monotonic() + seconds
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            await self._wake(left)
 
     async def _connect(self) -> ShareSession:
         session = ShareSession(self._connections.new_manager(), self._group, self._topic, self._on_connection_lost)
