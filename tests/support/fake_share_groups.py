@@ -158,7 +158,7 @@ class FakeShareMember:
         kind = None if problem is None else type(problem).__name__
         if problem is not None and kind != self.failure:
             self.listener.lost(self.groups.forget(self))
-        if kind != self.failure:
+        if kind != self.failure or (problem is not None and self.listener.wanted() > 0):
             self.failure = kind
             self.listener.failed(problem)
         if results := self.groups.settle(self, problem):

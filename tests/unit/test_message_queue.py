@@ -13,6 +13,7 @@ from kafka_http.consumers.queue_service import LeaseResult, QueueMessage, QueueN
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupNotFound,
+    NotAuthorized,
     QueueInUse,
     QueuesUnsupported,
     TopicNotFound,
@@ -539,6 +540,18 @@ def _messages_if_any(world: World) -> Sequence[QueueMessage]:
         return world.acquire(wait=0).messages
     except TopicNotFound:
         return ()
+
+
+def test_call_gets_messages_after_an_error_that_is_over(world: World) -> None:
+    """The error of an earlier call must not end a later one: only calls that wait make the member look again."""
+    world.none()
+    world.broker.refused.add("jobs")
+    with pytest.raises(NotAuthorized):
+        wait_for(lambda: world.acquire(wait=0) and None)
+    world.broker.refused.clear()
+    world.write("a")
+
+    assert values(world.acquire()) == ["a"]
 
 
 def test_call_waits_while_no_broker_answers_and_gets_messages_afterwards(world: World) -> None:
