@@ -105,7 +105,7 @@ def test_messages_of_a_frozen_daemon_go_to_another_server(
         wait_for_share(load, 0.2)
         with frozen(Process(hung.daemon)):
             wait_until_empty(queues[1], load, places)
-        wait_for(lambda: not queue.state()["held"], 60)
+        wait_until_empty(queue, load, places)
     check(final_counts(queues[1], load, places))
 
 
