@@ -20,7 +20,15 @@ from kafka_http.consumers.queue_service import (
     QueueService,
     Settlement,
 )
-from kafka_http.errors import GroupNotFound, InvalidRequest, Unavailable, WrongGroupType, status_of
+from kafka_http.errors import (
+    GroupHasMembers,
+    GroupNotFound,
+    InvalidRequest,
+    QueueInUse,
+    Unavailable,
+    WrongGroupType,
+    status_of,
+)
 from kafka_http.records import RecordColumns, payload_size
 from kafka_http.request_facts import count_page, waiting_for_kafka
 from kafka_http.security.check_point import CheckPoint
@@ -182,9 +190,20 @@ class QueueRoutes:
 
     @contextmanager
     def _explaining(self, queue: QueueName) -> Iterator[None]:
-        """Say what else has the name of a queue that does not exist. Raises `WrongGroupType`, `GroupNotFound`."""
+        """Say what else has the name of a queue that does not exist, and who keeps one from being deleted.
+
+        Raises `WrongGroupType`, `GroupNotFound`, `GroupHasMembers`.
+        """
         try:
             yield
+        except QueueInUse:
+            raise
+        except GroupHasMembers as error:
+            error.message = (
+                f"The queue {queue.consumer} has members in Kafka: another program reads it, or a node was killed, "
+                "which Kafka notices within a minute. Nothing was deleted. Retry."
+            )
+            raise
         except GroupNotFound as error:
             topic, consumer = queue
             if self._services.groups.is_ordinary(consumer):
