@@ -149,11 +149,17 @@ class ShareLeader:
                     self._fail(error)
                     if self._is_stopping:
                         break
-                    await self._wake(self._backoff.next())
+                    await self._pause(self._backoff.next())
             await self._close_session()
         finally:
             self.is_stopped = True
             self._report([*self._acks.unsettled(), *self._acks.drop(self.partitions)], LeaseLost())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, also if there is something to do, but not if `stop` is called."""
+        until = time.monotonic() + seconds
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            await self._wake(left)
 
     async def _connect(self) -> ShareSession:
         session = ShareSession(self._connections.new_manager(), self._group, self._topic, self._on_connection_lost)
@@ -291,8 +297,10 @@ class ShareLeader:
         if not (was_connected and isinstance(error, _NO_RESPONSE)):  # else the next attempt tells
             self._owner.report(self.node, error)
         self._report(self._acks.unsettled(), self._result_of(error))
-        if self._session is None or isinstance(error, ShareSessionNotFoundError):
+        if isinstance(error, ShareSessionNotFoundError):
             self.lose(self.partitions)
+        elif self._session is None:  # the locks were lost with the connection
+            self._report(self._acks.drop(self.partitions), LeaseLost())
         self._owner.on_asked()
 
     def _result_of(self, error: Exception) -> KafkaHttpError:

@@ -24,7 +24,14 @@ from kafka_http.broker.share_leader import ShareLeader
 from kafka_http.broker.share_membership import ShareMembership
 from kafka_http.broker.share_requests import MAX_RECORDS
 from kafka_http.broker.share_session import Topic
-from kafka_http.errors import KafkaHttpError, LeaseLost, QueuesUnsupported, RetriableBrokerError, WrongGroupType
+from kafka_http.errors import (
+    BrokerUnavailable,
+    KafkaHttpError,
+    LeaseLost,
+    QueuesUnsupported,
+    RetriableBrokerError,
+    WrongGroupType,
+)
 from kafka_http.logs import LogOnce
 from kafka_http.share_groups import Acknowledgement, ShareListener
 
@@ -36,6 +43,7 @@ _METADATA_PAUSE = 0.1
 _TOLERATED_SECONDS = 5.0
 """Time without a heartbeat after which the listener is told: a coordinator may move, or start."""
 _CLOSE_POLL = 0.01
+_TRANSIENT = (BrokerUnavailable, RetriableBrokerError)
 
 
 class KafkaShareMember:
@@ -63,6 +71,8 @@ class KafkaShareMember:
         self._by_partition: dict[int, ShareLeader] = {}
         self._inbox: deque[Acknowledgement] = deque()
         self._problems: dict[object, KafkaHttpError] = {}
+        """By what has them: "group", "topic", or the node id of a leader."""
+        self._told: KafkaHttpError | None = None
         self._warnings = LogOnce(_log)
         self._beat_wake = WakeupNotifier(connections.loop)
         self._find_wake = WakeupNotifier(connections.loop)
@@ -142,20 +152,32 @@ class KafkaShareMember:
         return translate(error, self._topic, servers=self._connections.servers)
 
     def report(self, source: object, error: Exception | type[KafkaError] | None) -> None:
-        """Tell the listener when the first thing prevents the group from being read, and when nothing does any more."""
-        had_problem = bool(self._problems)
+        """Note what prevents the group from being read, or a part of it. Tell the listener when that changes."""
         if error is None:
             self._problems.pop(source, None)
-            if had_problem and not self._problems:
-                self._warnings.clear()
-                self.listener.failed(None)
+        else:
+            if not isinstance(error, KafkaError | type):
+                _log.error("A member of the queue %s failed", self._group, exc_info=error)
+            self._problems[source] = self.translate(error)
+        self._tell_problem()
+
+    def _tell_problem(self) -> None:
+        before, now = self._told, self._problem
+        if self._is_closing or (before and before.message) == (now and now.message):
             return
-        if not isinstance(error, KafkaError | type):
-            _log.error("A member of the queue %s failed", self._group, exc_info=error)
-        problem = self._problems[source] = self.translate(error)
-        if not self._is_closing:
-            self._warnings.warning("The queue %s cannot be read from %s: %s", self._group, self._topic, problem.message)
-            self.listener.failed(problem)
+        self._told = now
+        if now is None:
+            self._warnings.clear()
+        else:
+            self._warnings.warning("The queue %s of %s cannot be read: %s", self._group, self._topic, now.message)
+        self.listener.failed(now)
+
+    @property
+    def _problem(self) -> KafkaHttpError | None:
+        """What prevents all leaders from being read. A group without a coordinator can be read, once it was joined."""
+        if self._leaders and not self._leaders.keys() <= self._problems.keys():
+            return next((each for each in self._problems.values() if not isinstance(each, _TRANSIENT)), None)
+        return next(iter(self._problems.values()), None)
 
     # Membership
 
@@ -224,11 +246,13 @@ class KafkaShareMember:
             if node not in partitions:
                 leader.stop()
                 del self._leaders[node]
+                self._problems.pop(node, None)
         for node, mine in partitions.items():
             if node not in self._leaders:
                 self._leaders[node] = self._new_leader(node)
             self._leaders[node].read(mine)
         self._by_partition = {each: leader for leader in self._leaders.values() for each in leader.partitions}
+        self._tell_problem()
 
     def _new_leader(self, node: int) -> ShareLeader:
         assert self._topic_now is not None  # noqa: S101  partitions belong to a topic

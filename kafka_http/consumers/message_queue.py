@@ -131,9 +131,17 @@ class MessageQueue:
         """Whether calls wait for messages."""
         return bool(self._waiters)
 
-    def is_idle(self, seconds: float) -> bool:
-        """Whether there were neither leases nor waiting calls for this time."""
-        return not self._waiters and self._used + seconds <= self._clock() and not self.is_in_use
+    def retire(self, seconds: float) -> bool:
+        """Take no more calls if there were neither leases nor waiting calls for this time. Return whether that is so.
+
+        `close` must follow.
+        """
+        if self._waiters or self._used + seconds > self._clock():
+            return False
+        with self._lock:
+            is_idle = not self._waiters and not any(each.lease for each in self._locks.held)
+            self._is_closed |= is_idle
+            return is_idle
 
     # Acquire
 

@@ -17,6 +17,7 @@ from kafka_http.errors import (
     QueueInUse,
     QueuesUnsupported,
     TopicNotFound,
+    Unavailable,
     WrongGroupType,
 )
 from kafka_http.metrics import QUEUE_MESSAGES
@@ -639,9 +640,17 @@ def test_idle_queue_leaves_its_group_and_joins_again_at_the_next_call(world: Wor
     assert len(world.broker.members("workers")) == 1
     world.later(1)
 
-    assert world.broker.members("workers") == []
+    wait_for(lambda: world.broker.members("workers") == [])
     world.write("b")
     assert values(world.acquire()) == ["b"]
+
+
+def test_closed_registry_opens_no_queue(world: World) -> None:
+    world.none()
+    world.registry.close()
+
+    with pytest.raises(Unavailable):
+        world.acquire()
 
 
 def test_waiting_call_returns_an_empty_page_when_the_registry_closes(world: World) -> None:
