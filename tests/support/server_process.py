@@ -17,7 +17,7 @@ import requests
 from kafka_http.demo.local_resources import free_ports
 from tests.support.certificates import Authority, Issued, settings_of
 from tests.support.planted_secrets import plant_settings, search
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 
 PREFIX = "KAFKA_HTTP_"
 ROOT = Path(__file__).parents[2]
@@ -192,9 +192,9 @@ class Service(Server):
             assert idle.recv(1) == b""
 
     def wait_for_end(self, seconds: float = 35) -> None:
-        """Wait until all its processes have ended, and check the exit status."""
+        """Wait for up to `seconds` (`scaled`) until all its processes have ended, and check the exit status."""
         assert self.process is not None
-        assert self.process.wait(seconds) == 0, self.log
+        assert self.process.wait(scaled(seconds)) == 0, self.log
         wait_for(self.is_gone, 2)
 
     def kill(self) -> None:
