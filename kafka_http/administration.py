@@ -1,7 +1,7 @@
 """Value types of the administration of topics and consumer groups."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct, field
 
@@ -46,6 +46,16 @@ class ListedGroup(Struct, frozen=True):
     group: str
     type: GroupType
     state: str
+
+
+class GroupOffset(NamedTuple):
+    """The committed offset of a group in a partition, or the one where the window of a share group starts.
+
+    `lag` is how many messages are not settled, as Kafka counts them for share groups since 4.3; -1: it does not tell.
+    """
+
+    offset: int
+    lag: int = -1
 
 
 class DescribedGroup(Struct, frozen=True):

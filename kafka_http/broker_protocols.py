@@ -12,7 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from kafka_http.acls import Acl
-from kafka_http.administration import DescribedGroup, ListedGroup, TopicChange, TopicConfig, TopicSettings
+from kafka_http.administration import DescribedGroup, GroupOffset, ListedGroup, TopicChange, TopicConfig, TopicSettings
 from kafka_http.event_loop import EventLoop
 from kafka_http.records import (
     BareValues,
@@ -221,7 +221,7 @@ class Groups(Protocol):
 
     def group_offsets(
         self, groups: Collection[ListedGroup | DescribedGroup], partitions: Collection[TopicPartition] | None = None
-    ) -> dict[str, dict[TopicPartition, int]]:
+    ) -> dict[str, dict[TopicPartition, GroupOffset]]:
         """Return the committed offsets of groups by name, of share groups the offsets where their windows start.
 
         `partitions` limits them; None: those of all topics. Partitions without an offset are left out.

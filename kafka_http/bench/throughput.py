@@ -131,6 +131,7 @@ class ThroughputBench:
 
     def _run_wait_row(self, server: BenchServer, topic: str) -> None:
         _print_step("waiting for messages of a queue")
+        server.target.publish(topic, b'"first"')
         usages = [server.usage, self._kafka_usage]
         with temporary_queue(server.target, topic) as queue:
             before, begin = [usage.cpu() if usage else 0.0 for usage in usages], time.monotonic()

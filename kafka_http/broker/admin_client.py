@@ -22,7 +22,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
-from kafka_http.administration import DescribedGroup, ListedGroup, TopicConfig
+from kafka_http.administration import DescribedGroup, GroupOffset, ListedGroup, TopicConfig
 from kafka_http.broker.client_lifecycle import ClientHolder
 from kafka_http.broker.error_map import CONNECTION_LOST, count_error, translate
 from kafka_http.broker.group_requests import GroupRequests
@@ -170,7 +170,7 @@ class KafkaGroups:
 
     def group_offsets(
         self, groups: Collection[ListedGroup | DescribedGroup], partitions: Collection[OurPartition] | None = None
-    ) -> dict[str, dict[OurPartition, int]]:
+    ) -> dict[str, dict[OurPartition, GroupOffset]]:
         share = [each.group for each in groups if each.type == "share"]
         others = [each.group for each in groups if each.type != "share"]
         return self._requests.share_offsets(share, partitions) | self._committed_of_all(others, partitions)
@@ -197,7 +197,7 @@ class KafkaGroups:
 
     def _committed_of_all(
         self, groups: Collection[str], partitions: Collection[OurPartition] | None
-    ) -> dict[str, dict[OurPartition, int]]:
+    ) -> dict[str, dict[OurPartition, GroupOffset]]:
         wanted = None if partitions is None else [TopicPartition(*each) for each in partitions]
 
         def call(client: KafkaAdminClient) -> Mapping[str, Mapping[TopicPartition, OffsetAndMetadata]]:
@@ -207,7 +207,7 @@ class KafkaGroups:
                 return {each: self._list(each, wanted) for each in groups}
 
         return {
-            group: {OurPartition(*tp): at.offset for tp, at in offsets.items() if at.offset >= 0}
+            group: {OurPartition(*tp): GroupOffset(at.offset) for tp, at in offsets.items() if at.offset >= 0}
             for group, offsets in self._admin.run(call).items()
         }
 

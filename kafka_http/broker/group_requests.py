@@ -16,7 +16,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.admin import DeleteGroupsRequest, ListGroupsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest
 
-from kafka_http.administration import DescribedGroup, GroupType, ListedGroup
+from kafka_http.administration import DescribedGroup, GroupOffset, GroupType, ListedGroup
 from kafka_http.broker.connections import ConnectionPool, ask_any
 from kafka_http.broker.group_descriptions import check_group_error, describe_requests, described_groups
 from kafka_http.broker.messages import DeleteShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequest
@@ -55,11 +55,11 @@ class GroupRequests:
 
     def share_offsets(
         self, groups: Collection[str], partitions: Collection[TopicPartition] | None
-    ) -> dict[str, dict[TopicPartition, int]]:
-        """Return the start offsets of share groups, of these partitions or of all (None)."""
+    ) -> dict[str, dict[TopicPartition, GroupOffset]]:
+        """Return the start offsets of share groups and their lag, of these partitions or of all (None)."""
         found = self._retried(lambda: self._share_progress(groups, partitions)) if groups else {}
         return {
-            group: {tp: each.start for tp, each in progress.items() if each.start >= 0}
+            group: {tp: GroupOffset(each.start, each.lag) for tp, each in progress.items() if each.start >= 0}
             for group, progress in found.items()
         }
 

@@ -25,6 +25,11 @@ Errors = Mapping[int, type[KafkaError]]
 """Kafka's errors by partition."""
 
 _CLOSED = -1
+_TIMEOUT_MS = 12_000
+"""Time for a response. Where a broker that keeps the states of messages is lost, another one takes some seconds.
+
+A request without a response costs all locks of the session.
+"""
 
 
 class Topic(NamedTuple):
@@ -128,7 +133,7 @@ class ShareSession:
             raise KafkaConnectionError("the connection was lost")
         self.used_at = time.monotonic()
         epoch, self._epoch = self._epoch, 0  # an epoch is never used again after an error
-        response = await self._connection.send_request(request)
+        response = await self._connection.send_request(request, _TIMEOUT_MS)
         error = for_code(response.error_code)
         if error is not NoError:
             if error is InvalidRequestError:  # refused before the broker looked at the session

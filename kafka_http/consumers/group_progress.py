@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from kafka_http.administration import DescribedGroup
+from kafka_http.administration import DescribedGroup, GroupOffset
 from kafka_http.broker_protocols import Groups
 from kafka_http.errors import GroupNotFound, TopicNotFound
 from kafka_http.name_filter import NameFilter
@@ -16,7 +16,8 @@ from kafka_http.topics import OffsetRange, Topics
 class PartitionProgress(Struct, frozen=True):
     """The offset of a group in a partition: the committed one, or the start of a share group's window.
 
-    `lag` is the number of offsets from there to the end of the log that the log still has.
+    `lag` is the number of offsets from there to the end of the log that the log still has. If Kafka counts it, it is
+    the number of messages that a share group has not settled.
     """
 
     topic: str
@@ -73,7 +74,7 @@ class GroupProgress:
         """Delete a group and its offsets. Raises `GroupNotFound`, `GroupHasMembers`."""
         self._groups.delete_group(group)
 
-    def _on_topic(self, topic: str, offsets: Mapping[TopicPartition, int]) -> list[PartitionProgress]:
+    def _on_topic(self, topic: str, offsets: Mapping[TopicPartition, GroupOffset]) -> list[PartitionProgress]:
         """Return the progress on a topic. Partitions that no longer exist are left out."""
         try:
             existing = frozenset(self._topics.select(topic, None))
@@ -84,5 +85,6 @@ class GroupProgress:
         return [_progress(tp, at, ranges[tp.partition]) for tp, at in of_topic.items()]
 
 
-def _progress(tp: TopicPartition, at: int, log: OffsetRange) -> PartitionProgress:
-    return PartitionProgress(tp.topic, tp.partition, at, log.latest, max(0, log.latest - max(at, log.earliest)))
+def _progress(tp: TopicPartition, at: GroupOffset, log: OffsetRange) -> PartitionProgress:
+    lag = at.lag if at.lag >= 0 else max(0, log.latest - max(at.offset, log.earliest))
+    return PartitionProgress(tp.topic, tp.partition, at.offset, log.latest, lag)

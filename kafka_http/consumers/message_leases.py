@@ -25,6 +25,11 @@ class LeaseCall:
         """The leases, each once."""
         return dict.fromkeys(self._leases)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all results are there."""
+        return not self._missing
+
     def end(self, lease: str) -> None:
         """Note that the message of a lease is settled."""
         self._set(LeaseResult(lease, acknowledged=True))
@@ -39,7 +44,7 @@ class LeaseCall:
 
     def wait(self, timeout: float) -> list[LeaseResult]:
         """Return the results in the order of the leases. One that is missing after `timeout` seconds is an error."""
-        if self._missing:
+        if not self.is_done:
             self._done.wait(timeout)
         results = self._results
         return [results.get(each) or failed_result(each, _UNANSWERED) for each in self._leases]

@@ -23,7 +23,7 @@ from kafka_http.consumers.queue_service import (
     QueuePage,
     Settlement,
 )
-from kafka_http.errors import KafkaHttpError, OutcomeUnknown
+from kafka_http.errors import KafkaHttpError, NotAuthorized, QueuesUnsupported, TopicNotFound, WrongGroupType
 from kafka_http.metrics import QUEUE_MESSAGES, topic_label
 from kafka_http.records import LATEST
 from kafka_http.share_groups import AckResult, AcquiredRecords, ShareGroupSettings, ShareListener
@@ -44,6 +44,10 @@ _REFUSED = (
     "Kafka's ACLs do not allow this server to change the settings of the group {} (ALTER_CONFIGS on the group). "
     "The queue has Kafka's defaults: a new queue starts at the end of the topic."
 )
+
+
+_LASTING = (TopicNotFound, NotAuthorized, WrongGroupType, QueuesUnsupported)
+"""Errors after which no call waits for messages. Others may pass while it waits."""
 
 
 class QueueClosed(Exception):
@@ -127,9 +131,17 @@ class MessageQueue:
         """Whether calls wait for messages."""
         return bool(self._waiters)
 
-    def is_idle(self, seconds: float) -> bool:
-        """Whether there were neither leases nor waiting calls for this time."""
-        return not self._waiters and self._used + seconds <= self._clock() and not self.is_in_use
+    def retire(self, seconds: float) -> bool:
+        """Take no more calls if there were neither leases nor waiting calls for this time. Return whether that is so.
+
+        `close` must follow.
+        """
+        if self._waiters or self._used + seconds > self._clock():
+            return False
+        with self._lock:
+            is_idle = not self._waiters and not any(each.lease for each in self._locks.held)
+            self._is_closed |= is_idle
+            return is_idle
 
     # Acquire
 
@@ -146,19 +158,12 @@ class MessageQueue:
             self._waiters[waiter] = None
             self._asked += limit
             self._hand_out()
-            self._check_failure(waiter)
         if not waiter.done.is_set():
             self._member.wake()
             self._wait(waiter, wait)
         if waiter.error is not None:
             raise waiter.error
         return self._page(waiter)
-
-    def _check_failure(self, waiter: _Waiter) -> None:
-        """End a call that waits for what does not pass by itself."""
-        if waiter in self._waiters and self._failure is not None and not _is_transient(self._failure):
-            waiter.error = self._failure
-            self._end_waiter(waiter)
 
     def _wait(self, waiter: _Waiter, seconds: float) -> None:
         if not waiter.done.wait(seconds):
@@ -173,7 +178,7 @@ class MessageQueue:
                 waiter.error = self._failure
 
     def _check_rounds(self, waiter: _Waiter) -> None:
-        if waiter.is_overdue and (self._rounds >= waiter.rounds or self._failure is not None):
+        if waiter.is_overdue and self._rounds >= waiter.rounds:
             self._end_waiter(waiter)
 
     def _end_waiter(self, waiter: _Waiter) -> None:
@@ -239,6 +244,11 @@ class MessageQueue:
             self._locks.take_back(leases)
             self._hand_out()
 
+    def page_sent(self, leases: Iterable[str]) -> None:
+        """Note that a client has got the messages of a page."""
+        with self._lock:
+            self._locks.forget_contents(leases)
+
     def held(self) -> list[HeldLease]:
         """Return the leases that clients hold."""
         with self._lock:
@@ -286,6 +296,8 @@ class MessageQueue:
     def _exhausted(self) -> None:
         with self._lock:
             self._rounds += 1
+            if self._rounds >= _FIRST_ROUNDS:
+                self._needed_rounds = 1
             for each in list(self._waiters):
                 self._check_rounds(each)
 
@@ -297,8 +309,9 @@ class MessageQueue:
         with self._lock:
             self._failure = error
             for each in list(self._waiters):
-                self._check_failure(each)
-                self._check_rounds(each)
+                if isinstance(error, _LASTING) or (error is not None and each.is_overdue):
+                    each.error = error
+                    self._end_waiter(each)
 
     def _letter_published(self, message: HeldMessage) -> None:
         with self._changing():
@@ -340,8 +353,3 @@ class MessageQueue:
     def _wall_time(self, until: float) -> int:
         """Return a time of the clock in milliseconds since 1970."""
         return int((time.time() + until - self._clock()) * 1000)
-
-
-def _is_transient(error: KafkaHttpError) -> bool:
-    """Whether a retry may succeed."""
-    return error.retry_after is not None or isinstance(error, OutcomeUnknown)

@@ -18,7 +18,8 @@ from kafka_http.consumers.queue_service import (
     QueueState,
     Settlement,
 )
-from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse
+from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse, Unavailable
+from kafka_http.loading_cache import LoadingCache
 from kafka_http.metrics import QUEUE_LEASES
 from kafka_http.records import EARLIEST, LATEST
 from kafka_http.request_facts import waiting_for_kafka
@@ -61,7 +62,8 @@ class QueueRegistry:
         self._clock = clock
         self._lock = Lock()
         self._queues: dict[QueueName, MessageQueue] = {}
-        self._opening: dict[QueueName, Lock] = {}
+        # Keeps nothing: it lets one call open a queue, whose result or error is that of all who wait for it
+        self._opening: LoadingCache[QueueName, MessageQueue] = LoadingCache(0, lambda _: 1)
         self._pages: dict[str, tuple[MessageQueue, list[str]]] = {}
         self._thread: Thread | None = None
         self._closing = Event()
@@ -95,7 +97,9 @@ class QueueRegistry:
 
     def confirm_pages(self, pages: Sequence[str]) -> None:
         for each in pages:
-            self._pages.pop(each, None)
+            if (found := self._pages.pop(each, None)) is not None:
+                queue, leases = found
+                queue.page_sent(leases)
 
     def release_page(self, page: str) -> None:
         if (found := self._pages.pop(page, None)) is not None:
@@ -152,32 +156,28 @@ class QueueRegistry:
     # Queues
 
     def _open(self, queue: QueueName) -> MessageQueue:
-        """Return a queue that has joined its group. Other calls for it wait for that; those for other queues do not."""
-        if (found := self._queues.get(queue)) is not None:
-            return found
-        with self._lock:
-            opening = self._opening.setdefault(queue, Lock())
-        with opening:
-            if (found := self._queues.get(queue)) is None:
-                self._start()
-                found = self._new_queue(queue)
-                with self._lock:
-                    self._queues[queue] = found
-                    self._opening.pop(queue, None)
-        return found
+        """Return a queue that has joined its group."""
+        return self._queues.get(queue) or self._opening.get(queue, lambda: self._new_queue(queue))
 
     def _new_queue(self, queue: QueueName) -> MessageQueue:
+        if (found := self._queues.get(queue)) is not None:
+            return found
         self._broker.log.topic_id(queue.topic)  # the topic must exist before a group is made for it
         settings = self._broker.share_groups.prepare(queue.consumer, self._attempts + 1)
-        return MessageQueue(queue, self._broker, settings, self._node, self._clock)
+        with self._lock:
+            if self._closing.is_set():
+                raise Unavailable("The server that holds the queues is shutting down. Retry.")
+            self._start()
+            opened = self._queues[queue] = MessageQueue(queue, self._broker, settings, self._node, self._clock)
+        log.info("Queue %s of %s opened.", queue.consumer, queue.topic)
+        return opened
 
     # Maintenance
 
     def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = Thread(target=self._run, name="queues", daemon=True)
-                self._thread.start()
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="queues", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         cleaned = time.monotonic()
@@ -192,15 +192,20 @@ class QueueRegistry:
 
     def check_due(self) -> None:
         """Release, renew and retry what is due, and close idle queues. Its thread calls this; a test may call it."""
-        queues = list(self._queues.items())
-        for _, each in queues:
+        queues = list(self._queues.values())
+        for each in queues:
             each.check_due()
-        idle = [name for name, each in queues if each.is_idle(self._idle_timeout)]
-        if idle:
-            with self._lock:
-                closed = [self._queues.pop(each) for each in idle if each in self._queues]
-            _close_all(closed, _LEAVE_SECONDS)
+        self._close_idle([each for each in queues if each.retire(self._idle_timeout)])
         QUEUE_LEASES.set(self.leases)
+
+    def _close_idle(self, queues: Sequence[MessageQueue]) -> None:
+        for each in queues:
+            with self._lock:
+                if self._queues.get(each.name) is each:
+                    del self._queues[each.name]
+            log.info("Queue %s of %s closed, because it is idle.", each.name.consumer, each.name.topic)
+        if queues:  # in a thread of its own: others' locks must not wait for a broker that does not answer
+            Thread(target=_close_all, args=(queues, _LEAVE_SECONDS), name="close-queues", daemon=True).start()
 
     def _forget_pages(self) -> None:
         """Forget the pages that nobody has confirmed and of which nothing is held any more."""

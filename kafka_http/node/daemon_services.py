@@ -145,7 +145,6 @@ class DaemonServices:
         if protocol is QueueService:
             return self._queues
         if protocol is QueueLocator:
-            self._check_lease()
             return self._registry
         return self._outbox if protocol is Tasks else self.instances()
 

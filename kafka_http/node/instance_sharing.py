@@ -72,6 +72,7 @@ class InstanceSharing:
 
     def live_nodes(self) -> dict[str, RemoteNode]:
         """See `QueueLocator.live_nodes`."""
+        self.check_lease()  # the secret is known then
         found = self._nodes.live_others()
         return {lease_name(node_id): RemoteNode(url, self.secret) for node_id, url in found.items()}
 

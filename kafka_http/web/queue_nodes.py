@@ -96,7 +96,7 @@ class QueueNodes:
         for node in self._live_nodes().values():
             response = self._send(node, "DELETE", _path(queue))
             if response.status == QueueInUse.code:
-                raise QueueInUse(_error(response).message)
+                raise QueueInUse(_error(response).message, **queue._asdict())
             if response.status >= 500:
                 raise Unavailable(f"Another node has not left the queue: {_error(response).message}")
         self._queues.delete_queue(queue)

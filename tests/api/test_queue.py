@@ -13,6 +13,7 @@ from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.consumers.queue_service import ErrorEntry, LeaseResult
 from kafka_http.records import NewRecord, RecordMetadata
 from kafka_http.security.access import Rights
+from kafka_http.share_groups import ShareListener
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
@@ -383,6 +384,17 @@ def test_queue_is_deleted_when_no_message_is_held(client: FlaskClient, broker: F
     assert client.delete(QUEUE).status_code == 204
     assert code(client.get(QUEUE)) == (404, 40406)
     assert not broker.list_groups()
+
+
+def test_queue_that_another_program_reads_is_not_deleted(client: FlaskClient, broker: FakeBroker) -> None:
+    write(broker, b"1")
+    (lease,) = leases(client, 1)
+    client.delete(f"{QUEUE}/{lease}")
+    ignored: list[Any] = [lambda *_: None] * 4
+    broker.share_groups.join("workers", "t", ShareListener(lambda: 0, *ignored))
+    answer = client.delete(QUEUE)
+    assert code(answer) == (409, 409)
+    assert "has members" in answer.json["error"]["message"]  # type: ignore[index]
 
 
 def test_number_of_attempts_is_that_of_the_setting(make_client: ClientFactory, broker: FakeBroker) -> None:

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from kafka_http.administration import DescribedGroup, GroupType, ListedGroup
+from kafka_http.administration import DescribedGroup, GroupOffset, GroupType, ListedGroup
 from kafka_http.broker_protocols import Broker
 from kafka_http.errors import BrokerUnavailable, GroupHasMembers, GroupNotFound
 from kafka_http.records import NewRecord, TopicPartition
@@ -82,10 +82,14 @@ def test_group_offsets_are_those_of_all_topics_or_of_some_partitions(
     broker.groups.commit(group, other, {0: 3})
     broker.groups.commit(group + "-b", other, {0: 4})
     groups = broker.groups.describe_groups([group, group + "-b"])
-    offsets = {TopicPartition(one, 0): 1, TopicPartition(one, 1): 2, TopicPartition(other, 0): 3}
-    assert broker.groups.group_offsets(groups) == {group: offsets, group + "-b": {TopicPartition(other, 0): 4}}
+    offsets = {
+        TopicPartition(one, 0): GroupOffset(1), TopicPartition(one, 1): GroupOffset(2),
+        TopicPartition(other, 0): GroupOffset(3),
+    }  # fmt: skip
+    other_offsets = {TopicPartition(other, 0): GroupOffset(4)}
+    assert broker.groups.group_offsets(groups) == {group: offsets, group + "-b": other_offsets}
     wanted = [TopicPartition(one, 1)]
-    assert broker.groups.group_offsets(groups, wanted) == {group: {TopicPartition(one, 1): 2}, group + "-b": {}}
+    assert broker.groups.group_offsets(groups, wanted) == {group: {wanted[0]: GroupOffset(2)}, group + "-b": {}}
     assert broker.groups.group_offsets([]) == {}
 
 
@@ -95,7 +99,7 @@ def test_group_offsets_of_a_share_group_are_its_starts(cluster: Cluster, broker:
     with cluster.member(group, topic, "worker", group_type="share"):
         found = wait_for(lambda: stable(broker, group), 20)
 
-        def starts() -> dict[TopicPartition, int]:
+        def starts() -> dict[TopicPartition, GroupOffset]:
             """Return the starts. Kafka stores them when records are acknowledged."""
             broker.producer.publish(topic, [NewRecord(b"1", partition=each) for each in (0, 1)], 10).result()
             return broker.groups.group_offsets([found])[group]

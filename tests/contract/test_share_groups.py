@@ -97,6 +97,7 @@ def test_progress_of_a_group_has_its_lag(cluster: Cluster, broker: Broker, join:
     assert broker.share_groups.progress(group, topic)[0].start in (5, 10)
     [listed] = [each for each in broker.groups.list_groups() if each.group == group]
     assert listed.type == "share"
+    assert broker.groups.group_offsets([listed])[group][TopicPartition(topic, 0)].lag == 0
 
 
 def test_one_of_ten_messages_is_acknowledged_alone(cluster: Cluster, broker: Broker, join: Join) -> None:

@@ -237,9 +237,10 @@ def test_queue_is_worked_off_by_hand(console: OpenConsole, server: Service, topi
     page = window.page
     page.get_by_text("There is no such queue yet.").wait_for()
     window.box("Messages").fill("3")
+    window.box("Wait").fill("60")  # the daemon starts, and joins the group
     window.box("Lock").fill("3600")
     window.button("Acquire").click()
-    page.get_by_text("3 messages acquired.").wait_for()
+    page.get_by_text("3 messages acquired.").wait_for(timeout=60_000)
     assert places(window) == ["0:0", "0:1", "0:2"]
     lease_row(window, "0:1").get_by_text("number 1").wait_for()
 
@@ -251,7 +252,7 @@ def test_queue_is_worked_off_by_hand(console: OpenConsole, server: Service, topi
     window.confirm("Reject")
     page.get_by_text("Rejected 0:2.").wait_for()
     wait_for(lambda: places(window) == [])
-    wait_for(lambda: int(page.locator("tr.total td").inner_text()) < len(records))
+    wait_for(lambda: page.locator("tr.total td").inner_text() == "3")
 
     window.box("Messages").fill("1")
     window.button("Acquire").click()
@@ -260,7 +261,7 @@ def test_queue_is_worked_off_by_hand(console: OpenConsole, server: Service, topi
     press(window, "Extend", "0:1")
     lease_row(window, "0:1").get_by_text("9 h 59 min left").wait_for()
 
-    held = server.post(f"/messages/{name}/{worker}/queue?lock=3600&wait=30").json()["records"]
+    held = server.post(f"/messages/{name}/{worker}/queue?lock=3600&wait=60", timeout=90).json()["records"]
     wait_for(lambda: places(window) == ["0:1", "0:3"])
     window.button("Delete queue").click()
     window.confirm("Delete queue")
@@ -276,7 +277,8 @@ def test_queue_is_worked_off_by_hand(console: OpenConsole, server: Service, topi
 def test_groups_and_consumers_link_to_their_queues(console: OpenConsole, server: Service, topic: TopicFactory) -> None:
     name, worker = topic(), f"worker-{uuid4().hex[:8]}"
     assert server.post(f"/messages/{name}", json={"records": [{"value": 1}, {"value": 2}]}).status_code == 200
-    assert len(server.post(f"/messages/{name}/{worker}/queue?lock=3600&wait=30").json()["records"]) == 1
+    acquired = server.post(f"/messages/{name}/{worker}/queue?lock=3600&wait=60", timeout=90).json()
+    assert len(acquired["records"]) == 1
     window = console().open("#/groups")
     page = window.page
     row = page.locator("tr", has=page.get_by_role("link", name=worker))

@@ -64,13 +64,13 @@ def test_calls_reach_an_instance_through_each_node(nodes: Nodes, topic: TopicFac
         assert instance.subscribe(name).status_code == 204
         for number in range(4):
             produce(nodes[0].url, name, [number])
-            assert instance.values(5000) == [number]
+            assert instance.values(30_000) == [number]
         assert instance.commit().status_code == 200
         asked = {"partitions": [{"topic": name, "partition": 0}]}
         answer = instance.call("GET", f"{instance.path}/offsets", asked)
         assert [each["partition"] for each in answer.json()["offsets"]] == [0]
         assert instance.call("POST", f"{instance.path}/positions/beginning", asked).status_code == 204
-        assert instance.values(5000)[:1] == [0]
+        assert instance.values(30_000)[:1] == [0]
         assert instance.delete().status_code == 204
         for node in nodes:
             assert on(node, instance).get().status_code == 404
@@ -131,7 +131,7 @@ def test_call_for_instance_with_special_characters_is_forwarded(nodes: Nodes, to
     name = topic()
     assert away.subscribe(name).status_code == 204
     produce(nodes[1].url, name, [1])
-    assert away.values(5000) == [1]
+    assert away.values(30_000) == [1]
     assert away.delete().status_code == 204
 
 
@@ -167,7 +167,7 @@ def test_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactor
     instance.subscribe(name)
     for partition in (0, 1):
         produce(other.url, name, [f"{partition}-0"], partition)
-    read = instance.values(5000) + instance.values(100)
+    read = instance.values(30_000) + instance.values(100)
     assert instance.commit().status_code == 200  # waits until the daemon knows that the page was delivered
     on(other, instance).assignments()  # starts the other daemon now: later it would find the lease expired
     killed.kill()
@@ -191,7 +191,7 @@ def test_instances_of_a_killed_node_are_adopted(nodes: Nodes, topic: TopicFactor
 
     killed.start()
     produce(other.url, name, ["back"], 0)
-    assert on(killed, instance).values(5000) == ["back"]
+    assert on(killed, instance).values(30_000) == ["back"]
     wait_for(lambda: "Daemon holds 0 consumer instances" in killed.log or not killed.daemons)
     assert adopted.delete().status_code == 204
 
@@ -202,15 +202,15 @@ def test_killed_daemon_keeps_its_instances_on_its_node(nodes: Nodes, topic: Topi
     instance.create()
     instance.subscribe(name)
     produce(nodes[0].url, name, [1])
-    assert instance.values(5000) == [1]
+    assert instance.values(30_000) == [1]
     assert instance.commit().status_code == 200  # waits until the daemon knows that the page was delivered
     produce(nodes[1].url, name, [2])
     os.kill(nodes[0].daemon, signal.SIGKILL)
     began = time.monotonic()
-    assert instance.values(5000) == [2]
+    assert instance.values(30_000) == [2]
     assert time.monotonic() - began < scaled(5)
     produce(nodes[1].url, name, [3])
-    assert on(nodes[1], instance).values(5000) == [3]
+    assert on(nodes[1], instance).values(30_000) == [3]
     assert "Adopted" not in nodes[1].log
     assert instance.delete().status_code == 204
 
@@ -234,7 +234,7 @@ def test_stopped_node_releases_its_instances_at_once(nodes: Nodes, topic: TopicF
     instance.create()
     instance.subscribe(name)
     produce(other.url, name, [1])
-    assert instance.values(5000) == [1]
+    assert instance.values(30_000) == [1]
     stopped.terminate()
     stopped.wait_for_end()
     produce(other.url, name, [2])
@@ -275,7 +275,7 @@ def test_postgresql_outage_returns_503_and_recovers(
     instance.create()
     instance.subscribe(name)
     produce(service.url, name, [1])
-    assert instance.values(5000) == [1]
+    assert instance.values(30_000) == [1]
     fresh_postgresql.stop()
     (answer,) = wait_for(lambda: unavailable(instance), 15)
     assert answer.headers["Retry-After"]

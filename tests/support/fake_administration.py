@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kafka_http.administration import DescribedGroup, GroupType, ListedGroup, TopicChange, TopicSettings
+from kafka_http.administration import DescribedGroup, GroupOffset, GroupType, ListedGroup, TopicChange, TopicSettings
 from kafka_http.errors import (
     GroupHasMembers,
     GroupNotFound,
@@ -126,6 +126,9 @@ class FakeGroupAdmin:
     def groups_with_offsets(self) -> Mapping[str, dict[TopicPartition, int]]:
         raise NotImplementedError
 
+    def share_lag(self, group: str, partition: TopicPartition) -> int:
+        raise NotImplementedError
+
     def remove_group(self, group: str) -> None:
         raise NotImplementedError
 
@@ -145,12 +148,16 @@ class FakeGroupAdmin:
 
     def group_offsets(
         self, groups: Collection[ListedGroup | DescribedGroup], partitions: Collection[TopicPartition] | None = None
-    ) -> dict[str, dict[TopicPartition, int]]:
+    ) -> dict[str, dict[TopicPartition, GroupOffset]]:
         committed = self.groups_with_offsets()
         found = {}
         for each in groups:
             offsets = (self.share_starts if each.type == "share" else committed).get(each.group, {})
-            found[each.group] = {tp: at for tp, at in offsets.items() if partitions is None or tp in partitions}
+            found[each.group] = {
+                tp: GroupOffset(at, self.share_lag(each.group, tp) if each.type == "share" else -1)
+                for tp, at in offsets.items()
+                if partitions is None or tp in partitions
+            }
         return found
 
     def delete_group(self, group: str) -> None:

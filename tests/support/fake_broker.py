@@ -429,6 +429,12 @@ class FakeBroker(FakeGroupAdmin):
     def groups_with_members(self) -> Collection[str]:
         return [*self._members, *self._groups.names()]
 
+    def share_lag(self, group: str, partition: TopicPartition) -> int:
+        if partition.topic not in self.all_topics:
+            return -1
+        found = self._share_groups.progress(group, partition.topic).get(partition.partition)
+        return -1 if found is None else found.lag
+
     def remove_group(self, group: str) -> None:
         self._committed.pop(group, None)
         self._share_groups.remove(group)

@@ -2,11 +2,9 @@
 
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from kafka_http.errors import (
     BrokerUnavailable,
@@ -18,111 +16,22 @@ from kafka_http.errors import (
     QueuesUnsupported,
     WrongGroupType,
 )
-from kafka_http.records import GroupMember, Record, RecordColumns, TopicPartition
+from kafka_http.records import GroupMember, RecordColumns, TopicPartition
 from kafka_http.share_groups import (
     Acknowledgement,
     AckResult,
-    AckType,
     AcquiredRecords,
     ShareGroupSettings,
     ShareListener,
     ShareProgress,
 )
-from tests.support.fake_topics import FakePartition
+from tests.support.fake_share_partitions import FakeShareGroup, FakeSharePartition
 
 if TYPE_CHECKING:
     from tests.support.fake_broker import FakeBroker
 
 _POLL = 0.02
 _MAX_RECORDS = 500
-
-
-class _Delivery:
-    """A message that is not settled: how often it was delivered, and who holds it until when."""
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.member: FakeShareMember | None = None
-        self.until = 0.0
-
-
-class _SharePartition:
-    """What a group knows of a partition. Settled messages are those from `start` to `next` without a delivery."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.next = start
-        self.deliveries: dict[int, _Delivery] = {}
-
-    def acquire(
-        self, log: FakePartition, member: "FakeShareMember", count: int, now: float
-    ) -> list[tuple[Record, int]]:
-        settings = member.settings
-        again = sorted(offset for offset, each in self.deliveries.items() if each.member is None)
-        taken = [log.records[at] for at in (self._index(log, offset) for offset in again[:count])]
-        first = self._index(log, self.next)
-        for record in log.records[first : first + count - len(taken)]:
-            if record.offset >= self.start + settings.window:
-                break
-            taken.append(record)
-            self.next = record.offset + 1
-        return [(each, self._lock(each.offset, member, now + settings.lock)) for each in taken]
-
-    @staticmethod
-    def _index(log: FakePartition, offset: int) -> int:
-        return bisect_left(log.records, offset, key=lambda each: each.offset)
-
-    def _lock(self, offset: int, member: "FakeShareMember", until: float) -> int:
-        delivery = self.deliveries.setdefault(offset, _Delivery())
-        delivery.member, delivery.until = member, until
-        delivery.attempts += 1
-        return delivery.attempts
-
-    def acknowledge(self, ack: Acknowledgement, member: "FakeShareMember", now: float) -> KafkaHttpError | None:
-        if ack.offset < self.start:
-            return None
-        delivery = self.deliveries.get(ack.offset)
-        if delivery is None or delivery.member is not member:
-            return LeaseLost()
-        if ack.type is AckType.RENEW:
-            delivery.until = now + member.settings.lock
-        elif ack.type is AckType.RELEASE:
-            self._release(ack.offset, member.settings.attempts)
-        else:
-            del self.deliveries[ack.offset]
-        return None
-
-    def release(self, attempts: int, is_over: Callable[[_Delivery], bool]) -> None:
-        """Release the messages whose locks are over."""
-        for offset, each in list(self.deliveries.items()):
-            if each.member is not None and is_over(each):
-                self._release(offset, attempts)
-        self.advance()
-
-    def _release(self, offset: int, attempts: int) -> None:
-        delivery = self.deliveries[offset]
-        delivery.member = None
-        if delivery.attempts >= attempts:
-            del self.deliveries[offset]
-
-    def delete_before(self, offset: int) -> None:
-        """Settle the messages that retention has removed, also those that are locked."""
-        if offset > self.start:
-            self.deliveries = {at: each for at, each in self.deliveries.items() if at >= offset}
-            self.start, self.next = offset, max(self.next, offset)
-
-    def advance(self) -> None:
-        while self.start < self.next and self.start not in self.deliveries:
-            self.start += 1
-
-
-class _ShareGroup:
-    """A group: its settings, and the partitions of each topic that it reads."""
-
-    def __init__(self) -> None:
-        self.settings = ShareGroupSettings(5, 30.0, 2000)
-        self.from_earliest = False
-        self.topics: dict[str, tuple[UUID, dict[int, _SharePartition]]] = {}
 
 
 class FakeShareMember:
@@ -158,7 +67,7 @@ class FakeShareMember:
         kind = None if problem is None else type(problem).__name__
         if problem is not None and kind != self.failure:
             self.listener.lost(self.groups.forget(self))
-        if kind != self.failure:
+        if kind != self.failure or (problem is not None and self.listener.wanted() > 0):
             self.failure = kind
             self.listener.failed(problem)
         if results := self.groups.settle(self, problem):
@@ -184,7 +93,7 @@ class FakeShareGroups:
         self.clock: Callable[[], float] = time.monotonic
         self.unsupported = False
         self.refuses_settings = False
-        self._groups: dict[str, _ShareGroup] = {}
+        self._groups: dict[str, FakeShareGroup] = {}
         self._members: list[FakeShareMember] = []
         self._turn = threading.Lock()
         """Held while a member runs, so that its listener is called by one thread at a time."""
@@ -306,8 +215,8 @@ class FakeShareGroups:
 
     # For members
 
-    def group(self, name: str) -> _ShareGroup:
-        return self._groups.setdefault(name, _ShareGroup())
+    def group(self, name: str) -> FakeShareGroup:
+        return self._groups.setdefault(name, FakeShareGroup())
 
     def problem(self, member: FakeShareMember) -> KafkaHttpError | None:
         """Return what prevents a member from reading its topic."""
@@ -371,7 +280,7 @@ class FakeShareGroups:
         found = self._broker.all_topics.get(topic)
         return tuple(TopicPartition(topic, each) for each in range(len(found.partitions))) if found else ()
 
-    def _shares(self, member: FakeShareMember) -> dict[int, _SharePartition]:
+    def _shares(self, member: FakeShareMember) -> dict[int, FakeSharePartition]:
         """Return the group's partitions of a member's topic, without locks that are over."""
         group, topic = self.group(member.group), self._broker.found(member.topic)
         topic_id, shares = group.topics.get(topic.name, (topic.id, {}))
@@ -381,13 +290,13 @@ class FakeShareGroups:
         now = self.clock()
         for number, log in enumerate(topic.partitions):
             if number not in shares:
-                shares[number] = _SharePartition(log.earliest if group.from_earliest else log.latest)
+                shares[number] = FakeSharePartition(log.earliest if group.from_earliest else log.latest)
             shares[number].delete_before(log.earliest)
             shares[number].release(group.settings.attempts, lambda each: each.until <= now)
         self._note_starts(member, shares)
         return shares
 
-    def _note_starts(self, member: FakeShareMember, shares: dict[int, _SharePartition]) -> None:
+    def _note_starts(self, member: FakeShareMember, shares: dict[int, FakeSharePartition]) -> None:
         for each in shares.values():
             each.advance()
         starts = {TopicPartition(member.topic, number): each.start for number, each in shares.items()}

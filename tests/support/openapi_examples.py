@@ -13,8 +13,8 @@ _STREAMS = ("text/event-stream", "application/x-ndjson")
 _BOUNDARY = "kafka-http-example"
 _NAMES = ("greetings", "orders", "billing", "mine", "8e03978e-40d5-43dd-bc93-6894a57f9324")
 """Names in the examples that a run replaces by names of its own."""
-_NEEDED = {"showCommittedOffsets": {"topic": "greetings", "partition": "0"}}
-"""Parameters without which a call has no success, though none of them is required: a body can replace them."""
+_NEEDED = {"showCommittedOffsets": {"topic": "greetings", "partition": "0"}, "extendLocks": {"lock": "60"}}
+"""Parameters without which a call has no success. A body can replace those that are not required."""
 _NEEDS_REGISTRY = re.compile(r"\.(avro|protobuf|jsonschema)\.")
 LEASE = "0:0:0.k3fa9d1c"
 TASK = "06616c85d8ef7e6525000d232edd9f3e66"

@@ -13,9 +13,11 @@ from kafka_http.consumers.queue_service import LeaseResult, QueueMessage, QueueN
 from kafka_http.errors import (
     BrokerUnavailable,
     GroupNotFound,
+    NotAuthorized,
     QueueInUse,
     QueuesUnsupported,
     TopicNotFound,
+    Unavailable,
     WrongGroupType,
 )
 from kafka_http.metrics import QUEUE_MESSAGES
@@ -541,6 +543,18 @@ def _messages_if_any(world: World) -> Sequence[QueueMessage]:
         return ()
 
 
+def test_call_gets_messages_after_an_error_that_is_over(world: World) -> None:
+    """The error of an earlier call must not end a later one: only calls that wait make the member look again."""
+    world.none()
+    world.broker.refused.add("jobs")
+    with pytest.raises(NotAuthorized):
+        wait_for(lambda: world.acquire(wait=0) and None)
+    world.broker.refused.clear()
+    world.write("a")
+
+    assert values(world.acquire()) == ["a"]
+
+
 def test_call_waits_while_no_broker_answers_and_gets_messages_afterwards(world: World) -> None:
     world.none()
     world.broker.down = True
@@ -626,9 +640,17 @@ def test_idle_queue_leaves_its_group_and_joins_again_at_the_next_call(world: Wor
     assert len(world.broker.members("workers")) == 1
     world.later(1)
 
-    assert world.broker.members("workers") == []
+    wait_for(lambda: world.broker.members("workers") == [])
     world.write("b")
     assert values(world.acquire()) == ["b"]
+
+
+def test_closed_registry_opens_no_queue(world: World) -> None:
+    world.none()
+    world.registry.close()
+
+    with pytest.raises(Unavailable):
+        world.acquire()
 
 
 def test_waiting_call_returns_an_empty_page_when_the_registry_closes(world: World) -> None:

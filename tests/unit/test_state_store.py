@@ -334,6 +334,13 @@ def test_instance_is_adopted_after_its_lease_was_released(
     assert (old.load(), new.load()) == ([], [StoredInstance(OF_ALICE, PROGRESS)])
 
 
+def test_live_nodes_are_the_others_that_have_a_lease(two: tuple[StoredNodes, StoredNodes]) -> None:
+    first, second = two
+    assert (first.live_others(), second.live_others()) == ({"n2": "http://two"}, {"n1": "http://one"})
+    first.release_lease()
+    assert second.live_others() == {}
+
+
 def test_lease_expires_by_itself(two: tuple[StoredNodes, StoredNodes], database: Database) -> None:
     first, second = two
 

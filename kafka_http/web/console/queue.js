@@ -123,7 +123,7 @@ class Partitions {
   constructor() {
     const head = ["Partition", "Start", "End", "Lag"].map(each => element("th", { scope: "col" }, each));
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), this.#rows);
-    const hint = "Start is the first message that is not done yet.";
+    const hint = "Messages before Start are done. Lag counts those that are not done, held ones included.";
     this.element = panel("Partitions", element("div.scroll", {}, table), element("p.hint", {}, hint));
   }
 

@@ -7,7 +7,7 @@ import { Outcome, attempt, element, field, panel } from "./dom.js";
 import { readingFormats } from "./formats.js";
 
 const DEFAULT_LOCK = 30; // seconds
-const DEFAULT_WAIT = 5;
+const DEFAULT_WAIT = 10; // the first call joins the group
 
 /**
  * `{element, lock(), stop()}`. `lock` returns the seconds that are typed, `stop` ends a call that waits. `acquired` gets
