@@ -66,6 +66,12 @@ def count_page(parts: Sequence[RecordColumns]) -> None:
         (facts.topic,) = topics
 
 
+def count_messages(topic: str, number: int, size: int) -> None:
+    """Add messages of a queue that are sent to the client. `size` is that of their keys and values."""
+    count_consumed(topic, number, size)
+    count_records(number)
+
+
 @contextmanager
 def waiting_for_kafka() -> Iterator[None]:
     """Add the time of a block to what the current request has waited for Kafka. An inner block adds nothing."""

@@ -7,8 +7,9 @@ from math import inf
 
 from kafka_http.consumers.held_messages import DropReason, DueTimes, HeldMessage, HeldMessages
 from kafka_http.consumers.message_leases import LeaseCall
-from kafka_http.consumers.queue_service import Settlement
+from kafka_http.consumers.queue_service import MAX_PAGE_BYTES, Settlement
 from kafka_http.errors import KafkaHttpError, LeaseLost, OutcomeUnknown
+from kafka_http.records import Record, payload_size
 from kafka_http.share_groups import Acknowledgement, AckResult, AckType, AcquiredRecords, ShareGroupSettings
 
 _KEPT_SECONDS = 2.0
@@ -92,13 +93,17 @@ class MessageLocks:
         self._schedule([each for each in found if each is not None and not each.due])
 
     def lease(self, limit: int, lock: float, dead: str) -> list[HeldMessage]:
-        """Lock up to `limit` spare messages for a client, each with a new lease."""
+        """Lock up to `limit` spare messages of up to `MAX_PAGE_BYTES` for a client, each with a new lease."""
         messages: list[HeldMessage] = []
-        until = (now := self._clock()) + lock
+        until, size = (now := self._clock()) + lock, 0
         while self._spare and len(messages) < limit:
             message = self._spare.popleft()
             if self._is_spare(message) and now < message.kafka_until:
                 record = message.record
+                size += payload_size((record,))
+                if messages and size > MAX_PAGE_BYTES:
+                    self._spare.appendleft(message)
+                    break
                 message.lease = f"{record.partition}:{record.offset}:{self._tag}{next(self._numbers):x}"
                 message.until, message.dead = until, dead
                 messages.append(message)
@@ -118,6 +123,13 @@ class MessageLocks:
         self._effects.events["released"] += len(messages)
         self._spare.extendleft(reversed(messages))
         self._schedule(messages)
+
+    def forget_contents(self, leases: Iterable[str]) -> None:
+        """Free the memory of messages that their clients have got, unless a dead letter may need them."""
+        for message in map(self.held.with_lease, leases):
+            if message is not None and not message.dead:
+                record = message.record
+                message.record = Record(record.topic, record.partition, record.offset, record.timestamp, None, None, ())
 
     def lose(self, partitions: Collection[int]) -> None:
         """Remove all messages of partitions, because Kafka has ended their locks."""

@@ -29,13 +29,13 @@ from kafka_http.errors import (
     WrongGroupType,
     status_of,
 )
-from kafka_http.records import RecordColumns, payload_size
-from kafka_http.request_facts import count_page, waiting_for_kafka
+from kafka_http.records import payload_size
+from kafka_http.request_facts import count_messages, waiting_for_kafka
 from kafka_http.security.check_point import CheckPoint
 from kafka_http.security.stream_access import StreamAccess
 from kafka_http.topics import NEW_PARTITIONS_SECONDS, check_publishable, check_topic_name
 from kafka_http.web.access_check import request_access
-from kafka_http.web.messages.page_rendering import add_lease, queue_parts, raw_response, render_queue_page
+from kafka_http.web.messages.page_rendering import add_lease, raw_response, render_queue_page
 from kafka_http.web.messages.read_parameters import requested_formats
 from kafka_http.web.negotiation import JSON, OCTETS, Accept, best_of
 from kafka_http.web.page_memory import PageMemoryBudget
@@ -133,14 +133,15 @@ class QueueRoutes:
                 page = self._queues.acquire_messages(queue, wait=min(left, _WAIT_SLICE), **arguments)
                 if page.messages or left <= _WAIT_SLICE:
                     break
-        memory.hold(payload_size(each.record for each in page.messages))
+        size = payload_size(each.record for each in page.messages)
+        memory.hold(size)
+        count_messages(queue.topic, len(page.messages), size)
         return page
 
     def _tracked(self, response: Response, page: QueuePage) -> Response:
-        """Count the messages of a page, and let its response tell whether it was sent."""
+        """Let the response with a page tell whether it was sent."""
         if not page.messages:
             return response
-        count_page([RecordColumns.from_records([each.record for each in part]) for part in queue_parts(page)])
         body = response.get_data()
         response.response = SentBody(
             body, lambda: self._confirmations.add(page.id), lambda: self._queues.release_page(page.id)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kafka_http.consumers import message_locks
 from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.consumers.queue_service import LeaseResult, QueueMessage, QueueName, QueuePage
 from kafka_http.errors import (
@@ -437,6 +438,19 @@ def test_page_that_was_not_sent_is_released_if_nobody_waits(world: World) -> Non
     world.later(2)
 
     assert world.acquire(registry=world.start()).messages[0].attempt == 2
+
+
+def test_page_is_limited_in_bytes_but_has_one_message_of_any_size(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page crosses the daemon's socket as one message, which has a limit."""
+    monkeypatch.setattr(message_locks, "MAX_PAGE_BYTES", 10)
+    world.write("a" * 20, "b" * 5, "c" * 5, "d")
+    pages = []
+    while sum(map(len, pages)) < 4:
+        pages.append(values(world.acquire(4)))
+    assert ["a" * 20] in pages
+    assert all(len("".join(each)) <= 10 or len(each) == 1 for each in pages)
 
 
 def test_confirmed_page_is_not_released(world: World) -> None:

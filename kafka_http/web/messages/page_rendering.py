@@ -69,7 +69,8 @@ def render_page(
 def render_queue_page(formats: Formats, queue: QueueName, decode_as: TopicFormat, page: QueuePage) -> bytes:
     """Render a page of a queue as JSON. `blocked` and `warnings` are left out if there are none."""
     shown: list[_LeasedMessage] = []
-    for part in queue_parts(page):
+    for _, messages in groupby(page.messages, lambda each: each.record.partition):
+        part = list(messages)
         leases = zip(*[(each.lease, each.attempt, each.locked_until) for each in part], strict=True)
         records = RecordColumns.from_records([each.record for each in part])
         shown += map(_LeasedMessage, *_columns(formats, queue.topic, decode_as, records), *leases)
@@ -77,11 +78,6 @@ def render_queue_page(formats: Formats, queue: QueueName, decode_as: TopicFormat
     body |= {"blocked": page.blocked} if page.blocked else {}
     body |= {"warnings": page.warnings} if page.warnings else {}
     return _encode(body)
-
-
-def queue_parts(page: QueuePage) -> list[list[QueueMessage]]:
-    """Return the messages of a page, in parts of one partition each."""
-    return [list(part) for _, part in groupby(page.messages, lambda each: each.record.partition)]
 
 
 def render_records(formats: Formats, topic: str, decode_as: TopicFormat, records: Sequence[Record]) -> list[bytes]:
