@@ -19,6 +19,38 @@ _MAX_SPARE = 16
 """Idle connection managers that are kept for watches."""
 
 
+class LoopEvent:
+    """Wakes a coroutine of a loop. Only the loop's thread uses it.
+
+    kafka-python's `WakeupNotifier` is for any thread: it writes to a socket each time.
+    """
+
+    def __init__(self, loop: NetworkSelector) -> None:
+        self._loop = loop
+        self._waiting: Future | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        """End the wait, or the next one if nobody waits."""
+        if self._waiting is None:
+            self._is_set = True
+        elif not self._waiting.is_done:
+            self._waiting.success(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for `set`, for at most this time."""
+        if self._is_set:
+            self._is_set = False
+            return
+        waiting = self._waiting = Future()
+        timer = self._loop.call_later(seconds, self.set)
+        try:
+            await waiting
+        finally:
+            self._waiting = None
+            self._loop.cancel(timer)
+
+
 class ShareConnections:
     """One loop for all members; one connection to each broker for heartbeats and metadata; others for watches.
 

@@ -9,12 +9,12 @@ from kafka_http.broker.group_requests import GroupRequests
 from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker.share_connections import ShareConnections
 from kafka_http.broker.share_group_settings import ShareGroupConfigs
-from kafka_http.broker.share_member import KafkaShareMember, wrong_group_type
+from kafka_http.broker.share_member import KafkaShareMember, stop_members, wrong_group_type
 from kafka_http.errors import BrokerUnavailable, GroupNotFound
 from kafka_http.share_groups import ShareGroupSettings, ShareListener, ShareProgress
 
-_DESCRIPTORS_PER_MEMBER = 2
-"""A member has a connection to each leader of its topic, and another one while it watches the topic's end."""
+_DESCRIPTORS_PER_MEMBER = 4
+"""A member has a connection to each leader of its topic, and another one while it watches the end of the topic."""
 
 
 class KafkaShareGroups:
@@ -69,9 +69,8 @@ class KafkaShareGroups:
         with self._lock:
             self._is_closed = True
             members, connections = list(self._members), self._connections
-        for each in members:
-            each.close(timeout)
         if connections is not None:
+            connections.loop.run(stop_members, connections, members, timeout)
             connections.close()
 
     def _discard(self, member: KafkaShareMember) -> None:

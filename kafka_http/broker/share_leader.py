@@ -14,12 +14,11 @@ from kafka.errors import (
     RequestTimedOutError,
     ShareSessionNotFoundError,
 )
-from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.backoff import Backoff
 from kafka_http.broker.error_map import CONNECTION_LOST, STALE_METADATA, count_error, is_transient
 from kafka_http.broker.share_acks import PendingAcks
-from kafka_http.broker.share_connections import ShareConnections
+from kafka_http.broker.share_connections import LoopEvent, ShareConnections
 from kafka_http.broker.share_requests import Acks, has_renewals
 from kafka_http.broker.share_session import Errors, ShareFetched, ShareSession, Topic
 from kafka_http.broker.share_watch import EndWatch
@@ -92,10 +91,12 @@ class ShareLeader:
         self._session: ShareSession | None = None
         self._was_connected = False
         self._watch = EndWatch(connections, topic.name, node, self._on_watch_end)
-        self._wake = WakeupNotifier(connections.loop)
+        self._event = LoopEvent(connections.loop)
         self._backoff = Backoff(0.1, 2.0)
         self._ack_failures = 0
         self._fetch_failures = 0
+        self._loading: set[int] = set()
+        """Partitions that have had no messages so far, perhaps because the broker loads them until `_loading_until`."""
         self._loading_until = float("inf")
         self._warnings = LogOnce(_log)
         self._is_stopping = False
@@ -105,6 +106,7 @@ class ShareLeader:
         if partitions != self.partitions:
             self.partitions = partitions
             self.may_have_messages = True
+            self._loading = set(partitions)
             self._loading_until = float("inf")
             self.wake()
 
@@ -115,7 +117,7 @@ class ShareLeader:
 
     def wake(self) -> None:
         """End the wait for something to do."""
-        self._wake.notify()
+        self._event.set()
 
     def is_ready(self, now: float) -> bool:
         """Return whether this leader may be asked for messages now."""
@@ -159,7 +161,7 @@ class ShareLeader:
         """Wait, also if there is something to do, but not if `stop` is called."""
         until = time.monotonic() + seconds
         while not self._is_stopping and (left := until - time.monotonic()) > 0:
-            await self._wake(left)
+            await self._event.wait(left)
 
     async def _connect(self) -> ShareSession:
         session = ShareSession(self._connections.new_manager(), self._group, self._topic, self._on_connection_lost)
@@ -191,7 +193,7 @@ class ShareLeader:
         finally:
             self.asking = 0
         await self._settle(session, acks, fetched.refused)
-        if not self.may_have_messages and time.monotonic() < self._loading_until:
+        if self._loading and not self.may_have_messages and time.monotonic() < self._loading_until:
             self.may_have_messages = True
             await self._connections.sleep(_LOADING_POLL)
         self._owner.on_asked()
@@ -205,9 +207,9 @@ class ShareLeader:
         """Wait until there is something to do."""
         if self._owner.listener.wanted() > 0:
             self._watch.start(self.partitions)
-            await self._wake(POLL_SECONDS)
+            await self._event.wait(POLL_SECONDS)
             return
-        await self._wake(max(0.0, session.used_at + KEEP_ALIVE_SECONDS - time.monotonic()))
+        await self._event.wait(max(0.0, session.used_at + KEEP_ALIVE_SECONDS - time.monotonic()))
         if session.is_open and time.monotonic() >= session.used_at + KEEP_ALIVE_SECONDS:
             await session.fetch(self.partitions, 0, {})
 
@@ -224,6 +226,7 @@ class ShareLeader:
     def _receive(self, fetched: ShareFetched) -> None:
         for each in fetched.acquired:
             self.may_have_messages = True
+            self._loading.discard(each.records.partition)
             if each.records and not self._is_stopping:  # else they are released
                 self._owner.listener.acquired(AcquiredRecords(each.records, each.attempts, fetched.until))
             self._acks.add(Acknowledgement(each.records.partition, offset, AckType.GAP) for offset in each.gaps)

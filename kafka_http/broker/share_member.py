@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,11 +15,10 @@ from kafka.errors import (
     UnsupportedVersionError,
     for_code,
 )
-from kafka.net.wakeup_notifier import WakeupNotifier
 
 from kafka_http.backoff import Backoff
 from kafka_http.broker.error_map import translate
-from kafka_http.broker.share_connections import ShareConnections
+from kafka_http.broker.share_connections import LoopEvent, ShareConnections
 from kafka_http.broker.share_leader import ShareLeader
 from kafka_http.broker.share_membership import ShareMembership
 from kafka_http.broker.share_requests import MAX_RECORDS
@@ -74,10 +73,12 @@ class KafkaShareMember:
         """By what has them: "group", "topic", or the node id of a leader."""
         self._told: KafkaHttpError | None = None
         self._warnings = LogOnce(_log)
-        self._beat_wake = WakeupNotifier(connections.loop)
-        self._find_wake = WakeupNotifier(connections.loop)
+        self._beat_event = LoopEvent(connections.loop)
+        self._find_event = LoopEvent(connections.loop)
+        self._is_waking = False
         self._is_closing = False
         self._has_left = False
+        self._stopping: list[ShareLeader] = []
         connections.loop.call_soon_threadsafe(self._keep_joined)
 
     # For any thread
@@ -89,11 +90,13 @@ class KafkaShareMember:
             self._call(self._sort_inbox)
 
     def wake(self) -> None:
-        self._call(self._ask_all)
+        if not self._is_waking:
+            self._is_waking = True
+            self._call(self._ask_all)
 
     def close(self, timeout: float) -> None:
         with suppress(RuntimeError, KafkaError):  # the loop has ended
-            self._connections.loop.run(self._close, timeout)
+            self._connections.loop.run(stop_members, self._connections, [self], timeout)
         self._on_closed(self)
 
     def _call(self, call: Callable[[], None]) -> None:
@@ -115,6 +118,7 @@ class KafkaShareMember:
                 leader.add(acks)
 
     def _ask_all(self) -> None:
+        self._is_waking = False
         for each in self._leaders.values():
             each.may_have_messages = True
             each.wake()
@@ -198,7 +202,7 @@ class KafkaShareMember:
             if self._membership.may_read and not is_finding:
                 is_finding = True
                 self._connections.loop.call_soon(self._keep_leaders)
-            await self._beat_wake(delay)
+            await self._beat_event.wait(delay)
         try:
             await self._membership.leave()
         except KafkaError as error:
@@ -207,7 +211,7 @@ class KafkaShareMember:
 
     def find_leaders(self) -> None:
         """Read the topic's metadata again, soon."""
-        self._find_wake.notify()
+        self._find_event.set()
 
     async def _keep_leaders(self) -> None:
         backoff = Backoff(0.2, 2.0)
@@ -221,7 +225,7 @@ class KafkaShareMember:
                 delay = backoff.next()
                 self.report("topic", error)
             await self._connections.sleep(_METADATA_PAUSE)
-            await self._find_wake(delay)
+            await self._find_event.wait(delay)
 
     def _use(self, metadata: Any) -> None:
         """Read the partitions from their leaders. Raises the error of the topic."""
@@ -260,19 +264,36 @@ class KafkaShareMember:
         self._connections.loop.call_soon(leader.run)
         return leader
 
-    async def _close(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+    def stop(self) -> None:
+        """Send what was acknowledged, close the sessions, and leave the group. Only the loop's thread calls this."""
         self._is_closing = True
-        self._beat_wake.notify()
-        self._find_wake.notify()
+        self._beat_event.set()
+        self._find_event.set()
         self._sort_inbox()
-        leaders = list(self._leaders.values())
-        for each in leaders:
+        self._stopping = list(self._leaders.values())
+        for each in self._stopping:
             each.stop()
-        while time.monotonic() < deadline and not (self._has_left and all(each.is_stopped for each in leaders)):
-            await self._connections.sleep(_CLOSE_POLL)
-        for each in leaders:
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the sessions are closed and the group has no more of this member."""
+        return self._has_left and all(each.is_stopped for each in self._stopping)
+
+    def drop(self) -> None:
+        """Close the connections, so that requests without a response end. Only the loop's thread calls this."""
+        for each in self._stopping:
             each.drop()
+
+
+async def stop_members(connections: ShareConnections, members: Collection[KafkaShareMember], timeout: float) -> None:
+    """Stop members together, within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    for each in members:
+        each.stop()
+    while time.monotonic() < deadline and not all(each.is_stopped for each in members):
+        await connections.sleep(_CLOSE_POLL)
+    for each in members:
+        each.drop()
 
 
 def _asked_at(leader: ShareLeader) -> float:

@@ -7,6 +7,8 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from typing import IO
 
 from kafka_http.cli.client_queue import AcquiredMessage
 
@@ -35,16 +37,19 @@ class MessageCommand:
 
     def run(self, message: AcquiredMessage) -> int:
         """Run the command to its end. Return its exit status: below 0 is the signal that ended it. Raises `OSError`."""
-        with self._process(message) as process:
-            process.communicate(message.value or b"")
-        return process.returncode
+        # A file, not a pipe: if this worker is killed, the command must not take a part of the message for all of it.
+        with TemporaryFile() as file:
+            file.write(message.value or b"")
+            file.seek(0)
+            with self._process(message, file) as process:
+                return process.wait()
 
     @contextmanager
-    def _process(self, message: AcquiredMessage) -> Iterator[subprocess.Popen[bytes]]:
+    def _process(self, message: AcquiredMessage, stdin: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which waits for the command.
         process = subprocess.Popen(
             [_SHELL, "-c", self._text],
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             env=self._environment | message_variables(message),
             start_new_session=True,
         )

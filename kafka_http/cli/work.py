@@ -117,8 +117,8 @@ def _run_until_signal(worker: QueueWorker) -> int:
     stops: list[_Stop] = []
     with _signals() as (signals, wake):
         threading.Thread(target=_run, args=(worker, ended, wake), name="worker", daemon=True).start()
-        while not ended.done():
-            stop = _Stop(os.read(signals, 1)[0], time.monotonic())
+        for number in iter(lambda: os.read(signals, 1)[0], 0):
+            stop = _Stop(number, time.monotonic())
             if stop.number not in _STOP_SIGNALS or (stops and stop.repeats(stops[-1])):
                 continue
             if len(stops) == _MAX_STOPS:
@@ -180,5 +180,5 @@ def _signals() -> Iterator[tuple[int, int]]:
         for each, handler in before.items():
             signal.signal(each, handler)
         signal.set_wakeup_fd(woken)
-        os.close(reading)
-        os.close(writing)
+    os.close(reading)  # not after an error: the worker may still write, and this process ends
+    os.close(writing)

@@ -9,7 +9,7 @@ from kafka_http.consumers.held_messages import DropReason, DueTimes, HeldMessage
 from kafka_http.consumers.message_leases import LeaseCall
 from kafka_http.consumers.queue_service import MAX_PAGE_BYTES, Settlement
 from kafka_http.errors import KafkaHttpError, LeaseLost, OutcomeUnknown
-from kafka_http.records import payload_size
+from kafka_http.records import Record, payload_size
 from kafka_http.share_groups import Acknowledgement, AckResult, AckType, AcquiredRecords, ShareGroupSettings
 
 _KEPT_SECONDS = 2.0
@@ -123,6 +123,13 @@ class MessageLocks:
         self._effects.events["released"] += len(messages)
         self._spare.extendleft(reversed(messages))
         self._schedule(messages)
+
+    def forget_contents(self, leases: Iterable[str]) -> None:
+        """Free the memory of messages that their clients have got, unless a dead letter may need them."""
+        for message in map(self.held.with_lease, leases):
+            if message is not None and not message.dead:
+                record = message.record
+                message.record = Record(record.topic, record.partition, record.offset, record.timestamp, None, None, ())
 
     def lose(self, partitions: Collection[int]) -> None:
         """Remove all messages of partitions, because Kafka has ended their locks."""

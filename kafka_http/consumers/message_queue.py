@@ -244,6 +244,11 @@ class MessageQueue:
             self._locks.take_back(leases)
             self._hand_out()
 
+    def page_sent(self, leases: Iterable[str]) -> None:
+        """Note that a client has got the messages of a page."""
+        with self._lock:
+            self._locks.forget_contents(leases)
+
     def held(self) -> list[HeldLease]:
         """Return the leases that clients hold."""
         with self._lock:

@@ -97,7 +97,9 @@ class QueueRegistry:
 
     def confirm_pages(self, pages: Sequence[str]) -> None:
         for each in pages:
-            self._pages.pop(each, None)
+            if (found := self._pages.pop(each, None)) is not None:
+                queue, leases = found
+                queue.page_sent(leases)
 
     def release_page(self, page: str) -> None:
         if (found := self._pages.pop(page, None)) is not None:

@@ -198,7 +198,7 @@ def test_publishes_that_wait_together_all_complete(cluster: Cluster, broker: Bro
     ]
     for each, event in zip(pending, done, strict=True):
         each.add_done_callback(event.set)
-    assert all(each.wait(10) for each in done)
+    assert all(each.wait(scaled(10)) for each in done)
     results = [result for each in pending for result in each.result(0)]
     assert delivered(results) == [(number % 2, number // 2) for number in range(20)]
 
@@ -245,7 +245,7 @@ def test_error_of_the_whole_request_is_in_the_result(cluster: Cluster, broker: B
         done = Event()
         pending = broker.producer.publish(name, records, 10)
         pending.add_done_callback(done.set)
-        assert done.wait(10)
+        assert done.wait(scaled(10))
         for _ in range(2):
             with pytest.raises(kind):
                 pending.result()
@@ -264,7 +264,7 @@ def test_late_results_are_final_when_the_callback_is_called(cluster: Cluster, br
             assert [type(each) for each in pending.result(timeout)] == [OutcomePending] * 3
         assert not pending.is_done
         assert not completed.is_set()
-    assert completed.wait(10)
+    assert completed.wait(scaled(10))
     assert delivered(pending.result(0)) == [(1, 0), (0, 1), (1, 1)]
 
 

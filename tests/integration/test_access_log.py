@@ -75,7 +75,8 @@ def test_stream_of_a_client_that_leaves_has_a_line_with_what_it_got(service: Ser
     assert service.put(f"/messages/{name}", b"hello").ok
     headers = {"Accept": NDJSON, "X-Request-Id": f"left-{name}"}
     with requests.get(f"{service.url}/messages/{name}/me/0", headers=headers, stream=True, timeout=30) as answer:
-        line = next(answer.iter_lines())
+        lines = answer.iter_lines()  # a temporary iterator would close the connection once it is garbage
+        line = next(lines)
         assert f"left-{name}" not in service.access_log, "the stream is open"
     wait_for(lambda: f"left-{name} gunicorn.access: " in service.access_log)
     (written,) = [each for each in service.access_log.splitlines() if f"left-{name}" in each]

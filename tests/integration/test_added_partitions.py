@@ -16,7 +16,7 @@ from kafka.admin import NewPartitions
 from kafka_http.demo.embedded_kafka import EmbeddedKafka
 from tests.conftest import TopicFactory
 from tests.support.event_parser import EventParser
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 from tests.support.server_process import Service
 from tests.support.stream_clients import EVENTS, NDJSON, opened
 
@@ -37,7 +37,7 @@ class Publisher:
 
     def stop(self) -> None:
         self._ends.set()
-        self._thread.join(30)
+        self._thread.join(scaled(30))
         self._producer.flush(30)
         self._producer.close()
 
@@ -86,7 +86,7 @@ class Follower:
         self._ends = True
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(scaled(20))
         assert not self._thread.is_alive()
 
 

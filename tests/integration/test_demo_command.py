@@ -17,7 +17,7 @@ import requests
 
 from kafka_http.demo.local_resources import free_ports
 from tests.support.manual import curl_commands, page, section
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 
 
 class RunningDemo:
@@ -97,7 +97,7 @@ def test_printed_curls_work_and_data_survives_restart(kafka_parts: None, tmp_pat
         assert shell(acknowledge) == ""
         assert json.loads(shell(read))["records"] == []
         first.process.terminate()
-        assert first.process.wait(20) == 0
+        assert first.process.wait(scaled(20)) == 0
         assert processes_of(tmp_path) == {}
 
     with demo(tmp_path, "--topic", "more:3", "--topic", "greetings:5") as second:
@@ -108,7 +108,7 @@ def test_printed_curls_work_and_data_survives_restart(kafka_parts: None, tmp_pat
         assert [record["value"] for record in page["records"]] == ["hello"]
         assert len(requests.get(f"{second.url}/messages/more", timeout=10).json()["partitions"]) == 3
         second.process.send_signal(signal.SIGINT)
-        assert second.process.wait(20) == 0
+        assert second.process.wait(scaled(20)) == 0
         assert processes_of(tmp_path) == {}
 
 
@@ -130,7 +130,7 @@ def test_demo_stopped_during_start_leaves_nothing_and_starts_again(kafka_parts: 
     with subprocess.Popen([*command, "--port", str(port), "--kafka-port", str(kafka_port)]) as process:
         wait_for(lambda: any(re.match(r"\S*java ", command) for command in processes_of(tmp_path).values()), 15)
         process.terminate()
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(scaled(20)) == 128 + signal.SIGTERM
     wait_for(lambda: processes_of(tmp_path) == {}, 15)
     with demo(tmp_path) as running:
         assert requests.get(f"{running.url}/messages", timeout=10).json() == {"topics": ["greetings"]}
@@ -146,7 +146,7 @@ def test_schemas_survive_restart_of_demo_with_registry(kafka_parts: None, regist
         subject = f"{registry_of(first)}/subjects/greetings-value/versions"
         registered = requests.post(subject, json={"schema": '"string"'}, timeout=30).json()
         first.process.terminate()
-        assert first.process.wait(20) == 0
+        assert first.process.wait(scaled(20)) == 0
         assert processes_of(tmp_path) == {}
 
     with demo(tmp_path, "--registry") as second:

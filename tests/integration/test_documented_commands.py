@@ -19,7 +19,7 @@ from kafka_http.demo.local_resources import free_ports
 from tests.integration.conftest import ServiceFactory
 from tests.integration.test_demo_command import RunningDemo, demo, processes_of, shell
 from tests.support.manual import README, RUNNABLE_PAGES, curl_commands, page, section
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 
 TIMED_OUT = 28
 """curl's exit status."""
@@ -161,7 +161,7 @@ def test_closed_access_log_does_not_log_client_data(tmp_path: Path) -> None:
             assert requests.get(f"http://127.0.0.1:{port}/health", auth=("me", "hush"), timeout=10).ok
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(scaled(20)) == 0
     assert "bWU6aHVzaA==" not in log.read_text(), "me:hush in base64"
     assert "Traceback" not in log.read_text()
 
@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_demo_with_all_its_processes(
             shell(f"{curl.rstrip()} -sS --fail-with-body")
         assert first_values(running, "orders") == ["hello"]
         os.killpg(running.process.pid, number)  # as a terminal does it
-        assert running.process.wait(20) == 0
+        assert running.process.wait(scaled(20)) == 0
         wait_for(lambda: processes_of(tmp_path) == {}, 15)
     assert not [line for line in running.errors if "Traceback" in line]
     assert (tmp_path / "diary").read_text() == "mine"

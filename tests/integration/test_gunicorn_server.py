@@ -95,7 +95,7 @@ class Server:
         wait_for(lambda: f"at {path}" in self.out, 15)
 
         def answer() -> requests.Response:
-            thread.join(20)
+            thread.join(scaled(20))
             assert answers, "no response"
             return answers[0]
 
@@ -105,7 +105,7 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
-            self.process.wait(10)
+            self.process.wait(scaled(10))
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -389,7 +389,7 @@ def test_stop_answers_requests_in_flight_and_then_closes(
     stop(server)
 
     assert [answer().text for answer in answers] == ["ok", "ok"]
-    assert server.process.wait(10) == 0
+    assert server.process.wait(scaled(10)) == 0
     told = [line for line in server.out if not line.startswith("at /")]
     assert told[0] == "ready"
     assert sorted(told[1:-2]) == ["closed", "closed", "stopping", "stopping"]
@@ -474,7 +474,7 @@ def test_second_ctrl_c_stops_at_once(start: ServerFactory) -> None:
         begun = time.monotonic()
         os.killpg(server.process.pid, signal.SIGINT)
 
-        server.process.wait(10)
+        server.process.wait(scaled(10))
         assert time.monotonic() - begun < scaled(8)
     assert "closed" in server.out
 
@@ -488,7 +488,7 @@ def test_idle_connections_do_not_delay_stop(start: ServerFactory) -> None:
         begun = time.monotonic()
         server.process.terminate()
 
-        assert server.process.wait(10) == 0
+        assert server.process.wait(scaled(10)) == 0
         assert time.monotonic() - begun < scaled(6)
 
 
@@ -546,7 +546,7 @@ def test_all_lines_of_all_processes_are_json_objects(start: ServerFactory) -> No
     wait_for(lambda: expected <= requests_logged().keys(), 15)
     assert requests_logged()["/sleep/0", 200, "INFO"] == "r-1"
     server.process.terminate()
-    assert server.process.wait(30) == 0
+    assert server.process.wait(scaled(30)) == 0
     logged = [json.loads(line) for line in server.err]
     assert {"time", "level", "logger", "message"} <= set.intersection(*(set(each) for each in logged))
     assert any(each["message"].startswith("Listening at: ") for each in logged)
@@ -587,7 +587,7 @@ def test_non_local_address_is_logged_as_warning(start: ServerFactory) -> None:
 def test_unavailable_address_exits_with_one_line(tmp_path: Path, bind: str) -> None:
     server = Server(tmp_path, TINY, bind=bind)
 
-    assert server.process.wait(30) == 1
+    assert server.process.wait(scaled(30)) == 1
     (line,) = server.err
     assert line.startswith(f"Cannot listen on {bind.format(port=server.port)}: ")
 
@@ -599,7 +599,7 @@ def test_gunicorn_command_serves_the_application(start: ServerFactory, worker_cl
     answer = server.get("/health")
     assert answer.status_code == 200
     server.process.terminate()
-    assert server.process.wait(15) == 0
+    assert server.process.wait(scaled(15)) == 0
 
 
 @pytest.mark.parametrize("worker_class", ["gthread", OURS])
@@ -624,7 +624,7 @@ def test_sighup_to_gunicorn_with_preload_app_revokes_a_key(
     keys.path.write_text("[kept", "utf-8")
     server.process.send_signal(signal.SIGHUP)
     if worker_class == OURS:
-        assert server.process.wait(15) == 3
+        assert server.process.wait(scaled(15)) == 3
     else:
         wait_for(lambda: statuses() == [503, 503], 15)
     assert any("keys.toml (auth.keys) is not TOML" in line for line in server.err)

@@ -137,7 +137,7 @@ def test_waiting_fetch_does_not_block_other_calls(broker: KafkaBroker, topic: To
         assert time.monotonic() - began < scaled(1)
     assert waiting.is_alive()
     broker.producer.publish(name, [NewRecord(b"wake up")], 10).result()
-    waiting.join(5)
+    waiting.join(scaled(5))
     assert not waiting.is_alive()
 
 

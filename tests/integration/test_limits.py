@@ -160,7 +160,7 @@ def test_waiting_requests_leave_threads_for_others(small_service: Service, topic
         asked = [pool.submit(small_service.get, f"/messages/{name}/me/latest?wait=20") for _ in range(4)]
         wait_for(lambda: sum(each.done() for each in asked) == 2)
         assert small_service.put(f"/messages/{name}", "news").status_code == 200
-        found = [[record["value"] for record in each.result(10).json()["records"]] for each in asked]
+        found = [[record["value"] for record in each.result(scaled(10)).json()["records"]] for each in asked]
     assert sorted(found) == [[], [], ["news"], ["news"]]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
@@ -31,6 +32,13 @@ from tests.support.server_process import Service, end_daemons
 from tests.support.v2_client import JSON_TYPE, ConsumerInstance, instances, produce
 
 LINGER = 10.0
+
+LONG_SESSIONS = {"kafka_http.broker.group_session.SESSION_SECONDS": 300.0}
+PATIENT_WORKERS = {
+    "kafka_http.node.daemon_client._START_SECONDS": 100.0,
+    "kafka_http.node.daemon_launcher._START_SECONDS": 100.0,
+}
+"""Constants of the workers, with which no call gives up a daemon that starts slowly."""
 
 
 def url_of(service: Service) -> Callable[[], str]:
@@ -64,10 +72,14 @@ def test_daemon_is_started_once_by_the_first_call_that_needs_it(
 
 
 @pytest.mark.parametrize("kills", [1, 3])
-def test_killed_daemon_restarts_with_its_instances_soon(
+def test_killed_daemon_restarts_with_its_instances_and_no_rebalance(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, kills: int
 ) -> None:
-    service = start_service(kafka.bootstrap_servers)
+    """The sessions of the members are long, so that they outlive a start of the daemon on a slow machine.
+
+    A member that joined again would end the group's generation.
+    """
+    service = start_service(kafka.bootstrap_servers, constants=PATIENT_WORKERS, daemon_constants=LONG_SESSIONS)
     name, other, group = topic(6), topic(), new_group()
     with instances(url_of(service), group, 3, **{"auto.commit.enable": False}) as made:
         assigned = ConsumerInstance(url_of(service), new_group())
@@ -80,7 +92,7 @@ def test_killed_daemon_restarts_with_its_instances_soon(
         for partition in range(6):
             produce(service.url, name, [f"{partition}-0"], partition)
         produce(service.url, other, ["a-0"])
-        read = [value for each in made for value in each.values()] + assigned.values()
+        read = [value for each in made for value in read_until(each, 2)] + read_until(assigned, 1)
         assert sorted(read) == sorted([f"{each}-0" for each in range(6)] + ["a-0"])
         settle(*made, assigned)
         (generation,) = generations(service)
@@ -89,22 +101,16 @@ def test_killed_daemon_restarts_with_its_instances_soon(
         produce(service.url, other, ["a-1"])
         for _ in range(kills):
             os.kill(service.daemon, signal.SIGKILL)
-            began = time.monotonic()
             with ThreadPoolExecutor(3) as pool:
                 assert len(list(pool.map(ConsumerInstance.assignments, made))) == 3
-            assert time.monotonic() - began < soon()
-        again = {each.name: sorted(each.values(2000)) for each in made}
-        assert time.monotonic() - began < soon()
+        again = {each.name: sorted(read_until(each, 2)) for each in made}
         assert again == {name: sorted(f"{each}-1" for _, each in before[name]) for name in before}
-        assert assigned.values() == ["a-1"]
+        assert read_until(assigned, 1) == ["a-1"]
         assert {each.name: each.assignments() for each in made} == before
+        settle(*made)
         assert generations(service) == {generation}
+        assert service.log.count("Daemon started") == 1 + kills
         assert assigned.delete().status_code == 204
-
-
-def soon() -> float:
-    """Five seconds, more on a slow machine: far less than the session timeout of the members."""
-    return scaled(5)
 
 
 def settle(*read: ConsumerInstance) -> None:
@@ -156,7 +162,7 @@ def test_killed_worker_releases_its_instance(
 
         def wait_long() -> None:
             try:
-                session.get(f"{service.url}{instance.path}/records?timeout=30000", timeout=60)
+                session.get(f"{service.url}{instance.path}/records?timeout=60000", timeout=100)
             except requests.ConnectionError:
                 cut.set()
 
@@ -165,12 +171,10 @@ def test_killed_worker_releases_its_instance(
         other = next(each for pid, each in sessions.items() if pid != worker)
         wait_for(lambda: is_lent(other, service, instance))
         os.kill(worker, signal.SIGKILL)
-        waiting.join(10)
+        waiting.join(60)
         assert cut.is_set()
         produce(service.url, name, ["x"])
-        began = time.monotonic()
-        assert instance.values(20_000) == ["x"]
-        assert time.monotonic() - began < scaled(2)
+        assert instance.values(20_000) == ["x"], "the lease itself ends after 90 s"
         for each in sessions.values():
             each.close()
 
@@ -192,11 +196,11 @@ def test_daemon_ends_after_the_service_and_a_new_one_continues(
     instance.subscribe(name)
     produce(service.url, name, [1])
     assert read_until(instance, 1) == [1]
+    told = time.monotonic()
     service.terminate()
     service.wait_for_end()
-    ended = time.monotonic()
     wait_for(lambda: not service.daemons, LINGER + 3)
-    assert time.monotonic() - ended > LINGER - 3
+    assert time.monotonic() - told > LINGER
     assert not list(service.data_dir.glob("*.sock"))
     service.start()
     wait_for(lambda: service.daemons, 5)  # before any call
@@ -225,7 +229,9 @@ def test_stopped_daemon_ends_before_kafka_and_logs_no_error(
 def test_quick_restart_of_the_service_keeps_the_daemon(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    service = start_service(kafka.bootstrap_servers)
+    """The daemon waits longer for workers than it does by default, so that a slow start is still a quick one."""
+    long_wait = {"kafka_http.node.daemon_server.LINGER_SECONDS": 120.0}
+    service = start_service(kafka.bootstrap_servers, daemon_constants=LONG_SESSIONS | long_wait)
     name, group = topic(), new_group()
     instance = ConsumerInstance(url_of(service), group)
     instance.create()
@@ -239,6 +245,7 @@ def test_quick_restart_of_the_service_keeps_the_daemon(
     service.start()
     produce(service.url, name, [2])
     assert read_until(instance, 1) == [2]
+    settle(instance)
     assert (generations(service), service.daemon) == (before, daemon)
     instance.delete()
 
@@ -328,6 +335,16 @@ def test_hung_daemon_fails_its_calls_and_delays_nothing_else(
     assert read_until(instance, 1) == ["before"]
     settle(instance)
     sessions = service.session_of_each_worker().values()
+
+    def took(session: requests.Session, status: int) -> float:
+        """Return the time of three requests. While the daemon hangs, not one of them waits for it."""
+        began = time.monotonic()
+        assert session.get(f"{service.url}/instances", timeout=20).status_code == status
+        assert session.put(f"{service.url}/messages/{name}", b"now", timeout=20).status_code == 200
+        assert session.get(f"{service.url}/messages/{name}/c/0:0", timeout=20).status_code == 200
+        return time.monotonic() - began
+
+    before = [took(session, 200) for session in sessions for _ in range(20)]
     with ThreadPoolExecutor(40) as pool:
         with frozen(Process(service.daemon)):
             waiting = [pool.submit(instance.get, 50_000) for _ in range(10)]
@@ -336,18 +353,13 @@ def test_hung_daemon_fails_its_calls_and_delays_nothing_else(
             waiting += [pool.submit(service.put, f"/messages/{name}", b"later", headers=later) for _ in range(10)]
             for session in sessions:
                 wait_for(lambda session=session: ready(service, session) == not_responding(), 20)  # type: ignore[misc]
-            for answer in (each.result(25) for each in waiting):
+            for answer in (each.result(40) for each in waiting):
                 assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-            for session in sessions:
-                for _ in range(20):
-                    began = time.monotonic()
-                    assert session.get(f"{service.url}/instances", timeout=20).status_code == 503
-                    assert session.put(f"{service.url}/messages/{name}", b"now", timeout=20).status_code == 200
-                    assert session.get(f"{service.url}/messages/{name}/c/0:0", timeout=20).status_code == 200
-                    assert time.monotonic() - began < scaled(4), "not one of them waits for the daemon"
+            hung = [took(session, 503) for session in sessions for _ in range(20)]
         for session in sessions:
             wait_for(lambda session=session: ready(service, session) == (200, {"status": "ready"}), 20)  # type: ignore[misc]
-    assert len(read_until(instance, 40)) == 40, "nothing that was answered with a 503 is published"
+    assert median(hung) < median(before) + 3, "a call that waits for the daemon takes five seconds"
+    assert len(read_until(instance, 80)) == 80, "nothing that was answered with a 503 is published"
     assert service.get("/tasks").json()["tasks"] == []
     assert "does not respond" in service.log
     assert "responds again" in service.log
@@ -374,8 +386,9 @@ def read_until(instance: ConsumerInstance, count: int) -> list[Any]:
 def test_read_that_hung_with_the_daemon_releases_its_instance_afterwards(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """A read lease whose release failed kept the instance busy for half a minute."""
-    service = start_service(kafka.bootstrap_servers)
+    """A read lease whose release failed kept the instance busy for half a minute, here for ten."""
+    long_leases = {"kafka_http.consumers.read_lease.GRACE_SECONDS": 600.0}
+    service = start_service(kafka.bootstrap_servers, daemon_constants=long_leases)
     name = topic()
     instance = ConsumerInstance(url_of(service), new_group())
     instance.create()
@@ -384,11 +397,13 @@ def test_read_that_hung_with_the_daemon_releases_its_instance_afterwards(
         waiting = pool.submit(instance.get, 50_000)
         wait_for(lambda: service.get("/instances").json()["instances"])
         with frozen(Process(service.daemon)):
-            assert waiting.result(25).status_code == 503
+            assert waiting.result(40).status_code == 503
     produce(service.url, name, ["x"])
-    began = time.monotonic()
-    wait_for(lambda: instance.get(5000).status_code == 200 and instance.commit().status_code == 200, 20)
-    assert time.monotonic() - began < scaled(15), "it is not the loan's own end that was waited for"
+    with requests.Session() as session:
+        wait_for(lambda: ready(service, session) == (200, {"status": "ready"}), 20)
+    wait_for(lambda: instance.get().status_code == 200, 20)
+    assert read_until(instance, 1) == ["x"]
+    assert instance.commit().status_code == 200
 
 
 def test_server_stops_and_starts_beside_a_hung_daemon(
@@ -433,7 +448,10 @@ def test_daemon_ends_after_a_server_stopped_that_it_did_not_answer(
 
 
 def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) -> None:
-    """Prints throughput and latency, and asserts a bound that the slowest machine should meet."""
+    """Prints throughput and latency, and asserts a bound that the slowest machine should meet.
+
+    The bound is for the median: the slowest calls of a busy machine waited for the other processes.
+    """
     daemon = DaemonClient(Config(bootstrap_servers=(kafka.bootstrap_servers,), data_dir=tmp_path / "data"))
     group = new_group()
     daemon.instances.create(group, "i", InstanceSettings(), ANY_CALLER)
@@ -445,7 +463,7 @@ def test_calls_from_many_threads_are_fast(kafka: EmbeddedKafka, tmp_path: Path) 
                 f"{threads} threads: {rate:.0f} a second, p50 {took[len(took) // 2] * 1e3:.3f} ms, "
                 f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms"
             )
-            assert took[len(took) * 99 // 100] < scaled(0.1)
+            assert median(took) < scaled(0.05)
     finally:
         daemon.instances.delete(group, "i", ANY_CALLER)
         daemon.close()

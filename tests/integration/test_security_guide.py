@@ -20,7 +20,7 @@ from kafka_http.demo.local_resources import free_ports
 from tests.support.manual import page, section, shell_commands
 from tests.support.nginx import nginx_before
 from tests.support.planted_secrets import plant, search
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 from tests.support.secured_kafka import Certificates
 from tests.support.server_process import PREFIX, end_daemons
 
@@ -91,7 +91,7 @@ class Guide:
             yield
         finally:
             process.terminate()
-            process.wait(35)
+            process.wait(scaled(35))
             end_daemons(self.directory / "data")
             text = log.read_text()
             print(text)

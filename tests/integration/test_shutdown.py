@@ -116,7 +116,7 @@ def test_killed_main_process_ends_its_workers(kafka: EmbeddedKafka, start_servic
     service = start_service(kafka.bootstrap_servers)
     assert service.process is not None
     service.process.kill()
-    service.process.wait(5)
+    service.process.wait(scaled(5))
     wait_for(service.is_gone, 10)
 
 

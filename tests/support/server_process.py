@@ -17,7 +17,7 @@ import requests
 from kafka_http.demo.local_resources import free_ports
 from tests.support.certificates import Authority, Issued, settings_of
 from tests.support.planted_secrets import plant_settings, search
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 
 PREFIX = "KAFKA_HTTP_"
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,7 @@ class Service(Server):
 
     With an `authority` it is an https server with a certificate of that one. Requests have the certificate `client`.
     `constants` has other values of constants, by their full names, so that a test waits for less; not in the daemon.
+    `daemon_constants` has those of its daemon.
     """
 
     working_directory = ROOT
@@ -72,7 +73,9 @@ class Service(Server):
         bootstrap_servers: str,
         authority: Authority | None = None,
         client: Issued | None = None,
+        *,
         constants: Mapping[str, object] | None = None,
+        daemon_constants: Mapping[str, object] | None = None,
         **settings: Any,
     ) -> None:
         self._constants = constants or {}
@@ -100,6 +103,8 @@ class Service(Server):
         plant_settings(given)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment |= {PREFIX + name.upper(): _text(value) for name, value in given.items()}
+        if daemon_constants:
+            self._environment["PYTHONPATH"] = _site_of_daemon(directory / "site", daemon_constants)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -187,9 +192,9 @@ class Service(Server):
             assert idle.recv(1) == b""
 
     def wait_for_end(self, seconds: float = 35) -> None:
-        """Wait until all its processes have ended, and check the exit status."""
+        """Wait for up to `seconds` (`scaled`) until all its processes have ended, and check the exit status."""
         assert self.process is not None
-        assert self.process.wait(seconds) == 0, self.log
+        assert self.process.wait(scaled(seconds)) == 0, self.log
         wait_for(self.is_gone, 2)
 
     def kill(self) -> None:
@@ -278,12 +283,27 @@ def program_with(constants: Mapping[str, object]) -> list[str]:
     """Return the command `kafka-http` with other values of constants, by names such as `kafka_http.backoff.SECONDS`."""
     if not constants:
         return [sys.executable, "-m", "kafka_http"]
-    lines = ["import sys, importlib", "from kafka_http.cli.main import main"]
+    lines = ["import sys, importlib", "from kafka_http.cli.main import main", *_assignments(constants)]
+    return [sys.executable, "-c", "\n".join([*lines, "sys.exit(main())"])]
+
+
+def _assignments(constants: Mapping[str, object]) -> Iterator[str]:
     for name, value in constants.items():
         module, _, constant = name.rpartition(".")
-        lines.append(f"module = importlib.import_module({module!r})")
-        lines.append(f"assert hasattr(module, {constant!r}); module.{constant} = {value!r}")
-    return [sys.executable, "-c", "\n".join([*lines, "sys.exit(main())"])]
+        yield f"module = importlib.import_module({module!r})"
+        yield f"assert hasattr(module, {constant!r}); module.{constant} = {value!r}"
+
+
+def _site_of_daemon(directory: Path, constants: Mapping[str, object]) -> str:
+    """Return the value of PYTHONPATH with which a daemon has other values of constants.
+
+    A worker starts the daemon, by its module's name. Python imports `sitecustomize` in each process before that.
+    """
+    directory.mkdir()
+    lines = "".join(f"    {line}\n" for line in _assignments(constants))
+    module = f"import sys, importlib\nif 'kafka_http.node.daemon' in sys.orig_argv:\n{lines}"
+    (directory / "sitecustomize.py").write_text(module)
+    return os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def daemons_of(data_dir: Path) -> list[int]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from kafka import KafkaProducer
 
 from tests.support.event_parser import Event, EventParser
-from tests.support.polling import wait_for
+from tests.support.polling import scaled, wait_for
 
 EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -77,7 +77,7 @@ class EventSource:
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
-        self._thread.join(10)
+        self._thread.join(scaled(10))
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -119,7 +119,7 @@ class Numbers:
     def stop(self) -> None:
         """Stop, and wait until Kafka has acknowledged all counted messages."""
         self._ends.set()
-        self._thread.join(10)
+        self._thread.join(scaled(10))
         self._producer.flush(10)
 
     def _run(self) -> None:

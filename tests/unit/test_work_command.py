@@ -94,6 +94,12 @@ def test_command_that_reads_nothing_is_acknowledged() -> None:
     assert queue.acknowledged == [0]
 
 
+def test_stdin_is_a_complete_file_before_the_command_starts() -> None:
+    """A command whose worker is killed must not take a part of the message for all of it, as with a pipe."""
+    queue = StubQueue(b"x" * 1_000_000)
+    assert work(queue, "test -f /dev/stdin") == 0
+
+
 def test_headers_too_long_for_a_variable_are_left_out() -> None:
     queue = StubQueue({"value": "", "format": "binary", "headers": [["long", "x" * 200_000], ["short", "y"]]})
     assert work(queue, 'test "${KAFKA_HTTP_HEADER_LONG-none}$KAFKA_HTTP_HEADER_SHORT" = noney') == 0
