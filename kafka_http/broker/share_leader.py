@@ -291,10 +291,10 @@ class ShareLeader:
 
     def _fail(self, error: Exception) -> None:
         count_error(type(error))
-        was_connected, self._was_connected = self._was_connected, False
         if isinstance(error, InvalidShareSessionEpochError):  # opened again, the session has its locks
             self._acks.add(self._acks.unsettled())
             return
+        was_connected, self._was_connected = self._was_connected, False
         self.may_have_messages = False
         self._owner.find_leaders()
         if not (was_connected and isinstance(error, _NO_RESPONSE)):  # else the next attempt tells

@@ -42,6 +42,8 @@ _METADATA_PAUSE = 0.1
 _TOLERATED_SECONDS = 5.0
 """Time without a heartbeat after which the listener is told: a coordinator may move, or start."""
 _CLOSE_POLL = 0.01
+_SESSION_LIMIT = 133
+"""Kafka's error code SHARE_SESSION_LIMIT_REACHED, which kafka-python 3.0.12 does not know."""
 _TRANSIENT = (BrokerUnavailable, RetriableBrokerError)
 
 
@@ -75,6 +77,7 @@ class KafkaShareMember:
         self._warnings = LogOnce(_log)
         self._beat_event = LoopEvent(connections.loop)
         self._find_event = LoopEvent(connections.loop)
+        self._is_sorting = False
         self._is_waking = False
         self._is_closing = False
         self._has_left = False
@@ -84,9 +87,9 @@ class KafkaShareMember:
     # For any thread
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> None:
-        is_first = not self._inbox
         self._inbox.extend(acknowledgements)
-        if is_first:
+        if not self._is_sorting:
+            self._is_sorting = True
             self._call(self._sort_inbox)
 
     def wake(self) -> None:
@@ -107,6 +110,7 @@ class KafkaShareMember:
 
     def _sort_inbox(self) -> None:
         """Give acknowledgements to the leaders of their partitions."""
+        self._is_sorting = False  # first, so that none is overlooked that comes from now on
         by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
         while self._inbox:
             each = self._inbox.popleft()
@@ -153,6 +157,11 @@ class KafkaShareMember:
             return QueuesUnsupported()
         if kind is GroupIdNotFoundError:
             return wrong_group_type(self._group)
+        if getattr(kind, "errno", None) == _SESSION_LIMIT:
+            return RetriableBrokerError(
+                "The broker has too many share sessions; its setting group.share.max.share.sessions limits them "
+                "(ShareSessionLimitReached)."
+            )
         return translate(error, self._topic, servers=self._connections.servers)
 
     def report(self, source: object, error: Exception | type[KafkaError] | None) -> None:

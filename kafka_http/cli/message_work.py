@@ -73,12 +73,12 @@ class MessageWork:
         status, said = self._run(message)
         try:
             if not self.renewal.remove(message.lease):
-                raise RequestError("Its lock has ended.", code=LEASE_LOST)
+                raise RequestError("Its lock has ended, so that it is delivered again.", code=LEASE_LOST)
             self._settle(message, status, said)
         except RequestError as error:
             self._report.add(unsettled=1)
-            when = "" if error.code == LEASE_LOST else " when its lock ends"
-            _note(message, f"{said}, but the message is not settled: {error} It is delivered again{when}.")
+            again = "" if error.code == LEASE_LOST else " It is delivered again when its lock ends."
+            _note(message, f"{said}, but the message is not settled: {error}{again}")
         if cannot_run(status):
             raise RequestError(f"The shell cannot run the command (exit status {status}). Check --exec.", 400)
 

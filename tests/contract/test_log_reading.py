@@ -176,11 +176,11 @@ def test_fetch_wait_ends_when_a_record_arrives(cluster: Cluster, broker: Broker)
 
     timer = threading.Timer(0.3, produce)
     timer.start()
-    fetched = fetch(broker, topic, {0: 1, 1: 1}, **MANY, wait=10)
+    fetched = fetch(broker, topic, {0: 1, 1: 1}, **MANY, wait=60)
     came_at = time.monotonic()
     timer.join()
     assert [each.value for each in fetched.records[1]] == [b"new"]
-    assert came_at - produced_at[0] < 3
+    assert came_at - produced_at[0] < 30
 
 
 def test_fetch_wait_ends_after_its_time(cluster: Cluster, broker: Broker) -> None:

@@ -35,10 +35,10 @@ def test_kill_of_one_broker_under_load_loses_nothing(kafka_cluster: EmbeddedClus
     with load.running(publishers=6):
         wait_for(lambda: len(load.acknowledged) > 200, 20)
         kafka_cluster.brokers[leader(service, "kept", 0)].kill()
-        elected = time.monotonic() + 8  # the controller may have died as well
+        elected = time.monotonic() + min(scaled(8), 60)  # the controller may have died as well
         for kind in ("publish", "read", "ack", "seek"):
             wait_for(lambda kind=kind: len(load.successes(kind, elected)) > 20, 30)
-    assert {answer.status for answer in load.answers} <= {200, 204, 503, 504}
+    assert [each for each in load.answers if each.status not in (200, 204) and not each.is_transient] == []
     assert [each for each in load.answers if each.began > elected and each.status not in (200, 204)] == []
     check_nothing_lost_or_doubled(load, kafka_cluster.bootstrap_servers, "kept", 3)
 

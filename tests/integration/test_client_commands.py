@@ -209,16 +209,20 @@ def test_workers_share_a_queue_and_failed_messages_become_dead_letters(
     commands: Commands, topic: TopicFactory, service: Service, tmp_path: Path
 ) -> None:
     """A killed worker leaves messages locked, which the others get when the locks end."""
-    name, dead, seen = topic(2), topic(), tmp_path / "seen"
+    name, dead, seen, free = topic(2), topic(), tmp_path / "seen", tmp_path / "free"
     numbers = [b"%d" % number for number in range(40)]
     (tmp_path / "lines").write_bytes(b"\n".join(numbers))
     commands("publish", name, str(tmp_path / "lines"), "-k", "ada")
-    handle = f"read -r number; echo $number >> {seen}; test $number != 7"
-    flags = ["--lock", "3", "--retry-delay", "0", "--until-empty", "--dead", dead]
-    with running_command(service, "work", name, f"{name}-w", *flags, "--exec", f"touch {seen}; sleep 600") as killed:
+    hold = f"touch {seen}; until [ -e {free} ]; do sleep 0.1; done"
+    with running_command(service, "work", name, f"{name}-w", "--lock", "1", "--exec", hold) as killed:
         wait_for(seen.exists, 60)
         killed.kill()
-    commands("work", name, f"{name}-w", *flags, "--concurrency", "8", "--exec", handle, status=1)
+        killed.wait()
+        free.touch()
+        killed.communicate()
+    handle = f"read -r number; echo $number >> {seen}; test $number != 7"
+    flags = ["--concurrency", "8", "--retry-delay", "0", "--dead", dead, "--until-empty"]
+    commands("work", name, f"{name}-w", *flags, "--exec", handle, status=1)
     assert set(seen.read_bytes().split()) == set(numbers)
     assert commands("read", dead, "--format", "%k %v") == b"ada 7"
 

@@ -250,7 +250,7 @@ def test_sigterm_under_full_load(kafka: EmbeddedKafka, topic: TopicFactory, star
         wait_for(lambda: load.successes() > 500, 20)
         began = time.monotonic()
         service.terminate()
-        service.wait_for_end(scaled(8))
+        service.wait_for_end(8)
         wait_for(lambda: load.refused_connections > 0)
     check_statuses(load.published, {200, 503, None})
     check_statuses((each for each in load.published if each.ended < began), {200})
@@ -268,7 +268,7 @@ def test_sigterm_while_kafka_is_frozen_under_full_load(
         wait_for(lambda: load.successes() > 500, 20)
         with frozen(fresh_kafka):
             service.terminate()
-            service.wait_for_end(scaled(3 + 10))
+            service.wait_for_end(3 + 10)
             wait_for(lambda: load.refused_connections > 0)
         fresh_kafka.wait_until_ready()
     check_statuses(load.published, UNAVAILABLE | {None})

@@ -313,7 +313,7 @@ def test_keys_on_a_full_disk_return_503(
 def test_response_that_does_not_fit_on_the_disk_is_stored_later(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    service = start_service(kafka.bootstrap_servers)
+    service = start_service(kafka.bootstrap_servers, timeout=30)
     name = topic()
     assert publish(service, name, "first", "first").ok
     with ExitStack() as full:
@@ -347,7 +347,8 @@ def test_nodes_with_a_shared_store_share_keys(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:
     url = postgresql.database(f"keys_{uuid4().hex}")
-    first, second = (start_service(kafka.bootstrap_servers, store_url=url, workers=1) for _ in range(2))
+    settings = {"store_url": url, "workers": 1, "timeout": 30}
+    first, second = (start_service(kafka.bootstrap_servers, **settings) for _ in range(2))
     name = topic()
     assert publish(first, name, "kept", "kept").ok
     assert is_replay(publish(second, name, "kept", "kept"))
@@ -363,7 +364,8 @@ def test_keys_of_a_killed_node_can_be_claimed(
     kafka: EmbeddedKafka, topic: TopicFactory, start_service: ServiceFactory, postgresql: PostgreSQL
 ) -> None:
     url = postgresql.database(f"keys_{uuid4().hex}")
-    first, second = (start_service(kafka.bootstrap_servers, store_url=url, workers=1) for _ in range(2))
+    settings = {"store_url": url, "workers": 1, "timeout": 30}
+    first, second = (start_service(kafka.bootstrap_servers, **settings) for _ in range(2))
     name = topic()
     assert publish(first, name, "kept", "kept").ok
     with frozen(kafka), under_way(first, name, "k", store_url=url) as request:

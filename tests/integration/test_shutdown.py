@@ -70,6 +70,8 @@ def test_sigterm_waits_for_slow_upload(
     service, name = start_service(kafka.bootstrap_servers), topic()
     with service.connect() as client:
         client.sendall(f"PUT /messages/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello".encode())
+        for session in service.session_of_each_worker().values():  # these have accepted the one before
+            session.close()
         service.terminate()
         wait_for(lambda: len(service.workers) == 1)
         client.sendall(b"world")

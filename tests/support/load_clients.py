@@ -33,6 +33,13 @@ class Answer(NamedTuple):
     values: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether it is a failure that the manual names for an outage of a broker. 50003, a transient error of Kafka,
+        is a 500: a new leader or coordinator is not found in time, as on a busy machine.
+        """
+        return self.status in (503, 504) or (self.status == 500 and '"code":50003' in self.text.replace(" ", ""))
+
 
 class Load:
     """Clients of one topic. Each has one request at a time, on its own connection."""

@@ -133,9 +133,10 @@ def test_each_message_ends_once_and_each_call_is_answered(seed: int) -> None:
 @pytest.mark.parametrize(("dead", "kept"), [("", None), ("dead", b"large")])
 def test_contents_of_sent_messages_are_kept_for_dead_letters_only(dead: str, kept: bytes | None) -> None:
     """Messages may be held for hours, each with up to a megabyte."""
-    locks = MessageLocks(ShareGroupSettings(4, LOCK, 4000), "0.abc", Clock())
+    clock = Clock()
+    locks = MessageLocks(ShareGroupSettings(4, LOCK, 4000), "0.abc", clock)
     records = RecordColumns.from_records([Record("t", 0, 0, None, b"key", b"large", ())])
-    locks.add(AcquiredRecords(records, [1], LOCK))
+    locks.add(AcquiredRecords(records, [1], clock.now + LOCK))
     [message] = locks.lease(1, LOCK, dead)
 
     locks.forget_contents([message.lease])

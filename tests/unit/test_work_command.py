@@ -185,7 +185,7 @@ def test_acknowledgement_of_a_lost_lease_is_reported(capsys: CaptureFixture) -> 
     queue.before = of_method("DELETE", lost)
     queue.lag_of_others = -1
     assert work(queue, "true") == 0
-    said = "the command exited with 0, but the message is not settled: This lease has ended. It is delivered again.\n"
+    said = "the command exited with 0, but the message is not settled: This lease has ended.\n"
     assert said in capsys.readouterr().err
 
 
