@@ -1,9 +1,9 @@
 """Idle queues: what hundreds of them cost, when they leave their groups, and that locks outlive idle connections."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,28 +28,35 @@ KIB = 1024
 SESSION_SECONDS = 10
 
 
-@contextmanager
-def kafka_with(directory: Path, properties: dict[str, object]) -> Iterator[EmbeddedKafka]:
-    kafka = EmbeddedKafka(BrokerNode(directory / "kafka", *free_ports(2), properties=properties))
-    kafka.start()
-    try:
-        create_topics(kafka.bootstrap_servers, {"jobs": 1})
-        yield kafka
-    finally:
-        kafka.stop()
+StartKafka = Callable[[dict[str, object]], EmbeddedKafka]
+
+
+@pytest.fixture
+def start_kafka(kafka_parts: None, tmp_path: Path) -> Iterator[StartKafka]:
+    """Start a broker with properties, and the topic `jobs`. It ends after the server of the test."""
+    with ExitStack() as stack:
+
+        def start(properties: dict[str, object]) -> EmbeddedKafka:
+            kafka = EmbeddedKafka(BrokerNode(tmp_path / "kafka", *free_ports(2), properties=properties))
+            kafka.start()
+            stack.callback(kafka.stop)
+            create_topics(kafka.bootstrap_servers, {"jobs": 1})
+            return kafka
+
+        yield start
 
 
 @pytest.mark.slow
 def test_idle_queues_cost_a_descriptor_and_little_memory_each_and_stay_members(
-    kafka_parts: None, tmp_path: Path, start_service: ServiceFactory
+    start_kafka: StartKafka, start_service: ServiceFactory
 ) -> None:
     """Kafka removes a member that sends no heartbeat for some seconds, here 10."""
     properties: dict[str, object] = {
         f"group.share.{name}session.timeout.ms": SESSION_SECONDS * 1000 for name in ("", "min.")
     }
     properties |= {f"group.share.{name}heartbeat.interval.ms": 2000 for name in ("", "min.")}
-    with kafka_with(tmp_path, properties) as kafka, ThreadPoolExecutor(16) as clients:
-        service = start_service(kafka.bootstrap_servers, workers=1)
+    service = start_service(start_kafka(properties).bootstrap_servers, workers=1)
+    with ThreadPoolExecutor(16) as clients:
         queues = [Queue(service, "jobs", f"queue-{number}") for number in range(QUEUES)]
         assert queues[0].acquire(wait=0) == []
         daemon = psutil.Process(service.daemon)
@@ -100,20 +107,18 @@ def test_idle_queues_leave_their_groups_free_their_descriptors_and_join_again(
 
 
 @pytest.mark.slow
-def test_locks_outlive_the_limit_of_idle_connections(
-    kafka_parts: None, tmp_path: Path, start_service: ServiceFactory
-) -> None:
+def test_locks_outlive_the_limit_of_idle_connections(start_kafka: StartKafka, start_service: ServiceFactory) -> None:
     """Kafka closes connections that are idle for 10 minutes, and releases their locks. Here it is some seconds."""
     limit = min(scaled(3), 10)
-    with kafka_with(tmp_path, {"connections.max.idle.ms": int(limit * 1000)}) as kafka:
-        constants = {"kafka_http.broker.share_leader.KEEP_ALIVE_SECONDS": 0.5}
-        service = start_service(kafka.bootstrap_servers, workers=1, daemon="inline", constants=constants)
-        queue = Queue(service, "jobs")
-        assert service.post("/messages/jobs", json=["a", "b"]).status_code == 200
-        held = queue.acquire(1)
-        began = time.monotonic()
-        wait_for(lambda: time.monotonic() > began + 2.5 * limit, 60)
-        assert [each["lease"] for each in queue.state()["held"]] == [held[0]["lease"]]
-        [other] = queue.acquire()
-        assert (other["offset"], other["attempt"]) == (1, 1)
-        assert queue.acknowledge(*held, other).status_code == 200
+    kafka = start_kafka({"connections.max.idle.ms": int(limit * 1000)})
+    constants = {"kafka_http.broker.share_leader.KEEP_ALIVE_SECONDS": 0.5}
+    service = start_service(kafka.bootstrap_servers, workers=1, daemon="inline", constants=constants)
+    queue = Queue(service, "jobs")
+    assert service.post("/messages/jobs", json=["a", "b"]).status_code == 200
+    held = queue.acquire(1)
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() > began + 2.5 * limit, 60)
+    assert [each["lease"] for each in queue.state()["held"]] == [held[0]["lease"]]
+    [other] = queue.acquire()
+    assert (other["offset"], other["attempt"]) == (1, 1)
+    assert queue.acknowledge(*held, other).status_code == 200
