@@ -13,6 +13,7 @@ from kafka.errors import (
     KafkaError,
     RequestTimedOutError,
     ShareSessionNotFoundError,
+    UnknownError,
 )
 
 from kafka_http.backoff import Backoff
@@ -45,6 +46,11 @@ _LOCKS_LOST = STALE_METADATA | {FencedStateEpochError}
 _NOT_HELD = (InvalidRecordStateError, InvalidRequestError)
 """Errors of acknowledgements of messages that this session has not locked. The second one: never delivered so far."""
 _NO_RESPONSE = (*CONNECTION_LOST, RequestTimedOutError)
+UNINITIALIZED = UnknownError
+"""Kafka's error (-1) for a partition whose state a group has not written yet.
+
+If a broker ends before it has written the state of a new group, Kafka tries again after half a minute.
+"""
 
 
 class Owner(Protocol):
@@ -242,7 +248,7 @@ class ShareLeader:
         self._fetch_failures = self._fetch_failures + 1 if failures else 0
         if not failures:
             self._owner.report(self.node, None)
-        elif self._fetch_failures > _TOLERATED_FAILURES or not is_transient(failures[0]):
+        elif self._fetch_failures > _TOLERATED_FAILURES or not _may_pass(failures[0]):
             self._owner.report(self.node, failures[0])
 
     async def _settle(self, session: ShareSession, acks: Acks, refused: Errors) -> None:
@@ -260,7 +266,7 @@ class ShareLeader:
 
     async def _refuse(self, partition: int, types: Mapping[int, AckType], kind: type[KafkaError]) -> None:
         count_error(kind)
-        if is_transient(kind) and kind not in _LOCKS_LOST and self._ack_failures < _MAX_ACK_FAILURES:
+        if _may_pass(kind) and kind not in _LOCKS_LOST and self._ack_failures < _MAX_ACK_FAILURES:
             self._ack_failures += 1
             self._acks.send_again({partition: types})
             await self._connections.sleep(_ACK_RETRY_DELAY)
@@ -316,3 +322,8 @@ class ShareLeader:
                 f"{self._owner.translate(error).message}"
             )
         return self._owner.translate(error)
+
+
+def _may_pass(kind: type[KafkaError]) -> bool:
+    """Return whether the error of a partition may be over soon."""
+    return kind is UNINITIALIZED or is_transient(kind)
