@@ -399,8 +399,8 @@ class LeaseLost(KafkaHttpError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This lease has ended: it expired, was settled or given back, or the server that held it has ended. "
-            "A message that was not acknowledged is delivered again."
+            "This lease has ended: its lock is over, its message was acknowledged, rejected or given back before, or "
+            "the server that held it has ended. Forget it: a message that is not done comes again, with a new lease."
         )
 
 

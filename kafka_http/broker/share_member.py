@@ -317,5 +317,7 @@ def _asked_at(leader: ShareLeader) -> float:
 def wrong_group_type(group: str) -> WrongGroupType:
     """Return the error for a queue on the name of an ordinary group."""
     return WrongGroupType(
-        f"The name {group} belongs to an ordinary consumer group. A queue needs a name of its own.", group=group
+        f"The name {group} belongs to an ordinary consumer group. A queue needs a name of its own. GET /consumers "
+        "lists the names in use.",
+        group=group,
     )

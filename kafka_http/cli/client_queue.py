@@ -38,6 +38,7 @@ class WorkQueue:
         self._path = path_of("messages", topic, consumer, "queue")
         self._query = {**_STORED, "lock": f"{lock:.15g}"} | ({} if dead is None else {"dead": dead})
         self._said: set[str] = set()
+        self.fate = "is rejected and not delivered again" if dead is None else f"is rejected and goes to {dead}"
 
     def acquire(self, limit: int, wait: float) -> list[AcquiredMessage]:
         """Acquire up to `limit` messages. Wait up to `wait` seconds if there are none."""
@@ -46,7 +47,7 @@ class WorkQueue:
         for warning in page.get("warnings", ()):
             self._say_once(warning)
         for each in page.get("blocked", ()):
-            self._say_once(f"Partition {each['partition']} has no further messages until {each['offset']} is settled.")
+            self._say_once(f"Partition {each['partition']} has no further messages until {each['offset']} is done.")
         return msgspec.convert(page["records"], list[AcquiredMessage])
 
     def _say_once(self, sentence: str) -> None:

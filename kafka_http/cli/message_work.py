@@ -40,7 +40,7 @@ class WorkReport:
         return bool(self.acknowledged or self.given_back or self.rejected or self.unsettled)
 
     def __str__(self) -> str:
-        counts = {"given back": self.given_back, "rejected": self.rejected, "not settled": self.unsettled}
+        counts = {"given back": self.given_back, "rejected": self.rejected, "not noted": self.unsettled}
         others = "".join(f", {name}: {count}" for name, count in counts.items() if count)
         return f"Messages acknowledged: {self.acknowledged}{others}."
 
@@ -78,7 +78,7 @@ class MessageWork:
         except RequestError as error:
             self._report.add(unsettled=1)
             again = "" if error.code == LEASE_LOST else " It is delivered again when its lock ends."
-            _note(message, f"{said}, but the message is not settled: {error}{again}")
+            _note(message, f"{said}, but the server did not note it: {error}{again}")
         if cannot_run(status):
             raise RequestError(f"The shell cannot run the command (exit status {status}). Check --exec.", 400)
 
@@ -101,7 +101,7 @@ class MessageWork:
         elif not cannot_run(status) and self._is_last(message):
             self._retried(lambda: self._queue.reject(lease))
             self._report.add(rejected=1)
-            _note(message, f"{said}. This was the last attempt, so the message is rejected.")
+            _note(message, f"{said}. This was the last attempt, so the message {self._queue.fate}.")
         else:
             self._retried(lambda: self._queue.extend(lease, self._retry_delay))
             self._report.add(given_back=1)

@@ -156,7 +156,8 @@ def _stop(worker: QueueWorker, *, kills: bool) -> None:
     if kills and running:
         note(f"Killing {running} command{plural} and giving their messages back.")
     elif running:
-        note(f"Stopping after {running} running command{plural}. Press Ctrl-C again to kill them.")
+        them = "it" if running == 1 else "them"
+        note(f"Stopping: waiting for {running} running command{plural}. Press Ctrl-C again to kill {them}.")
     elif not kills:
         note("Stopping.")
 

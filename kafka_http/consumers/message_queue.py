@@ -223,7 +223,7 @@ class MessageQueue:
         if now - self._warned.get(partition, -inf) >= _WARN_SECONDS:
             self._warned[partition] = now
             log.warning(
-                "Queue %s gets no further messages of %s, partition %d, until the message at offset %d is settled.",
+                "Queue %s gets no further messages of %s, partition %d, until the message at offset %d is done.",
                 *(*self._names, partition, message.record.offset),
             )
 

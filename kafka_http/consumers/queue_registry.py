@@ -224,6 +224,7 @@ def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:
 
 def _in_use(queue: QueueName) -> str:
     return (
-        f"Clients hold messages of the queue {queue.consumer} of {queue.topic}, or wait for some. Acknowledge or give "
-        "back the messages first. Nothing was deleted."
+        f"Clients hold messages of the queue {queue.consumer} of {queue.topic}, or wait for some. Nothing was "
+        "deleted. The state of the queue has their leases in held. Acknowledge, reject or give back these messages, "
+        "stop the clients, and try again."
     )

@@ -155,11 +155,11 @@ class QueueRoutes:
         return self._settle(topic, consumer, leases, "reject" if is_rejected else "acknowledge")
 
     def extend(self, topic: str, consumer: str, leases: str) -> Response:
-        """PUT …/queue/<leases>: lock these messages for longer, or release them."""
+        """PUT …/queue/<leases>: lock these messages for longer, or give them back."""
         query = QueryParameters(request.args, ("lock",))
         if query.text("lock") is None:
             raise InvalidRequest(
-                "lock is missing: the seconds from now on that the messages stay locked, or 0 to release them.",
+                "lock is missing: the seconds from now on that the messages stay locked, or 0 to give them back.",
                 field="lock",
             )
         lock = _lock_seconds(query, 0, may_be_zero=True)

@@ -380,6 +380,7 @@ def test_queue_is_deleted_when_no_message_is_held(client: FlaskClient, broker: F
     answer = client.delete(QUEUE)
     assert code(answer) == (409, 409)
     assert "hold messages" in answer.json["error"]["message"]  # type: ignore[index]
+    assert "has their leases in held" in answer.json["error"]["message"]  # type: ignore[index]
     assert client.delete(f"{QUEUE}/{lease}").status_code == 200
     assert client.delete(QUEUE).status_code == 204
     assert code(client.get(QUEUE)) == (404, 40406)

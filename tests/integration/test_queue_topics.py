@@ -173,7 +173,7 @@ def test_message_held_for_long_blocks_its_partition_until_it_is_settled(service:
     answer = queue.post(wait=0).json()
     assert (answer["records"], answer["blocked"]) == ([], [{"partition": 0, "offset": 0, "lease": held["lease"]}])
     warning = f"Queue {queue.consumer} gets no further messages of {queue.topic}, partition 0, until the message at "
-    assert service.log.count(f"{warning}offset 0 is settled.") == 1
+    assert service.log.count(f"{warning}offset 0 is done.") == 1
     other = publish(service, queue.topic, 1, 3)
     assert sorted(map(place_of, process_all(queue))) == sorted(map(place_of, other)), "other partitions go on"
     assert queue.acknowledge(held).status_code == 200

@@ -131,10 +131,15 @@ def test_last_attempt_that_fails_rejects_the_message(capsys: CaptureFixture) -> 
     assert work(queue, "grep -q good", *flags) == 1
     assert (queue.rejected, queue.acknowledged, queue.locks) == ([0], [1], ["0"])
     assert {each["dead"] for each in queue.acquires} == {"dead-orders"}
-    said = "Message 0:0, attempt 2: the command exited with 1. This was the last attempt, so the message is rejected."
+    said = "This was the last attempt, so the message is rejected and goes to dead-orders.\n"
     err = capsys.readouterr().err
-    assert said in err
+    assert f"Message 0:0, attempt 2: the command exited with 1. {said}" in err
     assert err.endswith("Messages acknowledged: 1, given back: 1, rejected: 1.\n")
+
+
+def test_last_attempt_without_dead_letters_says_that_the_message_is_not_delivered_again(capsys: CaptureFixture) -> None:
+    assert work(StubQueue(b"bad", attempts=2), "false", "--retry-delay", "0") == 1
+    assert "last attempt, so the message is rejected and not delivered again.\n" in capsys.readouterr().err
 
 
 def test_command_that_does_not_exist_ends_the_worker_and_rejects_nothing(capsys: CaptureFixture) -> None:
@@ -175,8 +180,8 @@ def test_lease_that_is_lost_while_the_command_runs_is_reported(capsys: CaptureFi
     assert work(queue, "grep -q kept || until [ -e lost ]; do sleep 0.02; done", "--lock", "1") == 0
     assert queue.acknowledged == [1]
     err = capsys.readouterr().err
-    assert "Message 0:0, attempt 1: the command exited with 0, but the message is not settled: " in err
-    assert err.endswith("Messages acknowledged: 1, not settled: 1.\n")
+    assert "Message 0:0, attempt 1: the command exited with 0, but the server did not note it: " in err
+    assert err.endswith("Messages acknowledged: 1, not noted: 1.\n")
 
 
 def test_acknowledgement_of_a_lost_lease_is_reported(capsys: CaptureFixture) -> None:
@@ -185,7 +190,7 @@ def test_acknowledgement_of_a_lost_lease_is_reported(capsys: CaptureFixture) -> 
     queue.before = of_method("DELETE", lost)
     queue.lag_of_others = -1
     assert work(queue, "true") == 0
-    said = "the command exited with 0, but the message is not settled: This lease has ended.\n"
+    said = "the command exited with 0, but the server did not note it: This lease has ended.\n"
     assert said in capsys.readouterr().err
 
 
@@ -206,7 +211,7 @@ def test_acknowledgement_without_a_lock_left_is_not_repeated(capsys: CaptureFixt
     queue.before = of_method("DELETE", *[Answer.json({"leases": [entry]}, 503)] * 50)
     queue.lag_of_others = -1
     assert work(queue, "true", "--lock", "1") == 0
-    said = "not settled: The node does not answer. It is delivered again when its lock ends.\n"
+    said = "did not note it: The node does not answer. It is delivered again when its lock ends.\n"
     assert said in capsys.readouterr().err
 
 
@@ -259,7 +264,7 @@ def test_warnings_and_blocked_partitions_are_said_once(capsys: CaptureFixture) -
     assert work(queue, "true") == 0
     err = capsys.readouterr().err
     assert err.count("The queue starts at the end of the topic.\n") == 1
-    assert err.count("Partition 3 has no further messages until 17 is settled.\n") == 1
+    assert err.count("Partition 3 has no further messages until 17 is done.\n") == 1
 
 
 def endless(queue: StubQueue, command: str, *flags: str) -> int:
@@ -276,7 +281,7 @@ def test_signal_lets_running_commands_end_and_leaves_nothing_held(
     assert endless(queue, f"kill -{name} $PPID; sleep 0.2; touch done-$KAFKA_HTTP_OFFSET") == status
     assert len(queue.acknowledged) == len(list(Path().glob("done-*"))) >= 1
     assert queue.held == {}
-    assert "Stopping" in capsys.readouterr().err
+    assert "Stopping: waiting for 1 running command. Press Ctrl-C again to kill it.\n" in capsys.readouterr().err
 
 
 def test_second_signal_kills_commands_and_gives_messages_back(capsys: CaptureFixture) -> None:
