@@ -113,8 +113,7 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     ):
         app.register_blueprint(blueprint)
     lifecycle.confirmations = PageConfirmations(node.queues)
-    queue_nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
-    queues = _queue_routes(services, node, lifecycle.confirmations, queue_nodes, security=security, limits=limits)
+    queues = _queue_routes(services, node, lifecycle.confirmations, security, limits=limits, forwarded=forwarded)
     app.register_blueprint(queues.blueprint())
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
     check_all_routes_listed(app)
@@ -207,11 +206,12 @@ def _queue_routes(
     services: Services,
     node: NodeResources,
     confirmations: PageConfirmations,
-    nodes: QueueNodes,
-    *,
     security: Security,
+    *,
     limits: RequestLimits,
+    forwarded: ForwardedCalls | None,
 ) -> QueueRoutes:
+    nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
     return QueueRoutes(
         services,
         node.queues,

@@ -41,16 +41,21 @@ _MAX_ACK_FAILURES = 50
 """Attempts to acknowledge while Kafka cannot write it down."""
 _TOLERATED_FAILURES = 5
 """Fetches that may fail for a transient reason before the listener is told: partitions that Kafka still loads."""
-_UNKNOWN_SECONDS = 5.0
-"""Time in which fetches may fail with `UnknownError` before the listener is told.
+_UNINITIALIZED_SECONDS = 5.0
+"""Time in which fetches may fail with `UNINITIALIZED` before the listener is told.
 
-It is the error of partitions that are new to the group, until a heartbeat has made its coordinator look at the topic.
+Partitions that are new to the group have this error until a heartbeat has made its coordinator look at the topic.
 """
 _LOCKS_LOST = STALE_METADATA | {FencedStateEpochError}
 """Errors of a partition after which its locks are gone."""
 _NOT_HELD = (InvalidRecordStateError, InvalidRequestError)
 """Errors of acknowledgements of messages that this session has not locked. The second one: never delivered so far."""
 _NO_RESPONSE = (*CONNECTION_LOST, RequestTimedOutError)
+UNINITIALIZED = UnknownError
+"""Kafka's error (-1) for a partition whose state a group has not written yet.
+
+If a broker ends before it has written the state of a new group, Kafka tries again after half a minute.
+"""
 
 
 class Owner(Protocol):
@@ -255,9 +260,9 @@ class ShareLeader:
             self._failing_since = time.monotonic()
         if not failures:
             self._owner.report(self.node, None)
-        elif UnknownError in failures and time.monotonic() < self._failing_since + _UNKNOWN_SECONDS:
+        elif UNINITIALIZED in failures and time.monotonic() < self._failing_since + _UNINITIALIZED_SECONDS:
             self._owner.send_heartbeat()
-        elif self._fetch_failures > _TOLERATED_FAILURES or not is_transient(failures[0]):
+        elif self._fetch_failures > _TOLERATED_FAILURES or not _may_pass(failures[0]):
             self._owner.report(self.node, failures[0])
 
     async def _settle(self, session: ShareSession, acks: Acks, refused: Errors) -> None:
@@ -275,7 +280,7 @@ class ShareLeader:
 
     async def _refuse(self, partition: int, types: Mapping[int, AckType], kind: type[KafkaError]) -> None:
         count_error(kind)
-        if is_transient(kind) and kind not in _LOCKS_LOST and self._ack_failures < _MAX_ACK_FAILURES:
+        if _may_pass(kind) and kind not in _LOCKS_LOST and self._ack_failures < _MAX_ACK_FAILURES:
             self._ack_failures += 1
             self._acks.send_again({partition: types})
             await self._connections.sleep(_ACK_RETRY_DELAY)
@@ -312,7 +317,7 @@ class ShareLeader:
         was_connected, self._was_connected = self._was_connected, False
         self.may_have_messages = False
         self._owner.find_leaders()
-        if not (was_connected and isinstance(error, (*_NO_RESPONSE, UnknownError))):  # else the next attempt tells
+        if not (was_connected and isinstance(error, (*_NO_RESPONSE, UNINITIALIZED))):  # else the next attempt tells
             self._owner.report(self.node, error)
         self._report(self._acks.unsettled(), self._result_of(error))
         if isinstance(error, ShareSessionNotFoundError):
@@ -331,3 +336,8 @@ class ShareLeader:
                 f"{self._owner.translate(error).message}"
             )
         return self._owner.translate(error)
+
+
+def _may_pass(kind: type[KafkaError]) -> bool:
+    """Return whether the error of a partition may be over soon."""
+    return kind is UNINITIALIZED or is_transient(kind)

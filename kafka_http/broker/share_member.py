@@ -19,7 +19,7 @@ from kafka.errors import (
 from kafka_http.backoff import Backoff
 from kafka_http.broker.error_map import translate
 from kafka_http.broker.share_connections import LoopEvent, ShareConnections
-from kafka_http.broker.share_leader import ShareLeader
+from kafka_http.broker.share_leader import UNINITIALIZED, ShareLeader
 from kafka_http.broker.share_membership import ShareMembership
 from kafka_http.broker.share_requests import MAX_RECORDS
 from kafka_http.broker.share_session import Topic
@@ -157,6 +157,11 @@ class KafkaShareMember:
             return QueuesUnsupported()
         if kind is GroupIdNotFoundError:
             return wrong_group_type(self._group)
+        if kind is UNINITIALIZED:
+            return RetriableBrokerError(
+                f"Kafka does not have the state of the queue {self._group} of {self._topic} ready. If a broker has "
+                f"just ended, this takes up to a minute. Retry. Kafka: {self._connections.servers}."
+            )
         if getattr(kind, "errno", None) == _SESSION_LIMIT:
             return RetriableBrokerError(
                 "The broker has too many share sessions; its setting group.share.max.share.sessions limits them "

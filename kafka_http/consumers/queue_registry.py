@@ -215,10 +215,11 @@ class QueueRegistry:
 
 
 def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:
-    """Close queues, several at a time, because each waits for its broker."""
+    """Close queues, several at a time, because each waits for its broker. `timeout` is the time for all of them."""
+    deadline = time.monotonic() + timeout
     if queues := list(queues):
         with ThreadPoolExecutor(min(len(queues), _CLOSING_THREADS), "close-queue") as threads:
-            list(threads.map(lambda each: each.close(timeout), queues))
+            list(threads.map(lambda each: each.close(max(0.0, deadline - time.monotonic())), queues))
 
 
 def _in_use(queue: QueueName) -> str:

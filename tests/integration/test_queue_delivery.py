@@ -39,7 +39,7 @@ def test_hundreds_of_acknowledgements_while_clients_wait_all_succeed(service: Se
     assert queue.acknowledge(*found).status_code == 200
     assert queue.is_empty()
     metrics = service.get("/metrics").text
-    assert total(metrics, "kafka_http_kafka_errors_total", error="InvalidShareSessionEpochError") == 0
+    assert total(metrics, "kafka_http_kafka_errors_total", error="InvalidShareSessionEpoch") == 0
 
 
 @pytest.fixture

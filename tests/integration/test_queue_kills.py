@@ -20,7 +20,7 @@ from tests.integration.conftest import ServiceFactory
 from tests.support.embedded_cluster import EmbeddedCluster
 from tests.support.frozen_process import Process, frozen
 from tests.support.polling import wait_for
-from tests.support.queue_load import Counts, Place, Queue, QueueLoad
+from tests.support.queue_load import Counts, Place, Queue, QueueLoad, place_of
 from tests.support.server_process import Service
 
 pytestmark = pytest.mark.slow
@@ -93,19 +93,22 @@ def test_queue_loses_no_message_when_a_leader_of_three_is_killed(
 def test_messages_of_a_frozen_daemon_go_to_another_server(
     kafka: EmbeddedKafka, admin: KafkaAdminClient, topic: TopicFactory, start_service: ServiceFactory
 ) -> None:
-    """The servers are no nodes of one store. Kafka ends the locks of the frozen one."""
+    """The servers are no nodes of one store. Kafka ends the locks of the frozen one, and its leases are lost."""
     hung, other = (start_service(kafka.bootstrap_servers, queue_attempts=9) for _ in range(2))
     queue = Queue(hung, topic(PARTITIONS))
     config = {"share.record.lock.duration.ms": "15000"}
     admin.alter_configs([ConfigResource(ConfigResourceType.GROUP, queue.consumer, config)])
     queues = [queue, queue.at(other)]
     places = queue.publish(MESSAGES, PARTITIONS)
+    held = queue.acquire(20)
     load = QueueLoad(queues)
     with load.running():
         wait_for_share(load, 0.2)
         with frozen(Process(hung.daemon)):
             wait_until_empty(queues[1], load, places)
-        wait_for(lambda: not queue.state()["held"], 60)
+        wait_until_empty(queue, load, places)
+    assert queue.acknowledge(*held).status_code == 409
+    assert {each.attempt for record in held for each in load.deliveries[place_of(record)]} == {2}
     check(final_counts(queues[1], load, places))
 
 

@@ -88,5 +88,5 @@ def documented_site(servers: Sequence[str]) -> str:
 def answers(url: str) -> bool:
     try:
         return requests.get(f"{url}/health", timeout=5).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False

@@ -217,7 +217,7 @@ class QueueLoad:
             return None
         if answer.status_code not in (200, 207, 409):
             self._note(method, str(answer.status_code))
-            if answer.status_code not in (503, 504):
+            if answer.status_code not in (503, 504) and answer.json()["error"]["code"] != 50003:
                 self.unexpected.append(f"{method} {url}: {answer.status_code} {answer.text}")
         else:
             with self._guard:

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from kafka_http.metrics import QUEUE_MESSAGES
 from kafka_http.records import NewRecord, Record
 from tests.support.clock import Clock
 from tests.support.fake_broker import FakeBroker
+from tests.support.fake_share_groups import FakeShareMember
 from tests.support.polling import scaled, wait_for
 
 QUEUE = QueueName("jobs", "workers")
@@ -220,6 +222,23 @@ def test_closed_registry_releases_what_it_holds(world: World) -> None:
 
     (message,) = world.acquire(registry=world.start()).messages
     assert message.attempt == 2
+
+
+def test_registry_shares_the_time_of_its_close_among_its_queues(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon with 300 queues needed 94 s to stop while no broker answered."""
+    timeouts: list[float] = []
+
+    def wait_in_vain(member: FakeShareMember, timeout: float) -> None:
+        timeouts.append(timeout)
+        Event().wait(timeout)
+        member.groups.leave(member)
+
+    for number in range(20):
+        world.none(queue=QueueName("jobs", f"workers-{number}"))
+    monkeypatch.setattr(FakeShareMember, "close", wait_in_vain)
+    world.registry.close(0.5)
+    assert len(timeouts) == 20
+    assert sorted(timeouts)[3] < 0.1, "16 queues are closed at a time, and the other 4 have no time left"
 
 
 def test_metrics_gauge_counts_leases(world: World) -> None:
