@@ -41,6 +41,11 @@ _MAX_ACK_FAILURES = 50
 """Attempts to acknowledge while Kafka cannot write it down."""
 _TOLERATED_FAILURES = 5
 """Fetches that may fail for a transient reason before the listener is told: partitions that Kafka still loads."""
+_UNINITIALIZED_SECONDS = 5.0
+"""Time in which fetches may fail with `UNINITIALIZED` before the listener is told.
+
+Partitions that are new to the group have this error until a heartbeat has made its coordinator look at the topic.
+"""
 _LOCKS_LOST = STALE_METADATA | {FencedStateEpochError}
 """Errors of a partition after which its locks are gone."""
 _NOT_HELD = (InvalidRecordStateError, InvalidRequestError)
@@ -68,6 +73,9 @@ class Owner(Protocol):
 
     def find_leaders(self) -> None:
         """Read the topic's metadata again, soon."""
+
+    def send_heartbeat(self) -> None:
+        """Send a heartbeat, soon."""
 
     def on_asked(self) -> None:
         """Note that a request for messages has ended."""
@@ -101,6 +109,8 @@ class ShareLeader:
         self._backoff = Backoff(0.1, 2.0)
         self._ack_failures = 0
         self._fetch_failures = 0
+        self._failing_since = 0.0
+        """When the first of the fetches failed that have failed since then."""
         self._loading: set[int] = set()
         """Partitions that have had no messages so far, perhaps because the broker loads them until `_loading_until`."""
         self._loading_until = float("inf")
@@ -246,8 +256,12 @@ class ShareLeader:
             self._owner.find_leaders()
         failures = [error for error in errors.values() if error not in _LOCKS_LOST]
         self._fetch_failures = self._fetch_failures + 1 if failures else 0
+        if self._fetch_failures == 1:
+            self._failing_since = time.monotonic()
         if not failures:
             self._owner.report(self.node, None)
+        elif UNINITIALIZED in failures and time.monotonic() < self._failing_since + _UNINITIALIZED_SECONDS:
+            self._owner.send_heartbeat()
         elif self._fetch_failures > _TOLERATED_FAILURES or not _may_pass(failures[0]):
             self._owner.report(self.node, failures[0])
 
@@ -303,7 +317,7 @@ class ShareLeader:
         was_connected, self._was_connected = self._was_connected, False
         self.may_have_messages = False
         self._owner.find_leaders()
-        if not (was_connected and isinstance(error, _NO_RESPONSE)):  # else the next attempt tells
+        if not (was_connected and isinstance(error, (*_NO_RESPONSE, UNINITIALIZED))):  # else the next attempt tells
             self._owner.report(self.node, error)
         self._report(self._acks.unsettled(), self._result_of(error))
         if isinstance(error, ShareSessionNotFoundError):

@@ -227,6 +227,10 @@ class KafkaShareMember:
         """Read the topic's metadata again, soon."""
         self._find_event.set()
 
+    def send_heartbeat(self) -> None:
+        """Send a heartbeat, soon."""
+        self._beat_event.set()
+
     async def _keep_leaders(self) -> None:
         backoff = Backoff(0.2, 2.0)
         while not self._is_closing:

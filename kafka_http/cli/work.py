@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exec",
         dest="command",
+        type=_command,
         metavar="CMD",
         required=True,
         help="the shell command to run for each message: the message is on its stdin, the rest in KAFKA_HTTP_KEY, "
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dead", metavar="TOPIC", help="publish messages that failed in all attempts to this topic")
     parser.add_argument("--until-empty", action="store_true", help="end when all messages of the topic are done")
     add_server_flags(parser)
+
+
+def _command(text: str) -> str:
+    if not text.strip():  # a shell exits with 0, so each message would be acknowledged without any work
+        raise argparse.ArgumentTypeError("the command is empty")
+    return text
 
 
 def _concurrency(text: str) -> int:

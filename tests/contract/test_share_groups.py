@@ -239,6 +239,8 @@ def test_recreated_topic_is_read_from_its_start(cluster: Cluster, broker: Broker
     publish(broker, topic, b"new")
     reader.wait_until(lambda: len(reader.records) == 2)
     assert (reader.records[1].offset, reader.records[1].value) == (0, b"new")
+    # nobody is told of the time in which the group does not know the new topic yet
+    assert [each for each in reader.failures if each is not None and not isinstance(each, TopicNotFound)] == []
 
 
 def test_name_of_an_ordinary_group_is_refused(cluster: Cluster, broker: Broker) -> None:

@@ -319,6 +319,7 @@ def test_leases_of_many_messages_are_renewed_in_calls_of_a_hundred() -> None:
     ("flags", "said"),
     [
         ([], "the following arguments are required: --exec"),
+        (["--exec", " "], "the command is empty"),
         (["--exec", "x", "--concurrency", "0"], "'0' is not a number from 1 to 500"),
         (["--exec", "x", "--lock", "0.5"], "'0.5' is not a number of seconds from 1 to 43200"),
         (["--exec", "x", "--lock", "nan"], "'nan' is not a number of seconds from 1 to 43200"),
