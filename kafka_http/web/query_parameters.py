@@ -66,13 +66,13 @@ class QueryParameters:
         text = self._args.get(name)
         return default if text is None else parse_integer(name, text, low, high)
 
-    def seconds(self, name: str, default: float, high: float) -> float:
-        """Return a time in seconds, from 0 to `high`. Decimals are allowed."""
+    def seconds(self, name: str, default: float, high: float, expected: str = "") -> float:
+        """Return a time in seconds, from 0 to `high`. Decimals are allowed. `expected` is for the error."""
         text = self._args.get(name)
         if text is None:
             return default
         if not (_DECIMALS.fullmatch(text) and float(text) <= high):
-            raise invalid_parameter(name, text, f"a number of seconds from 0 to {high:g}")
+            raise invalid_parameter(name, text, expected or f"a number of seconds from 0 to {high:g}")
         return float(text)
 
     def choice(self, name: str, choices: Collection[Choice], default: Choice) -> Choice:

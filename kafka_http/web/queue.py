@@ -121,7 +121,10 @@ class QueueRoutes:
                 f"dead must be another topic than {topic}: dead letters would come to the queue again.",
                 field="dead",
             )
-        check_publishable(dead)
+        try:
+            check_publishable(dead)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"dead: {error.message}", field="dead") from None
         self._services.topics.partitions(dead, NEW_PARTITIONS_SECONDS)
 
     def _acquire(self, queue: QueueName, wait: float, arguments: dict[str, Any]) -> QueuePage:
@@ -178,14 +181,14 @@ class QueueRoutes:
         """GET …/queue: how far the queue is, and the leases of this node."""
         QueryParameters(request.args, ())
         queue = _queue(topic, consumer)
-        with self._explaining(queue):
+        with self._explaining(queue), waiting_for_kafka():
             return json_response(self._queues.queue_state(queue))
 
     def delete(self, topic: str, consumer: str) -> Response:
         """DELETE …/queue: delete the queue. From another node: leave it, before that node deletes it."""
         QueryParameters(request.args, ())
         queue = _queue(topic, consumer)
-        with self._explaining(queue):
+        with self._explaining(queue), waiting_for_kafka():
             self._nodes.delete(queue)
         return Response(status=204)
 
@@ -223,10 +226,9 @@ def _queue(topic: str, consumer: str) -> QueueName:
 
 
 def _lock_seconds(query: QueryParameters, default: float, *, may_be_zero: bool = False) -> float:
-    lock = query.seconds("lock", default, MAX_LOCK)
+    expected = f"{'0 or ' if may_be_zero else ''}a number of seconds from {MIN_LOCK:g} to {MAX_LOCK:g}"
+    lock = query.seconds("lock", default, MAX_LOCK, expected)
     if lock < MIN_LOCK and not (may_be_zero and lock == 0):
-        zero = "0 or " if may_be_zero else ""
-        expected = f"{zero}a number of seconds from {MIN_LOCK:g} to {MAX_LOCK:g}"
         raise invalid_parameter("lock", query.text("lock") or "", expected)
     return lock
 

@@ -151,13 +151,13 @@ WRONG = {
     "limit=501": "limit must be a whole number from 1 to 500, got '501'.",
     "wait=61": "wait must be a number of seconds from 0 to 60, got '61'.",
     "lock=0": "lock must be a number of seconds from 1 to 43200, got '0'.",
-    "lock=43201": "lock must be a number of seconds from 0 to 43200, got '43201'.",
-    "lock=x": "lock must be a number of seconds from 0 to 43200, got 'x'.",
+    "lock=43201": "lock must be a number of seconds from 1 to 43200, got '43201'.",
+    "lock=x": "lock must be a number of seconds from 1 to 43200, got 'x'.",
     "limt=1": "Unknown query parameter 'limt'. Did you mean 'limit'?",
     "isolation=read_committed": "Unknown query parameter 'isolation'.",
     "dead=t": "dead must be another topic than t",
-    "dead=": "Illegal topic name",
-    "dead=no!": "Illegal topic name",
+    "dead=": "dead: Illegal topic name",
+    "dead=no!": "dead: Illegal topic name",
     "dead=__consumer_offsets": "internal to Kafka",
 }
 

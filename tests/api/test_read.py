@@ -489,6 +489,17 @@ def test_raw_read_returns_one_message_byte_for_byte(client: FlaskClient, broker:
     assert "Kafka-Tombstone" not in got
 
 
+def test_octet_stream_has_at_most_eighty_headers_of_a_message(client: FlaskClient, broker: FakeBroker) -> None:
+    """Python's HTTP client rejects a response with more than 100 headers."""
+    broker.publish("t", [NewRecord(b"x", headers=[(f"h{each}", b"1") for each in range(120)])], 5).result()
+
+    answer = client.get("/messages/t/c/earliest", headers={"Accept": "application/octet-stream"})
+
+    assert len(answer.headers) < 100
+    assert answer.headers["Kafka-Header-h79"] == "1"
+    assert answer.headers["Kafka-Headers-Omitted"] == "40"
+
+
 def test_raw_read_of_a_tombstone_has_its_key(client: FlaskClient, broker: FakeBroker) -> None:
     put(broker, "t", None, key="é".encode())
     response = client.get("/messages/t/c/earliest", headers=OCTETS)

@@ -23,6 +23,8 @@ from kafka_http.web.messages.position_syntax import page_position
 _SLICE = 500
 """Records that are rendered at a time. Nothing else runs for some hundred microseconds meanwhile."""
 _encode = msgspec.json.Encoder().encode
+_MAX_HEADERS = 80
+"""Headers of a message in a response of octets: clients such as Python's accept 100 in all."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -214,7 +216,8 @@ def raw_response(record: Record | None) -> Response:
         response.headers["Kafka-Tombstone"] = "true"
     if record.key is not None:
         _add_header(response, "Kafka-Key", "Kafka-Key-Base64", record.key)
-    omitted = sum(not _add_message_header(response, name, value) for name, value in record.headers)
+    shown = record.headers[:_MAX_HEADERS]
+    omitted = len(record.headers) - sum(_add_message_header(response, name, value) for name, value in shown)
     if omitted:
         response.headers["Kafka-Headers-Omitted"] = str(omitted)
     return response
