@@ -81,11 +81,10 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     tests. `app.extensions["kafka_http"]` is the `AppLifecycle`, which the server calls. Raises `ConfigError`.
     """
     _check_settings(config)
-    # A daemon is another process, which cannot use the broker object of a test
     is_fake = broker is not None
-    is_inline = config.daemon == "inline" or is_fake
     broker = broker or KafkaBroker(config)
-    node = _inline_node(config, broker) if is_inline else _daemon_node(config)
+    # A daemon is another process, which cannot use the broker object of a test
+    node = _inline_node(config, broker) if is_fake or config.daemon == "inline" else _daemon_node(config)
     services = _new_services(config, broker)
     security = _new_security(config, broker)
     limits = _new_limits(config)
@@ -98,10 +97,8 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle = AppLifecycle(config, broker, services, node, submitter, metric_files=metric_files)
     lifecycle.bodies = limits.bodies
     lifecycle.security, lifecycle.idempotent_publish, lifecycle.tls = security, publish, security.tls
-    lifecycle.fast_path = None
     hints = TopicHints(config)
-    if config.fast_path:
-        lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish, hints=hints)
+    lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish, hints=hints)
     app = _new_app(config, lifecycle, security, limits.page_memory)
     hints.register(app)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
@@ -112,7 +109,6 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
-    lifecycle.confirmations = PageConfirmations(node.queues)
     queues = _queue_routes(services, node, lifecycle.confirmations, security, limits=limits, forwarded=forwarded)
     app.register_blueprint(queues.blueprint())
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
@@ -157,7 +153,10 @@ def _fast_path(
     publish: IdempotentPublish,
     *,
     hints: TopicHints,
-) -> FastPathPublishes:
+) -> FastPathPublishes | None:
+    """Return what answers publishes without a thread; None if the setting is off."""
+    if not config.fast_path:
+        return None
     return FastPathPublishes(
         publish_view,
         publish,

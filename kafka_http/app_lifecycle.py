@@ -91,7 +91,6 @@ class AppLifecycle:
     tls: ServerTls | None
     """None without `tls_cert`."""
     bodies: RequestBodies
-    confirmations: PageConfirmations
 
     def __init__(
         self,
@@ -111,6 +110,7 @@ class AppLifecycle:
         self._submitter = submitter
         self._open_files = OpenFileLimit(1, "streams")
         self._metric_files = metric_files
+        self.confirmations = PageConfirmations(node.queues)
         self._exposition = MetricsExposition(metrics.own_numbers if metric_files is None else metric_files.read)
         self._metrics_server = _metrics_server(config, self._exposition)
         self._process = 0
