@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from threading import current_thread
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.logs import _KAFKA_LEVELS, log_handler
 from kafka_http.records import Assignment, NewRecord, ReleaseCallback
 from tests.conftest import TopicFactory
+from tests.support.open_broker import open_broker
 from tests.support.polling import wait_for
 
 
@@ -69,16 +70,6 @@ def foreign_uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("call_at", "cancel", "register_event", "unregister_event"):
         monkeypatch.setattr(NetworkSelector, name, watched(name, getattr(NetworkSelector, name)))
     return found
-
-
-@contextmanager
-def _open_broker(config: Config) -> Iterator[KafkaBroker]:
-    """A broker, closed at the end also if the test fails: its calls and its threads would not end."""
-    broker = KafkaBroker(config)
-    try:
-        yield broker
-    finally:
-        broker.close(5)
 
 
 async def _look(manager: KafkaConnectionManager) -> int:
@@ -143,7 +134,7 @@ def test_members_closed_while_they_join_log_no_error(
 ) -> None:
     name = topic()
     for _ in range(3):
-        with _open_broker(config) as broker:
+        with open_broker(config) as broker:
             listeners = [_Listener() for _ in range(6)]
             members = [broker.memberships.join(uuid4().hex, "m", [name], each) for each in listeners]
             wait_for(lambda listeners=listeners: sum(each.is_assigned for each in listeners) >= joined)
@@ -165,7 +156,7 @@ def test_calls_in_progress_as_the_broker_closes_fail_with_our_errors(
     for _ in range(5):
         begun: set[int] = set()
         with ThreadPoolExecutor(4) as pool:
-            with _open_broker(config) as broker:
+            with open_broker(config) as broker:
 
                 def call(number: int, broker: KafkaBroker = broker, begun: set[int] = begun) -> None:
                     while True:

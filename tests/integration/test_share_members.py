@@ -24,19 +24,11 @@ from kafka_http.errors import KafkaHttpError, NotAuthorized, QueuesUnsupported, 
 from kafka_http.records import NewRecord
 from kafka_http.share_groups import AckType
 from tests.support.acl_kafka import AclKafka
+from tests.support.open_broker import open_broker
 from tests.support.polling import scaled, wait_for
 from tests.support.secured_kafka import SecuredKafka
 from tests.support.share_reader import ShareReader
 from tests.support.share_version import set_share_version
-
-
-@contextmanager
-def broker_of(config: Config) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(config)
-    try:
-        yield broker
-    finally:
-        broker.close(5)
 
 
 @contextmanager
@@ -63,7 +55,7 @@ def topic() -> str:
 
 def test_message_comes_again_after_the_broker_was_killed(fresh_kafka: EmbeddedKafka, topic: str) -> None:
     with (
-        broker_of(Config(bootstrap_servers=(fresh_kafka.bootstrap_servers,))) as broker,
+        open_broker(Config(bootstrap_servers=(fresh_kafka.bootstrap_servers,))) as broker,
         reader_of(broker, topic, 3) as reader,
     ):
         taken = reader.take(3)
@@ -80,7 +72,7 @@ def test_message_comes_again_after_the_broker_was_killed(fresh_kafka: EmbeddedKa
 def test_member_is_told_that_share_groups_are_switched_off(fresh_kafka: EmbeddedKafka, topic: str) -> None:
     config = Config(bootstrap_servers=(fresh_kafka.bootstrap_servers,))
     set_share_version(config, 0)
-    with broker_of(config) as broker:
+    with open_broker(config) as broker:
         broker.topic_admin.create(topic, TopicSettings(partitions=1, replication_factor=1))
         wait_for(lambda: raises(QueuesUnsupported, lambda: broker.share_groups.prepare("queue", 6)), 20)
         with pytest.raises(QueuesUnsupported):
@@ -110,7 +102,7 @@ def test_partition_that_kafka_has_not_initialized_is_read_later(
 
     monkeypatch.setattr(ShareSession, "fetch", answer)
     with (
-        broker_of(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
+        open_broker(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
         reader_of(broker, topic, 1) as reader,
     ):
         reader.want(1)
@@ -124,7 +116,7 @@ def test_partition_that_kafka_has_not_initialized_is_read_later(
 def test_control_records_are_settled_by_the_member(kafka: EmbeddedKafka, topic: str) -> None:
     """Each transaction ends with a control record, which counts as acquired."""
     with (
-        broker_of(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
+        open_broker(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
         reader_of(broker, topic, group=f"{topic}-queue") as reader,
         closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=topic)) as producer,
     ):
@@ -145,7 +137,7 @@ def test_waiting_member_notices_new_messages_by_itself(
 ) -> None:
     monkeypatch.setattr(share_leader, "POLL_SECONDS", 3600.0)
     with (
-        broker_of(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
+        open_broker(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
         reader_of(broker, topic) as reader,
     ):
         reader.want(10)
@@ -166,7 +158,7 @@ def test_idle_member_keeps_its_locks(
     kafka.start()
     try:
         with (
-            broker_of(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
+            open_broker(Config(bootstrap_servers=(kafka.bootstrap_servers,))) as broker,
             reader_of(broker, topic, 1) as reader,
         ):
             taken = reader.take(1)
@@ -183,11 +175,11 @@ def test_server_without_rights_on_settings_and_group_is_told(kafka_parts: None, 
     kafka = AclKafka(tmp_path, ["worker"])
     kafka.start()
     try:
-        with broker_of(kafka.config()) as admin, reader_of(admin, topic, 1):
+        with open_broker(kafka.config()) as admin, reader_of(admin, topic, 1):
             pass
         topic_read = Acl("User:worker", "read", "topic", topic)
         kafka.replace_acls([topic_read, Acl("User:worker", "read", "group", "mine")])
-        with broker_of(kafka.config("worker")) as broker:
+        with open_broker(kafka.config("worker")) as broker:
             assert broker.share_groups.prepare("mine", 6).refused
             publish_after_join(kafka, broker, topic)
             with closing(ShareReader(broker, "other", topic)) as reader:
@@ -198,7 +190,7 @@ def test_server_without_rights_on_settings_and_group_is_told(kafka_parts: None, 
 
 def publish_after_join(kafka: AclKafka, broker: KafkaBroker, topic: str) -> None:
     """A group whose settings were refused starts at the end of the topic."""
-    with broker_of(kafka.config()) as admin, closing(ShareReader(broker, "mine", topic)) as reader:
+    with open_broker(kafka.config()) as admin, closing(ShareReader(broker, "mine", topic)) as reader:
         reader.want(1)
         reader.wait_until(lambda: reader.exhausted)
         assert reader.records == []
@@ -215,7 +207,7 @@ def test_member_logs_in_with_tls_and_renews_its_login(kafka_parts: None, tmp_pat
     try:
         settings = {name.removeprefix("kafka__"): each for name, each in kafka.settings("SASL_SSL").items()}
         config = Config(bootstrap_servers=(kafka.servers("SASL_SSL"),), kafka=settings)
-        with broker_of(config) as broker, reader_of(broker, topic, 1) as reader:
+        with open_broker(config) as broker, reader_of(broker, topic, 1) as reader:
             held = reader.take(1)
             began = time.monotonic()
             while time.monotonic() < began + 5:

@@ -7,7 +7,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 from unittest.mock import Mock, call
@@ -382,29 +382,36 @@ def test_read_leases_end_with_their_worker(node: Node) -> None:
     assert node.instances.release_lease.call_args_list == [call(given_back, [], []), call(kept)]
 
 
-def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> None:
+def close_during(worker: DaemonClient, make_call: Callable[[], object], method: Mock, result: object) -> None:
+    """Close a worker while the daemon runs a call of it, which then returns `result`."""
     entered, leave = threading.Event(), threading.Event()
 
-    def lend(*_: Any) -> ReadLease:
+    def answer(*_: Any) -> object:
         entered.set()
-        assert leave.wait(10)
-        return LOAN
+        assert leave.wait(30)
+        return result
 
-    node.instances.acquire_lease.side_effect = lend
-    worker = node.worker()
+    method.side_effect = answer
 
-    def acquire_lease() -> None:
+    def fail() -> None:
         with pytest.raises(Unavailable):
-            worker.instances.acquire_lease("g", "i", 1.0, ALICE)
+            make_call()
 
-    borrowing = threading.Thread(target=acquire_lease)
-    borrowing.start()
-    assert entered.wait(5)
+    calling = threading.Thread(target=fail)
+    calling.start()
+    assert entered.wait(10)
     worker.close()
-    borrowing.join(5)
+    calling.join(10)
     leave.set()
-    wait_for(lambda: node.instances.release_lease.called, 5)
-    node.instances.release_lease.assert_called_once_with(LOAN)
+
+
+def test_read_lease_of_worker_that_closed_during_the_call_ends(node: Node) -> None:
+    worker, service = node.worker(), node.instances
+
+    close_during(worker, lambda: worker.instances.acquire_lease("g", "i", 1.0, ALICE), service.acquire_lease, LOAN)
+
+    wait_for(lambda: service.release_lease.called)
+    service.release_lease.assert_called_once_with(LOAN)
 
 
 def test_pages_that_were_not_sent_are_released_when_their_worker_ends(node: Node) -> None:
@@ -423,28 +430,12 @@ def test_pages_that_were_not_sent_are_released_when_their_worker_ends(node: Node
 
 
 def test_page_of_a_worker_that_closed_during_the_call_is_released(node: Node) -> None:
-    entered, leave = threading.Event(), threading.Event()
+    worker, service = node.worker(), node.instances
 
-    def acquire(*_: Any) -> QueuePage:
-        entered.set()
-        assert leave.wait(30)
-        return PAGE
+    close_during(worker, lambda: worker.queues.acquire_messages(QUEUE, 1, 1.0, 30.0), service.acquire_messages, PAGE)
 
-    node.instances.acquire_messages.side_effect = acquire
-    worker = node.worker()
-
-    def acquire_messages() -> None:
-        with pytest.raises(Unavailable):
-            worker.queues.acquire_messages(QUEUE, 1, 1.0, 30.0)
-
-    waiting = threading.Thread(target=acquire_messages)
-    waiting.start()
-    assert entered.wait(10)
-    worker.close()
-    waiting.join(10)
-    leave.set()
-    wait_for(lambda: node.instances.release_page.called)
-    node.instances.release_page.assert_called_once_with("p1")
+    wait_for(lambda: service.release_page.called)
+    service.release_page.assert_called_once_with("p1")
 
 
 def test_settlement_whose_response_is_lost_is_not_repeated(node: Node) -> None:
