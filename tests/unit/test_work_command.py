@@ -1,8 +1,9 @@
 """`kafka-http work` before a server with a prepared queue: what a command gets, what its exit status does, stops."""
 
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Let signals have their effect. `nohup` and background jobs of shells ignore some, and so does what they start."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def work(queue: StubQueue, command: str, *flags: str) -> int:
@@ -273,6 +288,7 @@ def endless(queue: StubQueue, command: str, *flags: str) -> int:
         return main(["work", "orders", "w", "--url", api.url, "--exec", command, *flags])
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 0), ("HUP", 0)])
 def test_signal_lets_running_commands_end_and_leaves_nothing_held(
     name: str, status: int, capsys: CaptureFixture
@@ -284,6 +300,7 @@ def test_signal_lets_running_commands_end_and_leaves_nothing_held(
     assert "Stopping: waiting for 1 running command. Press Ctrl-C again to kill it.\n" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_second_signal_kills_commands_and_gives_messages_back(capsys: CaptureFixture) -> None:
     """The child processes of a command end, too. The signals are two, because two of one kind may come as one."""
     queue = StubQueue(b"")
