@@ -88,9 +88,6 @@ class HeldMessages:
     def __iter__(self) -> Iterator[HeldMessage]:
         return (message for held in self._partitions.values() for message in held.values())
 
-    def __len__(self) -> int:
-        return sum(map(len, self._partitions.values()))
-
     def put(self, message: HeldMessage) -> HeldMessage | None:
         """Add a message. Return the one of the same offset that it replaces."""
         record = message.record

@@ -231,7 +231,7 @@ class _WorkerSession:
             else:
                 self._services(InstanceService).release_lease(value)
         except KafkaHttpError as error:
-            log.debug("It had ended already: %s", error)
+            log.debug("%s had ended already: %s", type(value).__name__, error)
 
     def end(self) -> None:
         """Close the connections of a worker that has disconnected, and drop what it holds."""

@@ -127,7 +127,7 @@ def test_each_message_ends_once_and_each_call_is_answered(seed: int) -> None:
     assert all(call.is_done for call in play.calls)
     # A message in its last attempt waits for a client, however long
     assert all(not each.lease and each.attempt == 3 for each in play.locks.held)
-    assert play.locks.spare == len(play.locks.held)
+    assert play.locks.spare == len(list(play.locks.held))
 
 
 @pytest.mark.parametrize(("dead", "kept"), [("", None), ("dead", b"large")])
