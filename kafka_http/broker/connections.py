@@ -46,6 +46,9 @@ ClientExchange = Callable[[KafkaNetClient, float], Result]
 """Uses a client until a deadline (monotonic clock)."""
 
 _RECONNECT_DELAY = 0.3
+"""Seconds without another attempt after one that took long."""
+_DELAY_PER_ATTEMPT = 10
+"""The delay is at most so many times as long as the attempt: one that is refused at once is soon made again."""
 _LOGIN = "the connection was closed during login, as brokers do when they reject the credentials"
 _POLL_SECONDS = 1.0
 """Time after which a client's loop runs before its next use: brokers close connections, and sessions are renewed."""
@@ -58,7 +61,7 @@ class ConnectionPool:
 
     Each client serves one caller at a time, because a broker answers a connection's requests in order. A client on
     which anything fails is closed. If no broker can be reached, callers get the same error for a moment, and nothing is
-    tried again, because an attempt may take the whole timeout.
+    tried again, because an attempt may take the whole timeout. The moment is short if the attempt was.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -141,11 +144,14 @@ class ConnectionPool:
         net = NetworkSelector(**self._settings)
         client = KafkaNetClient(net=net, manager=PooledConnectionManager(net, **self._settings))
         bootstrap = Bootstrap()
+        began = time.monotonic()
         try:
-            _run_until(bootstrap, client, min(deadline, time.monotonic() + self._timeout))
+            _run_until(bootstrap, client, min(deadline, began + self._timeout))
         except KafkaError as error:
             _abort(client)
-            self._failure, self._failed_until = bootstrap.failure(error), time.monotonic() + _RECONNECT_DELAY
+            now = time.monotonic()
+            self._failed_until = now + min(_RECONNECT_DELAY, _DELAY_PER_ATTEMPT * (now - began))
+            self._failure = bootstrap.failure(error)
             raise self._failure from error
         except BaseException:
             _abort(client)

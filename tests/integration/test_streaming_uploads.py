@@ -340,6 +340,7 @@ def test_streaming_upload_reports_written_and_unknown_when_broker_is_killed(
     assert time.monotonic() - killed < scaled(3 + 3)
     assert last["error"]["code"] in (504, 50302)
     fresh_kafka.start()
+    wait_for(lambda: service.get("/messages/t/reader/earliest").status_code == 200, 20)
     stored = [record["value"] for record in service.records("t")]
     assert stored[: last["records"]] == list(range(last["records"])), "each once, and in order"
     named = last.get("written", []) + last.get("unknown", [])

@@ -1,7 +1,10 @@
 """Errors about Kafka name the addresses that were tried, and why each failed."""
 
+import functools
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -83,6 +86,37 @@ def test_start_without_kafka_logs_it_and_keeps_running(
     fresh_kafka.start()
     wait_for(lambda: service.put("/messages/t", b"x").status_code == 200, 30)
     assert service.get("/ready").status_code == 200
+
+
+@pytest.mark.slow
+def test_calls_work_as_soon_as_kafka_is_back(fresh_kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
+    """An attempt that was refused just before the broker opened its port was remembered for 0.3 s, then 503."""
+    create_topics(fresh_kafka.bootstrap_servers, {"t": 1})
+    service = start_service(fresh_kafka.bootstrap_servers, workers=1)
+    calls = [
+        functools.partial(service.put, "/messages/t", b"x"),
+        functools.partial(service.delete, "/messages/t/c/0:0"),
+        *(functools.partial(service.get, each) for each in ("/messages/t/c/0", "/messages/t/c", "/consumers")),
+        functools.partial(service.post, "/messages/t/q/queue"),
+    ]
+    assert all(call().ok for call in calls)
+    fresh_kafka.kill()
+    is_back = threading.Event()
+
+    def repeat(call: Callable[[], Any]) -> None:
+        while not is_back.is_set() and not call().ok:
+            pass
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        repeated = [pool.submit(repeat, call) for call in calls]
+        try:
+            fresh_kafka.start()
+            answers = [call() for call in calls]
+            assert all(each.ok for each in answers), [each.text for each in answers]
+        finally:
+            is_back.set()
+    for each in repeated:
+        each.result()
 
 
 def test_start_with_kafka_logs_the_number_of_brokers(kafka: EmbeddedKafka, start_service: ServiceFactory) -> None:
