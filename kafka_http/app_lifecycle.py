@@ -13,7 +13,7 @@ from kafka_http.broker.open_file_limit import OpenFileLimit
 from kafka_http.broker_protocols import Broker
 from kafka_http.config import Config, ConfigError
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
-from kafka_http.consumers.queue_service import QueueLocator, QueueService
+from kafka_http.consumers.queue_service import LoopQueues, QueueLocator, QueueService
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.event_loop import EventLoop
 from kafka_http.metrics_files import MetricFiles
@@ -75,6 +75,10 @@ class NodeResources(NamedTuple):
     queue_locator: QueueLocator | None = None
     """Finds the node of a lease; None if there is only one node."""
     is_daemon_hung: Callable[[], bool] = lambda: False
+    loop_queues: LoopQueues | None = None
+    """The queues for a main loop; None if this process holds them."""
+    attach: Callable[[EventLoop], None] = lambda _: None
+    """Lets a main loop make calls to the daemon. Its thread calls this."""
 
 
 class AppLifecycle:
@@ -157,6 +161,7 @@ class AppLifecycle:
         self._broker.producer.attach(loop)
         self.idempotent_publish.attach(loop)
         self._submitter.attach()
+        self._node.attach(loop)
 
     def end_round(self) -> None:
         """Send what was published in this round of the main loop. Does not block."""

@@ -5,8 +5,8 @@ member of the group, and the leases of the messages that it has acquired. Times 
 milliseconds since 1970 (UTC).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -152,6 +152,34 @@ class QueueService(Protocol):
 
         Raises `GroupNotFound`, and `QueueInUse` if messages are held here.
         """
+
+
+class PendingCall(Protocol):
+    """The result of a call that a `LoopQueues` has started. Only the loop's thread calls."""
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the result is there, in the loop's thread."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result, or raise the error of the call. `Unavailable` if it is not there yet. Does not block."""
+
+    def abandon(self) -> None:
+        """Forget the call: its client gets an error. The messages of a page that arrives later are released."""
+
+
+class LoopQueues(Protocol):
+    """The calls of `QueueService` that a main loop makes without a thread. Only the loop's thread calls.
+
+    Nothing blocks. The methods raise `Unavailable` at once if the daemon is known not to respond.
+    """
+
+    def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> PendingCall:
+        """Start `QueueService.acquire_messages`. The result is its page."""
+
+    def start_settle(
+        self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
+    ) -> PendingCall:
+        """Start `QueueService.settle_messages`. The result is its list."""
 
 
 class QueueLocator(Protocol):

@@ -58,7 +58,9 @@ class FastPathResponse(NamedTuple):
     """The URL rule, such as `/messages/<topic>`."""
     topic: str
     records: int
-    """Records that were written to Kafka."""
+    """Records that were written to Kafka, or sent to the client."""
+    on_sent: Callable[[bool], None] | None = None
+    """Called once, in the main loop, with whether the whole response was passed to the system's socket."""
 
 
 class PendingResponse(Protocol):

@@ -60,6 +60,7 @@ class IdentifiedResponse(NamedTuple):
     route: str
     topic: str
     records: int
+    on_sent: Callable[[bool], None] | None = None
 
 
 class FastPathPublishes:
