@@ -11,7 +11,7 @@ from werkzeug.datastructures import EnvironHeaders
 from kafka_http.environ import CLIENT_CERTIFICATE, CONNECTION, REQUEST_FACTS
 from kafka_http.request_facts import RequestFacts
 from kafka_http.server.app_interface import Client
-from kafka_http.web.fast_path_publish import PreparedPublish
+from kafka_http.web.fast_path import PreparedCall
 from kafka_http.web.responses import STATUS_LINES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class FastPathMiddleware:
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
         self._hooks = app.extensions["kafka_http"]
-        self._prepared: dict[tuple[object, ...], PreparedPublish] = {}
+        self._prepared: dict[tuple[object, ...], PreparedCall] = {}
         self.taken = 0
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -58,7 +58,7 @@ class FastPathMiddleware:
         start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
         return [response_body]
 
-    def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedPublish | None:
+    def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedCall | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
         key = (
             method,
