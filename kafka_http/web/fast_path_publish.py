@@ -140,7 +140,7 @@ class FastPathPublishes:
 
     def _parse(self, path: str, head: RequestHead, access: Access) -> PublishDialect | None:
         route = _ROUTE.fullmatch(path)
-        if route is None or not self._guard.allows(head.headers):
+        if route is None or head.method == "DELETE" or not self._guard.allows(head.headers):
             return None
         if (topic := route["topic"]) is not None:
             if head.is_streaming_upload:
