@@ -21,7 +21,7 @@ TIMEOUT = 5
 
 
 class FastPathMiddleware:
-    """WSGI middleware that tries the fast path for each publish and calls the views otherwise."""
+    """WSGI middleware that tries the fast path for each candidate and calls the views otherwise."""
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
@@ -32,12 +32,12 @@ class FastPathMiddleware:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         headers = {name.lower(): value for name, value in EnvironHeaders(environ).items()}
         special = {"content-encoding", "transfer-encoding"} & headers.keys()
-        is_complete = isinstance(environ["wsgi.input"], BytesIO) and environ.get("CONTENT_LENGTH")
-        if environ["REQUEST_METHOD"] not in {"PUT", "POST"} or special or not is_complete:
+        is_complete = isinstance(environ["wsgi.input"], BytesIO)
+        if environ["REQUEST_METHOD"] not in {"PUT", "POST", "DELETE"} or special or not is_complete:
             return self._views(environ, start_response)
         body = environ["wsgi.input"].read()
         environ["wsgi.input"] = BytesIO(body)
-        if len(body) != int(environ["CONTENT_LENGTH"]):
+        if len(body) != int(environ.get("CONTENT_LENGTH") or 0):
             return self._views(environ, start_response)
         connection = environ.get(CONNECTION)
         client = Client(environ.get("REMOTE_ADDR", ""), environ.get(CLIENT_CERTIFICATE), connection=connection)
