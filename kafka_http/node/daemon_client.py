@@ -70,7 +70,10 @@ class DaemonClient:
         self._unsent_releases: deque[bytes] = deque(maxlen=_MAX_RELEASES)
         self._heartbeat = _Heartbeat(DaemonLauncher(config), self._abort_calls, self._send_releases)
         self._loop_calls = LoopCalls(
-            self._open_channel, self._heartbeat.check_responding, self._heartbeat.report_timeout
+            self._open_channel,
+            self._heartbeat.check_responding,
+            self._heartbeat.report_timeout,
+            self._unsent_releases.append,
         )
         self.loop_queues: LoopQueues = self._loop_calls
         """The queues for a main loop, after `attach`."""

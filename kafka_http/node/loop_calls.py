@@ -38,11 +38,16 @@ class LoopCalls:
         connect: Callable[[], Channel],
         check_responding: Callable[[], None],
         report_timeout: Callable[[], None],
+        keep_release: Callable[[bytes], None],
     ) -> None:
-        """`connect` may block for seconds and raises `Unavailable`. `check_responding` raises `NotResponding`."""
+        """`connect` may block for seconds and raises `Unavailable`. `check_responding` raises `NotResponding`.
+
+        `keep_release` takes a message that is sent when the daemon responds again.
+        """
         self._connect = connect
         self._check_responding = check_responding
         self._report_timeout = report_timeout
+        self._keep_release = keep_release
         self._loop: EventLoop | None = None
         self._calls: dict[Channel, _LoopCall | None] = {}
         """For each open connection the call under way. All are registered for good: an idle one may break, too."""
@@ -62,6 +67,14 @@ class LoopCalls:
         self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
     ) -> "_LoopCall":
         return self._start(_SETTLE, queue, leases, settlement, lock)
+
+    def release_page(self, page: str) -> None:
+        try:
+            self._check_responding()
+        except NotResponding:
+            self._keep_release(_encode(_RELEASE, page))
+        else:
+            self._submit(_RELEASE, page)
 
     def abandon(self, call: "_LoopCall") -> None:
         """Forget a call that is not done. Its connection is not used for others until the response is there."""
@@ -84,7 +97,10 @@ class LoopCalls:
         self._check_responding()
         if not self._idle and len(self._calls) + len(self._waiting) >= MAX_CALLS:
             raise WouldBlock
-        started = _LoopCall(self, call, msgspec.msgpack.encode(call.request(request_id.get(), *arguments)))
+        return self._submit(call, *arguments)
+
+    def _submit(self, call: Call, *arguments: Any) -> "_LoopCall":
+        started = _LoopCall(self, call, _encode(call, *arguments))
         if self._idle:
             self._send(self._idle.pop(), started)
         else:
@@ -119,8 +135,7 @@ class LoopCalls:
         if not call.is_abandoned:
             call.complete()
         elif isinstance(call.value, QueuePage) and call.value.messages:
-            with suppress(Unavailable, WouldBlock):  # then the messages come back when their locks end
-                self._start(_RELEASE, call.value.id)
+            self.release_page(call.value.id)
 
     def _reuse(self, channel: Channel) -> None:
         self._calls[channel] = None
@@ -184,7 +199,8 @@ class LoopCalls:
         error: KafkaHttpError | None = None
         try:
             for _ in range(count):
-                loop.call_soon(self._use, self._connect())
+                if self._waiting:  # otherwise other calls have ended meanwhile, and left their connections
+                    loop.call_soon(self._use, self._connect())
         except KafkaHttpError as raised:
             error = raised
         except Exception:
@@ -205,6 +221,10 @@ class LoopCalls:
         if error is not None:
             self._fail_waiting(error)
         self._open_connections()
+
+
+def _encode(call: Call, *arguments: Any) -> bytes:
+    return msgspec.msgpack.encode(call.request(request_id.get(), *arguments))
 
 
 class _LoopCall(DoneCallbacks):
