@@ -257,6 +257,8 @@ def _daemon_node(config: Config) -> NodeResources:
         locator=daemon.nodes if config.store_url else None,
         queue_locator=daemon.queue_nodes if config.store_url else None,
         is_daemon_hung=lambda: daemon.is_hung,
+        loop_queues=daemon.loop_queues,
+        attach=daemon.attach,
     )
 
 
