@@ -123,7 +123,7 @@ class FastPathRequests:
         check_point: CheckPoint,
         trusted: TrustedNetworks,
     ) -> None:
-        self._routes = routes
+        self.routes = routes
         self._root = urlsplit(config.base_url).path.rstrip("/")
         self._guard = guard
         self._cors = cors
@@ -144,7 +144,7 @@ class FastPathRequests:
         Header names are in lower case, each once.
         """
         path, _, query = target.partition("?")
-        route, match = next(((each, found) for each in self._routes if (found := each.path.fullmatch(path))), _NO_ROUTE)
+        route, match = next(((each, found) for each in self.routes if (found := each.path.fullmatch(path))), _NO_ROUTE)
         if route is None or match is None:
             return None
         try:

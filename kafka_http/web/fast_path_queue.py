@@ -173,7 +173,7 @@ class PendingPage(DoneCallbacks):
         """Whether the client has got an error because there was no result in time."""
         self._request_id = request_id.get()
         self._deadline = time.monotonic() + asked.wait
-        self._call = self._ask(asked.wait)
+        self._ask(asked.wait)
 
     def result(self, timeout: float | None = None) -> RenderedResponse:
         """Return the response. Raises the error of the call, `Unavailable` if there is no result yet."""
@@ -196,12 +196,12 @@ class PendingPage(DoneCallbacks):
         """What ends the page; None if the response has none."""
         return None if self._page is None else self._end
 
-    def _ask(self, left: float) -> PendingCall:
+    def _ask(self, left: float) -> None:
         queues, asked = self._owner.queues, self._asked
         assert queues is not None  # noqa: S101  checked in `prepare`
-        call = queues.start_acquire(asked.queue, asked.limit, min(left, WAIT_SLICE), asked.lock, asked.dead)
-        call.add_done_callback(self._on_page)
-        return call
+        wait = min(left, WAIT_SLICE)
+        self._call = queues.start_acquire(asked.queue, asked.limit, wait, asked.lock, asked.dead)
+        self._call.add_done_callback(self._on_page)
 
     def _on_page(self) -> None:
         token = request_id.set(self._request_id)
@@ -218,7 +218,7 @@ class PendingPage(DoneCallbacks):
         if page.messages:
             self._page = page
         elif left > 0:
-            self._call = self._ask(left)
+            self._ask(left)
             return
         records = [each.record for each in page.messages]
         size = payload_size(records)

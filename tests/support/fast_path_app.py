@@ -13,6 +13,7 @@ from kafka_http.request_facts import RequestFacts
 from kafka_http.server.app_interface import Client
 from kafka_http.web.fast_path import PreparedCall
 from kafka_http.web.responses import STATUS_LINES
+from kafka_http.web.sent_body import SentBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -56,7 +57,10 @@ class FastPathMiddleware:
         facts.records = response.records
         sent = [*headers.items(), ("Content-Type", content_type), ("Content-Length", str(len(response_body)))]
         start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
-        return [response_body]
+        if response.on_sent is None:
+            return [response_body]
+        on_sent = response.on_sent
+        return SentBody(response_body, lambda: on_sent(True), lambda: on_sent(False))
 
     def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedCall | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
