@@ -140,7 +140,7 @@ class Config:
     workers: Annotated[Count, "number of worker processes"] = field(default_factory=available_cores)
     threads: Annotated[Count, "maximum number of requests that a worker handles in threads at the same time"] = 32
     fast_path: Annotated[
-        Switch, "publish, and call queues, without occupying a thread, where the request allows it"
+        Switch, "publish and call queues without a thread, where the request allows it"
     ] = True
     timeout: Annotated[Seconds, "maximum time of a publish, in seconds"] = 10.0
     keepalive: Annotated[
