@@ -5,7 +5,7 @@ Read `create_app` first: it shows which parts there are and what each of them us
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Flask, Response, request
@@ -46,7 +46,9 @@ from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.console.console_routes import ConsoleRoutes
 from kafka_http.web.content_coding import compress_response
 from kafka_http.web.cors import CrossOriginSharing
+from kafka_http.web.fast_path import FastPathRequests, FastPathRoute
 from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.fast_path_queue import FastPathQueues
 from kafka_http.web.groups import GroupRoutes
 from kafka_http.web.health import HealthRoutes
 from kafka_http.web.idempotent_publish import IdempotentPublish
@@ -58,7 +60,7 @@ from kafka_http.web.page_memory import PageMemoryBudget
 from kafka_http.web.publish_view import PublishView
 from kafka_http.web.queue import QueueRoutes
 from kafka_http.web.queue_nodes import QueueNodes
-from kafka_http.web.queue_pages import PageConfirmations
+from kafka_http.web.queue_pages import QueuePages
 from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies, drain_body
 from kafka_http.web.responses import STATUS_LINES, common_headers, register_error_handlers, set_request_id
 from kafka_http.web.rest_v2.consumer_routes import V2ConsumerRoutes
@@ -98,7 +100,6 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     lifecycle.bodies = limits.bodies
     lifecycle.security, lifecycle.idempotent_publish, lifecycle.tls = security, publish, security.tls
     hints = TopicHints(config)
-    lifecycle.fast_path = _fast_path(config, services, security, publish_view, publish, hints=hints)
     app = _new_app(config, lifecycle, security, limits.page_memory)
     hints.register(app)
     forwarded = ForwardedCalls(node.locator.node_secret) if node.locator else None
@@ -109,8 +110,20 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
         config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
     ):
         app.register_blueprint(blueprint)
-    queues = _queue_routes(services, node, lifecycle.confirmations, security, limits=limits, forwarded=forwarded)
+    nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
+    on_loop = FastPathQueues(
+        node.loop_queues,
+        services,
+        nodes,
+        lifecycle.queue_pages,
+        page_memory=limits.page_memory,
+        check_point=security.check_point,
+        hints=hints,
+    )
+    queues = _queue_routes(services, node, nodes, pages=lifecycle.queue_pages, security=security, limits=limits)
     app.register_blueprint(queues.blueprint())
+    publishes = FastPathPublishes(publish_view, publish, services.formats, config, hints)
+    lifecycle.fast_path = _fast_path([publishes, on_loop], config, security)
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
     check_all_routes_listed(app)
     return app
@@ -145,28 +158,17 @@ def _new_security(config: Config, broker: Broker) -> Security:
     )
 
 
-def _fast_path(
-    config: Config,
-    services: Services,
-    security: Security,
-    publish_view: PublishView,
-    publish: IdempotentPublish,
-    *,
-    hints: TopicHints,
-) -> FastPathPublishes | None:
-    """Return what answers publishes without a thread; None if the setting is off."""
+def _fast_path(routes: Sequence[FastPathRoute], config: Config, security: Security) -> FastPathRequests | None:
+    """Return what answers requests without a thread; None if the setting is off."""
     if not config.fast_path:
         return None
-    return FastPathPublishes(
-        publish_view,
-        publish,
-        services.formats,
+    return FastPathRequests(
+        routes,
         config,
         guard=security.guard,
         cors=security.cors,
         check_point=security.check_point,
         trusted=security.trusted,
-        hints=hints,
     )
 
 
@@ -204,19 +206,18 @@ def _blueprints(
 def _queue_routes(
     services: Services,
     node: NodeResources,
-    confirmations: PageConfirmations,
-    security: Security,
+    nodes: QueueNodes,
     *,
+    pages: QueuePages,
+    security: Security,
     limits: RequestLimits,
-    forwarded: ForwardedCalls | None,
 ) -> QueueRoutes:
-    nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
     return QueueRoutes(
         services,
         node.queues,
         nodes,
-        confirmations,
-        limits.waiting,
+        pages,
+        wait_limiter=limits.waiting,
         page_memory=limits.page_memory,
         check_point=security.check_point,
     )
@@ -256,6 +257,8 @@ def _daemon_node(config: Config) -> NodeResources:
         locator=daemon.nodes if config.store_url else None,
         queue_locator=daemon.queue_nodes if config.store_url else None,
         is_daemon_hung=lambda: daemon.is_hung,
+        loop_queues=daemon.loop_queues,
+        attach=daemon.attach,
     )
 
 

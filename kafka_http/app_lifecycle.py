@@ -28,11 +28,11 @@ from kafka_http.security.trusted_networks import TrustedNetworks
 from kafka_http.tasks import Tasks
 from kafka_http.web.browser_guard import BrowserGuard
 from kafka_http.web.cors import CrossOriginSharing
-from kafka_http.web.fast_path_publish import FastPathPublishes
+from kafka_http.web.fast_path import FastPathRequests
 from kafka_http.web.idempotent_publish import IdempotentPublish
 from kafka_http.web.metrics_exposition import MetricsExposition, MetricsServer
 from kafka_http.web.metrics_routes import MetricsRoutes
-from kafka_http.web.queue_pages import PageConfirmations
+from kafka_http.web.queue_pages import QueuePages
 from kafka_http.web.request_bodies import ReceivePolicy, RequestBodies
 from kafka_http.web.services import Services
 
@@ -90,7 +90,7 @@ class AppLifecycle:
     security: Security
     request_policy: ReceivePolicy
     idempotent_publish: IdempotentPublish
-    fast_path: FastPathPublishes | None
+    fast_path: FastPathRequests | None
     """None if the fast path is switched off."""
     tls: ServerTls | None
     """None without `tls_cert`."""
@@ -114,7 +114,7 @@ class AppLifecycle:
         self._submitter = submitter
         self._open_files = OpenFileLimit(1, "streams")
         self._metric_files = metric_files
-        self.confirmations = PageConfirmations(node.queues)
+        self.queue_pages = QueuePages(node.queues)
         self._exposition = MetricsExposition(metrics.own_numbers if metric_files is None else metric_files.read)
         self._metrics_server = _metrics_server(config, self._exposition)
         self._process = 0
@@ -250,7 +250,7 @@ class AppLifecycle:
     def close(self, timeout: float) -> None:
         """Flush pending messages to Kafka for up to `timeout` seconds, then close. No request may be in flight."""
         self._submitter.close(_SUBMIT_SECONDS)
-        self.confirmations.close()
+        self.queue_pages.close()
         self.security.acls.close()
         self._node.close_before_broker()
         self._broker.close(timeout)

@@ -255,7 +255,7 @@ REQUEST_SECONDS = Histogram(
 )
 REQUESTS_IN_FLIGHT = Gauge(
     "kafka_http_requests_in_flight",
-    "Requests without a response: view, which a thread handles, and fast_path, publishes without a thread.",
+    "Requests without a response: view, which a thread handles, and fast_path, requests without a thread.",
     "handler",
 )
 BYTES_IN_FLIGHT = Gauge("kafka_http_request_bytes_in_flight", "Memory that the bodies of requests have reserved.")

@@ -1,8 +1,10 @@
 """Topics: valid names, name patterns, partitions and offset ranges."""
 
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 from uuid import UUID
 
@@ -63,11 +65,15 @@ class OffsetRange(NamedTuple):
         return self.earliest <= offset <= self.latest
 
 
+_MAX_FOUND = 1000
+
+
 class Topics:
     """Metadata of the cluster's topics. Any thread may call. No method creates a topic."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self._found_at: dict[str, float] = {}
 
     def names(self) -> list[str]:
         """Return the names of all topics, sorted, without internal topics."""
@@ -80,6 +86,19 @@ class Topics:
         """
         check_topic_name(topic)
         return self._log.partitions(topic, max_age)
+
+    def check_exist(self, topics: Iterable[str]) -> None:
+        """Check by recent metadata that topics exist. Raises `InvalidRequest`, `TopicNotFound`."""
+        for each in topics:
+            self.partitions(each, NEW_PARTITIONS_SECONDS)
+            if len(self._found_at) >= _MAX_FOUND:
+                self._found_at.clear()
+            self._found_at[each] = time.monotonic()
+
+    def were_found(self, topics: Iterable[str]) -> bool:
+        """Whether `check_exist` has found these topics a moment ago. Does not block."""
+        since = time.monotonic() - NEW_PARTITIONS_SECONDS
+        return all(self._found_at.get(each, -inf) > since for each in topics)
 
     def id(self, topic: str) -> UUID | None:
         """Return Kafka's id of the topic. Raises `InvalidRequest`, `TopicNotFound`."""

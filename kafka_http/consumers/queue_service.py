@@ -164,13 +164,17 @@ class PendingCall(Protocol):
         """Return the result, or raise the error of the call. `Unavailable` if it is not there yet. Does not block."""
 
     def abandon(self) -> None:
-        """Forget the call: its client gets an error. The messages of a page that arrives later are released."""
+        """Forget the call: it was not done in time. The messages of a page that arrives later are released.
+
+        Callbacks are not called any more. No effect on a call that is done.
+        """
 
 
 class LoopQueues(Protocol):
     """The calls of `QueueService` that a main loop makes without a thread. Only the loop's thread calls.
 
-    Nothing blocks. The methods raise `Unavailable` at once if the daemon is known not to respond.
+    Nothing blocks. The methods raise `Unavailable` at once if the daemon is known not to respond, and `WouldBlock` if
+    too many calls are under way: then a thread can make the call.
     """
 
     def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> PendingCall:
@@ -180,6 +184,9 @@ class LoopQueues(Protocol):
         self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
     ) -> PendingCall:
         """Start `QueueService.settle_messages`. The result is its list."""
+
+    def release_page(self, page: str) -> None:
+        """Let `QueueService.release_page` be done soon: the page was not sent. Raises nothing."""
 
 
 class QueueLocator(Protocol):

@@ -16,11 +16,13 @@ import msgspec
 from kafka_http.backoff import Backoff
 from kafka_http.config import Config
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
-from kafka_http.consumers.queue_service import QueueLocator, QueueService
+from kafka_http.consumers.queue_service import LoopQueues, QueueLocator, QueueService
 from kafka_http.errors import Unavailable
+from kafka_http.event_loop import EventLoop
 from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_launcher import DaemonLauncher, DaemonMissing, NotResponding
-from kafka_http.node.daemon_protocol import CALLS, PING, Call, Channel
+from kafka_http.node.daemon_protocol import CALLS, CONNECTION_LOST, NOT_REPEATABLE, PING, Call, Channel
+from kafka_http.node.loop_calls import LoopCalls
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.records import ClaimEnd
 from kafka_http.tasks import Tasks
@@ -50,9 +52,6 @@ _OVERDUE_SECONDS = 2.5
 _START_SECONDS = 20.0
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 
-_NOT_REPEATABLE = {"create", "delete", "settle_messages", "delete_queue", "cancel_task"}
-"""Calls that are not repeated: after a success whose response was lost, the second result would differ."""
-
 _LEASE_RELEASES = {"release_lease", "release_page", "confirm_pages"}
 """Calls that are sent later if the daemon hangs."""
 _MAX_RELEASES = 1000
@@ -70,6 +69,14 @@ class DaemonClient:
         self._busy: set[Channel] = set()
         self._unsent_releases: deque[bytes] = deque(maxlen=_MAX_RELEASES)
         self._heartbeat = _Heartbeat(DaemonLauncher(config), self._abort_calls, self._send_releases)
+        self._loop_calls = LoopCalls(
+            self._open_channel,
+            self._heartbeat.check_responding,
+            self._heartbeat.report_timeout,
+            self._unsent_releases.append,
+        )
+        self.loop_queues: LoopQueues = self._loop_calls
+        """The queues for a main loop, after `attach`."""
         calls = _RemoteCalls(self._call)
         self.instances = cast("InstanceService", calls)
         self.nodes = cast("InstanceLocator", calls)
@@ -92,10 +99,15 @@ class DaemonClient:
         """Connect in the background if a daemon runs or is needed to hold instances. Does not block."""
         self._heartbeat.start()
 
+    def attach(self, loop: EventLoop) -> None:
+        """Let a main loop make calls with `loop_queues`. Its thread calls this, after the fork."""
+        self._loop_calls.attach(loop)
+
     def close(self) -> None:
         """Make no more calls. For the daemon, this process has ended."""
         self._heartbeat.close()
         self._abort_calls()
+        self._loop_calls.close()
 
     def _call(self, call: Call, *arguments: Any, **named: Any) -> Any:
         """Raises `Unavailable` if the daemon cannot be reached, is lost during the call, or does not answer in time."""
@@ -107,7 +119,7 @@ class DaemonClient:
         try:
             channel = self._acquire_channel()
             return call.decode_result(
-                self._exchange(message, seconds, channel, is_repeatable=call.name not in _NOT_REPEATABLE)
+                self._exchange(message, seconds, channel, is_repeatable=call.name not in NOT_REPEATABLE)
             )
         except NotResponding:
             if call.name in _LEASE_RELEASES:
@@ -135,7 +147,7 @@ class DaemonClient:
             # The daemon ignores a message that is incomplete.
             if not is_retry and (is_repeatable or not is_sent):
                 return self._exchange(message, seconds, self._open_channel(), is_retry=True)
-            raise Unavailable("The connection to the server's daemon was lost. Retry.") from None
+            raise Unavailable(CONNECTION_LOST) from None
         except BaseException:
             channel.close()  # or the next call would receive the response of this one
             raise
@@ -159,7 +171,8 @@ class DaemonClient:
         raise Unavailable("The server's daemon is stopping. Retry.")
 
     def _abort_calls(self) -> None:
-        """Let all calls in progress fail now."""
+        """Let all calls in progress fail now: the daemon has ended or hangs."""
+        self._loop_calls.abort_if_hung()  # if it has ended, the loop notices it by itself
         for channel in self._busy.copy():
             channel.shutdown()
         while self._idle:

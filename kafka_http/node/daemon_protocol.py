@@ -25,6 +25,11 @@ from kafka_http.errors import KafkaHttpError
 from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.tasks import Tasks
 
+NOT_REPEATABLE = frozenset(("create", "delete", "settle_messages", "delete_queue", "cancel_task"))
+"""Calls that are not repeated: after a success whose response was lost, the second result would differ."""
+CONNECTION_LOST = "The connection to the server's daemon was lost. Retry."
+"""The error of a call that is not repeated."""
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PING = b""
 _LENGTH = struct.Struct(">I")
@@ -35,12 +40,16 @@ class Channel:
     """Sends and receives messages at one end of a connection. One thread at a time uses it; any may call `shutdown`.
 
     Methods raise `OSError` if the connection fails or times out, and `EOFError` if the other end has closed it. After
-    an error only `close` may be called, except that `receive` may be repeated after a `TimeoutError`.
+    an error only `close` may be called, except that `receive` may be repeated after a `TimeoutError`. With a timeout
+    of 0 it raises `BlockingIOError` instead, until the whole message has arrived.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
 
     def settimeout(self, seconds: float | None) -> None:
         """Set the timeout of each wait in `send` and `receive`."""

@@ -24,7 +24,7 @@ from kafka_http.errors import (
     UnsupportedFormat,
     WouldBlock,
 )
-from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord
+from kafka_http.records import BareValues, Headers, NewRecord, ProducerRecord, Record
 from kafka_http.schemas.schemaless_serializers import JsonSerializer
 from kafka_http.schemas.serializers import Serializers
 from kafka_http.schemas.topic_formats import TopicFormat, TopicFormats
@@ -206,6 +206,18 @@ class Formats:
 
     def _format_of(self, data: bytes) -> str | None:
         return next((name for name, recognizes in self._recognizers.items() if recognizes(data)), None)
+
+    def may_wait(self, decode_as: TopicFormat, records: Iterable[Record]) -> bool:
+        """Return whether decoding these records may wait for the schema registry."""
+        names = {decode_as.key, decode_as.value} - {AUTO}
+        if not names <= self._immediate:
+            return True
+        has_auto = AUTO in (decode_as.key, decode_as.value) and self._recognizers
+        return bool(has_auto) and any(
+            each is not None and self._format_of(each) is not None
+            for record in records
+            for each in (record.key, record.value)
+        )
 
     def detect(self, data: bytes) -> tuple[str, bytes]:
         """Return the first of `json`, `text` and `binary` that can read these bytes, and their JSON text.

@@ -1,4 +1,4 @@
-"""The HTTP server: gunicorn with a worker class for slow clients, streams and publishes without a thread.
+"""The HTTP server: gunicorn with a worker class for slow clients, streams and requests without a thread.
 
 `run` starts it. The worker class works with `gunicorn -k kafka_http.server.worker.Worker` as well.
 """

@@ -43,6 +43,10 @@ class Client(NamedTuple):
     """The `AdmittedConnection` of the connection."""
 
 
+OnSent = Callable[[bool], None]
+"""Told whether a response was sent."""
+
+
 class FastPathResponse(NamedTuple):
     """The response to a request on the fast path. The server adds Content-Length and the headers of every response."""
 
@@ -59,15 +63,19 @@ class FastPathResponse(NamedTuple):
     topic: str
     records: int
     """Records that were written to Kafka, or sent to the client."""
-    on_sent: Callable[[bool], None] | None = None
-    """Called once, in the main loop, with whether the whole response was passed to the system's socket."""
+    on_sent: OnSent | None = None
+    """Called once, in the main loop, with whether the whole response was passed to the system's socket.
+
+    False if the connection was closed before that, by its client or by the server. It is not called if the process ends
+    before the response is known.
+    """
 
 
 class PendingResponse(Protocol):
-    """The response to a publish that was handed to Kafka. `PreparedRequest.start` creates it for one request."""
+    """The response to a request that was started. `PreparedRequest.start` creates it for one request."""
 
     timeout: float
-    """Seconds after which the server calls `finish` even if Kafka has not answered."""
+    """Seconds after which the server calls `finish` even if the response is not known."""
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when the response is known: in any thread, at once if it is known now."""
@@ -97,7 +105,7 @@ class PreparedRequest(Protocol):
         """Whether the limits of the client allow a body of this size now, on this `Client.connection`."""
 
     def start(self, body: bytes, connection: Any) -> PendingResponse | None:
-        """Start a publish without blocking. Return None, with nothing done, if a view must respond. Raises nothing.
+        """Start a request without blocking. Return None, with nothing done, if a view must respond. Raises nothing.
 
         `connection` is `Client.connection` of the request.
         """

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.server.app_interface import AdmittedConnection, Client, PendingResponse
+from kafka_http.server.app_interface import AdmittedConnection, Client, OnSent, PendingResponse
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.request_reader import RequestReader
+
+_MAX_GROUPS = 16
+"""Timeouts that a `GroupedTimeouts` keeps, unless more are in use."""
 
 
 class SendBuffer:
@@ -93,14 +96,14 @@ class LoggedRequest(NamedTuple):
 
 
 class ClientConnection:
-    """A client's connection: idle, receiving a request, waiting for Kafka, used by a thread, or sending a response.
+    """A client's connection: idle, receiving a request, waiting for its response, used by a thread, or sending.
 
     The main loop creates it for each accepted connection and changes its state.
     """
 
     __slots__ = (
         "body_bytes_checked", "client", "closes_after_response", "conn", "context", "counted_bytes", "has_eof",
-        "is_closed", "is_watched", "logged_request", "method", "pending_response", "reader", "received",
+        "is_closed", "is_watched", "logged_request", "method", "on_sent", "pending_response", "reader", "received",
         "response_steps", "send_buffer", "started",
     )  # fmt: skip
 
@@ -121,6 +124,8 @@ class ClientConnection:
         """The method of the request that `pending_response` belongs to."""
         self.logged_request: LoggedRequest | None = None
         """For the access log: the request that `pending_response` belongs to."""
+        self.on_sent: OnSent | None = None
+        """The `FastPathResponse.on_sent` of the response that is being sent."""
         self.started = 0.0
         """When the first byte of the request arrived, or the connection became idle, on the monotonic clock."""
         self.response_steps: Generator[None, None, bool] | None = None
@@ -196,3 +201,34 @@ class ConnectionTimeouts:
         for connection in expired:
             del self._deadlines[connection]
         return expired
+
+
+class GroupedTimeouts:
+    """Connections that wait with different timeouts: a `ConnectionTimeouts` for each timeout."""
+
+    def __init__(self) -> None:
+        self._groups: dict[float, ConnectionTimeouts] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def add(self, connection: ClientConnection, seconds: float) -> None:
+        group = self._groups.get(seconds)
+        if group is None:
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups = {key: each for key, each in self._groups.items() if each}
+            group = self._groups[seconds] = ConnectionTimeouts()
+        group.add(connection, seconds)
+
+    def discard(self, connection: ClientConnection, seconds: float) -> None:
+        """Remove a connection that was added with this timeout."""
+        if (group := self._groups.get(seconds)) is not None:
+            group.discard(connection)
+
+    @property
+    def next_deadline(self) -> float:
+        """The first deadline on the monotonic clock; infinity if there is none."""
+        return min([each.next_deadline for each in self._groups.values()], default=float("inf"))
+
+    def pop_expired(self, now: float) -> list[ClientConnection]:
+        return [connection for each in self._groups.values() for connection in each.pop_expired(now)]

@@ -1,8 +1,8 @@
 """The connections of a worker that no thread uses.
 
 The main loop receives each request in full before a thread gets it, and sends what clients do not accept at once. A
-publish on the fast path needs no thread at all: the loop passes it to the application and sends the response when Kafka
-has answered.
+request on the fast path needs no thread at all: the loop passes it to the application and sends the response when it is
+known.
 """
 
 import logging
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.event_loop import EventLoop
-from kafka_http.server.app_interface import Decision, FastPathHandler, RequestPolicy
-from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts
+from kafka_http.event_loop import EventLoop, guarded
+from kafka_http.server.app_interface import Decision, FastPathHandler, OnSent, RequestPolicy
+from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts, GroupedTimeouts
 from kafka_http.server.fast_path import FastPath, FastPathWorker
 from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD
 from kafka_http.server.prepared_heads import FindHead
@@ -115,7 +115,7 @@ class ConnectionLoop:
         )
         self._idle, self._sending = ConnectionTimeouts(), ConnectionTimeouts()
         pending = () if self._fast_path is None else (self._fast_path.pending,)
-        self._all: tuple[ConnectionTimeouts, ...] = (
+        self._all: tuple[ConnectionTimeouts | GroupedTimeouts, ...] = (
             self._idle,
             self._receiver.heads,
             self._receiver.bodies,
@@ -138,11 +138,11 @@ class ConnectionLoop:
 
     @property
     def pending_count(self) -> int:
-        """The number of publishes on the fast path that Kafka has not answered."""
+        """The number of requests on the fast path whose response is not known."""
         return 0 if self._fast_path is None else len(self._fast_path.pending)
 
     def expire(self) -> None:
-        """Close idle and stalled connections, and respond to publishes that Kafka has not answered in time."""
+        """Close idle and stalled connections, and respond to requests on the fast path whose time is over."""
         now = time.monotonic()
         for connection in self._idle.pop_expired(now):
             self.drop(connection)
@@ -361,8 +361,13 @@ class ConnectionLoop:
 
     # Sending
 
-    def send_response(self, connection: ClientConnection, data: bytes) -> None:
-        """Send a whole response, then wait for the next request or close the connection."""
+    def send_response(self, connection: ClientConnection, data: bytes, on_sent: OnSent | None) -> None:
+        """Send a whole response, then wait for the next request or close the connection.
+
+        `on_sent` is called once: with True when all data was passed to the system, with False if the connection is
+        closed before.
+        """
+        connection.on_sent = on_sent
         try:
             connection.send_buffer.sendall(data)
         except OSError:
@@ -414,6 +419,8 @@ class ConnectionLoop:
                 self.drop(each)
 
     def _end_response(self, connection: ClientConnection) -> None:
+        if connection.on_sent is not None:
+            _report_sent(connection, is_sent=True)
         connection.send_buffer.reset()
         if connection.closes_after_response:
             self.stop_watching(connection)
@@ -440,10 +447,12 @@ class ConnectionLoop:
         self._receiver.discard(connection)
 
     def drop(self, connection: ClientConnection) -> None:
-        """Close a connection. The application still completes a pending publish."""
+        """Close a connection. The application still completes a pending request."""
         if connection.is_closed:
             return
         connection.is_closed = True
+        if connection.on_sent is not None:
+            _report_sent(connection, is_sent=False)
         self.stop_watching(connection)
         self._receiver.release(connection)
         connection.reader = None
@@ -456,6 +465,13 @@ class ConnectionLoop:
 def _read_size(reader: RequestReader) -> int:
     """Return how many bytes to receive at once for a request that is incomplete."""
     return _CHUNKED_READ_BYTES if reader.is_chunked else min(max(reader.missing, _READ_BYTES), _MAX_READ_BYTES)
+
+
+def _report_sent(connection: ClientConnection, *, is_sent: bool) -> None:
+    """Tell the application, once, whether its response was sent."""
+    on_sent, connection.on_sent = connection.on_sent, None
+    if on_sent is not None:
+        guarded(on_sent, is_sent)
 
 
 def _abort(steps: Generator[None, None, bool], context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Publishes without a thread: the main loop starts them and sends the response when Kafka has answered."""
+"""Requests without a thread: the main loop starts them and sends the response when it is known."""
 
 import time
 from collections import deque
@@ -10,8 +10,15 @@ from kafka_http.event_loop import guarded
 from kafka_http.logs import request_id
 from kafka_http.metrics import RequestTally
 from kafka_http.server.access_log import AccessLog
-from kafka_http.server.app_interface import Client, FastPathHandler, FastPathResponse, PendingResponse, PreparedRequest
-from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts, LoggedRequest
+from kafka_http.server.app_interface import (
+    Client,
+    FastPathHandler,
+    FastPathResponse,
+    OnSent,
+    PendingResponse,
+    PreparedRequest,
+)
+from kafka_http.server.client_connection import ClientConnection, GroupedTimeouts, LoggedRequest
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.gunicorn_responses import render
 from kafka_http.server.prepared_heads import PreparedHead, PreparedHeads
@@ -33,18 +40,18 @@ class FastPathWorker(Protocol):
 
 
 class FastPath:
-    """The pending publishes of a main loop, which calls all methods."""
+    """The pending requests of a main loop, which calls all methods."""
 
     def __init__(
         self,
         worker: FastPathWorker,
         handler: FastPathHandler,
         call_soon: Callable[..., None],
-        send_response: Callable[[ClientConnection, bytes], None],
+        send_response: Callable[[ClientConnection, bytes, OnSent | None], None],
     ) -> None:
         """`call_soon` is that of the loop. `send_response` sends a whole response to a client."""
-        self.pending = ConnectionTimeouts()
-        """Connections whose publish Kafka has not answered."""
+        self.pending = GroupedTimeouts()
+        """Connections whose response is not known."""
         self.find_head = PreparedHeads(handler, self._prepare).find
         self._worker = worker
         self._handler = handler
@@ -53,14 +60,14 @@ class FastPath:
         self._access_log = AccessLog(worker.log)
         self._tally = RequestTally()
         self._done: deque[tuple[ClientConnection, PendingResponse]] = deque()
-        """Publishes that Kafka has answered, with their connections."""
+        """Responses that are known, with their connections."""
         self._finished: list[tuple[ClientConnection, FastPathResponse]] = []
         """Responses that are counted next, then sent."""
         self._is_scheduled = False
         """Whether the loop will call `_respond_to_done`."""
 
     def start(self, connection: ClientConnection, head: PreparedHead, body: bytes) -> bool:
-        """Start a publish, or do nothing and return False if it needs a view."""
+        """Start a request, or do nothing and return False if it needs a view."""
         connection.started = time.monotonic()
         pending = head.prepared.start(body, connection.client.connection)
         request_id.set("-")  # the loop's next log lines are about other requests
@@ -75,7 +82,7 @@ class FastPath:
         return True
 
     def expire(self, now: float) -> None:
-        """Respond to the publishes that Kafka has not answered in time."""
+        """Respond to the requests whose response is not known in time."""
         if expired := self.pending.pop_expired(now):
             for connection in expired:
                 self._finish(connection, now)
@@ -94,13 +101,13 @@ class FastPath:
             self._call_soon(self._respond_to_done)
 
     def _respond_to_done(self) -> None:
-        """Respond to all publishes that are done, in one go."""
+        """Respond to all requests that are done, in one go."""
         self._is_scheduled = False  # before the first is taken, so that none is left behind
         now = time.monotonic()
         for _ in range(len(self._done)):
             connection, pending = self._done.popleft()
-            if connection.pending_response is pending:  # otherwise its timeout was over before Kafka answered
-                self.pending.discard(connection)
+            if connection.pending_response is pending:  # otherwise its timeout was over before
+                self.pending.discard(connection, pending.timeout)
                 self._finish(connection, now)
         self._send_finished()
 
@@ -131,4 +138,6 @@ class FastPath:
             self._access_log.write(connection, response)
         if not connection.is_closed:
             is_last = connection.closes_after_response = connection.closes_after_response or not worker.allows_keepalive
-            self._send_response(connection, render(response, is_last=is_last))
+            self._send_response(connection, render(response, is_last=is_last), response.on_sent)
+        elif response.on_sent is not None:  # the client was disconnected before its response was known
+            response.on_sent(False)

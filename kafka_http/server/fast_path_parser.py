@@ -1,4 +1,4 @@
-"""Recognizes publishes that the fast path can answer.
+"""Recognizes requests that the fast path can answer.
 
 This is a strict recognizer, not an HTTP parser: it accepts the few forms that are unambiguous. gunicorn's parser gets
 all other requests and decides whether they are valid.
@@ -12,9 +12,10 @@ MAX_HEAD = 8000
 MAX_FIELDS = 60
 MAX_BODY = 1 << 20
 
+_STARTS = (b"POST /", b"PUT /", b"DELETE /")
 _LENGTH_LINE = re.compile(rb"\r\nContent-Length:[\t ]{0,8}([0-9]{1,7})[\t ]{0,8}(?=\r\n)", re.IGNORECASE)
 _HEAD = re.compile(
-    rb"(?P<method>POST|PUT) (?P<target>/(?:messages|topics)/[!\"$-~]+) HTTP/1\.1\r\n"
+    rb"(?P<method>POST|PUT|DELETE) (?P<target>/(?:messages|topics)/[!\"$-~]+) HTTP/1\.1\r\n"
     rb"(?P<fields>(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+)\r\n"
 )
 _UNSUPPORTED = frozenset(
@@ -25,7 +26,7 @@ _SCHEME_HEADERS = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-for
 
 
 class FastPathHead(NamedTuple):
-    """The head of a publish in a form that the fast path accepts, apart from its Content-Length."""
+    """The head of a request in a form that the fast path accepts, apart from its Content-Length."""
 
     method: str
     target: str
@@ -38,11 +39,16 @@ class FastPathHead(NamedTuple):
 def without_length(data: bytes, end: int) -> tuple[bytes, int] | None:
     """Return the head `data[:end]` without its first Content-Length line, and the size of the body.
 
-    Heads that differ in this line only have the same first part. Return None if there is no such line or the body is
-    over `MAX_BODY`. A second Content-Length line stays, and `parse_head` rejects it.
+    Heads that differ in this line only have the same first part. Without such a line the body is empty (RFC 9112,
+    6.3). `parse_head` rejects what this does not check: Transfer-Encoding, and a second or malformed Content-Length.
+    Return None if the body is over `MAX_BODY` or the method is not one of the fast path.
     """
+    if not data.startswith(_STARTS):  # first, because most other requests are reads
+        return None
     line = _LENGTH_LINE.search(data, 0, end)
-    if line is None or (size := int(line[1])) > MAX_BODY:
+    if line is None:
+        return data[:end], 0
+    if (size := int(line[1])) > MAX_BODY:
         return None
     return data[: line.start()] + data[line.end() : end], size
 

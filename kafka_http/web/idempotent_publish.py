@@ -146,6 +146,8 @@ class KeyedPublish:
     may block, and without a main loop in any thread. One step runs at a time.
     """
 
+    on_sent = None
+
     def __init__(
         self,
         publisher: IdempotentPublish,

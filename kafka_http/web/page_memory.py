@@ -30,6 +30,12 @@ class PageMemoryBudget:
 
     def reserve(self, max_bytes: int) -> "PageReservation":
         """Reserve memory for the page of the current request: `max_bytes` or less. Raises `Unavailable`."""
+        reservation: PageReservation = g.setdefault("page_memory", PageReservation(self))
+        self.grant(reservation, max_bytes)
+        return reservation
+
+    def grant(self, reservation: "PageReservation", max_bytes: int) -> None:
+        """Add memory for a page to a reservation: `max_bytes` or less. Raises `Unavailable`."""
         with self._lock:
             granted = self.page_size(max_bytes)
             if granted < min(max_bytes, _MIN_PAGE, self._limit // _SHARE):
@@ -38,9 +44,7 @@ class PageMemoryBudget:
                     f"(max_answers_in_flight: {self._limit}). Retry."
                 )
             self._used += _COPIES * granted
-        reservation: PageReservation = g.setdefault("page_memory", PageReservation(self))
         reservation.size, reservation.reserved = granted, reservation.reserved + _COPIES * granted
-        return reservation
 
     def page_size(self, max_bytes: int) -> int:
         """Return the size that a page would get now."""
@@ -63,7 +67,10 @@ class PageMemoryBudget:
 
 
 class PageReservation:
-    """The memory of one page. The request's thread calls, and finally the thread that closes the response."""
+    """The memory of one page. The request's thread calls, and finally the thread that closes the response.
+
+    On the fast path the main loop makes one and calls `PageMemoryBudget.grant`.
+    """
 
     def __init__(self, budget: PageMemoryBudget) -> None:
         self.size = 0

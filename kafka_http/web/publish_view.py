@@ -57,6 +57,8 @@ class PendingPublishResponse:
 
     __slots__ = ("add_done_callback", "pending", "release", "render")
 
+    on_sent = None
+
     def __init__(
         self, pending: Pending, render: Callable[[Any], RenderedResponse], release: Callable[[], object]
     ) -> None:

@@ -101,9 +101,13 @@ class QueueNodes:
                 raise Unavailable(f"Another node has not left the queue: {_error(response).message}")
         self._queues.delete_queue(queue)
 
+    def are_own(self, leases: Sequence[str]) -> bool:
+        """Whether all leases are known to be of this node. Does not block. Works without a Flask request."""
+        return self._locator is None or all(_node_name(each) == self._own_name for each in leases)
+
     def _node_of(self, lease: str) -> str:
         """Return the name of the node to settle a lease at, which is empty for this node."""
-        name = lease.split(":")[2].partition(".")[0]
+        name = _node_name(lease)
         if self._locator is None or self._is_from_node():
             return ""
         if not self._own_name:
@@ -120,6 +124,10 @@ class QueueNodes:
     def _send(self, node: RemoteNode, method: str, target: str) -> NodeResponse:
         self._calls.check(node)
         return self._calls.send(node, method, target, b"", _RESPONSE_SECONDS)
+
+
+def _node_name(lease: str) -> str:
+    return lease.split(":")[2].partition(".")[0]
 
 
 def _path(queue: QueueName) -> str:

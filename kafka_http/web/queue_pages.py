@@ -1,4 +1,4 @@
-"""Confirms the pages of queues that were sent to their clients."""
+"""Ends the pages of queues: those that were sent to their clients are confirmed, the others are released."""
 
 import logging
 from threading import Condition, Event, Thread
@@ -13,27 +13,28 @@ _BATCH_SECONDS = 0.02
 _CLOSE_SECONDS = 5.0
 
 
-class PageConfirmations:
-    """Confirms pages in batches, from a thread that the first page starts. Any thread may call."""
+class QueuePages:
+    """Ends pages in batches, from a thread that the first page starts. Any thread may call."""
 
     def __init__(self, queues: QueueService) -> None:
         self._queues = queues
-        self._pages: list[str] = []
+        self._sent: list[str] = []
+        self._unsent: list[str] = []
         self._changed = Condition()
         self._closing = Event()
         self._thread: Thread | None = None
 
-    def add(self, page: str) -> None:
-        """Note that a page was sent. Does not block."""
+    def end(self, page: str, *, is_sent: bool) -> None:
+        """Note whether a page was sent to its client. Does not block."""
         with self._changed:
-            self._pages.append(page)
+            (self._sent if is_sent else self._unsent).append(page)
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="queue pages", daemon=True)
                 self._thread.start()
             self._changed.notify()
 
     def close(self) -> None:
-        """Confirm what is left, and end the thread."""
+        """End what is left, and end the thread."""
         self._closing.set()
         with self._changed:
             self._changed.notify()
@@ -42,16 +43,20 @@ class PageConfirmations:
 
     def _run(self) -> None:
         while self._wait():
-            self._closing.wait(_BATCH_SECONDS)
+            if not self._unsent:  # nobody waits for the others
+                self._closing.wait(_BATCH_SECONDS)
             with self._changed:
-                pages, self._pages = self._pages, []
+                sent, self._sent, unsent, self._unsent = self._sent, [], self._unsent, []
             try:
-                self._queues.confirm_pages(pages)
+                for each in unsent:
+                    self._queues.release_page(each)
+                if sent:
+                    self._queues.confirm_pages(sent)
             except KafkaHttpError as error:
-                log.debug("Pages were not confirmed: %s", error.message)
+                log.debug("Pages were not ended: %s", error.message)
 
     def _wait(self) -> bool:
         """Wait for a page. Return False if there will be none."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pages or self._closing.is_set())
-            return bool(self._pages)
+            self._changed.wait_for(lambda: self._sent or self._unsent or self._closing.is_set())
+            return bool(self._sent or self._unsent)

@@ -45,7 +45,7 @@ class RenderedResponse(Struct, frozen=True, gc=False):
     content_type: str
     body: bytes
     records: int = 0
-    """Records that the request has written to Kafka. A repeated response has written none."""
+    """Records that the request has written to Kafka, or that it gets. A repeated response has written none."""
 
 
 _LAST_DIGITS = [f"{each:03}" for each in range(1000)]

@@ -10,12 +10,17 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+import kafka_http.app
 from kafka_http.app import create_app
+from kafka_http.app_lifecycle import NodeResources
+from kafka_http.broker_protocols import Broker
+from kafka_http.config import Config
 from kafka_http.config.sources import load_config
 from tests.support.described_responses import DescribedClient
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 from tests.support.planted_secrets import plant_settings
+from tests.support.thread_queues import ThreadQueues
 
 ClientFactory = Callable[..., FlaskClient]
 
@@ -36,13 +41,23 @@ def is_fast_path() -> bool:
 
 
 @pytest.fixture
-def make_client(broker: FakeBroker, is_fast_path: bool, tmp_path: Path) -> Iterator[ClientFactory]:
+def make_client(
+    broker: FakeBroker, is_fast_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ClientFactory]:
     """`make_client(**settings)` gives a client of an application with these settings.
 
     All responses must be as `kafka_http/web/openapi.json` describes them.
     """
     made: list[Flask] = []
     undescribed: list[str] = []
+    inline_node = kafka_http.app._inline_node
+
+    def node_with_loop_queues(config: Config, broker: Broker) -> NodeResources:
+        node = inline_node(config, broker)
+        return node._replace(loop_queues=ThreadQueues(node.queues))
+
+    if is_fast_path:
+        monkeypatch.setattr(kafka_http.app, "_inline_node", node_with_loop_queues)
 
     def make(**settings: Any) -> FlaskClient:
         plant_settings(settings)

@@ -79,6 +79,11 @@ def test_head_that_needs_a_view_is_not_prepared(hooks: AppLifecycle) -> None:
     assert prepared(hooks, {**HEADERS, "x-forwarded-prefix": "/"}) is None
 
 
+@pytest.mark.parametrize("target", ["/messages/t", "/messages/t/me", "/messages/t/me/0:3", "/topics/t"])
+def test_delete_is_no_publish(hooks: AppLifecycle, target: str) -> None:
+    assert prepared(hooks, {}, "DELETE", target) is None
+
+
 def test_requests_with_one_head_share_nothing_but_the_head(hooks: AppLifecycle, broker: FakeBroker) -> None:
     head = prepared(hooks, {"kafka-key": "k", "content-type": "application/json"})
     started = [head.start(body) for body in (b"1", b"[2, 3]", b'{"records": [{"value": 4, "key": "other"}]}')]

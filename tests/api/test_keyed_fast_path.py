@@ -14,7 +14,7 @@ from kafka_http.event_loop import LoopThread
 from kafka_http.publish.idempotency_keys import MemoryIdempotencyKeys
 from kafka_http.records import ClaimEnd, ClaimRequest, KeyClaimResult
 from kafka_http.server.app_interface import Client, FastPathResponse
-from kafka_http.web.fast_path_publish import FastPathPublish
+from kafka_http.web.fast_path import StartedCall
 from tests.api.conftest import ClientFactory
 from tests.support.fake_broker import FakeBroker
 from tests.support.polling import wait_for
@@ -64,7 +64,7 @@ class Loop:
         started: list[Any] = self.run(lambda: [head.start(b"1") for head in heads if head is not None])
         return started
 
-    def finish(self, pending: FastPathPublish) -> FastPathResponse:
+    def finish(self, pending: StartedCall) -> FastPathResponse:
         response: FastPathResponse = self.run(pending.finish)
         return response
 

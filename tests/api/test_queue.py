@@ -27,6 +27,11 @@ STALE = "0:1:0.zzzz1"
 """A well-formed lease that nobody holds."""
 
 
+@pytest.fixture(params=[False, True], ids=["views", "fast path"])
+def is_fast_path(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def acquire(client: FlaskClient, query: str = "", **headers: str) -> Any:
     return client.post(f"{QUEUE}?wait=20&{LONG}&{query}".rstrip("&"), headers=headers)
 

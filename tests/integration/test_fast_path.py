@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, str, dict[str, str], bytes]] = {
     },
     "put": ("PUT", "/messages/{}?key=k", {}, b"\x00\xff"),
     "tombstone": ("PUT", "/messages/{}?tombstone=true&key=a%20b+c", {}, b""),
+    "an empty body": ("POST", "/messages/{}", {"Content-Length": "0"}, b""),
+    "no body": ("POST", "/messages/{}", {}, b""),
     "attributes": ("POST", "/messages/{}", {"Kafka-Key": "k", "Kafka-Header-A": "b", "ce-id": "1"}, b"x"),
     "a timestamp": ("POST", "/messages/{}?timestamp=5", {"traceparent": "00-1"}, b"x"),
     "a timeout": ("POST", "/messages/{}?timeout=7.5", {}, b"x"),
@@ -84,7 +86,7 @@ def start_both(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory, *
 
 
 def raw(method: str, path: str, headers: dict[str, str], body: bytes, request_id: str | None) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: h", f"Content-Length: {len(body)}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: h", *([f"Content-Length: {len(body)}"] if body else ())]
     if request_id is not None:  # the server remembers heads without one
         lines.append(f"X-Request-Id: {request_id}")
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body

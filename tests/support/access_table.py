@@ -121,6 +121,7 @@ BODIES = {
 }
 """The bodies of the calls of topics and of an instance."""
 PUBLISH = re.compile("(PUT|POST) /messages/[^/]+|POST /topics/[^/]+(/partitions/[0-9])?")
+SETTLE = re.compile(r"(?:DELETE|PUT) /messages/[^/]+/[^/]+/queue/.+")
 INSTANCE = "/consumers/g/instances/i"
 STREAMS = {"Accept": "text/event-stream"}
 UPLOADS = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}
@@ -156,7 +157,15 @@ class Call(NamedTuple):
 
     @property
     def is_on_fast_path(self) -> bool:
-        return self.kind in {"PUT", "POST"} and PUBLISH.fullmatch(f"{self.method} {self.path}") is not None
+        if self.is_acquire:
+            return True
+        call = f"{self.method} {self.path}"
+        return (self.kind in {"PUT", "POST"} and bool(PUBLISH.fullmatch(call))) or bool(SETTLE.fullmatch(call))
+
+    @property
+    def is_acquire(self) -> bool:
+        """Whether it acquires messages of a queue: the first time a view must check that the topics exist."""
+        return self.method == "POST" and self.path.partition("?")[0].endswith("/queue")
 
 
 class Row(NamedTuple):

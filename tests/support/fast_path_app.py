@@ -11,8 +11,9 @@ from werkzeug.datastructures import EnvironHeaders
 from kafka_http.environ import CLIENT_CERTIFICATE, CONNECTION, REQUEST_FACTS
 from kafka_http.request_facts import RequestFacts
 from kafka_http.server.app_interface import Client
-from kafka_http.web.fast_path_publish import PreparedPublish
+from kafka_http.web.fast_path import PreparedCall
 from kafka_http.web.responses import STATUS_LINES
+from kafka_http.web.sent_body import SentBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -21,23 +22,23 @@ TIMEOUT = 5
 
 
 class FastPathMiddleware:
-    """WSGI middleware that tries the fast path for each publish and calls the views otherwise."""
+    """WSGI middleware that tries the fast path for each candidate and calls the views otherwise."""
 
     def __init__(self, app: Flask) -> None:
         self._views: WSGIApplication = app.wsgi_app
         self._hooks = app.extensions["kafka_http"]
-        self._prepared: dict[tuple[object, ...], PreparedPublish] = {}
+        self._prepared: dict[tuple[object, ...], PreparedCall] = {}
         self.taken = 0
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         headers = {name.lower(): value for name, value in EnvironHeaders(environ).items()}
         special = {"content-encoding", "transfer-encoding"} & headers.keys()
-        is_complete = isinstance(environ["wsgi.input"], BytesIO) and environ.get("CONTENT_LENGTH")
-        if environ["REQUEST_METHOD"] not in {"PUT", "POST"} or special or not is_complete:
+        is_complete = isinstance(environ["wsgi.input"], BytesIO)
+        if environ["REQUEST_METHOD"] not in {"PUT", "POST", "DELETE"} or special or not is_complete:
             return self._views(environ, start_response)
         body = environ["wsgi.input"].read()
         environ["wsgi.input"] = BytesIO(body)
-        if len(body) != int(environ["CONTENT_LENGTH"]):
+        if len(body) != int(environ.get("CONTENT_LENGTH") or 0):
             return self._views(environ, start_response)
         connection = environ.get(CONNECTION)
         client = Client(environ.get("REMOTE_ADDR", ""), environ.get(CLIENT_CERTIFICATE), connection=connection)
@@ -56,9 +57,12 @@ class FastPathMiddleware:
         facts.records = response.records
         sent = [*headers.items(), ("Content-Type", content_type), ("Content-Length", str(len(response_body)))]
         start_response(STATUS_LINES[status], [*sent, ("X-Request-Id", request_id), ("Cache-Control", "no-store")])
-        return [response_body]
+        if response.on_sent is None:
+            return [response_body]
+        on_sent = response.on_sent
+        return SentBody(response_body, lambda: on_sent(True), lambda: on_sent(False))
 
-    def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedPublish | None:
+    def _prepare(self, method: str, target: str, headers: dict[str, str], client: Client) -> PreparedCall | None:
         """Prepare a publish, or return what is remembered of the same head, as the server does."""
         key = (
             method,

@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, cast
 
 import pytest
@@ -32,6 +32,9 @@ class FakePendingResponse:
         self.timeout = timeout
         self.answered = 0
         self.body = body
+        self.sent: list[bool] = []
+        """What `on_sent` was called with."""
+        self.on_sent: Callable[[bool], None] = self.sent.append
         self._request_id = request_id
         self._callbacks: list[Callable[[], None]] = []
 
@@ -45,7 +48,7 @@ class FakePendingResponse:
     def finish(self) -> FastPathResponse:
         self.answered += 1
         request_id.set(self._request_id)
-        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body, "", "/", "t", 1)
+        return FastPathResponse(200, {}, "text/plain", self._request_id, self.body, "", "/", "t", 1, self.on_sent)
 
 
 class FakePreparedRequest:
@@ -247,10 +250,13 @@ def test_response_is_sent_when_application_is_done(loop: Loop) -> None:
         loop.run_once()
         (pending,) = loop.begun
         loop.run_once()
-        assert pending.answered == 0
+        assert (pending.answered, pending.sent) == (0, [])
         pending.done()
         loop.run_once()
         assert read_response(client) == b"body1"
+        assert pending.sent == [True]
+    loop.run_once()
+    assert pending.sent == [True], "not told again that the client has gone"
 
 
 def test_requests_of_a_round_are_counted_before_their_responses_are_sent(
@@ -276,6 +282,37 @@ def test_requests_of_a_round_are_counted_before_their_responses_are_sent(
         assert [read_response(client) for client in (one, other)] == [b"body1"] * 2
 
     assert counted_before_sending == [2, 2]
+
+
+@pytest.mark.parametrize("method", [b"DELETE", b"POST"])
+def test_request_without_length_uses_fast_path(loop: Loop, method: bytes) -> None:
+    request = method + b" /messages/t/c/queue/0:1:0.a HTTP/1.1\r\nHost: h\r\n\r\n"
+    with loop.connect() as client:
+        client.sendall(request + request[:20])
+        for rest in (request[20:], b""):
+            loop.run_once()
+            loop.begun[-1].done()
+            loop.run_once()
+            assert read_response(client) == b"body"
+            client.sendall(rest)
+    assert (len(loop.begun), loop.in_threads) == (2, [])
+    assert len(loop.prepared) == 1
+
+
+def test_failed_callback_about_a_sent_response_does_not_stop_the_connection(loop: Loop) -> None:
+    def fail(_: bool) -> None:
+        raise ZeroDivisionError
+
+    with loop.connect() as client:
+        client.sendall(REQUEST + b"1" + REQUEST + b"2")
+        loop.run_once()
+        loop.begun[0].on_sent = fail
+        loop.begun[0].done()
+        loop.run_once()
+        assert read_response(client) == b"body1"
+        loop.begun[1].done()
+        loop.run_once()
+        assert read_response(client) == b"body2"
 
 
 def test_publishes_of_one_round_are_sent_together(loop: Loop) -> None:
@@ -402,9 +439,11 @@ def test_large_response_is_sent_as_client_reads(loop: Loop) -> None:
         loop.begun[0].done()
         loop.run_once()
         assert len(loop.begun) == 1  # the second request waits until the first response is sent
+        assert loop.begun[0].sent == []
         received = b""
         while not received.endswith(loop.body[-1000:] + b"1"):
             received += loop.let_receive(client)
+        assert loop.begun[0].sent == [True]
         loop.begun[1].done()
         loop.run_once()
         assert len(loop.begun) == 2
@@ -423,7 +462,55 @@ def test_client_that_does_not_read_response_is_disconnected(monkeypatch: pytest.
         now = STALL + 1
         loop.run_once()
         assert len(loop.ended) == 1
-        assert loop.begun[0].answered == 1
+        assert (loop.begun[0].answered, loop.begun[0].sent) == (1, [False])
+
+
+def test_client_that_vanishes_before_it_has_read_its_response_did_not_get_it(loop: Loop) -> None:
+    loop.body = b"x" * 1_000_000
+    with loop.connect(buffer=4096) as client:
+        client.sendall(REQUEST + b"1")
+        loop.run_once()
+        loop.begun[0].done()
+        loop.run_once()
+        assert loop.begun[0].sent == []
+    while not loop.ended:
+        loop.run_once()
+    assert loop.begun[0].sent == [False]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_response_that_is_not_sent_at_a_stop_counts_as_unsent(loop: Loop, is_known: bool) -> None:
+    loop.body = b"x" * 1_000_000
+    with loop.connect(buffer=4096) as client:
+        client.sendall(REQUEST + b"1")
+        loop.run_once()
+        if is_known:
+            loop.begun[0].done()
+            loop.run_once()
+        assert loop.begun[0].sent == []
+        loop.connections.close()
+        if not is_known:
+            loop.begun[0].done()
+            loop.run_once()
+        assert loop.begun[0].sent == [False]
+
+
+def test_requests_with_different_timeouts_are_answered_in_time(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that may wait for a minute must not make later ones late."""
+    now = 0.0
+    monkeypatch.setattr("kafka_http.server.client_connection.time.monotonic", lambda: now)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(loop.connect()) for _ in range(40)]
+        for number, client in enumerate(clients):
+            loop.timeout = 60.0 - number
+            client.sendall(REQUEST + b"1")
+            loop.run_once()
+        assert loop.connections.pending_count == 40
+        assert loop.connections.next_deadline == 21
+        now = 30.5
+        loop.run_once()
+        assert [each.answered for each in loop.begun] == [0] * 30 + [1] * 10
+        assert loop.connections.pending_count == 30
 
 
 def test_late_answer_is_not_used_for_next_request(loop: Loop) -> None:
@@ -452,7 +539,7 @@ def test_application_is_asked_for_response_of_disconnected_client(loop: Loop) ->
     loop.begun[0].done()
     loop.run_once()
     loop.run_once()
-    assert loop.begun[0].answered == 1
+    assert (loop.begun[0].answered, loop.begun[0].sent) == (1, [False])
     assert len(loop.ended) == 1
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from unittest.mock import Mock, call
 from uuid import UUID
 
@@ -20,8 +20,6 @@ from kafka_http import errors
 from kafka_http.config import Config
 from kafka_http.consumers.instance_service import (
     InstanceCaller,
-    InstanceLocator,
-    InstanceService,
     ReadLease,
     RemoteNode,
 )
@@ -31,19 +29,17 @@ from kafka_http.consumers.queue_service import (
     HeldLease,
     LeaseResult,
     LockLimits,
-    QueueLocator,
     QueueMessage,
     QueueName,
     QueuePage,
     QueuePartition,
-    QueueService,
     QueueState,
 )
 from kafka_http.errors import KafkaHttpError, Unavailable
 from kafka_http.name_filter import NameFilter
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node.daemon_client import DaemonClient
-from kafka_http.node.daemon_launcher import config_from_json, settings_digest, settings_to_json
+from kafka_http.node.daemon_launcher import config_from_json, settings_to_json
 from kafka_http.node.daemon_protocol import (
     CALLS as CALLS_BY_NAME,
 )
@@ -56,11 +52,8 @@ from kafka_http.node.daemon_protocol import (
     Rejected,
     Stopping,
     Welcome,
-    greetings,
 )
-from kafka_http.node.daemon_server import DaemonServer
 from kafka_http.node.data_directory import DataDirectory
-from kafka_http.publish.idempotency_keys import IdempotencyKeys
 from kafka_http.records import (
     ClaimEnd,
     ClaimRequest,
@@ -72,7 +65,8 @@ from kafka_http.records import (
     StoredResponse,
     TopicPartition,
 )
-from kafka_http.tasks import NewTask, Task, TaskCallback, Tasks
+from kafka_http.tasks import NewTask, Task, TaskCallback
+from tests.support.daemon_node import Calls, Node
 from tests.support.polling import scaled, wait_for
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
@@ -86,53 +80,6 @@ LEASE = "0:5:0.k1"
 MESSAGE = QueueMessage(Record("t", 0, 5, None, b"\xff", None, [("h", None)]), LEASE, 2, 1764000000000)
 PAGE = QueuePage("p1", [MESSAGE], [BlockedPartition(1, 7, "1:7:0.k2")], ["a sentence"])
 STATE = QueueState("t", "ü", 5, LockLimits(), [QueuePartition(0, -1, 9, 4)], [HeldLease(LEASE, 2, 1764000000000)])
-
-
-class Calls(InstanceService, InstanceLocator, QueueService, QueueLocator, Tasks, IdempotencyKeys, Protocol):
-    """All methods that the workers call."""
-
-
-class Node:
-    """A daemon server in a thread. `instances` is a `Mock` of its services."""
-
-    def __init__(self, directory: Path) -> None:
-        self.config = Config(data_dir=directory)
-        self.directory = DataDirectory(self.config.data_dir)
-        self.directory.create()
-        self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("release_lease",)})
-        self.settings = settings_digest(settings_to_json(self.config))
-        self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        self.workers: list[DaemonClient] = []
-
-    def _serve(self) -> None:
-        self.server.serve()
-        self.directory.remove_socket()
-        self.server.close()
-
-    def worker(self) -> DaemonClient:
-        self.workers.append(DaemonClient(self.config))
-        return self.workers[-1]
-
-    def connect(self) -> socket.socket:
-        return self.directory.connect(5)
-
-    def greet(self, hello: Hello) -> tuple[Channel, Greeting]:
-        channel = Channel(self.connect())
-        channel.send(msgspec.msgpack.encode(hello))
-        return channel, greetings.decode(channel.receive())
-
-    @property
-    def is_over(self) -> bool:
-        return not self._thread.is_alive()
-
-    def end(self) -> None:
-        for worker in self.workers:
-            worker.close()
-        self.server.stop()
-        self._thread.join(10)
-        assert self.is_over
 
 
 @pytest.fixture

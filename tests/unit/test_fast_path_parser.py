@@ -59,7 +59,20 @@ def test_second_length_stays_in_head_and_is_rejected() -> None:
 
 def test_length_in_body_is_not_one_of_the_head() -> None:
     data = HEAD + b"\r\nContent-Length: 4\r\n\r\n"
-    assert without_length(data, len(HEAD) + 2) is None
+    assert without_length(data, len(HEAD) + 2) == (HEAD + b"\r\n", 0)
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST", "PUT"])
+def test_request_without_length_has_an_empty_body(method: str) -> None:
+    data = b"%b /messages/t/c/queue/0:1:0.a HTTP/1.1\r\nHost: h\r\n\r\n" % method.encode()
+    assert without_length(data + b"next", len(data)) == (data, 0)
+    assert parse(data) == FastPathHead(method, "/messages/t/c/queue/0:1:0.a", {"host": "h"}, is_last=False)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PATCH", b"OPTIONS", b"POSTS", b"PU"])
+def test_head_of_another_method_is_not_searched(method: bytes) -> None:
+    data = request(start=method + b" /messages/t HTTP/1.1")
+    assert without_length(data, len(data)) is None
 
 
 def test_parse_accepts_heads_up_to_limits() -> None:
@@ -77,7 +90,8 @@ def test_parse_accepts_heads_up_to_limits() -> None:
     "data",
     [
         request(start=b"GET /messages/t HTTP/1.1"),
-        request(start=b"DELETE /messages/t HTTP/1.1"),
+        request(start=b"PATCH /messages/t HTTP/1.1"),
+        request(start=b"DELETE /consumers/g HTTP/1.1"),
         request(start=b"POST /consumers/g HTTP/1.1"),
         request(start=b"POST /messages/t HTTP/1.0"),
         request(start=b"POST  /messages/t HTTP/1.1"),
@@ -108,13 +122,15 @@ def test_parse_accepts_heads_up_to_limits() -> None:
         HEAD + b"Content-Length: +4\r\n\r\nbody",
         HEAD + b"Content-Length: 4,4\r\n\r\nbody",
         HEAD + b"Content-Length: 0x4\r\n\r\nbody",
+        HEAD + b"Content-Length: 00000004\r\n\r\nbody",
+        HEAD + b"Content-Length : 4\r\n\r\nbody",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Content-Length:\r\n\r\nbody",
         HEAD + b"Content-Length: 4\r\n 5\r\n\r\nbody",
         HEAD + b"X: a\rContent-Length: 4\r\n\r\nbody",
         HEAD + b"X: a\nContent-Length: 4\r\n\r\nbody",
         b"Content-Length: 4\r\n" + HEAD + b"\r\nbody",
         b"\r\nContent-Length: 4\r\n" + HEAD + b"\r\nbody",
-        HEAD + b"\r\nbody",
         b"POST /messages/t HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody",
         b"\x16\x03\x01\x02\x00\x01",
     ],
