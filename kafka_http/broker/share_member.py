@@ -70,7 +70,8 @@ class KafkaShareMember:
         self._topic_now: Topic | None = None
         self._leaders: dict[int, ShareLeader] = {}
         self._by_partition: dict[int, ShareLeader] = {}
-        self._inbox: deque[Acknowledgement] = deque()
+        self._inbox: deque[Sequence[Acknowledgement]] = deque()
+        """The acknowledgements of each call."""
         self._problems: dict[object, KafkaHttpError] = {}
         """By what has them: "group", "topic", or the node id of a leader."""
         self._told: KafkaHttpError | None = None
@@ -87,7 +88,7 @@ class KafkaShareMember:
     # For any thread
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> None:
-        self._inbox.extend(acknowledgements)
+        self._inbox.append(acknowledgements)
         if not self._is_sorting:
             self._is_sorting = True
             self._call(self._sort_inbox)
@@ -111,15 +112,15 @@ class KafkaShareMember:
     def _sort_inbox(self) -> None:
         """Give acknowledgements to the leaders of their partitions."""
         self._is_sorting = False  # first, so that none is overlooked that comes from now on
-        by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
         while self._inbox:
-            each = self._inbox.popleft()
-            by_leader.setdefault(self._by_partition.get(each.partition), []).append(each)
-        for leader, acks in by_leader.items():
-            if leader is None or leader.is_stopped:
-                self.listener.acknowledged([(each, LeaseLost()) for each in acks])
-            else:
-                leader.add(acks)
+            by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
+            for each in self._inbox.popleft():
+                by_leader.setdefault(self._by_partition.get(each.partition), []).append(each)
+            for leader, acks in by_leader.items():
+                if leader is None or leader.is_stopped:
+                    self.listener.acknowledged([(each, LeaseLost()) for each in acks])
+                else:
+                    leader.add(acks)
 
     def _ask_all(self) -> None:
         self._is_waking = False
