@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -80,9 +81,8 @@ class DaemonServer:
         problem = LogOnce(log)
         while not self._is_done():
             try:
-                self._accept_connection()
-            except TimeoutError:
-                continue
+                with suppress(TimeoutError):
+                    self._accept_connection()
             except (OSError, RuntimeError) as error:  # too many open files or threads
                 problem.warning("Cannot accept a connection of a worker: %s", error)
                 time.sleep(_ACCEPT_SECONDS)
