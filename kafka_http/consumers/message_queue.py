@@ -3,11 +3,11 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count, islice
 from math import inf
-from threading import Event, Lock
+from threading import Lock, Thread
+from typing import Any
 
 from kafka_http.broker_protocols import Broker
 from kafka_http.consumers.dead_letters import DeadLetters
@@ -25,6 +25,7 @@ from kafka_http.consumers.queue_service import (
 )
 from kafka_http.errors import KafkaHttpError, NotAuthorized, QueuesUnsupported, TopicNotFound, WrongGroupType
 from kafka_http.metrics import QUEUE_MESSAGES, topic_label
+from kafka_http.pending import DoneCallbacks
 from kafka_http.records import LATEST
 from kafka_http.share_groups import AckResult, AcquiredRecords, ShareGroupSettings, ShareListener
 
@@ -54,20 +55,65 @@ class QueueClosed(Exception):
     """The queue has left its group. The next call opens it again."""
 
 
-class _Waiter:
-    """A call that waits for messages."""
+class AcquireCall(DoneCallbacks):
+    """A call that waits for messages: a `PendingCall`, whose result is a page. The queue's lock guards the attributes.
 
-    def __init__(self, limit: int, lock: float, dead: str, rounds: int) -> None:
+    `MessageQueue.acquire` and `start_acquire` make it.
+    """
+
+    __slots__ = ("_queue", "blocked", "dead", "error", "is_overdue", "limit", "lock", "messages", "rounds", "until")
+
+    def __init__(self, queue: "MessageQueue", limit: int, lock: float, dead: str) -> None:
+        super().__init__()
+        self._queue = queue
         self.limit = limit
         self.lock = lock
         self.dead = dead
-        self.rounds = rounds
+        self.rounds = 0
         """The number of `MessageQueue._rounds` until which Kafka must have no messages."""
+        self.until = inf
+        """When it waits no longer, on the queue's clock. Infinity if a thread waits, which ends it."""
         self.is_overdue = False
         """Whether it waits only until Kafka has said that there are none."""
         self.messages: Sequence[HeldMessage] = ()
+        self.blocked: Sequence[BlockedPartition] = ()
         self.error: KafkaHttpError | None = None
-        self.done = Event()
+
+    @property
+    def ends_at(self) -> float:
+        """When it ends at the latest, without messages."""
+        return self.until + _ANSWER_SECONDS if self.is_overdue else self.until
+
+    def result(self, timeout: float | None = None) -> QueuePage:
+        """Wait until it is done, and return the page, or raise what prevents the queue from being read."""
+        self.wait(timeout)
+        if self.error is not None:
+            raise self.error
+        return self._queue.page(self)
+
+    def abandon(self) -> None:
+        """End it. The messages that it has got are for others."""
+        self._queue.abandon(self)
+
+
+class _Changes:
+    """Holds a queue's lock during a block, then carries out what the changes in it need."""
+
+    def __init__(self, lock: Any, take: Callable[[], tuple[Any, ...]], carry_out: Callable[..., None]) -> None:
+        self._lock = lock
+        self._take = take
+        self._carry_out = carry_out
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        try:
+            changes = self._take() if error is None else None
+        finally:
+            self._lock.release()
+        if changes is not None:
+            self._carry_out(*changes)
 
 
 class MessageQueue:
@@ -96,7 +142,12 @@ class MessageQueue:
         self._tag = f"{node}.{secrets.token_hex(3)}"
         self._locks = MessageLocks(settings, self._tag, clock)
         self._pages = count()
-        self._waiters: dict[_Waiter, None] = {}
+        self._waiters: dict[AcquireCall, None] = {}
+        self._unsettled: dict[LeaseCall, float] = {}
+        """Calls that no thread waits for, and when they end at the latest. The first one is due first."""
+        self._ended: list[AcquireCall | LeaseCall] = []
+        """Calls that have ended, but are not complete: that is done without the lock."""
+        self._changing = _Changes(self._lock, self._take_changes, self._carry_out)
         self._asked = 0
         self._rounds = 0
         self._needed_rounds = _FIRST_ROUNDS
@@ -150,59 +201,78 @@ class MessageQueue:
 
         Raises what prevents the queue from being read, and `QueueClosed`.
         """
-        waiter = _Waiter(limit, lock, dead, self._rounds + self._needed_rounds)
-        with self._changing():
+        call = self._start(AcquireCall(self, limit, lock, dead))
+        call.wait(wait)
+        if not call.is_done:
+            with self._changing:
+                call.is_overdue = True
+                self._check_rounds(call)
+            call.wait(_ANSWER_SECONDS)
+        if not call.is_done:
+            with self._changing:
+                self._end_waiter(call)
+        if not call.messages and call.error is None:
+            call.blocked = self._blocked()
+        return call.result(0)
+
+    def start_acquire(self, limit: int, wait: float, lock: float, dead: str = "") -> AcquireCall:
+        """Do what `acquire` does, but do not wait for the result. Raises `QueueClosed`."""
+        call = AcquireCall(self, limit, lock, dead)
+        call.until = self._clock() + wait
+        call.is_overdue = wait <= 0
+        return self._start(call)
+
+    def _start(self, call: AcquireCall) -> AcquireCall:
+        with self._changing:
             if self._is_closed:
                 raise QueueClosed
-            self._used, self._locks.dead = self._clock(), dead
-            self._waiters[waiter] = None
-            self._asked += limit
+            self._used, self._locks.dead = self._clock(), call.dead
+            call.rounds = self._rounds + self._needed_rounds
+            self._waiters[call] = None
+            self._asked += call.limit
             self._hand_out()
-        if not waiter.done.is_set():
+        if not call.is_done:
             self._member.wake()
-            self._wait(waiter, wait)
-        if waiter.error is not None:
-            raise waiter.error
-        return self._page(waiter)
+        return call
 
-    def _wait(self, waiter: _Waiter, seconds: float) -> None:
-        if not waiter.done.wait(seconds):
-            with self._lock:
-                waiter.is_overdue = True
-                self._check_rounds(waiter)
-            waiter.done.wait(_ANSWER_SECONDS)
-        with self._lock:
-            self._end_waiter(waiter)
+    def _check_rounds(self, call: AcquireCall) -> None:
+        if call.is_overdue and self._rounds >= call.rounds:
+            self._end_waiter(call)
+
+    def _end_waiter(self, call: AcquireCall) -> None:
+        if call in self._waiters:
+            del self._waiters[call]
+            self._asked -= call.limit
             self._used = self._clock()
-            if not waiter.messages and waiter.error is None:
-                waiter.error = self._failure
-
-    def _check_rounds(self, waiter: _Waiter) -> None:
-        if waiter.is_overdue and self._rounds >= waiter.rounds:
-            self._end_waiter(waiter)
-
-    def _end_waiter(self, waiter: _Waiter) -> None:
-        if waiter in self._waiters:
-            del self._waiters[waiter]
-            self._asked -= waiter.limit
-            waiter.done.set()
+            if not call.messages and call.error is None:
+                call.error = self._failure
+            self._ended.append(call)
 
     def _hand_out(self) -> None:
         """Give spare messages to the calls that wait, in order."""
         while self._locks.spare and self._waiters:
-            waiter = next(iter(self._waiters))
-            if messages := self._locks.lease(waiter.limit, waiter.lock, waiter.dead):
-                waiter.messages = messages
-                self._end_waiter(waiter)
+            call = next(iter(self._waiters))
+            if messages := self._locks.lease(call.limit, call.lock, call.dead):
+                call.messages = messages
+                self._end_waiter(call)
 
-    def _page(self, waiter: _Waiter) -> QueuePage:
+    def abandon(self, call: AcquireCall) -> None:
+        """End a call that nobody waits for any more. Its messages are for others."""
+        with self._changing:
+            self._end_waiter(call)
+            self._locks.take_back([each.lease for each in call.messages])
+            call.messages = ()
+            self._hand_out()
+
+    def page(self, call: AcquireCall) -> QueuePage:
+        """Return the page of a call that is done."""
         messages = [
-            QueueMessage(each.record, each.lease, each.attempt, self._wall_time(each.until)) for each in waiter.messages
+            QueueMessage(each.record, each.lease, each.attempt, self._wall_time(each.until)) for each in call.messages
         ]
         return QueuePage(
             f"{self._tag}.{next(self._pages):x}",
             messages,
-            [] if messages else self._blocked(),
+            call.blocked,
             (_REFUSED.format(self.name.consumer),) if self._settings.refused else (),
         )
 
@@ -231,16 +301,27 @@ class MessageQueue:
 
     def settle(self, leases: Sequence[str], settlement: Settlement, lock: float = 0) -> list[LeaseResult]:
         """Settle messages, or extend their locks to `lock` seconds from now. Return when Kafka has noted it."""
-        call = LeaseCall(leases, self._wall_time)
-        with self._changing():
+        call = self._settle(leases, settlement, lock, inf)
+        call.wait(_SETTLE_SECONDS)
+        return call.result(0)
+
+    def start_settle(self, leases: Sequence[str], settlement: Settlement, lock: float = 0) -> LeaseCall:
+        """Do what `settle` does, but do not wait for the result."""
+        return self._settle(leases, settlement, lock, self._clock() + _SETTLE_SECONDS)
+
+    def _settle(self, leases: Sequence[str], settlement: Settlement, lock: float, until: float) -> LeaseCall:
+        call = LeaseCall(leases, self._wall_time, self._ended.append)
+        with self._changing:
             self._used = self._clock()
+            if leases and until < inf:
+                self._unsettled[call] = until
             for lease in call.leases:
                 self._locks.settle(lease, settlement, call, lock)
-        return call.wait(_SETTLE_SECONDS)
+        return call
 
     def return_page(self, leases: Iterable[str]) -> None:
         """Take back the messages of a page that no client got. The next call gets them in the same attempt."""
-        with self._changing():
+        with self._changing:
             self._locks.take_back(leases)
             self._hand_out()
 
@@ -262,15 +343,28 @@ class MessageQueue:
         return any(each is not None and each.is_leased for each in found)
 
     def check_due(self) -> None:
-        """Do what is due: release, renew, retry."""
-        if self._clock() < self._locks.next_due:
+        """Do what is due: release, renew, retry, and end calls that have waited for long enough."""
+        now = self._clock()
+        if now < self._locks.next_due and now < self.next_call_end:
             return
-        with self._changing():
+        with self._changing:
             self._locks.check_due()
+            for each in [each for each in self._waiters if each.ends_at <= now]:
+                if each.is_overdue:
+                    self._end_waiter(each)
+                each.is_overdue = True
+                self._check_rounds(each)
+            self._ended += [each for each, until in self._unsettled.items() if until <= now]
+
+    @property
+    def next_call_end(self) -> float:
+        """When `check_due` must be called at the latest, for the sake of calls that no thread waits for."""
+        ends = [each.ends_at for each in list(self._waiters)]
+        return min((*ends, *islice(list(self._unsettled.values()), 1)), default=inf)
 
     def close(self, timeout: float) -> None:
         """Release all messages and leave the group, within `timeout` seconds. Waiting calls return empty pages."""
-        with self._lock:
+        with self._changing:
             self._is_closed = True
             for each in list(self._waiters):
                 self._end_waiter(each)
@@ -283,18 +377,18 @@ class MessageQueue:
         return self._asked - self._locks.spare
 
     def _acquired(self, batch: AcquiredRecords) -> None:
-        with self._changing():
+        with self._changing:
             self._needed_rounds = 1
             self._locks.add(batch)
             self._hand_out()
             self._locks.schedule_new(batch)
 
     def _acknowledged(self, results: Sequence[AckResult]) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.acknowledged(results)
 
     def _exhausted(self) -> None:
-        with self._lock:
+        with self._changing:
             self._rounds += 1
             if self._rounds >= _FIRST_ROUNDS:
                 self._needed_rounds = 1
@@ -302,11 +396,11 @@ class MessageQueue:
                 self._check_rounds(each)
 
     def _lost(self, partitions: Collection[int]) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.lose(partitions)
 
     def _failed(self, error: KafkaHttpError | None) -> None:
-        with self._lock:
+        with self._changing:
             self._failure = error
             for each in list(self._waiters):
                 if isinstance(error, _LASTING) or (error is not None and each.is_overdue):
@@ -314,24 +408,24 @@ class MessageQueue:
                     self._end_waiter(each)
 
     def _letter_published(self, message: HeldMessage) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.letter_published(message)
 
     def _letter_failed(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.letter_failed(message, error, delay)
 
     # What changes of the locks need
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Hold the lock, then carry out what the changes need."""
-        with self._lock:
-            yield
-            effects = self._locks.take_effects()
-        self._carry_out(effects)
+    def _take_changes(self) -> tuple[Effects, list[AcquireCall | LeaseCall]]:
+        effects, ended = self._locks.take_effects(), self._ended.copy()
+        self._ended.clear()
+        for each in ended:
+            if isinstance(each, LeaseCall):
+                self._unsettled.pop(each, None)
+        return effects, ended
 
-    def _carry_out(self, effects: Effects) -> None:
+    def _carry_out(self, effects: Effects, ended: Iterable[AcquireCall | LeaseCall]) -> None:
         if effects.acknowledgements:
             self._member.acknowledge(effects.acknowledgements)
         for each in effects.letters:
@@ -345,6 +439,26 @@ class MessageQueue:
         for event, number in effects.events.items():
             if event and number:
                 QUEUE_MESSAGES.add(number, topic_label(self.name.topic), event)
+        for call in ended:
+            self._complete(call)
+
+    def _complete(self, call: AcquireCall | LeaseCall) -> None:
+        """Complete a call. Kafka must be asked first for what blocks an empty page, which a thread does."""
+        if isinstance(call, AcquireCall) and not call.messages and call.error is None and call.until < inf:
+            with self._lock:
+                is_blocked = bool(self._locks.held.full_windows(self._settings.window))
+            if is_blocked:
+                Thread(target=self._complete_blocked, args=(call,), name="blocked-queue", daemon=True).start()
+                return
+        call.complete()
+
+    def _complete_blocked(self, call: AcquireCall) -> None:
+        try:
+            call.blocked = self._blocked()
+        except KafkaHttpError as error:
+            call.error = error
+        finally:
+            call.complete()
 
     @property
     def _names(self) -> tuple[str, str]:
