@@ -139,7 +139,7 @@ class Config:
     server: Annotated[WebServer, "has no effect; it will be removed in 2.0"] = "gunicorn"
     workers: Annotated[Count, "number of worker processes"] = field(default_factory=available_cores)
     threads: Annotated[Count, "maximum number of requests that a worker handles in threads at the same time"] = 32
-    fast_path: Annotated[Switch, "publish without occupying a thread, where the request allows it"] = True
+    fast_path: Annotated[Switch, "publish and call queues without a thread, where the request allows it"] = True
     timeout: Annotated[Seconds, "maximum time of a publish, in seconds"] = 10.0
     keepalive: Annotated[
         WholeSeconds, "seconds that an idle connection stays open; a proxy in front needs a shorter time"

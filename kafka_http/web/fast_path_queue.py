@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 
@@ -218,8 +219,9 @@ class PendingPage(DoneCallbacks):
         if page.messages:
             self._page = page
         elif left > 0:
-            self._ask(left)
-            return
+            with suppress(WouldBlock):  # there are too many calls: the client gets the empty page now
+                self._ask(left)
+                return
         records = [each.record for each in page.messages]
         size = payload_size(records)
         self._memory.hold(size)

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from kafka_http.app_lifecycle import AppLifecycle
 from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.consumers.queue_service import QueueName, QueuePage
-from kafka_http.errors import Unavailable
+from kafka_http.errors import Unavailable, WouldBlock
 from kafka_http.pending import DoneCallbacks
 from kafka_http.server.app_interface import Client
 from tests.support.fake_broker import FakeBroker
@@ -133,8 +133,11 @@ class StubQueues:
     def __init__(self) -> None:
         self.calls: list[StubCall] = []
         self.waits: list[float] = []
+        self.is_full = False
 
     def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> StubCall:
+        if self.is_full:
+            raise WouldBlock
         self.calls.append(StubCall())
         self.waits.append(wait)
         return self.calls[-1]
@@ -215,6 +218,19 @@ def test_call_that_waits_asks_again_until_its_time_is_over(
     queues.calls[3].complete()
     assert len(queues.calls) == 4
     assert call.finish().status == 200
+
+
+def test_call_that_may_not_ask_again_ends_with_the_empty_page(
+    hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker makes a limited number of calls at a time."""
+    queues = stub_queues(hooks, monkeypatch)
+    call = started(hooks, "wait=60")
+    queues.is_full = True
+    queues.calls[0].page = QueuePage("0")
+    queues.calls[0].complete()
+    response = call.finish()
+    assert (response.status, response.on_sent) == (200, None)
 
 
 def test_call_without_a_result_in_time_is_a_503_and_is_abandoned(
