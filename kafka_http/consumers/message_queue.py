@@ -4,12 +4,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import count, islice
+from itertools import count
 from math import inf
 from threading import Lock, Thread
 from typing import Any
 
 from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.acquire_calls import ANSWER_SECONDS, AcquireCall, WaitingCalls
 from kafka_http.consumers.dead_letters import DeadLetters
 from kafka_http.consumers.held_messages import HeldMessage
 from kafka_http.consumers.message_leases import LeaseCall
@@ -23,21 +24,13 @@ from kafka_http.consumers.queue_service import (
     QueuePage,
     Settlement,
 )
-from kafka_http.errors import KafkaHttpError, NotAuthorized, QueuesUnsupported, TopicNotFound, WrongGroupType
+from kafka_http.errors import KafkaHttpError
 from kafka_http.metrics import QUEUE_MESSAGES, topic_label
-from kafka_http.pending import DoneCallbacks
 from kafka_http.records import LATEST
 from kafka_http.share_groups import AckResult, AcquiredRecords, ShareGroupSettings, ShareListener
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 3.0
-"""Seconds that a call waits after its own `wait` until Kafka has said that there are no messages."""
-_FIRST_ROUNDS = 3
-"""How often Kafka must have no messages before a queue that has had none yet counts as empty.
-
-The first request after a member has joined is often empty.
-"""
 _SETTLE_SECONDS = 30.0
 _WARN_SECONDS = 60.0
 
@@ -47,53 +40,8 @@ _REFUSED = (
 )
 
 
-_LASTING = (TopicNotFound, NotAuthorized, WrongGroupType, QueuesUnsupported)
-"""Errors after which no call waits for messages. Others may pass while it waits."""
-
-
 class QueueClosed(Exception):
     """The queue has left its group. The next call opens it again."""
-
-
-class AcquireCall(DoneCallbacks):
-    """A call that waits for messages: a `PendingCall`, whose result is a page. The queue's lock guards the attributes.
-
-    `MessageQueue.acquire` and `start_acquire` make it.
-    """
-
-    __slots__ = ("_queue", "blocked", "dead", "error", "is_overdue", "limit", "lock", "messages", "rounds", "until")
-
-    def __init__(self, queue: "MessageQueue", limit: int, lock: float, dead: str) -> None:
-        super().__init__()
-        self._queue = queue
-        self.limit = limit
-        self.lock = lock
-        self.dead = dead
-        self.rounds = 0
-        """The number of `MessageQueue._rounds` until which Kafka must have no messages."""
-        self.until = inf
-        """When it waits no longer, on the queue's clock. Infinity if a thread waits, which ends it."""
-        self.is_overdue = False
-        """Whether it waits only until Kafka has said that there are none."""
-        self.messages: Sequence[HeldMessage] = ()
-        self.blocked: Sequence[BlockedPartition] = ()
-        self.error: KafkaHttpError | None = None
-
-    @property
-    def ends_at(self) -> float:
-        """When it ends at the latest, without messages."""
-        return self.until + _ANSWER_SECONDS if self.is_overdue else self.until
-
-    def result(self, timeout: float | None = None) -> QueuePage:
-        """Wait until it is done, and return the page, or raise what prevents the queue from being read."""
-        self.wait(timeout)
-        if self.error is not None:
-            raise self.error
-        return self._queue.page(self)
-
-    def abandon(self) -> None:
-        """End it. The messages that it has got are for others."""
-        self._queue.abandon(self)
 
 
 class _Changes:
@@ -142,17 +90,13 @@ class MessageQueue:
         self._tag = f"{node}.{secrets.token_hex(3)}"
         self._locks = MessageLocks(settings, self._tag, clock)
         self._pages = count()
-        self._waiters: dict[AcquireCall, None] = {}
+        self._waiting = WaitingCalls(self._end_call)
         self._unsettled: dict[LeaseCall, float] = {}
         """Calls that no thread waits for, and when they end at the latest. The first one is due first."""
         self._ended: list[AcquireCall | LeaseCall] = []
         """Calls that have ended, but are not complete: that is done without the lock."""
         self._changing = _Changes(self._lock, self._take_changes, self._carry_out)
-        self._asked = 0
-        self._rounds = 0
-        self._needed_rounds = _FIRST_ROUNDS
         self._used = clock()
-        self._failure: KafkaHttpError | None = None
         self._is_closed = False
         self._warned: dict[int, float] = {}
         self._letters = DeadLetters(broker.producer, self._letter_published, self._letter_failed)
@@ -180,17 +124,17 @@ class MessageQueue:
     @property
     def has_callers(self) -> bool:
         """Whether calls wait for messages."""
-        return bool(self._waiters)
+        return bool(self._waiting)
 
     def retire(self, seconds: float) -> bool:
         """Take no more calls if there were neither leases nor waiting calls for this time. Return whether that is so.
 
         `close` must follow.
         """
-        if self._waiters or self._used + seconds > self._clock():
+        if self._waiting or self._used + seconds > self._clock():
             return False
         with self._lock:
-            is_idle = not self._waiters and not any(each.lease for each in self._locks.held)
+            is_idle = not self._waiting and not any(each.lease for each in self._locks.held)
             self._is_closed |= is_idle
             return is_idle
 
@@ -205,20 +149,18 @@ class MessageQueue:
         call.wait(wait)
         if not call.is_done:
             with self._changing:
-                call.is_overdue = True
-                self._check_rounds(call)
-            call.wait(_ANSWER_SECONDS)
+                self._waiting.set_overdue(call)
+            call.wait(ANSWER_SECONDS)
         if not call.is_done:
             with self._changing:
-                self._end_waiter(call)
-        if not call.messages and call.error is None:
+                self._waiting.end(call)
+        if call.is_empty:
             call.blocked = self._blocked()
         return call.result(0)
 
     def start_acquire(self, limit: int, wait: float, lock: float, dead: str = "") -> AcquireCall:
         """Do what `acquire` does, but do not wait for the result. Raises `QueueClosed`."""
-        call = AcquireCall(self, limit, lock, dead)
-        call.until = self._clock() + wait
+        call = AcquireCall(self, limit, lock, dead, self._clock() + wait)
         call.is_overdue = wait <= 0
         return self._start(call)
 
@@ -227,39 +169,28 @@ class MessageQueue:
             if self._is_closed:
                 raise QueueClosed
             self._used, self._locks.dead = self._clock(), call.dead
-            call.rounds = self._rounds + self._needed_rounds
-            self._waiters[call] = None
-            self._asked += call.limit
+            self._waiting.add(call)
             self._hand_out()
         if not call.is_done:
             self._member.wake()
         return call
 
-    def _check_rounds(self, call: AcquireCall) -> None:
-        if call.is_overdue and self._rounds >= call.rounds:
-            self._end_waiter(call)
-
-    def _end_waiter(self, call: AcquireCall) -> None:
-        if call in self._waiters:
-            del self._waiters[call]
-            self._asked -= call.limit
-            self._used = self._clock()
-            if not call.messages and call.error is None:
-                call.error = self._failure
-            self._ended.append(call)
+    def _end_call(self, call: AcquireCall) -> None:
+        self._used = self._clock()
+        self._ended.append(call)
 
     def _hand_out(self) -> None:
         """Give spare messages to the calls that wait, in order."""
-        while self._locks.spare and self._waiters:
-            call = next(iter(self._waiters))
+        while self._locks.spare and self._waiting:
+            call = self._waiting.first
             if messages := self._locks.lease(call.limit, call.lock, call.dead):
                 call.messages = messages
-                self._end_waiter(call)
+                self._waiting.end(call)
 
     def abandon(self, call: AcquireCall) -> None:
         """End a call that nobody waits for any more. Its messages are for others."""
         with self._changing:
-            self._end_waiter(call)
+            self._waiting.end(call)
             self._locks.take_back([each.lease for each in call.messages])
             call.messages = ()
             self._hand_out()
@@ -349,36 +280,30 @@ class MessageQueue:
             return
         with self._changing:
             self._locks.check_due()
-            for each in [each for each in self._waiters if each.ends_at <= now]:
-                if each.is_overdue:
-                    self._end_waiter(each)
-                each.is_overdue = True
-                self._check_rounds(each)
+            self._waiting.check_due(now)
             self._ended += [each for each, until in self._unsettled.items() if until <= now]
 
     @property
     def next_call_end(self) -> float:
         """When `check_due` must be called at the latest, for the sake of calls that no thread waits for."""
-        ends = [each.ends_at for each in list(self._waiters)]
-        return min((*ends, *islice(list(self._unsettled.values()), 1)), default=inf)
+        return min((self._waiting.next_due, *list(self._unsettled.values())[:1]))
 
     def close(self, timeout: float) -> None:
         """Release all messages and leave the group, within `timeout` seconds. Waiting calls return empty pages."""
         with self._changing:
             self._is_closed = True
-            for each in list(self._waiters):
-                self._end_waiter(each)
+            self._waiting.end_all()
         self._member.close(timeout)
         self._lost(self._locks.held.partitions())
 
     # Listener of the share member, and of the dead letters
 
     def _wanted(self) -> int:
-        return self._asked - self._locks.spare
+        return self._waiting.asked - self._locks.spare
 
     def _acquired(self, batch: AcquiredRecords) -> None:
         with self._changing:
-            self._needed_rounds = 1
+            self._waiting.note_messages()
             self._locks.add(batch)
             self._hand_out()
             self._locks.schedule_new(batch)
@@ -389,11 +314,7 @@ class MessageQueue:
 
     def _exhausted(self) -> None:
         with self._changing:
-            self._rounds += 1
-            if self._rounds >= _FIRST_ROUNDS:
-                self._needed_rounds = 1
-            for each in list(self._waiters):
-                self._check_rounds(each)
+            self._waiting.end_round()
 
     def _lost(self, partitions: Collection[int]) -> None:
         with self._changing:
@@ -401,11 +322,7 @@ class MessageQueue:
 
     def _failed(self, error: KafkaHttpError | None) -> None:
         with self._changing:
-            self._failure = error
-            for each in list(self._waiters):
-                if isinstance(error, _LASTING) or (error is not None and each.is_overdue):
-                    each.error = error
-                    self._end_waiter(each)
+            self._waiting.fail(error)
 
     def _letter_published(self, message: HeldMessage) -> None:
         with self._changing:
@@ -444,7 +361,7 @@ class MessageQueue:
 
     def _complete(self, call: AcquireCall | LeaseCall) -> None:
         """Complete a call. Kafka must be asked first for what blocks an empty page, which a thread does."""
-        if isinstance(call, AcquireCall) and not call.messages and call.error is None and call.until < inf:
+        if isinstance(call, AcquireCall) and call.is_empty and call.until < inf:
             with self._lock:
                 is_blocked = bool(self._locks.held.full_windows(self._settings.window))
             if is_blocked:

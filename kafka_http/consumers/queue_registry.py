@@ -9,8 +9,9 @@ from math import inf
 from threading import Event, Lock, Thread
 
 from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.acquire_calls import AcquireCall
 from kafka_http.consumers.message_leases import failed_result
-from kafka_http.consumers.message_queue import AcquireCall, MessageQueue, QueueClosed
+from kafka_http.consumers.message_queue import MessageQueue, QueueClosed
 from kafka_http.consumers.queue_service import (
     LeaseResult,
     LockLimits,
