@@ -82,6 +82,9 @@ class Owner(Protocol):
     def send_heartbeat(self) -> None:
         """Send a heartbeat, soon."""
 
+    def take_calls(self) -> None:
+        """Take what threads want: their acknowledgements, and messages."""
+
     def on_asked(self) -> None:
         """Note that a request for messages has ended."""
 
@@ -104,6 +107,8 @@ class ShareLeader:
         self.asking = 0
         """How many messages the request in flight asks for."""
         self.asked_at = 0.0
+        self.is_busy = False
+        """Whether it calls `Owner.take_calls` soon: it is in a turn, and not waiting for something to do."""
         self.is_stopped = False
         self._owner = owner
         self._connections = connections
@@ -169,6 +174,7 @@ class ShareLeader:
 
     async def run(self) -> None:
         """Ask the leader until `stop`."""
+        self.is_busy = True
         try:
             while not self._is_stopping or self._acks:
                 try:
@@ -181,7 +187,8 @@ class ShareLeader:
                     await self._pause(self._backoff.next())
             await self._close_session()
         finally:
-            self.is_stopped = True
+            self.is_stopped, self.is_busy = True, False
+            self._owner.take_calls()
             self._report([*self._acks.unsettled(), *self._acks.drop(self.partitions)], LeaseLost())
 
     async def _pause(self, seconds: float) -> None:
@@ -214,8 +221,10 @@ class ShareLeader:
 
     async def _collect(self) -> None:
         """Wait for more calls if several have come during the last turn."""
+        self._owner.take_calls()
         if self._ack_calls >= _COMPANY and not self._is_stopping:
             await self._connections.sleep(min(_MAX_COLLECT_SECONDS, self._ack_calls * _COLLECT_SECONDS))
+            self._owner.take_calls()
         self._ack_calls = 0
 
     async def _fetch(self, session: ShareSession, wanted: int, acks: Acks) -> None:
@@ -241,11 +250,19 @@ class ShareLeader:
         """Wait until there is something to do."""
         if self._owner.listener.wanted() > 0:
             self._watch.start(self.partitions)
-            await self._event.wait(POLL_SECONDS)
+            await self._wait(POLL_SECONDS)
             return
-        await self._event.wait(max(0.0, session.used_at + KEEP_ALIVE_SECONDS - time.monotonic()))
+        await self._wait(max(0.0, session.used_at + KEEP_ALIVE_SECONDS - time.monotonic()))
         if session.is_open and time.monotonic() >= session.used_at + KEEP_ALIVE_SECONDS:
             await session.fetch(self.partitions, 0, {})
+
+    async def _wait(self, seconds: float) -> None:
+        self.is_busy = False
+        self._owner.take_calls()  # after that: a thread that still saw it busy relies on this
+        try:
+            await self._event.wait(seconds)
+        finally:
+            self.is_busy = True
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
@@ -329,6 +346,7 @@ class ShareLeader:
 
     def _fail(self, error: Exception) -> None:
         count_error(type(error))
+        self._owner.take_calls()
         if isinstance(error, InvalidShareSessionEpochError):  # opened again, the session has its locks
             self._acks.add(self._acks.unsettled())
             return

@@ -69,6 +69,8 @@ class KafkaShareMember:
         self._membership = ShareMembership(connections, group, topic)
         self._topic_now: Topic | None = None
         self._leaders: dict[int, ShareLeader] = {}
+        self._all_leaders: tuple[ShareLeader, ...] = ()
+        """The same for other threads: it is replaced, and does not change."""
         self._by_partition: dict[int, ShareLeader] = {}
         self._inbox: deque[Sequence[Acknowledgement]] = deque()
         """The acknowledgements of each call."""
@@ -78,8 +80,8 @@ class KafkaShareMember:
         self._warnings = LogOnce(_log)
         self._beat_event = LoopEvent(connections.loop)
         self._find_event = LoopEvent(connections.loop)
-        self._is_sorting = False
-        self._is_waking = False
+        self._is_notified = False
+        self._is_woken = False
         self._is_closing = False
         self._has_left = False
         self._stopping: list[ShareLeader] = []
@@ -89,14 +91,17 @@ class KafkaShareMember:
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> None:
         self._inbox.append(acknowledgements)
-        if not self._is_sorting:
-            self._is_sorting = True
-            self._call(self._sort_inbox)
+        self._notify()
 
     def wake(self) -> None:
-        if not self._is_waking:
-            self._is_waking = True
-            self._call(self._ask_all)
+        self._is_woken = True
+        self._notify()
+
+    def _notify(self) -> None:
+        """Let the loop call `take_calls`, unless a leader will do it: at the end of its turn, or before it waits."""
+        if not self._is_notified and not (self._all_leaders and all(each.is_busy for each in self._all_leaders)):
+            self._is_notified = True
+            self._call(self._on_notified)
 
     def close(self, timeout: float) -> None:
         with suppress(RuntimeError, KafkaError):  # the loop has ended
@@ -109,24 +114,29 @@ class KafkaShareMember:
 
     # On the loop's thread
 
-    def _sort_inbox(self) -> None:
-        """Give acknowledgements to the leaders of their partitions."""
-        self._is_sorting = False  # first, so that none is overlooked that comes from now on
-        while self._inbox:
-            by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
-            for each in self._inbox.popleft():
-                by_leader.setdefault(self._by_partition.get(each.partition), []).append(each)
-            for leader, acks in by_leader.items():
-                if leader is None or leader.is_stopped:
-                    self.listener.acknowledged([(each, LeaseLost()) for each in acks])
-                else:
-                    leader.add(acks)
+    def _on_notified(self) -> None:
+        self._is_notified = False  # first, so that no call is overlooked that comes from now on
+        self.take_calls()
 
-    def _ask_all(self) -> None:
-        self._is_waking = False
-        for each in self._leaders.values():
-            each.may_have_messages = True
-            each.wake()
+    def take_calls(self) -> None:
+        """Give acknowledgements to the leaders of their partitions, and let all be asked if `wake` was called."""
+        if self._is_woken:
+            self._is_woken = False
+            for leader in self._leaders.values():
+                leader.may_have_messages = True
+                leader.wake()
+        while self._inbox:
+            self._sort(self._inbox.popleft())
+
+    def _sort(self, acknowledgements: Sequence[Acknowledgement]) -> None:
+        by_leader: dict[ShareLeader | None, list[Acknowledgement]] = {}
+        for each in acknowledgements:
+            by_leader.setdefault(self._by_partition.get(each.partition), []).append(each)
+        for leader, acks in by_leader.items():
+            if leader is None or leader.is_stopped:
+                self.listener.acknowledged([(each, LeaseLost()) for each in acks])
+            else:
+                leader.add(acks)
 
     def share_of(self, leader: ShareLeader) -> int:
         """Share the wanted messages among the leaders that may have some. Those asked long ago come first."""
@@ -274,6 +284,7 @@ class KafkaShareMember:
             if node not in self._leaders:
                 self._leaders[node] = self._new_leader(node)
             self._leaders[node].read(mine)
+        self._all_leaders = tuple(self._leaders.values())
         self._by_partition = {each: leader for leader in self._leaders.values() for each in leader.partitions}
         self._tell_problem()
 
@@ -288,7 +299,7 @@ class KafkaShareMember:
         self._is_closing = True
         self._beat_event.set()
         self._find_event.set()
-        self._sort_inbox()
+        self.take_calls()
         self._stopping = list(self._leaders.values())
         for each in self._stopping:
             each.stop()

@@ -1,6 +1,6 @@
 """The locks of a queue's messages: who holds each, how long, and how it ends. Without threads, Kafka or sockets."""
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from math import inf
@@ -28,7 +28,7 @@ class Effects:
         self.letters: list[HeldMessage] = []
         """Messages whose dead letters to publish."""
         self.dropped: list[HeldMessage] = []
-        self.events: Counter[str] = Counter()
+        self.events: defaultdict[str, int] = defaultdict(int)
         """How often each event of the metric occurred."""
 
 

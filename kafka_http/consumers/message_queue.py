@@ -3,13 +3,14 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
 from math import inf
-from threading import Event, Lock
+from threading import Lock, Thread
+from typing import Any
 
 from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.acquire_calls import ANSWER_SECONDS, AcquireCall, WaitingCalls
 from kafka_http.consumers.dead_letters import DeadLetters
 from kafka_http.consumers.held_messages import HeldMessage
 from kafka_http.consumers.message_leases import LeaseCall
@@ -23,20 +24,13 @@ from kafka_http.consumers.queue_service import (
     QueuePage,
     Settlement,
 )
-from kafka_http.errors import KafkaHttpError, NotAuthorized, QueuesUnsupported, TopicNotFound, WrongGroupType
+from kafka_http.errors import KafkaHttpError
 from kafka_http.metrics import QUEUE_MESSAGES, topic_label
 from kafka_http.records import LATEST
 from kafka_http.share_groups import AckResult, AcquiredRecords, ShareGroupSettings, ShareListener
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 3.0
-"""Seconds that a call waits after its own `wait` until Kafka has said that there are no messages."""
-_FIRST_ROUNDS = 3
-"""How often Kafka must have no messages before a queue that has had none yet counts as empty.
-
-The first request after a member has joined is often empty.
-"""
 _SETTLE_SECONDS = 30.0
 _WARN_SECONDS = 60.0
 
@@ -46,28 +40,28 @@ _REFUSED = (
 )
 
 
-_LASTING = (TopicNotFound, NotAuthorized, WrongGroupType, QueuesUnsupported)
-"""Errors after which no call waits for messages. Others may pass while it waits."""
-
-
 class QueueClosed(Exception):
     """The queue has left its group. The next call opens it again."""
 
 
-class _Waiter:
-    """A call that waits for messages."""
+class _Changes:
+    """Holds a queue's lock during a block, then carries out what the changes in it need."""
 
-    def __init__(self, limit: int, lock: float, dead: str, rounds: int) -> None:
-        self.limit = limit
-        self.lock = lock
-        self.dead = dead
-        self.rounds = rounds
-        """The number of `MessageQueue._rounds` until which Kafka must have no messages."""
-        self.is_overdue = False
-        """Whether it waits only until Kafka has said that there are none."""
-        self.messages: Sequence[HeldMessage] = ()
-        self.error: KafkaHttpError | None = None
-        self.done = Event()
+    def __init__(self, lock: Any, take: Callable[[], tuple[Any, ...]], carry_out: Callable[..., None]) -> None:
+        self._lock = lock
+        self._take = take
+        self._carry_out = carry_out
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        try:
+            changes = self._take() if error is None else None
+        finally:
+            self._lock.release()
+        if changes is not None:
+            self._carry_out(*changes)
 
 
 class MessageQueue:
@@ -96,12 +90,13 @@ class MessageQueue:
         self._tag = f"{node}.{secrets.token_hex(3)}"
         self._locks = MessageLocks(settings, self._tag, clock)
         self._pages = count()
-        self._waiters: dict[_Waiter, None] = {}
-        self._asked = 0
-        self._rounds = 0
-        self._needed_rounds = _FIRST_ROUNDS
+        self._waiting = WaitingCalls(self._end_call)
+        self._unsettled: dict[LeaseCall, float] = {}
+        """Calls that no thread waits for, and when they end at the latest. The first one is due first."""
+        self._ended: list[AcquireCall | LeaseCall] = []
+        """Calls that have ended, but are not complete: that is done without the lock."""
+        self._changing = _Changes(self._lock, self._take_changes, self._carry_out)
         self._used = clock()
-        self._failure: KafkaHttpError | None = None
         self._is_closed = False
         self._warned: dict[int, float] = {}
         self._letters = DeadLetters(broker.producer, self._letter_published, self._letter_failed)
@@ -129,17 +124,17 @@ class MessageQueue:
     @property
     def has_callers(self) -> bool:
         """Whether calls wait for messages."""
-        return bool(self._waiters)
+        return bool(self._waiting)
 
     def retire(self, seconds: float) -> bool:
         """Take no more calls if there were neither leases nor waiting calls for this time. Return whether that is so.
 
         `close` must follow.
         """
-        if self._waiters or self._used + seconds > self._clock():
+        if self._waiting or self._used + seconds > self._clock():
             return False
         with self._lock:
-            is_idle = not self._waiters and not any(each.lease for each in self._locks.held)
+            is_idle = not self._waiting and not any(each.lease for each in self._locks.held)
             self._is_closed |= is_idle
             return is_idle
 
@@ -150,59 +145,65 @@ class MessageQueue:
 
         Raises what prevents the queue from being read, and `QueueClosed`.
         """
-        waiter = _Waiter(limit, lock, dead, self._rounds + self._needed_rounds)
-        with self._changing():
+        call = self._start(AcquireCall(self, limit, lock, dead))
+        call.wait(wait)
+        if not call.is_done:
+            with self._changing:
+                self._waiting.set_overdue(call)
+            call.wait(ANSWER_SECONDS)
+        if not call.is_done:
+            with self._changing:
+                self._waiting.end(call)
+        if call.is_empty:
+            call.blocked = self._blocked()
+        return call.result(0)
+
+    def start_acquire(self, limit: int, wait: float, lock: float, dead: str = "") -> AcquireCall:
+        """Do what `acquire` does, but do not wait for the result. Raises `QueueClosed`."""
+        call = AcquireCall(self, limit, lock, dead, self._clock() + wait)
+        call.is_overdue = wait <= 0
+        return self._start(call)
+
+    def _start(self, call: AcquireCall) -> AcquireCall:
+        with self._changing:
             if self._is_closed:
                 raise QueueClosed
-            self._used, self._locks.dead = self._clock(), dead
-            self._waiters[waiter] = None
-            self._asked += limit
+            self._used, self._locks.dead = self._clock(), call.dead
+            self._waiting.add(call)
             self._hand_out()
-        if not waiter.done.is_set():
+        if not call.is_done:
             self._member.wake()
-            self._wait(waiter, wait)
-        if waiter.error is not None:
-            raise waiter.error
-        return self._page(waiter)
+        return call
 
-    def _wait(self, waiter: _Waiter, seconds: float) -> None:
-        if not waiter.done.wait(seconds):
-            with self._lock:
-                waiter.is_overdue = True
-                self._check_rounds(waiter)
-            waiter.done.wait(_ANSWER_SECONDS)
-        with self._lock:
-            self._end_waiter(waiter)
-            self._used = self._clock()
-            if not waiter.messages and waiter.error is None:
-                waiter.error = self._failure
-
-    def _check_rounds(self, waiter: _Waiter) -> None:
-        if waiter.is_overdue and self._rounds >= waiter.rounds:
-            self._end_waiter(waiter)
-
-    def _end_waiter(self, waiter: _Waiter) -> None:
-        if waiter in self._waiters:
-            del self._waiters[waiter]
-            self._asked -= waiter.limit
-            waiter.done.set()
+    def _end_call(self, call: AcquireCall) -> None:
+        self._used = self._clock()
+        self._ended.append(call)
 
     def _hand_out(self) -> None:
         """Give spare messages to the calls that wait, in order."""
-        while self._locks.spare and self._waiters:
-            waiter = next(iter(self._waiters))
-            if messages := self._locks.lease(waiter.limit, waiter.lock, waiter.dead):
-                waiter.messages = messages
-                self._end_waiter(waiter)
+        while self._locks.spare and self._waiting:
+            call = self._waiting.first
+            if messages := self._locks.lease(call.limit, call.lock, call.dead):
+                call.messages = messages
+                self._waiting.end(call)
 
-    def _page(self, waiter: _Waiter) -> QueuePage:
+    def abandon(self, call: AcquireCall) -> None:
+        """End a call that nobody waits for any more. Its messages are for others."""
+        with self._changing:
+            self._waiting.end(call)
+            self._locks.take_back([each.lease for each in call.messages])
+            call.messages = ()
+            self._hand_out()
+
+    def page(self, call: AcquireCall) -> QueuePage:
+        """Return the page of a call that is done."""
         messages = [
-            QueueMessage(each.record, each.lease, each.attempt, self._wall_time(each.until)) for each in waiter.messages
+            QueueMessage(each.record, each.lease, each.attempt, self._wall_time(each.until)) for each in call.messages
         ]
         return QueuePage(
             f"{self._tag}.{next(self._pages):x}",
             messages,
-            [] if messages else self._blocked(),
+            call.blocked,
             (_REFUSED.format(self.name.consumer),) if self._settings.refused else (),
         )
 
@@ -231,16 +232,27 @@ class MessageQueue:
 
     def settle(self, leases: Sequence[str], settlement: Settlement, lock: float = 0) -> list[LeaseResult]:
         """Settle messages, or extend their locks to `lock` seconds from now. Return when Kafka has noted it."""
-        call = LeaseCall(leases, self._wall_time)
-        with self._changing():
+        call = self._settle(leases, settlement, lock, inf)
+        call.wait(_SETTLE_SECONDS)
+        return call.result(0)
+
+    def start_settle(self, leases: Sequence[str], settlement: Settlement, lock: float = 0) -> LeaseCall:
+        """Do what `settle` does, but do not wait for the result."""
+        return self._settle(leases, settlement, lock, self._clock() + _SETTLE_SECONDS)
+
+    def _settle(self, leases: Sequence[str], settlement: Settlement, lock: float, until: float) -> LeaseCall:
+        call = LeaseCall(leases, self._wall_time, self._ended.append)
+        with self._changing:
             self._used = self._clock()
+            if leases and until < inf:
+                self._unsettled[call] = until
             for lease in call.leases:
                 self._locks.settle(lease, settlement, call, lock)
-        return call.wait(_SETTLE_SECONDS)
+        return call
 
     def return_page(self, leases: Iterable[str]) -> None:
         """Take back the messages of a page that no client got. The next call gets them in the same attempt."""
-        with self._changing():
+        with self._changing:
             self._locks.take_back(leases)
             self._hand_out()
 
@@ -262,76 +274,75 @@ class MessageQueue:
         return any(each is not None and each.is_leased for each in found)
 
     def check_due(self) -> None:
-        """Do what is due: release, renew, retry."""
-        if self._clock() < self._locks.next_due:
+        """Do what is due: release, renew, retry, and end calls that have waited for long enough."""
+        now = self._clock()
+        if now < self._locks.next_due and now < self.next_call_end:
             return
-        with self._changing():
+        with self._changing:
             self._locks.check_due()
+            self._waiting.check_due(now)
+            self._ended += [each for each, until in self._unsettled.items() if until <= now]
+
+    @property
+    def next_call_end(self) -> float:
+        """When `check_due` must be called at the latest, for the sake of calls that no thread waits for."""
+        return min((self._waiting.next_due, *list(self._unsettled.values())[:1]))
 
     def close(self, timeout: float) -> None:
         """Release all messages and leave the group, within `timeout` seconds. Waiting calls return empty pages."""
-        with self._lock:
+        with self._changing:
             self._is_closed = True
-            for each in list(self._waiters):
-                self._end_waiter(each)
+            self._waiting.end_all()
         self._member.close(timeout)
         self._lost(self._locks.held.partitions())
 
     # Listener of the share member, and of the dead letters
 
     def _wanted(self) -> int:
-        return self._asked - self._locks.spare
+        return self._waiting.asked - self._locks.spare
 
     def _acquired(self, batch: AcquiredRecords) -> None:
-        with self._changing():
-            self._needed_rounds = 1
+        with self._changing:
+            self._waiting.note_messages()
             self._locks.add(batch)
             self._hand_out()
             self._locks.schedule_new(batch)
 
     def _acknowledged(self, results: Sequence[AckResult]) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.acknowledged(results)
 
     def _exhausted(self) -> None:
-        with self._lock:
-            self._rounds += 1
-            if self._rounds >= _FIRST_ROUNDS:
-                self._needed_rounds = 1
-            for each in list(self._waiters):
-                self._check_rounds(each)
+        with self._changing:
+            self._waiting.end_round()
 
     def _lost(self, partitions: Collection[int]) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.lose(partitions)
 
     def _failed(self, error: KafkaHttpError | None) -> None:
-        with self._lock:
-            self._failure = error
-            for each in list(self._waiters):
-                if isinstance(error, _LASTING) or (error is not None and each.is_overdue):
-                    each.error = error
-                    self._end_waiter(each)
+        with self._changing:
+            self._waiting.fail(error)
 
     def _letter_published(self, message: HeldMessage) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.letter_published(message)
 
     def _letter_failed(self, message: HeldMessage, error: KafkaHttpError, delay: float) -> None:
-        with self._changing():
+        with self._changing:
             self._locks.letter_failed(message, error, delay)
 
     # What changes of the locks need
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Hold the lock, then carry out what the changes need."""
-        with self._lock:
-            yield
-            effects = self._locks.take_effects()
-        self._carry_out(effects)
+    def _take_changes(self) -> tuple[Effects, list[AcquireCall | LeaseCall]]:
+        effects, ended = self._locks.take_effects(), self._ended.copy()
+        self._ended.clear()
+        for each in ended:
+            if isinstance(each, LeaseCall):
+                self._unsettled.pop(each, None)
+        return effects, ended
 
-    def _carry_out(self, effects: Effects) -> None:
+    def _carry_out(self, effects: Effects, ended: Iterable[AcquireCall | LeaseCall]) -> None:
         if effects.acknowledgements:
             self._member.acknowledge(effects.acknowledgements)
         for each in effects.letters:
@@ -345,6 +356,26 @@ class MessageQueue:
         for event, number in effects.events.items():
             if event and number:
                 QUEUE_MESSAGES.add(number, topic_label(self.name.topic), event)
+        for call in ended:
+            self._complete(call)
+
+    def _complete(self, call: AcquireCall | LeaseCall) -> None:
+        """Complete a call. Kafka must be asked first for what blocks an empty page, which a thread does."""
+        if isinstance(call, AcquireCall) and call.is_empty and call.until < inf:
+            with self._lock:
+                is_blocked = bool(self._locks.held.full_windows(self._settings.window))
+            if is_blocked:
+                Thread(target=self._complete_blocked, args=(call,), name="blocked-queue", daemon=True).start()
+                return
+        call.complete()
+
+    def _complete_blocked(self, call: AcquireCall) -> None:
+        try:
+            call.blocked = self._blocked()
+        except KafkaHttpError as error:
+            call.error = error
+        finally:
+            call.complete()
 
     @property
     def _names(self) -> tuple[str, str]:

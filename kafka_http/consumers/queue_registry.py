@@ -4,21 +4,25 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import inf
 from threading import Event, Lock, Thread
 
 from kafka_http.broker_protocols import Broker
+from kafka_http.consumers.acquire_calls import AcquireCall
 from kafka_http.consumers.message_leases import failed_result
 from kafka_http.consumers.message_queue import MessageQueue, QueueClosed
 from kafka_http.consumers.queue_service import (
     LeaseResult,
     LockLimits,
+    PendingCall,
     QueueName,
     QueuePage,
     QueuePartition,
     QueueState,
     Settlement,
 )
-from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse, Unavailable
+from kafka_http.errors import GroupNotFound, LeaseLost, QueueInUse, Unavailable, WouldBlock
 from kafka_http.loading_cache import LoadingCache
 from kafka_http.metrics import QUEUE_LEASES
 from kafka_http.records import EARLIEST, LATEST
@@ -29,6 +33,7 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 600.0
 _TICK = 0.1
+_MIN_TICK = 0.001
 _LEAVE_SECONDS = 5.0
 _CLOSING_THREADS = 16
 _PAGES_SECONDS = 60.0
@@ -91,9 +96,12 @@ class QueueRegistry:
                     page = found.acquire(limit, wait, lock, dead)
                 except QueueClosed:
                     continue
-                if page.messages:
-                    self._pages[page.id] = found, [each.lease for each in page.messages]
+                self._note_page(found, page)
                 return page
+
+    def _note_page(self, queue: MessageQueue, page: QueuePage) -> None:
+        if page.messages:
+            self._pages[page.id] = queue, [each.lease for each in page.messages]
 
     def confirm_pages(self, pages: Sequence[str]) -> None:
         for each in pages:
@@ -113,6 +121,24 @@ class QueueRegistry:
             return [failed_result(each, LeaseLost()) for each in leases]
         with waiting_for_kafka():
             return found.settle(leases, settlement, lock)
+
+    # LoopQueues, for any thread
+
+    def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> PendingCall:
+        """Raises `WouldBlock` if the queue must be opened first."""
+        try:
+            found = self._queues[queue]
+            return _PendingPage(found.start_acquire(limit, wait, lock, dead), partial(self._note_page, found))
+        except (KeyError, QueueClosed):
+            raise WouldBlock from None
+
+    def start_settle(
+        self, queue: QueueName, leases: Sequence[str], settlement: Settlement, lock: float = 0
+    ) -> PendingCall:
+        """Raises `WouldBlock` if there is no such queue."""
+        if (found := self._queues.get(queue)) is None:
+            raise WouldBlock
+        return found.start_settle(leases, settlement, lock)
 
     def queue_state(self, queue: QueueName) -> QueueState:
         groups, found = self._broker.share_groups, self._queues.get(queue)
@@ -181,7 +207,7 @@ class QueueRegistry:
 
     def _run(self) -> None:
         cleaned = time.monotonic()
-        while not self._closing.wait(_TICK):
+        while not self._closing.wait(self._pause):
             try:
                 self.check_due()
                 if time.monotonic() - cleaned >= _PAGES_SECONDS:
@@ -189,6 +215,12 @@ class QueueRegistry:
                     self._forget_pages()
             except Exception:
                 log.exception("Maintenance of the queues failed; retrying")
+
+    @property
+    def _pause(self) -> float:
+        """The time until something is due. What comes up meanwhile is late by `_TICK` at most."""
+        ends = [each.next_call_end for each in list(self._queues.values())]
+        return max(_MIN_TICK, min(_TICK, min(ends, default=inf) - self._clock()))
 
     def check_due(self) -> None:
         """Release, renew and retry what is due, and close idle queues. Its thread calls this; a test may call it."""
@@ -212,6 +244,21 @@ class QueueRegistry:
         for page, (queue, leases) in list(self._pages.items()):
             if not queue.holds_any(leases):
                 self._pages.pop(page, None)
+
+
+class _PendingPage:
+    """An `AcquireCall` whose page the registry notes."""
+
+    def __init__(self, call: AcquireCall, note: Callable[[QueuePage], None]) -> None:
+        self._call = call
+        self._note = note
+        self.add_done_callback = call.add_done_callback
+        self.abandon = call.abandon
+
+    def result(self, timeout: float | None = None) -> QueuePage:
+        page = self._call.result(timeout)
+        self._note(page)
+        return page
 
 
 def _close_all(queues: Iterable[MessageQueue], timeout: float) -> None:

@@ -47,6 +47,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
+        self._unsent: bytes | memoryview = b""
 
     def fileno(self) -> int:
         return self._connection.fileno()
@@ -57,6 +58,18 @@ class Channel:
 
     def send(self, message: bytes) -> None:
         self._connection.sendall(_LENGTH.pack(len(message)) + message)
+
+    def send_available(self, message: bytes | None = None) -> bool:
+        """Send what the system takes now of a message, or of the rest of the last one. Return whether all is sent.
+
+        The timeout must be 0.
+        """
+        if message is not None:
+            self._unsent = _LENGTH.pack(len(message)) + message
+        with suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = memoryview(self._unsent)[self._connection.send(self._unsent) :]
+        return not self._unsent
 
     def receive(self) -> bytes:
         self._fill(_LENGTH.size)

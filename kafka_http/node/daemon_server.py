@@ -1,14 +1,16 @@
-"""The daemon's side of the socket: one thread per connection, and what ends with its worker.
+"""The daemon's side of the socket: the connections of workers, and what ends with a worker.
 
-That is read leases of consumer instances, and pages of queues that were not sent yet.
+A connection has a thread until it makes calls of queues: one loop serves all connections that do. What ends with a
+worker is its read leases of consumer instances, and pages of queues that were not sent yet.
 """
 
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,17 +24,18 @@ from kafka_http.node.daemon_protocol import (
     CALLS,
     PING,
     VERSION,
+    Call,
     Channel,
     Greeting,
     Hello,
     Rejected,
     Stopping,
     Welcome,
-    encode_error,
     hellos,
     requests,
 )
 from kafka_http.node.data_directory import is_same_user
+from kafka_http.node.loop_connections import LOOP_CALLS, LoopConnection, LoopConnections, call_result
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class DaemonServer:
         self._linger = LINGER_SECONDS
         self._alone_since = time.monotonic()
         self._closing = False
+        self._loop_connections = LoopConnections()
 
     @property
     def has_workers(self) -> bool:
@@ -101,6 +105,7 @@ class DaemonServer:
 
     def close(self) -> None:
         self._listener.close()
+        self._loop_connections.close()
 
     def _is_done(self) -> bool:
         with self._lock:
@@ -110,32 +115,65 @@ class DaemonServer:
 
     def _handle(self, connection: socket.socket) -> None:
         channel = Channel(connection)
+        self._serve(channel, lambda: is_same_user(connection) and self._serve_connection(channel))
+
+    def _serve(self, channel: Channel, serve: Callable[[], bool]) -> None:
+        """Serve a connection in this thread, and close it unless `serve` returns that the loop serves it now."""
+        is_in_loop = False
         try:
-            if is_same_user(connection):
-                self._serve_connection(channel)
+            is_in_loop = serve()
         except (OSError, EOFError, msgspec.DecodeError) as error:
             log.debug("Connection closed: %s", error)
         except Exception:
             log.exception("Unexpected error in a connection")
         finally:
-            channel.close()
+            if not is_in_loop:
+                channel.close()
 
-    def _serve_connection(self, channel: Channel) -> None:
+    def _serve_connection(self, channel: Channel) -> bool:
         channel.settimeout(_GREETING_SECONDS)
         hello = hellos.decode(channel.receive())
         greeting, worker = self._accept(hello, channel)
         if worker is None:
             channel.send(msgspec.msgpack.encode(greeting))
-            return
+            return False
         try:
             channel.send(msgspec.msgpack.encode(greeting))  # fails if the worker has just given up
             channel.settimeout(None)
-            while True:
-                self._answer(channel, worker)
+            return self._serve_calls(channel, worker)
         finally:
-            worker.channels.discard(channel)
             if hello.is_heartbeat:
                 self._end(hello.worker, worker)
+
+    def _serve_calls(self, channel: Channel, worker: "_WorkerSession", first: Struct | None = None) -> bool:
+        """Answer the calls of a connection, until the loop can do it."""
+        is_in_loop = False
+        try:
+            if first is not None:
+                self._answer(channel, worker, first)
+            while not is_in_loop:
+                message = channel.receive()
+                if message == PING:
+                    channel.send(PING)
+                    continue
+                request = requests.decode(message)
+                is_in_loop = type(request).__name__ in LOOP_CALLS
+                if not is_in_loop:
+                    self._answer(channel, worker, request)
+        finally:
+            if not is_in_loop:
+                worker.channels.discard(channel)
+        self._serve_in_loop(channel, worker, request)
+        return True
+
+    def _serve_in_loop(self, channel: Channel, worker: "_WorkerSession", request: Struct) -> None:
+        def hand_over(first: Struct) -> None:
+            serve = partial(self._serve, channel, lambda: self._serve_calls(channel, worker, first))
+            threading.Thread(target=serve, daemon=True).start()
+
+        connection = LoopConnection(channel, worker, hand_over, lambda: worker.channels.discard(channel))
+        with self._lock:
+            self._loop_connections.add(connection, request)
 
     def _accept(self, hello: Hello, channel: Channel) -> "tuple[Greeting, _WorkerSession | None]":
         with self._lock:
@@ -155,12 +193,7 @@ class DaemonServer:
             worker.channels.add(channel)
             return Welcome(), worker
 
-    def _answer(self, channel: Channel, worker: "_WorkerSession") -> None:
-        message = channel.receive()
-        if message == PING:
-            channel.send(PING)
-            return
-        request = requests.decode(message)
+    def _answer(self, channel: Channel, worker: "_WorkerSession", request: Struct) -> None:
         if channel.is_abandoned():
             request = _without_claims(request)
         response, value = self._call(request, worker)
@@ -175,17 +208,7 @@ class DaemonServer:
         call = CALLS[type(request).__name__]
         number, *arguments = msgspec.structs.astuple(request)
         request_id.set(number)
-        try:
-            value = getattr(self._services(call.protocol), call.name)(*arguments)
-            worker.track(call.name, arguments, value)
-            return call.encode_result(value), value
-        except KafkaHttpError as error:
-            return encode_error(error), None
-        except Exception:
-            log.exception("Unexpected error in the call %s", call.name)
-            return encode_error(
-                KafkaHttpError("An unexpected error occurred; see the log of the server's daemon.")
-            ), None
+        return call_result(call, worker, arguments, lambda: getattr(worker.service(call), call.name)(*arguments))
 
     def _end(self, name: str, worker: "_WorkerSession") -> None:
         with self._lock:
@@ -219,7 +242,11 @@ class _WorkerSession:
         self._lock = threading.Lock()
         self._has_ended = False
 
-    def track(self, call: str, arguments: list[Any], value: object) -> None:
+    def service(self, call: Call) -> Any:
+        """Return the implementation of a call's Protocol. Raises the error for the caller."""
+        return self._services(call.protocol)
+
+    def track(self, call: str, arguments: Sequence[Any], value: object) -> None:
         """Note what a call has acquired or released."""
         if isinstance(value, ReadLease | QueuePage):
             self._add(value)

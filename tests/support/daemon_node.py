@@ -11,6 +11,7 @@ import msgspec
 from kafka_http.config import Config
 from kafka_http.consumers.instance_service import InstanceLocator, InstanceService
 from kafka_http.consumers.queue_service import QueueLocator, QueueService
+from kafka_http.errors import WouldBlock
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.daemon_launcher import settings_digest, settings_to_json
 from kafka_http.node.daemon_protocol import Channel, Greeting, Hello, greetings
@@ -32,6 +33,9 @@ class Node:
         self.directory = DataDirectory(self.config.data_dir)
         self.directory.create()
         self.instances = Mock(spec=Calls, **{f"{each}.return_value": None for each in ("release_lease",)})
+        # Threads make the calls of queues, as they do if a queue must be opened
+        self.instances.start_acquire = Mock(side_effect=WouldBlock)
+        self.instances.start_settle = Mock(side_effect=WouldBlock)
         self.settings = settings_digest(settings_to_json(self.config))
         self.server = DaemonServer(self.directory.listen(), lambda _: self.instances, self.settings)
         self._thread = threading.Thread(target=self._serve, daemon=True)

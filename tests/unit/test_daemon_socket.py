@@ -36,7 +36,7 @@ from kafka_http.consumers.queue_service import (
     QueuePartition,
     QueueState,
 )
-from kafka_http.errors import KafkaHttpError, Unavailable
+from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable, WouldBlock
 from kafka_http.name_filter import NameFilter
 from kafka_http.node import daemon_client as proxy
 from kafka_http.node import daemon_server
@@ -56,6 +56,7 @@ from kafka_http.node.daemon_protocol import (
     Welcome,
 )
 from kafka_http.node.data_directory import DataDirectory
+from kafka_http.pending import DoneCallbacks
 from kafka_http.records import (
     ClaimEnd,
     ClaimRequest,
@@ -570,3 +571,94 @@ def test_forked_process_gets_its_own_connections_and_name(node: Node) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert worker.worker == name
     assert worker.instances.settings("g", "i", ALICE) == SETTINGS
+
+
+class StartedCall(DoneCallbacks):
+    """A call of a queue that the service has started."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+        self.is_abandoned = threading.Event()
+
+    def result(self, timeout: float | None = None) -> Any:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+    def abandon(self) -> None:
+        self.is_abandoned.set()
+
+
+@pytest.fixture
+def channels(node: Node) -> Iterator[list[Channel]]:
+    """Two connections of a worker, and the one of its heartbeat."""
+    hellos = [Hello(VERSION, node.settings, "w", is_heartbeat) for is_heartbeat in (True, False, False)]
+    opened = [node.greet(each)[0] for each in hellos]
+    yield opened[1:]
+    for each in opened:
+        each.close()
+
+
+def send_call(channel: Channel, name: str, *arguments: Any) -> None:
+    channel.send(msgspec.msgpack.encode(CALLS_BY_NAME[name].request("id", *arguments)))
+
+
+def test_started_calls_are_answered_when_they_are_done(node: Node, channels: list[Channel]) -> None:
+    """The first response does not fit into the socket's buffer."""
+    value = b"x" * (8 << 20)
+    large = msgspec.structs.replace(MESSAGE, record=Record("t", 0, 5, None, None, value, ()))
+    calls = [StartedCall(QueuePage("p1", [large])), StartedCall(TopicNotFound("t"))]
+    node.instances.start_acquire.side_effect = lambda _, limit, *__: calls[limit]
+    call, (first, second) = CALLS_BY_NAME["acquire_messages"], channels
+    for number, each in enumerate(channels):
+        send_call(each, "acquire_messages", QUEUE, number, 5.0, 30.0)
+    wait_for(lambda: node.instances.start_acquire.call_count == 2)
+
+    calls[1].complete()
+    with pytest.raises(TopicNotFound):
+        call.decode_result(second.receive())
+    calls[0].complete()
+
+    assert call.decode_result(first.receive()).messages[0].record.value == value
+    node.instances.acquire_messages.assert_not_called()
+
+
+def test_threads_make_the_other_calls_of_a_connection(node: Node, channels: list[Channel]) -> None:
+    node.instances.settle_messages.return_value = node.instances.confirm_pages.return_value = None
+    node.instances.node_secret.return_value = "secret"
+    done = StartedCall([])
+    done.complete()
+    node.instances.start_settle.side_effect = [done, WouldBlock, done]
+    node.instances.settle_messages.return_value = [LeaseResult(LEASE, acknowledged=True)]
+    results = []
+    for name, *arguments in (
+        ("settle_messages", QUEUE, [LEASE], "acknowledge"),
+        ("node_secret",),
+        ("settle_messages", QUEUE, [LEASE], "acknowledge"),
+        ("confirm_pages", ["p1"]),
+        ("settle_messages", QUEUE, [LEASE], "acknowledge"),
+    ):
+        send_call(channels[0], name, *arguments)
+        results.append(CALLS_BY_NAME[name].decode_result(channels[0].receive()))
+
+    assert results == [[], "secret", [LeaseResult(LEASE, acknowledged=True)], None, []]
+    node.instances.settle_messages.assert_called_once()
+
+
+def test_started_call_is_abandoned_when_its_connection_ends(node: Node, channels: list[Channel]) -> None:
+    waiting = StartedCall(PAGE)
+    node.instances.start_acquire.side_effect = [waiting]
+    send_call(channels[0], "acquire_messages", QUEUE, 1, 5.0, 30.0)
+    wait_for(lambda: node.instances.start_acquire.called)
+
+    channels[0].close()
+
+    assert waiting.is_abandoned.wait(scaled(30))
+    waiting.complete()
+    done = StartedCall([])
+    done.complete()
+    node.instances.start_settle.side_effect = [done]
+    send_call(channels[1], "settle_messages", QUEUE, [LEASE], "acknowledge")
+    assert CALLS_BY_NAME["settle_messages"].decode_result(channels[1].receive()) == []
+    node.instances.release_page.assert_not_called()

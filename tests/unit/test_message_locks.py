@@ -73,7 +73,7 @@ class Play:
         if self.random.random() < 0.1:
             self.locks.take_back(leases)
             return
-        call = LeaseCall(leases, int)
+        call = LeaseCall(leases, int, LeaseCall.complete)
         settlement = self.random.choice(("acknowledge", "reject", "release", "extend"))
         for each in leases:
             self.locks.settle(each, settlement, call, self.random.choice((1, 20, 200)))

@@ -20,6 +20,7 @@ from kafka_http.errors import (
     QueuesUnsupported,
     TopicNotFound,
     Unavailable,
+    WouldBlock,
     WrongGroupType,
 )
 from kafka_http.metrics import QUEUE_MESSAGES
@@ -753,3 +754,108 @@ def test_settled_messages_are_not_kept_until_the_ends_of_their_locks(world: Worl
     del message
 
     wait_for(lambda: sys.getrefcount(value) < held)
+
+
+def started(world: World, limit: int = 10, wait: float = 60, lock: float = 30, dead: str = "") -> Any:
+    """Start a call of a queue that is open."""
+    return world.registry.start_acquire(QUEUE, limit, wait, lock, dead)
+
+
+def is_called_back(call: Any) -> Event:
+    done = Event()
+    call.add_done_callback(done.set)
+    return done
+
+
+def test_started_call_gets_a_message_that_is_published_later(world: World) -> None:
+    world.none()
+    call = started(world)
+    done = is_called_back(call)
+    assert not done.is_set()
+
+    world.write("a")
+
+    assert done.wait(scaled(60))
+    page = call.result(0)
+    assert values(page) == ["a"]
+    world.registry.release_page(page.id)
+    assert world.acquire().messages[0].attempt == 1
+
+
+def test_call_of_a_queue_that_is_not_open_cannot_be_started(world: World) -> None:
+    """To open it blocks."""
+    with pytest.raises(WouldBlock):
+        started(world)
+    with pytest.raises(WouldBlock):
+        world.registry.start_settle(QUEUE, ["0:0:0.a"], "acknowledge")
+
+
+@pytest.mark.parametrize("wait", [0, 20])
+def test_started_call_without_messages_ends_after_its_wait(world: World, wait: float) -> None:
+    world.none()
+    call = started(world, wait=wait)
+    done = is_called_back(call)
+
+    if wait:
+        world.later(wait - 1)
+        assert not done.is_set()
+        world.later(2)
+
+    assert done.wait(scaled(60))
+    assert values(call.result(0)) == []
+
+
+def test_started_call_names_what_blocks_its_partition(world: World) -> None:
+    world.broker.share_groups.set_group("workers", window=10)
+    world.write(*"abcdefghijkl")
+    held = world.acquire(1)
+    world.settle(world.acquire(20))
+
+    call = started(world, wait=0)
+
+    assert is_called_back(call).wait(scaled(60))
+    assert [each.lease for each in call.result(0).blocked] == [held.messages[0].lease]
+
+
+def test_messages_of_an_abandoned_call_go_to_others_in_the_same_attempt(world: World) -> None:
+    world.none()
+    waiting, answered = started(world), started(world)
+    waiting.abandon()
+    world.write("a")
+    assert is_called_back(answered).wait(scaled(60))
+
+    answered.abandon()
+
+    page = world.acquire()
+    assert (values(page), page.messages[0].attempt) == (["a"], 1)
+    assert not world.registry._queues[QUEUE].has_callers
+
+
+def test_started_settlements_are_answered(world: World) -> None:
+    world.write("a", "b")
+    first, second = (each.lease for each in world.acquire(2).messages)
+
+    call = world.registry.start_settle(QUEUE, [first, "0:9:0.unknown"], "acknowledge")
+    extended = world.registry.start_settle(QUEUE, [second], "extend", 5)
+
+    assert is_called_back(call).wait(scaled(60))
+    assert codes(call.result(0)) == [None, 40904]
+    assert is_called_back(extended).wait(scaled(60))
+    assert extended.result(0)[0].locked_until is not None
+
+
+def test_started_settlement_without_a_result_ends_with_an_error(world: World) -> None:
+    world.write("a")
+    page = world.acquire(dead="dead")
+    world.broker.silent = True
+    call = world.registry.start_settle(QUEUE, [page.messages[0].lease], "reject")
+    done = is_called_back(call)
+    wait_for(lambda: world.broker.unanswered)
+
+    world.later(29)
+    assert not done.is_set()
+    world.later(2)
+
+    assert done.wait(scaled(60))
+    assert codes(call.result(0)) == [504]
+    world.broker.answer()
