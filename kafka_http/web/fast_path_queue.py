@@ -37,7 +37,7 @@ _MAX_LIMIT = 50
 _MAX_BYTES = 1 << 16
 """Size of such a page. A larger one is rendered in a thread."""
 _CALL_SECONDS = 95.0
-"""Timeout of a call, in addition to its wait. The calls to the daemon have a shorter one."""
+"""Timeout of a call, in addition to its wait. It is long, because a daemon that hangs is noticed otherwise."""
 _NODE = NODE_HEADER.lower()
 _RENDERING_THREADS = 2
 
