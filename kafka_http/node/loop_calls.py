@@ -21,7 +21,7 @@ from kafka_http.pending import DoneCallbacks
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 500
-"""Calls under way. Each has a connection of its own, for which the daemon has a thread."""
+"""Calls under way. Each has a connection of its own."""
 
 _ACQUIRE, _SETTLE, _RELEASE = (CALLS[name] for name in ("acquire_messages", "settle_messages", "release_page"))
 
