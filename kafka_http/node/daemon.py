@@ -82,10 +82,15 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
         _report(serves=False)
         return
 
+    from kafka_http.broker.open_file_limit import OpenFileLimit
+    from kafka_http.errors import Unavailable
     from kafka_http.metrics_files import MetricFiles
     from kafka_http.node.daemon_server import DaemonServer
     from kafka_http.node.daemon_services import DaemonServices
+    from kafka_http.node.loop_calls import MAX_CALLS
 
+    with suppress(Unavailable):  # then some calls wait until others have ended
+        OpenFileLimit(MAX_CALLS, "workers").check(config.workers)
     services = DaemonServices(config, database, node_id)
     server = DaemonServer(directory.listen(), services.lookup, settings_digest(parameters["settings"]))
     signal.signal(signal.SIGTERM, lambda *_: server.stop())

@@ -1,5 +1,6 @@
 """Connects a worker to the node's daemon, and starts the daemon if there is none."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -84,6 +85,8 @@ class DaemonLauncher:
         except (TimeoutError, BlockingIOError):
             raise NotResponding from None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise Unavailable(f"This server cannot connect to its daemon: {error.strerror}. Retry.") from None
             raise DaemonMissing(str(error)) from None
         try:
             channel.settimeout(max(_MIN_GREETING_SECONDS, deadline - time.monotonic()))

@@ -19,7 +19,7 @@ from msgspec import Struct
 from kafka_http.consumers.instance_service import InstanceService, ReadLease
 from kafka_http.consumers.queue_service import QueuePage, QueueService
 from kafka_http.errors import KafkaHttpError
-from kafka_http.logs import request_id
+from kafka_http.logs import LogOnce, request_id
 from kafka_http.node.daemon_protocol import (
     CALLS,
     PING,
@@ -82,10 +82,22 @@ class DaemonServer:
     def serve(self) -> None:
         """Accept connections until no worker was connected for `LINGER_SECONDS`."""
         self._listener.settimeout(_ACCEPT_SECONDS)
+        problem = LogOnce(log)
         while not self._is_done():
-            with suppress(TimeoutError):
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+            try:
+                with suppress(TimeoutError):
+                    self._accept_connection()
+            except (OSError, RuntimeError) as error:  # too many open files or threads
+                problem.warning("Cannot accept a connection of a worker: %s", error)
+                time.sleep(_ACCEPT_SECONDS)
+
+    def _accept_connection(self) -> None:
+        connection, _ = self._listener.accept()
+        try:
+            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+        except RuntimeError:
+            connection.close()
+            raise
 
     def stop(self) -> None:
         """Stop as soon as the last worker has disconnected."""

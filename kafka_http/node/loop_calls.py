@@ -1,6 +1,7 @@
 """Calls to the node's daemon that a main loop makes itself: no thread waits for a response."""
 
 import logging
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS = 500
 """Calls under way. Each has a connection of its own."""
+_DESCRIPTOR_SHARE = 4
+"""They use at most one of so many file descriptors: clients need most of them."""
+_MAX_IDLE = 100
+"""Connections that are kept for later calls."""
+_UNREACHABLE = "The server's daemon cannot be reached; see the server's log. Retry."
 
 _ACQUIRE, _SETTLE, _RELEASE = (CALLS[name] for name in ("acquire_messages", "settle_messages", "release_page"))
 
@@ -55,10 +61,14 @@ class LoopCalls:
         self._waiting: deque[_LoopCall] = deque()
         """Calls that wait for a connection."""
         self._is_connecting = False
+        self._max_calls = MAX_CALLS
 
     def attach(self, loop: EventLoop) -> None:
         """Use this loop. Its thread calls this, after the fork and before the first call."""
         self._loop = loop
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            self._max_calls = min(MAX_CALLS, limit // _DESCRIPTOR_SHARE)
 
     def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> "_LoopCall":
         return self._start(_ACQUIRE, queue, limit, wait, lock, dead)
@@ -95,7 +105,7 @@ class LoopCalls:
 
     def _start(self, call: Call, *arguments: Any) -> "_LoopCall":
         self._check_responding()
-        if not self._idle and len(self._calls) + len(self._waiting) >= MAX_CALLS:
+        if not self._idle and len(self._calls) + len(self._waiting) >= self._max_calls:
             raise WouldBlock
         return self._submit(call, *arguments)
 
@@ -141,8 +151,10 @@ class LoopCalls:
         self._calls[channel] = None
         if self._waiting:
             self._send(channel, self._waiting.popleft())
-        else:
-            self._idle.append(channel)
+            return
+        self._idle.append(channel)
+        if len(self._idle) > _MAX_IDLE:
+            self._close(self._idle[0])
 
     def _lose(self, channel: Channel, *, is_sent: bool = True) -> None:
         """Close a broken connection. Try its call a second time if that is safe, on a connection to be opened."""
@@ -189,10 +201,15 @@ class LoopCalls:
         self._open_connections()
 
     def _open_connections(self) -> None:
-        if self._waiting and not self._is_connecting and self._loop is not None:
-            self._is_connecting = True
-            arguments = self._loop, len(self._waiting)
+        if not self._waiting or self._is_connecting or self._loop is None:
+            return
+        arguments = self._loop, len(self._waiting)
+        self._is_connecting = True
+        try:
             threading.Thread(target=self._connect_each, args=arguments, name="daemon-connect", daemon=True).start()
+        except RuntimeError as error:  # too many threads
+            log.error("Cannot connect to the daemon: %s", error)
+            self._connecting_ended(Unavailable(_UNREACHABLE))
 
     def _connect_each(self, loop: EventLoop, count: int) -> None:
         """Open connections in a thread of its own."""
@@ -205,7 +222,7 @@ class LoopCalls:
             error = raised
         except Exception:
             log.exception("Unexpected error while connecting to the daemon")
-            error = Unavailable("The server's daemon cannot be reached; see the server's log. Retry.")
+            error = Unavailable(_UNREACHABLE)
         loop.call_soon(self._connecting_ended, error)
 
     def _use(self, channel: Channel) -> None:

@@ -37,6 +37,8 @@ _MAX_PIPELINED_BYTES = 1 << 18
 """Size of pipelined requests after which the loop stops receiving until the response before them is sent."""
 _MIN_SECONDS = 1.0
 """Minimum age of a connection before it is closed to make room for another one."""
+_DOUBT_SECONDS = 0.5
+"""Time in which a client that has gone refuses a response: longer than a round trip. One that waits does nothing."""
 
 
 class LoopWorker(FastPathWorker, Protocol):
@@ -114,6 +116,8 @@ class ConnectionLoop:
             None if handler is None else FastPath(worker, handler, main_loop.call_soon, self.send_response)
         )
         self._idle, self._sending = ConnectionTimeouts(), ConnectionTimeouts()
+        self._doubtful = ConnectionTimeouts()
+        """Connections that have sent a response after the client closed its side."""
         pending = () if self._fast_path is None else (self._fast_path.pending,)
         self._all: tuple[ConnectionTimeouts | GroupedTimeouts, ...] = (
             self._idle,
@@ -121,6 +125,7 @@ class ConnectionLoop:
             self._receiver.bodies,
             *pending,
             self._sending,
+            self._doubtful,
         )
         self._next_unsent_check = 0.0
 
@@ -150,6 +155,9 @@ class ConnectionLoop:
         for connection in self._sending.pop_expired(now):
             log.info("Closed a connection after %s s without progress.", self._stall)
             self.drop(connection)
+        for connection in self._doubtful.pop_expired(now):
+            self._unwatch(connection)
+            self._end_sent_response(connection)
         if self._fast_path is not None:
             self._fast_path.expire(now)
         if len(self._sending) > 1 and now >= self._next_unsent_check:
@@ -365,7 +373,7 @@ class ConnectionLoop:
         """Send a whole response, then wait for the next request or close the connection.
 
         `on_sent` is called once: with True when all data was passed to the system, with False if the connection is
-        closed before.
+        closed before, or if a client that had closed its side refuses the data: it had gone.
         """
         connection.on_sent = on_sent
         try:
@@ -419,6 +427,18 @@ class ConnectionLoop:
                 self.drop(each)
 
     def _end_response(self, connection: ClientConnection) -> None:
+        if connection.on_sent is not None and connection.has_eof:
+            connection.is_watched = True
+            self._main_loop.register(connection, 0, self._on_refused)  # errors only
+            self._doubtful.add(connection, _DOUBT_SECONDS)
+        else:
+            self._end_sent_response(connection)
+
+    def _on_refused(self, connection: ClientConnection) -> None:
+        if connection in self._doubtful:
+            self.drop(connection)
+
+    def _end_sent_response(self, connection: ClientConnection) -> None:
         if connection.on_sent is not None:
             _report_sent(connection, is_sent=True)
         connection.send_buffer.reset()
@@ -443,6 +463,7 @@ class ConnectionLoop:
         """Stop waiting for the client: its response is not ready yet, or the connection ends."""
         self._unwatch(connection)
         self._sending.discard(connection)
+        self._doubtful.discard(connection)
         self._idle.discard(connection)
         self._receiver.discard(connection)
 

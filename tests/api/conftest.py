@@ -50,11 +50,13 @@ def make_client(
     """
     made: list[Flask] = []
     undescribed: list[str] = []
+    queues: list[ThreadQueues] = []
     inline_node = kafka_http.app._inline_node
 
     def node_with_loop_queues(config: Config, broker: Broker) -> NodeResources:
         node = inline_node(config, broker)
-        return node._replace(loop_queues=ThreadQueues(node.queues))
+        queues.append(ThreadQueues(node.queues))
+        return node._replace(loop_queues=queues[-1])
 
     if is_fast_path:
         monkeypatch.setattr(kafka_http.app, "_inline_node", node_with_loop_queues)
@@ -74,6 +76,8 @@ def make_client(
     broker.down = False
     for app in made:
         app.extensions["kafka_http"].close(1)
+    for each in queues:
+        each.close()
     assert undescribed == [], "kafka_http/web/openapi.json does not describe it"
 
 

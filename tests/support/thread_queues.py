@@ -44,6 +44,9 @@ class ThreadQueues:
         self._queues = queues
         self._threads = ThreadPoolExecutor(8)
 
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
     def start_acquire(self, queue: QueueName, limit: int, wait: float, lock: float, dead: str = "") -> ThreadCall:
         return self._start(lambda: self._queues.acquire_messages(queue, limit, wait, lock, dead))
 

@@ -205,8 +205,8 @@ class Loop:
         client.settimeout(5)
         return received
 
-    def connect(self, buffer: int | None = None) -> socket.socket:
-        client, server = socket.socketpair()
+    def connect(self, buffer: int | None = None, *, is_tcp: bool = False) -> socket.socket:
+        client, server = tcp_pair() if is_tcp else socket.socketpair()
         if buffer:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         client.settimeout(5)
@@ -217,6 +217,12 @@ class Loop:
             return client
         self.handshakes.add(conn)
         return self.ends.connect(client, lambda: self.main_loop.run_round(0.01, lambda: None))
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return client, listener.accept()[0]
 
 
 @pytest.fixture(scope="module")
@@ -476,6 +482,34 @@ def test_client_that_vanishes_before_it_has_read_its_response_did_not_get_it(loo
     while not loop.ended:
         loop.run_once()
     assert loop.begun[0].sent == [False]
+
+
+def test_client_that_vanishes_before_its_response_is_known_did_not_get_it(loop: Loop) -> None:
+    with loop.connect(is_tcp=True) as client:
+        client.sendall(REQUEST + b"1")
+        loop.run_once()
+    loop.run_once()
+    assert loop.ended == []  # it may have closed its side only
+    loop.begun[0].done()
+    while not loop.ended:
+        loop.run_once()
+    assert loop.begun[0].sent == [False]
+
+
+@pytest.mark.parametrize("loop", ["plain"], indirect=True)  # with TLS, the end of the TCP stream alone is an error
+def test_client_that_closed_its_side_only_gets_its_response(loop: Loop) -> None:
+    with loop.connect(is_tcp=True) as client:
+        client.sendall(REQUEST + b"1")
+        loop.run_once()
+        client.shutdown(socket.SHUT_WR)
+        loop.run_once()
+        loop.begun[0].done()
+        loop.run_once()
+        assert loop.begun[0].sent == []
+        assert loop.let_receive(client).endswith(b"\r\n\r\nbody1")
+        while not loop.ended:
+            loop.run_once()
+    assert loop.begun[0].sent == [True]
 
 
 @pytest.mark.parametrize("is_known", [False, True])

@@ -1,5 +1,6 @@
 """The daemon's socket: a `DaemonServer` in this process with mocked services, and its clients."""
 
+import errno
 import inspect
 import os
 import socket
@@ -38,6 +39,7 @@ from kafka_http.consumers.queue_service import (
 from kafka_http.errors import KafkaHttpError, TopicNotFound, Unavailable, WouldBlock
 from kafka_http.name_filter import NameFilter
 from kafka_http.node import daemon_client as proxy
+from kafka_http.node import daemon_server
 from kafka_http.node.daemon_client import DaemonClient
 from kafka_http.node.daemon_launcher import config_from_json, settings_to_json
 from kafka_http.node.daemon_protocol import (
@@ -69,6 +71,7 @@ from kafka_http.records import (
 from kafka_http.tasks import NewTask, Task, TaskCallback
 from tests.support.daemon_node import Calls, Node
 from tests.support.polling import scaled, wait_for
+from tests.support.small_loop import SmallLoop
 
 SETTINGS = InstanceSettings(format="json", timeout=2.5)
 ALICE = InstanceCaller("alice", readable=NameFilter((("t*",),), ("t2",)))
@@ -314,6 +317,47 @@ def test_more_connections_than_the_backlog_are_accepted(node: Node) -> None:
     assert node.worker().instances.settings("g", "i", ALICE) == SETTINGS
     for each in silent:
         each.close()
+
+
+def test_daemon_that_cannot_accept_tries_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files ended the daemon, and with it all leases."""
+    monkeypatch.setattr(daemon_server, "_ACCEPT_SECONDS", 0.01)
+    node.instances.settings.return_value = SETTINGS
+    accept = daemon_server.DaemonServer._accept_connection
+    failures = [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+
+    def fail_at_first(server: daemon_server.DaemonServer) -> None:
+        if failures:
+            raise failures.pop()
+        accept(server)
+
+    monkeypatch.setattr(daemon_server.DaemonServer, "_accept_connection", fail_at_first)
+    wait_for(lambda: not failures)
+    assert node.worker().instances.settings("g", "i", ALICE) == SETTINGS
+
+
+def test_worker_with_too_many_open_files_keeps_its_daemon(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the daemon for missing, and closed the connection that keeps its leases."""
+    node.instances.acquire_lease.return_value = LOAN
+    worker, connect = node.worker(), DataDirectory.connect
+    lease = worker.instances.acquire_lease("g", "i", 1.0, ALICE)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = SmallLoop()
+    worker.attach(loop)
+    monkeypatch.setattr(DataDirectory, "connect", fail)
+    call = worker.loop_queues.start_settle(QUEUE, [LEASE], "acknowledge")
+    done = threading.Event()
+    call.add_done_callback(done.set)
+    loop.run_until(done.is_set)
+    with pytest.raises(Unavailable, match="Too many open files"):
+        call.result()
+    monkeypatch.setattr(DataDirectory, "connect", connect)
+    node.instances.release_lease.assert_not_called()
+    worker.instances.release_lease(lease, [], [])
+    loop.close()
 
 
 def test_read_leases_end_with_their_worker(node: Node) -> None:

@@ -1,11 +1,13 @@
 """Calls that a main loop makes to the daemon: a loop that the test drives, and the daemon's end of each connection."""
 
+import resource
 import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -272,6 +274,26 @@ def test_unexpected_error_of_a_connection_attempt_fails_the_calls(
     assert "out of threads" in caplog.text
 
 
+def test_calls_fail_if_no_thread_can_be_started(daemon: StubDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later call tries it again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+        call = daemon.calls.start_acquire(QUEUE, 1, 0, 30.0)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        daemon.result(call)
+    assert daemon.acquire()
+
+
+def test_connections_that_were_idle_longest_are_closed(daemon: StubDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each occupies a thread of the daemon."""
+    monkeypatch.setattr(loop_calls, "_MAX_IDLE", 2)
+    pairs = [daemon.settle(number) for number in range(4)]
+    for call, peer in pairs:
+        peer.respond("settle_messages", SETTLED)
+        daemon.result(call)
+    assert [peer.has_event for _, peer in pairs] == [True, True, False, False]
+
+
 def test_call_that_is_not_done_raises_unavailable(daemon: StubDaemon) -> None:
     call, _ = daemon.acquire()
     with pytest.raises(Unavailable, match="does not respond"):
@@ -364,6 +386,7 @@ def test_daemon_that_responds_again_at_once_ends_no_call(daemon: StubDaemon) -> 
 
 def test_too_many_calls_are_left_to_threads(daemon: StubDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_calls, "MAX_CALLS", 2)
+    daemon.calls.attach(daemon.loop)
     first, peer = daemon.acquire(0)
     daemon.acquire(1)
     with pytest.raises(WouldBlock):
@@ -371,6 +394,15 @@ def test_too_many_calls_are_left_to_threads(daemon: StubDaemon, monkeypatch: pyt
     peer.respond("acquire_messages", PAGE)
     daemon.result(first)
     assert daemon.settle(0)
+
+
+def test_calls_use_a_quarter_of_few_file_descriptors(daemon: StubDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+    daemon.calls.attach(daemon.loop)
+    daemon.acquire(0)
+    daemon.acquire(1)
+    with pytest.raises(WouldBlock):
+        daemon.calls.start_settle(QUEUE, [LEASE], "acknowledge")
 
 
 def test_callback_that_starts_a_call_uses_the_same_connection(daemon: StubDaemon) -> None:
