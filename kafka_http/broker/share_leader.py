@@ -40,7 +40,7 @@ _COMPANY = 3
 """Calls that must have acknowledged during a turn, so that the next one waits for more."""
 _COLLECT_SECONDS = 0.0005
 """How long it waits, for each of these calls."""
-_MAX_COLLECT_SECONDS = 0.004
+_MAX_COLLECT_SECONDS = 0.002
 _ACK_RETRY_DELAY = 0.1
 _MAX_ACK_FAILURES = 50
 """Attempts to acknowledge while Kafka cannot write it down."""

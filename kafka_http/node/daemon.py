@@ -6,6 +6,7 @@ into the background and reports on stdout, as one line of JSON: `{"serves": true
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -97,6 +98,8 @@ def _serve(directory: Any, parameters: dict[str, Any]) -> None:
     files = MetricFiles(config.data_dir, directory.create)
     files.open()
     services.open(lambda: server.has_workers, server.is_connected)
+    gc.collect()
+    gc.freeze()  # garbage collections then skip all objects that exist now
     server.serve()
     logging.getLogger("kafka_http.node.daemon").info("Daemon stopping: no workers are connected.")
     directory.remove_socket()

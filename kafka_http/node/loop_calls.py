@@ -22,7 +22,7 @@ from kafka_http.pending import DoneCallbacks
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 500
-"""Calls under way. Each has a connection of its own, for which the daemon has a thread."""
+"""Calls under way. Each has a connection of its own."""
 _DESCRIPTOR_SHARE = 4
 """They use at most one of so many file descriptors: clients need most of them."""
 _MAX_IDLE = 100

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any, Protocol
@@ -119,7 +120,8 @@ class LoopConnection:
             self._close()
 
     def _close(self) -> None:
-        self._loop.unregister(self._channel)
+        with suppress(KeyError):  # handed over, but no thread could be started
+            self._loop.unregister(self._channel)
         self._channel.close()
         self._on_closed()
         pending, self._pending = self._pending, None

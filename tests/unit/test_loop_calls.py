@@ -347,7 +347,7 @@ def test_page_is_released_when_the_daemon_responds_again(daemon: StubDaemon) -> 
     daemon.is_hung = True
     daemon.calls.release_page("p1")
     (message,) = daemon.kept
-    assert msgspec.structs.astuple(requests.decode(message)) == ("-", "p1")
+    assert msgspec.structs.astuple(requests.decode(message)) == (request_id.get(), "p1")
 
 
 def test_hung_daemon_fails_all_calls_at_once(daemon: StubDaemon) -> None:
