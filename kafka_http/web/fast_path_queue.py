@@ -195,8 +195,8 @@ class PendingPage(DoneCallbacks):
 
     @property
     def on_sent(self) -> Callable[[bool], None] | None:
-        """What ends the page; None if the response has none."""
-        return None if self._page is None else self._end
+        """What ends the page; None if the response has none: also if the page was not rendered in time."""
+        return None if self._page is None or self._is_over else self._end
 
     def _ask(self, left: float) -> None:
         queues, asked = self._owner.queues, self._asked

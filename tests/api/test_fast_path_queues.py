@@ -270,6 +270,28 @@ def test_call_without_a_result_in_time_is_a_503_and_is_abandoned(
     assert queues.calls[0].is_abandoned
 
 
+def test_page_that_is_not_rendered_in_time_is_released(
+    ended: dict[str, bool], hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for(lambda: ended)  # the page before it
+    ended.clear()
+    started_rendering, answered, render = Event(), Event(), AcquireRequest.render
+
+    def render_late(*args: Any) -> RenderedResponse:
+        started_rendering.set()
+        answered.wait(60)
+        return render(*args)
+
+    monkeypatch.setattr(AcquireRequest, "render", render_late)
+    monkeypatch.setattr(Formats, "may_wait", lambda *_: True)
+    call = started(hooks, "wait=20")
+    assert started_rendering.wait(30)
+    response = call.finish()
+    assert (response.status, response.on_sent) == (503, None)
+    answered.set()
+    wait_for(lambda: list(ended.values()) == [False])
+
+
 def test_error_of_the_call_is_the_response(hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch) -> None:
     queues = stub_queues(hooks, monkeypatch)
     call = started(hooks)
