@@ -79,6 +79,9 @@ class Formats:
         self._serializers = serializers.loaded
         self._missing = serializers.missing
         self._immediate = self._names_with("immediate")
+        self._decoded_at_once = self._immediate - {
+            name for name, each in self._serializers.items() if hasattr(each, "for_request")
+        }
         self._verbatim = self._names_with("verbatim")
         self._takes_json_text = {name: getattr(each, "json_text", False) for name, each in self._serializers.items()}
         self._recognizers = {
@@ -210,7 +213,7 @@ class Formats:
     def may_wait(self, decode_as: TopicFormat, records: Iterable[Record]) -> bool:
         """Return whether decoding these records may wait for the schema registry."""
         names = {decode_as.key, decode_as.value} - {AUTO}
-        if not names <= self._immediate:
+        if not names <= self._decoded_at_once:
             return True
         has_auto = AUTO in (decode_as.key, decode_as.value) and self._recognizers
         return bool(has_auto) and any(

@@ -40,6 +40,8 @@ _CALL_SECONDS = 95.0
 """Timeout of a call, in addition to its wait. It is long, because a daemon that hangs is noticed otherwise."""
 _NODE = NODE_HEADER.lower()
 _RENDERING_THREADS = 2
+_REGISTRY_THREADS = 32
+"""As many pages may wait for the schema registry as in the views. If it hangs, each one takes seconds."""
 
 
 class FastPathQueues:
@@ -68,13 +70,12 @@ class FastPathQueues:
         self.check_point = check_point
         self._nodes = nodes
         self._hints = hints
-        self._threads: ThreadPoolExecutor | None = None
+        self._rendering = ThreadPoolExecutor(_RENDERING_THREADS, "queue page")
+        self._waiting = ThreadPoolExecutor(_REGISTRY_THREADS, "queue page, registry")
 
-    def run_in_thread(self, work: Callable[[], None]) -> None:
-        """Run what may take long in a thread."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_RENDERING_THREADS, "queue page")
-        self._threads.submit(work)
+    def run_in_thread(self, work: Callable[[], None], *, may_wait: bool) -> None:
+        """Run what may take long in a thread. What may wait for the schema registry does not delay the rest."""
+        (self._waiting if may_wait else self._rendering).submit(work)
 
     def require(self, path: re.Match[str], access: Access, args: MultiDict[str, str]) -> None:
         access.require("read", path["topic"])
@@ -194,8 +195,8 @@ class PendingPage(DoneCallbacks):
 
     @property
     def on_sent(self) -> Callable[[bool], None] | None:
-        """What ends the page; None if the response has none."""
-        return None if self._page is None else self._end
+        """What ends the page; None if the response has none: also if the page was not rendered in time."""
+        return None if self._page is None or self._is_over else self._end
 
     def _ask(self, left: float) -> None:
         queues, asked = self._owner.queues, self._asked
@@ -225,8 +226,9 @@ class PendingPage(DoneCallbacks):
         records = [each.record for each in page.messages]
         size = payload_size(records)
         self._memory.hold(size)
-        if size > _MAX_BYTES or self._owner.services.formats.may_wait(self._asked.decode_as, records):
-            self._owner.run_in_thread(partial(self._render, page, size))
+        may_wait = self._owner.services.formats.may_wait(self._asked.decode_as, records)
+        if size > _MAX_BYTES or may_wait:
+            self._owner.run_in_thread(partial(self._render, page, size), may_wait=may_wait)
         else:
             self._render(page, size)
 

@@ -1,6 +1,7 @@
 """Which calls of queues the main loop makes itself, and what becomes of pages that are not sent."""
 
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from kafka_http.consumers.queue_registry import QueueRegistry
 from kafka_http.consumers.queue_service import QueueName, QueuePage
 from kafka_http.errors import Unavailable, WouldBlock
 from kafka_http.pending import DoneCallbacks
+from kafka_http.schemas.formats import Formats
 from kafka_http.server.app_interface import Client
+from kafka_http.web.queue_requests import AcquireRequest
+from kafka_http.web.responses import RenderedResponse
 from tests.support.fake_broker import FakeBroker
 from tests.support.fast_path_app import FastPathMiddleware
 from tests.support.polling import wait_for
@@ -101,6 +105,29 @@ def test_page_of_large_values_is_the_same_as_the_views(used: FlaskClient, broker
     record = acquired(used)
     assert record["value"] == "x" * 100_000
     assert record["format"] == "json"
+
+
+def test_pages_that_wait_for_the_schema_registry_do_not_delay_large_pages(
+    used: FlaskClient, broker: FakeBroker, hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, render = Event(), AcquireRequest.render
+
+    def render_late(asked: AcquireRequest, formats: Formats, page: QueuePage) -> RenderedResponse:
+        if asked.decode_as.key == "text":
+            answered.wait(60)
+        return render(asked, formats, page)
+
+    monkeypatch.setattr(AcquireRequest, "render", render_late)
+    monkeypatch.setattr(Formats, "may_wait", lambda _, decode_as, __: decode_as.key == "text")
+    waiting = [started(hooks, "wait=20&key_format=text") for _ in range(3)]
+    write(broker, b'"%b"' % (b"x" * 100_000))
+    assert len(acquired(used)["value"]) == 100_000
+    answered.set()
+    done: list[bool] = []
+    for each in waiting:
+        each.add_done_callback(lambda: done.append(True))
+    wait_for(lambda: len(done) == len(waiting))
+    assert [each.finish().records for each in waiting] == [1] * 3
 
 
 def records(client: FlaskClient) -> Any:
@@ -241,6 +268,28 @@ def test_call_without_a_result_in_time_is_a_503_and_is_abandoned(
     response = call.finish()
     assert (response.status, response.on_sent) == (503, None)
     assert queues.calls[0].is_abandoned
+
+
+def test_page_that_is_not_rendered_in_time_is_released(
+    ended: dict[str, bool], hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for(lambda: ended)  # the page before it
+    ended.clear()
+    started_rendering, answered, render = Event(), Event(), AcquireRequest.render
+
+    def render_late(*args: Any) -> RenderedResponse:
+        started_rendering.set()
+        answered.wait(60)
+        return render(*args)
+
+    monkeypatch.setattr(AcquireRequest, "render", render_late)
+    monkeypatch.setattr(Formats, "may_wait", lambda *_: True)
+    call = started(hooks, "wait=20")
+    assert started_rendering.wait(30)
+    response = call.finish()
+    assert (response.status, response.on_sent) == (503, None)
+    answered.set()
+    wait_for(lambda: list(ended.values()) == [False])
 
 
 def test_error_of_the_call_is_the_response(hooks: AppLifecycle, monkeypatch: pytest.MonkeyPatch) -> None:

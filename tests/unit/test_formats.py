@@ -12,6 +12,7 @@ from kafka_http.errors import InvalidRequest, InvalidValue, TooLarge, Unsupporte
 from kafka_http.records import Headers, ProducerRecord
 from kafka_http.schemas.formats import MAX_VALUES, Formats
 from kafka_http.schemas.serializers import SerializerNotLoaded, Serializers, load_serializers
+from kafka_http.schemas.topic_formats import TopicFormat
 
 
 class Reversed:
@@ -24,6 +25,15 @@ class Reversed:
 
     def deserialize(self, topic: str, headers: Headers, data: bytes) -> Any:
         return data.decode()[::-1]
+
+
+class Registered(Reversed):
+    """A plug-in with schemas, as those of the schema registry: only publishes tell that they would block."""
+
+    immediate = True
+
+    def for_request(self, *_: Any, **__: Any) -> "Registered":
+        return self
 
 
 @pytest.fixture
@@ -156,3 +166,13 @@ def test_encode_value_with_too_many_json_values_is_rejected(formats: Formats, te
 def test_encode_string_with_many_separators_is_one_value(formats: Formats, part: str) -> None:
     text = msgspec.json.encode(part * MAX_VALUES)
     assert encoded(formats, ProducerRecord(text, format="reversed")) == (None, (part * MAX_VALUES)[::-1].encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("json", False), ("text", False), ("reversed", True), ("schemas", True)]
+)
+def test_decoding_may_wait_unless_the_format_is_built_in(name: str, expected: bool) -> None:
+    loaded = {**load_serializers({}).loaded, "reversed": Reversed(), "schemas": Registered()}
+    formats = Formats(Serializers(loaded, {}))
+    assert formats.may_wait(TopicFormat(key="text", value=name), []) is expected
+    assert formats.may_wait(TopicFormat(key=name, value="text"), []) is expected
