@@ -1,5 +1,6 @@
 """The state of a client's connection while no thread uses it."""
 
+import logging
 import socket
 import ssl
 import time
@@ -10,9 +11,13 @@ from typing import Any, NamedTuple
 
 from gunicorn.workers.gthread import TConn
 
+from kafka_http.event_loop import guarded
 from kafka_http.server.app_interface import AdmittedConnection, Client, OnSent, PendingResponse
 from kafka_http.server.fast_path_parser import FastPathHead
 from kafka_http.server.request_reader import RequestReader
+from kafka_http.server.stream_sender import StreamDetached
+
+log = logging.getLogger(__name__)
 
 _MAX_GROUPS = 16
 """Timeouts that a `GroupedTimeouts` keeps, unless more are in use."""
@@ -142,6 +147,31 @@ class ClientConnection:
     def fileno(self) -> int:
         """Return the socket's file descriptor, so that an event loop can watch the connection."""
         return int(self.conn.sock.fileno())
+
+    def run_step(self) -> bool | StreamDetached | None:
+        """Create more of the response, in any thread.
+
+        Return whether the connection may be kept open, or None if unsent data must be sent first.
+        """
+        steps, context = self.response_steps, self.context
+        assert steps is not None  # noqa: S101  set with each request
+        assert context is not None  # noqa: S101
+        try:
+            context.run(next, steps)
+        except StopIteration as end:
+            return bool(end.value)
+        except StreamDetached as detached:
+            return detached
+        except BaseException:
+            log.exception("Response was not completed.")
+            return False
+        return None
+
+    def report_sent(self, *, is_sent: bool) -> None:
+        """Tell the application, once, whether its response was sent."""
+        if self.on_sent is not None:
+            on_sent, self.on_sent = self.on_sent, None
+            guarded(on_sent, is_sent)
 
 
 def _client_of(conn: TConn) -> Client:

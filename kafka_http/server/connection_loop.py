@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from selectors import EVENT_READ, EVENT_WRITE
+from selectors import EVENT_READ
 from typing import Any, Protocol
 
 from gunicorn.workers.gthread import TConn
 
-from kafka_http.event_loop import EventLoop, guarded
+from kafka_http.event_loop import EventLoop
 from kafka_http.server.app_interface import Decision, FastPathHandler, OnSent, RequestPolicy
 from kafka_http.server.client_connection import ClientConnection, ConnectionTimeouts, GroupedTimeouts
 from kafka_http.server.fast_path import FastPath, FastPathWorker
 from kafka_http.server.fast_path_parser import MAX_BODY, MAX_FIELDS, MAX_HEAD
 from kafka_http.server.prepared_heads import FindHead
 from kafka_http.server.request_reader import ParsedHeads, RequestReader, without_blank_lines
-from kafka_http.server.request_receiver import SMALL_BYTES, RequestReceiver
+from kafka_http.server.request_receiver import RequestReceiver
+from kafka_http.server.response_sender import ResponseSender
 from kafka_http.server.stream_sender import StreamDetached
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ _MAX_PIPELINED_BYTES = 1 << 18
 """Size of pipelined requests after which the loop stops receiving until the response before them is sent."""
 _MIN_SECONDS = 1.0
 """Minimum age of a connection before it is closed to make room for another one."""
-_DOUBT_SECONDS = 0.5
-"""Time in which a client that has gone refuses a response: longer than a round trip. One that waits does nothing."""
 
 
 class LoopWorker(FastPathWorker, Protocol):
@@ -109,25 +108,22 @@ class ConnectionLoop:
         self._worker = worker
         self._policy = policy
         self._main_loop = main_loop
-        self._stall = stall
         self._receiver = RequestReceiver(self, policy)
+        self._sender = ResponseSender(self, main_loop, policy, stall)
         self._parsed_heads = ParsedHeads(worker.cfg)
         self._fast_path = (
             None if handler is None else FastPath(worker, handler, main_loop.call_soon, self.send_response)
         )
-        self._idle, self._sending = ConnectionTimeouts(), ConnectionTimeouts()
-        self._doubtful = ConnectionTimeouts()
-        """Connections that have sent a response after the client closed its side."""
+        self._idle = ConnectionTimeouts()
         pending = () if self._fast_path is None else (self._fast_path.pending,)
         self._all: tuple[ConnectionTimeouts | GroupedTimeouts, ...] = (
             self._idle,
             self._receiver.heads,
             self._receiver.bodies,
             *pending,
-            self._sending,
-            self._doubtful,
+            self._sender.unsent,
+            self._sender.doubtful,
         )
-        self._next_unsent_check = 0.0
 
     def add(self, conn: TConn) -> None:
         """Wait for the first request of a new connection."""
@@ -152,22 +148,14 @@ class ConnectionLoop:
         for connection in self._idle.pop_expired(now):
             self.drop(connection)
         self._receiver.expire(now)
-        for connection in self._sending.pop_expired(now):
-            log.info("Closed a connection after %s s without progress.", self._stall)
-            self.drop(connection)
-        for connection in self._doubtful.pop_expired(now):
-            self._unwatch(connection)
-            self._end_sent_response(connection)
+        self._sender.expire(now)
         if self._fast_path is not None:
             self._fast_path.expire(now)
-        if len(self._sending) > 1 and now >= self._next_unsent_check:
-            self._next_unsent_check = now + _MIN_SECONDS
-            self._limit_unsent()
 
     def make_room(self) -> bool:
         """Close the least active connection. Return False if none is old enough."""
         since = time.monotonic() - _MIN_SECONDS
-        for waiting in (self._receiver.heads, self._idle, self._receiver.bodies, self._sending):
+        for waiting in (self._receiver.heads, self._idle, self._receiver.bodies, self._sender.unsent):
             if waiting and waiting.oldest.started < since:
                 self.drop(waiting.oldest)
                 return True
@@ -190,7 +178,8 @@ class ConnectionLoop:
         connection.is_watched = True
         self._main_loop.register(connection, EVENT_READ, self._on_readable)
 
-    def _unwatch(self, connection: ClientConnection) -> None:
+    def unwatch(self, connection: ClientConnection) -> None:
+        """Stop waiting for the socket."""
         if connection.is_watched:
             connection.is_watched = False
             self._main_loop.unregister(connection)
@@ -208,7 +197,7 @@ class ConnectionLoop:
             return
         if not data:
             connection.has_eof = True
-            self._unwatch(connection)
+            self.unwatch(connection)
         if reader is not None:
             self._receiver.receive(connection, reader, data)
             return
@@ -216,7 +205,7 @@ class ConnectionLoop:
         if connection.pending_response is None:
             self._handle_received(connection)
         elif len(connection.received) > _MAX_PIPELINED_BYTES:
-            self._unwatch(connection)
+            self.unwatch(connection)
 
     def _handle_received(self, connection: ClientConnection) -> None:
         """Start the request at the start of the received data, or wait for one."""
@@ -327,33 +316,13 @@ class ConnectionLoop:
         connection.response_steps = self._worker.respond(connection, reader, is_streamed)
         runner = "pool" if is_streamed else self._policy.runner(reader.request.path)
         if runner == "loop":
-            self._main_loop.call_soon(self._on_step_done, connection, self._run_step(connection))
+            self._main_loop.call_soon(self._on_step_done, connection, connection.run_step())
         else:
             self._worker.run_in_thread(partial(self._run_in_thread, connection), reserved=runner == "reserved")
 
     def _run_in_thread(self, connection: ClientConnection) -> None:
-        result = self._run_step(connection)
+        result = connection.run_step()
         self._main_loop.call_soon(self._on_step_done, connection, result)
-
-    @staticmethod
-    def _run_step(connection: ClientConnection) -> bool | StreamDetached | None:
-        """Create more of a response.
-
-        Return whether the connection may be kept open, or None if unsent data must be sent first.
-        """
-        steps, context = connection.response_steps, connection.context
-        assert steps is not None  # noqa: S101  set with each request
-        assert context is not None  # noqa: S101
-        try:
-            context.run(next, steps)
-        except StopIteration as end:
-            return bool(end.value)
-        except StreamDetached as detached:
-            return detached
-        except BaseException:
-            log.exception("Response was not completed.")
-            return False
-        return None
 
     def _on_step_done(self, connection: ClientConnection, result: bool | StreamDetached | None) -> None:
         """Continue after a step in a thread."""
@@ -386,61 +355,15 @@ class ConnectionLoop:
     def continue_response(self, connection: ClientConnection) -> None:
         """Wait until unsent data is sent, then run the next step of the response or end it."""
         if connection.send_buffer.unsent:
-            self._unwatch(connection)
-            connection.is_watched = True
-            self._main_loop.register(connection, EVENT_WRITE, self._on_writable)
-            self._sending.add(connection, self._stall)
+            self._sender.send_rest(connection)
         elif connection.response_steps is not None:
             self._worker.run_in_thread(partial(self._run_in_thread, connection))
         else:
-            self._end_response(connection)
+            self._sender.end(connection)
 
-    def _on_writable(self, connection: ClientConnection) -> None:
-        if connection not in self._sending:
-            return
-        try:
-            has_progress = connection.send_buffer.flush()
-        except OSError:
-            self.drop(connection)
-            return
-        if not connection.send_buffer.unsent:
-            self._sending.discard(connection)
-            self._unwatch(connection)
-            self.continue_response(connection)
-        elif has_progress:
-            self._sending.add(connection, self._stall)
-
-    def _limit_unsent(self) -> None:
-        """Close the slowest connections if unsent data uses most of `max_answers_in_flight`."""
-        excess = sum(each.send_buffer.size for each in self._sending) - self._policy.max_answers_in_flight * 3 // 4
-        if excess <= 0:
-            return
-        now = time.monotonic()
-        large = [
-            each for each in self._sending if each.send_buffer.size > SMALL_BYTES and now - each.started > _MIN_SECONDS
-        ]
-        large.sort(key=lambda each: each.send_buffer.sent_bytes / (now - each.started))
-        for each in large[:-1]:
-            if excess > 0:
-                excess -= each.send_buffer.size
-                log.info("Closed a slow connection: max_answers_in_flight is reached.")
-                self.drop(each)
-
-    def _end_response(self, connection: ClientConnection) -> None:
-        if connection.on_sent is not None and connection.has_eof:
-            connection.is_watched = True
-            self._main_loop.register(connection, 0, self._on_refused)  # errors only
-            self._doubtful.add(connection, _DOUBT_SECONDS)
-        else:
-            self._end_sent_response(connection)
-
-    def _on_refused(self, connection: ClientConnection) -> None:
-        if connection in self._doubtful:
-            self.drop(connection)
-
-    def _end_sent_response(self, connection: ClientConnection) -> None:
-        if connection.on_sent is not None:
-            _report_sent(connection, is_sent=True)
+    def end_response(self, connection: ClientConnection) -> None:
+        """End a response that was sent: wait for the next request, or close the connection."""
+        connection.report_sent(is_sent=True)
         connection.send_buffer.reset()
         if connection.closes_after_response:
             self.stop_watching(connection)
@@ -461,9 +384,8 @@ class ConnectionLoop:
 
     def stop_watching(self, connection: ClientConnection) -> None:
         """Stop waiting for the client: its response is not ready yet, or the connection ends."""
-        self._unwatch(connection)
-        self._sending.discard(connection)
-        self._doubtful.discard(connection)
+        self.unwatch(connection)
+        self._sender.discard(connection)
         self._idle.discard(connection)
         self._receiver.discard(connection)
 
@@ -472,8 +394,7 @@ class ConnectionLoop:
         if connection.is_closed:
             return
         connection.is_closed = True
-        if connection.on_sent is not None:
-            _report_sent(connection, is_sent=False)
+        connection.report_sent(is_sent=False)
         self.stop_watching(connection)
         self._receiver.release(connection)
         connection.reader = None
@@ -486,13 +407,6 @@ class ConnectionLoop:
 def _read_size(reader: RequestReader) -> int:
     """Return how many bytes to receive at once for a request that is incomplete."""
     return _CHUNKED_READ_BYTES if reader.is_chunked else min(max(reader.missing, _READ_BYTES), _MAX_READ_BYTES)
-
-
-def _report_sent(connection: ClientConnection, *, is_sent: bool) -> None:
-    """Tell the application, once, whether its response was sent."""
-    on_sent, connection.on_sent = connection.on_sent, None
-    if on_sent is not None:
-        guarded(on_sent, is_sent)
 
 
 def _abort(steps: Generator[None, None, bool], context: Context) -> None:
