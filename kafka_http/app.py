@@ -91,14 +91,13 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     security = _new_security(config, broker)
     limits = _new_limits(config)
     submitter = new_task_submitter(node.tasks)
-    deferred = _deferred_publisher(config, broker, services, submitter)
-    publish_view, publish = _new_publish(config, services, node, deferred, limits.bodies)
+    publish_view, publish = _new_publish(config, broker, services, node, limits.bodies, submitter=submitter)
 
     # Tests with a broker of their own run many applications in one process
     metric_files = None if is_fake else MetricFiles(config.data_dir, DataDirectory(config.data_dir).create)
     lifecycle = AppLifecycle(config, broker, services, node, submitter, metric_files=metric_files)
-    lifecycle.bodies = limits.bodies
-    lifecycle.security, lifecycle.idempotent_publish, lifecycle.tls = security, publish, security.tls
+    lifecycle.bodies, lifecycle.idempotent_publish = limits.bodies, publish
+    lifecycle.security, lifecycle.tls = security, security.tls
     hints = TopicHints(config)
     app = _new_app(config, lifecycle, security, limits.page_memory)
     hints.register(app)
@@ -106,24 +105,13 @@ def create_app(config: Config, broker: Broker | None = None) -> Flask:
     check = AccessCheck(app, security.check_point, security.trusted, forwarded)
     app.before_request(lambda: check_target(request))
     lifecycle.request_policy = ReceivePolicy(config, limits.bodies, check.admit_early, check.admit_connection)
-    for blueprint in _blueprints(
-        config, services, node, broker=broker, security=security, limits=limits, publish=publish, hints=hints
-    ):
+    shared: dict[str, Any] = {"security": security, "limits": limits, "hints": hints}
+    for blueprint in _blueprints(config, services, node, broker=broker, publish=publish, **shared):
         app.register_blueprint(blueprint)
-    nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
-    on_loop = FastPathQueues(
-        node.loop_queues,
-        services,
-        nodes,
-        lifecycle.queue_pages,
-        page_memory=limits.page_memory,
-        check_point=security.check_point,
-        hints=hints,
-    )
-    queues = _queue_routes(services, node, nodes, pages=lifecycle.queue_pages, security=security, limits=limits)
+    queues, queues_on_loop = _new_queues(services, node, lifecycle.queue_pages, forwarded=forwarded, **shared)
     app.register_blueprint(queues.blueprint())
     publishes = FastPathPublishes(publish_view, publish, services.formats, config, hints)
-    lifecycle.fast_path = _fast_path([publishes, on_loop], config, security)
+    lifecycle.fast_path = _fast_path([publishes, queues_on_loop], config, security)
     app.register_blueprint(lifecycle.metrics_routes().blueprint())
     check_all_routes_listed(app)
     return app
@@ -203,23 +191,22 @@ def _blueprints(
         yield ConsoleRoutes().blueprint()
 
 
-def _queue_routes(
+def _new_queues(
     services: Services,
     node: NodeResources,
-    nodes: QueueNodes,
-    *,
     pages: QueuePages,
+    *,
     security: Security,
     limits: RequestLimits,
-) -> QueueRoutes:
-    return QueueRoutes(
-        services,
-        node.queues,
-        nodes,
-        pages,
-        wait_limiter=limits.waiting,
-        page_memory=limits.page_memory,
-        check_point=security.check_point,
+    forwarded: ForwardedCalls | None,
+    hints: TopicHints,
+) -> tuple[QueueRoutes, FastPathQueues]:
+    """Return the views of queues, and what calls them on the fast path."""
+    nodes = QueueNodes(node.queues, node.queue_locator, NodeCalls("the message", security.node_tls), forwarded)
+    shared: dict[str, Any] = {"page_memory": limits.page_memory, "check_point": security.check_point}
+    return (
+        QueueRoutes(services, node.queues, nodes, pages, wait_limiter=limits.waiting, **shared),
+        FastPathQueues(node.loop_queues, services, nodes, pages, **shared, hints=hints),
     )
 
 
@@ -286,8 +273,15 @@ def _deferred_publisher(
 
 
 def _new_publish(
-    config: Config, services: Services, node: NodeResources, deferred: DeferredPublisher, bodies: RequestBodies
+    config: Config,
+    broker: Broker,
+    services: Services,
+    node: NodeResources,
+    bodies: RequestBodies,
+    *,
+    submitter: TaskSubmitter,
 ) -> tuple[PublishView, IdempotentPublish]:
+    deferred = _deferred_publisher(config, broker, services, submitter)
     view = PublishView(services.publisher, deferred, config.max_records, bodies.reserve)
     servers = ", ".join(config.bootstrap_servers)
     return view, IdempotentPublish(node.idempotency, view, bodies.reserve, config.threads, servers)
