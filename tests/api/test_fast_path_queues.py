@@ -120,6 +120,7 @@ def test_pages_that_wait_for_the_schema_registry_do_not_delay_large_pages(
     monkeypatch.setattr(AcquireRequest, "render", render_late)
     monkeypatch.setattr(Formats, "may_wait", lambda _, decode_as, __: decode_as.key == "text")
     waiting = [started(hooks, "wait=20&key_format=text") for _ in range(3)]
+    wait_for(lambda: len(used.get(QUEUE).json["held"]) == len(waiting))  # type: ignore[index]
     write(broker, b'"%b"' % (b"x" * 100_000))
     assert len(acquired(used)["value"]) == 100_000
     answered.set()
