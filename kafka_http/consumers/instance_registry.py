@@ -256,7 +256,9 @@ class InstanceRegistry:
         """End idle instances and expired leases."""
         with self._lock:
             self._remove_closed()
-            self._leases = {lease: each for lease, each in self._leases.items() if each.lease_id == lease}
+            for lease, each in list(self._leases.items()):  # others release leases meanwhile, without the lock
+                if each.lease_id != lease:
+                    self._leases.pop(lease, None)
             idle = [each for each in self._instances.values() if each.is_idle(self._idle_timeout)]
         for instance in idle:
             try:

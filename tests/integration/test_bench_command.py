@@ -97,7 +97,8 @@ def test_running_server_is_measured(
 def test_queues_are_measured_and_deleted(service: Service, kafka: EmbeddedKafka, tmp_path: Path) -> None:
     before = topics_of(service)
     result = measured(
-        "queue", "--shapes", "1x2,20x2", "--url", service.url, "--bootstrap-servers", kafka.bootstrap_servers,
+        "queue", "--shapes", "1x2,20x2", "--messages", "30000",
+        "--url", service.url, "--bootstrap-servers", kafka.bootstrap_servers,
         tmp=tmp_path,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kafka_http.consumers.consumer_instance import ConsumerInstance
 from kafka_http.consumers.instance_registry import InstanceRegistry
 from kafka_http.consumers.instance_service import ReadLease
 from kafka_http.errors import (
@@ -487,6 +488,25 @@ def test_lease_keeps_its_instance_from_being_idle(world: World) -> None:
     world.registry.release_lease(lease, (), ())
     world.registry.end_idle()
     assert world.registry.names() == [(G, A)]
+
+
+def test_leases_may_be_released_while_expired_ones_are_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may change while a thread goes through it: it goes through a copy."""
+    leases = []
+    for name in (A, B):
+        world.create(name, "t")
+        leases.append(world.acquire(name))
+    lease_id = ConsumerInstance.lease_id
+
+    def release_first(instance: ConsumerInstance) -> str | None:
+        for each in leases:
+            world.registry.release_lease(each)
+        assert lease_id.fget is not None
+        return lease_id.fget(instance)
+
+    monkeypatch.setattr(ConsumerInstance, "lease_id", property(release_first))
+    world.registry.end_idle()
+    assert world.registry.names() == [(G, A), (G, B)]
 
 
 def test_acquire_lease_serves_one_reader_at_a_time_in_order(world: World) -> None:
