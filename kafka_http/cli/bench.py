@@ -83,7 +83,7 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     add("--partitions", count, "N", 3, "partitions of the topic that the bench creates (default: 3)")
     add("--topic", str, "NAME", None, "an existing topic; without it, the bench creates one and deletes it")
     messages = _number(int, "a whole number", 0, 1_000_000_000)
-    add("--messages", messages, "N", 200_000, "read, queue: messages that fill the topic first (default: 200000)")
+    add("--messages", messages, "N", 500_000, "read, queue: messages that fill the topic first (default: 500000)")
     add("--rate", count, "N", 20, "streams: messages per second (default: 20)")
 
 
