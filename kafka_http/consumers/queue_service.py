@@ -185,9 +185,6 @@ class LoopQueues(Protocol):
     ) -> PendingCall:
         """Start `QueueService.settle_messages`. The result is its list."""
 
-    def release_page(self, page: str) -> None:
-        """Let `QueueService.release_page` be done soon: the page was not sent. Raises nothing."""
-
 
 class QueueLocator(Protocol):
     """Finds the nodes of leases, if nodes share a store. Any thread may call."""

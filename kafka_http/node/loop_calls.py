@@ -79,6 +79,7 @@ class LoopCalls:
         return self._start(_SETTLE, queue, leases, settlement, lock)
 
     def release_page(self, page: str) -> None:
+        """Let `QueueService.release_page` be done soon: nobody waits for the page. Raises nothing."""
         try:
             self._check_responding()
         except NotResponding:
